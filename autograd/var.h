@@ -1,0 +1,128 @@
+// autograd/var.h -- define-by-run reverse mode: a value, its gradient, and the rule that made it
+//
+// An op computes its output tensor, then, only if some input needs a gradient and grad mode is on, records a
+// Rule: what it saved and how to turn the output's gradient into gradients of its inputs. backward() walks the
+// rules from the newest to the oldest. Nothing is recorded on frozen or no-grad paths, so nothing is kept.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tensor/tensor.h"
+
+namespace avid {
+
+class Rule;
+
+namespace detail {
+struct VarState;
+}
+
+/// A handle on a tensor in the graph. Copies share value, gradient and history.
+class Var {
+ public:
+  Var() = default;
+  /// A leaf. With requires_grad its gradient is kept after backward(); `name` appears in messages.
+  explicit Var(Tensor value, bool requires_grad = false, std::string name = {});
+
+  bool defined() const { return state_ != nullptr; }
+  const Tensor& value() const;
+  /// For in-place updates of leaves (optimiser, loading). Counts as a change of the value.
+  Tensor& mutable_value();
+  const Shape& shape() const { return value().shape(); }
+  std::int64_t dim(int i) const { return value().dim(i); }
+  DType dtype() const { return value().dtype(); }
+  const std::string& name() const;
+
+  /// True for trainable leaves and for everything computed from them while grad mode is on.
+  bool requires_grad() const;
+  void set_requires_grad(bool on);  // leaves only
+  /// The accumulated gradient of a leaf; undefined until one arrives.
+  const Tensor& grad() const;
+  Tensor& mutable_grad();
+  void zero_grad();  // drops the gradient
+
+  /// The same value without history.
+  Var detach() const;
+
+  /// Gradients of this scalar with respect to every trainable leaf, added to their grad().
+  /// The graph is freed; a second call is a GraphError.
+  void backward() const;
+  /// The same from a given gradient of this value (its shape).
+  void backward(const Tensor& d_out) const;
+
+ private:
+  friend Var record(std::unique_ptr<Rule>, Tensor, std::vector<Var>);
+  std::shared_ptr<detail::VarState> state_;
+};
+
+/// A tensor that a rule keeps for its backward pass. get() throws GraphError, naming the op and the tensor, if the graph
+/// was freed or the tensor was changed in place since it was saved.
+class Saved {
+ public:
+  Saved() = default;
+  Saved(const char* op, const char* what, Tensor tensor);
+  const Tensor& get() const;
+  bool defined() const { return tensor_.defined(); }
+
+ private:
+  const char* op_ = "";
+  const char* what_ = "";
+  Tensor tensor_;
+  std::uint64_t version_ = 0;
+};
+
+/// Where a rule delivers gradients of its inputs.
+class InputGrads {
+ public:
+  explicit InputGrads(const std::vector<Var>& inputs) : inputs_(inputs), grads_(inputs.size()) {}
+  /// Whether input i wants a gradient; skip the work otherwise.
+  bool needs(std::size_t i) const { return inputs_[i].defined() && inputs_[i].requires_grad(); }
+  /// Hands over the gradient of input i (same shape as the input); once per input. May share storage with d_out.
+  void set(std::size_t i, Tensor grad);
+
+ private:
+  friend class Engine;
+  const std::vector<Var>& inputs_;
+  std::vector<Tensor> grads_;
+};
+
+/// The backward half of one op application. Derived classes hold what they saved as `Saved` members.
+class Rule {
+ public:
+  virtual ~Rule() = default;
+  virtual const char* op() const = 0;
+  /// Computes the gradients of the inputs from that of the output. Called at most once.
+  virtual void backward(const Tensor& d_out, InputGrads& d_in) = 0;
+};
+
+/// True when grad mode is on and some input needs a gradient: the op must then build a rule and call record().
+bool needs_record(std::initializer_list<const Var*> inputs);
+/// Makes the output Var of an op. `inputs` in the order the rule's InputGrads uses; undefined Vars are allowed.
+Var record(std::unique_ptr<Rule> rule, Tensor out, std::vector<Var> inputs);
+
+/// While alive, ops on this thread record nothing.
+class NoGrad {
+ public:
+  NoGrad();
+  ~NoGrad();
+  NoGrad(const NoGrad&) = delete;
+  NoGrad& operator=(const NoGrad&) = delete;
+
+ private:
+  bool previous_;
+};
+bool grad_enabled();
+
+/// Recompute region: runs `body` without recording and keeps only `inputs`; backward runs `body` again with recording.
+/// Trades one more forward pass for the region's saved tensors. `body` must be a pure function of its inputs and of leaves.
+Var recompute(const char* name, std::function<Var(const std::vector<Var>&)> body, const std::vector<Var>& inputs);
+
+/// Bytes now held by Saved tensors, and the largest since reset (each storage counted once per Saved).
+struct SavedStats { std::size_t bytes = 0, peak_bytes = 0; };
+SavedStats saved_stats();
+void reset_saved_peak();
+
+}  // namespace avid

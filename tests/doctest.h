@@ -1,0 +1,4 @@
+// tests/doctest.h -- the one place that includes doctest
+#pragma once
+
+#include <doctest/doctest.h>
