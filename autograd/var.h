@@ -17,8 +17,9 @@ namespace avid {
 class Rule;
 
 namespace detail {
-struct VarState;
-}
+struct VarState;  // a value with its GraphNode
+struct GraphNode; // what the graph keeps of a Var: rule and edges, never the value
+}  // namespace detail
 
 /// A handle on a tensor in the graph. Copies share value, gradient and history.
 class Var {
@@ -55,6 +56,7 @@ class Var {
 
  private:
   friend Var record(std::unique_ptr<Rule>, Tensor, std::vector<Var>);
+  detail::VarState& state() const;
   std::shared_ptr<detail::VarState> state_;
 };
 
@@ -77,16 +79,15 @@ class Saved {
 /// Where a rule delivers gradients of its inputs.
 class InputGrads {
  public:
-  explicit InputGrads(const std::vector<Var>& inputs) : inputs_(inputs), grads_(inputs.size()) {}
+  explicit InputGrads(const detail::GraphNode& node) : node_(node) {}
   /// Whether input i wants a gradient; skip the work otherwise.
-  bool needs(std::size_t i) const { return inputs_[i].defined() && inputs_[i].requires_grad(); }
-  /// Hands over the gradient of input i (same shape as the input); once per input. May share storage with d_out.
+  bool needs(std::size_t i) const;
+  /// Hands over the gradient of input i (its shape and dtype); a second call for the same input adds.
+  /// May share storage with d_out. Ignored when the input needs none.
   void set(std::size_t i, Tensor grad);
 
  private:
-  friend class Engine;
-  const std::vector<Var>& inputs_;
-  std::vector<Tensor> grads_;
+  const detail::GraphNode& node_;
 };
 
 /// The backward half of one op application. Derived classes hold what they saved as `Saved` members.
@@ -119,10 +120,5 @@ bool grad_enabled();
 /// Recompute region: runs `body` without recording and keeps only `inputs`; backward runs `body` again with recording.
 /// Trades one more forward pass for the region's saved tensors. `body` must be a pure function of its inputs and of leaves.
 Var recompute(const char* name, std::function<Var(const std::vector<Var>&)> body, const std::vector<Var>& inputs);
-
-/// Bytes now held by Saved tensors, and the largest since reset (each storage counted once per Saved).
-struct SavedStats { std::size_t bytes = 0, peak_bytes = 0; };
-SavedStats saved_stats();
-void reset_saved_peak();
 
 }  // namespace avid

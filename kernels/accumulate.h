@@ -1,0 +1,12 @@
+// kernels/accumulate.h -- into += from, the engine's sum of gradient contributions
+#pragma once
+
+#include <cstdint>
+
+namespace avid::kernels {
+
+/// into[i] += from[i] for i < n. Buffers of whole pitched rows: zero gaps stay zero.
+void accumulate(float* into, const float* from, std::int64_t n);
+void accumulate(double* into, const double* from, std::int64_t n);
+
+}  // namespace avid::kernels
