@@ -1,0 +1,73 @@
+// diffusion/schedule.h -- noise schedules and the tables derived from them
+//
+// Index t = 0..N-1, N-1 is noisiest. abar_t = prod_{j<=t} (1 - beta_j), abar_{-1} = 1, x_t = sqrt(abar_t) x_0 + sqrt(1-abar_t) n.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "diffusion/objective.h"
+
+namespace avid::diffusion {
+
+enum class ScheduleKind { linear, cosine, sigmoid };
+
+const char* name_of(ScheduleKind kind);
+/// Reads "linear", "cosine", "sigmoid". Throws ConfigError listing the valid names.
+ScheduleKind parse_schedule(std::string_view text);
+
+/// One value per t; every vector has N elements.
+template <class Elem> struct ScheduleTables {
+  std::vector<Elem> beta;
+  std::vector<Elem> abar;
+  std::vector<Elem> abar_prev;             ///< abar_{t-1}
+  std::vector<Elem> sqrt_abar;
+  std::vector<Elem> sqrt_one_minus_abar;
+  std::vector<Elem> log_one_minus_abar;
+  std::vector<Elem> sqrt_recip_abar;       ///< sqrt(1 / abar)
+  std::vector<Elem> sqrt_recipm1_abar;     ///< sqrt(1 / abar - 1)
+  std::vector<Elem> posterior_variance;    ///< v_t = beta_t (1 - abar_{t-1}) / (1 - abar_t)
+  std::vector<Elem> posterior_log_variance;  ///< log max(v_t, 1e-20)
+  std::vector<Elem> posterior_c1;          ///< weight of x_0 in the posterior mean: beta_t sqrt(abar_{t-1}) / (1 - abar_t)
+  std::vector<Elem> posterior_c2;          ///< weight of x_t: (1 - abar_{t-1}) sqrt(1 - beta_t) / (1 - abar_t)
+  std::vector<Elem> snr;                   ///< abar / (1 - abar)
+};
+
+/// The tables of one schedule, computed in f64 and rounded once to f32.
+///
+/// Range    N >= 1. Betas of cosine and sigmoid are clipped to [0, 0.999].
+/// Exact    the f32 tables are bitwise those of the original code.
+/// Source   pixel.md 1.2. Linear: Ho et al. 2020; cosine: Nichol and Dhariwal 2021; sigmoid: Jabri et al. 2022.
+class Schedule {
+ public:
+  /// Throws ConfigError if num_steps < 1 (2 for linear, whose end points are both included).
+  Schedule(ScheduleKind kind, std::int64_t num_steps);
+
+  ScheduleKind kind() const { return kind_; }
+  std::int64_t num_steps() const { return num_steps_; }
+  /// What training and sampling use.
+  const ScheduleTables<float>& f32() const { return f32_; }
+  const ScheduleTables<double>& f64() const { return f64_; }
+
+  /// w_t of every t (pixel.md 1.4), computed in f64 and rounded once.
+  std::vector<float> loss_weights(Objective objective, LossWeight weight) const;
+
+ private:
+  ScheduleKind kind_;
+  std::int64_t num_steps_;
+  ScheduleTables<double> f64_;
+  ScheduleTables<float> f32_;
+};
+
+/// A pair of neighbouring times of a DDIM path; `next` = -1 ends it.
+struct TimePair {
+  std::int64_t t = 0, next = -1;
+  friend bool operator==(const TimePair&, const TimePair&) = default;
+};
+
+/// The DDIM grid: num_sample_steps + 1 evenly spaced f32 points from -1 to num_steps - 1, truncated towards zero,
+/// reversed, in consecutive pairs. Throws ConfigError unless 1 <= num_sample_steps <= num_steps.
+std::vector<TimePair> ddim_times(std::int64_t num_steps, std::int64_t num_sample_steps);
+
+}  // namespace avid::diffusion
