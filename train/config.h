@@ -1,0 +1,112 @@
+// train/config.h -- what a training run is told: TOML file + --set overrides -> one typed, checked struct
+//
+// Every key is listed once, in config.cpp (visit_keys), with its range and a line of help; reading, --set, the nearest-name
+// hints, the resolved file in the run folder and the fingerprint all walk that list.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace avid::train {
+
+struct TrainConfig {
+  std::int64_t seed = 123;
+
+  struct Run {
+    std::string name;  // shown in the report
+  } run;
+
+  struct Data {
+    std::vector<std::string> train, validation;  // episode stores (HDF5)
+    std::int64_t size = 64;                      // frame height = width given to the model; frames are reduced to it
+    std::int64_t cond_frames = 2, frames = 8;    // K and T
+    std::string resets = "exclude";              // exclude | allow: may a window straddle a restart
+    std::string windows = "full";                // full | reference: which starts exist
+  } data;
+
+  struct Model {
+    std::string kind;  // base | avid | avid_no_mask | avid_no_cond | scratch | finetune
+    std::int64_t width = 50;
+    std::vector<std::int64_t> multipliers = {1, 2, 4, 8};
+    std::int64_t heads = 4, head_dim = 50;
+    std::int64_t actions = 15;
+  } model;
+
+  struct Base {
+    std::string checkpoint;  // safetensors, torch checkpoint, or a run folder (its averaged weights)
+  } base;
+
+  struct Diffusion {
+    std::string schedule = "sigmoid";
+    std::int64_t timesteps = 200;
+    std::string objective = "pred_x0";
+    std::string loss_weight = "snr";
+  } diffusion;
+
+  struct Train {
+    std::int64_t updates = 0;
+    std::int64_t batch = 32, accumulate = 2;  // clips per micro-batch, micro-batches per update
+    double lr = 1e-4;
+    std::int64_t warmup = 1000;
+    double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
+    double clip = 1.0;
+    double action_drop = 0.0;         // probability that a clip's actions are withheld (0.2 for guidance)
+    std::int64_t max_bad_steps = 10;  // stop after so many non-finite updates in a row
+    double time_limit_minutes = 0;    // 0: none
+  } train;
+
+  struct Ema {
+    double decay = 0.995, power = 2.0 / 3.0;
+    std::int64_t update_every = 10, update_after = 100;  // micro-batches
+    std::int64_t start_counter = 0;                      // 0: fresh start; the original continues the base run's counter
+  } ema;
+
+  struct Checkpoint {
+    std::int64_t every = 1000, keep = 3;
+  } checkpoint;
+
+  struct Validation {
+    std::int64_t every = 0, clips = 64;  // 0: never
+  } validation;
+
+  struct Samples {
+    std::int64_t every = 0, clips = 4, steps = 20;
+    double eta = 0.0;
+  } samples;
+
+  struct Log {
+    std::int64_t every = 10;
+    bool tensorboard = true;
+  } log;
+
+  bool has_base() const { return model.kind.starts_with("avid"); }
+  bool uses_actions() const { return model.kind != "base"; }
+  bool has_mask() const { return model.kind == "avid" || model.kind == "avid_no_cond"; }
+
+  /// Reads and checks a file, then the overrides "a.b=value" in order. Relative paths in it are looked for from the current
+  /// folder, then from the file's folder and the one above, and become absolute.
+  /// Errors  FileError: cannot be read. ConfigError "config: key: expected X, got Y | file:line": syntax, unknown key (with the
+  /// nearest valid one), wrong type, out of range, keys that contradict each other, required key missing.
+  static TrainConfig load(const std::filesystem::path& file, const std::vector<std::string>& overrides = {});
+
+  /// The same from text; `name` stands for the file in messages.
+  static TrainConfig parse(const std::string& text, const std::string& name, const std::vector<std::string>& overrides = {});
+
+  /// Every key with its value and a line of help, as TOML that parse() reads back to the same struct.
+  std::string to_toml() const;
+
+  /// sha256 over the keys that decide the numbers. How long, how often and where to log or save are left out:
+  /// those may change when a run is resumed.
+  std::string fingerprint() const;
+
+  /// All keys, "train.lr" ..., in file order.
+  static std::vector<std::string> keys();
+};
+
+/// The candidate with the smallest edit distance to `word`; empty when none is near.
+std::string nearest_name(const std::string& word, const std::vector<std::string>& candidates);
+
+}  // namespace avid::train
