@@ -1,0 +1,18 @@
+// kernels/rows.h -- a pointer to rows of channels: row r starts at data + r * pitch
+#pragma once
+
+#include <cstdint>
+
+namespace avid::kernels {
+
+/// Rows of a pitched tensor, in elements. A null pointer stands for an absent argument.
+template <class Elem> struct Rows {
+  Elem* data = nullptr;
+  std::int64_t pitch = 0;
+
+  Elem* row(std::int64_t r) const { return data + r * pitch; }
+  explicit operator bool() const { return data != nullptr; }
+  operator Rows<const Elem>() const { return {data, pitch}; }  // NOLINT: as for plain pointers
+};
+
+}  // namespace avid::kernels
