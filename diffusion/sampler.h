@@ -30,7 +30,7 @@ struct StepReport {
 /// Classifier guidance (pixel.md 5.8): mean += weight * v_t * gradient(x_t, t) for t >= first_t. DDPM only.
 struct Guidance {
   /// d/dx_t of the sum over clips and frames of log p(action | x_t, t); [B,T,H,W,3]. Empty: no guidance.
-  std::function<Tensor(const DenoiserInput&)> gradient;
+  std::function<Tensor(const DenoiserInput&)> gradient = {};
   double weight = 0;
   std::int64_t first_t = 0;
 };
@@ -43,9 +43,9 @@ struct SamplerOptions {
   std::int64_t first_clip = 0;  ///< position of clip 0 of this call in the whole set: its noise belongs to this number
   std::int64_t batch_clips = 0; ///< clips evaluated at once; 0: all. Does not change the noise.
   /// Draw 0 is x_T, draw 1 + i the z of step i, [B,T,H,W,3] standard normal. Empty: Philox (seed, sample_noise, draw).
-  std::function<Tensor(std::int64_t draw, const Shape& shape, DType dtype)> noise;
-  Guidance guidance;
-  std::function<void(const StepReport&)> on_step;
+  std::function<Tensor(std::int64_t draw, const Shape& shape, DType dtype)> noise = {};
+  Guidance guidance = {};
+  std::function<void(const StepReport&)> on_step = {};
 };
 
 /// Samples videos.
