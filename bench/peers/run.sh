@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Our program against PyTorch on the same machine in one run. Needs Python 3 with venv; installs PyTorch into .venv once.
+# Usage: bench/peers/run.sh [--quick] [--json FILE]     AVID_PEER_PYTHON names an interpreter that already has PyTorch.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/../.." && pwd)
+python=${AVID_PEER_PYTHON:-$root/.venv/bin/python}
+if [ ! -x "$python" ]; then
+  python3 -m venv "$root/.venv" >&2
+  "$root/.venv/bin/pip" install --quiet torch numpy safetensors >&2
+fi
+program=$root/build/avid
+if [ ! -x "$program" ]; then
+  "$root/scripts/build.sh" >&2
+fi
+exec "$python" "$root/bench/peers/compare.py" --program "$program" "$@"
