@@ -1,48 +1,55 @@
 // models/checkpoint.h -- networks from files and into files, in the original code's names (pixel.md 7.3)
 //
-// Files    safetensors, or the zip format of torch.save (.ckpt, .pt).
-// Prefixes a checkpoint of the original holds a network several times: `ema.ema_model.` (averaged), `diffusion_model.`
-//          (online), `ema.online_model.`, `eval_model.`; below them the base is `model.`, the adapter `adapter.` with
-//          `mixture_conv.`, the ControlNet `control_net.`. A file of one network has no prefix at all.
+// Files    whatever open_tensor_file reads; in practice safetensors, and the zip format of torch.save (.ckpt, .pt).
+// Prefixes a checkpoint of the original holds a network several times: `ema.ema_model.` and `eval_model.` (averaged),
+//          `diffusion_model.` and `ema.online_model.` (online); a classifier is below `classifier.`. Below these the base is
+//          `model.`, the adapter `adapter.` with `mixture_conv.`, the ControlNet `control_net.`. A file of a single network has no
+//          prefix. Lightning's `state_dict.` in front of everything is skipped.
 #pragma once
 
 #include <filesystem>
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 
+#include "models/action_classifier.h"
 #include "models/avid.h"
+#include "models/controlnet.h"
 #include "models/unet3d.h"
 
 namespace avid {
 
-/// Which copy of the weights to take from a file that has several.
-enum class WeightSet { ema, online };
+/// Which copy of the weights to take from a file that has several. A file with one copy gives that one.
+enum class WeightSet { averaged, online };
 
-/// All tensors of a checkpoint file with its metadata.
-struct CheckpointFile {
-  std::filesystem::path path;
-  nn::TensorMap tensors;
-  std::map<std::string, std::string> metadata;
-};
-/// Reads safetensors or torch zip, told apart by content. Throws FileError.
-CheckpointFile read_checkpoint_file(const std::filesystem::path& path);
-
-/// Which network to look for in a file.
 enum class NetworkKind { unet, avid, controlnet, classifier };
 
 /// The tensors of one network, prefix removed (for avid the names `adapter.*`, `mixture_conv.*` stay).
-/// Buffers of the diffusion object (`betas`, ...) and EMA counters are left out. Throws FileError when the file has no such network.
-nn::TensorMap select_network(const CheckpointFile& file, NetworkKind kind, WeightSet set = WeightSet::ema);
+struct NetworkTensors {
+  nn::TensorMap tensors;
+  std::string prefix;  ///< where in the file they were: "ema.ema_model.model."
+  std::map<std::string, std::string> metadata;
+};
 
-/// Loads a U-Net; its configuration is read off the tensors. Never loads a part: see Module::import_tensors.
-std::unique_ptr<Unet3d> load_unet3d(const std::filesystem::path& path, DType dtype = DType::f32, WeightSet set = WeightSet::ema);
-/// Loads adapter and mixing layer. `cond_frames`: the base's K, when known.
-std::unique_ptr<Avid> load_avid(const std::filesystem::path& path, DType dtype = DType::f32, WeightSet set = WeightSet::ema,
-                                std::int64_t cond_frames = -1);
+/// Finds one network in a file by its names and reads only its tensors. Buffers of the diffusion object (`betas`, ...) are
+/// left out. Throws FileError when the file cannot be read or holds no such network.
+NetworkTensors read_network(const std::filesystem::path& path, NetworkKind kind, WeightSet set = WeightSet::averaged);
 
-/// Writes all values in plain shapes under their original names, atomically.
-void save_module(const nn::Module& module, const std::filesystem::path& path, const std::map<std::string, std::string>& metadata = {},
-                 std::string_view prefix = {});
+/// Networks with their configuration read off the tensors; f32 or f64; trainable. All or nothing: see Module::import_tensors.
+std::unique_ptr<Unet3d> load_unet3d(
+    const std::filesystem::path& path, DType dtype = DType::f32, WeightSet set = WeightSet::averaged);
+/// `cond_frames`: the base's K, when known; see infer_avid_config.
+std::unique_ptr<Avid> load_avid(
+    const std::filesystem::path& path, DType dtype = DType::f32, std::int64_t cond_frames = -1, WeightSet set = WeightSet::averaged);
+std::unique_ptr<ControlNet> load_controlnet(
+    const std::filesystem::path& path, DType dtype = DType::f32, WeightSet set = WeightSet::averaged);
+std::unique_ptr<ActionClassifier> load_action_classifier(
+    const std::filesystem::path& path, DType dtype = DType::f32, std::int64_t cond_frames = 2, WeightSet set = WeightSet::averaged);
+
+/// Writes all values in plain shapes under prefix + original name, as safetensors, atomically.
+void save_module(
+    const nn::Module& module, const std::filesystem::path& path, const std::map<std::string, std::string>& metadata = {},
+    std::string_view prefix = {});
 
 }  // namespace avid

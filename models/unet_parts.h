@@ -70,9 +70,9 @@ class UnetEncoder : public nn::Module {
   nn::Parameter* null_action_ = nullptr;
   nn::Parameter* bias_table_ = nullptr;
   nn::Parameter* action_table_ = nullptr;
-  std::optional<nn::Conv> init_conv_;
-  std::optional<nn::TemporalAttention> init_temporal_attn_;
-  std::optional<nn::TimeMlp> time_mlp_;
+  nn::Conv init_conv_;
+  nn::TemporalAttention init_temporal_attn_;
+  nn::TimeMlp time_mlp_;
   std::optional<nn::ActionMlp> action_mlp_;
   std::vector<std::unique_ptr<Level>> levels_;
 };

@@ -22,6 +22,9 @@ class Linear : public Module {
   /// x [...,I1], x2 [...,I2] or none with I1 + I2 = I, residual [...,O] or none. Returns [...,O].
   Var forward(const Var& x, const Var& x2 = {}, const Var& residual = {}) const;
 
+  const Var& weight() const { return weight_->var(); }  // [O,I]
+  const Var& bias() const { return bias_->var(); }      // [O]; only with Options::bias
+
  protected:
   Linear(std::int64_t in, std::int64_t out, Options options, int plain_rank);
 

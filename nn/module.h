@@ -22,12 +22,11 @@
 #include <vector>
 
 #include "autograd/var.h"
+#include "tensor/io/tensor_file.h"
 #include "tensor/tensor.h"
 
 namespace avid::nn {
 
-/// Tensors in plain shapes, by name; the order is that of the module.
-using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
 /// Tensors in plain shapes, found by name: what a checkpoint reader hands over.
 using TensorMap = std::map<std::string, Tensor, std::less<>>;
 
@@ -78,7 +77,7 @@ struct NamedParameter {
 };
 
 /// Name and plain shape of everything a checkpoint of a module holds.
-struct TensorInfo {
+struct CheckpointEntry {
   std::string name;
   Shape plain_shape;
   bool constant;  // the rotary frequencies: stored, never trained
@@ -96,7 +95,7 @@ class Module {
   /// All parameters, constants left out. `prefix` is put before every name as it is ("adapter.").
   std::vector<NamedParameter> parameters(std::string_view prefix = {}) const;
   /// Everything a checkpoint holds, constants included (one line per name they appear under). Needs no values.
-  std::vector<TensorInfo> tensor_list(std::string_view prefix = {}) const;
+  std::vector<CheckpointEntry> tensor_list(std::string_view prefix = {}) const;
   /// Number of scalars; a constant that appears under several names counts once. Needs no values.
   std::int64_t num_parameters() const;
   /// The same without constants.
