@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "kernels/accumulate.h"
+#include "kernels/op_timer.h"
 
 namespace avid {
 
@@ -75,6 +76,7 @@ void run_backward(const std::shared_ptr<GraphNode>& root, Tensor d_out) {
     if (d_node.defined()) {
       InputGrads grads(*node);
       const NoGrad no_grad;
+      const kernels::OpTimer timer(node->op, "_bwd");
       node->rule->backward(d_node, grads);
     }
     for (const auto& input : node->inputs)

@@ -1,0 +1,36 @@
+// kernels/op_timer.cpp -- the table behind OpTimer
+#include "kernels/op_timer.h"
+
+#include <mutex>
+
+namespace avid::kernels {
+namespace detail {
+
+std::atomic<bool> op_timing_on{false};
+
+namespace {
+std::mutex table_mutex;
+std::map<std::string, OpTime> table;
+}  // namespace
+
+void add_op_time(const char* op, const char* suffix, double seconds) {
+  const std::lock_guard lock(table_mutex);
+  OpTime& entry = table[std::string(op) + suffix];
+  ++entry.calls;
+  entry.seconds += seconds;
+}
+
+}  // namespace detail
+
+void set_op_timing(bool on) {
+  const std::lock_guard lock(detail::table_mutex);
+  if (on) detail::table.clear();
+  detail::op_timing_on = on;
+}
+
+std::map<std::string, OpTime> op_times() {
+  const std::lock_guard lock(detail::table_mutex);
+  return detail::table;
+}
+
+}  // namespace avid::kernels
