@@ -41,6 +41,7 @@ using detail::GraphNode;
 
 thread_local bool grad_mode = true;
 std::atomic<std::uint64_t> next_id{1};
+std::atomic<std::size_t> saved_bytes{0}, saved_peak_bytes{0};
 
 void add_to(Tensor& sum, Tensor contribution) {
   if (!sum.defined()) {
@@ -136,7 +137,7 @@ void Var::backward(const Tensor& d_out) const {
 }
 
 Saved::Saved(const char* op, const char* what, Tensor tensor)
-    : op_(op), what_(what), tensor_(std::move(tensor)), version_(tensor_.version()) {}
+    : op_(op), what_(what), tensor_(std::move(tensor)), version_(tensor_.version()), bytes_(tensor_.defined() ? tensor_.num_bytes() : 0) {}
 
 const Tensor& Saved::get() const {
   check<GraphError>(tensor_.defined(), "{}: {} was not saved or is already freed", op_, what_);
@@ -172,6 +173,18 @@ Var record(std::unique_ptr<Rule> rule, Tensor out, std::vector<Var> inputs) {
   for (const Var& input : inputs) node.inputs.push_back(input.defined() ? input.state_->node : nullptr);
   return result;
 }
+
+detail::SavedBytes::SavedBytes(std::size_t bytes) : bytes_(bytes) {
+  const std::size_t now = saved_bytes += bytes;
+  std::size_t peak = saved_peak_bytes;
+  while (now > peak && !saved_peak_bytes.compare_exchange_weak(peak, now)) {
+  }
+}
+
+detail::SavedBytes::~SavedBytes() { saved_bytes -= bytes_; }
+
+SavedStats saved_stats() { return {saved_bytes, saved_peak_bytes}; }
+void reset_saved_peak() { saved_peak_bytes = saved_bytes.load(); }
 
 NoGrad::NoGrad() : previous_(std::exchange(grad_mode, false)) {}
 NoGrad::~NoGrad() { grad_mode = previous_; }

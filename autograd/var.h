@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tensor/tensor.h"
@@ -60,6 +61,25 @@ class Var {
   std::shared_ptr<detail::VarState> state_;
 };
 
+namespace detail {
+
+/// Adds its bytes to saved_stats() while alive.
+class SavedBytes {
+ public:
+  explicit SavedBytes(std::size_t bytes = 0);
+  SavedBytes(const SavedBytes& other) : SavedBytes(other.bytes_) {}
+  SavedBytes& operator=(SavedBytes other) noexcept {
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  ~SavedBytes();
+
+ private:
+  std::size_t bytes_;
+};
+
+}  // namespace detail
+
 /// A tensor that a rule keeps for its backward pass. get() throws GraphError, naming the op and the tensor, if the graph
 /// was freed or the tensor was changed in place since it was saved.
 class Saved {
@@ -74,6 +94,7 @@ class Saved {
   const char* what_ = "";
   Tensor tensor_;
   std::uint64_t version_ = 0;
+  detail::SavedBytes bytes_;
 };
 
 /// Where a rule delivers gradients of its inputs.
@@ -120,5 +141,13 @@ bool grad_enabled();
 /// Recompute region: runs `body` without recording and keeps only `inputs`; backward runs `body` again with recording.
 /// Trades one more forward pass for the region's saved tensors. `body` must be a pure function of its inputs and of leaves.
 Var recompute(const char* name, std::function<Var(const std::vector<Var>&)> body, const std::vector<Var>& inputs);
+
+/// Bytes that rules hold for their backward pass, parameters included; a tensor saved by two rules counts twice.
+struct SavedStats {
+  std::size_t bytes = 0, peak_bytes = 0;
+};
+SavedStats saved_stats();
+/// Sets the peak to what is held now.
+void reset_saved_peak();
 
 }  // namespace avid

@@ -78,9 +78,12 @@ TEST_CASE("var/record/frozen and no-grad paths keep nothing") {
     CHECK_FALSE(y.requires_grad());
     CHECK(x.value().use_count() == users);
   }
+  const std::size_t held = saved_stats().bytes;
   const Var y = product(x, frozen);
   CHECK(x.value().use_count() == users + 1);
+  CHECK(saved_stats().bytes == held + x.value().num_bytes() + frozen.value().num_bytes());
   y.backward();
+  CHECK(saved_stats().bytes == held);
   CHECK(x.value().use_count() == users);  // freed with the graph, although y is alive
   CHECK_FALSE(frozen.grad().defined());
   CHECK(x.grad().item() == 2.0);
