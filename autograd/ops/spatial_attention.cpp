@@ -1,0 +1,50 @@
+// autograd/ops/spatial_attention.cpp -- what spatial_attention saves, and its gradient
+#include "autograd/ops/spatial_attention.h"
+
+#include <utility>
+
+namespace avid {
+namespace {
+
+constexpr const char* kOp = "spatial_attention";
+
+/// Gradient equations: kernels/spatial_attention_cpu.cpp. Inputs in the order of the op's arguments.
+class SpatialAttentionRule : public Rule {
+ public:
+  SpatialAttentionRule(
+      const Var& x, const Var& norm_gamma, const Var& w_qkv, const Var& w_out, const AttentionOptions& options)
+      : x_(kOp, "x", x.value()),
+        norm_gamma_(kOp, "norm_gamma", norm_gamma.value()),
+        w_qkv_(kOp, "w_qkv", w_qkv.value()),
+        w_out_(kOp, "w_out", w_out.value()),
+        options_(options) {}
+
+  const char* op() const override { return kOp; }
+
+  void backward(const Tensor& d_out, InputGrads& d_in) override {
+    const AttentionNeeds needs{
+        .x = d_in.needs(0), .norm_gamma = d_in.needs(1), .w_qkv = d_in.needs(2), .w_out = d_in.needs(3)};
+    AttentionGrads grads =
+        spatial_attention_bwd(d_out, x_.get(), norm_gamma_.get(), w_qkv_.get(), w_out_.get(), options_, needs);
+    if (needs.x) d_in.set(0, std::move(grads.d_x));
+    if (needs.norm_gamma) d_in.set(1, std::move(grads.d_norm_gamma));
+    if (needs.w_qkv) d_in.set(2, std::move(grads.d_w_qkv));
+    if (needs.w_out) d_in.set(3, std::move(grads.d_w_out));
+  }
+
+ private:
+  Saved x_, norm_gamma_, w_qkv_, w_out_;
+  AttentionOptions options_;
+};
+
+}  // namespace
+
+Var spatial_attention(
+    const Var& x, const Var& norm_gamma, const Var& w_qkv, const Var& w_out, const AttentionOptions& options) {
+  Tensor out = spatial_attention_fwd(x.value(), norm_gamma.value(), w_qkv.value(), w_out.value(), options);
+  if (!needs_record({&x, &norm_gamma, &w_qkv, &w_out})) return Var(std::move(out));
+  auto rule = std::make_unique<SpatialAttentionRule>(x, norm_gamma, w_qkv, w_out, options);
+  return record(std::move(rule), std::move(out), {x, norm_gamma, w_qkv, w_out});
+}
+
+}  // namespace avid

@@ -1,0 +1,58 @@
+// kernels/attention_block.h -- what the three attention blocks have in common: operands, pitches, gradients
+//
+// Every block computes  y = x + proj(attention(prenorm(x)))  on rows of C channels:
+//
+//   xhat = (x - mean_c x) / sqrt(var_c x + 1e-5);  h = xhat * gamma           (biased variance, no bias)
+//   [q | k | v] = h w_qkv^T          each [.., N*D], head-major
+//   a = attention core of the block  [.., N*D]
+//   y = x + a w_out^T (+ b_out)
+//
+// The blocks differ in which rows attend to each other and in the core.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/dtype.h"
+
+namespace avid::kernels {
+
+/// Added to the variance under the root of the pre-norm.
+inline constexpr double kPrenormEps = 1e-5;
+
+/// Operands of a forward or backward pass. Pointers are to elements of `dtype` (f32 or f64); pitches count elements.
+struct AttentionBlockArgs {
+  DType dtype = DType::f32;
+  std::int64_t B = 0;  ///< clips
+  std::int64_t T = 0;  ///< frames
+  std::int64_t S = 0;  ///< positions of a frame, H * W
+  std::int64_t C = 0;  ///< channels
+  std::int64_t N = 0;  ///< heads
+  std::int64_t D = 0;  ///< width of a head
+
+  const void* x = nullptr;      ///< [B,T,S,C]
+  const void* gamma = nullptr;  ///< [C]
+  const void* w_qkv = nullptr;  ///< [3*N*D,C]
+  const void* w_out = nullptr;  ///< [C,N*D]
+  const void* b_out = nullptr;  ///< [C], or null for none
+  std::int64_t x_pitch = 0, w_qkv_pitch = 0, w_out_pitch = 0;
+
+  void* y = nullptr;  ///< [B,T,S,C], forward only; gaps are written as zero
+  std::int64_t y_pitch = 0;
+};
+
+/// Gradients of a backward pass. A null output pointer means nobody wants that gradient; its work is skipped.
+/// Outputs are overwritten, never added to. Gaps of d_x are written as zero, gaps of the others are not touched.
+struct AttentionBlockGrads {
+  const void* d_y = nullptr;  ///< [B,T,S,C]
+  std::int64_t d_y_pitch = 0;
+  void* d_x = nullptr;  ///< [B,T,S,C]
+  std::int64_t d_x_pitch = 0;
+  void* d_gamma = nullptr;  ///< [C]
+  void* d_w_qkv = nullptr;  ///< [3*N*D,C]
+  std::int64_t d_w_qkv_pitch = 0;
+  void* d_w_out = nullptr;  ///< [C,N*D]
+  std::int64_t d_w_out_pitch = 0;
+  void* d_b_out = nullptr;  ///< [C]
+};
+
+}  // namespace avid::kernels

@@ -1,0 +1,20 @@
+// kernels/linear_attention.h -- linear attention within each frame (contract: tensor/ops/linear_attention.h)
+#pragma once
+
+#include "kernels/attention_block.h"
+
+namespace avid::kernels {
+
+/// f32 runs the channel-major SIMD path, f64 the reference loops. b_out belongs to this block.
+void linear_attention_fwd(const AttentionBlockArgs& p);
+void linear_attention_bwd(const AttentionBlockArgs& p, const AttentionBlockGrads& g);
+
+/// The reference loops for f32 or f64.
+void linear_attention_fwd_reference(const AttentionBlockArgs& p);
+void linear_attention_bwd_reference(const AttentionBlockArgs& p, const AttentionBlockGrads& g);
+
+/// f32 only: channels by rows, positions in the SIMD lanes (kernels/linear_attention_cpu_fast.cpp).
+void linear_attention_fwd_channel_major(const AttentionBlockArgs& p);
+void linear_attention_bwd_channel_major(const AttentionBlockArgs& p, const AttentionBlockGrads& g);
+
+}  // namespace avid::kernels
