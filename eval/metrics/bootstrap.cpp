@@ -1,0 +1,49 @@
+// eval/metrics/bootstrap.cpp -- confidence intervals by resampling clips
+#include "eval/metrics/bootstrap.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <vector>
+
+#include "tensor/error.h"
+#include "tensor/rng.h"
+
+namespace avid::eval {
+namespace {
+
+/// The p-quantile of sorted values, linear between neighbours.
+double quantile(const std::vector<double>& sorted, double p) {
+  const double position = p * static_cast<double>(sorted.size() - 1);
+  const auto below = static_cast<std::size_t>(position);
+  const std::size_t above = std::min(below + 1, sorted.size() - 1);
+  return sorted[below] + (position - std::floor(position)) * (sorted[above] - sorted[below]);
+}
+
+}  // namespace
+
+Interval bootstrap_mean(std::span<const double> values, const BootstrapOptions& options) {
+  check<Error>(!values.empty(), "bootstrap: expected at least one clip, got none");
+  check<ConfigError>(options.resamples >= 1 && options.level > 0 && options.level < 1,
+                     "bootstrap: expected resamples >= 1 and 0 < level < 1, got {} and {}", options.resamples, options.level);
+  const auto n = static_cast<std::uint32_t>(values.size());
+  std::vector<double> means(static_cast<std::size_t>(options.resamples));
+  for (std::size_t r = 0; r < means.size(); ++r) {
+    const RngKey key{options.seed, RngPurpose::bootstrap, r};
+    double sum = 0;
+    for (std::uint32_t i = 0; i < n; ++i) sum += values[random_below(key, i, n)];
+    means[r] = sum / n;
+  }
+  std::sort(means.begin(), means.end());
+  const double tail = (1 - options.level) / 2;
+  return {.mean = std::accumulate(values.begin(), values.end(), 0.0) / n, .low = quantile(means, tail), .high = quantile(means, 1 - tail)};
+}
+
+Interval bootstrap_difference(std::span<const double> a, std::span<const double> b, const BootstrapOptions& options) {
+  check<ShapeError>(a.size() == b.size(), "bootstrap: expected scores of the same clips, got {} and {}", a.size(), b.size());
+  std::vector<double> difference(a.size());
+  std::transform(a.begin(), a.end(), b.begin(), difference.begin(), std::minus<>());
+  return bootstrap_mean(difference, options);
+}
+
+}  // namespace avid::eval
