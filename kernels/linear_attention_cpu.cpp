@@ -89,11 +89,11 @@ void linear_attention_bwd_reference(const AttentionBlockArgs& p, const Attention
 }
 
 void linear_attention_fwd(const AttentionBlockArgs& p) {
-  linear_attention_fwd_reference(p);
+  p.dtype == DType::f32 ? linear_attention_fwd_channel_major(p) : linear_attention_fwd_reference(p);
 }
 
 void linear_attention_bwd(const AttentionBlockArgs& p, const AttentionBlockGrads& g) {
-  linear_attention_bwd_reference(p, g);
+  p.dtype == DType::f32 ? linear_attention_bwd_channel_major(p, g) : linear_attention_bwd_reference(p, g);
 }
 
 }  // namespace avid::kernels

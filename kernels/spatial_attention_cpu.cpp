@@ -80,11 +80,11 @@ void spatial_attention_bwd_reference(const AttentionBlockArgs& p, const Attentio
 }
 
 void spatial_attention_fwd(const AttentionBlockArgs& p) {
-  spatial_attention_fwd_reference(p);
+  p.dtype == DType::f32 ? spatial_attention_fwd_channel_major(p) : spatial_attention_fwd_reference(p);
 }
 
 void spatial_attention_bwd(const AttentionBlockArgs& p, const AttentionBlockGrads& g) {
-  spatial_attention_bwd_reference(p, g);
+  p.dtype == DType::f32 ? spatial_attention_bwd_channel_major(p, g) : spatial_attention_bwd_reference(p, g);
 }
 
 }  // namespace avid::kernels

@@ -111,11 +111,11 @@ void temporal_attention_bwd_reference(const TemporalAttentionArgs& p, const Temp
 }
 
 void temporal_attention_fwd(const TemporalAttentionArgs& p) {
-  temporal_attention_fwd_reference(p);
+  p.dtype == DType::f32 ? temporal_attention_fwd_channel_major(p) : temporal_attention_fwd_reference(p);
 }
 
 void temporal_attention_bwd(const TemporalAttentionArgs& p, const TemporalAttentionGrads& g) {
-  temporal_attention_bwd_reference(p, g);
+  p.dtype == DType::f32 ? temporal_attention_bwd_channel_major(p, g) : temporal_attention_bwd_reference(p, g);
 }
 
 }  // namespace avid::kernels
