@@ -35,7 +35,15 @@ class GraphError : public Error { using Error::Error; };
 /// Memory could not be had; the message says how much was asked for and by whom.
 class OutOfMemoryError : public Error { using Error::Error; };
 /// The user asked to stop (Ctrl-C, SIGTERM); carries the way to go on.
-class Interrupted : public Error { using Error::Error; };
+class Interrupted : public Error {
+ public:
+  explicit Interrupted(const std::string& message, int signal_number = 2) : Error(message), signal_number_(signal_number) {}
+  /// 130 for Ctrl-C, 143 for SIGTERM: what a shell reports for the signal.
+  int exit_code() const { return 128 + signal_number_; }
+
+ private:
+  int signal_number_;
+};
 
 /// Throws E with a formatted message: fail<ShapeError>("conv3d: x: expected rank 5, got {}", shape).
 template <class E = Error, class... Args>

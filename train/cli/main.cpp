@@ -44,7 +44,7 @@ int run(int argc, char** argv) {
     return report(error.what(), 2);
   } catch (const Interrupted& error) {
     std::fprintf(stderr, "%s\n", error.what());
-    return 130;
+    return error.exit_code();
   } catch (const std::bad_alloc&) {
     return report("host memory: could not get enough | use a smaller batch or model, or more accumulation", 1);
   } catch (const std::exception& error) {
