@@ -194,23 +194,28 @@ template <class Item> bool obeys(const Rule& rule, const std::vector<Item>& v) {
   return std::all_of(v.begin(), v.end(), [&](const Item& item) { return obeys(rule, item); });
 }
 
-// From here, then from the configuration's folder, then from the folder above it.
-void resolve(std::string& path, const std::string& key, const std::filesystem::path& folder, const Given& given) {
+// From here, then from the configuration's folder and those above it. Of a pattern (*.h5) the folder counts.
+void resolve(std::string& path, const std::string& key, const std::filesystem::path& folder, const Given& given, TrainConfig::Files files) {
   if (path.empty()) return;
-  for (const auto& root : {std::filesystem::current_path(), folder, folder.parent_path()}) {
+  const std::filesystem::path whole = path;
+  const bool pattern = path.find_first_of("*?[") != std::string::npos;
+  std::vector<std::filesystem::path> roots = {std::filesystem::current_path(), folder};
+  while (roots.back().has_relative_path()) roots.push_back(roots.back().parent_path());
+  for (const auto& root : roots) {
     std::error_code ignored;
-    const auto candidate = root / path;
-    if (std::filesystem::exists(candidate, ignored)) {
-      path = std::filesystem::weakly_canonical(candidate).string();
-      return;
-    }
+    const auto candidate = root / (pattern ? whole.parent_path() : whole);
+    if (!std::filesystem::exists(candidate, ignored)) continue;
+    const auto found = std::filesystem::weakly_canonical(candidate);
+    path = (pattern ? found / whole.filename() : found).string();
+    return;
   }
-  fail<ConfigError>("config: {}: file not found: {} | {}", key, path, given.where);
+  check<ConfigError>(files == TrainConfig::Files::may_miss, "config: {}: file not found: {} | {}", key, path, given.where);
 }
-void resolve(std::vector<std::string>& paths, const std::string& key, const std::filesystem::path& folder, const Given& given) {
-  for (std::string& path : paths) resolve(path, key, folder, given);
+void resolve(std::vector<std::string>& paths, const std::string& key, const std::filesystem::path& folder, const Given& given,
+             TrainConfig::Files files) {
+  for (std::string& path : paths) resolve(path, key, folder, given, files);
 }
-template <class Value> void resolve(Value&, const std::string&, const std::filesystem::path&, const Given&) {}
+template <class Value> void resolve(Value&, const std::string&, const std::filesystem::path&, const Given&, TrainConfig::Files) {}
 
 std::string toml_text(bool v) { return v ? "true" : "false"; }
 std::string toml_text(std::int64_t v) { return std::to_string(v); }
@@ -312,7 +317,7 @@ std::vector<std::string> TrainConfig::keys() {
   return names;
 }
 
-TrainConfig TrainConfig::parse(const std::string& text, const std::string& name, const std::vector<std::string>& overrides) {
+TrainConfig TrainConfig::parse(const std::string& text, const std::string& name, const std::vector<std::string>& overrides, Files files) {
   toml::table file;
   std::vector<toml::table> set_tables;  // keep the nodes alive
   set_tables.reserve(overrides.size());
@@ -346,17 +351,17 @@ TrainConfig TrainConfig::parse(const std::string& text, const std::string& name,
     if (found == given.end()) return;
     if (!read_value(found->second, value)) wrong(key, type_name(value), shown(found->second), found->second);
     if (!obeys(rule, value)) wrong(key, rule.text(), shown(found->second), found->second);
-    if (rule.path) resolve(value, key, folder, found->second);
+    if (rule.path) resolve(value, key, folder, found->second, files);
   });
   check_together(c, given, name);
   return c;
 }
 
-TrainConfig TrainConfig::load(const std::filesystem::path& file, const std::vector<std::string>& overrides) {
+TrainConfig TrainConfig::load(const std::filesystem::path& file, const std::vector<std::string>& overrides, Files files) {
   std::ifstream in(file, std::ios::binary);
   check<FileError>(in.good() && !std::filesystem::is_directory(file), "config: {}: cannot be read | give a TOML file, see configs/", file.string());
   const std::string text{std::istreambuf_iterator<char>(in), {}};
-  return parse(text, file.string(), overrides);
+  return parse(text, file.string(), overrides, files);
 }
 
 std::string TrainConfig::to_toml() const {

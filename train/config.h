@@ -86,14 +86,18 @@ struct TrainConfig {
   bool uses_actions() const { return model.kind != "base"; }
   bool has_mask() const { return model.kind == "avid" || model.kind == "avid_no_cond"; }
 
+  /// Whether files named in the configuration must exist; may_miss leaves unknown paths as they are (--dry-run).
+  enum class Files { must_exist, may_miss };
+
   /// Reads and checks a file, then the overrides "a.b=value" in order. Relative paths in it are looked for from the current
-  /// folder, then from the file's folder and the one above, and become absolute.
+  /// folder, then from the file's folder and those above it, and become absolute.
   /// Errors  FileError: cannot be read. ConfigError "config: key: expected X, got Y | file:line": syntax, unknown key (with the
   /// nearest valid one), wrong type, out of range, keys that contradict each other, required key missing.
-  static TrainConfig load(const std::filesystem::path& file, const std::vector<std::string>& overrides = {});
+  static TrainConfig load(const std::filesystem::path& file, const std::vector<std::string>& overrides = {}, Files files = Files::must_exist);
 
   /// The same from text; `name` stands for the file in messages.
-  static TrainConfig parse(const std::string& text, const std::string& name, const std::vector<std::string>& overrides = {});
+  static TrainConfig parse(const std::string& text, const std::string& name, const std::vector<std::string>& overrides = {},
+                           Files files = Files::must_exist);
 
   /// Every key with its value and a line of help, as TOML that parse() reads back to the same struct.
   std::string to_toml() const;

@@ -1,0 +1,128 @@
+// train/learner.cpp -- one optimiser update
+#include "train/learner.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "autograd/ops/elementwise.h"
+#include "diffusion/parameterisation.h"
+#include "diffusion/training_loss.h"
+#include "tensor/error.h"
+
+namespace avid::train {
+namespace {
+
+bool all_finite(const Tensor& tensor) {
+  if (!tensor.defined() || !is_float(tensor.dtype())) return true;
+  bool finite = true;
+  dispatch_f32_f64(tensor.dtype(), "all_finite", [&]<class Elem>() {
+    const Elem* values = tensor.data<Elem>();
+    const std::int64_t n = tensor.rows() * tensor.pitch();
+    // x - x is 0 for finite x and NaN otherwise; the sum keeps a NaN.
+    Elem sum = 0;
+    for (std::int64_t i = 0; i < n; ++i) sum += values[i] - values[i];
+    finite = sum == 0;
+  });
+  return finite;
+}
+
+}  // namespace
+
+Learner::Learner(Trainee& trainee, const LearnerOptions& options)
+    : trainee_(trainee), options_(options), schedule_(options.schedule, options.timesteps),
+      adam_(trainee.module().parameters(), options.adam), ema_(trainee.module().parameters(), options.ema) {}
+
+UpdateReport Learner::update(std::int64_t k, const std::function<TrainBatch(std::int64_t)>& batch_at) {
+  UpdateReport report;
+  report.lr = options_.lr * (options_.warmup > 0 ? std::min(1.0, static_cast<double>(k) / static_cast<double>(options_.warmup)) : 1.0);
+  MaskSummary masks;
+  trainee_.module().zero_grad();
+
+  for (std::int64_t i = 0; i < options_.accumulate; ++i) {
+    const TrainBatch batch = batch_at(i);
+
+    // 1. Noise the clips: x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) n.
+    NoisedClips clips{diffusion::q_sample(schedule_, batch.x0, batch.noise, batch.t), batch.t, batch.cond, batch.actions, batch.drop};
+
+    // 2. The frozen base predicts, keeping nothing; then the trained network, recording what its gradient needs.
+    const Tensor base = trainee_.base_prediction(clips);
+    Trainee::Output out = trainee_.forward(clips, base);
+
+    // 3. The loss; the running average moves before the backward pass, as in the original.
+    Var loss = diffusion::training_loss(schedule_, options_.objective, options_.loss_weight, out.prediction, batch.x0, batch.noise, batch.t);
+    const double value = loss.value().item();
+    report.loss += value / static_cast<double>(options_.accumulate);
+    report.micro_losses.push_back(value);
+    if (out.mask.defined()) masks.add(mask_stats(out.mask));
+    report.ema_decays.push_back(ema_.before_backward());
+    if (!std::isfinite(value)) {
+      if (report.problem.empty()) report.problem = find_problem(batch, value);
+      continue;  // the counters of later micro-batches go on as if nothing had happened
+    }
+
+    // 4. Gradients of the trained parameters, added up over the micro-batches.
+    if (options_.accumulate > 1) loss = scale(loss, 1.0 / static_cast<double>(options_.accumulate));
+    loss.backward();
+  }
+  report.mask = masks.result();
+
+  // 5. Clip the global norm and let Adam move the weights.
+  report.grad_norm = adam_.grad_norm();
+  if (report.problem.empty() && !std::isfinite(report.grad_norm)) {
+    // Gradients flow from the output to the input: the last parameter in the network's order met it first.
+    const auto parameters = trainee_.module().parameters();
+    for (auto p = parameters.rbegin(); p != parameters.rend() && report.problem.empty(); ++p)
+      if (!all_finite(p->var().grad())) report.problem = fmt::format("gradient of {} is not finite", p->name);
+    if (report.problem.empty()) report.problem = "the norm of the gradient overflows";
+  }
+  report.applied = report.problem.empty();
+  if (report.applied) {
+    report.clip_scale = std::min(1.0, options_.clip / (report.grad_norm + 1e-6));
+    adam_.step(report.lr, report.clip_scale);
+  }
+  trainee_.module().zero_grad();
+  return report;
+}
+
+Learner::Evaluation Learner::evaluate(const TrainBatch& batch) {
+  const NoGrad no_grad;
+  NoisedClips clips{diffusion::q_sample(schedule_, batch.x0, batch.noise, batch.t), batch.t, batch.cond, batch.actions, batch.drop};
+  const Trainee::Output out = trainee_.forward(clips, trainee_.base_prediction(clips));
+  const Var loss = diffusion::training_loss(schedule_, options_.objective, options_.loss_weight, out.prediction, batch.x0, batch.noise, batch.t);
+  Evaluation result{loss.value().item(), {}};
+  if (out.mask.defined()) result.mask = mask_stats(out.mask);
+  return result;
+}
+
+// Runs the batch again and looks at every value on the way to the loss.
+std::string Learner::find_problem(const TrainBatch& batch, double loss) {
+  if (!all_finite(batch.x0) || !all_finite(batch.cond)) return "the training clips hold values that are not finite";
+  for (const nn::NamedParameter& p : trainee_.module().parameters())
+    if (!all_finite(p.var().value())) return fmt::format("weight {} is not finite", p.name);
+  const NoGrad no_grad;
+  NoisedClips clips{diffusion::q_sample(schedule_, batch.x0, batch.noise, batch.t), batch.t, batch.cond, batch.actions, batch.drop};
+  const Tensor base = trainee_.base_prediction(clips);
+  if (!all_finite(base)) return "the frozen base's prediction is not finite";
+  std::string first;
+  trainee_.forward(clips, base, [&](std::string_view name, const Tensor& value) {
+    if (first.empty() && !all_finite(value)) first = name;
+  });
+  if (!first.empty()) return fmt::format("output of {} is not finite", first);
+  return fmt::format("loss is {}, although every module's output is finite", loss);
+}
+
+void MaskSummary::add(const MaskStats& stats) {
+  sum_.mean += stats.mean;
+  sum_.std += stats.std;
+  sum_.min = std::min(sum_.min, stats.min);
+  sum_.max = std::max(sum_.max, stats.max);
+  ++count_;
+}
+
+std::optional<MaskStats> MaskSummary::result() const {
+  if (count_ == 0) return {};
+  const auto n = static_cast<double>(count_);
+  return MaskStats{sum_.mean / n, sum_.std / n, sum_.min, sum_.max};
+}
+
+}  // namespace avid::train

@@ -1,0 +1,42 @@
+// train/optimizer.h -- Adam over a module's parameters
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "nn/module.h"
+
+namespace avid::train {
+
+struct AdamOptions {
+  double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
+};
+
+/// Adam without weight decay (Kingma and Ba 2015, Algorithm 1):
+///   m = beta1 m + (1 - beta1) g;   v = beta2 v + (1 - beta2) g^2
+///   p = p - lr / (1 - beta1^n) * m / (sqrt(v / (1 - beta2^n)) + eps)        n = steps taken, this one included
+/// A parameter without a gradient counts as one with gradient zero.
+class Adam {
+ public:
+  Adam(std::vector<nn::NamedParameter> parameters, const AdamOptions& options);
+
+  /// Global L2 norm of all gradients, summed in f64 in the order of the parameters.
+  double grad_norm() const;
+  /// One step with gradients multiplied by grad_scale.
+  void step(double lr, double grad_scale);
+
+  std::int64_t num_steps() const { return num_steps_; }
+  const std::vector<nn::NamedParameter>& parameters() const { return parameters_; }
+  /// "m.<name>" and "v.<name>" of every parameter, in our layout.
+  std::vector<std::pair<std::string, Tensor>> export_moments() const;
+  /// The inverse. Throws ShapeError, before anything changes, when a name or shape does not fit; `source` is named in it.
+  void import_moments(const std::vector<std::pair<std::string, Tensor>>& moments, std::int64_t num_steps, const std::string& source);
+
+ private:
+  std::vector<nn::NamedParameter> parameters_;
+  AdamOptions options_;
+  std::vector<Tensor> m_, v_;
+  std::int64_t num_steps_ = 0;
+};
+
+}  // namespace avid::train

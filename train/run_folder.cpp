@@ -1,0 +1,118 @@
+// train/run_folder.cpp -- making, finding and checking a run's folder
+#include "train/run_folder.h"
+
+#include <ctime>
+
+#include <nlohmann/json.hpp>
+
+#include "tensor/error.h"
+#include "tensor/io/atomic_file.h"
+#include "train/report.h"
+#include "train/version.h"
+
+namespace avid::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+void make_folder(const fs::path& path) {
+  std::error_code error;
+  fs::create_directories(path, error);
+  check<FileError>(!error, "run: {}: cannot make this folder: {} | choose a place you may write to", path.string(), error.message());
+}
+
+std::string to_json(const RunInfo& info) {
+  nlohmann::ordered_json json;
+  json["seed"] = info.seed;
+  json["version"] = info.version;
+  json["commit"] = info.commit;
+  json["device"] = info.device;
+  json["threads"] = info.threads;
+  json["started"] = info.started;
+  json["inputs"] = info.inputs;
+  return json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+}
+
+RunInfo info_from_json(const std::string& text, const std::string& source) {
+  const auto json = nlohmann::json::parse(text, nullptr, false);
+  check<FileError>(json.is_object(), "{}: damaged: not JSON", source);
+  RunInfo info;
+  try {
+    json.at("seed").get_to(info.seed);
+    json.at("version").get_to(info.version);
+    json.at("commit").get_to(info.commit);
+    json.at("device").get_to(info.device);
+    json.at("threads").get_to(info.threads);
+    json.at("started").get_to(info.started);
+    json.at("inputs").get_to(info.inputs);
+  } catch (const nlohmann::json::exception& error) {
+    fail<FileError>("{}: damaged: {}", source, error.what());
+  }
+  return info;
+}
+
+}  // namespace
+
+RunInfo current_run_info() {
+  RunInfo info;
+  info.version = program_version();
+  info.commit = program_commit();
+  const std::time_t now = std::time(nullptr);
+  std::tm local{};
+  localtime_r(&now, &local);
+  char text[40];
+  info.started = std::string(text, std::strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S %z", &local));
+  return info;
+}
+
+RunFolder::RunFolder(fs::path path, TrainConfig config, RunInfo info, std::unique_ptr<RunLock> lock)
+    : path_(std::move(path)), config_(std::move(config)), info_(std::move(info)), lock_(std::move(lock)), checkpoints_(path_) {
+  checkpoints_.remove_leftovers();
+  remove_abandoned_temporaries(path_);
+}
+
+RunFolder RunFolder::create(const fs::path& path, const TrainConfig& config, const RunInfo& info) {
+  make_folder(path);
+  auto lock = std::make_unique<RunLock>(path);
+  check<FileError>(!CheckpointStore(path).latest(), "run: {}: holds a run already | go on with it: avid train --resume {}, or choose another folder",
+                   path.string(), path.string());
+  for (const char* name : {"checkpoints", "samples", "plots"}) make_folder(path / name);
+  // run.json first: a folder with a configuration is one that --resume takes.
+  write_text_atomic(path / "run.json", to_json(info));
+  write_text_atomic(path / "config.toml", config.to_toml());
+  return RunFolder(fs::absolute(path).lexically_normal(), config, info, std::move(lock));
+}
+
+RunFolder RunFolder::open(const fs::path& path, const std::vector<std::string>& overrides) {
+  std::error_code ignored;
+  check<FileError>(fs::is_directory(path, ignored), "run: {}: no such folder | start a run: avid train --config FILE --run DIR", path.string());
+  for (const char* name : {"config.toml", "run.json"})
+    check<FileError>(fs::exists(path / name, ignored), "run: {}: no {} in it | is this a folder that avid train made?", path.string(), name);
+  auto lock = std::make_unique<RunLock>(path);
+  const TrainConfig before = TrainConfig::load(path / "config.toml");
+  TrainConfig config = before;
+  if (!overrides.empty()) {
+    config = TrainConfig::load(path / "config.toml", overrides);
+    check<ConfigError>(config.fingerprint() == before.fingerprint(),
+                       "config: --set: a resumed run can change how long it trains and what it logs, saves and samples, nothing else | start a new run");
+    write_text_atomic(path / "config.toml", config.to_toml());
+  }
+  RunInfo info = info_from_json(read_text(path / "run.json", 1 << 20), (path / "run.json").string());
+  return RunFolder(fs::absolute(path).lexically_normal(), std::move(config), std::move(info), std::move(lock));
+}
+
+void RunFolder::open_log(std::int64_t last_update) { log_ = std::make_unique<RunLog>(path_, last_update, config_.log.tensorboard); }
+
+void RunFolder::check_inputs(const std::map<std::string, std::string>& inputs) const {
+  for (const auto& [name, digest] : inputs) {
+    const auto started_with = info_.inputs.find(name);
+    check<ConfigError>(started_with == info_.inputs.end() || started_with->second == digest,
+                       "run: {}: {} is not what this run started with | restore it, or start a new run", path_.string(), name);
+  }
+}
+
+void RunFolder::write_report(const RunState& state, const std::string& description) const {
+  write_run_report(path_, config_, info_, state, description, log_->records());
+}
+
+}  // namespace avid::train

@@ -1,0 +1,68 @@
+// train/run_folder.h -- everything a run leaves on the disk
+//
+//   config.toml         the resolved configuration; --resume reads it
+//   run.json            seed, version, commit, device, threads, start, digests of the inputs
+//   lock                held while a process works here
+//   log.jsonl log.csv events.out.tfevents.*
+//   checkpoints/        step_XXXXXXXX/, latest, best
+//   samples/  plots/*.svg  report.html
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "train/config.h"
+#include "train/run_lock.h"
+#include "train/run_log.h"
+#include "train/run_state.h"
+
+namespace avid::train {
+
+/// What run.json says.
+struct RunInfo {
+  std::int64_t seed = 0;
+  std::string version, commit, device = "cpu", started;
+  int threads = 0;
+  std::map<std::string, std::string> inputs;  // sha256 of base.checkpoint, checksum of the training data
+};
+
+/// Version, commit and local time of this program, now.
+RunInfo current_run_info();
+
+class RunFolder {
+ public:
+  /// Makes a folder for a new run and locks it. A folder that holds a checkpoint is refused.
+  static RunFolder create(const std::filesystem::path& path, const TrainConfig& config, const RunInfo& info);
+  /// Locks an existing run and reads its configuration; `overrides` may change keys that decide no numbers.
+  static RunFolder open(const std::filesystem::path& path, const std::vector<std::string>& overrides = {});
+
+  const std::filesystem::path& path() const { return path_; }
+  const TrainConfig& config() const { return config_; }
+  const RunInfo& info() const { return info_; }
+  CheckpointStore& checkpoints() { return checkpoints_; }
+  const CheckpointStore& checkpoints() const { return checkpoints_; }
+
+  /// Opens the logs, forgetting what lies past `last_update`.
+  void open_log(std::int64_t last_update);
+  RunLog& log() { return *log_; }
+
+  /// Compares the inputs with those the run started with; throws ConfigError naming the one that changed.
+  void check_inputs(const std::map<std::string, std::string>& inputs) const;
+
+  /// Draws plots/*.svg and report.html from the log so far.
+  void write_report(const RunState& state, const std::string& description) const;
+
+ private:
+  RunFolder(std::filesystem::path path, TrainConfig config, RunInfo info, std::unique_ptr<RunLock> lock);
+
+  std::filesystem::path path_;
+  TrainConfig config_;
+  RunInfo info_;
+  std::unique_ptr<RunLock> lock_;
+  CheckpointStore checkpoints_;
+  std::unique_ptr<RunLog> log_;
+};
+
+}  // namespace avid::train

@@ -1,0 +1,64 @@
+// train/trainee.h -- what is trained, seen by the update: parameters, and a prediction from a noised clip
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "diffusion/denoiser.h"
+#include "models/avid.h"
+#include "models/cost.h"
+#include "nn/module.h"
+#include "train/config.h"
+
+namespace avid::train {
+
+/// What a prediction is made from. `drop` [b] i64 or undefined: clips with 1 have their actions withheld.
+struct NoisedClips {
+  Tensor x_t;      // [b,T,H,W,3]
+  Tensor t;        // [b] i64
+  Tensor cond;     // [b,K,H,W,3]
+  Tensor actions;  // [b,T] i64, or undefined
+  Tensor drop;
+};
+
+/// A network in training. Frozen parts are reached through a Denoiser and keep no activations.
+class Trainee {
+ public:
+  struct Output {
+    Var prediction;  // [b,T,H,W,3], in the objective's space
+    Tensor mask;     // [b,T,H,W,1], undefined for networks without one
+  };
+
+  virtual ~Trainee() = default;
+  virtual nn::Module& module() = 0;
+  const nn::Module& module() const { return const_cast<Trainee*>(this)->module(); }
+  /// The frozen base's prediction, or undefined when there is no base. Recorded nowhere.
+  virtual Tensor base_prediction(const NoisedClips& clips) = 0;
+  /// `base` is what base_prediction returned. probe sees every intermediate value by name.
+  virtual Output forward(const NoisedClips& clips, const Tensor& base, const Probe& probe = {}) = 0;
+  /// The whole model for sampling and validation, with the weights it has when asked. Lives as long as the trainee.
+  virtual diffusion::Denoiser& denoiser() = 0;
+  /// The frozen base alone, or nullptr.
+  virtual diffusion::Denoiser* base_denoiser() { return nullptr; }
+  /// FLOPs of one forward pass of clips of this size, and what is kept frozen.
+  struct Cost {
+    double trained = 0, frozen = 0;
+  };
+  virtual Cost forward_flops(const VideoSize& size) const = 0;
+  virtual std::int64_t frozen_parameters() const { return 0; }
+  /// One line: "AVID (mask), adapter 0.41M parameters, on a frozen base of 0.39M".
+  virtual std::string description() const = 0;
+};
+
+/// Builds what the configuration asks for, with initial values from its seed or from base.checkpoint (finetune).
+/// Errors   FileError, ShapeError for a checkpoint of another model; ConfigError when base and data do not fit.
+std::unique_ptr<Trainee> make_trainee(const TrainConfig& config);
+
+/// AVID on a frozen base, both with values. The base is frozen here.
+std::unique_ptr<Trainee> make_avid_trainee(std::unique_ptr<Unet3d> base, std::unique_ptr<Avid> avid, diffusion::Objective objective);
+
+/// The weights file that base.checkpoint means: the file itself, or for a run folder the averaged weights of its best
+/// checkpoint, or of its newest when there was no validation.
+std::filesystem::path base_weights_path(const std::filesystem::path& checkpoint);
+
+}  // namespace avid::train

@@ -1,0 +1,236 @@
+// train/trainer.cpp -- see trainer.h; the update itself is in learner.cpp
+#include "train/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <limits>
+
+#include "tensor/error.h"
+#include "tensor/io/sha256.h"
+#include "train/samples.h"
+
+namespace avid::train {
+namespace {
+
+double unix_now() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
+
+double mib(std::size_t bytes) { return static_cast<double>(bytes) / 1048576.0; }
+
+void add_mask(std::vector<std::pair<std::string, double>>& values, const std::string& prefix, const MaskStats& mask) {
+  values.emplace_back(prefix + "/mask_mean", mask.mean);
+  values.emplace_back(prefix + "/mask_std", mask.std);
+  values.emplace_back(prefix + "/mask_min", mask.min);
+  values.emplace_back(prefix + "/mask_max", mask.max);
+}
+
+bool due(std::int64_t update, std::int64_t every) { return every > 0 && update % every == 0; }
+
+}  // namespace
+
+LearnerOptions learner_options(const TrainConfig& config) {
+  LearnerOptions o;
+  o.schedule = diffusion::parse_schedule(config.diffusion.schedule);
+  o.timesteps = config.diffusion.timesteps;
+  o.objective = diffusion::parse_objective(config.diffusion.objective);
+  o.loss_weight = diffusion::parse_loss_weight(config.diffusion.loss_weight);
+  o.accumulate = config.train.accumulate;
+  o.lr = config.train.lr;
+  o.warmup = config.train.warmup;
+  o.clip = config.train.clip;
+  o.adam = {config.train.beta1, config.train.beta2, config.train.eps};
+  o.ema = {config.ema.decay, config.ema.power, config.ema.update_every, config.ema.update_after, config.ema.start_counter};
+  return o;
+}
+
+std::map<std::string, std::string> input_digests(const TrainConfig& config) {
+  if (config.base.checkpoint.empty()) return {};
+  return {{"base.checkpoint", sha256_of_file(base_weights_path(config.base.checkpoint))}};
+}
+
+Trainer::Trainer(RunFolder& folder, TrainHooks hooks) : folder_(folder), config_(folder.config()), hooks_(std::move(hooks)) {
+  folder_.check_inputs(input_digests(config_));
+  batches_ = std::make_unique<TrainingBatches>(config_);
+  if (!config_.data.validation.empty()) validation_ = std::make_unique<ValidationBatches>(config_);
+  trainee_ = make_trainee(config_);
+  learner_ = std::make_unique<Learner>(*trainee_, learner_options(config_));
+  state_.fingerprint = config_.fingerprint();
+  state_.ema_counter = config_.ema.start_counter;
+  if (const auto checkpoint = folder_.checkpoints().latest()) restore(*checkpoint);
+  folder_.open_log(state_.update);
+}
+
+// Values of both sets travel through the module, which knows names and layouts.
+void Trainer::restore(const std::filesystem::path& path) {
+  const Checkpoint checkpoint = CheckpointStore::load(path);
+  check<ConfigError>(checkpoint.state.fingerprint == config_.fingerprint(),
+                     "run: {}: config.toml was changed since this checkpoint | put the old values back, or start a new run", path.string());
+  const auto as_map = [](const NamedTensors& tensors) { return nn::TensorMap(tensors.begin(), tensors.end()); };
+  nn::Module& module = trainee_->module();
+  {
+    const Ema::Swapped averaged(learner_->ema());
+    module.import_tensors(as_map(checkpoint.ema), (path / "ema.safetensors").string());
+  }
+  module.import_tensors(as_map(checkpoint.weights), (path / "weights.safetensors").string());
+  learner_->ema().set_counter(checkpoint.state.ema_counter, checkpoint.state.ema_initialised);
+  learner_->adam().import_moments(checkpoint.optimizer, checkpoint.state.optimizer_steps, (path / "optimizer.safetensors").string());
+  state_ = checkpoint.state;
+  saved_update_ = state_.update;
+}
+
+void Trainer::save() {
+  if (saved_update_ == state_.update) return;
+  state_.optimizer_steps = learner_->adam().num_steps();
+  state_.ema_counter = learner_->ema().counter();
+  state_.ema_initialised = learner_->ema().initialised();
+  Checkpoint checkpoint{state_, trainee_->module().export_tensors(), {}, learner_->adam().export_moments()};
+  {
+    const Ema::Swapped averaged(learner_->ema());
+    checkpoint.ema = trainee_->module().export_tensors();
+  }
+  folder_.checkpoints().save(checkpoint, config_.checkpoint.keep,
+                             {{"avid.kind", config_.model.kind},
+                              {"avid.update", std::to_string(state_.update)},
+                              {"avid.schedule", config_.diffusion.schedule},
+                              {"avid.timesteps", std::to_string(config_.diffusion.timesteps)},
+                              {"avid.objective", config_.diffusion.objective},
+                              {"avid.config", state_.fingerprint}});
+  saved_update_ = state_.update;
+  if (state_.update < config_.train.updates) folder_.write_report(state_, trainee_->description());
+}
+
+TrainEnd Trainer::run() {
+  using Clock = std::chrono::steady_clock;
+  reset_host_pool_peak();
+  batches_->start(state_.update);
+  auto before = Clock::now();
+  const auto seconds_since_last = [&before] {
+    const auto now = Clock::now();
+    const double seconds = std::chrono::duration<double>(now - before).count();
+    before = now;
+    return seconds;
+  };
+  TrainEnd end = TrainEnd::finished;
+  while (state_.update < config_.train.updates) {
+    if (hooks_.should_stop && hooks_.should_stop()) {
+      end = TrainEnd::stopped;
+      break;
+    }
+    if (config_.train.time_limit_minutes > 0 && state_.train_seconds >= config_.train.time_limit_minutes * 60) {
+      end = TrainEnd::time_limit;
+      break;
+    }
+    const std::int64_t k = state_.update;
+    const UpdateReport report = learner_->update(k, [&](std::int64_t i) { return batches_->micro_batch(k, i); });
+    const double seconds = seconds_since_last();
+    state_.train_seconds += seconds;
+    window_seconds_ += seconds;
+    ++window_updates_;
+    after_update(k, report);
+
+    bool best = false;
+    if (due(state_.update, config_.validation.every) && validation_) best = validate();
+    if (due(state_.update, config_.samples.every)) write_samples();
+    if (best || due(state_.update, config_.checkpoint.every)) save();
+    seconds_since_last();  // validation, samples and checkpoints are not training time
+  }
+  if (end != TrainEnd::stopped && validation_ && config_.validation.every > 0 && saved_update_ != state_.update) validate();
+  save();
+  folder_.write_report(state_, trainee_->description());
+  batches_.reset();  // ends its threads
+  return end;
+}
+
+void Trainer::after_update(std::int64_t k, const UpdateReport& report) {
+  state_.update = k + 1;
+  if (report.applied) {
+    state_.bad_in_a_row = 0;
+    RunState::Window& w = state_.window;
+    ++w.updates;
+    w.loss += report.loss;
+    w.grad_norm += report.grad_norm;
+    if (report.mask) {
+      w.mask_mean += report.mask->mean;
+      w.mask_std += report.mask->std;
+      w.mask_min = std::min(w.mask_min, report.mask->min);
+      w.mask_max = std::max(w.mask_max, report.mask->max);
+    }
+  } else {
+    ++state_.bad_in_a_row;
+    ++state_.bad_total;
+    folder_.log().append({state_.update, unix_now(), {}, "update skipped: " + report.problem});
+    if (hooks_.say) hooks_.say(fmt::format("update {} skipped: {}", state_.update, report.problem));
+    check(state_.bad_in_a_row < config_.train.max_bad_steps,
+          "train: {} updates in a row were not finite, the last one because the {} | lower train.lr or train.clip, or go back: avid train --resume {}",
+          state_.bad_in_a_row, report.problem, folder_.path().string());
+  }
+  if (due(state_.update, config_.log.every)) write_log_line(report);
+  if (hooks_.progress) {
+    TrainProgress progress{state_.update, config_.train.updates, report, 0, 0, peak_memory_mib()};
+    const auto clips = static_cast<double>(config_.train.batch * config_.train.accumulate);
+    progress.clips_per_s = window_updates_ > 0 ? clips * static_cast<double>(window_updates_) / window_seconds_ : recent_clips_per_s_;
+    progress.seconds_left = static_cast<double>(config_.train.updates - state_.update) * clips / progress.clips_per_s;
+    if (config_.train.time_limit_minutes > 0)
+      progress.seconds_left = std::min(progress.seconds_left, config_.train.time_limit_minutes * 60 - state_.train_seconds);
+    hooks_.progress(progress);
+  }
+}
+
+void Trainer::write_log_line(const UpdateReport& report) {
+  RunState::Window& w = state_.window;
+  LogRecord record{state_.update, unix_now(), {}, {}};
+  if (w.updates > 0) {
+    const auto n = static_cast<double>(w.updates);
+    record.values = {{"train/loss", w.loss / n}, {"train/grad_norm", w.grad_norm / n}, {"train/lr", report.lr}};
+    if (report.mask) add_mask(record.values, "train", {w.mask_mean / n, w.mask_std / n, w.mask_min, w.mask_max});
+  }
+  recent_clips_per_s_ = static_cast<double>(window_updates_ * config_.train.batch * config_.train.accumulate) / std::max(window_seconds_, 1e-9);
+  record.values.emplace_back("clips_per_s", recent_clips_per_s_);
+  record.values.emplace_back("memory_mib", peak_memory_mib());
+  folder_.log().append(std::move(record));
+  w = {};
+  window_seconds_ = 0;
+  window_updates_ = 0;
+}
+
+bool Trainer::validate() {
+  double loss = 0;
+  MaskSummary masks;
+  {
+    const Ema::Swapped averaged(learner_->ema());
+    for (std::int64_t i = 0; i < validation_->num_batches(); ++i) {
+      const TrainBatch batch = validation_->batch(i);
+      const Learner::Evaluation e = learner_->evaluate(batch);
+      loss += e.loss * static_cast<double>(batch.x0.dim(0)) / static_cast<double>(validation_->num_clips());
+      if (e.mask) masks.add(*e.mask);
+    }
+  }
+  LogRecord record{state_.update, unix_now(), {{"val/loss", loss}}, {}};
+  if (const auto mask = masks.result()) add_mask(record.values, "val", *mask);
+  folder_.log().append(std::move(record));
+  const bool best = std::isfinite(loss) && !(loss >= state_.best_loss);  // true as well when there was none
+  if (best) {
+    state_.best_loss = loss;
+    state_.best_update = state_.update;
+  }
+  if (hooks_.say) hooks_.say(fmt::format("update {}: validation loss {:.5g}{}", state_.update, loss, best ? " (best)" : ""));
+  return best;
+}
+
+void Trainer::write_samples() {
+  if (!validation_) return;
+  const Ema::Swapped averaged(learner_->ema());
+  write_training_samples(folder_.path() / "samples" / fmt::format("step_{:08}", state_.update), config_, *trainee_, learner_->schedule(),
+                         validation_->clips(config_.samples.clips));
+}
+
+double Trainer::peak_memory_mib() const { return mib(host_pool_stats().peak_in_use_bytes); }
+
+double Trainer::last_logged(const std::string& name) const {
+  const auto& records = folder_.log().records();
+  for (auto r = records.rbegin(); r != records.rend(); ++r)
+    if (const double v = r->value(name); std::isfinite(v)) return v;
+  return std::numeric_limits<double>::quiet_NaN();
+}
+
+}  // namespace avid::train
