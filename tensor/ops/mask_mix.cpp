@@ -1,0 +1,67 @@
+// tensor/ops/mask_mix.cpp -- checks and allocation of mask_mix
+#include "tensor/ops/mask_mix.h"
+
+#include "kernels/mask_mix.h"
+#include "tensor/ops/operands.h"
+
+namespace avid {
+namespace {
+
+constexpr const char* kOp = "mask_mix";
+
+void check_inputs(const Tensor& base, const Tensor& adapter, const Tensor& w) {
+  detail::check_float(base, kOp, "base");
+  check<ShapeError>(base.rank() >= 1, "{}: base: expected [..,C], got {}", kOp, base.describe());
+  detail::check_operand(adapter, base.shape().with_cols(base.cols() + 1), base.dtype(), kOp, "adapter");
+  detail::check_operand(w, {1}, base.dtype(), kOp, "w");
+}
+
+}  // namespace
+
+MaskMixResult mask_mix_fwd(const Tensor& base, const Tensor& adapter, const Tensor& w, const Tensor& b) {
+  check_inputs(base, adapter, w);
+  detail::check_operand(b, {1}, base.dtype(), kOp, "b");
+  MaskMixResult result{.out = Tensor::empty(base.shape(), base.dtype()), .mask = Tensor::empty(base.shape().with_cols(1), base.dtype())};
+  dispatch_f32_f64(base.dtype(), kOp, [&]<class Elem>() {
+    kernels::mask_mix_fwd<Elem>({.P = base.rows(),
+                                 .C = base.cols(),
+                                 .base = detail::rows_of<Elem>(base),
+                                 .adapter = detail::rows_of<Elem>(adapter),
+                                 .w = w.data<Elem>()[0],
+                                 .b = b.data<Elem>()[0],
+                                 .out = detail::mutable_rows_of<Elem>(result.out),
+                                 .mask = detail::mutable_rows_of<Elem>(result.mask)});
+  });
+  return result;
+}
+
+MaskMixGradients mask_mix_bwd(
+    const Tensor& d_out, const Tensor& base, const Tensor& adapter, const Tensor& w, const Tensor& mask, const MaskMixNeeds& needs) {
+  check_inputs(base, adapter, w);
+  detail::check_like(d_out, base, kOp, "d_out");
+  detail::check_operand(mask, base.shape().with_cols(1), base.dtype(), kOp, "mask");
+  MaskMixGradients grads;
+  if (needs.base) grads.d_base = Tensor::empty(base.shape(), base.dtype());
+  if (needs.adapter) grads.d_adapter = Tensor::empty(adapter.shape(), base.dtype());
+  dispatch_f32_f64(base.dtype(), kOp, [&]<class Elem>() {
+    Elem d_w_b[2] = {};
+    Tensor mask_view = mask;  // a handle; the kernel only reads it
+    kernels::mask_mix_bwd<Elem>({.P = base.rows(),
+                                 .C = base.cols(),
+                                 .base = detail::rows_of<Elem>(base),
+                                 .adapter = detail::rows_of<Elem>(adapter),
+                                 .w = w.data<Elem>()[0],
+                                 .b = 0,
+                                 .out = {},
+                                 .mask = detail::mutable_rows_of<Elem>(mask_view)},
+                                {.d_out = detail::rows_of<Elem>(d_out),
+                                 .d_base = detail::mutable_rows_of<Elem>(grads.d_base),
+                                 .d_adapter = detail::mutable_rows_of<Elem>(grads.d_adapter),
+                                 .d_w_b = d_w_b});
+    if (needs.w) grads.d_w = Tensor::full({1}, static_cast<double>(d_w_b[0]), base.dtype());
+    if (needs.b) grads.d_b = Tensor::full({1}, static_cast<double>(d_w_b[1]), base.dtype());
+  });
+  return grads;
+}
+
+}  // namespace avid
