@@ -59,6 +59,16 @@ const ScoreRow& ScoreTable::row(const std::string& name) const {
   return *found;
 }
 
+void ScoreTable::add(ScoreRow row) {
+  for (const ScoreRow& other : rows_) {
+    check<Error>(other.name != row.name, "score table: the name '{}' is taken", row.name);
+    check<ShapeError>(other.scores.num_clips == row.scores.num_clips && other.scores.num_frames == row.scores.num_frames,
+                      "score table: row '{}': expected {} clips of {} frames, got {} of {}", row.name, other.scores.num_clips,
+                      other.scores.num_frames, row.scores.num_clips, row.scores.num_frames);
+  }
+  rows_.push_back(std::move(row));
+}
+
 void ScoreTable::compare(const std::string& a, const std::string& b) {
   row(a);
   row(b);

@@ -39,7 +39,8 @@ class ScoreTable {
  public:
   explicit ScoreTable(BootstrapOptions bootstrap) : bootstrap_(bootstrap) {}
 
-  void add(ScoreRow row) { rows_.push_back(std::move(row)); }
+  /// Throws Error when the name is taken or the clips are not as many as in the other rows.
+  void add(ScoreRow row);
   /// Both names must be rows; throws Error.
   void compare(const std::string& a, const std::string& b);
   const std::vector<ScoreRow>& rows() const { return rows_; }

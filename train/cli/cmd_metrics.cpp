@@ -2,13 +2,12 @@
 #include <nlohmann/json.hpp>
 
 #include <cstdio>
-#include <filesystem>
 #include <memory>
 
 #include "eval/metrics/frechet.h"
 #include "eval/score_table.h"
-#include "tensor/io/tensor_file.h"
 #include "train/cli/command.h"
+#include "train/cli/video_file.h"
 
 namespace avid::cli {
 namespace {
@@ -23,33 +22,6 @@ struct Options {
   bool features = false, per_video = false, json = false;
 };
 
-/// FILE or FILE:TENSOR. A colon that belongs to an existing file's name is part of the name.
-Tensor load_named(const std::string& place, const char* default_tensor) {
-  std::string file = place, name = default_tensor;
-  if (const auto colon = place.rfind(':'); colon != std::string::npos && !std::filesystem::exists(place)) {
-    file = place.substr(0, colon);
-    name = place.substr(colon + 1);
-  }
-  return open_tensor_file(file)->load(name);
-}
-
-/// u8 [N,T,3,H,W] or [N,T,H,W,3] -> [N,T,H,W,3]
-Tensor load_video(const std::string& place) {
-  const Tensor video = load_named(place, "frames");
-  check<DTypeError>(video.dtype() == DType::u8, "metrics: {}: expected u8 frames 0..255, got {}", place, name_of(video.dtype()));
-  check<ShapeError>(video.rank() == 5 && (video.dim(4) == 3 || video.dim(2) == 3), "metrics: {}: expected [N,T,3,H,W] or [N,T,H,W,3], got {}",
-                    place, video.shape());
-  if (video.dim(4) == 3) return video;
-  const std::int64_t n = video.dim(0), frames = video.dim(1), height = video.dim(3), width = video.dim(4), plane = height * width;
-  Tensor out = Tensor::empty({n, frames, height, width, 3}, DType::u8);
-  const std::uint8_t* source = video.data<std::uint8_t>();
-  std::uint8_t* target = out.data<std::uint8_t>();
-  for (std::int64_t image = 0; image < n * frames; ++image)
-    for (std::int64_t c = 0; c < 3; ++c)
-      for (std::int64_t i = 0; i < plane; ++i) target[(image * plane + i) * 3 + c] = *source++;
-  return out;
-}
-
 void print(const Options& options, const Json& result) {
   if (options.json) {
     std::printf("%s\n", result.dump().c_str());
@@ -60,7 +32,7 @@ void print(const Options& options, const Json& result) {
 }
 
 void compare_features(const Options& options) {
-  const Tensor real = load_named(options.real, "features"), generated = load_named(options.generated, "features");
+  const Tensor real = load_named_tensor(options.real, "features"), generated = load_named_tensor(options.generated, "features");
   Json result;
   result["frechet_unbiased"] = eval::frechet_distance(real, generated, eval::Covariance::unbiased);
   result["frechet_biased"] = eval::frechet_distance(real, generated, eval::Covariance::biased);
@@ -75,7 +47,7 @@ void score_videos(const Options& options) {
   for (const std::string& word : options.metrics) metrics.push_back(eval::parse_pixel_metric(word));
   if (options.ssim_crop != "full" && options.ssim_crop != "valid")
     fail<UsageError>("metrics: --ssim-crop: expected full or valid, got '{}'", options.ssim_crop);
-  const Tensor real = load_video(options.real), generated = load_video(options.generated);
+  const Tensor real = load_videos(options.real), generated = load_videos(options.generated);
   const auto border = options.ssim_crop == "valid" ? eval::SsimBorder::valid : eval::SsimBorder::full;
   const eval::PixelScores scores = eval::score_frames(generated, real, border);
   Json result, curves, intervals;

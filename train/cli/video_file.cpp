@@ -1,0 +1,36 @@
+// train/cli/video_file.cpp -- videos and matrices named on the command line as FILE or FILE:TENSOR
+#include "train/cli/video_file.h"
+
+#include <filesystem>
+
+#include "tensor/error.h"
+#include "tensor/io/tensor_file.h"
+
+namespace avid::cli {
+
+Tensor load_named_tensor(const std::string& place, const char* default_tensor) {
+  std::string file = place, name = default_tensor;
+  if (const auto colon = place.rfind(':'); colon != std::string::npos && !std::filesystem::exists(place)) {
+    file = place.substr(0, colon);
+    name = place.substr(colon + 1);
+  }
+  return open_tensor_file(file)->load(name);
+}
+
+Tensor load_videos(const std::string& place, const char* default_tensor) {
+  const Tensor video = load_named_tensor(place, default_tensor);
+  check<DTypeError>(video.dtype() == DType::u8, "{}: expected u8 frames 0..255, got {}", place, name_of(video.dtype()));
+  check<ShapeError>(video.rank() == 5 && (video.dim(4) == 3 || video.dim(2) == 3), "{}: expected [N,T,3,H,W] or [N,T,H,W,3], got {}", place,
+                    video.shape());
+  if (video.dim(4) == 3) return video;
+  const std::int64_t n = video.dim(0), frames = video.dim(1), height = video.dim(3), width = video.dim(4), plane = height * width;
+  Tensor out = Tensor::empty({n, frames, height, width, 3}, DType::u8);
+  const std::uint8_t* source = video.data<std::uint8_t>();
+  std::uint8_t* target = out.data<std::uint8_t>();
+  for (std::int64_t image = 0; image < n * frames; ++image)
+    for (std::int64_t c = 0; c < 3; ++c)
+      for (std::int64_t i = 0; i < plane; ++i) target[(image * plane + i) * 3 + c] = *source++;
+  return out;
+}
+
+}  // namespace avid::cli

@@ -1,0 +1,16 @@
+// train/cli/video_file.h -- videos and matrices named on the command line as FILE or FILE:TENSOR
+#pragma once
+
+#include <string>
+
+#include "tensor/tensor.h"
+
+namespace avid::cli {
+
+/// A tensor of a safetensors, npz, npy or torch file. A colon that belongs to an existing file's name is part of the name.
+Tensor load_named_tensor(const std::string& place, const char* default_tensor);
+
+/// u8 videos [N,T,3,H,W] or [N,T,H,W,3] -> [N,T,H,W,3]. Throws DTypeError, ShapeError, FileError that begin with `place`.
+Tensor load_videos(const std::string& place, const char* default_tensor = "frames");
+
+}  // namespace avid::cli
