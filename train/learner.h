@@ -35,8 +35,8 @@ struct LearnerOptions {
   double lr = 1e-4;
   std::int64_t warmup = 1000;  // update k (from 0) uses lr * min(1, k / warmup)
   double clip = 1.0;           // largest global gradient norm
-  AdamOptions adam;
-  EmaOptions ema;
+  AdamOptions adam = {};
+  EmaOptions ema = {};
 };
 
 /// What one update did.

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "nn/module.h"
+#include "tensor/io/tensor_file.h"
 
 namespace avid::train {
 
@@ -28,9 +29,9 @@ class Adam {
   std::int64_t num_steps() const { return num_steps_; }
   const std::vector<nn::NamedParameter>& parameters() const { return parameters_; }
   /// "m.<name>" and "v.<name>" of every parameter, in our layout.
-  std::vector<std::pair<std::string, Tensor>> export_moments() const;
+  NamedTensors export_moments() const;
   /// The inverse. Throws ShapeError, before anything changes, when a name or shape does not fit; `source` is named in it.
-  void import_moments(const std::vector<std::pair<std::string, Tensor>>& moments, std::int64_t num_steps, const std::string& source);
+  void import_moments(const NamedTensors& moments, std::int64_t num_steps, const std::string& source);
 
  private:
   std::vector<nn::NamedParameter> parameters_;
