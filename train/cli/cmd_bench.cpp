@@ -1,0 +1,96 @@
+// train/cli/cmd_bench.cpp -- avid bench: how fast whole steps run here, and where their time goes
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+
+#include "kernels/threads.h"
+#include "train/bench_step.h"
+#include "train/cli/command.h"
+#include "tensor/error.h"
+
+namespace avid::cli {
+namespace {
+
+struct Options {
+  train::BenchRequest request;
+  std::string dtype = "f32";
+  int threads = 0;
+  bool json = false;
+};
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+void print_ops(const train::BenchResult& result, double steps) {
+  std::vector<std::pair<std::string, kernels::OpTime>> ops(result.ops.begin(), result.ops.end());
+  std::sort(ops.begin(), ops.end(), [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });
+  double total = 0, step_total = 0;
+  for (const auto& [name, time] : ops) total += time.seconds;
+  for (const double s : result.seconds) step_total += s;
+  std::printf("\n%-34s %8s %10s %7s\n", "op", "calls", "ms", "share");
+  for (const auto& [name, time] : ops)
+    std::printf("%-34s %8.0f %10.2f %6.1f%%\n", name.c_str(), static_cast<double>(time.calls) / steps, time.seconds / steps * 1e3,
+                100 * time.seconds / step_total);
+  std::printf("%-34s %8s %10.2f %6.1f%%\n", "outside ops", "", (step_total - total) / steps * 1e3, 100 * (1 - total / step_total));
+  for (const auto& [reason, count] : result.slow_paths) std::printf("slow path  %s: %lld calls\n", reason.c_str(), static_cast<long long>(count));
+}
+
+void run(Options& options, bool per_op) {
+  check<UsageError>(options.dtype == "f32", "bench: --dtype {}: the CPU backend trains in f32 | use --dtype f32", options.dtype);
+  if (options.threads > 0) kernels::set_num_threads(options.threads);
+  options.request.per_op = per_op;
+  const train::BenchResult result = train::bench_step(options.request);
+  const double gemm = train::measure_gemm_flops_per_second(), seconds = median(result.seconds);
+  const double rate = result.flops_per_step / seconds;
+  if (options.json) {
+    nlohmann::ordered_json out = {{"kind", options.request.kind}, {"device", "cpu"}, {"threads", kernels::num_threads()},
+                                  {"dtype", options.dtype}, {"seconds", result.seconds}, {"median_s", seconds}, {"loss", result.loss},
+                                  {"gflop_per_step", result.flops_per_step * 1e-9}, {"gflop_per_s", rate * 1e-9},
+                                  {"gemm_gflop_per_s", gemm * 1e-9}, {"share_of_gemm", rate / gemm},
+                                  {"peak_mib", result.peak_process_mib},
+                                  {"peak_tensor_mib", static_cast<double>(result.peak_pool_bytes) / 1048576.0}};
+    for (const auto& [name, time] : result.ops)
+      out["ops"][name] = {{"calls", time.calls}, {"seconds", time.seconds}};
+    for (const auto& [reason, count] : result.slow_paths) out["slow_paths"][reason] = count;
+    std::printf("%s\n", out.dump(1).c_str());
+    return;
+  }
+  std::printf("%s step on cpu, %d threads: median %.4f s of %zu, %.1f GFLOP, %.1f GFLOP/s = %.0f%% of GEMM (%.0f GFLOP/s)\n",
+              options.request.kind.c_str(), kernels::num_threads(), seconds, result.seconds.size(), result.flops_per_step * 1e-9,
+              rate * 1e-9, 100 * rate / gemm, gemm * 1e-9);
+  std::printf("loss %.8g, tensors peak %.0f MiB, process peak %.0f MiB\n", result.loss,
+              static_cast<double>(result.peak_pool_bytes) / 1048576.0, result.peak_process_mib);
+  if (per_op) print_ops(result, static_cast<double>(result.seconds.size()));
+}
+
+void add(CLI::App* bench, const char* name, const char* description, bool per_op) {
+  CLI::App* command = bench->add_subcommand(name, description);
+  auto options = std::make_shared<Options>();
+  train::BenchRequest& request = options->request;
+  command->add_option("--kind", request.kind, "avid (adapter update), base (base update) or sample (one denoising step)")->capture_default_str();
+  command->add_option("--base", request.base, "Weights of the base U-Net")->required();
+  command->add_option("--adapter", request.adapter, "Weights of the adapter (avid, sample)");
+  command->add_option("--input", request.input, "Clips: x0, noise, t, cond, actions as for 'avid forward'")->required();
+  command->add_option("--steps", request.steps, "Timed steps")->check(CLI::Range(1, 10000))->capture_default_str();
+  command->add_option("--warmup", request.warmup, "Steps before timing")->check(CLI::Range(1, 1000))->capture_default_str();
+  command->add_option("--dtype", options->dtype, "Element type")->capture_default_str();
+  command->add_option("--threads", options->threads, "CPU threads (0: all)")->check(CLI::Range(0, 4096))->capture_default_str();
+  command->add_flag("--json", options->json, "Print one JSON value");
+  command->callback([options, per_op] { run(*options, per_op); });
+}
+
+void setup(CLI::App* command) {
+  command->require_subcommand(1);
+  add(command, "step", "Time whole training updates or sampling steps", false);
+  add(command, "ops", "The same, with a table of where the time goes and which slow paths were taken", true);
+  set_example(command, "avid bench ops --kind avid --base base.safetensors --adapter adapter.safetensors --input clips.safetensors");
+}
+
+const CommandRegistrar kRegistrar("bench", "Time training and sampling steps on this machine", setup);
+
+}  // namespace
+}  // namespace avid::cli
