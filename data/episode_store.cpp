@@ -219,13 +219,14 @@ EpisodeStore::EpisodeStore(const std::vector<std::string>& places, const StoreOp
       num_actions_ = meta.num_actions;
       action_width_ = meta.action_width;
     }
+    const std::string& first_name = data_.empty() ? shard->name : data_.front()->name;
     check<FileError>(
         meta.height == height_ && meta.width == width_, "{}: frames: expected {}x{} as in {}, got {}x{}", shard->name, height_,
-        width_, data_.front()->name, meta.height, meta.width);
+        width_, first_name, meta.height, meta.width);
     check<FileError>(
         meta.num_actions == num_actions_ && meta.action_width == action_width_,
         "{}: actions: expected {} ids or vectors of {} as in {}, got {} and {}", shard->name, num_actions_, action_width_,
-        data_.front()->name, meta.num_actions, meta.action_width);
+        first_name, meta.num_actions, meta.action_width);
     resets_known_ = resets_known_ && meta.resets_known;
 
     const std::uint64_t raw_bytes = static_cast<std::uint64_t>(open.info.num_frames) * shard->frame_bytes;

@@ -5,7 +5,6 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -161,13 +160,10 @@ ProcgenSource::ProcgenSource(const ProcgenFiles& files, const ProcgenOptions& op
   const Pipe requests, replies;
   log_fd_ = memfd_create("procgen-log", MFD_CLOEXEC);
   if (log_fd_ < 0) fail<Error>("procgen: memfd_create: {}", std::strerror(errno));
-  const pid_t parent = getpid();
   child_ = fork();
   if (child_ < 0) fail<Error>("procgen: fork: {}", std::strerror(errno));
   if (child_ == 0) {
     // Only async-signal-safe calls until exec: other threads of the parent may have held locks.
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (getppid() != parent) _exit(125);
     signal(SIGINT, SIG_IGN);  // Ctrl-C goes to the whole foreground group; the parent decides when to stop
     sigset_t none;
     sigemptyset(&none);
