@@ -110,8 +110,9 @@ void linear_bwd_weight(const LinearSize& s, Rows<const float> d_out, Rows<const 
   const Index C = s.I + s.I2, width = blocks_of(s.O) * kLanes, sums_floats = width * C;
   const EvenCut groups(blocks_of(s.O), kMaxTileBlocks);
   // At least 64 rows per chunk, or adding up the chunks would cost more than it spreads.
-  const Index num_chunks =
-      std::clamp<Index>(std::min(s.P / 64, kSumFloats / std::max<Index>(1, sums_floats)), 1, kMaxChunks);
+  // A power of two: the usual numbers of threads then get equal shares.
+  Index num_chunks = 1;
+  while (num_chunks < kMaxChunks && num_chunks * 2 * 64 <= s.P && num_chunks * 2 * sums_floats <= kSumFloats) num_chunks *= 2;
   const int threads = num_threads();
   const Index splits = threads > num_chunks ? groups.pieces : 1;  // lane groups that go to different threads
   ScratchParts parts;

@@ -42,8 +42,12 @@ void plane_conv_bwd_weight(const Conv3dSize& s, Rows<const float> d_out, Rows<co
   const EvenCut bands(s.out[1], band_rows), groups(blocks_of(s.O), kMaxTileBlocks);
 
   const Index width = blocks_of(s.O) * kLanes, sums_floats = width * kh * run_length;
-  const Index num_chunks =
-      std::min(std::max<Index>(1, planes), std::clamp(kSumFloats / std::max<Index>(1, sums_floats), kMinChunks, kMaxChunks));
+  // A power of two: the usual numbers of threads then get equal shares.
+  Index num_chunks = 1;
+  while (num_chunks < kMaxChunks && num_chunks * 2 <= planes &&
+         (num_chunks < kMinChunks || num_chunks * 2 * sums_floats <= kSumFloats)) {
+    num_chunks *= 2;
+  }
   const int threads = num_threads();
   const Index splits = threads > num_chunks ? groups.pieces : 1;  // lane groups that go to different threads
 
