@@ -1,14 +1,14 @@
 // kernels/attention_block_channel_major.cpp -- chunk loop, norms, projections and weight gradients of the f32 blocks
 #include "kernels/attention_block_channel_major.h"
 
+#include <omp.h>
+
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
 #include <memory>
 #include <new>
 
 #include "kernels/small_gemm.h"
-#include "kernels/vec_math.h"
 
 namespace avid::kernels::channel_major {
 namespace {
@@ -28,8 +28,8 @@ Buffer allocate(std::int64_t num_floats) {
   return Buffer(p);
 }
 
-/// Working memory of this thread, kept between calls: fresh pages cost more than some of the work done in them.
-float* thread_scratch(std::int64_t num_floats) {
+/// Working memory of the calling thread, kept between calls: fresh pages cost more than some of the work done in them.
+float* caller_scratch(std::int64_t num_floats) {
   thread_local Buffer buffer;
   thread_local std::int64_t size = 0;
   if (size < num_floats) {
@@ -66,10 +66,17 @@ void load_columns(
     std::int64_t ld) {
   for (std::size_t i = 0; i < blocks.size(); ++i) {
     const ColumnBlock& block = blocks[i];
+    const float* rows[kLanes];
+    for (int lane = 0; lane < kLanes; ++lane) rows[lane] = x + block.rows[lane] * pitch;
     float* column = to + static_cast<std::int64_t>(i) * kLanes;
     for (std::int64_t c = 0; c < C; c += 4) {
       Vec4 quads[kLanes] = {};
-      for (int lane = 0; lane < block.valid; ++lane) quads[lane] = load_quad(x + block.rows[lane] * pitch, c, pitch);
+      if (block.valid == kLanes && c + 4 <= pitch) {  // the common case, without branches per lane
+#pragma GCC unroll 16
+        for (int lane = 0; lane < kLanes; ++lane) quads[lane] = load_vec4(rows[lane] + c);
+      } else {
+        for (int lane = 0; lane < block.valid; ++lane) quads[lane] = load_quad(rows[lane], c, pitch);
+      }
       Vec channels[4];
       rows_to_lanes(quads, channels);
       for (std::int64_t k = 0; k < std::min<std::int64_t>(4, C - c); ++k) store_vec(column + (c + k) * ld, channels[k]);
@@ -89,15 +96,19 @@ void store_columns(
       for (std::int64_t k = 0; k < std::min<std::int64_t>(4, C - c); ++k) channels[k] = load_vec(column + (c + k) * ld);
       Vec4 quads[kLanes];
       lanes_to_rows(channels, quads);
+      if (block.valid == kLanes && c + 4 <= y_pitch && (x == nullptr || c + 4 <= x_pitch)) {
+#pragma GCC unroll 16
+        for (int lane = 0; lane < kLanes; ++lane) {
+          if (x != nullptr) quads[lane] += load_vec4(x + block.rows[lane] * x_pitch + c);
+          store_vec4(y + block.rows[lane] * y_pitch + c, quads[lane]);
+        }
+        continue;
+      }
       for (int lane = 0; lane < block.valid; ++lane) {
         Vec4 quad = quads[lane];
         if (x != nullptr) quad += load_quad(x + block.rows[lane] * x_pitch, c, x_pitch);
         float* to = y + block.rows[lane] * y_pitch + c;
-        if (c + 4 <= y_pitch) {
-          store_vec4(to, quad);
-        } else {
-          for (std::int64_t k = 0; c + k < y_pitch; ++k) to[k] = quad[k];
-        }
+        for (std::int64_t k = 0; k < std::min<std::int64_t>(4, y_pitch - c); ++k) to[k] = quad[k];
       }
     }
   }
@@ -114,10 +125,7 @@ void normalize_columns(float* x, std::int64_t C, std::int64_t cols, std::int64_t
       const Vec d = load_vec(x + c * ld + s) - mean;
       var += d * d;
     }
-    Vec rstd;
-    for (int lane = 0; lane < kLanes; ++lane) {
-      rstd[lane] = 1.0f / std::sqrt(var[lane] * per_channel + static_cast<float>(kPrenormEps));
-    }
+    const Vec rstd = 1.0f / sqrt_vec(var * per_channel + static_cast<float>(kPrenormEps));
     for (std::int64_t c = 0; c < C; ++c) store_vec(x + c * ld + s, (load_vec(x + c * ld + s) - mean) * rstd);
     if (rstd_out != nullptr) store_vec(rstd_out + s, rstd);
   }
@@ -232,14 +240,28 @@ struct Slot {
         extra(pieces.take(core.extra_grad_floats())) {}
 };
 
+/// One set of Buffers for each thread of the team, allocated before the team starts: no exception inside it.
 template <class Buffers>
-Buffers take_buffers(const AttentionBlockArgs& p, const Core& core, std::int64_t ld) {
-  Pieces count;
-  Buffers(count, p, core, ld);
-  Pieces pieces;
-  pieces.base = thread_scratch(count.used);
-  return Buffers(pieces, p, core, ld);
-}
+class Workspace {
+ public:
+  Workspace(const AttentionBlockArgs& p, const Core& core, std::int64_t ld) : p_(p), core_(core), ld_(ld) {
+    Pieces count;
+    Buffers(count, p, core, ld);
+    floats_per_thread_ = count.used;
+    base_ = caller_scratch(floats_per_thread_ * omp_get_max_threads());
+  }
+  Buffers of_this_thread() const {
+    Pieces pieces;
+    pieces.base = base_ + omp_get_thread_num() * floats_per_thread_;
+    return Buffers(pieces, p_, core_, ld_);
+  }
+
+ private:
+  const AttentionBlockArgs& p_;
+  const Core& core_;
+  std::int64_t ld_, floats_per_thread_ = 0;
+  float* base_ = nullptr;
+};
 
 }  // namespace
 
@@ -250,12 +272,9 @@ void softmax_down_columns(float* m, std::int64_t rows, std::int64_t cols, std::i
     for (std::int64_t r = 1; r < rows; ++r) largest = max_vec(largest, load_vec(column + r * ld));
     Vec sum = {};
     for (std::int64_t r = 0; r < rows; ++r) {
-      alignas(64) float e[kLanes];
-      store_vec(e, load_vec(column + r * ld) - largest);
-#pragma omp simd
-      for (int lane = 0; lane < kLanes; ++lane) e[lane] = exp_f32(e[lane]);
-      sum += load_vec(e);
-      store_vec(column + r * ld, load_vec(e));
+      const Vec e = exp_vec(load_vec(column + r * ld) - largest);
+      sum += e;
+      store_vec(column + r * ld, e);
     }
     const Vec inverse = 1.0f / sum;
     for (std::int64_t r = 0; r < rows; ++r) store_vec(column + r * ld, load_vec(column + r * ld) * inverse);
@@ -287,9 +306,10 @@ void attention_block_fwd(const AttentionBlockArgs& p, const Core& core) {
   const Buffer w = fold_weights(p, core.q_scale());
   const auto* w_out = static_cast<const float*>(p.w_out);
   const auto* b_out = static_cast<const float*>(p.b_out);
+  const Workspace<FwdBuffers> workspace(p, core, ld);
 #pragma omp parallel if (num_chunks > 1)
   {
-    const auto buf = take_buffers<FwdBuffers>(p, core, ld);
+    const FwdBuffers buf = workspace.of_this_thread();
     std::vector<ColumnBlock> blocks;
 #pragma omp for schedule(dynamic, 1)
     for (std::int64_t chunk = 0; chunk < num_chunks; ++chunk) {
@@ -333,9 +353,10 @@ std::vector<float> attention_block_bwd(
     return Slot(pieces, p, core);
   };
 
+  const Workspace<BwdBuffers> workspace(p, core, ld);
 #pragma omp parallel if (num_chunks > 1)
   {
-    const auto buf = take_buffers<BwdBuffers>(p, core, ld);
+    const BwdBuffers buf = workspace.of_this_thread();
     std::vector<ColumnBlock> blocks;
 #pragma omp for schedule(dynamic, 1)
     for (std::int64_t s = 0; s < num_slots; ++s) {

@@ -5,11 +5,12 @@
 // Scratch    context [D,D] with the factor D^-1/2 of q, its gradient [D,D]
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "kernels/attention_block_channel_major.h"
 #include "kernels/linear_attention.h"
+#include "kernels/simd.h"
 #include "kernels/small_gemm.h"
-#include "kernels/vec_math.h"
 
 namespace avid::kernels {
 namespace {
@@ -19,24 +20,26 @@ using channel_major::HeadView;
 
 /// Softmax along the first `valid` of `cols` elements; the rest becomes zero.
 void softmax_row(float* row, std::int64_t valid, std::int64_t cols) {
-  float largest = row[0], sum = 0;
-#pragma omp simd reduction(max : largest)
-  for (std::int64_t s = 0; s < valid; ++s) largest = std::max(largest, row[s]);
-#pragma omp simd reduction(+ : sum)
-  for (std::int64_t s = 0; s < valid; ++s) sum += row[s] = exp_f32(row[s] - largest);
-  const float inverse = 1.0f / sum;
-#pragma omp simd
-  for (std::int64_t s = 0; s < valid; ++s) row[s] *= inverse;
-  std::fill(row + valid, row + cols, 0.0f);
+  std::fill(row + valid, row + cols, -std::numeric_limits<float>::infinity());  // exp gives 0
+  Vec largest = load_vec(row);
+  for (std::int64_t s = kLanes; s < cols; s += kLanes) largest = max_vec(largest, load_vec(row + s));
+  const float shift = max_lane(largest);
+  Vec sum = {};
+  for (std::int64_t s = 0; s < cols; s += kLanes) {
+    const Vec e = exp_vec(load_vec(row + s) - shift);
+    store_vec(row + s, e);
+    sum += e;
+  }
+  const float inverse = 1.0f / sum_lanes(sum, sum, sum, sum)[0];
+  for (std::int64_t s = 0; s < cols; s += kLanes) store_vec(row + s, load_vec(row + s) * inverse);
 }
 
 /// d = p * (d - sum p d) along one row.
 void softmax_row_bwd(const float* p, float* d, std::int64_t cols) {
-  float dot = 0;
-#pragma omp simd reduction(+ : dot)
-  for (std::int64_t s = 0; s < cols; ++s) dot += p[s] * d[s];
-#pragma omp simd
-  for (std::int64_t s = 0; s < cols; ++s) d[s] = p[s] * (d[s] - dot);
+  Vec sum = {};
+  for (std::int64_t s = 0; s < cols; s += kLanes) sum += load_vec(p + s) * load_vec(d + s);
+  const float dot = sum_lanes(sum, sum, sum, sum)[0];
+  for (std::int64_t s = 0; s < cols; s += kLanes) store_vec(d + s, load_vec(p + s) * (load_vec(d + s) - dot));
 }
 
 class LinearCore final : public channel_major::Core {

@@ -3,8 +3,11 @@
 // No intrinsics: the compiler lowers these to AVX-512 or AVX2, whichever the build targets.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
+
+#include "kernels/vec_math.h"
 
 namespace avid::kernels {
 
@@ -28,6 +31,23 @@ inline Vec4 load_vec4(const float* p) {
 inline void store_vec4(float* p, Vec4 v) { std::memcpy(p, &v, sizeof(v)); }
 
 inline Vec max_vec(Vec a, Vec b) { return a > b ? a : b; }
+
+inline Vec sqrt_vec(Vec v) {
+  alignas(64) float lanes[kLanes];
+  store_vec(lanes, v);
+#pragma omp simd
+  for (int i = 0; i < kLanes; ++i) lanes[i] = std::sqrt(lanes[i]);
+  return load_vec(lanes);
+}
+
+/// exp of every lane (kernels/vec_math.h states the error).
+inline Vec exp_vec(Vec v) {
+  alignas(64) float lanes[kLanes];
+  store_vec(lanes, v);
+#pragma omp simd
+  for (int i = 0; i < kLanes; ++i) lanes[i] = exp_f32(lanes[i]);
+  return load_vec(lanes);  // GCC keeps all of this in one register
+}
 
 namespace detail {
 
@@ -92,6 +112,7 @@ inline void transpose_groups(Vec v[4]) {
 /// Four channels of kLanes rows -> four registers, one per channel, rows in the lanes. rows[l] is the quad of lane l.
 inline void rows_to_lanes(const Vec4 rows[kLanes], Vec channels[4]) {
   // Lane l = 4g + r must come from group g of register r after the transposition.
+#pragma GCC unroll 4
   for (int r = 0; r < 4; ++r) {
     Vec4 quads[kLanes / 4];
     for (int g = 0; g < kLanes / 4; ++g) quads[g] = rows[4 * g + r];
@@ -104,6 +125,7 @@ inline void rows_to_lanes(const Vec4 rows[kLanes], Vec channels[4]) {
 inline void lanes_to_rows(const Vec channels[4], Vec4 rows[kLanes]) {
   Vec v[4] = {channels[0], channels[1], channels[2], channels[3]};
   detail::transpose_groups(v);
+#pragma GCC unroll 4
   for (int r = 0; r < 4; ++r) {
     rows[r] = detail::group<0>(v[r]);
     rows[4 + r] = detail::group<1>(v[r]);
@@ -124,6 +146,13 @@ inline Vec4 sum_lanes(Vec a, Vec b, Vec c, Vec d) {
 #else
   return detail::group<0>(sums) + detail::group<1>(sums);
 #endif
+}
+
+/// The largest lane.
+inline float max_lane(Vec v) {
+  float largest = v[0];
+  for (int i = 1; i < kLanes; ++i) largest = v[i] > largest ? v[i] : largest;
+  return largest;
 }
 
 }  // namespace avid::kernels

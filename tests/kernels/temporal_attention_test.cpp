@@ -1,4 +1,6 @@
 // tests/kernels/temporal_attention_test.cpp -- hand values, reference against a composition, SIMD path against reference
+#include <omp.h>
+
 #include <cmath>
 #include <complex>
 
@@ -264,6 +266,31 @@ TEST_CASE(
     CHECK((values[2 * row] != 0) == used);
     CHECK((values[2 * row + 1] != 0) == used);
   }
+}
+
+TEST_CASE("temporal_attention/channel_major/the number of threads changes no bit") {
+  const TemporalOperands in =
+      TemporalOperands({.B = 2, .T = 8, .H = 17, .W = 16, .C = 12, .N = 2, .D = 32}, 9).to(DType::f32);
+  const int threads = omp_get_max_threads();
+  std::vector<AttentionGradTensors> results;
+  std::vector<Tensor> outputs(2), d_tables;
+  for (int run = 0; run < 2; ++run) {
+    omp_set_num_threads(run == 0 ? 1 : 3);
+    kernels::temporal_attention_fwd(in.args(outputs[static_cast<std::size_t>(run)]));
+    kernels::TemporalAttentionGrads g;
+    results.emplace_back(in, g, false);
+    d_tables.push_back(Tensor::empty(in.table.shape()));
+    g.d_bias_table = d_tables.back().raw_data(), g.d_bias_table_pitch = d_tables.back().pitch();
+    Tensor y;
+    kernels::temporal_attention_bwd(in.args(y), g);
+  }
+  omp_set_num_threads(threads);
+  CHECK(same_bits(outputs[0], outputs[1]));
+  CHECK(same_bits(results[0].d_x, results[1].d_x));
+  CHECK(same_bits(results[0].d_gamma, results[1].d_gamma));
+  CHECK(same_bits(results[0].d_w_qkv, results[1].d_w_qkv));
+  CHECK(same_bits(results[0].d_w_out, results[1].d_w_out));
+  CHECK(same_bits(d_tables[0], d_tables[1]));
 }
 
 TEST_CASE("temporal_attention/channel_major/large logits stay finite") {
