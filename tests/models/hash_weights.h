@@ -74,14 +74,17 @@ struct Row {
   double last;
 };
 
-/// "" or what differs, for values already in the original's order.
-inline std::string compare_row(const std::vector<double>& values, const Row& row, double tolerance) {
+/// "" or what differs, for values already in the original's order. Tolerances relative to max(1, |value|); that of single
+/// elements is the common one unless given.
+inline std::string compare_row(const std::vector<double>& values, const Row& row, double tolerance, double element_tolerance = 0) {
   double mean = 0, mean_abs = 0;
   for (const double v : values) mean += v, mean_abs += std::abs(v);
   mean /= static_cast<double>(values.size()), mean_abs /= static_cast<double>(values.size());
   std::string report;
+  element_tolerance = std::max(tolerance, element_tolerance);
   const auto check_one = [&](const char* what, double got, double expected) {
-    if (!(std::abs(got - expected) <= tolerance * std::max(1.0, std::abs(expected))))
+    const double allowed = what[0] == 'm' ? tolerance : element_tolerance;
+    if (!(std::abs(got - expected) <= allowed * std::max(1.0, std::abs(expected))))
       report += fmt::format("{}: expected {:.9g}, got {:.9g}; ", what, expected, got);
   };
   check_one("mean", mean, row.mean);
@@ -92,8 +95,8 @@ inline std::string compare_row(const std::vector<double>& values, const Row& row
 }
 
 /// The same for a video in our layout.
-inline std::string compare_video(const Tensor& video, const Row& row, double tolerance) {
-  return compare_row((video.rank() == 5 ? to_channels_first(video) : video).to_doubles(), row, tolerance);
+inline std::string compare_video(const Tensor& video, const Row& row, double tolerance, double element_tolerance = 0) {
+  return compare_row((video.rank() == 5 ? to_channels_first(video) : video).to_doubles(), row, tolerance, element_tolerance);
 }
 
 }  // namespace avid::test

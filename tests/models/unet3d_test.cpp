@@ -203,10 +203,10 @@ TEST_CASE("unet3d/errors/one_clear_line") {
   };
   CHECK(forward({2, 3, 7, 4, 9}, c.t, {}) == "unet3d: x: expected [B,T,H,W,9] with H, W multiples of 2, got [2,3,7,4,9]");
   CHECK(forward({2, 3, 8, 4, 12}, c.t, {}) == "unet3d: x: expected [B,T,H,W,9] with H, W multiples of 2, got [2,3,8,4,12]");
-  CHECK(forward({2, 3, 8, 4, 9}, ids({1}, {1}), {}) == "unet3d: t: expected [2], got [1]");
+  CHECK(forward({2, 3, 8, 4, 9}, ids({1}, {1}), {}) == "unet3d: t: expected [2], got i64 [1]");
   CHECK(forward({2, 3, 8, 4, 9}, c.t, ids({0, 0, 15, 0, 0, 0}, {2, 3})) == "unet3d: actions: expected 0..14, got 15 (clip 0, frame 2)");
   CHECK(forward({2, 3, 8, 4, 9}, c.t, ids({0, 0, 0, -1, 0, 0}, {2, 3})) == "unet3d: actions: expected 0..14, got -1 (clip 1, frame 0)");
-  CHECK(forward({2, 3, 8, 4, 9}, c.t, ids({0, 0}, {2, 1})) == "unet3d: actions: expected [2,3], got [2,1]");
+  CHECK(forward({2, 3, 8, 4, 9}, c.t, ids({0, 0}, {2, 1})) == "unet3d: actions: expected [2,3], got i64 [2,1]");
 
   const auto construct = [](const Unet3dConfig& config) { return message_of<ConfigError>([&] { Unet3d net(config); }); };
   CHECK(construct({.dim = 7}) == "unet3d: dim: expected an even number >= 4, got 7");
