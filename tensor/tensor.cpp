@@ -15,7 +15,7 @@ template <class To, class From> To convert(From v) {
 
 // Copies rows between two layouts of the same shape.
 void copy_rows(const void* from, std::size_t from_step, void* to, std::size_t to_step, std::int64_t num_rows, std::size_t row_bytes) {
-  if (row_bytes == 0) return;
+  if (row_bytes == 0 || num_rows == 0) return;  // memcpy wants valid pointers even for nothing
   if (from_step == row_bytes && to_step == row_bytes) {
     std::memcpy(to, from, static_cast<std::size_t>(num_rows) * row_bytes);
     return;
@@ -162,7 +162,8 @@ Tensor Tensor::to(DType dtype) const {
 
 void Tensor::copy_from(const Tensor& source) {
   check<ShapeError>(source.shape() == shape_, "copy: expected {}, got {}", shape_, source.shape());
-  const std::int64_t num_rows = rows(), num_cols = cols();
+  // An empty tensor may still have very many empty rows.
+  const std::int64_t num_rows = numel() == 0 ? 0 : rows(), num_cols = cols();
   if (source.dtype() == dtype_) {
     const std::size_t item = size_of(dtype_);
     copy_rows(source.raw_data(), static_cast<std::size_t>(source.pitch()) * item, raw_data(), static_cast<std::size_t>(pitch_) * item,
@@ -184,14 +185,16 @@ void Tensor::fill(double value) {
   dispatch_any(dtype_, [&]<class Elem>() {
     const Elem v = convert<Elem>(value);
     Elem* to = data<Elem>();
-    for (std::int64_t r = 0; r < rows(); ++r)
-      for (std::int64_t c = 0; c < cols(); ++c) to[r * pitch_ + c] = v;
+    const std::int64_t num_rows = numel() == 0 ? 0 : rows(), num_cols = cols();
+    for (std::int64_t r = 0; r < num_rows; ++r)
+      for (std::int64_t c = 0; c < num_cols; ++c) to[r * pitch_ + c] = v;
   });
   bump_version();
 }
 
 std::vector<double> Tensor::to_doubles() const {
   std::vector<double> out;
+  if (numel() == 0) return out;
   out.reserve(static_cast<std::size_t>(numel()));
   dispatch_any(dtype_, [&]<class Elem>() {
     const Elem* from = data<Elem>();
