@@ -12,6 +12,7 @@
 #include "data/episode_store.h"
 #include "data/frame_ops.h"
 #include "tensor/error.h"
+#include "tensor/io/atomic_file.h"
 
 namespace avid::data {
 namespace {
@@ -186,6 +187,8 @@ CollectResult collect(
   const fs::path folder = o.single_file.empty() ? o.out : o.single_file.parent_path();
   if (!folder.empty()) fs::create_directories(folder, error);
   check<FileError>(!error, "{}: cannot be made: {} | choose another folder", folder.string(), error.message());
+
+  remove_abandoned_temporaries(folder.empty() ? fs::path(".") : folder);
 
   const std::vector<ShardPlan> plan = plan_shards(o);
   CollectResult result;

@@ -24,7 +24,7 @@ struct CollectOptions {
   std::uint64_t seed = 0;
   ActionPolicy actions = ActionPolicy::uniform;
   std::int32_t levels_per_shard = 250;
-  StorageOptions storage;
+  StorageOptions storage = {};
   int jobs = 1;  ///< game processes side by side; the result does not depend on it
   ProcgenOptions game;
 };

@@ -1,8 +1,6 @@
 // train/cli/cmd_collect.cpp -- `avid collect`: play levels of a Procgen game and store them; and its child process
-#include <signal.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -12,12 +10,10 @@
 #include "tensor/error.h"
 #include "tensor/io/sha256.h"
 #include "train/cli/command.h"
+#include "train/stop_signal.h"
 
 namespace avid::cli {
 namespace {
-
-std::atomic<bool> stop_requested{false};
-void request_stop(int) { stop_requested = true; }
 
 /// "0:500" -> levels 0..499, "7" -> level 7 alone.
 std::pair<std::int32_t, std::int32_t> parse_levels(const std::string& text) {
@@ -47,10 +43,7 @@ void run_collect(Settings& s) {
 
   const data::ProcgenFiles files = data::find_procgen();
   const std::string sha = sha256_of_file(files.library);
-  struct sigaction action {};
-  action.sa_handler = request_stop;
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
+  const train::StopSignal stop;
 
   const bool terminal = isatty(STDERR_FILENO) == 1;
   double shown_at = -1;
@@ -67,7 +60,7 @@ void run_collect(Settings& s) {
         std::min(p.shards_done + 1, p.shards_total), p.shards_total, left, terminal && !last ? "  " : "\n");
   };
   const auto make_source = [&] { return std::make_unique<data::ProcgenSource>(files, s.collect.game); };
-  const data::CollectResult result = data::collect(s.collect, make_source, sha, report, [] { return stop_requested.load(); });
+  const data::CollectResult result = data::collect(s.collect, make_source, sha, report, [&] { return stop.received() != 0; });
 
   if (s.json) {
     nlohmann::ordered_json j;
