@@ -46,10 +46,13 @@ struct SamplingCase {
 /// What the case's README allows: 1e-4 in f32; the file itself is f32, so f64 is compared to 1e-6.
 double tolerance(DType dtype) { return dtype == DType::f32 ? 1e-4 : 1e-6; }
 
+/// The f64 path runs reference loops and takes seconds.
+std::vector<DType> dtypes() { return test::full_level() ? std::vector{DType::f32, DType::f64} : std::vector{DType::f32}; }
+
 }  // namespace
 
 TEST_CASE("sampling_golden/ddpm/path_estimates_and_masks") {
-  for (const DType dtype : {DType::f32, DType::f64}) {
+  for (const DType dtype : dtypes()) {
     SamplingCase c(dtype);
     const Tensor x = c.out.load("ddpm_x"), x0_hat = c.out.load("ddpm_x0hat");
     const auto mask_mean = c.out.load("ddpm_mask_mean").to_doubles();
@@ -68,7 +71,7 @@ TEST_CASE("sampling_golden/ddpm/path_estimates_and_masks") {
 
 TEST_CASE("sampling_golden/ddim/path_with_and_without_noise") {
   const struct { double eta; const char* name; } cases[] = {{0, "ddim_eta0_x"}, {1, "ddim_eta1_x"}};
-  for (const DType dtype : {DType::f32, DType::f64})
+  for (const DType dtype : dtypes())
     for (const auto& [eta, name] : cases) {
       CAPTURE(name);
       SamplingCase c(dtype);
