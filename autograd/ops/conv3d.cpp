@@ -5,6 +5,8 @@
 //   d_b[o]     = sum_p d_out[p,o]                                                   (needs nothing)
 #include "autograd/ops/conv3d.h"
 
+#include "kernels/op_timer.h"
+
 namespace avid {
 namespace {
 
@@ -48,6 +50,7 @@ class Conv3dRule : public Rule {
 }  // namespace
 
 Var conv3d(const Var& x, const Var& w, const Var& b, const Conv3dOptions& options, const Var& x2) {
+  const kernels::OpTimer timer("conv3d");
   Tensor out = conv3d(x.value(), w.value(), value_or_none(b), options, value_or_none(x2));
   if (!needs_record({&x, &w, &b, &x2})) return Var(std::move(out));
   return record(std::make_unique<Conv3dRule>(x, w, options, x2), std::move(out), {x, w, b, x2});

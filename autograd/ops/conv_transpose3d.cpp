@@ -6,6 +6,8 @@
 //   d_b[o]     = sum_q d_out[q,o]                                          (needs nothing)
 #include "autograd/ops/conv_transpose3d.h"
 
+#include "kernels/op_timer.h"
+
 namespace avid {
 namespace {
 
@@ -38,6 +40,7 @@ class ConvTranspose3dRule : public Rule {
 }  // namespace
 
 Var conv_transpose3d(const Var& x, const Var& w, const Var& b, const Conv3dOptions& options) {
+  const kernels::OpTimer timer("conv_transpose3d");
   Tensor out = conv_transpose3d(x.value(), w.value(), b.defined() ? b.value() : Tensor(), options);
   if (!needs_record({&x, &w, &b})) return Var(std::move(out));
   return record(std::make_unique<ConvTranspose3dRule>(x, w, options), std::move(out), {x, w, b});

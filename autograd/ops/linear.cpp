@@ -5,6 +5,8 @@
 //   d_b = column sums of d_out,  d_residual = d_out
 #include "autograd/ops/linear.h"
 
+#include "kernels/op_timer.h"
+
 namespace avid {
 namespace {
 
@@ -46,6 +48,7 @@ class LinearRule : public Rule {
 }  // namespace
 
 Var linear(const Var& x, const Var& w, const Var& b, const Var& x2, const Var& residual) {
+  const kernels::OpTimer timer("linear");
   Tensor out = linear(x.value(), w.value(), value_or_none(b), value_or_none(x2), value_or_none(residual));
   if (!needs_record({&x, &w, &b, &x2, &residual})) return Var(std::move(out));
   return record(std::make_unique<LinearRule>(x, w, x2), std::move(out), {x, w, b, x2, residual});
