@@ -5,6 +5,7 @@
 #include <span>
 
 #include "tensor/error.h"
+#include "tensor/ops/frames.h"
 #include "tensor/rng.h"
 
 namespace avid::train {
@@ -32,16 +33,11 @@ SplitClips split_clips(const Tensor& frames, std::int64_t num_cond) {
   check_rank(frames, 5, "split_clips", "frames");
   const std::int64_t b = frames.dim(0), all = frames.dim(1), h = frames.dim(2), w = frames.dim(3), c = frames.dim(4);
   SplitClips out{Tensor::empty({b, num_cond, h, w, c}), Tensor::empty({b, all - num_cond, h, w, c})};
-  const std::int64_t frame_rows = h * w;
-  const auto* from = frames.data<std::uint8_t>();
-  for (std::int64_t clip = 0; clip < b; ++clip)
-    for (std::int64_t f = 0; f < all; ++f) {
-      Tensor& target = f < num_cond ? out.cond : out.x0;
-      const std::int64_t frame = f < num_cond ? clip * num_cond + f : clip * (all - num_cond) + f - num_cond;
-      float* to = target.data<float>() + frame * frame_rows * target.pitch();
-      for (std::int64_t r = 0; r < frame_rows; ++r, to += target.pitch())
-        for (std::int64_t i = 0; i < c; ++i) to[i] = static_cast<float>(*from++) / 255.0f * 2.0f - 1.0f;
-    }
+  const Tensor values = frames_from_u8(frames);
+  for (std::int64_t clip = 0; clip < b; ++clip) {
+    out.cond.select(clip).copy_from(values.select(clip).slice(0, num_cond));
+    out.x0.select(clip).copy_from(values.select(clip).slice(num_cond, all));
+  }
   return out;
 }
 

@@ -86,7 +86,7 @@ void check_weights(const NamedTensors& ours, const TensorFile& theirs, double lr
 void golden_train3(DType dtype, double tolerance) {
   const auto folder = test::golden("pixel/train3");
   const SafetensorsFile input(folder / "input.safetensors"), expected(folder / "expected.safetensors");
-  auto trainee = make_avid_trainee(load_unet3d(folder / "base.safetensors", dtype), load_avid(folder / "adapter.safetensors", dtype, WeightSet::averaged, 2),
+  auto trainee = make_avid_trainee(load_unet3d(folder / "base.safetensors", dtype), load_avid(folder / "adapter.safetensors", dtype, 2),
                                    diffusion::Objective::pred_x0);
   LearnerOptions options;
   options.accumulate = 2;
