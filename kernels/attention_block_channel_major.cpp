@@ -1,4 +1,4 @@
-// kernels/attention_block_channel_major.cpp -- chunk loop, norms, projections and weight gradients of the f32 blocks
+// kernels/attention_block_channel_major.cpp -- chunk loop, projections and weight gradients of the f32 blocks
 #include "kernels/attention_block_channel_major.h"
 
 #include <omp.h>
@@ -51,107 +51,6 @@ struct Pieces {
     return p;
   }
 };
-
-/// Four channels of one row, c .. c+3; what lies behind the pitch reads as zero.
-Vec4 load_quad(const float* row, std::int64_t c, std::int64_t pitch) {
-  if (c + 4 <= pitch) return load_vec4(row + c);
-  Vec4 quad = {};
-  for (std::int64_t i = 0; c + i < pitch; ++i) quad[i] = row[c + i];
-  return quad;
-}
-
-/// Rows of x -> columns: to[c][block] for c < C. Unused lanes become zero.
-void load_columns(
-    const float* x, std::int64_t pitch, std::int64_t C, const std::vector<ColumnBlock>& blocks, float* to,
-    std::int64_t ld) {
-  for (std::size_t i = 0; i < blocks.size(); ++i) {
-    const ColumnBlock& block = blocks[i];
-    const float* rows[kLanes];
-    for (int lane = 0; lane < kLanes; ++lane) rows[lane] = x + block.rows[lane] * pitch;
-    float* column = to + static_cast<std::int64_t>(i) * kLanes;
-    for (std::int64_t c = 0; c < C; c += 4) {
-      Vec4 quads[kLanes] = {};
-      if (block.valid == kLanes && c + 4 <= pitch) {  // the common case, without branches per lane
-#pragma GCC unroll 16
-        for (int lane = 0; lane < kLanes; ++lane) quads[lane] = load_vec4(rows[lane] + c);
-      } else {
-        for (int lane = 0; lane < block.valid; ++lane) quads[lane] = load_quad(rows[lane], c, pitch);
-      }
-      Vec channels[4];
-      rows_to_lanes(quads, channels);
-      for (std::int64_t k = 0; k < std::min<std::int64_t>(4, C - c); ++k) store_vec(column + (c + k) * ld, channels[k]);
-    }
-  }
-}
-
-/// Columns -> rows of y, plus the same rows of x when given. Writes zeros into the gaps of y.
-void store_columns(
-    const float* from, std::int64_t ld, std::int64_t C, const std::vector<ColumnBlock>& blocks, const float* x,
-    std::int64_t x_pitch, float* y, std::int64_t y_pitch) {
-  for (std::size_t i = 0; i < blocks.size(); ++i) {
-    const ColumnBlock& block = blocks[i];
-    const float* column = from + static_cast<std::int64_t>(i) * kLanes;
-    for (std::int64_t c = 0; c < y_pitch; c += 4) {
-      Vec channels[4] = {};
-      for (std::int64_t k = 0; k < std::min<std::int64_t>(4, C - c); ++k) channels[k] = load_vec(column + (c + k) * ld);
-      Vec4 quads[kLanes];
-      lanes_to_rows(channels, quads);
-      if (block.valid == kLanes && c + 4 <= y_pitch && (x == nullptr || c + 4 <= x_pitch)) {
-#pragma GCC unroll 16
-        for (int lane = 0; lane < kLanes; ++lane) {
-          if (x != nullptr) quads[lane] += load_vec4(x + block.rows[lane] * x_pitch + c);
-          store_vec4(y + block.rows[lane] * y_pitch + c, quads[lane]);
-        }
-        continue;
-      }
-      for (int lane = 0; lane < block.valid; ++lane) {
-        Vec4 quad = quads[lane];
-        if (x != nullptr) quad += load_quad(x + block.rows[lane] * x_pitch, c, x_pitch);
-        float* to = y + block.rows[lane] * y_pitch + c;
-        for (std::int64_t k = 0; k < std::min<std::int64_t>(4, y_pitch - c); ++k) to[k] = quad[k];
-      }
-    }
-  }
-}
-
-/// xhat = (x - mean) * rstd in place; rstd[column] is kept when wanted.
-void normalize_columns(float* x, std::int64_t C, std::int64_t cols, std::int64_t ld, float* rstd_out) {
-  const float per_channel = 1.0f / static_cast<float>(C);
-  for (std::int64_t s = 0; s < cols; s += kLanes) {
-    Vec mean = {}, var = {};
-    for (std::int64_t c = 0; c < C; ++c) mean += load_vec(x + c * ld + s);
-    mean *= per_channel;
-    for (std::int64_t c = 0; c < C; ++c) {
-      const Vec d = load_vec(x + c * ld + s) - mean;
-      var += d * d;
-    }
-    const Vec rstd = 1.0f / sqrt_vec(var * per_channel + static_cast<float>(kPrenormEps));
-    for (std::int64_t c = 0; c < C; ++c) store_vec(x + c * ld + s, (load_vec(x + c * ld + s) - mean) * rstd);
-    if (rstd_out != nullptr) store_vec(rstd_out + s, rstd);
-  }
-}
-
-/// d = d_y + rstd * (d - mean_c d - xhat * mean_c(d * xhat)), in place; d comes in as the gradient of xhat.
-void normalize_columns_bwd(
-    const float* xhat, const float* rstd, const float* d_y, float* d, std::int64_t C, std::int64_t cols,
-    std::int64_t ld) {
-  const float per_channel = 1.0f / static_cast<float>(C);
-  for (std::int64_t s = 0; s < cols; s += kLanes) {
-    Vec mean_d = {}, mean_d_xhat = {};
-    for (std::int64_t c = 0; c < C; ++c) {
-      const Vec value = load_vec(d + c * ld + s);
-      mean_d += value;
-      mean_d_xhat += value * load_vec(xhat + c * ld + s);
-    }
-    mean_d *= per_channel;
-    mean_d_xhat *= per_channel;
-    const Vec scale = load_vec(rstd + s);
-    for (std::int64_t c = 0; c < C; ++c) {
-      const std::int64_t at = c * ld + s;
-      store_vec(d + at, load_vec(d_y + at) + scale * (load_vec(d + at) - mean_d - load_vec(xhat + at) * mean_d_xhat));
-    }
-  }
-}
 
 /// w[n][part * D + d][c] = w_qkv[part * N * D + n * D + d, c] * gamma[c] (* q_scale for q)
 Buffer fold_weights(const AttentionBlockArgs& p, float q_scale) {
@@ -265,42 +164,6 @@ class Workspace {
 
 }  // namespace
 
-void softmax_down_columns(float* m, std::int64_t rows, std::int64_t cols, std::int64_t ld) {
-  for (std::int64_t s = 0; s < cols; s += kLanes) {
-    float* column = m + s;
-    Vec largest = load_vec(column);
-    for (std::int64_t r = 1; r < rows; ++r) largest = max_vec(largest, load_vec(column + r * ld));
-    Vec sum = {};
-    for (std::int64_t r = 0; r < rows; ++r) {
-      const Vec e = exp_vec(load_vec(column + r * ld) - largest);
-      sum += e;
-      store_vec(column + r * ld, e);
-    }
-    const Vec inverse = 1.0f / sum;
-    for (std::int64_t r = 0; r < rows; ++r) store_vec(column + r * ld, load_vec(column + r * ld) * inverse);
-  }
-}
-
-void softmax_down_columns_bwd(const float* p, float* d, std::int64_t rows, std::int64_t cols, std::int64_t ld) {
-  for (std::int64_t s = 0; s < cols; s += kLanes) {
-    Vec dot = {};
-    for (std::int64_t r = 0; r < rows; ++r) dot += load_vec(p + r * ld + s) * load_vec(d + r * ld + s);
-    for (std::int64_t r = 0; r < rows; ++r) {
-      store_vec(d + r * ld + s, load_vec(p + r * ld + s) * (load_vec(d + r * ld + s) - dot));
-    }
-  }
-}
-
-void fill_frame_blocks(std::int64_t frame, std::int64_t S, std::vector<ColumnBlock>& blocks) {
-  blocks.clear();
-  for (std::int64_t s = 0; s < S; s += kLanes) {
-    ColumnBlock block;
-    block.valid = static_cast<int>(std::min<std::int64_t>(kLanes, S - s));
-    for (int lane = 0; lane < block.valid; ++lane) block.rows[lane] = frame * S + s + lane;
-    blocks.push_back(block);
-  }
-}
-
 void attention_block_fwd(const AttentionBlockArgs& p, const Core& core) {
   const std::int64_t num_chunks = core.num_chunks(), ld = leading_stride(core);
   const Buffer w = fold_weights(p, core.q_scale());
@@ -398,10 +261,10 @@ std::vector<float> attention_block_bwd(
       }
     }
     // Sum the slots into the first one, in order; threads share the elements.
+    float* sum = slot_memory.get();
 #pragma omp for schedule(static)
     for (std::int64_t i = 0; i < slot_size.used; ++i) {
-      for (std::int64_t s = 1; s < num_slots; ++s)
-        slot_memory[static_cast<std::size_t>(i)] += slot_memory[static_cast<std::size_t>(s * slot_size.used + i)];
+      for (std::int64_t s = 1; s < num_slots; ++s) sum[i] += sum[s * slot_size.used + i];
     }
   }
 

@@ -5,6 +5,10 @@
 //            6 x 2 = 12 of 16. B is walked in panels of 4 registers so that a panel stays in L1 while A streams.
 //            gemm_over_columns: 6 x 4 dot products; the lanes are summed once per tile.
 //            gemm_per_lane: 4 x 4 registers, 8 loads for 16 multiply-adds.
+// Measured   one Zen 5 core, CPU time, GFLOP/s (oneDNN sgemm of the same product; 768^3 with oneDNN: 223)
+//            gemm_columns       192x512x24: 237 (219)   24x512x192: 240 (239)   96x1024x24: 240 (210)
+//            gemm_over_columns  192x24 over 512: 178 (154)   24x64 over 512: 187 (101)   192x96 over 512: 190 (207)
+//            gemm_per_lane      8x8x64: 147   64x8x8: 126
 #include "kernels/small_gemm.h"
 
 #include <algorithm>
