@@ -127,6 +127,34 @@ TEST_CASE("avid/property_32/who_sees_the_actions") {
     CHECK(test::same_bits(still_after.select(0).slice(t, t + 1), still_before.select(0).slice(t, t + 1)) == (t != 2));
 }
 
+TEST_CASE("avid/property_34/base_stays_bit_identical") {
+  Unet3d base_net(kTiny);
+  base_net.initialize(1, DType::f64);  // trainable on purpose: AVID must not reach it even so
+  PixelDenoiser base(base_net, diffusion::Objective::pred_x0, PixelDenoiser::Actions::ignore);
+  const NamedTensors before = base_net.export_tensors();
+  Case c(AvidVariant::mask);
+  const Tensor target = test::random_tensor(c.x_t.shape(), DType::f64, 9), weight = Tensor::full({2}, 1.0, DType::f64);
+  double first = 0, last = 0;
+  for (int update = 0; update < 3; ++update) {
+    c.base = base.predict({.x_t = c.x_t, .t = c.t, .cond = c.cond, .actions = {}});
+    const Var loss = weighted_mse(c.run().prediction, target, weight);
+    (update == 0 ? first : last) = loss.value().item();
+    loss.backward();
+    for (const nn::NamedParameter& p : c.avid.parameters()) {  // plain gradient descent
+      Var var = p.var();
+      if (!var.grad().defined()) continue;
+      const Tensor gradient = var.grad();
+      Tensor& value = var.mutable_value();
+      for (std::int64_t i = 0; i < value.rows() * value.pitch(); ++i) value.data<double>()[i] -= 0.01 * gradient.data<double>()[i];
+    }
+    c.avid.zero_grad();
+  }
+  CHECK(last < first);
+  CHECK(base_net.export_gradients().empty());
+  const NamedTensors after = base_net.export_tensors();
+  for (std::size_t i = 0; i < before.size(); ++i) CHECK(test::same_bits(before[i].second, after[i].second));
+}
+
 TEST_CASE("avid/mask_stats/small_example") {
   const MaskStats stats = mask_stats(Tensor::from_values(std::vector<float>{0.0f, 0.25f, 0.5f, 1.0f}, {2, 1, 2, 1, 1}));
   CHECK(stats.mean == 0.4375);
