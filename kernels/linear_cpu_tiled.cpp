@@ -55,11 +55,12 @@ template <class Pack> void run(const RowProduct& p, Pack&& pack) {
   const auto run_group = [&](Index block, Index g) {
     const Index first_lane = groups.begin(g) * kLanes;
     const int num_blocks = static_cast<int>(groups.size(g));
-    const EvenCut tiles(blocks.size(block), kMaxTileRows[num_blocks]);
+    const int lanes_last = lanes_of_block(p.channels, groups.begin(g) + num_blocks - 1);
+    const EvenCut tiles(blocks.size(block), max_tile_rows(num_blocks, lanes_last));
     TileOutput output{.out = nullptr, .out_step = p.out.pitch};
     if (p.bias) output.bias = scratch + bias_at + first_lane;
     output.residual_step = p.residual.pitch;
-    output.lanes_last = static_cast<int>(std::min<Index>(kLanes, p.channels - first_lane - (num_blocks - 1) * kLanes));
+    output.lanes_last = lanes_last;
     for (Index t = 0; t < tiles.pieces; ++t) {
       const Index r = blocks.begin(block) + tiles.begin(t);
       const Run runs[2] = {{p.x.row(r), p.x.pitch, p.C}, {p.C2 > 0 ? p.x2.row(r) : nullptr, p.x2.pitch, p.C2}};
@@ -144,14 +145,15 @@ void linear_bwd_weight(const LinearSize& s, Rows<const float> d_out, Rows<const 
       for (Index group = g_begin; group < g_end; ++group) {
         const Index block = groups.begin(group), group_width = groups.size(group) * kLanes;
         const int num_blocks = static_cast<int>(groups.size(group));
+        const int lanes_last = lanes_of_block(s.O, block + num_blocks - 1);
         float* into = sums + block * kLanes * C;
         in.g = g + block * kLanes;
         const auto run_input = [&](Rows<const float> input, Index channels) {
-          const EvenCut tiles(channels, kMaxTileRows[num_blocks]);
+          const EvenCut tiles(channels, max_tile_rows(num_blocks, lanes_last));
           in.a_step = input.pitch;
           for (Index t = 0; t < tiles.pieces; ++t, into += tiles.size(t - 1) * group_width) {
             in.a = input.row(r) + tiles.begin(t);
-            outer_tile(static_cast<int>(tiles.size(t)), num_blocks, in, into, group_width);
+            outer_tile(static_cast<int>(tiles.size(t)), num_blocks, lanes_last, in, into, group_width);
           }
         };
         if (s.I > 0) run_input(x, s.I);
@@ -159,7 +161,7 @@ void linear_bwd_weight(const LinearSize& s, Rows<const float> d_out, Rows<const 
         if (d_bias) {
           in.a = &one;
           in.a_step = 0;
-          outer_tile(1, num_blocks, in, bias_sums + block * kLanes, group_width);
+          outer_tile(1, num_blocks, lanes_last, in, bias_sums + block * kLanes, group_width);
         }
       }
     }

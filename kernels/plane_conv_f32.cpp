@@ -95,10 +95,11 @@ void run_band(const PlaneProduct& p, const Phase& f, Index plane, Index u0, Inde
   for (Index g = 0; g < groups.pieces; ++g) {
     const Index block = groups.begin(g);
     const int num_blocks = static_cast<int>(groups.size(g));
-    const EvenCut tiles(f.x.count, kMaxTileRows[num_blocks]);
+    const int lanes_last = lanes_of_block(p.channels, block + num_blocks - 1);
+    const EvenCut tiles(f.x.count, max_tile_rows(num_blocks, lanes_last));
     TileOutput output{.out = nullptr, .out_step = f.x.out_step * p.out.pitch};
     if (bias) output.bias = bias + block * kLanes;
-    output.lanes_last = static_cast<int>(std::min<Index>(kLanes, p.channels - (block + num_blocks - 1) * kLanes));
+    output.lanes_last = lanes_last;
     for (Index u = u0; u < u1; ++u) {
       const float* in_row = band + (f.y.in + u * f.y.in_step - rows.begin) * row_floats;
       const Index out_row = (plane * p.out_H + f.y.first + u * f.y.out_step) * p.out_W;

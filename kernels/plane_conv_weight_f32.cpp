@@ -92,11 +92,12 @@ void plane_conv_bwd_weight(const Conv3dSize& s, Rows<const float> d_out, Rows<co
           const Index block = groups.begin(group), group_width = groups.size(group) * kLanes;
           const int num_blocks = static_cast<int>(groups.size(group));
           in.g = g + block * kLanes;
-          const EvenCut tiles(run_length, kMaxTileRows[num_blocks]);
+          const int lanes_last = lanes_of_block(s.O, block + num_blocks - 1);
+          const EvenCut tiles(run_length, max_tile_rows(num_blocks, lanes_last));
           for (Index ky = 0; ky < kh; ++ky) {
             for (Index t = 0; t < tiles.pieces; ++t) {
               in.a = band + ky * row_floats + tiles.begin(t);
-              outer_tile(static_cast<int>(tiles.size(t)), num_blocks, in,
+              outer_tile(static_cast<int>(tiles.size(t)), num_blocks, lanes_last, in,
                          sums + block * kLanes * kh * run_length + (ky * run_length + tiles.begin(t)) * group_width, group_width);
             }
           }
@@ -104,7 +105,7 @@ void plane_conv_bwd_weight(const Conv3dSize& s, Rows<const float> d_out, Rows<co
             OuterOperands ones = in;
             ones.a = &one;
             ones.a_row = ones.a_step = 0;
-            outer_tile(1, num_blocks, ones, bias_sums + block * kLanes, group_width);
+            outer_tile(1, num_blocks, lanes_last, ones, bias_sums + block * kLanes, group_width);
           }
         }
       }

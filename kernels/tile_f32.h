@@ -12,15 +12,26 @@
 
 namespace avid::kernels {
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
 inline constexpr int kLanes = 16;
 /// Largest number of positions (or input channels) of a tile with 1, 2, 3 blocks: as many sums as fit in the registers.
 inline constexpr int kMaxTileRows[4] = {0, 16, 12, 8};
+/// The same when the last block has at most kHalfLanes lanes: two rows then share one register of sums for it, so 24 channels
+/// cost 1.5 blocks and not 2. 0 lanes: no such tiles.
+inline constexpr int kHalfLanes = 8;
+inline constexpr int kMaxHalfTileRows[4] = {0, 16, 16, 10};
 #else
 inline constexpr int kLanes = 8;
 inline constexpr int kMaxTileRows[4] = {0, 10, 6, 4};
+inline constexpr int kHalfLanes = 0;
+inline constexpr int kMaxHalfTileRows[4] = {0, 1, 1, 1};
 #endif
 inline constexpr int kMaxTileBlocks = 3;
+
+/// Largest number of rows of a tile of `num_blocks` blocks, the last of them with `lanes_last` (1..kLanes) valid lanes.
+inline std::int64_t max_tile_rows(int num_blocks, int lanes_last) {
+  return lanes_last <= kHalfLanes ? kMaxHalfTileRows[num_blocks] : kMaxTileRows[num_blocks];
+}
 
 /// `length` consecutive floats at a + p*step for position p.
 struct Run {
@@ -39,7 +50,7 @@ struct TileOutput {
   int lanes_last = kLanes;
 };
 
-/// One tile of num_positions (1..kMaxTileRows[num_blocks]) by num_blocks (1..3). `w` holds, run after run, `length` groups of
+/// One tile of num_positions (1..max_tile_rows) by num_blocks (1..3). `w` holds, run after run, `length` groups of
 /// num_blocks*kLanes floats.
 void product_tile(int num_positions, int num_blocks, const Run* runs, int num_runs, const float* w, const TileOutput& output);
 
@@ -53,8 +64,9 @@ struct OuterOperands {
   std::int64_t rows, cols;
 };
 
-/// Adds one tile of num_channels (1..kMaxTileRows[num_blocks]) by num_blocks to dst[j*dst_step + o].
-void outer_tile(int num_channels, int num_blocks, const OuterOperands& operands, float* dst, std::int64_t dst_step);
+/// Adds one tile of num_channels (1..max_tile_rows) by num_blocks to dst[j*dst_step + o]. Lanes of dst from `lanes_last` of the last
+/// block on hold nothing of use.
+void outer_tile(int num_channels, int num_blocks, int lanes_last, const OuterOperands& operands, float* dst, std::int64_t dst_step);
 
 /// The cut of `count` units into pieces of at most `most`, as even as possible: piece i is [begin(i), begin(i + 1)).
 struct EvenCut {
@@ -65,5 +77,9 @@ struct EvenCut {
 };
 
 inline std::int64_t blocks_of(std::int64_t channels) { return (channels + kLanes - 1) / kLanes; }
+/// Valid lanes of block `block` of `channels`.
+inline int lanes_of_block(std::int64_t channels, std::int64_t block) {
+  return static_cast<int>(channels - block * kLanes < kLanes ? channels - block * kLanes : kLanes);
+}
 
 }  // namespace avid::kernels
