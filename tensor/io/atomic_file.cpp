@@ -22,16 +22,24 @@ constexpr std::string_view kTemporaryMark = ".avid-tmp-";
 const char* remedy_for(int error) {
   switch (error) {
     case ENOSPC:
-    case EDQUOT: return "free some space or write to another disk";
-    case EFBIG: return "the file size limit is reached: raise it (ulimit -f) or write elsewhere";
+    case EDQUOT:
+      return "free some space or write to another disk";
+    case EFBIG:
+      return "the file size limit is reached: raise it (ulimit -f) or write elsewhere";
     case EACCES:
     case EPERM:
-    case EROFS: return "choose a folder you may write to";
-    case ENOENT: return "make the folder first";
-    case ENOTDIR: return "a part of the path is a file, not a folder";
-    case EISDIR: return "choose a file name, not a folder";
-    case ENAMETOOLONG: return "choose a shorter name";
-    default: return "check the disk and the path";
+    case EROFS:
+      return "choose a folder you may write to";
+    case ENOENT:
+      return "make the folder first";
+    case ENOTDIR:
+      return "a part of the path is a file, not a folder";
+    case EISDIR:
+      return "choose a file name, not a folder";
+    case ENAMETOOLONG:
+      return "choose a shorter name";
+    default:
+      return "check the disk and the path";
   }
 }
 
@@ -49,7 +57,8 @@ std::filesystem::path temporary_name(const std::filesystem::path& path) {
 
 AtomicFile::AtomicFile(std::filesystem::path path, Writer writer)
     : path_(std::move(path)), temporary_path_(temporary_name(path_)), writer_(writer) {
-  check<FileError>(path_.has_filename(), "write: {}: expected a file name, got a folder | add a file name", path_.string());
+  check<FileError>(
+      path_.has_filename(), "write: {}: expected a file name, got a folder | add a file name", path_.string());
   struct stat status {};
   if (stat(path_.c_str(), &status) == 0 && S_ISDIR(status.st_mode)) fail_here("write", EISDIR);
   if (writer_ == Writer::external) return;
@@ -67,8 +76,9 @@ AtomicFile::~AtomicFile() {
 }
 
 void AtomicFile::fail_here(const char* step, int error) const {
-  fail<FileError>("{}: {}: {} ({}) after {} bytes | {}; an older file of this name is untouched", step, path_.string(),
-                  std::strerror(error), error, num_bytes_, remedy_for(error));
+  fail<FileError>(
+      "{}: {}: {} ({}) after {} bytes | {}; an older file of this name is untouched", step, path_.string(),
+      std::strerror(error), error, num_bytes_, remedy_for(error));
 }
 
 void AtomicFile::write(std::span<const std::byte> bytes) {
@@ -139,7 +149,8 @@ std::string read_text(const std::filesystem::path& path, std::size_t max_bytes) 
     if (got <= 0 || too_long) {
       close(file);
       check<FileError>(got >= 0, "read: {}: {} | check the path", path.string(), std::strerror(error));
-      check<FileError>(!too_long, "read: {}: expected at most {} bytes of text | is this the right file?", path.string(), max_bytes);
+      check<FileError>(
+          !too_long, "read: {}: expected at most {} bytes of text | is this the right file?", path.string(), max_bytes);
       return text;
     }
     text.append(chunk, 0, static_cast<std::size_t>(got));
@@ -167,8 +178,10 @@ std::string printable(std::string_view text, std::size_t max_length) {
   for (const char c : text) {
     if (out.size() >= max_length) return out + "...";
     const auto u = static_cast<unsigned char>(c);
-    if (u < 0x20 || u == 0x7f || c == '\\') out += fmt::format("\\x{:02x}", u);
-    else out += c;
+    if (u < 0x20 || u == 0x7f || c == '\\')
+      out += fmt::format("\\x{:02x}", u);
+    else
+      out += c;
   }
   return out;
 }

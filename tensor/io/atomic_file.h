@@ -62,7 +62,7 @@ std::string read_text(const std::filesystem::path& path, std::size_t max_bytes =
 /// Removes temporaries in `folder` whose writing process is no longer alive. Returns how many.
 int remove_abandoned_temporaries(const std::filesystem::path& folder);
 
-/// Text for a message: control characters and quotes escaped, cut to `max_length`, so that a hostile name stays on one line.
+/// Text for a message: control characters escaped, cut to `max_length`, so that a hostile name stays on one line.
 std::string printable(std::string_view text, std::size_t max_length = 120);
 
 }  // namespace avid

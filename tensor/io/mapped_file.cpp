@@ -21,13 +21,16 @@ MappedFile::MappedFile(std::filesystem::path path) : path_(std::move(path)) {
   const bool known = fstat(file, &status) == 0;
   if (!known || !S_ISREG(status.st_mode)) {
     close(file);
-    fail<FileError>("read: {}: expected a regular file, got {}", path_.string(), known && S_ISDIR(status.st_mode) ? "a folder" : "something else");
+    fail<FileError>(
+        "read: {}: expected a regular file, got {}", path_.string(),
+        known && S_ISDIR(status.st_mode) ? "a folder" : "something else");
   }
   const auto num_bytes = static_cast<std::size_t>(status.st_size);
   void* memory = num_bytes == 0 ? nullptr : mmap(nullptr, num_bytes, PROT_READ, MAP_PRIVATE, file, 0);
   const int error = errno;
   close(file);
-  check<FileError>(memory != MAP_FAILED, "read: {}: cannot map {} bytes: {}", path_.string(), num_bytes, std::strerror(error));
+  check<FileError>(
+      memory != MAP_FAILED, "read: {}: cannot map {} bytes: {}", path_.string(), num_bytes, std::strerror(error));
   bytes_ = {static_cast<const std::byte*>(memory), num_bytes};
 }
 

@@ -32,7 +32,8 @@ const char* file_name_of(DType dtype) {
 // quote, blanks anywhere, a trailing comma, 3L from Python 2.
 class HeaderParser {
  public:
-  HeaderParser(const std::filesystem::path& path, const std::string& what, std::string_view text) : path_(path), what_(what), rest_(text) {}
+  HeaderParser(const std::filesystem::path& path, const std::string& what, std::string_view text)
+      : path_(path), what_(what), rest_(text) {}
 
   NpyHeader parse() {
     NpyHeader header;
@@ -43,7 +44,9 @@ class HeaderParser {
       check_file(seen.insert(key).second, path_, "{}: header: '{}' appears twice", what_, printable(key));
       expect(':');
       if (key == "descr") {
-        check_file(peek() == '\'' || peek() == '"', path_, "{}: structured arrays are not supported | save plain arrays", what_);
+        check_file(
+            peek() == '\'' || peek() == '"', path_, "{}: structured arrays are not supported | save plain arrays",
+            what_);
         header.descr = text();
       } else if (key == "fortran_order") {
         const bool fortran = truth();
@@ -61,10 +64,13 @@ class HeaderParser {
   }
 
  private:
-  [[noreturn]] void damaged() const { fail_file(path_, "{}: header is damaged near '{}'", what_, printable(rest_, 20)); }
+  [[noreturn]] void damaged() const {
+    fail_file(path_, "{}: header is damaged near '{}'", what_, printable(rest_, 20));
+  }
 
   char peek() {
-    while (!rest_.empty() && (rest_[0] == ' ' || rest_[0] == '\n' || rest_[0] == '\t' || rest_[0] == '\r')) rest_.remove_prefix(1);
+    while (!rest_.empty() && (rest_[0] == ' ' || rest_[0] == '\n' || rest_[0] == '\t' || rest_[0] == '\r'))
+      rest_.remove_prefix(1);
     return rest_.empty() ? '\0' : rest_[0];
   }
   bool accept(char c) {
@@ -130,11 +136,13 @@ std::size_t item_bytes_of(std::string_view descr) {
 std::vector<std::byte> npy_bytes(const std::filesystem::path& path, const std::string& name, const Tensor& tensor) {
   check_file(tensor.defined(), path, "cannot write tensor '{}': it is undefined", printable(name));
   const char* descr = file_name_of(tensor.dtype());
-  check_file(descr != nullptr, path, "cannot write tensor '{}': NumPy has no {} | convert it to f32 first (--dtype f32)", printable(name),
-             name_of(tensor.dtype()));
+  check_file(
+      descr != nullptr, path, "cannot write tensor '{}': NumPy has no {} | convert it to f32 first (--dtype f32)",
+      printable(name), name_of(tensor.dtype()));
   const Shape& shape = tensor.shape();
-  std::string text = fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': ({}{}), }}", descr, fmt::join(shape.begin(), shape.end(), ", "),
-                                 shape.rank() == 1 ? "," : "");
+  std::string text = fmt::format(
+      "{{'descr': '{}', 'fortran_order': False, 'shape': ({}{}), }}", descr,
+      fmt::join(shape.begin(), shape.end(), ", "), shape.rank() == 1 ? "," : "");
   const std::size_t begin = (kMagic.size() + 4 + text.size() + 1 + kAlignment - 1) / kAlignment * kAlignment;
   text.append(begin - kMagic.size() - 4 - text.size() - 1, ' ');
   text += '\n';
@@ -148,32 +156,44 @@ std::vector<std::byte> npy_bytes(const std::filesystem::path& path, const std::s
   return bytes;
 }
 
-TensorInfo info_from(const std::string& name, const NpyHeader& header) { return {name, header.descr, header.dtype, header.shape}; }
+TensorInfo info_from(const std::string& name, const NpyHeader& header) {
+  return {name, header.descr, header.dtype, header.shape};
+}
 
 }  // namespace
 
-NpyHeader parse_npy_header(const std::filesystem::path& path, const std::string& what, std::span<const std::byte> bytes, std::uint64_t total_bytes) {
-  check_file(bytes.size() >= 12 && std::memcmp(bytes.data(), kMagic.data(), kMagic.size()) == 0, path, "{}: not an npy array, or truncated", what);
+NpyHeader parse_npy_header(
+    const std::filesystem::path& path, const std::string& what, std::span<const std::byte> bytes,
+    std::uint64_t total_bytes) {
+  check_file(
+      bytes.size() >= 12 && std::memcmp(bytes.data(), kMagic.data(), kMagic.size()) == 0, path,
+      "{}: not an npy array, or truncated", what);
   const auto major = std::to_integer<unsigned>(bytes[6]);
   check_file(major >= 1 && major <= 3, path, "{}: npy version {} is unknown (1 to 3 can be read)", what, major);
   const std::size_t length_bytes = major == 1 ? 2 : 4;
   std::uint64_t length = 0;
   std::memcpy(&length, bytes.data() + 8, length_bytes);
   const std::uint64_t begin = 8 + length_bytes + length;
-  check_file(length <= kMaxNpyHeaderBytes && begin <= bytes.size(), path, "{}: header of {} bytes | the array is truncated or damaged", what, length);
+  check_file(
+      length <= kMaxNpyHeaderBytes && begin <= bytes.size(), path,
+      "{}: header of {} bytes | the array is truncated or damaged", what, length);
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()) + 8 + length_bytes, length);
 
   NpyHeader header = HeaderParser(path, what, text).parse();
   header.data_begin = begin;
-  check_file(header.descr.find('O') == std::string::npos, path, "{}: object arrays hold Python code and are refused | save plain numbers", what);
+  check_file(
+      header.descr.find('O') == std::string::npos, path,
+      "{}: object arrays hold Python code and are refused | save plain numbers", what);
   for (const FileType& type : kFileTypes)
     if (header.descr == type.name) header.dtype = type.dtype;
   header.item_bytes = item_bytes_of(header.descr);
   const auto numel = checked_numel(header.shape);
   check_file(numel.has_value(), path, "{}: shape ({}) has more than 2^56 elements", what, fmt::join(header.shape, ","));
   if (header.item_bytes != 0)
-    check_file(total_bytes - begin == *numel * header.item_bytes, path, "{}: {} ({}) needs {} bytes, {} are there | truncated or damaged", what,
-               printable(header.descr), fmt::join(header.shape, ","), *numel * header.item_bytes, total_bytes - begin);
+    check_file(
+        total_bytes - begin == *numel * header.item_bytes, path,
+        "{}: {} ({}) needs {} bytes, {} are there | truncated or damaged", what, printable(header.descr),
+        fmt::join(header.shape, ","), *numel * header.item_bytes, total_bytes - begin);
   return header;
 }
 
@@ -181,7 +201,8 @@ NpzFile::NpzFile(const std::filesystem::path& path) : TensorFile(path), zip_(pat
   for (const ZipArchive::Member& member : zip_.members()) {
     if (!member.name.ends_with(".npy")) continue;
     const std::string what = fmt::format("array '{}'", printable(member.name));
-    const NpyHeader header = parse_npy_header(path, what, zip_.read_start(member, kMaxNpyHeaderBytes + 12), member.num_bytes);
+    const NpyHeader header =
+        parse_npy_header(path, what, zip_.read_start(member, kMaxNpyHeaderBytes + 12), member.num_bytes);
     add(info_from(member.name.substr(0, member.name.size() - 4), header));
     members_.push_back(member.name);
     data_begin_.push_back(header.data_begin);
@@ -216,14 +237,16 @@ void save_npz(const std::filesystem::path& path, const NamedTensors& tensors, bo
   std::vector<std::vector<std::byte>> members;  // libzip reads them when it closes the archive
   std::set<std::string_view> names;
   for (const auto& [name, tensor] : tensors) {
-    check_file(!name.empty() && name.size() < 60000 && name.find('\0') == std::string::npos, path, "cannot write tensor '{}': not a usable name",
-               printable(name));
+    check_file(
+        !name.empty() && name.size() < 60000 && name.find('\0') == std::string::npos, path,
+        "cannot write tensor '{}': not a usable name", printable(name));
     check_file(names.insert(name).second, path, "cannot write tensor '{}': the name is taken", printable(name));
     members.push_back(npy_bytes(path, name, tensor));
   }
   AtomicFile file(path, AtomicFile::Writer::external);
   int code = 0;
-  std::unique_ptr<zip_t, void (*)(zip_t*)> archive(zip_open(file.temporary_path().c_str(), ZIP_CREATE | ZIP_TRUNCATE, &code), zip_discard);
+  std::unique_ptr<zip_t, void (*)(zip_t*)> archive(
+      zip_open(file.temporary_path().c_str(), ZIP_CREATE | ZIP_TRUNCATE, &code), zip_discard);
   if (!archive) {
     zip_error_t error;
     zip_error_init_with_code(&error, code);
@@ -232,13 +255,15 @@ void save_npz(const std::filesystem::path& path, const NamedTensors& tensors, bo
     fail_file(path, "cannot write: {} | choose a folder you may write to", reason);
   }
   const auto failed = [&](const std::string& name) {
-    fail_file(path, "cannot write '{}': {} | check the disk; an older file of this name is untouched", printable(name),
-              printable(zip_strerror(archive.get())));
+    fail_file(
+        path, "cannot write '{}': {} | check the disk; an older file of this name is untouched", printable(name),
+        printable(zip_strerror(archive.get())));
   };
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const std::string name = tensors[i].first + ".npy";
     zip_source_t* source = zip_source_buffer(archive.get(), members[i].data(), members[i].size(), 0);
-    const zip_int64_t added = source == nullptr ? -1 : zip_file_add(archive.get(), name.c_str(), source, ZIP_FL_ENC_UTF_8);
+    const zip_int64_t added =
+        source == nullptr ? -1 : zip_file_add(archive.get(), name.c_str(), source, ZIP_FL_ENC_UTF_8);
     if (added < 0) {
       zip_source_free(source);
       failed(name);
@@ -250,7 +275,9 @@ void save_npz(const std::filesystem::path& path, const NamedTensors& tensors, bo
   }
   if (zip_close(archive.get()) != 0) failed(path.filename().string());
   archive.release();
-  if (tensors.empty()) write_text_atomic(file.temporary_path(), std::string("PK\5\6", 4) + std::string(18, '\0'));  // libzip writes no empty archives
+  if (tensors.empty())
+    write_text_atomic(
+        file.temporary_path(), std::string("PK\5\6", 4) + std::string(18, '\0'));  // libzip writes no empty archives
   file.commit();
 }
 

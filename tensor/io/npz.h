@@ -10,7 +10,7 @@ namespace avid {
 ///
 /// Checked when opening: the zip's directory (zip_archive.h), every array header, size = header + shape x element size.
 /// load() checks the CRC-32.
-/// Dtypes   |u1 <i4 <i8 <f2 <f4 <f8 load as u8 i32 i64 f16 f32 f64, |b1 as u8; |i1, big-endian and others are listed only.
+/// Dtypes   |u1 <i4 <i8 <f2 <f4 <f8 load as u8 i32 i64 f16 f32 f64, |b1 as u8; all others are listed only.
 /// Errors   FileError; also for fortran_order and object arrays.
 class NpzFile : public TensorFile {
  public:
@@ -56,6 +56,8 @@ struct NpyHeader {
 /// Largest header we read; NumPy's own are below 200 bytes.
 inline constexpr std::uint64_t kMaxNpyHeaderBytes = 1 << 16;
 /// Reads the header at the start of `bytes`; the array occupies `total_bytes` in all. `what` names it in errors.
-NpyHeader parse_npy_header(const std::filesystem::path& path, const std::string& what, std::span<const std::byte> bytes, std::uint64_t total_bytes);
+NpyHeader parse_npy_header(
+    const std::filesystem::path& path, const std::string& what, std::span<const std::byte> bytes,
+    std::uint64_t total_bytes);
 
 }  // namespace avid

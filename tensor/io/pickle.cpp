@@ -1,7 +1,7 @@
 // tensor/io/pickle.cpp -- the stack machine and its allow-list
 //
-// Source: the opcode table of CPython's Lib/pickletools.py. Deviations: no opcode of protocols 0 and 1 that is spelled as
-// text, no extension registry, no out-of-band buffers; INST, OBJ and NEWOBJ_EX are refused.
+// Source: the opcode table of CPython's Lib/pickletools.py. Deviations: no opcode of protocols 0 and 1 that is spelled
+// as text, no extension registry, no out-of-band buffers; INST, OBJ and NEWOBJ_EX are refused.
 #include "tensor/io/pickle.h"
 
 #include <algorithm>
@@ -17,29 +17,37 @@ namespace {
 using Kind = PickleValue::Kind;
 
 // Every name a pickle may ask for. Those that are called are handled in Machine::call.
+// clang-format off
 constexpr std::string_view kAllowed[] = {
     "collections.OrderedDict", "collections.defaultdict", "collections.Counter",
     "builtins.set", "builtins.frozenset", "builtins.dict", "builtins.list", "builtins.int", "builtins.float",
-    "__builtin__.set", "__builtin__.frozenset", "__builtin__.dict", "__builtin__.list", "__builtin__.int", "__builtin__.float",
-    "_codecs.encode",
+    "__builtin__.set", "__builtin__.frozenset", "__builtin__.dict", "__builtin__.list", "__builtin__.int",
+    "__builtin__.float", "_codecs.encode",
     "torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter",
     "torch._utils._rebuild_parameter_with_state", "torch.Size", "torch.device",
-    "torch.DoubleStorage", "torch.FloatStorage", "torch.HalfStorage", "torch.BFloat16Storage", "torch.LongStorage", "torch.IntStorage",
-    "torch.ShortStorage", "torch.CharStorage", "torch.ByteStorage", "torch.BoolStorage", "torch.ComplexFloatStorage",
-    "torch.ComplexDoubleStorage",
-    "torch.float64", "torch.float32", "torch.float16", "torch.bfloat16", "torch.int64", "torch.int32", "torch.int16", "torch.int8",
-    "torch.uint8", "torch.bool"};
+    "torch.DoubleStorage", "torch.FloatStorage", "torch.HalfStorage", "torch.BFloat16Storage", "torch.LongStorage",
+    "torch.IntStorage", "torch.ShortStorage", "torch.CharStorage", "torch.ByteStorage", "torch.BoolStorage",
+    "torch.ComplexFloatStorage", "torch.ComplexDoubleStorage",
+    "torch.float64", "torch.float32", "torch.float16", "torch.bfloat16", "torch.int64", "torch.int32", "torch.int16",
+    "torch.int8", "torch.uint8", "torch.bool"};
+// clang-format on
 
-bool is_allowed(std::string_view name) { return std::find(std::begin(kAllowed), std::end(kAllowed), name) != std::end(kAllowed); }
+bool is_allowed(std::string_view name) {
+  return std::find(std::begin(kAllowed), std::end(kAllowed), name) != std::end(kAllowed);
+}
 
 class Machine {
  public:
-  Machine(const std::filesystem::path& path, std::span<const std::byte> bytes, UnknownObjects unknown, std::uint64_t max_values)
+  Machine(
+      const std::filesystem::path& path, std::span<const std::byte> bytes, UnknownObjects unknown,
+      std::uint64_t max_values)
       : path_(path), bytes_(bytes), unknown_(unknown), max_values_(max_values) {}
 
   Pickle run() {
     while (!stopped_) step();
-    check_file(stack_.size() == 1 && marks_.empty(), path_, "pickle: {} values left on the stack at its end | the file is damaged", stack_.size());
+    check_file(
+        stack_.size() == 1 && marks_.empty(), path_,
+        "pickle: {} values left on the stack at its end | the file is damaged", stack_.size());
     result_.root = stack_.back();
     return std::move(result_);
   }
@@ -49,13 +57,15 @@ class Machine {
 
   // ---- input ----
   std::span<const std::byte> take(std::uint64_t count) {
-    check_file(count <= bytes_.size() - at_, path_, "pickle: {} bytes wanted at byte {} of {} | the file is truncated or damaged", count, at_,
-               bytes_.size());
+    check_file(
+        count <= bytes_.size() - at_, path_,
+        "pickle: {} bytes wanted at byte {} of {} | the file is truncated or damaged", count, at_, bytes_.size());
     const auto part = bytes_.subspan(at_, count);
     at_ += count;
     return part;
   }
-  template <class Number> Number number() {
+  template <class Number>
+  Number number() {
     Number value;
     std::memcpy(&value, take(sizeof(Number)).data(), sizeof(Number));
     return value;
@@ -67,18 +77,22 @@ class Machine {
   std::string line() {
     const auto rest = bytes_.subspan(at_);
     const auto end = std::find(rest.begin(), rest.end(), std::byte{'\n'});
-    check_file(end != rest.end(), path_, "pickle: a name without an end at byte {} | the file is truncated or damaged", at_);
+    check_file(
+        end != rest.end(), path_, "pickle: a name without an end at byte {} | the file is truncated or damaged", at_);
     std::string text = characters(static_cast<std::uint64_t>(end - rest.begin()));
     take(1);
     return text;
   }
 
   // ---- values and stack ----
-  [[noreturn]] void damaged(const char* what) const { fail_file(path_, "pickle: {} at byte {} | the file is damaged", what, at_); }
+  [[noreturn]] void damaged(const char* what) const {
+    fail_file(path_, "pickle: {} at byte {} | the file is damaged", what, at_);
+  }
 
   Value make(Kind kind) {
-    check_file(result_.values.size() < max_values_, path_, "pickle: more than {} values in a file of this size | damaged, or made to exhaust memory",
-               max_values_);
+    check_file(
+        result_.values.size() < max_values_, path_,
+        "pickle: more than {} values in a file of this size | damaged, or made to exhaust memory", max_values_);
     result_.values.push_back(std::make_unique<PickleValue>());
     result_.values.back()->kind = kind;
     return result_.values.back().get();
@@ -143,33 +157,39 @@ class Machine {
   Value global(const std::string& module, const std::string& name) {
     const std::string full = module + "." + name;
     if (is_allowed(full)) return make_text(Kind::global, full);
-    check_file(unknown_ == UnknownObjects::skip, path_,
-               "pickle asks for '{}', which is not on the list of harmless names; nothing was run | save plain tensors (a state_dict), or skip such "
-               "objects with --skip-unknown",
-               printable(full));
-    return make_text(Kind::opaque, full);
+    check_file(
+        unknown_ == UnknownObjects::skip, path_,
+        "pickle asks for '{}', which is not on the list of harmless names; nothing was run | save plain tensors "
+        "(a state_dict), or skip such objects with --skip-unknown",
+        printable(full));
+    return make_text(Kind::opaque, full.substr(0, 200));  // copied once per object of the class
   }
 
   Value call(Value callee, Value arguments) {
     if (callee->kind == Kind::opaque) return make_text(Kind::opaque, callee->text);
-    if (callee->kind != Kind::global || arguments->kind != Kind::tuple) damaged("a call of something that is no function");
+    if (callee->kind != Kind::global || arguments->kind != Kind::tuple)
+      damaged("a call of something that is no function");
     const std::string& name = callee->text;
     const auto& args = arguments->items;
     const auto is = [&](std::size_t i, Kind kind) { return i < args.size() && args[i]->kind == kind; };
     const auto ends = [&](std::string_view end) { return name.ends_with(end); };
 
-    if (name == "torch._utils._rebuild_tensor_v2" || name == "torch._utils._rebuild_tensor") return rebuild_tensor(args);
+    if (name == "torch._utils._rebuild_tensor_v2" || name == "torch._utils._rebuild_tensor")
+      return rebuild_tensor(args);
     if (ends("._rebuild_parameter") || ends("._rebuild_parameter_with_state")) {
       if (is(0, Kind::opaque)) return make_text(Kind::opaque, args[0]->text);
       if (!is(0, Kind::tensor)) damaged("a parameter without a tensor");
+      count_copied(2 * args[0]->size.size());
       const Value v = make(Kind::tensor);
       *v = *args[0];
       return v;
     }
-    if (name == "torch.Size" && args.size() == 1 && (is(0, Kind::tuple) || is(0, Kind::list))) return copy_items(Kind::tuple, args[0]);
-    if (name == "torch.device" && is(0, Kind::text)) return make_text(Kind::text, args[0]->text);
-    if (name == "_codecs.encode" && args.size() == 2 && is(0, Kind::text) && is(1, Kind::text) && args[1]->text == "latin1")
-      return make_text(Kind::bytes, args[0]->text);
+    if (name == "torch.Size" && args.size() == 1 && (is(0, Kind::tuple) || is(0, Kind::list)))
+      return copy_items(Kind::tuple, args[0]);
+    if (name == "torch.device" && is(0, Kind::text)) return copy_text(Kind::text, args[0]);
+    const bool latin1 = is(1, Kind::text) && args[1]->text == "latin1";
+    if (name == "_codecs.encode" && args.size() == 2 && is(0, Kind::text) && latin1)
+      return copy_text(Kind::bytes, args[0]);
     if (ends(".set") || ends(".frozenset")) {
       if (args.empty()) return make(Kind::set);
       if (args.size() == 1 && (is(0, Kind::list) || is(0, Kind::tuple))) return copy_items(Kind::set, args[0]);
@@ -177,7 +197,9 @@ class Machine {
     if (name == "collections.defaultdict" && args.size() <= 1) return make(Kind::dict);
     if (name == "collections.OrderedDict" || name == "collections.Counter" || ends(".dict")) return make_dict(args);
     if (ends(".list") && args.empty()) return make(Kind::list);
-    fail_file(path_, "pickle: '{}' is called in a way this reader does not know | save plain tensors (a state_dict)", printable(name));
+    fail_file(
+        path_, "pickle: '{}' is called in a way this reader does not know | save plain tensors (a state_dict)",
+        printable(name));
   }
 
   Value copy_items(Kind kind, const PickleValue* from) {
@@ -186,20 +208,28 @@ class Machine {
     v->items = from->items;
     return v;
   }
+  Value copy_text(Kind kind, const PickleValue* from) {
+    count_copied(from->text.size());
+    return make_text(kind, from->text);
+  }
   // A copy multiplies items without making values: bound the sum as well.
   void count_copied(std::size_t count) {
     num_copied_ += count;
-    check_file(num_copied_ <= max_values_, path_, "pickle: copies more than {} items | damaged, or made to exhaust memory", max_values_);
+    check_file(
+        num_copied_ <= max_values_, path_, "pickle: copies more than {} items | damaged, or made to exhaust memory",
+        max_values_);
   }
 
   Value make_dict(const std::vector<const PickleValue*>& args) {
     if (args.empty()) return make(Kind::dict);
     if (args.size() == 1 && args[0]->kind == Kind::dict) return copy_items(Kind::dict, args[0]);
-    if (args.size() != 1 || (args[0]->kind != Kind::list && args[0]->kind != Kind::tuple)) damaged("a dictionary made from something else");
+    if (args.size() != 1 || (args[0]->kind != Kind::list && args[0]->kind != Kind::tuple))
+      damaged("a dictionary made from something else");
     count_copied(args[0]->items.size() * 2);
     const Value dict = make(Kind::dict);
     for (const PickleValue* pair : args[0]->items) {
-      if ((pair->kind != Kind::list && pair->kind != Kind::tuple) || pair->items.size() != 2) damaged("a dictionary made from no pairs");
+      if ((pair->kind != Kind::list && pair->kind != Kind::tuple) || pair->items.size() != 2)
+        damaged("a dictionary made from no pairs");
       dict->items.insert(dict->items.end(), pair->items.begin(), pair->items.end());
     }
     return dict;
@@ -208,8 +238,9 @@ class Machine {
   // _rebuild_tensor_v2(storage, storage_offset, size, stride, requires_grad, backward_hooks[, metadata])
   Value rebuild_tensor(const std::vector<const PickleValue*>& args) {
     if (!args.empty() && args[0]->kind == Kind::opaque) return make_text(Kind::opaque, args[0]->text);
-    const bool good = args.size() >= 4 && args[0]->kind == Kind::storage && args[1]->kind == Kind::integer && args[2]->kind == Kind::tuple &&
-                      args[3]->kind == Kind::tuple && args[2]->items.size() == args[3]->items.size();
+    const bool good = args.size() >= 4 && args[0]->kind == Kind::storage && args[1]->kind == Kind::integer &&
+                      args[2]->kind == Kind::tuple && args[3]->kind == Kind::tuple &&
+                      args[2]->items.size() == args[3]->items.size();
     if (!good) damaged("a tensor without storage, offset, size and stride");
     const Value tensor = make(Kind::tensor);
     tensor->items = {args[0]};
@@ -227,8 +258,9 @@ class Machine {
   // ('storage', torch.FloatStorage, '0', 'cpu', number of elements)
   Value persistent(Value id) {
     const auto is = [&](std::size_t i, Kind kind) { return id->items[i]->kind == kind; };
-    const bool good = id->kind == Kind::tuple && id->items.size() >= 5 && is(0, Kind::text) && id->items[0]->text == "storage" &&
-                      (is(1, Kind::global) || is(1, Kind::opaque)) && is(2, Kind::text) && is(4, Kind::integer);
+    const bool good = id->kind == Kind::tuple && id->items.size() >= 5 && is(0, Kind::text) &&
+                      id->items[0]->text == "storage" && (is(1, Kind::global) || is(1, Kind::opaque)) &&
+                      is(2, Kind::text) && is(4, Kind::integer);
     if (!good) damaged("an outside reference that is no tensor storage");
     if (is(1, Kind::opaque)) return make_text(Kind::opaque, id->items[1]->text);
     const Value storage = make_text(Kind::storage, id->items[1]->text);
@@ -260,17 +292,24 @@ class Machine {
   std::unordered_map<std::uint64_t, Value> memo_;
 };
 
+// clang-format off
 void Machine::step() {
   const auto opcode = number<std::uint8_t>();
   switch (opcode) {
     // frame and end
     case 0x80: {  // PROTO
       const auto version = number<std::uint8_t>();
-      check_file(version >= 2 && version <= 5, path_, "pickle: protocol {} (2 to 5 can be read) | save it with torch.save's default", version);
+      check_file(
+          version >= 2 && version <= 5, path_,
+          "pickle: protocol {} (2 to 5 can be read) | save it with torch.save's default", version);
       return;
     }
-    case 0x95: take(8); return;  // FRAME: only a hint for buffered reading
-    case '.': stopped_ = true; return;
+    case 0x95:
+      take(8);
+      return;  // FRAME: only a hint for buffered reading
+    case '.':
+      stopped_ = true;
+      return;
     // plain values
     case 'N': return push(make(Kind::none));
     case 0x88: return push(make_boolean(true));
@@ -306,7 +345,9 @@ void Machine::step() {
     case '}': return push(make(Kind::dict));
     case 0x8f: return push(make(Kind::set));
     case ')': return push(make(Kind::tuple));
-    case '(': marks_.push_back(stack_.size()); return;
+    case '(':
+      marks_.push_back(stack_.size());
+      return;
     case 't': return push_tuple(pop_to_mark());
     case 0x85: return push_tuple(1);
     case 0x86: return push_tuple(2);
@@ -339,8 +380,12 @@ void Machine::step() {
       return push(v);
     }
     // stack and memo
-    case '0': pop(); return;
-    case '1': pop_to_mark(); return;
+    case '0':
+      pop();
+      return;
+    case '1':
+      pop_to_mark();
+      return;
     case '2': return push(top());
     case 'q': return memoize(number<std::uint8_t>());
     case 'r': return memoize(number<std::uint32_t>());
@@ -357,7 +402,7 @@ void Machine::step() {
       if (name->kind != Kind::text || module->kind != Kind::text) damaged("a name that is no text");
       return push(global(module->text, name->text));
     }
-    case 'R':      // callable(*tuple)
+    case 'R':     // callable(*tuple)
     case 0x81: {  // class.__new__(class, *tuple): the same for the classes we know
       const Value arguments = pop(), callee = pop();
       return push(call(callee, arguments));
@@ -371,16 +416,23 @@ void Machine::step() {
     case 'i': {  // INST names its class in the text: report which
       const std::string module = line();
       const std::string name = line();
-      fail_file(path_, "pickle asks for '{}.{}' through an opcode that is refused; nothing was run", printable(module), printable(name));
+      fail_file(
+          path_, "pickle asks for '{}.{}' through an opcode that is refused; nothing was run", printable(module),
+          printable(name));
     }
     default:
-      fail_file(path_, "pickle: opcode 0x{:02x} at byte {} is not supported | the file is damaged, or no torch.save file", opcode, at_ - 1);
+      fail_file(
+          path_, "pickle: opcode 0x{:02x} at byte {} is not supported | the file is damaged, or no torch.save file",
+          opcode, at_ - 1);
   }
 }
+// clang-format on
 
 }  // namespace
 
-Pickle read_pickle(const std::filesystem::path& path, std::span<const std::byte> bytes, UnknownObjects unknown, std::uint64_t max_values) {
+Pickle read_pickle(
+    const std::filesystem::path& path, std::span<const std::byte> bytes, UnknownObjects unknown,
+    std::uint64_t max_values) {
   return Machine(path, bytes, unknown, max_values).run();
 }
 

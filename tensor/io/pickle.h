@@ -18,13 +18,20 @@ namespace avid {
 
 struct PickleValue {
   enum class Kind {
-    none, boolean, integer, real, text, bytes,
-    list, tuple, set,  // items
-    dict,              // items: key, value, key, value, ...
-    global,            // text: "torch.FloatStorage"
-    storage,           // text: storage class, key; integer: number of elements
-    tensor,            // items: {storage}; offset in integer; size, stride
-    opaque,            // text: the class that was skipped
+    none,
+    boolean,
+    integer,
+    real,
+    text,
+    bytes,
+    list,
+    tuple,
+    set,      // items
+    dict,     // items: key, value, key, value, ...
+    global,   // text: "torch.FloatStorage"
+    storage,  // text: storage class, key; integer: number of elements
+    tensor,   // items: {storage}; offset in integer; size, stride
+    opaque,   // text: the class that was skipped
   };
   Kind kind = Kind::none;
   bool boolean = false;
@@ -43,6 +50,8 @@ struct Pickle {
 
 /// Interprets one pickle. At most `max_values` values are made (a bound on memory).
 /// Errors   FileError: truncated or damaged pickle, an opcode outside protocols 2-5, a name outside the allow-list.
-Pickle read_pickle(const std::filesystem::path& path, std::span<const std::byte> bytes, UnknownObjects unknown, std::uint64_t max_values);
+Pickle read_pickle(
+    const std::filesystem::path& path, std::span<const std::byte> bytes, UnknownObjects unknown,
+    std::uint64_t max_values);
 
 }  // namespace avid

@@ -47,7 +47,9 @@ std::uint64_t TensorInfo::numel() const { return checked_numel(shape).value_or(0
 std::string TensorInfo::shape_text() const { return fmt::format("[{}]", fmt::join(shape, ",")); }
 
 void TensorFile::add(TensorInfo info) {
-  check_file(index_.emplace(info.name, tensors_.size()).second, path_, "tensor '{}' appears twice | the file is damaged", printable(info.name));
+  check_file(
+      index_.emplace(info.name, tensors_.size()).second, path_, "tensor '{}' appears twice | the file is damaged",
+      printable(info.name));
   tensors_.push_back(std::move(info));
 }
 
@@ -61,17 +63,20 @@ std::size_t TensorFile::index_of(const std::string& name) const {
     const std::size_t distance = edit_distance(name, info.name);
     if (distance < best) best = distance, nearest = info.name;
   }
-  fail_file(path_, "no tensor '{}' among {} | {}", printable(name), tensors_.size(),
-            nearest.empty() ? "list them with: avid inspect" : fmt::format("did you mean '{}'?", printable(nearest)));
+  fail_file(
+      path_, "no tensor '{}' among {} | {}", printable(name), tensors_.size(),
+      nearest.empty() ? "list them with: avid inspect" : fmt::format("did you mean '{}'?", printable(nearest)));
 }
 
 Tensor TensorFile::load(const std::string& name) const {
   const std::size_t index = index_of(name);
   const TensorInfo& info = tensors_[index];
-  check_file(info.dtype.has_value(), path_, "tensor '{}': element type {} cannot be loaded | convert it to f32 first", printable(name),
-             printable(info.file_dtype));
-  check_file(info.shape.size() <= Shape::kMaxRank, path_, "tensor '{}': {} dimensions, at most {} can be loaded", printable(name),
-             info.shape.size(), int{Shape::kMaxRank});
+  check_file(
+      info.dtype.has_value(), path_, "tensor '{}': element type {} cannot be loaded | convert it to f32 first",
+      printable(name), printable(info.file_dtype));
+  check_file(
+      info.shape.size() <= Shape::kMaxRank, path_, "tensor '{}': {} dimensions, at most {} can be loaded",
+      printable(name), info.shape.size(), int{Shape::kMaxRank});
   return load_at(index);
 }
 
@@ -110,12 +115,18 @@ FileKind detect_file_kind(const std::filesystem::path& path) {
 
 std::unique_ptr<TensorFile> open_tensor_file(const std::filesystem::path& path, UnknownObjects unknown) {
   switch (detect_file_kind(path)) {
-    case FileKind::safetensors: return std::make_unique<SafetensorsFile>(path);
-    case FileKind::torch_zip: return std::make_unique<TorchZipFile>(path, unknown);
-    case FileKind::npz: return std::make_unique<NpzFile>(path);
-    case FileKind::npy: return std::make_unique<NpyFile>(path);
-    case FileKind::hdf5: fail_file(path, "expected a file of tensors, got HDF5 | give a safetensors, .pt/.ckpt or .npz file");
-    case FileKind::unknown: break;
+    case FileKind::safetensors:
+      return std::make_unique<SafetensorsFile>(path);
+    case FileKind::torch_zip:
+      return std::make_unique<TorchZipFile>(path, unknown);
+    case FileKind::npz:
+      return std::make_unique<NpzFile>(path);
+    case FileKind::npy:
+      return std::make_unique<NpyFile>(path);
+    case FileKind::hdf5:
+      fail_file(path, "expected a file of tensors, got HDF5 | give a safetensors, .pt/.ckpt or .npz file");
+    case FileKind::unknown:
+      break;
   }
   fail_file(path, "not a safetensors, torch zip (.pt/.ckpt), npz or npy file, or damaged at its start");
 }

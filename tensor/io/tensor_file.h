@@ -19,7 +19,7 @@ namespace avid {
 /// Tensors with names, in an order that matters to people only.
 using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
 
-/// What a file says about one tensor. Shapes are the file's: a rank above Shape::kMaxRank is listed but cannot be loaded.
+/// What a file says about one tensor. Shapes are the file's: a rank above Shape::kMaxRank is listed, never loaded.
 struct TensorInfo {
   std::string name;
   std::string file_dtype;      ///< the format's own name: "F32", "<f4", "FloatStorage"
@@ -76,7 +76,8 @@ FileKind detect_file_kind(const std::filesystem::path& path);
 enum class UnknownObjects { refuse, skip };
 
 /// Opens safetensors, torch zip, npz or npy by content. Throws FileError when it is none of them.
-std::unique_ptr<TensorFile> open_tensor_file(const std::filesystem::path& path, UnknownObjects unknown = UnknownObjects::refuse);
+std::unique_ptr<TensorFile> open_tensor_file(
+    const std::filesystem::path& path, UnknownObjects unknown = UnknownObjects::refuse);
 
 /// Product of extents, or nothing when one is negative or the product passes 2^56 elements.
 std::optional<std::uint64_t> checked_numel(const std::vector<std::int64_t>& shape);
@@ -88,7 +89,8 @@ template <class... Args>
 }
 template <class... Args>
 void check_file(bool condition, const std::filesystem::path& path, fmt::format_string<Args...> format, Args&&... args) {
-  if (!condition) [[unlikely]] fail_file(path, format, std::forward<Args>(args)...);
+  if (!condition) [[unlikely]]
+    fail_file(path, format, std::forward<Args>(args)...);
 }
 
 }  // namespace avid

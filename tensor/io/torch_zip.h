@@ -40,7 +40,7 @@ class TorchZipFile : public TensorFile {
   std::string prefix_;  // "archive/"
   std::vector<View> views_;
   std::vector<std::string> skipped_;
-  std::uint64_t visits_left_ = 0;
+  std::uint64_t visits_left_ = 0, name_bytes_left_ = 0;  // bounds on the work that a small file may ask for
 };
 
 }  // namespace avid

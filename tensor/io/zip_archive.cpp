@@ -43,25 +43,35 @@ ZipArchive::ZipArchive(const std::filesystem::path& path) : file_(path), zip_(nu
   for (zip_int64_t i = 0; i < count; ++i) {
     zip_stat_t stat;
     zip_stat_init(&stat);
-    constexpr zip_uint64_t kNeeded = ZIP_STAT_NAME | ZIP_STAT_SIZE | ZIP_STAT_COMP_SIZE | ZIP_STAT_COMP_METHOD | ZIP_STAT_ENCRYPTION_METHOD;
-    const bool known = zip_stat_index(zip_.get(), static_cast<zip_uint64_t>(i), ZIP_FL_ENC_RAW, &stat) == 0 && (stat.valid & kNeeded) == kNeeded;
+    constexpr zip_uint64_t kNeeded =
+        ZIP_STAT_NAME | ZIP_STAT_SIZE | ZIP_STAT_COMP_SIZE | ZIP_STAT_COMP_METHOD | ZIP_STAT_ENCRYPTION_METHOD;
+    const bool known = zip_stat_index(zip_.get(), static_cast<zip_uint64_t>(i), ZIP_FL_ENC_RAW, &stat) == 0 &&
+                       (stat.valid & kNeeded) == kNeeded;
     check_file(known, path, "zip: directory entry {} is damaged", i);
     Member member{stat.name, stat.size, stat.comp_size, static_cast<std::uint64_t>(i)};
     const std::string name = printable(member.name);
     check_file(stat.encryption_method == ZIP_EM_NONE, path, "zip: '{}' is encrypted | decrypt the archive first", name);
-    check_file(stat.comp_method == ZIP_CM_STORE || stat.comp_method == ZIP_CM_DEFLATE, path,
-               "zip: '{}' uses compression method {} | pack it again, stored or deflated", name, stat.comp_method);
-    const bool size_possible = stat.comp_method == ZIP_CM_STORE ? member.num_bytes == member.packed_bytes
-                                                                : member.num_bytes / kMaxDeflateRatio <= member.packed_bytes;
-    check_file(size_possible, path, "zip: '{}' declares {} bytes from {} packed ones, which is impossible | damaged or a zip bomb", name,
-               member.num_bytes, member.packed_bytes);
+    check_file(
+        stat.comp_method == ZIP_CM_STORE || stat.comp_method == ZIP_CM_DEFLATE, path,
+        "zip: '{}' uses compression method {} | pack it again, stored or deflated", name, stat.comp_method);
+    const bool size_possible = stat.comp_method == ZIP_CM_STORE
+                                   ? member.num_bytes == member.packed_bytes
+                                   : member.num_bytes / kMaxDeflateRatio <= member.packed_bytes;
+    check_file(
+        size_possible, path,
+        "zip: '{}' declares {} bytes from {} packed ones, which is impossible | damaged or a zip bomb", name,
+        member.num_bytes, member.packed_bytes);
     total_packed += std::min(member.packed_bytes, bytes.size() + 1);
     total += std::min(member.num_bytes, std::uint64_t{1} << 60);
-    check_file(total_packed <= bytes.size(), path, "zip: members of {} packed bytes in a file of {} | truncated or a zip bomb", total_packed,
-               bytes.size());
-    check_file(total <= std::max(kAlwaysAllowedBytes, kMaxTotalRatio * bytes.size()), path,
-               "zip: members unpack to more than {} bytes from a file of {} | a zip bomb?", total, bytes.size());
-    check_file(index_.emplace(member.name, members_.size()).second, path, "zip: member '{}' appears twice | the file is damaged", name);
+    check_file(
+        total_packed <= bytes.size(), path, "zip: members of {} packed bytes in a file of {} | truncated or a zip bomb",
+        total_packed, bytes.size());
+    check_file(
+        total <= std::max(kAlwaysAllowedBytes, kMaxTotalRatio * bytes.size()), path,
+        "zip: members unpack to more than {} bytes from a file of {} | a zip bomb?", total, bytes.size());
+    check_file(
+        index_.emplace(member.name, members_.size()).second, path,
+        "zip: member '{}' appears twice | the file is damaged", name);
     members_.push_back(std::move(member));
   }
 }
@@ -82,7 +92,9 @@ std::vector<std::byte> ZipArchive::read_start(const Member& member, std::uint64_
   while (filled < bytes.size()) {
     const zip_int64_t got = zip_fread(in.get(), bytes.data() + filled, bytes.size() - filled);
     check_file(got >= 0, path(), "zip: '{}': {} | the file is damaged", name, printable(zip_file_strerror(in.get())));
-    check_file(got > 0, path(), "zip: '{}': {} bytes, the directory declares {} | the file is damaged", name, filled, member.num_bytes);
+    check_file(
+        got > 0, path(), "zip: '{}': {} bytes, the directory declares {} | the file is damaged", name, filled,
+        member.num_bytes);
     filled += static_cast<std::size_t>(got);
   }
   if (count < member.num_bytes) return bytes;
@@ -90,13 +102,16 @@ std::vector<std::byte> ZipArchive::read_start(const Member& member, std::uint64_
   std::byte extra;
   const zip_int64_t got = zip_fread(in.get(), &extra, 1);
   check_file(got >= 0, path(), "zip: '{}': {} | the file is damaged", name, printable(zip_file_strerror(in.get())));
-  check_file(got == 0, path(), "zip: '{}': more than the {} bytes the directory declares | damaged or a zip bomb", name, member.num_bytes);
+  check_file(
+      got == 0, path(), "zip: '{}': more than the {} bytes the directory declares | damaged or a zip bomb", name,
+      member.num_bytes);
   const auto* data = reinterpret_cast<const Bytef*>(bytes.data());
   zip_stat_t stat;
   zip_stat_init(&stat);
   const bool known = zip_stat_index(zip_.get(), member.index, 0, &stat) == 0 && (stat.valid & ZIP_STAT_CRC) != 0;
-  check_file(known && crc32_z(crc32_z(0, nullptr, 0), data, bytes.size()) == stat.crc, path(), "zip: '{}': CRC-32 differs | the file is damaged",
-             name);
+  check_file(
+      known && crc32_z(crc32_z(0, nullptr, 0), data, bytes.size()) == stat.crc, path(),
+      "zip: '{}': CRC-32 differs | the file is damaged", name);
   return bytes;
 }
 

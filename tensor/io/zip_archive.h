@@ -17,7 +17,7 @@ namespace avid {
 
 /// A zip file opened for reading: stored or deflated members, zip64. Not thread-safe.
 ///
-/// Refused when opening: damaged directory, encryption, other compression methods, a name twice, packed sizes that exceed
+/// Refused when opening: damaged directory, encryption, other compression methods, a name twice, packed sizes past
 /// the file (members sharing bytes), sizes beyond what deflate can reach, and more unpacked bytes in all than
 /// max(1 GiB, 100 x file): a zip bomb. Nothing is ever extracted to disk, so names with ".." are harmless.
 /// Errors   FileError.

@@ -123,8 +123,12 @@ TEST_CASE("atomic_file/temporary/a_link_under_its_name_is_not_followed") {
 TEST_CASE("atomic_file/error/unwritable_places") {
   const TempDir dir;
   write_text_atomic(dir / "file", "x");
-  CHECK(message_of([&] { write_text_atomic(dir / "no/such/folder/a", "x"); }).find("make the folder first") != std::string::npos);
-  CHECK(message_of([&] { write_text_atomic(dir / "file/a", "x"); }).find("a part of the path is a file") != std::string::npos);
+  CHECK(message_of([&] {
+          write_text_atomic(dir / "no/such/folder/a", "x");
+        }).find("make the folder first") != std::string::npos);
+  CHECK(message_of([&] {
+          write_text_atomic(dir / "file/a", "x");
+        }).find("a part of the path is a file") != std::string::npos);
   CHECK(message_of([&] { write_text_atomic(dir.path(), "x"); }).find("folder") != std::string::npos);
   CHECK_THROWS_AS(write_text_atomic(dir / "", "x"), FileError);
   CHECK_THROWS_AS(write_text_atomic("/proc/avid-test", "x"), FileError);

@@ -1,4 +1,4 @@
-// tests/tensor/corruption_test.cpp -- every reader meets truncated and damaged files: an error or a success, nothing else
+// tests/tensor/corruption_test.cpp -- every reader meets damaged files: an error or a success, nothing else
 //
 // Run under AddressSanitizer and UBSan as well. "Success" is legal where the damage hits values that carry no checksum,
 // or padding. Allocations are watched through the tensor pool: no file may ask for much more than it holds.
@@ -50,7 +50,7 @@ void try_bytes(const std::filesystem::path& path, const std::string& bytes, Outc
     good = false;
     CHECK(std::string_view(error.what()).find('\n') == std::string_view::npos);
   }
-  // One tensor at a time: at most the file, eightfold (rows of one f16 are padded to 16 bytes), or a small expanded view.
+  // One tensor at a time: at most the file eightfold (a row of one f16 takes 16 bytes), unpacked, or a small view.
   const std::size_t limit = 64 * bytes.size() + (std::size_t{1} << 21);
   CHECK(host_pool_stats().peak_in_use_bytes - before <= limit);
   ++(good ? outcome.opened : outcome.refused);
@@ -66,7 +66,8 @@ void sweep(const std::filesystem::path& valid, std::uint64_t seed) {
 
   Outcome cut;
   const std::size_t step = test::full_level() ? 1 : std::max<std::size_t>(1, bytes.size() / 300);
-  for (std::size_t length = 0; length < bytes.size(); length += step) try_bytes(dir / "f", bytes.substr(0, length), cut);
+  for (std::size_t length = 0; length < bytes.size(); length += step)
+    try_bytes(dir / "f", bytes.substr(0, length), cut);
   CHECK(cut.opened == 0);  // every format here knows its own length
 
   std::mt19937_64 random(seed);
@@ -79,15 +80,25 @@ void sweep(const std::filesystem::path& valid, std::uint64_t seed) {
     for (std::size_t n = 1 + below(3); n > 0; --n) {
       const std::size_t at = below(edited.size());
       switch (below(5)) {
-        case 0: edited[at] = static_cast<char>(edited[at] ^ (1 << below(8))); break;
-        case 1: edited[at] = static_cast<char>(random()); break;
-        case 2: edited[at] = kAwkward[below(kAwkward.size())]; break;
+        case 0:
+          edited[at] = static_cast<char>(edited[at] ^ (1 << below(8)));
+          break;
+        case 1:
+          edited[at] = static_cast<char>(random());
+          break;
+        case 2:
+          edited[at] = kAwkward[below(kAwkward.size())];
+          break;
         case 3: {  // a whole number overwritten
           const std::uint64_t value = below(2) ? ~std::uint64_t{0} >> below(64) : std::uint64_t{1} << below(64);
-          std::memcpy(edited.data() + at, &value, std::min<std::size_t>(std::size_t{1} << below(4), edited.size() - at));
+          std::memcpy(
+              edited.data() + at, &value, std::min<std::size_t>(std::size_t{1} << below(4), edited.size() - at));
           break;
         }
-        case 4: below(2) ? edited.erase(at, 1 + below(8)) : edited.insert(at, edited.substr(below(edited.size()), 1 + below(8))); break;
+        case 4:
+          below(2) ? edited.erase(at, 1 + below(8))
+                   : edited.insert(at, edited.substr(below(edited.size()), 1 + below(8)));
+          break;
       }
       if (edited.empty()) edited = "x";
     }
@@ -98,10 +109,14 @@ void sweep(const std::filesystem::path& valid, std::uint64_t seed) {
 }
 
 std::filesystem::path small_safetensors(const TempDir& dir) {
-  save_safetensors(dir / "a.safetensors",
-                   {{"w", test::random_tensor({3, 5}, DType::f32, 1)}, {"b", test::random_tensor({2}, DType::bf16, 2)},
-                    {"s", Tensor::scalar(1)}, {"u", test::random_tensor({3}, DType::u8, 3, 100)}, {"e", Tensor::empty({0, 2})}},
-                   {{"note", "text"}});
+  save_safetensors(
+      dir / "a.safetensors",
+      {{"w", test::random_tensor({3, 5}, DType::f32, 1)},
+       {"b", test::random_tensor({2}, DType::bf16, 2)},
+       {"s", Tensor::scalar(1)},
+       {"u", test::random_tensor({3}, DType::u8, 3, 100)},
+       {"e", Tensor::empty({0, 2})}},
+      {{"note", "text"}});
   return dir / "a.safetensors";
 }
 
@@ -149,7 +164,8 @@ TEST_CASE("corruption/torch_zip/pickle_alone") {
         }
       }
     };
-    for (std::size_t length = 0; length < bytes.size(); ++length) attempt({bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(length)});
+    for (std::size_t length = 0; length < bytes.size(); ++length)
+      attempt({bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(length)});
     CHECK(good == 0);
     std::mt19937_64 random(8);
     const int num_edits = test::full_level() ? 20000 : 1000;
@@ -159,9 +175,15 @@ TEST_CASE("corruption/torch_zip/pickle_alone") {
         const std::size_t at = random() % edited.size();
         // Opcodes are printable letters or lie above 0x80: draw from both, from the file itself, and from all bytes.
         switch (random() % 3) {
-          case 0: edited[at] = static_cast<std::byte>(random()); break;
-          case 1: edited[at] = edited[random() % edited.size()]; break;
-          case 2: edited[at] = static_cast<std::byte>("()]}.012NRQabehjqrstu"[random() % 21]); break;
+          case 0:
+            edited[at] = static_cast<std::byte>(random());
+            break;
+          case 1:
+            edited[at] = edited[random() % edited.size()];
+            break;
+          case 2:
+            edited[at] = static_cast<std::byte>("()]}.012NRQabehjqrstu"[random() % 21]);
+            break;
         }
       }
       attempt(edited);
@@ -180,7 +202,9 @@ TEST_CASE("corruption/random/noise_of_every_kind_of_beginning") {
   std::mt19937_64 random(13);
   Outcome outcome;
   const int num_files = test::full_level() ? 2000 : 200;
-  const std::string beginnings[] = {"", "PK\x03\x04", std::string("PK\x05\x06\0\0\0\0\1\0\1\0", 12), "\x93NUMPY\x01", std::string("\x40\0\0\0\0\0\0\0{\"a\":", 13)};
+  const std::string beginnings[] = {
+      "", "PK\x03\x04", std::string("PK\x05\x06\0\0\0\0\1\0\1\0", 12), "\x93NUMPY\x01",
+      std::string("\x40\0\0\0\0\0\0\0{\"a\":", 13)};
   for (int i = 0; i < num_files; ++i) {
     std::string bytes = beginnings[static_cast<std::size_t>(i) % std::size(beginnings)];
     for (std::size_t n = random() % 300; n > 0; --n) bytes += static_cast<char>(random());

@@ -79,7 +79,8 @@ TEST_CASE("npz/round_trip/every_dtype_stored_and_deflated") {
   for (const DType dtype : {DType::f64, DType::f32, DType::f16, DType::i64, DType::i32, DType::u8}) {
     tensors.emplace_back(fmt::format("a.{}", name_of(dtype)), test::random_tensor({3, 2, 5}, dtype, 3, 100));
     tensors.emplace_back(fmt::format("one/{}", name_of(dtype)), test::random_tensor({9}, dtype, 4, 100));
-    tensors.emplace_back(fmt::format("scalar {}", name_of(dtype)), Tensor::scalar(-1.5, dtype == DType::u8 ? DType::f32 : dtype));
+    tensors.emplace_back(
+        fmt::format("scalar {}", name_of(dtype)), Tensor::scalar(-1.5, dtype == DType::u8 ? DType::f32 : dtype));
     tensors.emplace_back(fmt::format("empty{}", name_of(dtype)), Tensor::empty({2, 0}, dtype));
   }
   for (const bool compress : {false, true}) {
@@ -110,7 +111,8 @@ TEST_CASE("npz/write/data_start_at_a_multiple_of_64") {
 TEST_CASE("npz/write/refused_without_leaving_a_file") {
   const TempDir dir;
   const Tensor t = Tensor::zeros({2});
-  CHECK_THROWS_WITH_AS(save_npz(dir / "a", {{"x", Tensor::zeros({2}, DType::bf16)}}), doctest::Contains("NumPy has no bf16"), FileError);
+  CHECK_THROWS_WITH_AS(
+      save_npz(dir / "a", {{"x", Tensor::zeros({2}, DType::bf16)}}), doctest::Contains("NumPy has no bf16"), FileError);
   CHECK_THROWS_AS(save_npz(dir / "a", {{"x", t}, {"x", t}}), FileError);
   CHECK_THROWS_AS(save_npz(dir / "a", {{"", t}}), FileError);
   CHECK_THROWS_AS(save_npz(dir / "a", {{"x", Tensor()}}), FileError);
@@ -133,12 +135,16 @@ TEST_CASE("npz/header/python_literals") {
   CHECK(mentions(complaint(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2,), } x", 8)), "damaged"));
   CHECK(mentions(complaint(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2,)", 8)), "damaged"));
   CHECK(mentions(complaint(npy("{'descr': '<f4', 'shape': (2,)}", 8)), "expected descr, fortran_order and shape"));
-  CHECK(mentions(complaint(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2,), 'x': 'y'}", 8)), "unknown key 'x'"));
-  CHECK(mentions(complaint(npy("{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': (2,)}", 8)), "appears twice"));
+  CHECK(mentions(
+      complaint(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2,), 'x': 'y'}", 8)), "unknown key 'x'"));
+  CHECK(mentions(
+      complaint(npy("{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': (2,)}", 8)), "appears twice"));
   CHECK(mentions(complaint(npy("{'descr': '<f4', 'fortran_order': True, 'shape': (2,)}", 8)), "ascontiguousarray"));
   CHECK(mentions(complaint(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (3,)}", 8)), "needs 12 bytes"));
-  CHECK(mentions(complaint(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999,99999999999)}", 8)), "2^56"));
-  CHECK(mentions(complaint(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999,)}", 8)), "damaged"));
+  CHECK(mentions(
+      complaint(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999,99999999999)}", 8)), "2^56"));
+  CHECK(mentions(
+      complaint(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999,)}", 8)), "damaged"));
   CHECK(mentions(complaint("\x93NUMPY\x01"), "not an npy array"));
 }
 

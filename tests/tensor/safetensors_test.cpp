@@ -1,4 +1,4 @@
-// tests/tensor/safetensors_test.cpp -- round trips, a file of the format's own library, every header field broken in turn
+// tests/tensor/safetensors_test.cpp -- round trips, a foreign file, every header field broken in turn
 #include "tensor/io/safetensors.h"
 
 #include <cstring>
@@ -51,7 +51,8 @@ TEST_CASE("safetensors/round_trip/every_dtype_pitched_scalar_empty_metadata") {
     tensors.emplace_back(fmt::format("a.{}", name_of(dtype)), test::random_tensor({2, 3, 5}, dtype, 1, 100));
     tensors.emplace_back(fmt::format("scalar.{}", name_of(dtype)), Tensor::scalar(3, dtype));
     tensors.emplace_back(fmt::format("empty.{}", name_of(dtype)), Tensor::empty({0, 7}, dtype));
-    tensors.emplace_back(fmt::format("view.{}", name_of(dtype)), test::random_tensor({4, 9}, dtype, 2, 100).slice(1, 3));
+    tensors.emplace_back(
+        fmt::format("view.{}", name_of(dtype)), test::random_tensor({4, 9}, dtype, 2, 100).slice(1, 3));
   }
   const std::map<std::string, std::string> metadata{{"note", "first \"line\"\nsecond é"}, {"empty", ""}};
   save_safetensors(dir / "a.safetensors", tensors, metadata);
@@ -81,7 +82,10 @@ TEST_CASE("safetensors/round_trip/no_tensors_and_no_metadata") {
 
 TEST_CASE("safetensors/write/wider_elements_first_so_that_all_are_aligned") {
   const TempDir dir;
-  save_safetensors(dir / "a", {{"b", Tensor::zeros({3}, DType::u8)}, {"h", Tensor::zeros({3}, DType::f16)}, {"d", Tensor::zeros({1}, DType::f64)}});
+  save_safetensors(
+      dir / "a", {{"b", Tensor::zeros({3}, DType::u8)},
+                  {"h", Tensor::zeros({3}, DType::f16)},
+                  {"d", Tensor::zeros({1}, DType::f64)}});
   CHECK(SafetensorsFile(dir / "a").names() == std::vector<std::string>{"d", "h", "b"});
 }
 
@@ -103,7 +107,9 @@ TEST_CASE("safetensors/foreign/file_of_the_reference_library") {
   CHECK(f32.shape() == Shape{2, 3, 5});
   CHECK(f32.pitch() == 8);
   for (std::size_t i = 0; i < 30; ++i) CHECK(f32.to_doubles()[i] == -1 + 0.25 * static_cast<double>(i));
-  CHECK(file.load("i64").to_values<std::int64_t>() == std::vector<std::int64_t>{-1, 999999999999, 1999999999999, 2999999999999});
+  CHECK(
+      file.load("i64").to_values<std::int64_t>() ==
+      std::vector<std::int64_t>{-1, 999999999999, 1999999999999, 2999999999999});
   CHECK(file.load("bf16").to_doubles() == std::vector<double>{-1, -0.75, -0.5, -0.25, 0, 0.25});
   CHECK(file.load("f16").to_doubles() == std::vector<double>{-1, -0.75, -0.5, -0.25, 0, 0.25, 0.5});
   CHECK(file.load("bool").to_values<std::uint8_t>() == std::vector<std::uint8_t>{1, 0, 1});
@@ -121,7 +127,11 @@ TEST_CASE("safetensors/header/legal_variants_open") {
   CHECK(complaint(one(R"("dtype":"F32","shape":[],"data_offsets":[0,4])"), 4).empty());
   CHECK(complaint(one(R"("data_offsets":[0,0],"shape":[0,4],"dtype":"F32")"), 0).empty());
   CHECK(complaint(one(R"("dtype":"F4_E2M1","shape":[3],"data_offsets":[0,2])"), 2).empty());  // unknown: listed
-  CHECK(complaint(R"({"b":{"dtype":"U8","shape":[1],"data_offsets":[1,2]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 2).empty());
+  CHECK(complaint(
+            R"({"b":{"dtype":"U8","shape":[1],"data_offsets":[1,2]},)"
+            R"("a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})",
+            2)
+            .empty());
 }
 
 TEST_CASE("safetensors/header/every_field_is_checked") {
@@ -134,9 +144,14 @@ TEST_CASE("safetensors/header/every_field_is_checked") {
   CHECK(mentions(complaint("{\"x\":{\"a\":[[[[[[[[[[[[]]]]]]]]]]]]}}", 0), "nested deeper"));
   CHECK(mentions(complaint(one(R"("dtype":"F32","shape":[1])"), 4), "exactly dtype, shape and data_offsets"));
   CHECK(mentions(complaint(one(R"("dtype":"F32","shape":[1],"data_offsets":[0,4],"z":1)"), 4), "exactly dtype"));
-  CHECK(mentions(complaint(one(R"("dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4])"), 4), "'dtype' appears twice"));
-  CHECK(mentions(complaint(R"({"x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1),
-                 "'x' appears twice"));
+  CHECK(mentions(
+      complaint(one(R"("dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4])"), 4), "'dtype' appears twice"));
+  CHECK(mentions(
+      complaint(
+          R"({"x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},)"
+          R"("x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})",
+          1),
+      "'x' appears twice"));
   CHECK(mentions(complaint(one(R"("dtype":7,"shape":[1],"data_offsets":[0,4])"), 4), "dtype: expected text"));
   CHECK(mentions(complaint(one(R"("dtype":"F32","shape":1,"data_offsets":[0,4])"), 4), "shape: expected a list"));
   CHECK(mentions(complaint(one(R"("dtype":"F32","shape":[1.0],"data_offsets":[0,4])"), 4), "expected integers"));
@@ -149,10 +164,16 @@ TEST_CASE("safetensors/header/every_field_is_checked") {
   CHECK(mentions(complaint(one(R"("dtype":"F32","shape":[1],"data_offsets":[4,0])"), 4), "outside"));
   CHECK(mentions(complaint(one(R"("dtype":"F32","shape":[1],"data_offsets":[0,"4"])"), 4), "expected integers"));
   CHECK(mentions(complaint(one(R"("dtype":"F32","shape":[1],"data_offsets":[0,4])"), 3), "outside the 3 bytes"));
-  CHECK(mentions(complaint(one(R"("dtype":"F32","shape":[1],"data_offsets":[0,4])"), 5), "4 bytes of data announced, the file has 5"));
+  CHECK(mentions(
+      complaint(one(R"("dtype":"F32","shape":[1],"data_offsets":[0,4])"), 5),
+      "4 bytes of data announced, the file has 5"));
   CHECK(mentions(complaint(one(R"("dtype":"F32","shape":[1],"data_offsets":[1,5])"), 5), "overlap or leave a hole"));
-  CHECK(mentions(complaint(R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}})", 3),
-                 "overlap or leave a hole"));
+  CHECK(mentions(
+      complaint(
+          R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},)"
+          R"("b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}})",
+          3),
+      "overlap or leave a hole"));
   CHECK(mentions(complaint(R"({"__metadata__":{"a":1}})", 0), "expected text"));
   CHECK(mentions(complaint(R"({"__metadata__":[]})", 0), "expected an object"));
 }

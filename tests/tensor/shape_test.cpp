@@ -75,10 +75,11 @@ TEST_CASE("shape/pitch/rows_of_floats_are_multiples_of_16_bytes_and_integers_are
 
 // Bits worked out by hand from the formats: sign, exponent (bias 15 / 127), fraction.
 TEST_CASE("dtype/f16/hand_values") {
-  const std::map<float, std::uint16_t> exact{{0.0f, 0x0000},      {1.0f, 0x3c00},        {-2.0f, 0xc000},      {0.5f, 0x3800},
-                                             {65504.0f, 0x7bff},  {0x1p-14f, 0x0400},    {0x1p-24f, 0x0001},   {0x1.ff8p-15f, 0x03ff},
-                                             {1.0f / 3, 0x3555},  {0.1f, 0x2e66},        {1e9f, 0x7c00},       {65520.0f, 0x7c00},
-                                             {65519.0f, 0x7bff},  {0x1p-25f, 0x0000},    {0x1.8p-25f, 0x0001}, {-0x1p-26f, 0x8000}};
+  const std::map<float, std::uint16_t> exact{
+      {0.0f, 0x0000},     {1.0f, 0x3c00},     {-2.0f, 0xc000},      {0.5f, 0x3800},
+      {65504.0f, 0x7bff}, {0x1p-14f, 0x0400}, {0x1p-24f, 0x0001},   {0x1.ff8p-15f, 0x03ff},
+      {1.0f / 3, 0x3555}, {0.1f, 0x2e66},     {1e9f, 0x7c00},       {65520.0f, 0x7c00},
+      {65519.0f, 0x7bff}, {0x1p-25f, 0x0000}, {0x1.8p-25f, 0x0001}, {-0x1p-26f, 0x8000}};
   for (const auto& [value, bits] : exact) CHECK_MESSAGE(f16(value).bits == bits, value);
   CHECK(f16(-0.0f).bits == 0x8000);
   CHECK(f16(std::numeric_limits<float>::infinity()).bits == 0x7c00);
@@ -94,10 +95,13 @@ TEST_CASE("dtype/f16/all_65536_codes_round_trip") {
     const float v = static_cast<float>(h);
     const int exponent = static_cast<int>(code >> 10 & 31), fraction = static_cast<int>(code & 1023);
     if (exponent == 31) {
-      if (fraction == 0 ? !std::isinf(v) || std::signbit(v) != (code >> 15 != 0) || f16(v).bits != code : !std::isnan(v) || !std::isnan(static_cast<float>(f16(v)))) ++wrong;
+      if (fraction == 0 ? !std::isinf(v) || std::signbit(v) != (code >> 15 != 0) || f16(v).bits != code
+                        : !std::isnan(v) || !std::isnan(static_cast<float>(f16(v))))
+        ++wrong;
       continue;
     }
-    const double expected = (code >> 15 ? -1.0 : 1.0) * (exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024 + fraction, exponent - 25));
+    const double expected = (code >> 15 ? -1.0 : 1.0) *
+                            (exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024 + fraction, exponent - 25));
     if (static_cast<double>(v) != expected || std::signbit(v) != (code >> 15 != 0) || f16(v).bits != code) ++wrong;
   }
   CHECK(wrong == 0);
@@ -106,9 +110,12 @@ TEST_CASE("dtype/f16/all_65536_codes_round_trip") {
 TEST_CASE("dtype/f16/halfway_rounds_to_even_and_neighbours_to_nearest") {
   int wrong = 0;
   for (std::uint16_t code = 0; code < 0x7bff; ++code) {  // every pair of neighbouring finite numbers
-    const float low = f16::to_f32(code), high = f16::to_f32(static_cast<std::uint16_t>(code + 1)), middle = low + (high - low) / 2;
+    const float low = f16::to_f32(code), high = f16::to_f32(static_cast<std::uint16_t>(code + 1)),
+                middle = low + (high - low) / 2;
     const auto even = static_cast<std::uint16_t>(code % 2 == 0 ? code : code + 1);
-    if (f16(middle).bits != even || f16(std::nextafter(middle, 0.0f)).bits != code || f16(std::nextafter(middle, 1e9f)).bits != code + 1) ++wrong;
+    if (f16(middle).bits != even || f16(std::nextafter(middle, 0.0f)).bits != code ||
+        f16(std::nextafter(middle, 1e9f)).bits != code + 1)
+      ++wrong;
   }
   CHECK(wrong == 0);
 }
@@ -116,13 +123,14 @@ TEST_CASE("dtype/f16/halfway_rounds_to_even_and_neighbours_to_nearest") {
 TEST_CASE("dtype/bf16/hand_values_and_all_codes") {
   CHECK(bf16(1.0f).bits == 0x3f80);
   CHECK(bf16(-2.0f).bits == 0xc000);
-  CHECK(bf16(0.1f).bits == 0x3dcd);                   // 0x3dcccccd: above half, up
-  CHECK(bf16(1.00390625f).bits == 0x3f80);            // 1 + 2^-8: halfway, to even
-  CHECK(bf16(1.01171875f).bits == 0x3f82);            // 1 + 3 * 2^-8: halfway, to even
-  CHECK(bf16(3.4e38f).bits == 0x7f80);                // above the largest bf16 by more than half: infinity
-  CHECK(bf16(3.3895314e38f).bits == 0x7f7f);          // the largest bf16
+  CHECK(bf16(0.1f).bits == 0x3dcd);           // 0x3dcccccd: above half, up
+  CHECK(bf16(1.00390625f).bits == 0x3f80);    // 1 + 2^-8: halfway, to even
+  CHECK(bf16(1.01171875f).bits == 0x3f82);    // 1 + 3 * 2^-8: halfway, to even
+  CHECK(bf16(3.4e38f).bits == 0x7f80);        // above the largest bf16 by more than half: infinity
+  CHECK(bf16(3.3895314e38f).bits == 0x7f7f);  // the largest bf16
   CHECK(bf16(-0.0f).bits == 0x8000);
-  CHECK(std::isnan(static_cast<float>(bf16(std::bit_cast<float>(0x7f800001u)))));  // a NaN whose upper half looks infinite
+  CHECK(std::isnan(
+      static_cast<float>(bf16(std::bit_cast<float>(0x7f800001u)))));  // a NaN whose upper half looks infinite
   int wrong = 0;
   for (std::uint32_t code = 0; code < 65536; ++code) {
     bf16 b;

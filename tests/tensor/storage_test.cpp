@@ -46,7 +46,8 @@ TEST_CASE("storage/pool/blocks_are_aligned_reused_and_counted") {
 TEST_CASE("storage/pool/every_size_fits_its_class") {
   for (std::size_t n = 0; n < 3000; n += 7) {
     const auto block = Storage::allocate(n, {});
-    for (std::size_t i = 0; i < n; ++i) block->data()[i] = std::byte{0xab};  // under ASan: past the block would be caught
+    for (std::size_t i = 0; i < n; ++i)
+      block->data()[i] = std::byte{0xab};  // under ASan: past the block would be caught
     CHECK(block->num_bytes() == n);
   }
   trim_host_pool();
@@ -56,9 +57,7 @@ TEST_CASE("storage/pool/peak_is_the_largest_sum_since_the_reset") {
   const std::size_t base = host_pool_stats().in_use_bytes;
   reset_host_pool_peak();
   CHECK(host_pool_stats().peak_in_use_bytes == base);
-  {
-    const auto a = Storage::allocate(1 << 20, {}), b = Storage::allocate(1 << 20, {});
-  }
+  { const auto a = Storage::allocate(1 << 20, {}), b = Storage::allocate(1 << 20, {}); }
   const auto c = Storage::allocate(1 << 20, {});
   CHECK(host_pool_stats().peak_in_use_bytes == base + (2u << 20));
   reset_host_pool_peak();
@@ -88,7 +87,8 @@ TEST_CASE("storage/borrow/is_read_only_and_keeps_its_owner") {
 TEST_CASE("storage/error/out_of_memory_says_how_much") {
   if (!kPoolCaches) return;  // the sanitizer itself stops at absurd sizes
   const std::size_t before = host_pool_stats().in_use_bytes;
-  CHECK_THROWS_WITH_AS(Storage::allocate(std::size_t{1} << 50, {}), doctest::Contains("1073741824.0 MiB"), OutOfMemoryError);
+  CHECK_THROWS_WITH_AS(
+      Storage::allocate(std::size_t{1} << 50, {}), doctest::Contains("1073741824.0 MiB"), OutOfMemoryError);
   CHECK(host_pool_stats().in_use_bytes == before);
 }
 

@@ -34,7 +34,8 @@ std::vector<double> range(double begin, double end) {
 
 TEST_CASE("tensor/layout/pitched_rows_with_zero_gaps_for_every_type") {
   for (const DType dtype : kAllTypes) {
-    for (const Shape& shape : {Shape{2, 3, 5}, Shape{4, 1}, Shape{3, 16}, Shape{7}, Shape{}, Shape{0, 5}, Shape{5, 0}}) {
+    for (const Shape& shape :
+         {Shape{2, 3, 5}, Shape{4, 1}, Shape{3, 16}, Shape{7}, Shape{}, Shape{0, 5}, Shape{5, 0}}) {
       const Tensor t = counting(shape, dtype);
       CAPTURE(t.describe());
       CHECK(t.pitch() == row_pitch(shape, dtype));
@@ -199,8 +200,8 @@ TEST_CASE("tensor/convert/rounding_truncation_and_special_values") {
   CHECK(convert(1.7, DType::i32) == 1);
   CHECK(convert(-1.7, DType::i64) == -1);
   CHECK(convert(254.999, DType::u8) == 254);
-  CHECK(convert(1.00390625, DType::bf16) == 1.0);          // halfway between 1 and 1 + 2^-7: to even
-  CHECK(convert(2049, DType::f16) == 2048);                 // halfway: to even
+  CHECK(convert(1.00390625, DType::bf16) == 1.0);  // halfway between 1 and 1 + 2^-7: to even
+  CHECK(convert(2049, DType::f16) == 2048);        // halfway: to even
   CHECK(convert(2051, DType::f16) == 2052);
   CHECK(convert(70000, DType::f16) == std::numeric_limits<double>::infinity());
   CHECK(convert(0.1, DType::f32) == static_cast<double>(0.1f));
@@ -261,7 +262,8 @@ TEST_CASE("tensor/check/messages_name_op_argument_expected_and_got") {
   const Tensor t = Tensor::zeros({2, 3});
   CHECK_NOTHROW(check_shape(t, {2, 3}, "op", "x"));
   CHECK_THROWS_WITH_AS(check_shape(t, {2, 4}, "op", "x"), "op: x: expected [2,4], got f32 [2,3]", ShapeError);
-  CHECK_THROWS_WITH_AS(check_shape(Tensor(), {2, 4}, "op", "x"), "op: x: expected [2,4], got undefined tensor", ShapeError);
+  CHECK_THROWS_WITH_AS(
+      check_shape(Tensor(), {2, 4}, "op", "x"), "op: x: expected [2,4], got undefined tensor", ShapeError);
   CHECK_THROWS_WITH_AS(check_rank(t, 3, "op", "x"), "op: x: expected rank 3, got f32 [2,3]", ShapeError);
   CHECK_THROWS_WITH_AS(check_dtype(t, DType::i64, "op", "x"), "op: x: expected i64, got f32 [2,3]", DTypeError);
 }

@@ -32,7 +32,9 @@ void check_tensors(const TorchZipFile& file) {
   CHECK(file.load("f16").to_doubles() == ramp(7));
   CHECK(file.load("bf16").dtype() == DType::bf16);
   CHECK(file.load("bf16").to_doubles() == ramp(6));
-  CHECK(file.load("i64").to_values<std::int64_t>() == std::vector<std::int64_t>{-1, 999999999999, 1999999999999, 2999999999999});
+  CHECK(
+      file.load("i64").to_values<std::int64_t>() ==
+      std::vector<std::int64_t>{-1, 999999999999, 1999999999999, 2999999999999});
   CHECK(file.load("i32").to_values<std::int32_t>() == std::vector<std::int32_t>{-1, 2, 5, 8});
   CHECK(file.load("u8").to_values<std::uint8_t>() == std::vector<std::uint8_t>{0, 9, 18, 27, 36, 45, 54, 63});
   CHECK(file.load("bool").to_values<std::uint8_t>() == std::vector<std::uint8_t>{1, 0, 1});
@@ -50,7 +52,9 @@ void check_tensors(const TorchZipFile& file) {
   CHECK(file.load("transposed").shape() == Shape{6, 4});
   CHECK(file.load("transposed").to_doubles() == transposed);
   CHECK(file.load("strided").to_doubles() == strided);
-  CHECK(file.load("row").to_doubles() == std::vector<double>{shared(2, 0), shared(2, 1), shared(2, 2), shared(2, 3), shared(2, 4), shared(2, 5)});
+  CHECK(
+      file.load("row").to_doubles() ==
+      std::vector<double>{shared(2, 0), shared(2, 1), shared(2, 2), shared(2, 3), shared(2, 4), shared(2, 5)});
   CHECK(file.load("expanded").to_doubles() == std::vector<double>{1.5, -2.5, 1.5, -2.5, 1.5, -2.5});
   std::vector<double> permuted;  // [2,3,4] -> [4,2,3]
   for (int k = 0; k < 4; ++k)
@@ -62,14 +66,16 @@ void check_tensors(const TorchZipFile& file) {
 
 using Members = std::vector<std::pair<std::string, std::string>>;
 
-void write_zip(const std::filesystem::path& path, const Members& members, int method = ZIP_CM_STORE, bool encrypt = false) {
+void write_zip(
+    const std::filesystem::path& path, const Members& members, int method = ZIP_CM_STORE, bool encrypt = false) {
   zip_t* archive = zip_open(path.c_str(), ZIP_CREATE | ZIP_TRUNCATE, nullptr);
   REQUIRE(archive != nullptr);
   for (const auto& [name, data] : members) {
     const auto index = zip_file_add(archive, name.c_str(), zip_source_buffer(archive, data.data(), data.size(), 0), 0);
     REQUIRE(index >= 0);
     zip_set_file_compression(archive, static_cast<zip_uint64_t>(index), method, 0);
-    if (encrypt) REQUIRE(zip_file_set_encryption(archive, static_cast<zip_uint64_t>(index), ZIP_EM_AES_256, "secret") == 0);
+    if (encrypt)
+      REQUIRE(zip_file_set_encryption(archive, static_cast<zip_uint64_t>(index), ZIP_EM_AES_256, "secret") == 0);
   }
   REQUIRE(zip_close(archive) == 0);
 }
@@ -91,7 +97,9 @@ std::string complaint_of_pickle(const std::string& pickle, const Members& others
 
 bool mentions(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
-std::string name(const std::string& text) { return "X" + std::string(1, static_cast<char>(text.size())) + std::string(3, '\0') + text; }
+std::string name(const std::string& text) {
+  return "X" + std::string(1, static_cast<char>(text.size())) + std::string(3, '\0') + text;
+}
 std::string integer(int value) {
   std::string text(4, '\0');
   std::memcpy(text.data(), &value, 4);
@@ -99,15 +107,18 @@ std::string integer(int value) {
 }
 // A tensor of one dimension in storage '0'.
 std::string tensor(int numel, int offset, int size, int stride, const std::string& type = "FloatStorage") {
-  return "ctorch._utils\n_rebuild_tensor_v2\n((" + name("storage") + "ctorch\n" + type + "\n" + name("0") + name("cpu") + integer(numel) + "tQ" +
-         integer(offset) + integer(size) + "\x85" + integer(stride) + "\x85\x89}tR.";
+  return "ctorch._utils\n_rebuild_tensor_v2\n((" + name("storage") + "ctorch\n" + type + "\n" + name("0") +
+         name("cpu") + integer(numel) + "tQ" + integer(offset) + integer(size) + "\x85" + integer(stride) +
+         "\x85\x89}tR.";
 }
 
 }  // namespace
 
 TEST_CASE("torch_zip/pytorch/every_dtype_view_and_shape") { check_tensors(TorchZipFile(golden("files/tensors.pt"))); }
 TEST_CASE("torch_zip/pytorch/protocol_5") { check_tensors(TorchZipFile(golden("files/tensors_protocol5.pt"))); }
-TEST_CASE("torch_zip/pytorch/repacked_with_deflate") { check_tensors(TorchZipFile(golden("files/tensors_deflated.pt"))); }
+TEST_CASE("torch_zip/pytorch/repacked_with_deflate") {
+  check_tensors(TorchZipFile(golden("files/tensors_deflated.pt")));
+}
 
 TEST_CASE("torch_zip/pytorch/bare_tensor") {
   const TorchZipFile file(golden("files/bare.pt"));
@@ -148,14 +159,17 @@ TEST_CASE("torch_zip/refused/unknown_class_is_named_or_skipped") {
 }
 
 TEST_CASE("torch_zip/refused/malicious_pickles_are_named_and_never_run") {
-  CHECK_THROWS_WITH_AS(TorchZipFile{golden("files/malicious_os_system.pt")}, doctest::Contains("asks for 'posix.system'"), FileError);
-  CHECK_THROWS_WITH_AS(TorchZipFile{golden("files/malicious_eval.pt")}, doctest::Contains("asks for '__builtin__.eval'"), FileError);
+  CHECK_THROWS_WITH_AS(
+      TorchZipFile{golden("files/malicious_os_system.pt")}, doctest::Contains("asks for 'posix.system'"), FileError);
+  CHECK_THROWS_WITH_AS(
+      TorchZipFile{golden("files/malicious_eval.pt")}, doctest::Contains("asks for '__builtin__.eval'"), FileError);
   const TorchZipFile file(golden("files/malicious_os_system.pt"), UnknownObjects::skip);
   CHECK(file.skipped() == std::vector<std::string>{"posix.system"});
   CHECK(file.load("weight").to_doubles() == ramp(2));
   CHECK(!std::filesystem::exists("avid_was_here"));
   CHECK(mentions(complaint_of_pickle("cos\nsystem\n" + name("true") + "\x85R."), "asks for 'os.system'"));
-  CHECK(mentions(complaint_of_pickle(name("os") + name("system") + "\x93" + name("true") + "\x85R."), "asks for 'os.system'"));
+  CHECK(mentions(
+      complaint_of_pickle(name("os") + name("system") + "\x93" + name("true") + "\x85R."), "asks for 'os.system'"));
   CHECK(mentions(complaint_of_pickle("(" + name("true") + "ios\nsystem\n."), "asks for 'os.system'"));
   CHECK(mentions(complaint_of_pickle("cbuiltins\ngetattr\n."), "asks for 'builtins.getattr'"));
   CHECK(mentions(complaint_of_pickle("ctorch\nload\n."), "asks for 'torch.load'"));
@@ -180,12 +194,33 @@ TEST_CASE("torch_zip/pickle/damage_is_one_line") {
   CHECK(mentions(complaint_of_pickle("\x80\x09."), "protocol 9"));
   CHECK(mentions(complaint_of_pickle("NQ."), "no tensor storage"));
   CHECK(mentions(complaint_of_pickle("ctorch._utils\n_rebuild_tensor_v2\n)R."), "without storage"));
-  CHECK(mentions(complaint_of_pickle("]q\x01h\x01" "a."), "within themselves"));  // a list that holds itself
+  CHECK(mentions(
+      complaint_of_pickle("]q\x01h\x01"
+                          "a."),
+      "within themselves"));  // a list that holds itself
   CHECK(mentions(complaint_of_pickle("]NNb."), "attributes"));
   std::string nested = "]";
-  for (int i = 0; i < 40; ++i) nested += "q" + std::string(1, static_cast<char>(i)) + "0](h" + std::string(1, static_cast<char>(i)) + "h" +
-                                         std::string(1, static_cast<char>(i)) + "e";
+  for (int i = 0; i < 40; ++i)
+    nested += "q" + std::string(1, static_cast<char>(i)) + "0](h" + std::string(1, static_cast<char>(i)) + "h" +
+              std::string(1, static_cast<char>(i)) + "e";
   CHECK(mentions(complaint_of_pickle(nested + "."), "repeated without end"));  // 2^40 lists, if anybody counted
+}
+
+TEST_CASE("torch_zip/pickle/small_files_cannot_ask_for_much_memory") {
+  // One long text, encoded (copied) again and again.
+  std::string copies = "]X" + std::string("\x40\x42\x0f\0", 4) + std::string(1'000'000, 'x') +
+                       "q\x01"
+                       "0c_codecs\nencode\nq\x02"
+                       "0";
+  copies += name("latin1") +
+            "q\x03"
+            "0(";
+  for (int i = 0; i < 1000; ++i) copies += "h\x02h\x01h\x03\x86R";
+  CHECK(mentions(complaint_of_pickle(copies + "e."), "copies more than"));
+  // A long key above very many short values.
+  std::string names = "}X" + std::string("\xa0\x0f\0\0", 4) + std::string(4000, 'k') + "](";
+  for (int i = 0; i < 200'000; ++i) names += "K\x01";
+  CHECK(mentions(complaint_of_pickle(names + "es."), "long names are repeated"));
 }
 
 TEST_CASE("torch_zip/storage/sizes_and_bounds") {
@@ -239,7 +274,9 @@ TEST_CASE("torch_zip/container/foreign_and_hostile_zips") {
 
 TEST_CASE("torch_zip/container/declared_size_is_not_believed") {
   const TempDir dir;
-  write_zip(dir / "good", {{"a/data.pkl", "\x80\x02" + tensor(256, 0, 256, 1)}, {"a/data/0", std::string(1024, '\0')}}, ZIP_CM_DEFLATE);
+  write_zip(
+      dir / "good", {{"a/data.pkl", "\x80\x02" + tensor(256, 0, 256, 1)}, {"a/data/0", std::string(1024, '\0')}},
+      ZIP_CM_DEFLATE);
   CHECK(TorchZipFile(dir / "good").load("tensor").numel() == 256);
   const std::string bytes = read_text(dir / "good");
   // The directory entry (PK\1\2) of a/data/0: packed size at 20, unpacked size at 24.

@@ -43,54 +43,71 @@ NamedTensors read_tensors(const Settings& s, const TensorFile& file) {
     tensors.emplace_back(strip ? info.name.substr(s.strip.size()) : info.name, std::move(t));
   }
   const auto count = file.tensors().size();
-  if (!s.select.empty()) check_file(!tensors.empty(), s.in, "--select {} matches none of the {} tensors | list them with: avid inspect {}",
-                                    fmt::join(s.select, " "), count, s.in.string());
-  if (!s.strip.empty()) check_file(any_stripped, s.in, "--strip {} matches no selected tensor | list them with: avid inspect {}", s.strip, s.in.string());
+  if (!s.select.empty())
+    check_file(
+        !tensors.empty(), s.in, "--select {} matches none of the {} tensors | list them with: avid inspect {}",
+        fmt::join(s.select, " "), count, s.in.string());
+  if (!s.strip.empty())
+    check_file(
+        any_stripped, s.in, "--strip {} matches no selected tensor | list them with: avid inspect {}", s.strip,
+        s.in.string());
   return tensors;
 }
 
 void run_convert(const Settings& s) {
   const std::string extension = s.out.extension().string();
-  check<UsageError>(extension == ".safetensors" || extension == ".npz" || extension == ".npy",
-                    "convert: {}: expected an output that ends in .safetensors, .npz or .npy", s.out.string());
+  check<UsageError>(
+      extension == ".safetensors" || extension == ".npz" || extension == ".npy",
+      "convert: {}: expected an output that ends in .safetensors, .npz or .npy", s.out.string());
   const auto file = open_tensor_file(s.in, s.skip_unknown ? UnknownObjects::skip : UnknownObjects::refuse);
   const NamedTensors tensors = read_tensors(s, *file);
   if (extension == ".npz") {
     save_npz(s.out, tensors, s.compress);
   } else if (extension == ".npy") {
-    check_file(tensors.size() == 1, s.out, "an .npy holds one tensor, {} are selected | use .npz, or --select one", tensors.size());
+    check_file(
+        tensors.size() == 1, s.out, "an .npy holds one tensor, {} are selected | use .npz, or --select one",
+        tensors.size());
     save_npy(s.out, tensors[0].second);
   } else {
     // A checkpoint's scalars (epochs, learning rates) say nothing about bare weights; only real metadata go along.
-    auto metadata = std::string_view(file->format()) == "safetensors" ? file->metadata() : std::map<std::string, std::string>{};
+    auto metadata =
+        std::string_view(file->format()) == "safetensors" ? file->metadata() : std::map<std::string, std::string>{};
     if (metadata.empty()) metadata["converted_from"] = s.in.filename().string();
     save_safetensors(s.out, tensors, metadata);
   }
   std::uint64_t numel = 0;
   for (const auto& [name, tensor] : tensors) numel += static_cast<std::uint64_t>(tensor.numel());
   if (s.json) {
-    const nlohmann::ordered_json json{{"out", s.out.string()}, {"num_tensors", tensors.size()}, {"num_elements", numel},
-                                      {"bytes", std::filesystem::file_size(s.out)}};
+    const nlohmann::ordered_json json{
+        {"out", s.out.string()},
+        {"num_tensors", tensors.size()},
+        {"num_elements", numel},
+        {"bytes", std::filesystem::file_size(s.out)}};
     std::printf("%s\n", json.dump(2).c_str());
   } else {
-    std::printf("%s: %zu tensors, %llu elements, %llu bytes\n", s.out.c_str(), tensors.size(), static_cast<unsigned long long>(numel),
-                static_cast<unsigned long long>(std::filesystem::file_size(s.out)));
+    std::printf(
+        "%s: %zu tensors, %llu elements, %llu bytes\n", s.out.c_str(), tensors.size(),
+        static_cast<unsigned long long>(numel), static_cast<unsigned long long>(std::filesystem::file_size(s.out)));
   }
 }
 
-const CommandRegistrar convert_command("convert", "torch zip, npz or safetensors -> safetensors or npz", [](CLI::App* app) {
-  auto s = std::make_shared<Settings>();
-  app->add_option("in", s->in, "a .safetensors, .pt, .ckpt, .npz or .npy file")->required();
-  app->add_option("out", s->out, "a file that ends in .safetensors, .npz or .npy")->required();
-  app->add_option("--select", s->select, "only tensors whose names start with this (may be given several times)");
-  app->add_option("--strip", s->strip, "remove this from the front of the names");
-  app->add_option("--dtype", s->dtype, "f64, f32, bf16 or f16: convert all float tensors; others stay");
-  app->add_flag("--compress", s->compress, "npz: deflate the members");
-  app->add_flag("--skip-unknown", s->skip_unknown, "torch checkpoints: leave out objects of unknown classes (nothing is ever run)");
-  app->add_flag("--json", s->json, "print one JSON value");
-  set_example(app, "avid convert last.ckpt base.safetensors --select ema.ema_model.model. --strip ema.ema_model.model.");
-  app->callback([s] { run_convert(*s); });
-});
+const CommandRegistrar convert_command(
+    "convert", "torch zip, npz or safetensors -> safetensors or npz", [](CLI::App* app) {
+      auto s = std::make_shared<Settings>();
+      app->add_option("in", s->in, "a .safetensors, .pt, .ckpt, .npz or .npy file")->required();
+      app->add_option("out", s->out, "a file that ends in .safetensors, .npz or .npy")->required();
+      app->add_option("--select", s->select, "only tensors whose names start with this (may be given several times)");
+      app->add_option("--strip", s->strip, "remove this from the front of the names");
+      app->add_option("--dtype", s->dtype, "f64, f32, bf16 or f16: convert all float tensors; others stay");
+      app->add_flag("--compress", s->compress, "npz: deflate the members");
+      app->add_flag(
+          "--skip-unknown", s->skip_unknown,
+          "torch checkpoints: leave out objects of unknown classes (nothing is ever run)");
+      app->add_flag("--json", s->json, "print one JSON value");
+      set_example(
+          app, "avid convert last.ckpt base.safetensors --select ema.ema_model.model. --strip ema.ema_model.model.");
+      app->callback([s] { run_convert(*s); });
+    });
 
 }  // namespace
 }  // namespace avid::cli

@@ -4,11 +4,11 @@
 #include <omp.h>
 #include <unistd.h>
 
+#include <toml++/toml.h>
 #include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <thread>
-#include <toml++/toml.h>
 
 #include "tensor/error.h"
 #include "tensor/io/zip_archive.h"
@@ -67,14 +67,16 @@ Json library_versions() {
   const dnnl_version_t* onednn = dnnl_version();
   unsigned major = 0, minor = 0, patch = 0;
   H5get_libversion(&major, &minor, &patch);
-  return {{"oneDNN", fmt::format("{}.{}.{}", onednn->major, onednn->minor, onednn->patch)},
-          {"HDF5", fmt::format("{}.{}.{}", major, minor, patch)},
-          {"fmt", fmt::format("{}.{}.{}", FMT_VERSION / 10000, FMT_VERSION / 100 % 100, FMT_VERSION % 100)},
-          {"libzip", version_of_libzip()},
-          {"zlib", version_of_zlib()},
-          {"CLI11", CLI11_VERSION},
-          {"toml++", fmt::format("{}.{}.{}", TOML_LIB_MAJOR, TOML_LIB_MINOR, TOML_LIB_PATCH)},
-          {"nlohmann-json", fmt::format("{}.{}.{}", NLOHMANN_JSON_VERSION_MAJOR, NLOHMANN_JSON_VERSION_MINOR, NLOHMANN_JSON_VERSION_PATCH)}};
+  return {
+      {"oneDNN", fmt::format("{}.{}.{}", onednn->major, onednn->minor, onednn->patch)},
+      {"HDF5", fmt::format("{}.{}.{}", major, minor, patch)},
+      {"fmt", fmt::format("{}.{}.{}", FMT_VERSION / 10000, FMT_VERSION / 100 % 100, FMT_VERSION % 100)},
+      {"libzip", version_of_libzip()},
+      {"zlib", version_of_zlib()},
+      {"CLI11", CLI11_VERSION},
+      {"toml++", fmt::format("{}.{}.{}", TOML_LIB_MAJOR, TOML_LIB_MINOR, TOML_LIB_PATCH)},
+      {"nlohmann-json",
+       fmt::format("{}.{}.{}", NLOHMANN_JSON_VERSION_MAJOR, NLOHMANN_JSON_VERSION_MINOR, NLOHMANN_JSON_VERSION_PATCH)}};
 }
 
 void run_info(bool as_json) {
@@ -86,7 +88,8 @@ void run_info(bool as_json) {
   info["simd"] = simd_flags();
   info["cores"] = std::thread::hardware_concurrency();
   info["threads"] = omp_get_max_threads();
-  info["memory_gib"] = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE)) / (1 << 30);
+  info["memory_gib"] =
+      static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE)) / (1 << 30);
   info["devices"] = {"cpu"};
   info["cuda"] = false;
   info["libraries"] = library_versions();
@@ -95,10 +98,15 @@ void run_info(bool as_json) {
     return;
   }
   const auto line = [](const char* key, const std::string& value) { std::printf("%-10s %s\n", key, value.c_str()); };
-  line("avid", info["version"].get<std::string>() + ", " + build_type() + " build, " + info["compiler"].get<std::string>());
+  line(
+      "avid",
+      info["version"].get<std::string>() + ", " + build_type() + " build, " + info["compiler"].get<std::string>());
   line("cpu", cpu_model());
   line("simd", fmt::format("{}", fmt::join(simd_flags(), " ")));
-  line("threads", fmt::format("{} (OMP_NUM_THREADS changes it) on {} cores", omp_get_max_threads(), std::thread::hardware_concurrency()));
+  line(
+      "threads",
+      fmt::format(
+          "{} (OMP_NUM_THREADS changes it) on {} cores", omp_get_max_threads(), std::thread::hardware_concurrency()));
   line("memory", fmt::format("{:.1f} GiB", info["memory_gib"].get<double>()));
   line("devices", "cpu (this build has no CUDA)");
   std::string libraries;

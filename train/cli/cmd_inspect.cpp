@@ -49,20 +49,27 @@ void inspect_tensors(const Settings& s) {
   if (const auto* torch = dynamic_cast<const TorchZipFile*>(file.get())) skipped = torch->skipped();
 
   if (s.json) {
-    Json json{{"path", s.path.string()}, {"kind", file->format()}, {"bytes", file_bytes}, {"num_tensors", shown.size()}, {"num_elements", numel}};
+    Json json{
+        {"path", s.path.string()},
+        {"kind", file->format()},
+        {"bytes", file_bytes},
+        {"num_tensors", shown.size()},
+        {"num_elements", numel}};
     if (s.sha) json["sha256"] = sha256_of_file(s.path);
     json["metadata"] = file->metadata();
     if (!skipped.empty()) json["skipped"] = skipped;
     json["tensors"] = Json::array();
     for (const TensorInfo* info : shown)
-      json["tensors"].push_back({{"name", info->name},
-                                 {"dtype", info->dtype ? Json(name_of(*info->dtype)) : Json(nullptr)},
-                                 {"file_dtype", info->file_dtype},
-                                 {"shape", info->shape}});
+      json["tensors"].push_back(
+          {{"name", info->name},
+           {"dtype", info->dtype ? Json(name_of(*info->dtype)) : Json(nullptr)},
+           {"file_dtype", info->file_dtype},
+           {"shape", info->shape}});
     return print(json);
   }
-  std::printf("%s: %s, %zu tensors, %llu elements, %s\n", s.path.c_str(), file->format(), shown.size(), static_cast<unsigned long long>(numel),
-              bytes_text(file_bytes).c_str());
+  std::printf(
+      "%s: %s, %zu tensors, %llu elements, %s\n", s.path.c_str(), file->format(), shown.size(),
+      static_cast<unsigned long long>(numel), bytes_text(file_bytes).c_str());
   std::size_t name_width = 4, shape_width = 5;
   for (const TensorInfo* info : shown) {
     name_width = std::max(name_width, std::min<std::size_t>(printable(info->name).size(), 80));
@@ -82,71 +89,164 @@ void inspect_tensors(const Settings& s) {
 void inspect_dataset(const Settings& s) {
   const data::EpisodeStore store(s.path);
   if (!s.json) {
-    fmt::print("{}\n", store.describe());
+    std::string text = store.describe();
+    while (text.ends_with('\n')) text.pop_back();
+    fmt::print("{}\n", text);
     return;
   }
-  Json json = Json::parse(store.describe_json());
+  Json json{{"path", s.path.string()}};
+  json.update(Json::parse(store.describe_json()));
   if (s.sha)
-    for (const data::ShardInfo& shard : store.shards()) json["sha256"][shard.path.string()] = sha256_of_file(shard.path);
+    for (const data::ShardInfo& shard : store.shards())
+      json["sha256"][shard.path.string()] = sha256_of_file(shard.path);
   print(json);
 }
 
-// ---- run folders ----
+// ---- run folders and their checkpoints ----
+
+constexpr const char* kParts[] = {"weights", "ema", "optimizer"};
+
+bool is_checkpoint_folder(const std::filesystem::path& path) {
+  std::error_code ignored;
+  return std::filesystem::is_regular_file(path / "state.json", ignored) &&
+         std::filesystem::is_regular_file(path / "weights.safetensors", ignored);
+}
+
+// Digests of a checkpoint's tensors; the files carry metadata that may differ between equal states.
+std::map<std::string, std::string> checkpoint_digests(const std::filesystem::path& folder) {
+  const train::Checkpoint checkpoint = train::CheckpointStore::load(folder);
+  return {
+      {"weights", train::digest_of(checkpoint.weights)},
+      {"ema", train::digest_of(checkpoint.ema)},
+      {"optimizer", train::digest_of(checkpoint.optimizer)}};
+}
+
+std::filesystem::path newest_checkpoint(const std::filesystem::path& run) {
+  const auto latest = train::CheckpointStore(run).latest();
+  if (!latest) fail_file(run, "the run has no checkpoint yet | let it train on: avid train --resume {}", run.string());
+  return *latest;
+}
+
+Json digests_json(const std::filesystem::path& folder) {
+  auto digests = checkpoint_digests(folder);
+  Json json;
+  for (const char* part : kParts) json[part] = digests[part];
+  return json;
+}
+
+void inspect_checkpoint(const Settings& s) {
+  const train::RunState state = train::CheckpointStore::load_state(s.path);
+  Json json{
+      {"path", s.path.string()},
+      {"kind", "checkpoint"},
+      {"state", Json::parse(state.to_json())},
+      {"files", Json::array()}};
+  if (!s.json)
+    fmt::print(
+        "{}: checkpoint after {} updates, {:.0f} s of training\n", s.path.string(), state.update, state.train_seconds);
+  for (const char* part : kParts) {
+    const std::filesystem::path path = s.path / (std::string(part) + ".safetensors");
+    const auto file = open_tensor_file(path);
+    std::uint64_t numel = 0;
+    for (const TensorInfo& info : file->tensors()) numel += info.numel();
+    json["files"].push_back(
+        {{"path", path.string()}, {"num_tensors", file->tensors().size()}, {"num_elements", numel}});
+    if (!s.json)
+      fmt::print("  {:<22} {} tensors, {} elements\n", path.filename().string(), file->tensors().size(), numel);
+  }
+  if (s.sha) json["sha256"] = digests_json(s.path);
+  if (s.json) print(json);
+}
 
 void inspect_run(const Settings& s) {
   const train::CheckpointStore store(s.path);
-  const auto latest = store.latest(), best = store.best();
-  if (!latest) fail_file(s.path, "the run has no checkpoint yet | let it train on: avid train --resume {}", s.path.string());
-  const train::RunState state = train::CheckpointStore::load_state(*latest);
+  const std::filesystem::path latest = newest_checkpoint(s.path);
+  const auto best = store.best();
+  const train::RunState state = train::CheckpointStore::load_state(latest);
+  const Json info = Json::parse(read_text(s.path / "run.json"), nullptr, false);
+  check_file(
+      info.is_object(), s.path / "run.json",
+      "damaged: expected a JSON object | restore it from a copy");
   std::vector<std::int64_t> updates;
   for (const auto& [update, folder] : store.all()) updates.push_back(update);
   if (s.json) {
-    Json json{{"path", s.path.string()}, {"kind", "run"}, {"latest", latest->string()}, {"best", best ? Json(best->string()) : Json(nullptr)},
-              {"checkpoints", updates}, {"state", Json::parse(state.to_json())}};
-    if (s.sha) {
-      const train::RunDigests digests = train::run_digests(s.path);
-      json["sha256"] = {{"weights", digests.weights}, {"ema", digests.ema}, {"optimizer", digests.optimizer}};
-    }
+    Json json{
+        {"path", s.path.string()},
+        {"kind", "run"},
+        {"info", info},
+        {"latest", latest.string()},
+        {"best", best ? Json(best->string()) : Json(nullptr)},
+        {"checkpoints", updates},
+        {"state", Json::parse(state.to_json())}};
+    if (s.sha) json["sha256"] = digests_json(latest);
     return print(json);
   }
-  fmt::print("{}: run, {} updates done, {} skipped, {:.0f} s of training\n", s.path.string(), state.update, state.bad_total, state.train_seconds);
-  fmt::print("latest       {}\n", latest->string());
-  if (best) fmt::print("best         {} (update {}, validation loss {:.6g})\n", best->string(), state.best_update, state.best_loss);
-  fmt::print("checkpoints  updates {}\n", fmt::join(updates, ", "));
-  fmt::print("Look at one: avid inspect {}\n", (*latest / "ema.safetensors").string());
+  fmt::print(
+      "{}: run, {} updates done, {} skipped, {:.0f} s of training\n", s.path.string(), state.update, state.bad_total,
+      state.train_seconds);
+  for (const char* key : {"started", "version", "commit", "device", "threads", "seed"})
+    if (info.contains(key))
+      fmt::print(
+          "{:<12} {}\n", key, printable(info[key].is_string() ? info[key].get<std::string>() : info[key].dump()));
+  fmt::print("{:<12} {}\n", "latest", latest.string());
+  if (best)
+    fmt::print(
+        "{:<12} {} (update {}, validation loss {:.6g})\n", "best", best->string(), state.best_update, state.best_loss);
+  fmt::print("{:<12} {}\n", "checkpoints", fmt::join(updates, ", "));
+  fmt::print("Look at one: avid inspect {}\n", (latest / "ema.safetensors").string());
 }
 
-void print_digests(const Settings& s, bool is_run, bool is_folder) {
-  if (is_run) {
-    const train::RunDigests digests = train::run_digests(s.path);
-    fmt::print("{}  weights\n{}  ema\n{}  optimizer\n", digests.weights, digests.ema, digests.optimizer);
-    return;
+// ---- the command ----
+
+enum class PathKind { run, checkpoint, folder, file };
+
+void print_digests(const Settings& s, PathKind kind) {
+  if (kind == PathKind::run || kind == PathKind::checkpoint) {
+    auto digests = checkpoint_digests(kind == PathKind::run ? newest_checkpoint(s.path) : s.path);
+    for (const char* part : kParts) fmt::print("{}  {}\n", digests[part], part);
+  } else if (kind == PathKind::file) {
+    fmt::print("{}  {}\n", sha256_of_file(s.path), s.path.string());
+  } else {
+    for (const auto& shard : data::find_shards({s.path.string()}))
+      fmt::print("{}  {}\n", sha256_of_file(shard), shard.string());
   }
-  if (!is_folder) return fmt::print("{}  {}\n", sha256_of_file(s.path), s.path.string());
-  for (const auto& shard : data::find_shards({s.path.string()})) fmt::print("{}  {}\n", sha256_of_file(shard), shard.string());
 }
 
 void run_inspect(const Settings& s) {
   std::error_code error;
   const auto status = std::filesystem::status(s.path, error);
   if (!std::filesystem::exists(status)) fail_file(s.path, "no such file or folder | check the path");
-  const bool is_folder = std::filesystem::is_directory(status), is_run = is_folder && train::is_run_folder(s.path);
-  if (s.sha && !s.json) return print_digests(s, is_run, is_folder);
-  if (is_run) return inspect_run(s);
-  if (is_folder || detect_file_kind(s.path) == FileKind::hdf5) return inspect_dataset(s);
-  inspect_tensors(s);
+  PathKind kind = std::filesystem::is_directory(status) ? PathKind::folder : PathKind::file;
+  if (kind == PathKind::folder && train::is_run_folder(s.path)) kind = PathKind::run;
+  if (kind == PathKind::folder && is_checkpoint_folder(s.path)) kind = PathKind::checkpoint;
+  if (s.sha && !s.json) return print_digests(s, kind);
+  switch (kind) {
+    case PathKind::run:
+      return inspect_run(s);
+    case PathKind::checkpoint:
+      return inspect_checkpoint(s);
+    case PathKind::folder:
+      return inspect_dataset(s);
+    case PathKind::file:
+      return detect_file_kind(s.path) == FileKind::hdf5 ? inspect_dataset(s) : inspect_tensors(s);
+  }
 }
 
-const CommandRegistrar inspect_command("inspect", "what is in a run, checkpoint, safetensors, torch zip, npz or dataset", [](CLI::App* app) {
-  auto s = std::make_shared<Settings>();
-  app->add_option("path", s->path, "a file or folder")->required();
-  app->add_flag("--sha", s->sha, "print SHA-256: of a file, or of a run's current weights, ema and optimizer state");
-  app->add_flag("--json", s->json, "print one JSON value");
-  app->add_option("--select", s->select, "only tensors whose names start with this");
-  app->add_flag("--skip-unknown", s->skip_unknown, "torch checkpoints: leave out objects of unknown classes (nothing is ever run)");
-  set_example(app, "avid inspect runs/demo\n  avid inspect model.ckpt --select state_dict.");
-  app->callback([s] { run_inspect(*s); });
-});
+const CommandRegistrar inspect_command(
+    "inspect", "what is in a run, checkpoint, safetensors, torch zip, npz or dataset", [](CLI::App* app) {
+      auto s = std::make_shared<Settings>();
+      app->add_option("path", s->path, "a file or folder")->required();
+      app->add_flag(
+          "--sha", s->sha,
+          "print SHA-256: of a file, or of the weights, ema and optimizer state of a run or checkpoint");
+      app->add_flag("--json", s->json, "print one JSON value");
+      app->add_option("--select", s->select, "only tensors whose names start with this");
+      app->add_flag(
+          "--skip-unknown", s->skip_unknown,
+          "torch checkpoints: leave out objects of unknown classes (nothing is ever run)");
+      set_example(app, "avid inspect runs/demo --sha\n  avid inspect model.ckpt --select state_dict.");
+      app->callback([s] { run_inspect(*s); });
+    });
 
 }  // namespace
 }  // namespace avid::cli
