@@ -37,7 +37,12 @@ struct Settings {
 void run_collect(Settings& s) {
   std::tie(s.collect.level_begin, s.collect.level_end) = parse_levels(s.levels);
   s.collect.game.use_backgrounds = !s.no_backgrounds;
-  s.collect.actions = data::parse_action_policy(s.actions);
+  try {
+    s.collect.actions = data::parse_action_policy(s.actions);
+    data::distribution_mode(s.collect.game.distribution_mode, s.collect.game.game);
+  } catch (const ConfigError& error) {
+    throw UsageError(error.what());  // here these words came from the command line
+  }
   const std::filesystem::path out = s.out;
   (out.extension() == ".h5" ? s.collect.single_file : s.collect.out) = out;
 
