@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "kernels/op_timer.h"
 #include "tensor/ops/cross_entropy.h"
 
 namespace avid {
@@ -22,6 +23,7 @@ class CrossEntropyRule : public Rule {
 }  // namespace
 
 Var cross_entropy(const Var& logits, const Tensor& ids) {
+  const kernels::OpTimer timer("cross_entropy");
   Tensor out = cross_entropy_fwd(logits.value(), ids);
   if (!needs_record({&logits})) return Var(std::move(out));
   return record(std::make_unique<CrossEntropyRule>(logits, ids), std::move(out), {logits});

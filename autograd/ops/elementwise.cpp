@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "kernels/op_timer.h"
 #include "tensor/ops/elementwise.h"
 #include "tensor/ops/operands.h"
 
@@ -79,36 +80,42 @@ class SliceFramesRule : public Rule {
 }  // namespace
 
 Var silu(const Var& x) {
+  const kernels::OpTimer timer("silu");
   Tensor out = silu_fwd(x.value());
   if (!needs_record({&x})) return Var(std::move(out));
   return record(std::make_unique<SiluRule>(x), std::move(out), {x});
 }
 
 Var gelu(const Var& x) {
+  const kernels::OpTimer timer("gelu");
   Tensor out = gelu_fwd(x.value());
   if (!needs_record({&x})) return Var(std::move(out));
   return record(std::make_unique<GeluRule>(x), std::move(out), {x});
 }
 
 Var add(const Var& a, const Var& b) {
+  const kernels::OpTimer timer("add");
   Tensor out = add_fwd(a.value(), b.value());
   if (!needs_record({&a, &b})) return Var(std::move(out));
   return record(std::make_unique<AddRule>(), std::move(out), {a, b});
 }
 
 Var scale(const Var& x, double factor) {
+  const kernels::OpTimer timer("scale");
   Tensor out = scale_fwd(x.value(), factor);
   if (!needs_record({&x})) return Var(std::move(out));
   return record(std::make_unique<ScaleRule>(factor), std::move(out), {x});
 }
 
 Var reshape(const Var& x, const Shape& shape) {
+  const kernels::OpTimer timer("reshape");
   Tensor out = reshaped(x.value(), shape);
   if (!needs_record({&x})) return Var(std::move(out));
   return record(std::make_unique<ReshapeRule>(x.shape()), std::move(out), {x});
 }
 
 Var slice_frames(const Var& x, std::int64_t begin, std::int64_t end) {
+  const kernels::OpTimer timer("slice_frames");
   Tensor out = slice_frames_fwd(x.value(), begin, end);
   if (!needs_record({&x})) return Var(std::move(out));
   return record(std::make_unique<SliceFramesRule>(x.dim(1), begin), std::move(out), {x});

@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "kernels/op_timer.h"
 #include "tensor/ops/embedding.h"
 
 namespace avid {
@@ -28,6 +29,7 @@ class EmbeddingRule : public Rule {
 }  // namespace
 
 Var embedding(const Var& table, const Var& null_row, const Tensor& ids) {
+  const kernels::OpTimer timer("embedding");
   Tensor out = embedding_fwd(table.value(), null_row.defined() ? null_row.value() : Tensor(), ids);
   if (!needs_record({&table, &null_row})) return Var(std::move(out));
   return record(std::make_unique<EmbeddingRule>(ids, table.dim(0)), std::move(out), {table, null_row});

@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "kernels/op_timer.h"
 #include "tensor/ops/layer_norm.h"
 
 namespace avid {
@@ -31,6 +32,7 @@ class LayerNormRule : public Rule {
 }  // namespace
 
 Var layer_norm(const Var& x, const Var& gamma, const Var& beta, double eps) {
+  const kernels::OpTimer timer("layer_norm");
   Tensor out = layer_norm_fwd(x.value(), gamma.value(), beta.defined() ? beta.value() : Tensor(), eps);
   if (!needs_record({&x, &gamma, &beta})) return Var(std::move(out));
   return record(std::make_unique<LayerNormRule>(x, gamma, eps), std::move(out), {x, gamma, beta});

@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "kernels/op_timer.h"
 #include "tensor/ops/mask_mix.h"
 
 namespace avid {
@@ -32,6 +33,7 @@ class MaskMixRule : public Rule {
 }  // namespace
 
 MaskMix mask_mix(const Var& base, const Var& adapter, const Var& w, const Var& b) {
+  const kernels::OpTimer timer("mask_mix");
   MaskMixResult result = mask_mix_fwd(base.value(), adapter.value(), w.value(), b.value());
   if (!needs_record({&base, &adapter, &w, &b})) return {Var(std::move(result.out)), std::move(result.mask)};
   auto rule = std::make_unique<MaskMixRule>(base, adapter, w, result.mask);

@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "kernels/op_timer.h"
 #include "tensor/ops/rms_norm_film_silu.h"
 
 namespace avid {
@@ -35,6 +36,7 @@ class RmsNormFilmSiluRule : public Rule {
 }  // namespace
 
 Var rms_norm_film_silu(const Var& x, const Var& gamma, const Var& film, const Var& residual) {
+  const kernels::OpTimer timer("rms_norm_film_silu");
   Tensor out = rms_norm_film_silu_fwd(x.value(), gamma.value(), value_or_none(film), value_or_none(residual));
   if (!needs_record({&x, &gamma, &film, &residual})) return Var(std::move(out));
   return record(std::make_unique<RmsNormFilmSiluRule>(x, gamma, film), std::move(out), {x, gamma, film, residual});

@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "kernels/op_timer.h"
 #include "tensor/ops/unet_input.h"
 
 namespace avid {
@@ -26,6 +27,7 @@ class UnetInputRule : public Rule {
 }  // namespace
 
 Var unet_input(const Tensor& cond, const Var& x_t, const Var& base) {
+  const kernels::OpTimer timer("unet_input");
   Tensor out = unet_input_fwd(cond, x_t.value(), base.defined() ? base.value() : Tensor());
   if (!needs_record({&x_t, &base})) return Var(std::move(out));
   const std::int64_t num_colours = x_t.dim(4);

@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "kernels/op_timer.h"
 #include "tensor/ops/weighted_mse.h"
 
 namespace avid {
@@ -26,6 +27,7 @@ class WeightedMseRule : public Rule {
 }  // namespace
 
 Var weighted_mse(const Var& prediction, const Tensor& target, const Tensor& weight) {
+  const kernels::OpTimer timer("weighted_mse");
   Tensor out = weighted_mse_fwd(prediction.value(), target, weight);
   if (!needs_record({&prediction})) return Var(std::move(out));
   return record(std::make_unique<WeightedMseRule>(prediction, target, weight), std::move(out), {prediction});
