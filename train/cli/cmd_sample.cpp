@@ -179,19 +179,17 @@ Json write_files(const Options& options, const WorldModel& world, const Start& s
   for (std::int64_t b = 0; b < made.generated.dim(0); ++b) {
     // The real continuation belongs to the data's own actions only.
     const bool real = start.real.defined() && (options.actions == "data" || !world.uses_actions());
-    std::vector<eval::ClipRow> rows{{real ? "real" : "start", start.cond.select(b), real ? start.real.select(b) : Tensor{}}};
-    if (made.base.defined()) rows.push_back({"base", {}, made.base.select(b)});
-    rows.push_back({world.uses_actions() ? (made.base.defined() ? "avid" : "model") : "base", {}, made.generated.select(b)});
+    std::vector<eval::ClipRow> rows;
+    if (real) rows.push_back({"real", start.cond.select(b), start.real.select(b)});
+    const Tensor given = real ? Tensor{} : start.cond.select(b);  // shown once if the real frames are there to show it
+    if (made.base.defined()) rows.push_back({"base", given, made.base.select(b)});
+    rows.push_back({world.uses_actions() ? (made.base.defined() ? "avid" : "model") : "base", given, made.generated.select(b)});
     if (made.mask.defined()) rows.push_back({"mask", {}, made.mask.select(b)});
     strip.actions.clear();
     for (const std::string& name : action_names(actions, b)) strip.actions.push_back(eval::action_caption(name));
     if (b < kClipsInOnePicture) pictures.push_back(eval::draw_strip(rows, strip));
-    if (!real) rows.erase(rows.begin());  // nothing to see in it once the clip runs
-    std::vector<eval::ClipRow> panels = rows;
-    for (eval::ClipRow& panel : panels)
-      if (panel.frames.dim(3) == 3) panel.cond = start.cond.select(b);
     const std::string name = fmt::format("clip_{:02}.gif", b);
-    eval::write_gif(options.out / name, eval::draw_animation(panels, strip), {.comment = metadata});
+    eval::write_gif(options.out / name, eval::draw_animation(rows, strip), {.comment = metadata});
     gifs.push_back(name);
   }
   eval::write_png(options.out / "strip.png", eval::stack(pictures, 10), {{"Software", "avid"}, {"avid", metadata}});

@@ -1,0 +1,90 @@
+// tests/cli/evaluate_test.cpp -- avid evaluate and avid metrics: rows, numbers, mistakes
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "tensor/io/atomic_file.h"
+#include "tests/doctest.h"
+#include "tests/support.h"
+
+namespace avid::test {
+namespace {
+
+const std::string kHeldOut = std::string(AVID_SOURCE_DIR) + "/data/samples/coinrun32-heldout.h5";
+
+ProgramResult avid_program(std::vector<std::string> words) {
+  words.insert(words.begin(), AVID_PROGRAM);
+  return run_program(words);
+}
+
+std::vector<std::string> model(std::vector<std::string> more, const char* frames = "4") {
+  std::vector<std::string> words{"evaluate", "--base", golden("pixel/ddpm/base.safetensors"), "--adapter", golden("pixel/ddpm/adapter.safetensors"),
+                                 "--timesteps", "8", "--steps", "2", "--frames", frames, "--clips", "3", "--data", kHeldOut};
+  words.insert(words.end(), more.begin(), more.end());
+  return words;
+}
+
+}  // namespace
+
+TEST_CASE("evaluate/report/rows_differences_and_files") {
+  const TempDir dir;
+  const ProgramResult result =
+      avid_program(model({"--json", "--shuffle-actions", "--also", "twin=" + golden("pixel/ddpm/adapter.safetensors").string(), "--out", dir / "scores.json"}));
+  CAPTURE(result.err);
+  REQUIRE(result.exit_code == 0);
+  const auto report = nlohmann::json::parse(result.out);
+  std::vector<std::string> names;
+  for (const auto& row : report["rows"]) names.push_back(row["name"]);
+  CHECK(names == std::vector<std::string>{"repeat-last-frame", "base", "adapter", "adapter, shuffled actions", "twin", "twin, shuffled actions"});
+  CHECK(report["rows"][2]["psnr"] == report["rows"][4]["psnr"]);  // the same weights, windows and noise
+  CHECK(report["rows"][2]["psnr"] != report["rows"][3]["psnr"]);
+  CHECK(report["rows"][2]["psnr"]["per_frame"].size() == 4);
+  CHECK(report["n_clips"] == 3);
+  CHECK(report["mask_mean_per_step"]["adapter"].size() == 2);
+  CHECK(nlohmann::json::parse(read_text(dir / "scores.json")) == report);
+}
+
+TEST_CASE("evaluate/errors/one_line_each") {
+  const auto expect = [&](int exit_code, const std::string& text, std::vector<std::string> words) {
+    CAPTURE(text);
+    const ProgramResult result = avid_program(std::move(words));
+    CHECK(result.exit_code == exit_code);
+    CHECK(result.out == "");
+    CHECK(result.err.find(text) != std::string::npos);
+  };
+  expect(2, "no model given", {"evaluate", "--data", kHeldOut});
+  expect(2, "--eta", model({"--eta", "3"}));
+  expect(1, "window", model({}, "500"));
+  expect(1, "taken", model({"--name", "base"}));
+  expect(1, "not a folder made by avid train", {"evaluate", "--run", "/tmp", "--data", kHeldOut});
+}
+
+TEST_CASE("metrics/golden/pixel_metrics_and_features") {
+  const std::string input = golden("metrics/pixel_metrics/input.safetensors");
+  const auto expected = nlohmann::json::parse(read_text(golden("metrics/pixel_metrics/case.json")))["expected_values"];
+  const ProgramResult result = avid_program({"metrics", "--real", input + ":real", "--generated", input + ":pred", "--json"});
+  REQUIRE(result.exit_code == 0);
+  const auto got = nlohmann::json::parse(result.out);
+  CHECK(got["mse"].get<double>() == doctest::Approx(expected["mse"].get<double>()).epsilon(1e-6));
+  CHECK(got["psnr"].get<double>() == doctest::Approx(expected["psnr"].get<double>()).epsilon(1e-6));
+  CHECK(got["ssim"].get<double>() == doctest::Approx(expected["ssim"].get<double>()).epsilon(1e-6));
+  CHECK(got["curves"]["ssim"].size() == 4);
+
+  const std::string features = golden("metrics/frechet/input.safetensors");
+  const ProgramResult distance =
+      avid_program({"metrics", "--features", "--real", features + ":few_9_14_24.x", "--generated", features + ":few_9_14_24.y", "--json"});
+  REQUIRE(distance.exit_code == 0);
+  CHECK(nlohmann::json::parse(distance.out)["frechet_unbiased"].get<double>() == doctest::Approx(76.82661893735094).epsilon(1e-9));
+  CHECK(nlohmann::json::parse(distance.out)["frechet_biased"].get<double>() == doctest::Approx(75.1591881577518).epsilon(1e-9));
+}
+
+TEST_CASE("metrics/errors/networks_names_and_shapes") {
+  const std::string input = golden("metrics/pixel_metrics/input.safetensors"), features = golden("metrics/frechet/input.safetensors");
+  const ProgramResult lpips = avid_program({"metrics", "--real", input + ":real", "--generated", input + ":pred", "--metrics", "mse,lpips"});
+  CHECK(lpips.exit_code == 1);
+  CHECK(lpips.err.find("unavailable") != std::string::npos);
+  CHECK(avid_program({"metrics", "--real", input + ":real", "--generated", input + ":pred", "--metrics", "msee"}).exit_code == 2);
+  CHECK(avid_program({"metrics", "--real", input, "--generated", input}).exit_code == 1);  // no tensor `frames`
+  CHECK(avid_program({"metrics", "--real", features + ":few_9_14_24.x", "--generated", input + ":pred"}).exit_code == 1);
+}
+
+}  // namespace avid::test
