@@ -33,7 +33,7 @@ fi
 command -v python3 >/dev/null || die "python3 is missing | apt-get install python3 python3-pip (only to fetch the package)"
 
 mkdir -p "$(dirname "$target")" 2>/dev/null || die "cannot make $(dirname "$target") | set AVID_PROCGEN_DIR to a folder you can write"
-work=$(mktemp -d "$target.new.XXXXXX") || die "cannot write beside $target | set AVID_PROCGEN_DIR to a folder you can write"
+work=$(mktemp -d "$target.new.XXXXXX" 2>/dev/null) || die "cannot write beside $target | set AVID_PROCGEN_DIR to a folder you can write"
 trap 'rm -rf "$work"' EXIT
 
 wheel=${AVID_PROCGEN_WHEEL:-}
@@ -43,13 +43,15 @@ if [ -z "$wheel" ]; then
   if ! python3 -m pip download "procgen==$version" --python-version 3.10 --only-binary=:all: --no-deps \
        --disable-pip-version-check --quiet --dest "$work" >"$work/pip.log" 2>&1; then
     reason=$(grep -v '^[[:space:]]*$' "$work/pip.log" | tail -n 1 || true)
+    # Without a network pip's last line only says that it found no such package.
+    if grep -qiE 'connection|resolve|retrying|timed out|unreachable' "$work/pip.log"; then reason="no connection to the package index"; fi
     die "pip could not download procgen $version: ${reason:-no message} | check the network, or give a package file: AVID_PROCGEN_WHEEL=FILE"
   fi
   wheel=$(echo "$work"/procgen-*.whl)
 fi
 [ -f "$wheel" ] || die "no package file at $wheel"
 
-python3 -m zipfile -e "$wheel" "$work/unpacked" || die "$wheel cannot be unpacked | delete it and run again"
+python3 -m zipfile -e "$wheel" "$work/unpacked" 2>/dev/null || die "$wheel cannot be unpacked | delete it and run again"
 [ -f "$work/unpacked/$library" ] || die "the package has no $library | this machine needs x86-64 Linux"
 [ -d "$work/unpacked/procgen/data/assets" ] || die "the package has no procgen/data/assets"
 (cd "$work/unpacked" && sha256sum "$library" > libenv.sha256)
