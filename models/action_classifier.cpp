@@ -14,15 +14,27 @@ namespace {
 
 UnetSizes sizes_of(const ActionClassifierConfig& c) {
   const Unet3dConfig like_unet{
-      .dim = c.dim, .dim_mults = c.dim_mults, .heads = c.heads, .head_dim = c.head_dim, .cond_frames = c.cond_frames,
-      .num_actions = c.num_actions, .in_channels = 3 * c.cond_frames + 3, .out_channels = 3};
+      .dim = c.dim,
+      .dim_mults = c.dim_mults,
+      .heads = c.heads,
+      .head_dim = c.head_dim,
+      .cond_frames = c.cond_frames,
+      .num_actions = c.num_actions,
+      .in_channels = 3 * c.cond_frames + 3,
+      .out_channels = 3};
   like_unet.validate("action classifier");
   const std::int64_t multiple = std::int64_t{1} << c.dim_mults.size();
   check<ConfigError>(
-      c.image_size > 0 && c.image_size % multiple == 0, "action classifier: image_size: expected a multiple of {}, got {}", multiple,
-      c.image_size);
+      c.image_size > 0 && c.image_size % multiple == 0,
+      "action classifier: image_size: expected a multiple of {}, got {}", multiple, c.image_size);
   check<ConfigError>(c.mlp_dim >= 1, "action classifier: mlp_dim: expected >= 1, got {}", c.mlp_dim);
-  return {.dim = c.dim, .dim_mults = c.dim_mults, .heads = c.heads, .head_dim = c.head_dim, .in_channels = 3, .num_actions = 0};
+  return {
+      .dim = c.dim,
+      .dim_mults = c.dim_mults,
+      .heads = c.heads,
+      .head_dim = c.head_dim,
+      .in_channels = 3,
+      .num_actions = 0};
 }
 
 std::int64_t num_features(const ActionClassifierConfig& c) {
@@ -37,13 +49,20 @@ ActionClassifierConfig infer_action_classifier_config(
   const UnetSizes sizes = infer_unet_sizes(tensors, source);
   const Shape hidden = find_shape(tensors, "out_mlp.1.weight", 2, source);
   const std::int64_t width = sizes.level_width(sizes.num_levels() - 1);
-  const auto side = static_cast<std::int64_t>(std::llround(std::sqrt(static_cast<double>(hidden[1]) / static_cast<double>(width))));
+  const auto side =
+      static_cast<std::int64_t>(std::llround(std::sqrt(static_cast<double>(hidden[1]) / static_cast<double>(width))));
   check<ShapeError>(
-      side * side * width == hidden[1], "{}: out_mlp.1.weight: expected columns for a square of {} channels, got {}", source, width,
-      hidden);
-  return {.dim = sizes.dim, .dim_mults = sizes.dim_mults, .heads = sizes.heads, .head_dim = sizes.head_dim,
-          .cond_frames = cond_frames, .num_actions = find_shape(tensors, "out_mlp.3.weight", 2, source)[0], .mlp_dim = hidden[0],
-          .image_size = side << sizes.num_levels()};
+      side * side * width == hidden[1], "{}: out_mlp.1.weight: expected columns for a square of {} channels, got {}",
+      source, width, hidden);
+  return {
+      .dim = sizes.dim,
+      .dim_mults = sizes.dim_mults,
+      .heads = sizes.heads,
+      .head_dim = sizes.head_dim,
+      .cond_frames = cond_frames,
+      .num_actions = find_shape(tensors, "out_mlp.3.weight", 2, source)[0],
+      .mlp_dim = hidden[0],
+      .image_size = side << sizes.num_levels()};
 }
 
 ActionClassifier::ActionClassifier(const ActionClassifierConfig& config)
@@ -57,8 +76,10 @@ ActionClassifier::ActionClassifier(const ActionClassifierConfig& config)
   add_child("", encoder_);
   add_child("", middle_);
   add_child("final_down", final_down_);
-  norm_gamma_ = add_parameter({.name = "out_mlp.0.weight", .shape = {features_}, .plain_shape = {features_}, .init = nn::Init::ones});
-  norm_beta_ = add_parameter({.name = "out_mlp.0.bias", .shape = {features_}, .plain_shape = {features_}, .init = nn::Init::zeros});
+  norm_gamma_ = add_parameter(
+      {.name = "out_mlp.0.weight", .shape = {features_}, .plain_shape = {features_}, .init = nn::Init::ones});
+  norm_beta_ = add_parameter(
+      {.name = "out_mlp.0.bias", .shape = {features_}, .plain_shape = {features_}, .init = nn::Init::zeros});
   add_child("out_mlp.1", hidden_);
   add_child("out_mlp.3", out_);
 }
@@ -66,14 +87,15 @@ ActionClassifier::ActionClassifier(const ActionClassifierConfig& config)
 Var ActionClassifier::forward(const Var& frames, const Tensor& t, const Probe& probe) const {
   check_rank(frames.value(), 5, "action classifier", "frames");
   const std::int64_t B = frames.dim(0), all = frames.dim(1), K = config_.cond_frames, S = config_.image_size;
-  check<ShapeError>(all > K, "action classifier: frames: expected more than {} conditioning frames, got {}", K, frames.shape());
+  check<ShapeError>(
+      all > K, "action classifier: frames: expected more than {} conditioning frames, got {}", K, frames.shape());
   check_shape(frames.value(), {B, all, S, S, 3}, "action classifier", "frames");
   const EncoderOutput encoded = encoder_.forward(frames, t, {}, probe);
   Var y = middle_.forward(encoded.x, encoded.film, encoder_.bias_table(), {}, probe).out;
-  y = slice_frames(final_down_.forward(y), K, all);            // [B,T,S/2^levels,S/2^levels,C]
-  y = reshape(y, {B, all - K, features_});                     // (h,w,c) order
+  y = slice_frames(final_down_.forward(y), K, all);  // [B,T,S/2^levels,S/2^levels,C]
+  y = reshape(y, {B, all - K, features_});           // (h,w,c) order
   y = layer_norm(y, norm_gamma_->var(), norm_beta_->var());
-  return out_.forward(gelu(hidden_.forward(y)));               // [B,T,A]
+  return out_.forward(gelu(hidden_.forward(y)));  // [B,T,A]
 }
 
 Tensor join_frames(const Tensor& cond, const Tensor& x) {
@@ -94,7 +116,8 @@ Tensor join_frames(const Tensor& cond, const Tensor& x) {
 ClassifierGuidance classifier_guidance(
     const ActionClassifier& classifier, const Tensor& x_t, const Tensor& t, const Tensor& cond, const Tensor& actions) {
   for (const nn::NamedParameter& p : classifier.parameters())
-    check<GraphError>(!p.var().requires_grad(), "classifier guidance: {} is trainable | call set_trainable(false) first", p.name);
+    check<GraphError>(
+        !p.var().requires_grad(), "classifier guidance: {} is trainable | call set_trainable(false) first", p.name);
   const Var frames(join_frames(cond, x_t), true, "frames");
   const Var loss = cross_entropy(classifier.forward(frames, t), actions);  // mean over clips and frames
   const auto count = static_cast<double>(actions.numel());

@@ -20,7 +20,8 @@ struct ActionClassifierConfig {
   friend bool operator==(const ActionClassifierConfig&, const ActionClassifierConfig&) = default;
 };
 
-/// Reads the configuration off a checkpoint's names and shapes; conditioning frames cannot be seen there. Throws ShapeError.
+/// Reads the configuration off a checkpoint's names and shapes; conditioning frames cannot be seen there. Throws
+/// ShapeError.
 ActionClassifierConfig infer_action_classifier_config(
     const nn::TensorMap& tensors, std::string_view source, std::int64_t cond_frames = 2);
 

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <memory>
 
 #include "autograd/ops/cross_entropy.h"
@@ -26,6 +27,14 @@ struct AuditInput {
   Tensor x0, noise, x_t, t, cond, actions;
 };
 
+// Whether `rounded` holds `exact` to one f32 rounding.
+bool is_f32_rounding_of(const Tensor& rounded, const Tensor& exact) {
+  const std::vector<double> a = rounded.to_doubles(), b = exact.to_doubles();
+  for (std::size_t i = 0; i < a.size(); ++i)
+    if (!(std::abs(a[i] - b[i]) <= 0x1p-24 * std::abs(b[i]) + 1e-40)) return false;
+  return true;
+}
+
 AuditInput read_input(const std::filesystem::path& path, const Schedule& schedule, DType dtype) {
   const std::unique_ptr<TensorFile> file = open_tensor_file(path);
   AuditInput in;
@@ -41,8 +50,8 @@ AuditInput read_input(const std::filesystem::path& path, const Schedule& schedul
     if (!file->contains(name)) return {};
     const Tensor tensor = file->load(name);
     check<FileError>(
-        tensor.rank() == rank && !is_float(tensor.dtype()), "{}: {}: expected integers of {} dimension(s), got {}", path.string(), name,
-        rank, tensor.describe());
+        tensor.rank() == rank && !is_float(tensor.dtype()), "{}: {}: expected integers of {} dimension(s), got {}",
+        path.string(), name, rank, tensor.describe());
     return tensor.to(DType::i64);
   };
   in.x0 = video("x0");
@@ -58,31 +67,43 @@ AuditInput read_input(const std::filesystem::path& path, const Schedule& schedul
   need(in.cond, "cond");
   need(in.t, "t");
   if (!in.x_t.defined()) {
-    check<FileError>(in.x0.defined() && in.noise.defined(), "{}: expected x_t, or x0 and noise to make it from", path.string());
+    check<FileError>(
+        in.x0.defined() && in.noise.defined(), "{}: expected x_t, or x0 and noise to make it from", path.string());
     in.x_t = diffusion::q_sample(schedule, in.x0, in.noise, in.t);
   }
   const Shape& shape = in.x_t.shape();
   const auto same = [&](const Tensor& tensor, const char* name) {
     check<FileError>(
-        !tensor.defined() || tensor.shape() == shape, "{}: {}: expected the extents of x_t, got {} and {} (channels last)", path.string(),
-        name, tensor.defined() ? tensor.shape() : Shape(), shape);
+        !tensor.defined() || tensor.shape() == shape,
+        "{}: {}: expected the extents of x_t, got {} and {} (channels last)", path.string(), name,
+        tensor.defined() ? tensor.shape() : Shape(), shape);
   };
   same(in.x0, "x0");
   same(in.noise, "noise");
   check<FileError>(
       in.cond.dim(0) == shape[0] && in.cond.dim(2) == shape[2] && in.cond.dim(3) == shape[3],
-      "{}: cond: expected clips and frame size of x_t, got {} and {} (channels last)", path.string(), in.cond.shape(), shape);
+      "{}: cond: expected clips and frame size of x_t, got {} and {} (channels last)", path.string(), in.cond.shape(),
+      shape);
   check<FileError>(
-      !in.actions.defined() || in.actions.shape() == Shape({shape[0], shape[1]}), "{}: actions: expected [{},{}], got {}", path.string(),
-      shape[0], shape[1], in.actions.defined() ? in.actions.shape() : Shape());
+      !in.actions.defined() || in.actions.shape() == Shape({shape[0], shape[1]}),
+      "{}: actions: expected [{},{}], got {}", path.string(), shape[0], shape[1],
+      in.actions.defined() ? in.actions.shape() : Shape());
   diffusion::check_times(schedule, in.t, shape[0], "forward: t");
+  if (dtype == DType::f64 && in.x0.defined() && in.noise.defined()) {
+    // A file's x_t is f32: a rounding of what its maker went on with. In f64 that rounding would be the largest error,
+    // so where x_t is the rounding of what x0 and noise give, the unrounded one is used.
+    const Tensor exact = diffusion::q_sample(schedule, in.x0, in.noise, in.t);
+    if (is_f32_rounding_of(in.x_t, exact)) in.x_t = exact;
+  }
   return in;
 }
 
 class Auditor {
  public:
   explicit Auditor(const AuditRequest& request)
-      : request_(request), schedule_(request.schedule, request.num_steps), in_(read_input(request.input, schedule_, request.dtype)) {}
+      : request_(request),
+        schedule_(request.schedule, request.num_steps),
+        in_(read_input(request.input, schedule_, request.dtype)) {}
 
   NamedTensors run() {
     if (!request_.classifier.empty()) {
@@ -105,7 +126,8 @@ class Auditor {
   void put_scalar(const std::string& name, double value) { put(name, Tensor::scalar(value, DType::f64)); }
 
   void need_actions(const char* method) const {
-    check<FileError>(in_.actions.defined(), "{}: tensor actions is missing; {} needs it", request_.input.string(), method);
+    check<FileError>(
+        in_.actions.defined(), "{}: tensor actions is missing; {} needs it", request_.input.string(), method);
   }
 
   std::unique_ptr<Unet3d> load_base(bool trainable) const {
@@ -117,8 +139,8 @@ class Auditor {
 
   void check_cond(std::int64_t cond_frames, const std::filesystem::path& network) const {
     check<FileError>(
-        in_.cond.dim(1) == cond_frames, "{}: cond: expected {} conditioning frames ({}), got {}", request_.input.string(), cond_frames,
-        network.string(), in_.cond.dim(1));
+        in_.cond.dim(1) == cond_frames, "{}: cond: expected {} conditioning frames ({}), got {}",
+        request_.input.string(), cond_frames, network.string(), in_.cond.dim(1));
   }
 
   // The loss under every objective, and the gradients of the configured one.
@@ -128,12 +150,14 @@ class Auditor {
       return;
     }
     for (const Objective objective : {Objective::pred_noise, Objective::pred_x0, Objective::pred_v}) {
-      const Var loss = diffusion::training_loss(schedule_, objective, LossWeight::snr, prediction, in_.x0, in_.noise, in_.t);
+      const Var loss =
+          diffusion::training_loss(schedule_, objective, LossWeight::snr, prediction, in_.x0, in_.noise, in_.t);
       put_scalar(fmt::format("loss_{}", diffusion::name_of(objective)), loss.value().item());
       if (objective == request_.objective) put_scalar("loss", loss.value().item());
     }
     if (!request_.grads) return;
-    diffusion::training_loss(schedule_, request_.objective, LossWeight::snr, prediction, in_.x0, in_.noise, in_.t).backward();
+    diffusion::training_loss(schedule_, request_.objective, LossWeight::snr, prediction, in_.x0, in_.noise, in_.t)
+        .backward();
     put_gradients(trained);
   }
 
@@ -186,7 +210,8 @@ class Auditor {
       out = run_controlled(*base, *control, in_.x_t, in_.t, in_.cond, in_.actions);
       return out.prediction;
     });
-    for (std::size_t i = 0; i < out.controls.size(); ++i) put_video(fmt::format("control.{}", i), out.controls[i].value());
+    for (std::size_t i = 0; i < out.controls.size(); ++i)
+      put_video(fmt::format("control.{}", i), out.controls[i].value());
     put_video("prediction", prediction.value());
     losses(prediction, *control);
   }
@@ -196,7 +221,8 @@ class Auditor {
     const auto network = load_action_classifier(request_.classifier, request_.dtype, in_.cond.dim(1));
     if (in_.x0.defined()) {
       const NoGrad no_grad;
-      const Var logits = network->forward(Var(join_frames(in_.cond, in_.x0)), Tensor::zeros({in_.x0.dim(0)}, DType::i64));
+      const Var logits =
+          network->forward(Var(join_frames(in_.cond, in_.x0)), Tensor::zeros({in_.x0.dim(0)}, DType::i64));
       put("logits_clean", logits.value());
       put_scalar("loss_clean", cross_entropy(logits, in_.actions).value().item());
     }
@@ -244,7 +270,8 @@ class Auditor {
   }
 
   // Runs `body` with recording only when gradients are wanted: they cost memory.
-  template <class Body> Var forward_recorded(Body&& body) {
+  template <class Body>
+  Var forward_recorded(Body&& body) {
     if (request_.grads) return body();
     const NoGrad no_grad;
     return body();
@@ -260,14 +287,17 @@ class Auditor {
 
 void check_request(const AuditRequest& r) {
   const int others = !r.adapter.empty() + !r.controlnet.empty() + !r.classifier.empty() + !r.action_model.empty();
-  check<UsageError>(others <= 1, "forward: expected one of an adapter, a ControlNet, a classifier or an action model, got {}", others);
+  check<UsageError>(
+      others <= 1, "forward: expected one of an adapter, a ControlNet, a classifier or an action model, got {}",
+      others);
   check<UsageError>(!r.base.empty() || !r.classifier.empty(), "forward: expected a base, or a classifier");
   check<UsageError>(r.base.empty() || r.classifier.empty(), "forward: a classifier is evaluated alone, without a base");
   const bool mixes = r.poe || r.action_cfg;
   check<UsageError>(r.action_model.empty() || mixes, "forward: an action model needs a weight: --poe or --action-cfg");
   check<UsageError>(!r.action_model.empty() || !mixes, "forward: --poe and --action-cfg need an action model");
   check<UsageError>(
-      r.action_model.empty() || !r.grads, "forward: --grads: mixtures of trained networks are not trained, so they have no gradients");
+      r.action_model.empty() || !r.grads,
+      "forward: --grads: mixtures of trained networks are not trained, so they have no gradients");
 }
 
 NamedTensors audit(const AuditRequest& request) {

@@ -18,9 +18,12 @@ std::int64_t mixing_width(AvidVariant variant) { return variant == AvidVariant::
 
 const char* name_of(AvidVariant variant) {
   switch (variant) {
-    case AvidVariant::mask: return "mask";
-    case AvidVariant::no_mask: return "no_mask";
-    case AvidVariant::no_conditioning: return "no_conditioning";
+    case AvidVariant::mask:
+      return "mask";
+    case AvidVariant::no_mask:
+      return "no_mask";
+    case AvidVariant::no_conditioning:
+      return "no_conditioning";
   }
   return "?";
 }
@@ -57,14 +60,18 @@ AvidConfig infer_avid_config(const nn::TensorMap& tensors, std::string_view sour
   }
   check<ShapeError>(
       config.adapter == make_avid_config(config.variant, config.adapter).adapter,
-      "{}: adapter with {} input and {} output channels does not fit the variant {} with {} conditioning frames", source,
-      config.adapter.in_channels, config.adapter.out_channels, name_of(config.variant), cond_frames);
+      "{}: adapter with {} input and {} output channels does not fit the variant {} with {} conditioning frames",
+      source, config.adapter.in_channels, config.adapter.out_channels, name_of(config.variant), cond_frames);
   return config;
 }
 
 MaskStats mask_stats(const Tensor& mask) {
   const std::vector<double> m = mask.to_doubles();
-  MaskStats stats{.mean = 0, .std = 0, .min = std::numeric_limits<double>::infinity(), .max = -std::numeric_limits<double>::infinity()};
+  MaskStats stats{
+      .mean = 0,
+      .std = 0,
+      .min = std::numeric_limits<double>::infinity(),
+      .max = -std::numeric_limits<double>::infinity()};
   for (const double v : m) {
     stats.mean += v;
     stats.min = std::min(stats.min, v);
@@ -86,8 +93,8 @@ Avid::Avid(const AvidConfig& config)
 }
 
 AvidOutput Avid::forward(
-    const Tensor& x_t, const Tensor& t, const Tensor& cond, const Tensor& actions, const Tensor& base, const Tensor& drop,
-    const Probe& probe) const {
+    const Tensor& x_t, const Tensor& t, const Tensor& cond, const Tensor& actions, const Tensor& base,
+    const Tensor& drop, const Probe& probe) const {
   check_shape(base, x_t.shape(), "avid", "base");
   const Var base_output = Var(base);
   const Var input = unet_input(cond, Var(x_t), config_.adapter.sees_base_output() ? base_output : Var());

@@ -25,8 +25,8 @@ struct AvidConfig {
 };
 /// Sets the adapter's in_channels and out_channels from the variant and cond_frames.
 AvidConfig make_avid_config(AvidVariant variant, Unet3dConfig adapter);
-/// Reads variant and adapter from the tensors `adapter.*`, `mixture_conv.*`. `cond_frames` is the base's K; < 0 when unknown
-/// (then a masked adapter is taken to see the base output).
+/// Reads variant and adapter from the tensors `adapter.*`, `mixture_conv.*`. `cond_frames` is the base's K; < 0 when
+/// unknown (then a masked adapter is taken to see the base output).
 AvidConfig infer_avid_config(const nn::TensorMap& tensors, std::string_view source, std::int64_t cond_frames = -1);
 
 /// Statistics of a mask over all its elements (pixel.md 3.3); std with N - 1.
@@ -52,8 +52,9 @@ class Avid final : public nn::Module {
 
   /// Shapes   x_t, base [B,T,H,W,3]; t [B] i64; cond [B,K,H,W,3]; actions [B,T] i64; drop as in Unet3d::forward.
   /// Grad     of adapter and mixing layer; the base is a constant.
-  AvidOutput forward(const Tensor& x_t, const Tensor& t, const Tensor& cond, const Tensor& actions, const Tensor& base,
-                     const Tensor& drop = {}, const Probe& probe = {}) const;
+  AvidOutput forward(
+      const Tensor& x_t, const Tensor& t, const Tensor& cond, const Tensor& actions, const Tensor& base,
+      const Tensor& drop = {}, const Probe& probe = {}) const;
 
  private:
   AvidConfig config_;

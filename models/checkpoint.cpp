@@ -13,9 +13,19 @@ namespace {
 
 // Schedule tables that the original's diffusion object stores beside its networks; we compute ours.
 constexpr std::array<std::string_view, 13> kBuffers{
-    "betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod",
-    "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod", "posterior_variance",
-    "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2", "loss_weight"};
+    "betas",
+    "alphas_cumprod",
+    "alphas_cumprod_prev",
+    "sqrt_alphas_cumprod",
+    "sqrt_one_minus_alphas_cumprod",
+    "log_one_minus_alphas_cumprod",
+    "sqrt_recip_alphas_cumprod",
+    "sqrt_recipm1_alphas_cumprod",
+    "posterior_variance",
+    "posterior_log_variance_clipped",
+    "posterior_mean_coef1",
+    "posterior_mean_coef2",
+    "loss_weight"};
 
 // How to recognise a network below a prefix.
 struct Signature {
@@ -26,16 +36,21 @@ struct Signature {
 
 Signature signature_of(NetworkKind kind) {
   switch (kind) {
-    case NetworkKind::unet: return {"a U-Net", "final_conv.1.weight", {"model.", ""}};
-    case NetworkKind::avid: return {"an AVID adapter", "mixture_conv.weight", {""}};
-    case NetworkKind::controlnet: return {"a ControlNet", "zero_linear_action_mlp.weight", {"control_net.", ""}};
-    case NetworkKind::classifier: return {"an action classifier", "out_mlp.1.weight", {"model.", ""}};
+    case NetworkKind::unet:
+      return {"a U-Net", "final_conv.1.weight", {"model.", ""}};
+    case NetworkKind::avid:
+      return {"an AVID adapter", "mixture_conv.weight", {""}};
+    case NetworkKind::controlnet:
+      return {"a ControlNet", "zero_linear_action_mlp.weight", {"control_net.", ""}};
+    case NetworkKind::classifier:
+      return {"an action classifier", "out_mlp.1.weight", {"model.", ""}};
   }
   fail("checkpoint: unknown kind of network");
 }
 
 std::vector<std::string_view> copies_of(WeightSet set) {
-  if (set == WeightSet::averaged) return {"ema.ema_model.", "eval_model.", "diffusion_model.", "ema.online_model.", "classifier.", ""};
+  if (set == WeightSet::averaged)
+    return {"ema.ema_model.", "eval_model.", "diffusion_model.", "ema.online_model.", "classifier.", ""};
   return {"diffusion_model.", "ema.online_model.", "classifier.", ""};
 }
 
@@ -57,7 +72,8 @@ bool belongs(NetworkKind kind, std::string_view name) {
 }
 
 template <class Network, class Config>
-std::unique_ptr<Network> build(const Config& config, const NetworkTensors& found, const std::filesystem::path& path, DType dtype) {
+std::unique_ptr<Network> build(
+    const Config& config, const NetworkTensors& found, const std::filesystem::path& path, DType dtype) {
   auto network = std::make_unique<Network>(config);
   network->import_tensors(found.tensors, path.string(), dtype);
   return network;
@@ -76,7 +92,8 @@ NetworkTensors read_network(const std::filesystem::path& path, NetworkKind kind,
       if (names.size() > 100) break;
     }
     fail<FileError>(
-        "{}: expected {} (a tensor {} below a known prefix), got a file of {} tensors ({} ...) | is this file of another model?",
+        "{}: expected {} (a tensor {} below a known prefix), got a file of {} tensors ({} ...) | is this file of "
+        "another model?",
         path.string(), signature.description, signature.marker, file->tensors().size(), names);
   }
   NetworkTensors found{.tensors = {}, .prefix = *prefix, .metadata = file->metadata()};
@@ -93,7 +110,8 @@ std::unique_ptr<Unet3d> load_unet3d(const std::filesystem::path& path, DType dty
   return build<Unet3d>(infer_unet3d_config(found.tensors, path.string()), found, path, dtype);
 }
 
-std::unique_ptr<Avid> load_avid(const std::filesystem::path& path, DType dtype, std::int64_t cond_frames, WeightSet set) {
+std::unique_ptr<Avid> load_avid(
+    const std::filesystem::path& path, DType dtype, std::int64_t cond_frames, WeightSet set) {
   const NetworkTensors found = read_network(path, NetworkKind::avid, set);
   return build<Avid>(infer_avid_config(found.tensors, path.string(), cond_frames), found, path, dtype);
 }
@@ -106,7 +124,8 @@ std::unique_ptr<ControlNet> load_controlnet(const std::filesystem::path& path, D
 std::unique_ptr<ActionClassifier> load_action_classifier(
     const std::filesystem::path& path, DType dtype, std::int64_t cond_frames, WeightSet set) {
   const NetworkTensors found = read_network(path, NetworkKind::classifier, set);
-  return build<ActionClassifier>(infer_action_classifier_config(found.tensors, path.string(), cond_frames), found, path, dtype);
+  return build<ActionClassifier>(
+      infer_action_classifier_config(found.tensors, path.string(), cond_frames), found, path, dtype);
 }
 
 void save_module(

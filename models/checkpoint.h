@@ -2,9 +2,9 @@
 //
 // Files    whatever open_tensor_file reads; in practice safetensors, and the zip format of torch.save (.ckpt, .pt).
 // Prefixes a checkpoint of the original holds a network several times: `ema.ema_model.` and `eval_model.` (averaged),
-//          `diffusion_model.` and `ema.online_model.` (online); a classifier is below `classifier.`. Below these the base is
-//          `model.`, the adapter `adapter.` with `mixture_conv.`, the ControlNet `control_net.`. A file of a single network has no
-//          prefix. Lightning's `state_dict.` in front of everything is skipped.
+//          `diffusion_model.` and `ema.online_model.` (online); a classifier is below `classifier.`. Below these the
+//          base is `model.`, the adapter `adapter.` with `mixture_conv.`, the ControlNet `control_net.`. A file of a
+//          single network has no prefix. Lightning's `state_dict.` in front of everything is skipped.
 #pragma once
 
 #include <filesystem>
@@ -32,24 +32,27 @@ struct NetworkTensors {
   std::map<std::string, std::string> metadata;
 };
 
-/// Finds one network in a file by its names and reads only its tensors. Buffers of the diffusion object (`betas`, ...) are
-/// left out. Throws FileError when the file cannot be read or holds no such network.
+/// Finds one network in a file by its names and reads only its tensors. Buffers of the diffusion object (`betas`, ...)
+/// are left out. Throws FileError when the file cannot be read or holds no such network.
 NetworkTensors read_network(const std::filesystem::path& path, NetworkKind kind, WeightSet set = WeightSet::averaged);
 
-/// Networks with their configuration read off the tensors; f32 or f64; trainable. All or nothing: see Module::import_tensors.
+/// Networks with their configuration read off the tensors; f32 or f64; trainable. All or nothing: see
+/// Module::import_tensors.
 std::unique_ptr<Unet3d> load_unet3d(
     const std::filesystem::path& path, DType dtype = DType::f32, WeightSet set = WeightSet::averaged);
 /// `cond_frames`: the base's K, when known; see infer_avid_config.
 std::unique_ptr<Avid> load_avid(
-    const std::filesystem::path& path, DType dtype = DType::f32, std::int64_t cond_frames = -1, WeightSet set = WeightSet::averaged);
+    const std::filesystem::path& path, DType dtype = DType::f32, std::int64_t cond_frames = -1,
+    WeightSet set = WeightSet::averaged);
 std::unique_ptr<ControlNet> load_controlnet(
     const std::filesystem::path& path, DType dtype = DType::f32, WeightSet set = WeightSet::averaged);
 std::unique_ptr<ActionClassifier> load_action_classifier(
-    const std::filesystem::path& path, DType dtype = DType::f32, std::int64_t cond_frames = 2, WeightSet set = WeightSet::averaged);
+    const std::filesystem::path& path, DType dtype = DType::f32, std::int64_t cond_frames = 2,
+    WeightSet set = WeightSet::averaged);
 
 /// Writes all values in plain shapes under prefix + original name, as safetensors, atomically.
 void save_module(
-    const nn::Module& module, const std::filesystem::path& path, const std::map<std::string, std::string>& metadata = {},
-    std::string_view prefix = {});
+    const nn::Module& module, const std::filesystem::path& path,
+    const std::map<std::string, std::string>& metadata = {}, std::string_view prefix = {});
 
 }  // namespace avid

@@ -12,11 +12,22 @@ namespace {
 UnetSizes sizes_of(const ControlNetConfig& c) {
   // The base's own rules for these numbers, checked through its configuration.
   const Unet3dConfig like_base{
-      .dim = c.dim, .dim_mults = c.dim_mults, .heads = c.heads, .head_dim = c.head_dim, .cond_frames = c.cond_frames,
-      .num_actions = c.num_actions, .in_channels = 3 * c.cond_frames + 3, .out_channels = 3};
+      .dim = c.dim,
+      .dim_mults = c.dim_mults,
+      .heads = c.heads,
+      .head_dim = c.head_dim,
+      .cond_frames = c.cond_frames,
+      .num_actions = c.num_actions,
+      .in_channels = 3 * c.cond_frames + 3,
+      .out_channels = 3};
   like_base.validate("controlnet");
-  return {.dim = c.dim, .dim_mults = c.dim_mults, .heads = c.heads, .head_dim = c.head_dim, .in_channels = like_base.in_channels,
-          .num_actions = c.num_actions};
+  return {
+      .dim = c.dim,
+      .dim_mults = c.dim_mults,
+      .heads = c.heads,
+      .head_dim = c.head_dim,
+      .in_channels = like_base.in_channels,
+      .num_actions = c.num_actions};
 }
 
 std::int64_t top_width(const UnetSizes& sizes) { return sizes.level_width(sizes.num_levels() - 1); }
@@ -29,13 +40,17 @@ ControlNetConfig infer_controlnet_config(const nn::TensorMap& tensors, std::stri
       sizes.num_actions > 0 && tensors.contains("zero_linear_action_mlp.weight"),
       "{}: tensor zero_linear_action_mlp.weight is missing | is this file of another model?", source);
   ControlNetConfig config{
-      .dim = sizes.dim, .dim_mults = sizes.dim_mults, .heads = sizes.heads, .head_dim = sizes.head_dim,
-      .cond_frames = sizes.in_channels / 3 - 1, .num_actions = sizes.num_actions};
+      .dim = sizes.dim,
+      .dim_mults = sizes.dim_mults,
+      .heads = sizes.heads,
+      .head_dim = sizes.head_dim,
+      .cond_frames = sizes.in_channels / 3 - 1,
+      .num_actions = sizes.num_actions};
   if (tensors.contains("projection_layers.0.weight")) {
     const std::int64_t width = find_shape(tensors, "projection_layers.0.weight", 2, source)[0];
     check<ShapeError>(
-        width % sizes.dim_mults[0] == 0, "{}: projection_layers.0.weight: expected a multiple of {} rows, got {}", source,
-        sizes.dim_mults[0], width);
+        width % sizes.dim_mults[0] == 0, "{}: projection_layers.0.weight: expected a multiple of {} rows, got {}",
+        source, sizes.dim_mults[0], width);
     config.base_dim = width / sizes.dim_mults[0];
   }
   return config;
@@ -89,8 +104,8 @@ std::vector<Var> ControlNet::forward(const Var& x, const Tensor& t, const Tensor
 }
 
 ControlledOutput run_controlled(
-    const Unet3d& base, const ControlNet& control, const Tensor& x_t, const Tensor& t, const Tensor& cond, const Tensor& actions,
-    ControlOrder order) {
+    const Unet3d& base, const ControlNet& control, const Tensor& x_t, const Tensor& t, const Tensor& cond,
+    const Tensor& actions, ControlOrder order) {
   const Var x = unet_input(cond, Var(x_t), {});
   ControlledOutput out;
   out.controls = control.forward(x, t, actions);

@@ -1,7 +1,7 @@
 // models/controlnet.h -- ControlNet and ControlNetSmaller: a trained encoder that steers a frozen base from inside
 //
-// Unlike AVID this needs the base's weights and activations. Source: Zhang et al. 2023, arXiv:2302.05543, as adapted to video in
-// pixel.md 5.4 and 5.5.
+// Unlike AVID this needs the base's weights and activations. Source: Zhang et al. 2023, arXiv:2302.05543, as adapted to
+// video in pixel.md 5.4 and 5.5.
 #pragma once
 
 #include <string_view>
@@ -16,7 +16,7 @@ struct ControlNetConfig {
   std::vector<std::int64_t> dim_mults{1, 2, 4};  ///< those of the base
   std::int64_t heads = 2, head_dim = 32;
   std::int64_t cond_frames = 2, num_actions = 15;
-  std::int64_t base_dim = 0;                     ///< > 0: outputs are projected to this width (ControlNetSmaller)
+  std::int64_t base_dim = 0;  ///< > 0: outputs are projected to this width (ControlNetSmaller)
 
   friend bool operator==(const ControlNetConfig&, const ControlNetConfig&) = default;
 };
@@ -36,8 +36,8 @@ class ControlNet final : public nn::Module {
   /// Both need values; the base must have the same sizes.
   void copy_from_base(const Unet3d& base);
 
-  /// x [B,T,H,W,3K+3]; t [B] i64; actions [B,T] i64. Returns z_0 .. z_{L-1} (one per level, where the base takes its skips),
-  /// z_A (from after mid_temporal_attn) and z_B (from after mid_block2).
+  /// x [B,T,H,W,3K+3]; t [B] i64; actions [B,T] i64. Returns z_0 .. z_{L-1} (one per level, where the base takes its
+  /// skips), z_A (from after mid_temporal_attn) and z_B (from after mid_block2).
   std::vector<Var> forward(const Var& x, const Tensor& t, const Tensor& actions, const Probe& probe = {}) const;
 
  private:
@@ -63,7 +63,7 @@ struct ControlledOutput {
 /// The base, without actions, with the copy's outputs added to its skips and middle. The base should be frozen
 /// (set_trainable(false)); gradients pass through it to the copy.
 ControlledOutput run_controlled(
-    const Unet3d& base, const ControlNet& control, const Tensor& x_t, const Tensor& t, const Tensor& cond, const Tensor& actions,
-    ControlOrder order = ControlOrder::reversed);
+    const Unet3d& base, const ControlNet& control, const Tensor& x_t, const Tensor& t, const Tensor& cond,
+    const Tensor& actions, ControlOrder order = ControlOrder::reversed);
 
 }  // namespace avid

@@ -89,8 +89,13 @@ class Counter {
 }  // namespace
 
 ForwardCost forward_cost(const Unet3dConfig& c, const VideoSize& size) {
-  const UnetSizes sizes{.dim = c.dim, .dim_mults = c.dim_mults, .heads = c.heads, .head_dim = c.head_dim, .in_channels = c.in_channels,
-                        .num_actions = c.num_actions};
+  const UnetSizes sizes{
+      .dim = c.dim,
+      .dim_mults = c.dim_mults,
+      .heads = c.heads,
+      .head_dim = c.head_dim,
+      .in_channels = c.in_channels,
+      .num_actions = c.num_actions};
   Counter counter(sizes, size.batch, size.frames, size.height, size.width);
   counter.encoder();
   counter.middle();
@@ -99,8 +104,13 @@ ForwardCost forward_cost(const Unet3dConfig& c, const VideoSize& size) {
 }
 
 ForwardCost forward_cost(const ControlNetConfig& c, const VideoSize& size) {
-  const UnetSizes sizes{.dim = c.dim, .dim_mults = c.dim_mults, .heads = c.heads, .head_dim = c.head_dim,
-                        .in_channels = 3 * c.cond_frames + 3, .num_actions = c.num_actions};
+  const UnetSizes sizes{
+      .dim = c.dim,
+      .dim_mults = c.dim_mults,
+      .heads = c.heads,
+      .head_dim = c.head_dim,
+      .in_channels = 3 * c.cond_frames + 3,
+      .num_actions = c.num_actions};
   Counter counter(sizes, size.batch, size.frames, size.height, size.width);
   counter.encoder();
   counter.middle();
@@ -117,8 +127,13 @@ ForwardCost forward_cost(const ControlNetConfig& c, const VideoSize& size) {
 }
 
 ForwardCost forward_cost(const ActionClassifierConfig& c, const VideoSize& size) {
-  const UnetSizes sizes{.dim = c.dim, .dim_mults = c.dim_mults, .heads = c.heads, .head_dim = c.head_dim, .in_channels = 3,
-                        .num_actions = 0};
+  const UnetSizes sizes{
+      .dim = c.dim,
+      .dim_mults = c.dim_mults,
+      .heads = c.heads,
+      .head_dim = c.head_dim,
+      .in_channels = 3,
+      .num_actions = 0};
   Counter counter(sizes, size.batch, size.frames + c.cond_frames, size.height, size.width);
   counter.encoder();
   counter.middle();

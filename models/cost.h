@@ -1,7 +1,7 @@
 // models/cost.h -- how many FLOPs one forward pass takes (pixel.md 8.2)
 //
-// Convention: 2 per multiply-add; convolutions counted at every output site with the full kernel, transposed ones as input
-// sites times taps; biases, norms, activations, softmax, rotary code and embeddings not counted.
+// Convention: 2 per multiply-add; convolutions counted at every output site with the full kernel, transposed ones as
+// input sites times taps; biases, norms, activations, softmax, rotary code and embeddings not counted.
 #pragma once
 
 #include <cstdint>

@@ -6,7 +6,8 @@
 
 namespace avid {
 
-/// A U-Net evaluated without gradients. With actions in the input it is called with them, without them with the null vector.
+/// A U-Net evaluated without gradients. With actions in the input it is called with them, without them with the null
+/// vector.
 class PixelDenoiser final : public diffusion::Denoiser {
  public:
   /// What to do with the actions of the input: a frozen base never sees them.

@@ -18,7 +18,9 @@ void see(const Probe& probe, std::string_view name, const Var& value) {
 
 // The two ResNet blocks and two attentions that every level of encoder and decoder has.
 template <class Level>
-Var run_level(const Level& level, const std::string& name, const Var& x, const Var& x2, const Var& film, const Var& bias, const Probe& probe) {
+Var run_level(
+    const Level& level, const std::string& name, const Var& x, const Var& x2, const Var& film, const Var& bias,
+    const Probe& probe) {
   Var y = level.block1.forward(x, x2, film);
   see(probe, name + ".0", y);
   y = level.block2.forward(y, {}, film);
@@ -52,7 +54,8 @@ UnetEncoder::UnetEncoder(const UnetSizes& sizes)
       time_mlp_(sizes.dim) {
   const std::int64_t d = sizes.dim, num_actions = sizes.num_actions;
   if (num_actions > 0)
-    null_action_ = add_parameter({.name = "null_action_emb", .shape = {d}, .plain_shape = {d}, .init = nn::Init::normal});
+    null_action_ =
+        add_parameter({.name = "null_action_emb", .shape = {d}, .plain_shape = {d}, .init = nn::Init::normal});
   bias_table_ = add_parameter(
       {.name = "time_rel_pos_bias.relative_attention_bias.weight",
        .shape = {32, sizes.heads},
@@ -63,7 +66,10 @@ UnetEncoder::UnetEncoder(const UnetSizes& sizes)
   add_child("time_mlp", time_mlp_);
   if (num_actions > 0) {
     action_table_ = add_parameter(
-        {.name = "action_emb.weight", .shape = {num_actions, d}, .plain_shape = {num_actions, d}, .init = nn::Init::normal});
+        {.name = "action_emb.weight",
+         .shape = {num_actions, d},
+         .plain_shape = {num_actions, d},
+         .init = nn::Init::normal});
     add_child("action_mlp", action_mlp_.emplace(d));
   }
   for (std::int64_t i = 0; i < sizes.num_levels(); ++i) {
@@ -75,7 +81,8 @@ UnetEncoder::UnetEncoder(const UnetSizes& sizes)
 
 Var UnetEncoder::action_code(const Tensor& actions, const Tensor& drop, std::int64_t batch, std::int64_t frames) const {
   if (!actions.defined()) {
-    // A table of the null vector alone, so that the action table stays out of the graph: it gets no gradient, not a zero one.
+    // A table of the null vector alone, so that the action table stays out of the graph: it gets no gradient, not a
+    // zero one.
     const Var table = reshape(null_action_->var(), {1, sizes_.dim});
     return action_mlp_->forward(embedding(table, {}, Tensor::zeros({batch, frames}, DType::i64)));
   }
@@ -103,7 +110,8 @@ Var UnetEncoder::action_code(const Tensor& actions, const Tensor& drop, std::int
 
 EncoderOutput UnetEncoder::forward(const Var& x, const Tensor& t, const Var& action_code, const Probe& probe) const {
   check_rank(x.value(), 5, "unet3d", "x");
-  const std::int64_t B = x.dim(0), T = x.dim(1), H = x.dim(2), W = x.dim(3), multiple = std::int64_t{1} << (sizes_.num_levels() - 1);
+  const std::int64_t B = x.dim(0), T = x.dim(1), H = x.dim(2), W = x.dim(3),
+                     multiple = std::int64_t{1} << (sizes_.num_levels() - 1);
   check<ShapeError>(
       x.dim(4) == sizes_.in_channels && H % multiple == 0 && W % multiple == 0 && T > 0,
       "unet3d: x: expected [B,T,H,W,{}] with H, W multiples of {}, got {}", sizes_.in_channels, multiple, x.shape());
@@ -139,7 +147,8 @@ UnetMiddle::UnetMiddle(const UnetSizes& sizes, const Tensor& rotary)
     : block1_(sizes.level_width(sizes.num_levels() - 1), sizes.level_width(sizes.num_levels() - 1), sizes.film_width()),
       spatial_attn_(sizes.level_width(sizes.num_levels() - 1), sizes.heads),
       temporal_attn_(sizes.level_width(sizes.num_levels() - 1), attention(sizes), rotary),
-      block2_(sizes.level_width(sizes.num_levels() - 1), sizes.level_width(sizes.num_levels() - 1), sizes.film_width()) {
+      block2_(
+          sizes.level_width(sizes.num_levels() - 1), sizes.level_width(sizes.num_levels() - 1), sizes.film_width()) {
   add_child("mid_block1", block1_);
   add_child("mid_spatial_attn", spatial_attn_);
   add_child("mid_temporal_attn", temporal_attn_);
@@ -178,8 +187,8 @@ UnetDecoder::UnetDecoder(const UnetSizes& sizes, const Tensor& rotary) {
   const std::int64_t levels = sizes.num_levels();
   for (std::int64_t i = 0; i < levels; ++i) {
     const std::int64_t mirror = levels - 1 - i;  // the encoder level whose skip enters here
-    levels_.push_back(
-        std::make_unique<Level>(sizes, 2 * sizes.level_width(mirror), sizes.level_width(mirror - 1), i + 1 < levels, rotary));
+    levels_.push_back(std::make_unique<Level>(
+        sizes, 2 * sizes.level_width(mirror), sizes.level_width(mirror - 1), i + 1 < levels, rotary));
     add_child(fmt::format("ups.{}", i), *levels_.back());
   }
 }
@@ -198,7 +207,8 @@ Var UnetDecoder::forward(
   return y;
 }
 
-UnetHead::UnetHead(const UnetSizes& sizes, std::int64_t out_channels) : block_(2 * sizes.dim, sizes.dim, 0), out_(sizes.dim, out_channels) {
+UnetHead::UnetHead(const UnetSizes& sizes, std::int64_t out_channels)
+    : block_(2 * sizes.dim, sizes.dim, 0), out_(sizes.dim, out_channels) {
   add_child("final_conv.0", block_);
   add_child("final_conv.1", out_);
 }

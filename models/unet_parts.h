@@ -100,7 +100,8 @@ class UnetDecoder : public nn::Module {
  public:
   UnetDecoder(const UnetSizes& sizes, const Tensor& rotary);
   /// skips as the encoder gave them, first level first.
-  Var forward(const Var& x, const std::vector<Var>& skips, const Var& film, const Var& bias_table, const Probe& probe) const;
+  Var forward(
+      const Var& x, const std::vector<Var>& skips, const Var& film, const Var& bias_table, const Probe& probe) const;
 
  private:
   struct Level : nn::Module {

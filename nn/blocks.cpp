@@ -63,7 +63,9 @@ Var ResNetBlock::forward(const Var& x, const Var& x2, const Var& film_input) con
 
 Tensor rotary_frequencies(std::int64_t head_dim) {
   const std::int64_t rotated = std::min<std::int64_t>(32, head_dim);
-  check<ConfigError>(rotated >= 2 && rotated % 2 == 0, "temporal attention: head width: expected an even number >= 2, got {}", head_dim);
+  check<ConfigError>(
+      rotated >= 2 && rotated % 2 == 0, "temporal attention: head width: expected an even number >= 2, got {}",
+      head_dim);
   std::vector<float> values;
   // In f32 as in the original, whose stored values these are.
   for (std::int64_t i = 0; i < rotated / 2; ++i)
@@ -82,20 +84,23 @@ TemporalAttention::TemporalAttention(std::int64_t channels, const AttentionSizes
 
 Var TemporalAttention::forward(const Var& x, const Var& bias_table) const {
   return temporal_attention(
-      x, gamma_->var(), to_qkv_->var(), to_out_->var(), bias_table, rotary_, {.heads = sizes_.heads, .head_dim = sizes_.head_dim});
+      x, gamma_->var(), to_qkv_->var(), to_out_->var(), bias_table, rotary_,
+      {.heads = sizes_.heads, .head_dim = sizes_.head_dim});
 }
 
 LinearAttention::LinearAttention(std::int64_t channels, std::int64_t heads) : heads_(heads) {
   const std::int64_t inner = heads * kSpatialHeadDim;
   to_qkv_ = add_parameter(matrix("fn.fn.to_qkv.weight", 3 * inner, channels, 4));
   to_out_ = add_parameter(matrix("fn.fn.to_out.weight", channels, inner, 4));
-  out_bias_ = add_parameter({.name = "fn.fn.to_out.bias", .shape = {channels}, .plain_shape = {channels}, .fan = inner});
+  out_bias_ =
+      add_parameter({.name = "fn.fn.to_out.bias", .shape = {channels}, .plain_shape = {channels}, .fan = inner});
   gamma_ = add_parameter(gamma("fn.norm.gamma", channels, true));
 }
 
 Var LinearAttention::forward(const Var& x) const {
   return linear_attention(
-      x, gamma_->var(), to_qkv_->var(), to_out_->var(), out_bias_->var(), {.heads = heads_, .head_dim = kSpatialHeadDim});
+      x, gamma_->var(), to_qkv_->var(), to_out_->var(), out_bias_->var(),
+      {.heads = heads_, .head_dim = kSpatialHeadDim});
 }
 
 SpatialAttention::SpatialAttention(std::int64_t channels, std::int64_t heads) : heads_(heads) {
@@ -106,7 +111,8 @@ SpatialAttention::SpatialAttention(std::int64_t channels, std::int64_t heads) : 
 }
 
 Var SpatialAttention::forward(const Var& x) const {
-  return spatial_attention(x, gamma_->var(), to_qkv_->var(), to_out_->var(), {.heads = heads_, .head_dim = kSpatialHeadDim});
+  return spatial_attention(
+      x, gamma_->var(), to_qkv_->var(), to_out_->var(), {.heads = heads_, .head_dim = kSpatialHeadDim});
 }
 
 TimeMlp::TimeMlp(std::int64_t dim) : dim_(dim), first_(dim, 4 * dim), second_(4 * dim, 4 * dim) {

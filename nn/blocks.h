@@ -12,7 +12,8 @@
 namespace avid::nn {
 
 /// Two 3x3 convolutions with RMSNorm and SiLU, FiLM in the first only, and a shortcut.
-/// Names: mlp.1.* (only with film_width > 0), block1.proj.*, block1.norm.gamma, block2.*, res_conv.* (only if in != out).
+/// Names: mlp.1.* (only with film_width > 0), block1.proj.*, block1.norm.gamma, block2.*, res_conv.* (only if in !=
+/// out).
 class ResNetBlock : public Module {
  public:
   /// `in` counts both inputs' channels; film_width 0 builds the block without FiLM (output head).

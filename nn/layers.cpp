@@ -14,27 +14,32 @@ Linear::Linear(std::int64_t in, std::int64_t out, Options options, int plain_ran
   plain[0] = out;
   plain[1] = in;
   weight_ = add_parameter({.name = "weight", .shape = {out, in}, .plain_shape = Shape(plain), .init = init, .fan = in});
-  if (options.bias) bias_ = add_parameter({.name = "bias", .shape = {out}, .plain_shape = {out}, .init = init, .fan = in});
+  if (options.bias)
+    bias_ = add_parameter({.name = "bias", .shape = {out}, .plain_shape = {out}, .init = init, .fan = in});
 }
 
 Var Linear::forward(const Var& x, const Var& x2, const Var& residual) const {
   return linear(x, weight_->var(), bias_ != nullptr ? bias_->var() : Var(), x2, residual);
 }
 
-Conv::Conv(std::int64_t in, std::int64_t out, std::array<std::int64_t, 3> kernel, const Conv3dOptions& options) : options_(options) {
+Conv::Conv(std::int64_t in, std::int64_t out, std::array<std::int64_t, 3> kernel, const Conv3dOptions& options)
+    : options_(options) {
   const auto [kt, kh, kw] = kernel;
   const std::int64_t fan = in * kt * kh * kw;
-  weight_ = add_parameter({.name = "weight", .shape = {out, kt, kh, kw, in}, .plain_shape = {out, in, kt, kh, kw}, .fan = fan});
+  weight_ = add_parameter(
+      {.name = "weight", .shape = {out, kt, kh, kw, in}, .plain_shape = {out, in, kt, kh, kw}, .fan = fan});
   bias_ = add_parameter({.name = "bias", .shape = {out}, .plain_shape = {out}, .fan = fan});
 }
 
 Var Conv::forward(const Var& x, const Var& x2) const { return conv3d(x, weight_->var(), bias_->var(), options_, x2); }
 
-ConvTranspose::ConvTranspose(std::int64_t in, std::int64_t out, std::array<std::int64_t, 3> kernel, const Conv3dOptions& options)
+ConvTranspose::ConvTranspose(
+    std::int64_t in, std::int64_t out, std::array<std::int64_t, 3> kernel, const Conv3dOptions& options)
     : options_(options) {
   const auto [kt, kh, kw] = kernel;
   const std::int64_t fan = out * kt * kh * kw;  // of the stored [I,O,..], as the original computes it
-  weight_ = add_parameter({.name = "weight", .shape = {in, kt, kh, kw, out}, .plain_shape = {in, out, kt, kh, kw}, .fan = fan});
+  weight_ = add_parameter(
+      {.name = "weight", .shape = {in, kt, kh, kw, out}, .plain_shape = {in, out, kt, kh, kw}, .fan = fan});
   bias_ = add_parameter({.name = "bias", .shape = {out}, .plain_shape = {out}, .fan = fan});
 }
 

@@ -11,7 +11,8 @@ namespace avid::nn {
 namespace {
 
 // Moves dimension `from` behind or in front of the others: dense values of shape [a, m, rest] -> [a, rest, m] or back.
-template <class Elem> std::vector<Elem> swap_middle(const std::vector<Elem>& values, std::int64_t outer, std::int64_t m, std::int64_t n) {
+template <class Elem>
+std::vector<Elem> swap_middle(const std::vector<Elem>& values, std::int64_t outer, std::int64_t m, std::int64_t n) {
   std::vector<Elem> result(values.size());
   for (std::int64_t o = 0; o < outer; ++o) {
     const Elem* source = values.data() + o * m * n;
@@ -41,7 +42,9 @@ std::string list_some(const std::vector<std::string>& items) {
 }  // namespace
 
 Tensor from_plain(const Tensor& plain, const Shape& shape) {
-  check<ShapeError>(plain.numel() == shape.numel(), "from_plain: expected {} elements for {}, got {}", shape.numel(), shape, plain.shape());
+  check<ShapeError>(
+      plain.numel() == shape.numel(), "from_plain: expected {} elements for {}, got {}", shape.numel(), shape,
+      plain.shape());
   if (!moves(plain.shape())) return Tensor::from_dense_bytes(plain.to_dense_bytes(), shape, plain.dtype());
   return dispatch_any(plain.dtype(), [&]<class Elem>() {
     return Tensor::from_values(
@@ -51,7 +54,8 @@ Tensor from_plain(const Tensor& plain, const Shape& shape) {
 
 Tensor to_plain(const Tensor& ours, const Shape& plain_shape) {
   check<ShapeError>(
-      ours.numel() == plain_shape.numel(), "to_plain: expected {} elements for {}, got {}", plain_shape.numel(), plain_shape, ours.shape());
+      ours.numel() == plain_shape.numel(), "to_plain: expected {} elements for {}, got {}", plain_shape.numel(),
+      plain_shape, ours.shape());
   if (!moves(plain_shape)) return Tensor::from_dense_bytes(ours.to_dense_bytes(), plain_shape, ours.dtype());
   return dispatch_any(ours.dtype(), [&]<class Elem>() {
     return Tensor::from_values(
@@ -66,8 +70,8 @@ const Var& Parameter::var() const {
 
 Parameter* Module::add_parameter(ParameterSpec spec) {
   check<ShapeError>(
-      spec.shape.numel() == spec.plain_shape.numel(), "nn: parameter {}: shapes {} and {} differ in size", spec.name, spec.shape,
-      spec.plain_shape);
+      spec.shape.numel() == spec.plain_shape.numel(), "nn: parameter {}: shapes {} and {} differ in size", spec.name,
+      spec.shape, spec.plain_shape);
   Parameter* parameter = &owned_.emplace_back(std::move(spec));
   entries_.push_back({parameter->spec().name, parameter, nullptr, {}});
   return parameter;
@@ -79,7 +83,8 @@ void Module::add_constant(std::string name, Tensor value) {
 
 void Module::add_child(std::string name, Module& child) { entries_.push_back({std::move(name), nullptr, &child, {}}); }
 
-template <class Visit> void Module::walk(std::string_view prefix, Visit&& visit) const {
+template <class Visit>
+void Module::walk(std::string_view prefix, Visit&& visit) const {
   for (const Entry& entry : entries_) {
     std::string name = std::string(prefix) + entry.name;
     if (entry.child != nullptr) {
@@ -102,7 +107,8 @@ std::vector<NamedParameter> Module::parameters(std::string_view prefix) const {
 std::vector<CheckpointEntry> Module::tensor_list(std::string_view prefix) const {
   std::vector<CheckpointEntry> list;
   walk(prefix, [&](const std::string& name, Parameter* parameter, const Tensor& constant) {
-    list.push_back({name, parameter != nullptr ? parameter->spec().plain_shape : constant.shape(), parameter == nullptr});
+    list.push_back(
+        {name, parameter != nullptr ? parameter->spec().plain_shape : constant.shape(), parameter == nullptr});
   });
   return list;
 }
@@ -133,7 +139,8 @@ void Module::initialize(std::uint64_t seed, DType dtype, std::string_view prefix
 }
 
 void Module::import_tensors(const TensorMap& tensors, std::string_view source, DType dtype) {
-  check<DTypeError>(dtype == DType::f32 || dtype == DType::f64, "{}: dtype: expected f32 or f64, got {}", source, name_of(dtype));
+  check<DTypeError>(
+      dtype == DType::f32 || dtype == DType::f64, "{}: dtype: expected f32 or f64, got {}", source, name_of(dtype));
   std::vector<std::string> missing, extra, misfits;
   std::set<std::string, std::less<>> known;
   walk("", [&](const std::string& name, Parameter* parameter, const Tensor& constant) {
@@ -155,7 +162,8 @@ void Module::import_tensors(const TensorMap& tensors, std::string_view source, D
       const std::vector<double> ours = constant.to_doubles(), theirs = tensor.to_doubles();
       for (std::size_t i = 0; i < ours.size(); ++i) {
         if (!(std::abs(theirs[i] - ours[i]) <= tolerance * ours[i])) {
-          misfits.push_back(fmt::format("{}: expected the constant {:.6g} at {}, got {:.6g}", name, ours[i], i, theirs[i]));
+          misfits.push_back(
+              fmt::format("{}: expected the constant {:.6g} at {}, got {:.6g}", name, ours[i], i, theirs[i]));
           break;
         }
       }
@@ -170,7 +178,8 @@ void Module::import_tensors(const TensorMap& tensors, std::string_view source, D
     if (!extra.empty()) groups.push_back(fmt::format("{} not known ({})", extra.size(), list_some(extra)));
     if (!misfits.empty()) groups.push_back(fmt::format("{} of another shape ({})", misfits.size(), list_some(misfits)));
     fail<ShapeError>(
-        "{}: tensors do not fit this network: {} | nothing was loaded; is this file of another model?", source, fmt::join(groups, "; "));
+        "{}: tensors do not fit this network: {} | nothing was loaded; is this file of another model?", source,
+        fmt::join(groups, "; "));
   }
 
   walk("", [&](const std::string& name, Parameter* parameter, const Tensor&) {

@@ -4,8 +4,8 @@
 // Values come from initialize() or import_tensors(). So counting the parameters of a large network costs nothing, and
 // loading a checkpoint never fills random numbers first.
 //
-// Names are those of the original code's checkpoints ("downs.0.0.block1.proj.weight"), in the original's order. On disk a
-// tensor has the original ("plain") shape; in memory it has ours, which differs by one rule for all kinds:
+// Names are those of the original code's checkpoints ("downs.0.0.block1.proj.weight"), in the original's order. On disk
+// a tensor has the original ("plain") shape; in memory it has ours, which differs by one rule for all kinds:
 //   move dimension 1 behind the last one (channels last), then drop the size-1 dimensions that our shape leaves out
 //   convolution             [O,I,kt,kh,kw] -> [O,kt,kh,kw,I]
 //   transposed convolution  [I,O,kt,kh,kw] -> [I,kt,kh,kw,O]
@@ -42,9 +42,9 @@ enum class Init { uniform, normal, ones, zeros };
 
 /// How to declare a parameter.
 struct ParameterSpec {
-  std::string name;  // relative to its module
-  Shape shape;       // ours
-  Shape plain_shape; // the original's
+  std::string name;   // relative to its module
+  Shape shape;        // ours
+  Shape plain_shape;  // the original's
   Init init = Init::uniform;
   std::int64_t fan = 1;  // product of all plain weight dimensions but the first; a bias takes its weight's
 };
@@ -83,8 +83,8 @@ struct CheckpointEntry {
   bool constant;  // the rotary frequencies: stored, never trained
 };
 
-/// Base of all networks and layers. Derived constructors call add_parameter / add_constant / add_child; the order of the
-/// calls is the order of every list. Neither copied nor moved, because parents and layers point into it.
+/// Base of all networks and layers. Derived constructors call add_parameter / add_constant / add_child; the order of
+/// the calls is the order of every list. Neither copied nor moved, because parents and layers point into it.
 class Module {
  public:
   Module() = default;
@@ -101,8 +101,8 @@ class Module {
   /// The same without constants.
   std::int64_t num_trainable() const;
 
-  /// Gives every parameter its initial values (pixel.md 2.7). A value depends on (seed, prefix + name, position in the plain
-  /// tensor) only, not on the order of construction or on dtype (beyond rounding). dtype: f32 or f64.
+  /// Gives every parameter its initial values (pixel.md 2.7). A value depends on (seed, prefix + name, position in the
+  /// plain tensor) only, not on the order of construction or on dtype (beyond rounding). dtype: f32 or f64.
   void initialize(std::uint64_t seed, DType dtype = DType::f32, std::string_view prefix = {});
 
   /// Takes all values from plain tensors (any float dtype, converted). `source` names the file in messages.
@@ -135,7 +135,8 @@ class Module {
     Module* child = nullptr;
     Tensor constant;
   };
-  template <class Visit> void walk(std::string_view prefix, Visit&& visit) const;
+  template <class Visit>
+  void walk(std::string_view prefix, Visit&& visit) const;
 
   std::deque<Parameter> owned_;
   std::vector<Entry> entries_;

@@ -37,7 +37,8 @@ struct Case {
   }
 
   Avid avid;
-  Tensor x_t = test::random_tensor({2, 3, 8, 8, 3}, DType::f64, 1), base = test::random_tensor({2, 3, 8, 8, 3}, DType::f64, 2);
+  Tensor x_t = test::random_tensor({2, 3, 8, 8, 3}, DType::f64, 1),
+         base = test::random_tensor({2, 3, 8, 8, 3}, DType::f64, 2);
   Tensor cond = test::random_tensor({2, 2, 8, 8, 3}, DType::f64, 3);
   Tensor t = ids({3, 150}, {2}), actions = ids({0, 5, 14, 7, 3, 3}, {2, 3});
 };
@@ -50,7 +51,8 @@ TEST_CASE("avid/property_29/fresh_mask_is_half") {
     CHECK(c.avid.config().adapter.in_channels == (variant == AvidVariant::mask ? 12 : 9));
     const AvidOutput out = c.run();
     for (const double m : out.mask.to_doubles()) CHECK(m == 0.5);
-    const std::vector<double> base = c.base.to_doubles(), adapter = c.adapter_colours(out), got = out.prediction.value().to_doubles();
+    const std::vector<double> base = c.base.to_doubles(), adapter = c.adapter_colours(out),
+                              got = out.prediction.value().to_doubles();
     for (std::size_t i = 0; i < got.size(); ++i) CHECK(got[i] == 0.5 * base[i] + 0.5 * adapter[i]);
   }
 }
@@ -112,7 +114,8 @@ TEST_CASE("avid/property_32/who_sees_the_actions") {
   CHECK(test::same_bits(base.predict(input), base_before));
   CHECK(test::same_bits(after.select(1), before.select(1)));
   // Through FiLM the frame itself, through the temporal attentions also the others.
-  for (std::int64_t t = 0; t < 3; ++t) CHECK_FALSE(test::same_bits(after.select(0).slice(t, t + 1), before.select(0).slice(t, t + 1)));
+  for (std::int64_t t = 0; t < 3; ++t)
+    CHECK_FALSE(test::same_bits(after.select(0).slice(t, t + 1), before.select(0).slice(t, t + 1)));
 
   // Without any temporal attention only that frame.
   for (const nn::NamedParameter& p : c.avid.parameters()) {
@@ -145,7 +148,8 @@ TEST_CASE("avid/property_34/base_stays_bit_identical") {
       if (!var.grad().defined()) continue;
       const Tensor gradient = var.grad();
       Tensor& value = var.mutable_value();
-      for (std::int64_t i = 0; i < value.rows() * value.pitch(); ++i) value.data<double>()[i] -= 0.01 * gradient.data<double>()[i];
+      for (std::int64_t i = 0; i < value.rows() * value.pitch(); ++i)
+        value.data<double>()[i] -= 0.01 * gradient.data<double>()[i];
     }
     c.avid.zero_grad();
   }

@@ -31,8 +31,10 @@ struct Case {
   PixelDenoiser base{base_net, Objective::pred_x0, PixelDenoiser::Actions::ignore};
   PixelDenoiser action_model{action_net, Objective::pred_x0, PixelDenoiser::Actions::use};
   DenoiserInput input{
-      .x_t = test::random_tensor({2, 3, 8, 8, 3}, DType::f32, 1), .t = ids({3, 198}, {2}),
-      .cond = test::random_tensor({2, 2, 8, 8, 3}, DType::f32, 2), .actions = ids({0, 5, 14, 7, 3, 3}, {2, 3})};
+      .x_t = test::random_tensor({2, 3, 8, 8, 3}, DType::f32, 1),
+      .t = ids({3, 198}, {2}),
+      .cond = test::random_tensor({2, 2, 8, 8, 3}, DType::f32, 2),
+      .actions = ids({0, 5, 14, 7, 3, 3}, {2, 3})};
 };
 
 void set_parameter(const nn::Module& module, const std::string& name_part, double value) {
@@ -47,20 +49,23 @@ void set_parameter(const nn::Module& module, const std::string& name_part, doubl
 
 TEST_CASE("baselines/property_35/product_of_experts_end_points") {
   Case c;
-  ProductOfExperts none(c.schedule, c.base, c.action_model, {.weight = 0}), all(c.schedule, c.base, c.action_model, {.weight = 1});
+  ProductOfExperts none(c.schedule, c.base, c.action_model, {.weight = 0}),
+      all(c.schedule, c.base, c.action_model, {.weight = 1});
   CHECK(test::max_abs_diff(none.predict(c.input), c.base.predict(c.input)) < 1e-6);
   CHECK(test::max_abs_diff(all.predict(c.input), c.action_model.predict(c.input)) < 1e-6);
   // In noise space, as the paper writes it, the same up to rounding.
   ProductOfExperts some(c.schedule, c.base, c.action_model, {.weight = 0.4});
   const auto noise = [&](const Tensor& x0) { return noise_from_x0(c.schedule, x0, c.input.x_t, c.input.t); };
-  const std::vector<double> a = noise(c.base.predict(c.input)).to_doubles(), b = noise(c.action_model.predict(c.input)).to_doubles();
+  const std::vector<double> a = noise(c.base.predict(c.input)).to_doubles(),
+                            b = noise(c.action_model.predict(c.input)).to_doubles();
   const std::vector<double> mixed = noise(some.predict(c.input)).to_doubles();
   for (std::size_t i = 0; i < a.size(); ++i) CHECK(std::abs(mixed[i] - (0.6 * a[i] + 0.4 * b[i])) < 1e-4);
 }
 
 TEST_CASE("baselines/property_36/action_guidance_end_points") {
   Case c;
-  ActionGuidance none(c.schedule, c.base, c.action_model, {.weight = 0}), strong(c.schedule, c.base, c.action_model, {.weight = 3});
+  ActionGuidance none(c.schedule, c.base, c.action_model, {.weight = 0}),
+      strong(c.schedule, c.base, c.action_model, {.weight = 3});
   CHECK(test::max_abs_diff(none.predict(c.input), c.base.predict(c.input)) < 1e-6);
   CHECK(test::max_abs_diff(strong.predict(c.input), c.base.predict(c.input)) > 1e-3);
   // An action model that does not use its action codes: both branches agree.
@@ -75,7 +80,8 @@ TEST_CASE("baselines/property_37/fresh_controlnet_is_the_base") {
     control.initialize(5);
     if (copied) control.copy_from_base(c.base_net);
     const NoGrad no_grad;
-    const ControlledOutput out = run_controlled(c.base_net, control, c.input.x_t, c.input.t, c.input.cond, c.input.actions);
+    const ControlledOutput out =
+        run_controlled(c.base_net, control, c.input.x_t, c.input.t, c.input.cond, c.input.actions);
     CHECK(test::max_abs_diff(out.prediction.value(), c.base.predict(c.input)) == 0);
     CHECK(out.controls.size() == 4);
   }
@@ -103,7 +109,10 @@ TEST_CASE("baselines/property_37/fresh_controlnet_smaller_is_not_the_base") {
   ControlNet control({.dim = 4, .dim_mults = {1, 2}, .heads = 1, .head_dim = 16, .base_dim = 8});
   control.initialize(5);
   const NoGrad no_grad;
-  const auto run = [&] { return run_controlled(c.base_net, control, c.input.x_t, c.input.t, c.input.cond, c.input.actions).prediction.value(); };
+  const auto run = [&] {
+    return run_controlled(c.base_net, control, c.input.x_t, c.input.t, c.input.cond, c.input.actions)
+        .prediction.value();
+  };
   CHECK(test::max_abs_diff(run(), c.base.predict(c.input)) > 1e-3);
   for (const nn::NamedParameter& p : control.parameters()) {
     if (!p.name.starts_with("projection_layers.") || !p.name.ends_with(".bias")) continue;
@@ -117,7 +126,8 @@ TEST_CASE("baselines/controlnet/trains_the_copy_alone") {
   Case c;
   ControlNet control({.dim = 4, .dim_mults = {1, 2}, .heads = 1, .head_dim = 16, .base_dim = 8});
   control.initialize(5);
-  const ControlledOutput out = run_controlled(c.base_net, control, c.input.x_t, c.input.t, c.input.cond, c.input.actions);
+  const ControlledOutput out =
+      run_controlled(c.base_net, control, c.input.x_t, c.input.t, c.input.cond, c.input.actions);
   out.prediction.backward(test::random_tensor(out.prediction.shape(), DType::f32, 4));
   CHECK(c.base_net.export_gradients().empty());
   CHECK(control.export_gradients().size() + 1 == control.parameters().size());  // all but the null action
@@ -126,7 +136,8 @@ TEST_CASE("baselines/controlnet/trains_the_copy_alone") {
 TEST_CASE("baselines/property_38/classifier_guidance") {
   Case c;
   const Schedule schedule(ScheduleKind::sigmoid, 6);
-  ActionClassifier classifier({.dim = 8, .dim_mults = {1, 2}, .heads = 1, .head_dim = 16, .mlp_dim = 12, .image_size = 8});
+  ActionClassifier classifier(
+      {.dim = 8, .dim_mults = {1, 2}, .heads = 1, .head_dim = 16, .mlp_dim = 12, .image_size = 8});
   classifier.initialize(4);
   CHECK_THROWS_AS(classifier_guidance(classifier, c.input.x_t, c.input.t, c.input.cond, c.input.actions), GraphError);
   classifier.set_trainable(false);
@@ -164,7 +175,8 @@ TEST_CASE("baselines/property_38/classifier_guidance") {
 }
 
 TEST_CASE("baselines/classifier/frames_are_joined_in_time") {
-  const Tensor cond = test::random_tensor({2, 2, 4, 4, 3}, DType::f32, 1), x = test::random_tensor({2, 3, 4, 4, 3}, DType::f32, 2);
+  const Tensor cond = test::random_tensor({2, 2, 4, 4, 3}, DType::f32, 1),
+               x = test::random_tensor({2, 3, 4, 4, 3}, DType::f32, 2);
   const Tensor joined = join_frames(cond, x);
   CHECK(joined.shape() == Shape({2, 5, 4, 4, 3}));
   CHECK(test::same_bits(joined.select(1).slice(0, 2), cond.select(1)));

@@ -12,7 +12,8 @@ namespace {
 
 const Unet3dConfig kTiny{.dim = 4, .dim_mults = {1, 2}, .heads = 1, .head_dim = 8};
 
-template <class E = Error, class F> std::string message_of(F&& body) {
+template <class E = Error, class F>
+std::string message_of(F&& body) {
   try {
     body();
   } catch (const E& error) {
@@ -33,7 +34,11 @@ void append(NamedTensors& to, const NamedTensors& from) { to.insert(to.end(), fr
 
 // A checkpoint as the original's training leaves it: four copies of base, adapter, mixing layer and buffers.
 struct OriginalLayout {
-  OriginalLayout() : online_base(kTiny), averaged_base(kTiny), online(make_avid_config(AvidVariant::mask, kTiny)), averaged(online.config()) {
+  OriginalLayout()
+      : online_base(kTiny),
+        averaged_base(kTiny),
+        online(make_avid_config(AvidVariant::mask, kTiny)),
+        averaged(online.config()) {
     online_base.initialize(1), averaged_base.initialize(2), online.initialize(3), averaged.initialize(4);
   }
   NamedTensors tensors(const std::string& wrapper = "") const {
@@ -42,7 +47,8 @@ struct OriginalLayout {
       const bool is_online = copy.find("online") != std::string::npos || copy == "diffusion_model.";
       append(all, (is_online ? online_base : averaged_base).export_tensors(wrapper + copy + "model."));
       append(all, (is_online ? online : averaged).export_tensors(wrapper + copy));
-      for (const char* buffer : {"betas", "alphas_cumprod", "loss_weight"}) all.emplace_back(wrapper + copy + buffer, Tensor::zeros({200}));
+      for (const char* buffer : {"betas", "alphas_cumprod", "loss_weight"})
+        all.emplace_back(wrapper + copy + buffer, Tensor::zeros({200}));
     }
     all.emplace_back(wrapper + "ema.initted", Tensor::scalar(1));
     all.emplace_back(wrapper + "ema.step", Tensor::scalar(520000));
@@ -93,7 +99,8 @@ TEST_CASE("checkpoint/round_trip/own_files") {
   CHECK(load_controlnet(dir / "control.safetensors")->config() == control.config());
   CHECK(same_weights(*load_controlnet(dir / "control.safetensors"), control));
 
-  ActionClassifier classifier({.dim = 4, .dim_mults = {1, 2}, .heads = 1, .head_dim = 8, .num_actions = 5, .mlp_dim = 6, .image_size = 12});
+  ActionClassifier classifier(
+      {.dim = 4, .dim_mults = {1, 2}, .heads = 1, .head_dim = 8, .num_actions = 5, .mlp_dim = 6, .image_size = 12});
   classifier.initialize(1);
   save_module(classifier, dir / "classifier.safetensors", {}, "classifier.model.");
   CHECK(load_action_classifier(dir / "classifier.safetensors")->config() == classifier.config());
@@ -106,9 +113,13 @@ TEST_CASE("checkpoint/errors/another_model") {
   unet.initialize(7);
   save_module(unet, dir / "unet.safetensors");
   const std::string path = (dir / "unet.safetensors").string();
-  CHECK(message_of<FileError>([&] { load_avid(path); }).starts_with(path + ": expected an AVID adapter (a tensor mixture_conv.weight"));
+  CHECK(message_of<FileError>([&] {
+          load_avid(path);
+        }).starts_with(path + ": expected an AVID adapter (a tensor mixture_conv.weight"));
   CHECK(message_of<FileError>([&] { load_controlnet(path); }).find("expected a ControlNet") != std::string::npos);
-  CHECK(message_of<FileError>([&] { load_action_classifier(path); }).find("expected an action classifier") != std::string::npos);
+  CHECK(message_of<FileError>([&] {
+          load_action_classifier(path);
+        }).find("expected an action classifier") != std::string::npos);
   CHECK_THROWS_AS(load_unet3d(dir / "absent.safetensors"), FileError);
   // A classifier is no U-Net.
   CHECK_THROWS_AS(load_unet3d(test::golden("pixel/classifier/classifier.safetensors")), FileError);
@@ -136,15 +147,19 @@ TEST_CASE("checkpoint/errors/one_grouped_report") {
   CHECK(all.find("nothing was loaded") != std::string::npos);
   // Tensors that the sizes are read from.
   CHECK(error_with("init_conv.weight", "", "").find("tensor init_conv.weight is missing") != std::string::npos);
-  CHECK(error_with("", "", "time_rel_pos_bias.relative_attention_bias.weight").find("expected 2 dimensions, got [3]") != std::string::npos);
+  CHECK(
+      error_with("", "", "time_rel_pos_bias.relative_attention_bias.weight").find("expected 2 dimensions, got [3]") !=
+      std::string::npos);
   CHECK(error_with("action_emb.weight", "", "").find("tensor action_emb.weight is missing") != std::string::npos);
 }
 
 TEST_CASE("checkpoint/all_reference_files/load") {
-  for (const char* name : {"avid_mask/base", "controlnet_small/base", "ddpm/base", "mixed/base", "mixed/action_model", "train3/base"})
+  for (const char* name :
+       {"avid_mask/base", "controlnet_small/base", "ddpm/base", "mixed/base", "mixed/action_model", "train3/base"})
     CHECK(load_unet3d(test::golden(std::string("pixel/") + name + ".safetensors"))->config().cond_frames == 2);
   for (const char* name : {"avid_mask/adapter", "ddpm/adapter", "train3/adapter", "train3/ema_3"})
-    CHECK(load_avid(test::golden(std::string("pixel/") + name + ".safetensors"))->config().variant == AvidVariant::mask);
+    CHECK(
+        load_avid(test::golden(std::string("pixel/") + name + ".safetensors"))->config().variant == AvidVariant::mask);
   const auto base = load_unet3d(test::golden("pixel/avid_mask/base.safetensors"));
   CHECK(base->config() == Unet3dConfig{.dim = 16, .dim_mults = {1, 2}, .heads = 2, .head_dim = 32});
   CHECK(base->num_parameters() == 262227);

@@ -1,4 +1,4 @@
-// tests/models/fixture_baselines_test.cpp -- pixel.md section 11: ControlNet, ControlNetSmaller, classifier and its guidance
+// tests/models/fixture_baselines_test.cpp -- pixel.md section 11: ControlNets, classifier and its guidance
 #include "autograd/ops/unet_input.h"
 #include "diffusion/parameterisation.h"
 #include "models/action_classifier.h"
@@ -44,8 +44,10 @@ TEST_CASE("fixture/controlnet") {
     test::set_hash_weights(control, "control.", 32, dtype);
     const NoGrad no_grad;
     const ControlledOutput out = run_controlled(fixture_base(dtype), control, in.x_t, in.t, in.cond, in.actions);
-    CHECK(test::compare_video(
-              out.prediction.value(), {0.226879783, 0.405150103, {0.27209445, 0.77993966, 0.63530875}, 0.75999126}, in.tolerance) == "");
+    CHECK(
+        test::compare_video(
+            out.prediction.value(), {0.226879783, 0.405150103, {0.27209445, 0.77993966, 0.63530875}, 0.75999126},
+            in.tolerance) == "");
     // The other order of the middle outputs is another network, far beyond any tolerance.
     const ControlledOutput natural =
         run_controlled(fixture_base(dtype), control, in.x_t, in.t, in.cond, in.actions, ControlOrder::natural);
@@ -61,31 +63,39 @@ TEST_CASE("fixture/controlnet_smaller") {
     test::set_hash_weights(control, "control.", 32, dtype);
     const NoGrad no_grad;
     const ControlledOutput out = run_controlled(fixture_base(dtype), control, in.x_t, in.t, in.cond, in.actions);
-    CHECK(test::compare_video(
-              out.prediction.value(), {0.275413780, 0.409045497, {0.31907340, 1.05758493, 0.64714143}, 0.81155124}, in.tolerance) == "");
-    const std::vector<test::Row> rows{
-        {0.018156277, 0.229741841, {0.57814745}, std::nan("")}, {0.038533553, 0.221063836, {-0.08407773}, std::nan("")},
-        {-0.012835439, 0.246392042, {-0.11795384}, std::nan("")}, {-0.019972480, 0.256829732, {0.04039299}, std::nan("")},
-        {0.001562371, 0.328386348, {0.32322168}, std::nan("")}, {-0.018091768, 0.386579795, {0.48719249}, std::nan("")}};
+    CHECK(
+        test::compare_video(
+            out.prediction.value(), {0.275413780, 0.409045497, {0.31907340, 1.05758493, 0.64714143}, 0.81155124},
+            in.tolerance) == "");
+    const std::vector<test::Row> rows{{0.018156277, 0.229741841, {0.57814745}, std::nan("")},
+                                      {0.038533553, 0.221063836, {-0.08407773}, std::nan("")},
+                                      {-0.012835439, 0.246392042, {-0.11795384}, std::nan("")},
+                                      {-0.019972480, 0.256829732, {0.04039299}, std::nan("")},
+                                      {0.001562371, 0.328386348, {0.32322168}, std::nan("")},
+                                      {-0.018091768, 0.386579795, {0.48719249}, std::nan("")}};
     REQUIRE(out.controls.size() == rows.size());
-    for (std::size_t i = 0; i < rows.size(); ++i) CHECK(test::compare_video(out.controls[i].value(), rows[i], in.tolerance) == "");
+    for (std::size_t i = 0; i < rows.size(); ++i)
+      CHECK(test::compare_video(out.controls[i].value(), rows[i], in.tolerance) == "");
   }
 }
 
 TEST_CASE("fixture/classifier") {
   for (const DType dtype : {DType::f32, DType::f64}) {
     const Inputs in(dtype);
-    ActionClassifier classifier({.dim = 16, .dim_mults = {1, 2, 4, 8}, .heads = 2, .head_dim = 32, .mlp_dim = 32, .image_size = 16});
+    ActionClassifier classifier(
+        {.dim = 16, .dim_mults = {1, 2, 4, 8}, .heads = 2, .head_dim = 32, .mlp_dim = 32, .image_size = 16});
     CHECK(classifier.num_parameters() == 1940495);
     test::set_hash_weights(classifier, "cls.", 32, dtype);
     classifier.set_trainable(false);
     const Tensor zero = Tensor::zeros({2}, DType::i64);
-    CHECK(test::compare_video(
-              classifier.forward(Var(join_frames(in.cond, in.x0)), zero).value(),
-              {0.037927501, 0.140287146, {0.04871452, -0.22309989, -0.12755606}, -0.10482751}, in.tolerance) == "");
-    CHECK(test::compare_video(
-              classifier.forward(Var(join_frames(in.cond, in.x_t)), in.t).value(),
-              {0.033749589, 0.142087373, {0.05356277, -0.22625784, -0.16165677}, -0.14401041}, in.tolerance) == "");
+    CHECK(
+        test::compare_video(
+            classifier.forward(Var(join_frames(in.cond, in.x0)), zero).value(),
+            {0.037927501, 0.140287146, {0.04871452, -0.22309989, -0.12755606}, -0.10482751}, in.tolerance) == "");
+    CHECK(
+        test::compare_video(
+            classifier.forward(Var(join_frames(in.cond, in.x_t)), in.t).value(),
+            {0.033749589, 0.142087373, {0.05356277, -0.22625784, -0.16165677}, -0.14401041}, in.tolerance) == "");
 
     const Tensor t50 = Tensor::from_values(std::vector<std::int64_t>{50, 50}, {2});
     const ClassifierGuidance guidance = classifier_guidance(classifier, in.x_t, t50, in.cond, in.actions);

@@ -35,7 +35,8 @@ struct Fixture {
     const NoGrad no_grad;
     return base.forward(unet_input(cond, Var(x_t), {}), t, with_actions, {}, probe).value();
   }
-  // Printed digits in f64 (some single elements of the tables differ by a few units of the last one); f32 loses 1e-6 on the way.
+  // Printed digits in f64 (some single elements of the tables differ by a few units of the last one); f32 loses 1e-6 on
+  // the way.
   double tolerance() const { return dtype == DType::f64 ? 1.5e-8 : 1e-5; }
   double element_tolerance() const { return dtype == DType::f64 ? 6e-8 : 1e-5; }
 
@@ -51,23 +52,38 @@ struct Fixture {
 void check_forward(DType dtype) {
   const Fixture f(dtype);
   const double tol = f.tolerance();
-  CHECK(test::compare_video(f.x_t, {-0.003483808, 0.613426501, {0.54020875, 0.20713302, 0.72932248}, 0.24766463}, tol) == "");
+  CHECK(
+      test::compare_video(f.x_t, {-0.003483808, 0.613426501, {0.54020875, 0.20713302, 0.72932248}, 0.24766463}, tol) ==
+      "");
 
   const Tensor base = f.run_base({});
-  CHECK(test::compare_video(base, {0.276296151, 0.405232899, {0.35418214, 1.11059601, 0.64619253}, 0.69304514}, tol) == "");
+  CHECK(
+      test::compare_video(base, {0.276296151, 0.405232899, {0.35418214, 1.11059601, 0.64619253}, 0.69304514}, tol) ==
+      "");
   const NoGrad no_grad;
   const AvidOutput out = f.avid.forward(f.x_t, f.t, f.cond, f.actions, base);
-  CHECK(test::compare_video(out.adapter.value(), {-0.015041276, 0.318227084, {-0.04850604, 0.21142858, -0.40129507}, 0.58731449}, tol) == "");
-  CHECK(test::compare_video(out.mask, {0.475182200, 0.475182200, {0.56898464, 0.47258732, 0.49602652}, 0.55258486}, tol) == "");
+  CHECK(
+      test::compare_video(
+          out.adapter.value(), {-0.015041276, 0.318227084, {-0.04850604, 0.21142858, -0.40129507}, 0.58731449}, tol) ==
+      "");
+  CHECK(
+      test::compare_video(
+          out.mask, {0.475182200, 0.475182200, {0.56898464, 0.47258732, 0.49602652}, 0.55258486}, tol) == "");
   const Tensor prediction = out.prediction.value();
-  CHECK(test::compare_video(prediction, {0.096804711, 0.238135719, {0.18061735, 0.63636371, 0.11828655}, 0.06993701}, tol) == "");
+  CHECK(
+      test::compare_video(
+          prediction, {0.096804711, 0.238135719, {0.18061735, 0.63636371, 0.11828655}, 0.06993701}, tol) == "");
   Tensor clamped = prediction.clone();
   clamp_to_unit(clamped);
   const Tensor mean = posterior_mean(f.schedule, clamped, f.x_t, f.t);
-  CHECK(test::compare_video(mean, {0.009670147, 0.540379356, {0.44642364, 0.31907993, 0.56995825}, 0.24320803}, tol) == "");
+  CHECK(
+      test::compare_video(mean, {0.009670147, 0.540379356, {0.44642364, 0.31907993, 0.56995825}, 0.24320803}, tol) ==
+      "");
 
   const auto loss = [&](const Tensor& output) {
-    return training_loss(f.schedule, Objective::pred_x0, LossWeight::snr, Var(output), f.x0, f.noise, f.t).value().item();
+    return training_loss(f.schedule, Objective::pred_x0, LossWeight::snr, Var(output), f.x0, f.noise, f.t)
+        .value()
+        .item();
   };
   const double loss_tol = dtype == DType::f64 ? 2e-10 : 1e-6;
   CHECK(std::abs(loss(prediction) / 34.10829084 - 1) < loss_tol);
@@ -122,7 +138,9 @@ TEST_CASE("fixture/intermediate_outputs/base_with_actions") {
       CHECK_MESSAGE(test::compare_video(value, row->second, f.tolerance(), f.element_tolerance()) == "", row->first);
     });
     CHECK(seen == table.size());
-    CHECK(test::compare_video(out, {0.280190946, 0.408120168, {0.32853838, 1.10198097, 0.67109505}, 0.70688789}, f.tolerance()) == "");
+    CHECK(
+        test::compare_video(
+            out, {0.280190946, 0.408120168, {0.32853838, 1.10198097, 0.67109505}, 0.70688789}, f.tolerance()) == "");
   }
 }
 
@@ -147,14 +165,31 @@ TEST_CASE("fixture/gradients/avid_loss") {
     if (local.starts_with("downs.") || local.starts_with("ups.")) end = local.find('.', end + 1);
     squares[local.substr(0, end)] += sum;
   }
-  const auto near = [](double got, double expected) { return std::abs(got - expected) <= 2e-9 * std::abs(expected) + 1e-15; };
-  const auto near_element = [](double got, double expected) { return std::abs(got - expected) <= 2e-8 * std::abs(expected); };
+  const auto near = [](double got, double expected) {
+    return std::abs(got - expected) <= 2e-9 * std::abs(expected) + 1e-15;
+  };
+  const auto near_element = [](double got, double expected) {
+    return std::abs(got - expected) <= 2e-8 * std::abs(expected);
+  };
   const std::map<std::string, double> norms{
-      {"time_rel_pos_bias", 1.143399219e-01}, {"init_conv", 3.374102942e+01}, {"init_temporal_attn", 1.055295553e+01},
-      {"time_mlp", 1.226558687e+00}, {"action_emb", 6.984951509e-02}, {"action_mlp", 8.284335375e-01}, {"downs.0", 2.550734771e+01},
-      {"downs.1", 7.763185067e+00}, {"downs.2", 3.249199854e+00}, {"downs.3", 9.311825578e-01}, {"mid_block1", 3.482250009e-01},
-      {"mid_spatial_attn", 3.874161465e-02}, {"mid_temporal_attn", 6.127480972e-02}, {"mid_block2", 3.251345714e-01},
-      {"ups.0", 1.014911509e+00}, {"ups.1", 3.637516452e+00}, {"ups.2", 1.249720882e+01}, {"ups.3", 4.377422531e+01},
+      {"time_rel_pos_bias", 1.143399219e-01},
+      {"init_conv", 3.374102942e+01},
+      {"init_temporal_attn", 1.055295553e+01},
+      {"time_mlp", 1.226558687e+00},
+      {"action_emb", 6.984951509e-02},
+      {"action_mlp", 8.284335375e-01},
+      {"downs.0", 2.550734771e+01},
+      {"downs.1", 7.763185067e+00},
+      {"downs.2", 3.249199854e+00},
+      {"downs.3", 9.311825578e-01},
+      {"mid_block1", 3.482250009e-01},
+      {"mid_spatial_attn", 3.874161465e-02},
+      {"mid_temporal_attn", 6.127480972e-02},
+      {"mid_block2", 3.251345714e-01},
+      {"ups.0", 1.014911509e+00},
+      {"ups.1", 3.637516452e+00},
+      {"ups.2", 1.249720882e+01},
+      {"ups.3", 4.377422531e+01},
       {"final_conv", 4.859027066e+01}};
   CHECK(squares.size() == norms.size());
   for (const auto& [module, norm] : norms) CHECK_MESSAGE(near(std::sqrt(squares[module]), norm), module);

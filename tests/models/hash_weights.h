@@ -56,7 +56,9 @@ inline void set_hash_weights(nn::Module& module, const std::string& prefix, std:
       offset = 1, scale = 0.2;
     } else if (name.ends_with("bias") && shape.rank() == 1) {
       scale = 0.2;
-    } else if (name.ends_with("action_emb") || name.ends_with("action_emb.weight") || name.ends_with("attention_bias.weight")) {
+    } else if (
+        name.ends_with("action_emb") || name.ends_with("action_emb.weight") ||
+        name.ends_with("attention_bias.weight")) {
       scale = 2;
     } else {
       scale = 2 / std::sqrt(static_cast<double>(shape.numel() / shape[0]));
@@ -74,9 +76,10 @@ struct Row {
   double last;
 };
 
-/// "" or what differs, for values already in the original's order. Tolerances relative to max(1, |value|); that of single
-/// elements is the common one unless given.
-inline std::string compare_row(const std::vector<double>& values, const Row& row, double tolerance, double element_tolerance = 0) {
+/// "" or what differs, for values already in the original's order. Tolerances relative to max(1, |value|); that of
+/// single elements is the common one unless given.
+inline std::string compare_row(
+    const std::vector<double>& values, const Row& row, double tolerance, double element_tolerance = 0) {
   double mean = 0, mean_abs = 0;
   for (const double v : values) mean += v, mean_abs += std::abs(v);
   mean /= static_cast<double>(values.size()), mean_abs /= static_cast<double>(values.size());
@@ -96,7 +99,8 @@ inline std::string compare_row(const std::vector<double>& values, const Row& row
 
 /// The same for a video in our layout.
 inline std::string compare_video(const Tensor& video, const Row& row, double tolerance, double element_tolerance = 0) {
-  return compare_row((video.rank() == 5 ? to_channels_first(video) : video).to_doubles(), row, tolerance, element_tolerance);
+  return compare_row(
+      (video.rank() == 5 ? to_channels_first(video) : video).to_doubles(), row, tolerance, element_tolerance);
 }
 
 }  // namespace avid::test

@@ -1,4 +1,4 @@
-// tests/models/sizes_test.cpp -- names, shapes, parameter counts and FLOPs of the real configurations, without their memory
+// tests/models/sizes_test.cpp -- names, shapes, parameter counts and FLOPs of the real configurations
 #include <fstream>
 #include <map>
 #include <sstream>
@@ -62,7 +62,8 @@ std::vector<std::string> section(const std::string& heading) {
 
 std::vector<std::string> names_and_shapes(const nn::Module& module) {
   std::vector<std::string> lines;
-  for (const nn::CheckpointEntry& entry : module.tensor_list()) lines.push_back(entry.name + " " + entry.plain_shape.to_string());
+  for (const nn::CheckpointEntry& entry : module.tensor_list())
+    lines.push_back(entry.name + " " + entry.plain_shape.to_string());
   return lines;
 }
 
@@ -82,7 +83,9 @@ TEST_CASE("sizes/property_25/tensor_list_of_the_original") {
   CHECK(first_difference(names_and_shapes(Unet3d(base_97m())), section("base model")) == "");
   const Avid avid(make_avid_config(AvidVariant::mask, unet_22m()));
   CHECK(first_difference(names_and_shapes(avid.adapter()), section("22M AVID adapter")) == "");
-  CHECK(first_difference(names_and_shapes(ActionClassifier(evaluation_classifier())), section("evaluation action classifier")) == "");
+  CHECK(
+      first_difference(
+          names_and_shapes(ActionClassifier(evaluation_classifier())), section("evaluation action classifier")) == "");
 
   const auto mixing = [](AvidVariant variant) {
     std::vector<std::string> lines = names_and_shapes(Avid(make_avid_config(variant, unet(8, 1, 32))));
@@ -95,7 +98,8 @@ TEST_CASE("sizes/property_25/tensor_list_of_the_original") {
 TEST_CASE("sizes/property_25/tensor_list_of_controlnets") {
   const auto check_extra = [](const ControlNetConfig& config, const std::string& heading) {
     // Everything that is not an encoder tensor, as a set: the list file gives no order between the two.
-    const Unet3d base(Unet3dConfig{.dim = config.dim, .dim_mults = config.dim_mults, .heads = config.heads, .head_dim = config.head_dim});
+    const Unet3d base(Unet3dConfig{
+        .dim = config.dim, .dim_mults = config.dim_mults, .heads = config.heads, .head_dim = config.head_dim});
     std::vector<std::string> expected = section(heading);
     for (const std::string& line : names_and_shapes(base))
       if (!line.starts_with("ups.") && !line.starts_with("final_conv.")) expected.push_back(line);
@@ -151,7 +155,9 @@ TEST_CASE("sizes/property_25/parameter_counts_of_unets") {
 }
 
 TEST_CASE("sizes/property_25/parameter_counts_of_avid_and_tiny_networks") {
-  const auto count = [](AvidVariant variant, const Unet3dConfig& config) { return Avid(make_avid_config(variant, config)).num_parameters(); };
+  const auto count = [](AvidVariant variant, const Unet3dConfig& config) {
+    return Avid(make_avid_config(variant, config)).num_parameters();
+  };
   CHECK(count(AvidVariant::mask, unet_71m()) == 72241592 + 2);
   CHECK(count(AvidVariant::no_mask, unet_71m()) == 72241501 + 12);
   CHECK(count(AvidVariant::no_conditioning, unet_71m()) == 72228362 + 2);
@@ -167,39 +173,87 @@ TEST_CASE("sizes/property_25/parameter_counts_of_avid_and_tiny_networks") {
 }
 
 TEST_CASE("sizes/property_25/parameter_counts_of_controlnets_and_classifiers") {
-  const auto check_counts = [](const nn::Module& module, std::int64_t total, const std::map<std::string, std::int64_t>& expected) {
+  const auto check_counts = [](const nn::Module& module, std::int64_t total,
+                               const std::map<std::string, std::int64_t>& expected) {
     auto counts = count_by_block(module);
     CHECK(counts.size() == expected.size());
     for (const auto& [block, number] : expected) CHECK_MESSAGE(counts[block] == number, block);
     CHECK(module.num_parameters() == total);
     CHECK(module.num_trainable() == total - 16);
   };
-  check_counts(
-      ControlNet(controlnet()), 71047472,
-      {{"null_action_emb", 100}, {"time_rel_pos_bias", 256}, {"init_conv", 44200}, {"init_temporal_attn", 204916}, {"time_mlp", 200800},
-       {"action_emb", 1500}, {"action_mlp", 200800}, {"zero_linear_action_mlp", 160400}, {"downs.0", 1148800}, {"downs.1", 3177800},
-       {"downs.2", 10195600}, {"downs.3", 25510400}, {"zero_convs.0", 10100}, {"zero_convs.1", 40200}, {"zero_convs.2", 160400},
-       {"zero_convs.3", 640800}, {"mid_block1", 12804800}, {"mid_spatial_attn", 820000}, {"mid_temporal_attn", 1639200},
-       {"mid_block_1_out", 640800}, {"mid_block_2_out", 640800}, {"mid_block2", 12804800}});
+  check_counts(ControlNet(controlnet()), 71047472, {{"null_action_emb", 100},       {"time_rel_pos_bias", 256},
+                                                    {"init_conv", 44200},           {"init_temporal_attn", 204916},
+                                                    {"time_mlp", 200800},           {"action_emb", 1500},
+                                                    {"action_mlp", 200800},         {"zero_linear_action_mlp", 160400},
+                                                    {"downs.0", 1148800},           {"downs.1", 3177800},
+                                                    {"downs.2", 10195600},          {"downs.3", 25510400},
+                                                    {"zero_convs.0", 10100},        {"zero_convs.1", 40200},
+                                                    {"zero_convs.2", 160400},       {"zero_convs.3", 640800},
+                                                    {"mid_block1", 12804800},       {"mid_spatial_attn", 820000},
+                                                    {"mid_temporal_attn", 1639200}, {"mid_block_1_out", 640800},
+                                                    {"mid_block_2_out", 640800},    {"mid_block2", 12804800}});
   check_counts(
       ControlNet(controlnet_smaller()), 22158492,
-      {{"null_action_emb", 52}, {"time_rel_pos_bias", 256}, {"init_conv", 22984}, {"init_temporal_attn", 106564}, {"time_mlp", 54496},
-       {"action_emb", 780}, {"action_mlp", 54496}, {"zero_linear_action_mlp", 43472}, {"downs.0", 387712}, {"downs.1", 1013480},
-       {"downs.2", 3065296}, {"downs.3", 7514624}, {"zero_convs.0", 2756}, {"zero_convs.1", 10920}, {"zero_convs.2", 43472},
-       {"zero_convs.3", 173472}, {"mid_block1", 3463616}, {"mid_spatial_attn", 426400}, {"mid_temporal_attn", 852384},
-       {"mid_block_1_out", 173472}, {"mid_block_2_out", 173472}, {"mid_block2", 3463616}, {"projection_layers.0", 5300},
-       {"projection_layers.1", 21000}, {"projection_layers.2", 83600}, {"projection_layers.3", 333600},
-       {"projection_layers.4", 333600}, {"projection_layers.5", 333600}});
+      {{"null_action_emb", 52},
+       {"time_rel_pos_bias", 256},
+       {"init_conv", 22984},
+       {"init_temporal_attn", 106564},
+       {"time_mlp", 54496},
+       {"action_emb", 780},
+       {"action_mlp", 54496},
+       {"zero_linear_action_mlp", 43472},
+       {"downs.0", 387712},
+       {"downs.1", 1013480},
+       {"downs.2", 3065296},
+       {"downs.3", 7514624},
+       {"zero_convs.0", 2756},
+       {"zero_convs.1", 10920},
+       {"zero_convs.2", 43472},
+       {"zero_convs.3", 173472},
+       {"mid_block1", 3463616},
+       {"mid_spatial_attn", 426400},
+       {"mid_temporal_attn", 852384},
+       {"mid_block_1_out", 173472},
+       {"mid_block_2_out", 173472},
+       {"mid_block2", 3463616},
+       {"projection_layers.0", 5300},
+       {"projection_layers.1", 21000},
+       {"projection_layers.2", 83600},
+       {"projection_layers.3", 333600},
+       {"projection_layers.4", 333600},
+       {"projection_layers.5", 333600}});
   check_counts(
       ActionClassifier(evaluation_classifier()), 39699359,
-      {{"time_rel_pos_bias", 192}, {"init_conv", 9472}, {"init_temporal_attn", 98384}, {"time_mlp", 82432}, {"downs.0", 427008},
-       {"downs.1", 1214592}, {"downs.2", 4002048}, {"downs.3", 10100736}, {"mid_block1", 4983808}, {"mid_spatial_attn", 393728},
-       {"mid_temporal_attn", 786944}, {"mid_block2", 4983808}, {"final_down", 4194816}, {"out_mlp", 8421391}});
+      {{"time_rel_pos_bias", 192},
+       {"init_conv", 9472},
+       {"init_temporal_attn", 98384},
+       {"time_mlp", 82432},
+       {"downs.0", 427008},
+       {"downs.1", 1214592},
+       {"downs.2", 4002048},
+       {"downs.3", 10100736},
+       {"mid_block1", 4983808},
+       {"mid_spatial_attn", 393728},
+       {"mid_temporal_attn", 786944},
+       {"mid_block2", 4983808},
+       {"final_down", 4194816},
+       {"out_mlp", 8421391}});
   check_counts(
       ActionClassifier(guidance_classifier()), 59747471,
-      {{"time_rel_pos_bias", 256}, {"init_conv", 11840}, {"init_temporal_attn", 163936}, {"time_mlp", 128640}, {"downs.0", 682240},
-       {"downs.1", 1927840}, {"downs.2", 6313280}, {"downs.3", 15902720}, {"mid_block1", 7786240}, {"mid_spatial_attn", 656000},
-       {"mid_temporal_attn", 1311360}, {"mid_block2", 7786240}, {"final_down", 6554240}, {"out_mlp", 10522639}});
+      {{"time_rel_pos_bias", 256},
+       {"init_conv", 11840},
+       {"init_temporal_attn", 163936},
+       {"time_mlp", 128640},
+       {"downs.0", 682240},
+       {"downs.1", 1927840},
+       {"downs.2", 6313280},
+       {"downs.3", 15902720},
+       {"mid_block1", 7786240},
+       {"mid_spatial_attn", 656000},
+       {"mid_temporal_attn", 1311360},
+       {"mid_block2", 7786240},
+       {"final_down", 6554240},
+       {"out_mlp", 10522639}});
 }
 
 TEST_CASE("sizes/flops/exact_totals") {
@@ -216,8 +270,11 @@ TEST_CASE("sizes/flops/exact_totals") {
 }
 
 TEST_CASE("sizes/flops/by_kind_and_block") {
-  const auto gflop = [](const std::map<std::string, std::int64_t>& parts, const char* name) { return parts.at(name) / 1e9; };
-  const ForwardCost base = forward_cost(base_97m(), {}), adapter = forward_cost(make_avid_config(AvidVariant::mask, unet_71m()).adapter, {});
+  const auto gflop = [](const std::map<std::string, std::int64_t>& parts, const char* name) {
+    return parts.at(name) / 1e9;
+  };
+  const ForwardCost base = forward_cost(base_97m(), {}),
+                    adapter = forward_cost(make_avid_config(AvidVariant::mask, unet_71m()).adapter, {});
   const auto close = [](double value, double expected) { return std::abs(value - expected) < 6e-5; };
   CHECK(close(gflop(base.by_kind, "ResNet 3x3 conv"), 187.2691));
   CHECK(close(gflop(base.by_kind, "linear-attn einsums"), 2.8521));

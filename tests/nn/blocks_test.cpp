@@ -41,9 +41,11 @@ TEST_CASE("blocks/resnet/two_inputs_equal_their_concatenation") {
   for (const std::int64_t out : {6, 8}) {
     ResNetBlock block(8, out, 4);
     block.initialize(3, DType::f64);
-    const Tensor a = test::random_tensor({2, 2, 4, 4, 5}, DType::f64, 1), b = test::random_tensor({2, 2, 4, 4, 3}, DType::f64, 2);
+    const Tensor a = test::random_tensor({2, 2, 4, 4, 5}, DType::f64, 1),
+                 b = test::random_tensor({2, 2, 4, 4, 3}, DType::f64, 2);
     const Var film(test::random_tensor({2, 2, 4}, DType::f64, 3));
-    const Tensor two = block.forward(Var(a), Var(b), film).value(), one = block.forward(Var(concatenate(a, b)), {}, film).value();
+    const Tensor two = block.forward(Var(a), Var(b), film).value(),
+                 one = block.forward(Var(concatenate(a, b)), {}, film).value();
     CHECK(two.shape() == Shape({2, 2, 4, 4, out}));
     CHECK(test::rel_l2(two, one) < 1e-13);
   }
@@ -67,7 +69,9 @@ TEST_CASE("blocks/resnet/without_film") {
   ResNetBlock block(4, 2, 0);
   CHECK(block.parameters().size() == 8);  // no mlp; res_conv
   block.initialize(3);
-  CHECK(block.forward(Var(test::random_tensor({1, 1, 2, 2, 4}, DType::f32, 1)), {}, {}).shape() == Shape({1, 1, 2, 2, 2}));
+  CHECK(
+      block.forward(Var(test::random_tensor({1, 1, 2, 2, 4}, DType::f32, 1)), {}, {}).shape() ==
+      Shape({1, 1, 2, 2, 2}));
 }
 
 TEST_CASE("blocks/downsample_upsample/shapes") {

@@ -63,8 +63,15 @@ TEST_CASE("module/plain_layout/round_trip_of_all_kinds") {
     Shape plain, ours;
   };
   for (const Kind& kind : std::vector<Kind>{
-           {{5, 7, 1, 3, 3}, {5, 1, 3, 3, 7}}, {{5, 7, 1, 1, 1}, {5, 7}}, {{5, 7, 1, 1}, {5, 7}}, {{5, 7}, {5, 7}}, {{7}, {7}},
-           {{7, 1, 1, 1}, {7}}, {{1, 7, 1, 1, 1}, {7}}, {{1, 1, 1, 1, 1}, {1, 1}}, {{1, 3, 2, 1, 3}, {1, 2, 1, 3, 3}}}) {
+           {{5, 7, 1, 3, 3}, {5, 1, 3, 3, 7}},
+           {{5, 7, 1, 1, 1}, {5, 7}},
+           {{5, 7, 1, 1}, {5, 7}},
+           {{5, 7}, {5, 7}},
+           {{7}, {7}},
+           {{7, 1, 1, 1}, {7}},
+           {{1, 7, 1, 1, 1}, {7}},
+           {{1, 1, 1, 1, 1}, {1, 1}},
+           {{1, 3, 2, 1, 3}, {1, 2, 1, 3, 3}}}) {
     const Tensor plain = test::random_tensor(kind.plain, DType::f64, 3);
     CHECK(test::same_bits(to_plain(from_plain(plain, kind.ours), kind.plain), plain));
   }
@@ -75,10 +82,11 @@ TEST_CASE("module/names/in_declaration_order") {
   const Small module;
   std::string names;
   for (const CheckpointEntry& entry : module.tensor_list("x.")) names += entry.name + (entry.constant ? "* " : " ");
-  CHECK(names ==
-        "x.conv.weight x.conv.bias x.up.weight x.up.bias x.freqs* x.again.freqs* x.block.mlp.1.weight x.block.mlp.1.bias "
-        "x.block.block1.proj.weight x.block.block1.proj.bias x.block.block1.norm.gamma x.block.block2.proj.weight "
-        "x.block.block2.proj.bias x.block.block2.norm.gamma x.block.res_conv.weight x.block.res_conv.bias x.table ");
+  CHECK(
+      names ==
+      "x.conv.weight x.conv.bias x.up.weight x.up.bias x.freqs* x.again.freqs* x.block.mlp.1.weight x.block.mlp.1.bias "
+      "x.block.block1.proj.weight x.block.block1.proj.bias x.block.block1.norm.gamma x.block.block2.proj.weight "
+      "x.block.block2.proj.bias x.block.block2.norm.gamma x.block.res_conv.weight x.block.res_conv.bias x.table ");
   CHECK(module.num_parameters() == module.num_trainable() + 16);  // the constant has two names and counts once
 }
 
@@ -125,7 +133,8 @@ TEST_CASE("module/init/depends_on_seed_and_name_only") {
   a.initialize(5);
   b.initialize(5);
   c.initialize(6);
-  const auto from_a = as_map(a.export_tensors()), from_b = as_map(b.export_tensors()), from_c = as_map(c.export_tensors());
+  const auto from_a = as_map(a.export_tensors()), from_b = as_map(b.export_tensors()),
+             from_c = as_map(c.export_tensors());
   for (const auto& [name, tensor] : from_a) CHECK_MESSAGE(test::same_bits(tensor, from_b.at(name)), name);
   CHECK_FALSE(test::same_bits(from_a.at("conv.weight"), from_c.at("conv.weight")));
 

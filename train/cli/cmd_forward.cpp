@@ -36,13 +36,18 @@ void forward(Options& options) {
   }
   request.dtype = parse_compute_dtype(options.dtype);
   const Device device = Device::parse(options.device);
-  check<DeviceError>(device.kind == DeviceKind::cpu, "forward: --device {}: only cpu is there in this build", options.device);
+  check<DeviceError>(
+      device.kind == DeviceKind::cpu, "forward: --device {}: only cpu is there in this build", options.device);
 
   const NamedTensors outputs = audit(request);
   save_safetensors(
       options.output, outputs,
-      {{"program", std::string("avid ") + AVID_VERSION}, {"command", "forward"}, {"dtype", options.dtype},
-       {"schedule", options.schedule}, {"timesteps", std::to_string(request.num_steps)}, {"objective", options.objective}});
+      {{"program", std::string("avid ") + AVID_VERSION},
+       {"command", "forward"},
+       {"dtype", options.dtype},
+       {"schedule", options.schedule},
+       {"timesteps", std::to_string(request.num_steps)},
+       {"objective", options.objective}});
   nlohmann::ordered_json report;
   report["output"] = options.output;
   report["tensors"] = nlohmann::ordered_json::object();
@@ -64,34 +69,45 @@ void forward(Options& options) {
   if (options.json) std::printf("%s\n", report.dump().c_str());
 }
 
-const CommandRegistrar registrar("forward", "evaluate networks on tensors from a file and write every output", [](CLI::App* command) {
-  auto options = std::make_shared<Options>();
-  AuditRequest& request = options->request;
-  command->add_option("--base", request.base, "U-Net weights; runs without actions when another network is given")->type_name("F");
-  command->add_option("--adapter", request.adapter, "AVID adapter: adapter.*, mixture_conv.*")->type_name("F");
-  command->add_option("--controlnet", request.controlnet, "ControlNet or ControlNetSmaller of the base")->type_name("F");
-  command->add_option("--classifier", request.classifier, "action classifier")->type_name("F");
-  command->add_option("--action-model", request.action_model, "action-conditioned U-Net to mix with the base")->type_name("F");
-  CLI::Option* poe = command->add_option("--poe", options->poe, "product of experts with this weight")->type_name("W");
-  CLI::Option* cfg = command->add_option("--action-cfg", options->action_cfg, "action guidance with this weight")->type_name("W");
-  command->add_option("--input", request.input, "safetensors with x0, noise, x_t, t, actions, cond")->type_name("F")->required();
-  command->add_option("--output", options->output, "safetensors with every output")->type_name("F")->required();
-  command->add_option("--schedule", options->schedule, "linear, cosine or sigmoid")->capture_default_str();
-  command->add_option("--timesteps", request.num_steps, "diffusion steps N")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--objective", options->objective, "pred_noise, pred_x0 or pred_v")->capture_default_str();
-  command->add_flag("--grads", request.grads, "also grad.<name> of the loss for every trained tensor");
-  command->add_option("--dtype", options->dtype, "f32 or f64")->capture_default_str();
-  command->add_option("--device", options->device, "cpu")->capture_default_str();
-  command->add_flag("--json", options->json, "print scalars and shapes as one JSON value");
-  set_example(
-      command,
-      "avid forward --base base.safetensors --adapter adapter.safetensors --input input.safetensors --output out.safetensors --grads");
-  command->callback([options, poe, cfg] {
-    if (poe->count() > 0) options->request.poe = options->poe;
-    if (cfg->count() > 0) options->request.action_cfg = options->action_cfg;
-    forward(*options);
-  });
-});
+const CommandRegistrar registrar(
+    "forward", "evaluate networks on tensors from a file and write every output", [](CLI::App* command) {
+      auto options = std::make_shared<Options>();
+      AuditRequest& request = options->request;
+      command->add_option("--base", request.base, "U-Net weights; runs without actions when another network is given")
+          ->type_name("F");
+      command->add_option("--adapter", request.adapter, "AVID adapter: adapter.*, mixture_conv.*")->type_name("F");
+      command->add_option("--controlnet", request.controlnet, "ControlNet or ControlNetSmaller of the base")
+          ->type_name("F");
+      command->add_option("--classifier", request.classifier, "action classifier")->type_name("F");
+      command->add_option("--action-model", request.action_model, "action-conditioned U-Net to mix with the base")
+          ->type_name("F");
+      CLI::Option* poe =
+          command->add_option("--poe", options->poe, "product of experts with this weight")->type_name("W");
+      CLI::Option* cfg =
+          command->add_option("--action-cfg", options->action_cfg, "action guidance with this weight")->type_name("W");
+      command->add_option("--input", request.input, "safetensors with x0, noise, x_t, t, actions, cond")
+          ->type_name("F")
+          ->required();
+      command->add_option("--output", options->output, "safetensors with every output")->type_name("F")->required();
+      command->add_option("--schedule", options->schedule, "linear, cosine or sigmoid")->capture_default_str();
+      command->add_option("--timesteps", request.num_steps, "diffusion steps N")
+          ->check(CLI::PositiveNumber)
+          ->capture_default_str();
+      command->add_option("--objective", options->objective, "pred_noise, pred_x0 or pred_v")->capture_default_str();
+      command->add_flag("--grads", request.grads, "also grad.<name> of the loss for every trained tensor");
+      command->add_option("--dtype", options->dtype, "f32 or f64")->capture_default_str();
+      command->add_option("--device", options->device, "cpu")->capture_default_str();
+      command->add_flag("--json", options->json, "print scalars and shapes as one JSON value");
+      set_example(
+          command,
+          "avid forward --base base.safetensors --adapter adapter.safetensors --input input.safetensors --output "
+          "out.safetensors --grads");
+      command->callback([options, poe, cfg] {
+        if (poe->count() > 0) options->request.poe = options->poe;
+        if (cfg->count() > 0) options->request.action_cfg = options->action_cfg;
+        forward(*options);
+      });
+    });
 
 }  // namespace
 }  // namespace avid::cli
