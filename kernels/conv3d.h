@@ -12,9 +12,9 @@ namespace avid::kernels {
 /// out those of the output; rows of w are (o, it, iy, ix), each holding I + I2 channels.
 struct Conv3dSize {
   std::int64_t B = 0;
-  std::array<std::int64_t, 3> in{};      ///< T,H,W of x
-  std::array<std::int64_t, 3> out{};     ///< T,H,W of out
-  std::int64_t I = 0, I2 = 0, O = 0;     ///< channels of x, x2 (0 when absent), out
+  std::array<std::int64_t, 3> in{};   ///< T,H,W of x
+  std::array<std::int64_t, 3> out{};  ///< T,H,W of out
+  std::int64_t I = 0, I2 = 0, O = 0;  ///< channels of x, x2 (0 when absent), out
   std::array<std::int64_t, 3> kernel{1, 1, 1}, stride{1, 1, 1}, padding{};
 
   std::int64_t taps() const { return kernel[0] * kernel[1] * kernel[2]; }
@@ -26,29 +26,36 @@ struct Conv3dSize {
 
 /// out = x * w + bias (cross-correlation). x2 and bias may be null. Gaps of out are left zero.
 /// f32 runs the tuned path (conv3d_cpu_tiled.cpp), f64 the reference.
-void conv3d_fwd(const Conv3dSize&, Rows<const float> x, Rows<const float> x2, Rows<const float> w, const float* bias,
-                Rows<float> out);
-void conv3d_fwd(const Conv3dSize&, Rows<const double> x, Rows<const double> x2, Rows<const double> w, const double* bias,
-                Rows<double> out);
+void conv3d_fwd(
+    const Conv3dSize&, Rows<const float> x, Rows<const float> x2, Rows<const float> w, const float* bias,
+    Rows<float> out);
+void conv3d_fwd(
+    const Conv3dSize&, Rows<const double> x, Rows<const double> x2, Rows<const double> w, const double* bias,
+    Rows<double> out);
 
 /// d_x, d_x2 (either may be null) from d_out. Overwrites.
-void conv3d_bwd_data(const Conv3dSize&, Rows<const float> d_out, Rows<const float> w, Rows<float> d_x, Rows<float> d_x2);
-void conv3d_bwd_data(const Conv3dSize&, Rows<const double> d_out, Rows<const double> w, Rows<double> d_x, Rows<double> d_x2);
+void conv3d_bwd_data(
+    const Conv3dSize&, Rows<const float> d_out, Rows<const float> w, Rows<float> d_x, Rows<float> d_x2);
+void conv3d_bwd_data(
+    const Conv3dSize&, Rows<const double> d_out, Rows<const double> w, Rows<double> d_x, Rows<double> d_x2);
 
 /// d_w and d_bias (either may be null) from d_out. Overwrites.
-void conv3d_bwd_weight(const Conv3dSize&, Rows<const float> d_out, Rows<const float> x, Rows<const float> x2, Rows<float> d_w,
-                       float* d_bias);
-void conv3d_bwd_weight(const Conv3dSize&, Rows<const double> d_out, Rows<const double> x, Rows<const double> x2,
-                       Rows<double> d_w, double* d_bias);
+void conv3d_bwd_weight(
+    const Conv3dSize&, Rows<const float> d_out, Rows<const float> x, Rows<const float> x2, Rows<float> d_w,
+    float* d_bias);
+void conv3d_bwd_weight(
+    const Conv3dSize&, Rows<const double> d_out, Rows<const double> x, Rows<const double> x2, Rows<double> d_w,
+    double* d_bias);
 
 // ---- the reference: the equation as loops, sums in f64, for float and double ----
 template <class Elem>
-void conv3d_ref_fwd(const Conv3dSize&, Rows<const Elem> x, Rows<const Elem> x2, Rows<const Elem> w, const Elem* bias,
-                    Rows<Elem> out);
+void conv3d_ref_fwd(
+    const Conv3dSize&, Rows<const Elem> x, Rows<const Elem> x2, Rows<const Elem> w, const Elem* bias, Rows<Elem> out);
 template <class Elem>
-void conv3d_ref_bwd_data(const Conv3dSize&, Rows<const Elem> d_out, Rows<const Elem> w, Rows<Elem> d_x, Rows<Elem> d_x2);
+void conv3d_ref_bwd_data(
+    const Conv3dSize&, Rows<const Elem> d_out, Rows<const Elem> w, Rows<Elem> d_x, Rows<Elem> d_x2);
 template <class Elem>
-void conv3d_ref_bwd_weight(const Conv3dSize&, Rows<const Elem> d_out, Rows<const Elem> x, Rows<const Elem> x2, Rows<Elem> d_w,
-                           Elem* d_bias);
+void conv3d_ref_bwd_weight(
+    const Conv3dSize&, Rows<const Elem> d_out, Rows<const Elem> x, Rows<const Elem> x2, Rows<Elem> d_w, Elem* d_bias);
 
 }  // namespace avid::kernels

@@ -1,6 +1,7 @@
 // kernels/conv3d_cpu.cpp -- reference of conv3d and its gradients (contract: tensor/ops/conv3d.h)
 //
-// Math    out[p,o]     = bias[o] + sum_{k,i} w[o,k,i] * x[q(p,k),i]     p output position, k tap, q = p*stride - padding + k
+// Math    out[p,o]     = bias[o] + sum_{k,i} w[o,k,i] * x[q(p,k),i]
+//         p output position, k tap, q = p*stride - padding + k
 //         d_x[q,i]     = sum_{k,o} w[o,k,i] * d_out[p,o]                over all (p,k) with q(p,k) = q
 //         d_w[o,k,i]   = sum_p d_out[p,o] * x[q(p,k),i]                 d_bias[o] = sum_p d_out[p,o]
 //         x stands for [x | x2] along channels; positions outside the input count as zero.
@@ -44,8 +45,9 @@ std::array<Index, 3> unflatten(Index flat, const std::array<Index, 3>& extents) 
 }  // namespace
 
 template <class Elem>
-void conv3d_ref_fwd(const Conv3dSize& s, Rows<const Elem> x, Rows<const Elem> x2, Rows<const Elem> w, const Elem* bias,
-                    Rows<Elem> out) {
+void conv3d_ref_fwd(
+    const Conv3dSize& s, Rows<const Elem> x, Rows<const Elem> x2, Rows<const Elem> w, const Elem* bias,
+    Rows<Elem> out) {
   const Index per_clip = s.out[0] * s.out[1] * s.out[2];
   parallel_for(s.out_positions(), [&](Index row, int) {
     const std::array<Index, 3> p = unflatten(row % per_clip, s.out);
@@ -64,7 +66,8 @@ void conv3d_ref_fwd(const Conv3dSize& s, Rows<const Elem> x, Rows<const Elem> x2
 }
 
 template <class Elem>
-void conv3d_ref_bwd_data(const Conv3dSize& s, Rows<const Elem> d_out, Rows<const Elem> w, Rows<Elem> d_x, Rows<Elem> d_x2) {
+void conv3d_ref_bwd_data(
+    const Conv3dSize& s, Rows<const Elem> d_out, Rows<const Elem> w, Rows<Elem> d_x, Rows<Elem> d_x2) {
   const Index per_clip = s.in[0] * s.in[1] * s.in[2];
   parallel_for(s.in_positions(), [&](Index row, int) {
     const std::array<Index, 3> q = unflatten(row % per_clip, s.in);
@@ -85,8 +88,9 @@ void conv3d_ref_bwd_data(const Conv3dSize& s, Rows<const Elem> d_out, Rows<const
 }
 
 template <class Elem>
-void conv3d_ref_bwd_weight(const Conv3dSize& s, Rows<const Elem> d_out, Rows<const Elem> x, Rows<const Elem> x2, Rows<Elem> d_w,
-                           Elem* d_bias) {
+void conv3d_ref_bwd_weight(
+    const Conv3dSize& s, Rows<const Elem> d_out, Rows<const Elem> x, Rows<const Elem> x2, Rows<Elem> d_w,
+    Elem* d_bias) {
   const Index per_clip = s.out[0] * s.out[1] * s.out[2];
   if (d_w) {
     parallel_for(s.O * s.taps(), [&](Index w_row, int) {
@@ -113,25 +117,28 @@ void conv3d_ref_bwd_weight(const Conv3dSize& s, Rows<const Elem> d_out, Rows<con
   }
 }
 
-#define AVID_CONV3D_REF(Elem)                                                                                             \
-  template void conv3d_ref_fwd(const Conv3dSize&, Rows<const Elem>, Rows<const Elem>, Rows<const Elem>, const Elem*,      \
-                               Rows<Elem>);                                                                               \
-  template void conv3d_ref_bwd_data(const Conv3dSize&, Rows<const Elem>, Rows<const Elem>, Rows<Elem>, Rows<Elem>);       \
-  template void conv3d_ref_bwd_weight(const Conv3dSize&, Rows<const Elem>, Rows<const Elem>, Rows<const Elem>, Rows<Elem>, \
-                                      Elem*);
+#define AVID_CONV3D_REF(Elem)                                                                                       \
+  template void conv3d_ref_fwd(                                                                                     \
+      const Conv3dSize&, Rows<const Elem>, Rows<const Elem>, Rows<const Elem>, const Elem*, Rows<Elem>);            \
+  template void conv3d_ref_bwd_data(const Conv3dSize&, Rows<const Elem>, Rows<const Elem>, Rows<Elem>, Rows<Elem>); \
+  template void conv3d_ref_bwd_weight(                                                                              \
+      const Conv3dSize&, Rows<const Elem>, Rows<const Elem>, Rows<const Elem>, Rows<Elem>, Elem*);
 AVID_CONV3D_REF(float)
 AVID_CONV3D_REF(double)
 #undef AVID_CONV3D_REF
 
-void conv3d_fwd(const Conv3dSize& s, Rows<const double> x, Rows<const double> x2, Rows<const double> w, const double* bias,
-                Rows<double> out) {
+void conv3d_fwd(
+    const Conv3dSize& s, Rows<const double> x, Rows<const double> x2, Rows<const double> w, const double* bias,
+    Rows<double> out) {
   conv3d_ref_fwd(s, x, x2, w, bias, out);
 }
-void conv3d_bwd_data(const Conv3dSize& s, Rows<const double> d_out, Rows<const double> w, Rows<double> d_x, Rows<double> d_x2) {
+void conv3d_bwd_data(
+    const Conv3dSize& s, Rows<const double> d_out, Rows<const double> w, Rows<double> d_x, Rows<double> d_x2) {
   conv3d_ref_bwd_data(s, d_out, w, d_x, d_x2);
 }
-void conv3d_bwd_weight(const Conv3dSize& s, Rows<const double> d_out, Rows<const double> x, Rows<const double> x2,
-                       Rows<double> d_w, double* d_bias) {
+void conv3d_bwd_weight(
+    const Conv3dSize& s, Rows<const double> d_out, Rows<const double> x, Rows<const double> x2, Rows<double> d_w,
+    double* d_bias) {
   conv3d_ref_bwd_weight(s, d_out, x, x2, d_w, d_bias);
 }
 

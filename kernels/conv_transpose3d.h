@@ -1,8 +1,9 @@
 // kernels/conv_transpose3d.h -- transposed 3-D convolution on raw pointers (contract: tensor/ops/conv_transpose3d.h)
 //
-// It is the adjoint of a convolution from its output's space back to its input's: with the roles of the channels swapped, its
-// forward is conv3d's data gradient, its data gradient is conv3d's forward, and its weight gradient is conv3d's with both inputs
-// exchanged. `adjoint` gives that convolution; the weights [I,kt,kh,kw,O] are already laid out for it.
+// It is the adjoint of a convolution from its output's space back to its input's: with the roles of the channels
+// swapped, its forward is conv3d's data gradient, its data gradient is conv3d's forward, and its weight gradient is
+// conv3d's with both inputs exchanged. `adjoint` gives that convolution; the weights [I,kt,kh,kw,O] are already laid
+// out for it.
 #pragma once
 
 #include "kernels/conv3d.h"
@@ -25,29 +26,32 @@ struct ConvTranspose3dSize {
 };
 
 /// out[q,o] = bias[o] + sum over (p,k) with q = p*stride - padding + k of w[i,k,o] * x[p,i]. bias may be null.
-void conv_transpose3d_fwd(const ConvTranspose3dSize&, Rows<const float> x, Rows<const float> w, const float* bias,
-                          Rows<float> out);
-void conv_transpose3d_fwd(const ConvTranspose3dSize&, Rows<const double> x, Rows<const double> w, const double* bias,
-                          Rows<double> out);
+void conv_transpose3d_fwd(
+    const ConvTranspose3dSize&, Rows<const float> x, Rows<const float> w, const float* bias, Rows<float> out);
+void conv_transpose3d_fwd(
+    const ConvTranspose3dSize&, Rows<const double> x, Rows<const double> w, const double* bias, Rows<double> out);
 
 /// d_x from d_out. Overwrites.
-void conv_transpose3d_bwd_data(const ConvTranspose3dSize&, Rows<const float> d_out, Rows<const float> w, Rows<float> d_x);
-void conv_transpose3d_bwd_data(const ConvTranspose3dSize&, Rows<const double> d_out, Rows<const double> w, Rows<double> d_x);
+void conv_transpose3d_bwd_data(
+    const ConvTranspose3dSize&, Rows<const float> d_out, Rows<const float> w, Rows<float> d_x);
+void conv_transpose3d_bwd_data(
+    const ConvTranspose3dSize&, Rows<const double> d_out, Rows<const double> w, Rows<double> d_x);
 
 /// d_w and d_bias (either may be null). Overwrites.
-void conv_transpose3d_bwd_weight(const ConvTranspose3dSize&, Rows<const float> d_out, Rows<const float> x, Rows<float> d_w,
-                                 float* d_bias);
-void conv_transpose3d_bwd_weight(const ConvTranspose3dSize&, Rows<const double> d_out, Rows<const double> x, Rows<double> d_w,
-                                 double* d_bias);
+void conv_transpose3d_bwd_weight(
+    const ConvTranspose3dSize&, Rows<const float> d_out, Rows<const float> x, Rows<float> d_w, float* d_bias);
+void conv_transpose3d_bwd_weight(
+    const ConvTranspose3dSize&, Rows<const double> d_out, Rows<const double> x, Rows<double> d_w, double* d_bias);
 
 // ---- the reference: its own loops, scattering each input position, sums in f64 ----
 template <class Elem>
-void conv_transpose3d_ref_fwd(const ConvTranspose3dSize&, Rows<const Elem> x, Rows<const Elem> w, const Elem* bias,
-                              Rows<Elem> out);
+void conv_transpose3d_ref_fwd(
+    const ConvTranspose3dSize&, Rows<const Elem> x, Rows<const Elem> w, const Elem* bias, Rows<Elem> out);
 template <class Elem>
-void conv_transpose3d_ref_bwd_data(const ConvTranspose3dSize&, Rows<const Elem> d_out, Rows<const Elem> w, Rows<Elem> d_x);
+void conv_transpose3d_ref_bwd_data(
+    const ConvTranspose3dSize&, Rows<const Elem> d_out, Rows<const Elem> w, Rows<Elem> d_x);
 template <class Elem>
-void conv_transpose3d_ref_bwd_weight(const ConvTranspose3dSize&, Rows<const Elem> d_out, Rows<const Elem> x, Rows<Elem> d_w,
-                                     Elem* d_bias);
+void conv_transpose3d_ref_bwd_weight(
+    const ConvTranspose3dSize&, Rows<const Elem> d_out, Rows<const Elem> x, Rows<Elem> d_w, Elem* d_bias);
 
 }  // namespace avid::kernels

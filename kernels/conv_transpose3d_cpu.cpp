@@ -15,7 +15,8 @@ namespace {
 using Index = std::int64_t;
 
 /// Calls f(p, k, q) for all input rows p, taps k and the output row q they meet at.
-template <class F> void for_each_pair(const ConvTranspose3dSize& s, F&& f) {
+template <class F>
+void for_each_pair(const ConvTranspose3dSize& s, F&& f) {
   for (Index b = 0; b < s.B; ++b)
     for (Index t = 0; t < s.in[0]; ++t)
       for (Index y = 0; y < s.in[1]; ++y)
@@ -31,20 +32,23 @@ template <class F> void for_each_pair(const ConvTranspose3dSize& s, F&& f) {
               }
 }
 
-template <class Elem> void store(const std::vector<double>& sums, Index num_rows, Index num_cols, Rows<Elem> rows) {
+template <class Elem>
+void store(const std::vector<double>& sums, Index num_rows, Index num_cols, Rows<Elem> rows) {
   for (Index r = 0; r < num_rows; ++r)
-    for (Index c = 0; c < num_cols; ++c) rows.row(r)[c] = static_cast<Elem>(sums[static_cast<std::size_t>(r * num_cols + c)]);
+    for (Index c = 0; c < num_cols; ++c)
+      rows.row(r)[c] = static_cast<Elem>(sums[static_cast<std::size_t>(r * num_cols + c)]);
 }
 
 }  // namespace
 
 Conv3dSize ConvTranspose3dSize::adjoint() const {
-  return {.B = B, .in = out, .out = in, .I = O, .I2 = 0, .O = I, .kernel = kernel, .stride = stride, .padding = padding};
+  return {
+      .B = B, .in = out, .out = in, .I = O, .I2 = 0, .O = I, .kernel = kernel, .stride = stride, .padding = padding};
 }
 
 template <class Elem>
-void conv_transpose3d_ref_fwd(const ConvTranspose3dSize& s, Rows<const Elem> x, Rows<const Elem> w, const Elem* bias,
-                              Rows<Elem> out) {
+void conv_transpose3d_ref_fwd(
+    const ConvTranspose3dSize& s, Rows<const Elem> x, Rows<const Elem> w, const Elem* bias, Rows<Elem> out) {
   std::vector<double> sums(static_cast<std::size_t>(s.out_positions() * s.O), 0.0);
   if (bias) {
     for (Index q = 0; q < s.out_positions(); ++q)
@@ -60,7 +64,8 @@ void conv_transpose3d_ref_fwd(const ConvTranspose3dSize& s, Rows<const Elem> x, 
 }
 
 template <class Elem>
-void conv_transpose3d_ref_bwd_data(const ConvTranspose3dSize& s, Rows<const Elem> d_out, Rows<const Elem> w, Rows<Elem> d_x) {
+void conv_transpose3d_ref_bwd_data(
+    const ConvTranspose3dSize& s, Rows<const Elem> d_out, Rows<const Elem> w, Rows<Elem> d_x) {
   std::vector<double> sums(static_cast<std::size_t>(s.in_positions() * s.I), 0.0);
   for_each_pair(s, [&](Index p, Index k, Index q) {
     for (Index i = 0; i < s.I; ++i)
@@ -72,8 +77,8 @@ void conv_transpose3d_ref_bwd_data(const ConvTranspose3dSize& s, Rows<const Elem
 }
 
 template <class Elem>
-void conv_transpose3d_ref_bwd_weight(const ConvTranspose3dSize& s, Rows<const Elem> d_out, Rows<const Elem> x, Rows<Elem> d_w,
-                                     Elem* d_bias) {
+void conv_transpose3d_ref_bwd_weight(
+    const ConvTranspose3dSize& s, Rows<const Elem> d_out, Rows<const Elem> x, Rows<Elem> d_w, Elem* d_bias) {
   if (d_w) {
     std::vector<double> sums(static_cast<std::size_t>(s.I * s.taps() * s.O), 0.0);
     for_each_pair(s, [&](Index p, Index k, Index q) {
@@ -93,25 +98,27 @@ void conv_transpose3d_ref_bwd_weight(const ConvTranspose3dSize& s, Rows<const El
   }
 }
 
-#define AVID_CONV_TRANSPOSE3D_REF(Elem)                                                                              \
-  template void conv_transpose3d_ref_fwd(const ConvTranspose3dSize&, Rows<const Elem>, Rows<const Elem>, const Elem*, \
-                                         Rows<Elem>);                                                                \
-  template void conv_transpose3d_ref_bwd_data(const ConvTranspose3dSize&, Rows<const Elem>, Rows<const Elem>, Rows<Elem>); \
-  template void conv_transpose3d_ref_bwd_weight(const ConvTranspose3dSize&, Rows<const Elem>, Rows<const Elem>,      \
-                                                Rows<Elem>, Elem*);
+#define AVID_CONV_TRANSPOSE3D_REF(Elem)                                                         \
+  template void conv_transpose3d_ref_fwd(                                                       \
+      const ConvTranspose3dSize&, Rows<const Elem>, Rows<const Elem>, const Elem*, Rows<Elem>); \
+  template void conv_transpose3d_ref_bwd_data(                                                  \
+      const ConvTranspose3dSize&, Rows<const Elem>, Rows<const Elem>, Rows<Elem>);              \
+  template void conv_transpose3d_ref_bwd_weight(                                                \
+      const ConvTranspose3dSize&, Rows<const Elem>, Rows<const Elem>, Rows<Elem>, Elem*);
 AVID_CONV_TRANSPOSE3D_REF(float)
 AVID_CONV_TRANSPOSE3D_REF(double)
 #undef AVID_CONV_TRANSPOSE3D_REF
 
-void conv_transpose3d_fwd(const ConvTranspose3dSize& s, Rows<const double> x, Rows<const double> w, const double* bias,
-                          Rows<double> out) {
+void conv_transpose3d_fwd(
+    const ConvTranspose3dSize& s, Rows<const double> x, Rows<const double> w, const double* bias, Rows<double> out) {
   conv_transpose3d_ref_fwd(s, x, w, bias, out);
 }
-void conv_transpose3d_bwd_data(const ConvTranspose3dSize& s, Rows<const double> d_out, Rows<const double> w, Rows<double> d_x) {
+void conv_transpose3d_bwd_data(
+    const ConvTranspose3dSize& s, Rows<const double> d_out, Rows<const double> w, Rows<double> d_x) {
   conv_transpose3d_ref_bwd_data(s, d_out, w, d_x);
 }
-void conv_transpose3d_bwd_weight(const ConvTranspose3dSize& s, Rows<const double> d_out, Rows<const double> x, Rows<double> d_w,
-                                 double* d_bias) {
+void conv_transpose3d_bwd_weight(
+    const ConvTranspose3dSize& s, Rows<const double> d_out, Rows<const double> x, Rows<double> d_w, double* d_bias) {
   conv_transpose3d_ref_bwd_weight(s, d_out, x, d_w, d_bias);
 }
 

@@ -1,7 +1,7 @@
 // kernels/dispatch_stats.h -- which ops took a slower route than the one they are tuned for, and how often
 //
-// No silent second path: an op that falls back (a size, layout or feature its fast path lacks) says so here. `avid bench`
-// prints the counts and tests assert them. Counting takes a lock; callers note once per op call, never per row.
+// No silent second path: an op that falls back (a size, layout or feature its fast path lacks) says so here. `avid
+// bench` prints the counts and tests assert them. Counting takes a lock; callers note once per op call, never per row.
 #pragma once
 
 #include <cstdint>

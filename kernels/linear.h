@@ -13,31 +13,39 @@ struct LinearSize {
   double flops() const { return 2.0 * static_cast<double>(P * (I + I2) * O); }
 };
 
-/// out = [x | x2] w^T + bias + residual; x2, bias, residual may be null. residual may not overlap out. Gaps of out stay zero.
-/// f32 runs the tuned path (linear_cpu_tiled.cpp), f64 the reference.
-void linear_fwd(const LinearSize&, Rows<const float> x, Rows<const float> x2, Rows<const float> w, const float* bias,
-                Rows<const float> residual, Rows<float> out);
-void linear_fwd(const LinearSize&, Rows<const double> x, Rows<const double> x2, Rows<const double> w, const double* bias,
-                Rows<const double> residual, Rows<double> out);
+/// out = [x | x2] w^T + bias + residual; x2, bias, residual may be null. residual may not overlap out. Gaps of out stay
+/// zero. f32 runs the tuned path (linear_cpu_tiled.cpp), f64 the reference.
+void linear_fwd(
+    const LinearSize&, Rows<const float> x, Rows<const float> x2, Rows<const float> w, const float* bias,
+    Rows<const float> residual, Rows<float> out);
+void linear_fwd(
+    const LinearSize&, Rows<const double> x, Rows<const double> x2, Rows<const double> w, const double* bias,
+    Rows<const double> residual, Rows<double> out);
 
 /// d_x, d_x2 (either may be null) = the column blocks of d_out w. Overwrites.
-void linear_bwd_data(const LinearSize&, Rows<const float> d_out, Rows<const float> w, Rows<float> d_x, Rows<float> d_x2);
-void linear_bwd_data(const LinearSize&, Rows<const double> d_out, Rows<const double> w, Rows<double> d_x, Rows<double> d_x2);
+void linear_bwd_data(
+    const LinearSize&, Rows<const float> d_out, Rows<const float> w, Rows<float> d_x, Rows<float> d_x2);
+void linear_bwd_data(
+    const LinearSize&, Rows<const double> d_out, Rows<const double> w, Rows<double> d_x, Rows<double> d_x2);
 
 /// d_w = d_out^T [x | x2] and d_bias = column sums of d_out (either may be null). Overwrites.
-void linear_bwd_weight(const LinearSize&, Rows<const float> d_out, Rows<const float> x, Rows<const float> x2, Rows<float> d_w,
-                       float* d_bias);
-void linear_bwd_weight(const LinearSize&, Rows<const double> d_out, Rows<const double> x, Rows<const double> x2,
-                       Rows<double> d_w, double* d_bias);
+void linear_bwd_weight(
+    const LinearSize&, Rows<const float> d_out, Rows<const float> x, Rows<const float> x2, Rows<float> d_w,
+    float* d_bias);
+void linear_bwd_weight(
+    const LinearSize&, Rows<const double> d_out, Rows<const double> x, Rows<const double> x2, Rows<double> d_w,
+    double* d_bias);
 
 // ---- the reference: the equation as loops, sums in f64, for float and double ----
 template <class Elem>
-void linear_ref_fwd(const LinearSize&, Rows<const Elem> x, Rows<const Elem> x2, Rows<const Elem> w, const Elem* bias,
-                    Rows<const Elem> residual, Rows<Elem> out);
+void linear_ref_fwd(
+    const LinearSize&, Rows<const Elem> x, Rows<const Elem> x2, Rows<const Elem> w, const Elem* bias,
+    Rows<const Elem> residual, Rows<Elem> out);
 template <class Elem>
-void linear_ref_bwd_data(const LinearSize&, Rows<const Elem> d_out, Rows<const Elem> w, Rows<Elem> d_x, Rows<Elem> d_x2);
+void linear_ref_bwd_data(
+    const LinearSize&, Rows<const Elem> d_out, Rows<const Elem> w, Rows<Elem> d_x, Rows<Elem> d_x2);
 template <class Elem>
-void linear_ref_bwd_weight(const LinearSize&, Rows<const Elem> d_out, Rows<const Elem> x, Rows<const Elem> x2, Rows<Elem> d_w,
-                           Elem* d_bias);
+void linear_ref_bwd_weight(
+    const LinearSize&, Rows<const Elem> d_out, Rows<const Elem> x, Rows<const Elem> x2, Rows<Elem> d_w, Elem* d_bias);
 
 }  // namespace avid::kernels

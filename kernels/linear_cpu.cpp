@@ -13,21 +13,24 @@ using Index = std::int64_t;
 }
 
 template <class Elem>
-void linear_ref_fwd(const LinearSize& s, Rows<const Elem> x, Rows<const Elem> x2, Rows<const Elem> w, const Elem* bias,
-                    Rows<const Elem> residual, Rows<Elem> out) {
+void linear_ref_fwd(
+    const LinearSize& s, Rows<const Elem> x, Rows<const Elem> x2, Rows<const Elem> w, const Elem* bias,
+    Rows<const Elem> residual, Rows<Elem> out) {
   parallel_for(s.P, [&](Index r, int) {
     for (Index o = 0; o < s.O; ++o) {
       double sum = bias ? static_cast<double>(bias[o]) : 0.0;
       if (residual) sum += static_cast<double>(residual.row(r)[o]);
       for (Index i = 0; i < s.I; ++i) sum += static_cast<double>(w.row(o)[i]) * static_cast<double>(x.row(r)[i]);
-      for (Index i = 0; i < s.I2; ++i) sum += static_cast<double>(w.row(o)[s.I + i]) * static_cast<double>(x2.row(r)[i]);
+      for (Index i = 0; i < s.I2; ++i)
+        sum += static_cast<double>(w.row(o)[s.I + i]) * static_cast<double>(x2.row(r)[i]);
       out.row(r)[o] = static_cast<Elem>(sum);
     }
   });
 }
 
 template <class Elem>
-void linear_ref_bwd_data(const LinearSize& s, Rows<const Elem> d_out, Rows<const Elem> w, Rows<Elem> d_x, Rows<Elem> d_x2) {
+void linear_ref_bwd_data(
+    const LinearSize& s, Rows<const Elem> d_out, Rows<const Elem> w, Rows<Elem> d_x, Rows<Elem> d_x2) {
   parallel_for(s.P, [&](Index r, int) {
     for (Index i = 0; i < s.I + s.I2; ++i) {
       const Rows<Elem>& target = i < s.I ? d_x : d_x2;
@@ -40,8 +43,9 @@ void linear_ref_bwd_data(const LinearSize& s, Rows<const Elem> d_out, Rows<const
 }
 
 template <class Elem>
-void linear_ref_bwd_weight(const LinearSize& s, Rows<const Elem> d_out, Rows<const Elem> x, Rows<const Elem> x2, Rows<Elem> d_w,
-                           Elem* d_bias) {
+void linear_ref_bwd_weight(
+    const LinearSize& s, Rows<const Elem> d_out, Rows<const Elem> x, Rows<const Elem> x2, Rows<Elem> d_w,
+    Elem* d_bias) {
   parallel_for(s.O, [&](Index o, int) {
     for (Index i = 0; d_w && i < s.I + s.I2; ++i) {
       double sum = 0;
@@ -59,25 +63,29 @@ void linear_ref_bwd_weight(const LinearSize& s, Rows<const Elem> d_out, Rows<con
   });
 }
 
-#define AVID_LINEAR_REF(Elem)                                                                                             \
-  template void linear_ref_fwd(const LinearSize&, Rows<const Elem>, Rows<const Elem>, Rows<const Elem>, const Elem*,      \
-                               Rows<const Elem>, Rows<Elem>);                                                             \
-  template void linear_ref_bwd_data(const LinearSize&, Rows<const Elem>, Rows<const Elem>, Rows<Elem>, Rows<Elem>);       \
-  template void linear_ref_bwd_weight(const LinearSize&, Rows<const Elem>, Rows<const Elem>, Rows<const Elem>, Rows<Elem>, \
-                                      Elem*);
+#define AVID_LINEAR_REF(Elem)                                                                                       \
+  template void linear_ref_fwd(                                                                                     \
+      const LinearSize&, Rows<const Elem>, Rows<const Elem>, Rows<const Elem>, const Elem*, Rows<const Elem>,       \
+      Rows<Elem>);                                                                                                  \
+  template void linear_ref_bwd_data(const LinearSize&, Rows<const Elem>, Rows<const Elem>, Rows<Elem>, Rows<Elem>); \
+  template void linear_ref_bwd_weight(                                                                              \
+      const LinearSize&, Rows<const Elem>, Rows<const Elem>, Rows<const Elem>, Rows<Elem>, Elem*);
 AVID_LINEAR_REF(float)
 AVID_LINEAR_REF(double)
 #undef AVID_LINEAR_REF
 
-void linear_fwd(const LinearSize& s, Rows<const double> x, Rows<const double> x2, Rows<const double> w, const double* bias,
-                Rows<const double> residual, Rows<double> out) {
+void linear_fwd(
+    const LinearSize& s, Rows<const double> x, Rows<const double> x2, Rows<const double> w, const double* bias,
+    Rows<const double> residual, Rows<double> out) {
   linear_ref_fwd(s, x, x2, w, bias, residual, out);
 }
-void linear_bwd_data(const LinearSize& s, Rows<const double> d_out, Rows<const double> w, Rows<double> d_x, Rows<double> d_x2) {
+void linear_bwd_data(
+    const LinearSize& s, Rows<const double> d_out, Rows<const double> w, Rows<double> d_x, Rows<double> d_x2) {
   linear_ref_bwd_data(s, d_out, w, d_x, d_x2);
 }
-void linear_bwd_weight(const LinearSize& s, Rows<const double> d_out, Rows<const double> x, Rows<const double> x2,
-                       Rows<double> d_w, double* d_bias) {
+void linear_bwd_weight(
+    const LinearSize& s, Rows<const double> d_out, Rows<const double> x, Rows<const double> x2, Rows<double> d_w,
+    double* d_bias) {
   linear_ref_bwd_weight(s, d_out, x, x2, d_w, d_bias);
 }
 

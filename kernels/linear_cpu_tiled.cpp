@@ -1,10 +1,12 @@
 // kernels/linear_cpu_tiled.cpp -- f32 path of linear: register tiles straight from pitched rows
 //
-// Math       contract in tensor/ops/linear.h. Forward and data gradient are product tiles (lanes = output channels, one run of
-//            broadcasts per input), the weight gradient is a sum of outer-product tiles (tile_f32.h).
+// Math       contract in tensor/ops/linear.h. Forward and data gradient are product tiles (lanes = output channels, one
+//            run of broadcasts per input), the weight gradient is a sum of outer-product tiles (tile_f32.h).
 // Traffic    rows are read and written once: blocks of 128 rows stay in the cache while all lane groups pass over them.
-// Parallel   over blocks of rows, and over lane groups when there are few rows. Products: one sum per output, any number of threads
-//            gives the same bits. Weight gradient: chunks of rows that depend on the shapes only, added in order.
+// Parallel   over blocks of rows, and over lane groups when there are few rows. Products: one sum per output, any
+//            number of threads gives the same bits. Weight gradient: chunks of rows that depend on the shapes only,
+//            added in order.
+// Numerics   f32 products and sums
 // Oracle     kernels/linear_cpu.cpp, compared in tests/kernels/linear_test.cpp
 #include <algorithm>
 
@@ -24,7 +26,8 @@ constexpr Index kRowBlock = 128;          // rows that stay in the first-level c
 constexpr Index kSumFloats = 256 * 1024;  // 1 MiB for all chunks' sums of the weight gradient
 constexpr Index kMaxChunks = 16;
 
-/// out[r, 0..channels) = bias + residual + sum over the inputs' columns, with weights packed by pack(first_lane, lanes, width, to).
+/// out[r, 0..channels) = bias + residual + sum over the inputs' columns, with weights packed by pack(first_lane, lanes,
+/// width, to).
 struct RowProduct {
   Index num_rows = 0, channels = 0;
   Rows<const float> x, x2;
@@ -34,7 +37,8 @@ struct RowProduct {
   Rows<float> out;
 };
 
-template <class Pack> void run(const RowProduct& p, Pack&& pack) {
+template <class Pack>
+void run(const RowProduct& p, Pack&& pack) {
   if (p.num_rows == 0 || p.channels == 0) return;
   const Index width = blocks_of(p.channels) * kLanes, reduction = p.C + p.C2;
   const EvenCut groups(blocks_of(p.channels), kMaxTileBlocks), blocks(p.num_rows, kRowBlock);
@@ -44,7 +48,9 @@ template <class Pack> void run(const RowProduct& p, Pack&& pack) {
   if (p.bias) pack_straight(p.bias, 0, 1, p.channels, width, scratch + bias_at);
   const auto pack_group = [&](Index g, int) {
     const Index first_lane = groups.begin(g) * kLanes, group_width = groups.size(g) * kLanes;
-    pack(first_lane, std::min(group_width, p.channels - first_lane), group_width, scratch + packed_at + first_lane * reduction);
+    pack(
+        first_lane, std::min(group_width, p.channels - first_lane), group_width,
+        scratch + packed_at + first_lane * reduction);
   };
   if (width * reduction < 16 * 1024) {  // not worth waking threads
     for (Index g = 0; g < groups.pieces; ++g) pack_group(g, 0);
@@ -66,8 +72,9 @@ template <class Pack> void run(const RowProduct& p, Pack&& pack) {
       const Run runs[2] = {{p.x.row(r), p.x.pitch, p.C}, {p.C2 > 0 ? p.x2.row(r) : nullptr, p.x2.pitch, p.C2}};
       output.out = p.out.row(r) + first_lane;
       if (p.residual) output.residual = p.residual.row(r) + first_lane;
-      product_tile(static_cast<int>(tiles.size(t)), num_blocks, runs, p.C2 > 0 ? 2 : 1,
-                   scratch + packed_at + first_lane * reduction, output);
+      product_tile(
+          static_cast<int>(tiles.size(t)), num_blocks, runs, p.C2 > 0 ? 2 : 1,
+          scratch + packed_at + first_lane * reduction, output);
     }
   };
   if (blocks.pieces >= 2 * num_threads()) {
@@ -75,35 +82,55 @@ template <class Pack> void run(const RowProduct& p, Pack&& pack) {
       for (Index g = 0; g < groups.pieces; ++g) run_group(block, g);
     });
   } else {
-    parallel_for(blocks.pieces * groups.pieces, [&](Index item, int) { run_group(item / groups.pieces, item % groups.pieces); });
+    parallel_for(
+        blocks.pieces * groups.pieces, [&](Index item, int) { run_group(item / groups.pieces, item % groups.pieces); });
   }
 }
 
 }  // namespace
 
-void linear_fwd(const LinearSize& s, Rows<const float> x, Rows<const float> x2, Rows<const float> w, const float* bias,
-                Rows<const float> residual, Rows<float> out) {
-  const RowProduct p{.num_rows = s.P, .channels = s.O, .x = x, .x2 = x2, .C = s.I, .C2 = s.I2, .bias = bias, .residual = residual,
-                     .out = out};
+void linear_fwd(
+    const LinearSize& s, Rows<const float> x, Rows<const float> x2, Rows<const float> w, const float* bias,
+    Rows<const float> residual, Rows<float> out) {
+  const RowProduct p{
+      .num_rows = s.P,
+      .channels = s.O,
+      .x = x,
+      .x2 = x2,
+      .C = s.I,
+      .C2 = s.I2,
+      .bias = bias,
+      .residual = residual,
+      .out = out};
   run(p, [&](Index first_lane, Index lanes, Index width, float* to) {
     pack_transposed(w.row(first_lane), w.pitch, s.I + s.I2, lanes, width, to);
   });
 }
 
-void linear_bwd_data(const LinearSize& s, Rows<const float> d_out, Rows<const float> w, Rows<float> d_x, Rows<float> d_x2) {
+void linear_bwd_data(
+    const LinearSize& s, Rows<const float> d_out, Rows<const float> w, Rows<float> d_x, Rows<float> d_x2) {
   for (const bool second : {false, true}) {
     const Rows<float>& target = second ? d_x2 : d_x;
     if (!target) continue;
-    const RowProduct p{.num_rows = s.P, .channels = second ? s.I2 : s.I, .x = d_out, .x2 = {}, .C = s.O, .C2 = 0, .bias = nullptr,
-                       .residual = {}, .out = target};
+    const RowProduct p{
+        .num_rows = s.P,
+        .channels = second ? s.I2 : s.I,
+        .x = d_out,
+        .x2 = {},
+        .C = s.O,
+        .C2 = 0,
+        .bias = nullptr,
+        .residual = {},
+        .out = target};
     run(p, [&](Index first_lane, Index lanes, Index width, float* to) {
       pack_straight(w.data + (second ? s.I : 0) + first_lane, w.pitch, s.O, lanes, width, to);
     });
   }
 }
 
-void linear_bwd_weight(const LinearSize& s, Rows<const float> d_out, Rows<const float> x, Rows<const float> x2, Rows<float> d_w,
-                       float* d_bias) {
+void linear_bwd_weight(
+    const LinearSize& s, Rows<const float> d_out, Rows<const float> x, Rows<const float> x2, Rows<float> d_w,
+    float* d_bias) {
   if (!d_w) {
     if (d_bias) column_sums(d_out, s.P, s.O, d_bias);
     return;
@@ -113,7 +140,8 @@ void linear_bwd_weight(const LinearSize& s, Rows<const float> d_out, Rows<const 
   // At least 64 rows per chunk, or adding up the chunks would cost more than it spreads.
   // A power of two: the usual numbers of threads then get equal shares.
   Index num_chunks = 1;
-  while (num_chunks < kMaxChunks && num_chunks * 2 * 64 <= s.P && num_chunks * 2 * sums_floats <= kSumFloats) num_chunks *= 2;
+  while (num_chunks < kMaxChunks && num_chunks * 2 * 64 <= s.P && num_chunks * 2 * sums_floats <= kSumFloats)
+    num_chunks *= 2;
   const int threads = num_threads();
   const Index splits = threads > num_chunks ? groups.pieces : 1;  // lane groups that go to different threads
   ScratchParts parts;
@@ -133,9 +161,17 @@ void linear_bwd_weight(const LinearSize& s, Rows<const float> d_out, Rows<const 
     const Index chunk_end = s.P * (chunk + 1) / num_chunks;
     for (Index r = s.P * chunk / num_chunks; r < chunk_end; r += kRowBlock) {
       const Index rows = std::min(kRowBlock, chunk_end - r);
-      OuterOperands in{.a = nullptr, .a_row = 0, .a_step = 0, .g = nullptr, .g_row = 0, .g_step = d_out.pitch, .rows = 1,
-                       .cols = rows};
-      // Whole blocks are read; lanes behind the last channel are dropped at the end. Behind the last row there is no memory.
+      OuterOperands in{
+          .a = nullptr,
+          .a_row = 0,
+          .a_step = 0,
+          .g = nullptr,
+          .g_row = 0,
+          .g_step = d_out.pitch,
+          .rows = 1,
+          .cols = rows};
+      // Whole blocks are read; lanes behind the last channel are dropped at the end. Behind the last row there is no
+      // memory.
       const float* g = d_out.row(r);
       if ((r + rows - 1) * d_out.pitch + width > s.P * d_out.pitch) {
         pack_straight(g, d_out.pitch, rows, s.O, width, tail);

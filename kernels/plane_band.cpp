@@ -9,8 +9,9 @@ namespace {
 
 using Index = std::int64_t;
 
-/// `count` pixels of C channels from rows of `pitch` to a dense row with `step` floats per pixel. Rows of a multiple of 4 floats
-/// are copied in fours: what spills over a pixel's end is overwritten by the next part or is the zero of a gap.
+/// `count` pixels of C channels from rows of `pitch` to a dense row with `step` floats per pixel. Rows of a multiple of
+/// 4 floats are copied in fours: what spills over a pixel's end is overwritten by the next part or is the zero of a
+/// gap.
 inline void copy_pixels(const float* from, Index pitch, Index C, Index count, float* to, Index step) {
   if (pitch == C && step == C) {
     std::memcpy(to, from, static_cast<std::size_t>(count * C) * sizeof(float));

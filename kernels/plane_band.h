@@ -1,8 +1,8 @@
 // kernels/plane_band.h -- a zero-padded copy of some rows of one frame, small enough for the cache
 //
-// Copying a band costs one read and one write per input element against the hundreds of multiply-adds that each element takes
-// part in. In exchange borders need no branches, two inputs are joined along channels without a concatenation in memory, odd
-// channel counts become dense, and the taps of one kernel row are consecutive floats.
+// Copying a band costs one read and one write per input element against the hundreds of multiply-adds that each element
+// takes part in. In exchange borders need no branches, two inputs are joined along channels without a concatenation in
+// memory, odd channel counts become dense, and the taps of one kernel row are consecutive floats.
 #pragma once
 
 #include <cstdint>

@@ -6,7 +6,8 @@
 namespace avid::kernels {
 
 /// Rows of a pitched tensor, in elements. A null pointer stands for an absent argument.
-template <class Elem> struct Rows {
+template <class Elem>
+struct Rows {
   Elem* data = nullptr;
   std::int64_t pitch = 0;
 

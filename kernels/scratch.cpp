@@ -19,7 +19,8 @@ float* scratch_floats(std::size_t count) {
   if (count > capacity) {
     block.reset();
     capacity = 0;
-    const std::size_t wanted = count + count / 4;  // some room, so that slightly larger shapes do not each allocate again
+    const std::size_t wanted =
+        count + count / 4;  // some room, so that slightly larger shapes do not each allocate again
     block.reset(static_cast<float*>(::operator new[](wanted * sizeof(float), std::align_val_t{64})));
     capacity = wanted;
   }

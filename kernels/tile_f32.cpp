@@ -1,8 +1,9 @@
 // kernels/tile_f32.cpp -- register tiles of f32 products (what they compute: kernels/tile_f32.h)
 //
-// A tile of R rows by V blocks needs, per step of the reduction, V vector loads of weights and R broadcasts for R*V fused
-// multiply-adds. With 16 x 1, 12 x 2 or 8 x 3 sums the adds outnumber the loads, hide their own latency (8 in flight on two
-// 4-cycle units) and leave registers for the operands: 24 + 3 + 1 of 32 with AVX-512, 12 + 3 + 1 of 16 with AVX2.
+// A tile of R rows by V blocks needs, per step of the reduction, V vector loads of weights and R broadcasts for R*V
+// fused multiply-adds. With 16 x 1, 12 x 2 or 8 x 3 sums the adds outnumber the loads, hide their own latency (8 in
+// flight on two 4-cycle units) and leave registers for the operands: 24 + 3 + 1 of 32 with AVX-512, 12 + 3 + 1 of 16
+// with AVX2.
 #include "kernels/tile_f32.h"
 
 #include <cstring>
@@ -50,7 +51,8 @@ inline void store_part(float* p, Vec v, int lanes) {
 /// The two halves of a register that serves two rows at once: see kHalfLanes. Without AVX-512 there are no such tiles.
 inline Vec load_twice(const float* p) {
 #if defined(__AVX512DQ__)
-  return (Vec)_mm512_maskz_broadcast_f32x8(0xffff, _mm256_loadu_ps(p));  // the unmasked form trips -Wmaybe-uninitialized
+  return (Vec)_mm512_maskz_broadcast_f32x8(
+      0xffff, _mm256_loadu_ps(p));  // the unmasked form trips -Wmaybe-uninitialized
 #else
   return load(p);
 #endif
@@ -63,14 +65,17 @@ inline Vec halves(Vec lower, Vec upper) {
 #endif
 }
 
-/// Sums of a tile: full blocks per row, and for a half block one register per pair of rows, (lower, upper) = (2q, 2q + 1).
-template <int kRows, int kBlocks, bool kHalf> struct Sums {
+/// Sums of a tile: full blocks per row, and for a half block one register per pair of rows, (lower, upper) = (2q, 2q +
+/// 1).
+template <int kRows, int kBlocks, bool kHalf>
+struct Sums {
   static constexpr int kFull = kHalf ? kBlocks - 1 : kBlocks;
   Vec full[kRows][kFull > 0 ? kFull : 1];
   Vec pair[kHalf ? (kRows + 1) / 2 : 1];
 
   /// Row r gains value(r) * (the lanes at w), for all rows.
-  template <class Value> void add(const float* w, Value&& value) {
+  template <class Value>
+  void add(const float* w, Value&& value) {
     Vec wv[kFull > 0 ? kFull : 1], w_half{}, previous{};
     for (int b = 0; b < kFull; ++b) wv[b] = load(w + b * kLanes);
     if constexpr (kHalf) w_half = load_twice(w + kFull * kLanes);
@@ -129,12 +134,15 @@ void product_tile_fixed(const Run* runs, int num_runs, const float* w, const Til
     for (int p = 0; p < kRows; ++p) {
       float both[kLanes];
       store(both, sums.pair[p / 2]);
-      store_part(output.out + p * output.out_step + kHalfAt, load_part(both + p % 2 * kHalfLanes, kHalfLanes), output.lanes_last);
+      store_part(
+          output.out + p * output.out_step + kHalfAt, load_part(both + p % 2 * kHalfLanes, kHalfLanes),
+          output.lanes_last);
     }
   }
 }
 
-template <int kRows, int kBlocks, bool kHalf> void outer_tile_fixed(const OuterOperands& in, float* dst, Index dst_step) {
+template <int kRows, int kBlocks, bool kHalf>
+void outer_tile_fixed(const OuterOperands& in, float* dst, Index dst_step) {
   using TileSums = Sums<kRows, kBlocks, kHalf>;
   constexpr int kFull = TileSums::kFull;
   TileSums sums{};
@@ -162,17 +170,20 @@ template <int kRows, int kBlocks, bool kHalf> void outer_tile_fixed(const OuterO
 using ProductTile = void (*)(const Run*, int, const float*, const TileOutput&);
 using OuterTile = void (*)(const OuterOperands&, float*, Index);
 
-template <int kBlocks, bool kHalf, int... kRows> ProductTile pick_product(int rows, std::integer_sequence<int, kRows...>) {
+template <int kBlocks, bool kHalf, int... kRows>
+ProductTile pick_product(int rows, std::integer_sequence<int, kRows...>) {
   static constexpr ProductTile table[] = {product_tile_fixed<kRows + 1, kBlocks, kHalf>...};
   return table[rows - 1];
 }
-template <int kBlocks, bool kHalf, int... kRows> OuterTile pick_outer(int rows, std::integer_sequence<int, kRows...>) {
+template <int kBlocks, bool kHalf, int... kRows>
+OuterTile pick_outer(int rows, std::integer_sequence<int, kRows...>) {
   static constexpr OuterTile table[] = {outer_tile_fixed<kRows + 1, kBlocks, kHalf>...};
   return table[rows - 1];
 }
 
 /// Calls f.operator()<blocks, half>(all row counts) for a tile's number of blocks and kind of last block.
-template <class F> auto dispatch_tile(int num_blocks, int lanes_last, F&& f) {
+template <class F>
+auto dispatch_tile(int num_blocks, int lanes_last, F&& f) {
   const auto with_blocks = [&]<int kBlocks>() {
     if constexpr (kHalfLanes > 0) {
       if (lanes_last <= kHalfLanes) {
@@ -188,14 +199,17 @@ template <class F> auto dispatch_tile(int num_blocks, int lanes_last, F&& f) {
 
 }  // namespace
 
-void product_tile(int num_positions, int num_blocks, const Run* runs, int num_runs, const float* w, const TileOutput& output) {
+void product_tile(
+    int num_positions, int num_blocks, const Run* runs, int num_runs, const float* w, const TileOutput& output) {
   const ProductTile tile = dispatch_tile(num_blocks, output.lanes_last, [&]<int kBlocks, bool kHalf>(auto rows) {
     return pick_product<kBlocks, kHalf>(num_positions, rows);
   });
   tile(runs, num_runs, w, output);
 }
 
-void outer_tile(int num_channels, int num_blocks, int lanes_last, const OuterOperands& operands, float* dst, std::int64_t dst_step) {
+void outer_tile(
+    int num_channels, int num_blocks, int lanes_last, const OuterOperands& operands, float* dst,
+    std::int64_t dst_step) {
   const OuterTile tile = dispatch_tile(num_blocks, lanes_last, [&]<int kBlocks, bool kHalf>(auto rows) {
     return pick_outer<kBlocks, kHalf>(num_channels, rows);
   });

@@ -1,11 +1,12 @@
 // kernels/tile_f32.h -- the two register tiles under all f32 convolutions and matrix products on the CPU
 //
-// Every such op here is a sum of products between channels-last rows and a small matrix. One tile holds its sums in vector
-// registers (lanes = output channels) while it runs over the whole reduction:
-//   product_tile   out[p, o] = init + sum_s sum_j a_s[p*step_s + j] * w[s,j,o]     p a few positions, o a few lane blocks
-//   outer_tile     dst[j, o] += sum_p a[p, j] * g[p, o]                            j a few input channels, o a few lane blocks
-// The reduction operand of the first is read as broadcast scalars from runs of consecutive floats: for a convolution over a
-// zero-padded row of pixels, the kw taps times I channels under one kernel row are such a run. So there is no im2col.
+// Every such op here is a sum of products between channels-last rows and a small matrix. One tile holds its sums in
+// vector registers (lanes = output channels) while it runs over the whole reduction:
+//   product_tile   out[p,o] = init + sum_s sum_j a_s[p*step_s + j] * w[s,j,o]    p: a few positions, o: lane blocks
+//   outer_tile     dst[j,o] += sum_p a[p,j] * g[p,o]                             j: a few channels, o: lane blocks
+// The reduction operand of the first is read as broadcast scalars from runs of consecutive floats: for a convolution
+// over a zero-padded row of pixels, the kw taps times I channels under one kernel row are such a run. So there is no
+// im2col.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +17,8 @@ namespace avid::kernels {
 inline constexpr int kLanes = 16;
 /// Largest number of positions (or input channels) of a tile with 1, 2, 3 blocks: as many sums as fit in the registers.
 inline constexpr int kMaxTileRows[4] = {0, 16, 12, 8};
-/// The same when the last block has at most kHalfLanes lanes: two rows then share one register of sums for it, so 24 channels
-/// cost 1.5 blocks and not 2. 0 lanes: no such tiles.
+/// The same when the last block has at most kHalfLanes lanes: two rows then share one register of sums for it, so 24
+/// channels cost 1.5 blocks and not 2. 0 lanes: no such tiles.
 inline constexpr int kHalfLanes = 8;
 inline constexpr int kMaxHalfTileRows[4] = {0, 16, 16, 10};
 #else
@@ -42,9 +43,9 @@ struct Run {
 
 /// Where a product tile starts from and where it ends. `lanes_last`: valid lanes of the last block (1..kLanes).
 struct TileOutput {
-  float* out;                     ///< [p*out_step + o]
+  float* out;  ///< [p*out_step + o]
   std::int64_t out_step;
-  const float* bias = nullptr;    ///< [blocks*kLanes], zero behind the last channel; or null
+  const float* bias = nullptr;      ///< [blocks*kLanes], zero behind the last channel; or null
   const float* residual = nullptr;  ///< [p*residual_step + o]; or null
   std::int64_t residual_step = 0;
   int lanes_last = kLanes;
@@ -52,10 +53,11 @@ struct TileOutput {
 
 /// One tile of num_positions (1..max_tile_rows) by num_blocks (1..3). `w` holds, run after run, `length` groups of
 /// num_blocks*kLanes floats.
-void product_tile(int num_positions, int num_blocks, const Run* runs, int num_runs, const float* w, const TileOutput& output);
+void product_tile(
+    int num_positions, int num_blocks, const Run* runs, int num_runs, const float* w, const TileOutput& output);
 
-/// Rows and columns of positions that an outer tile sums over: position (y,x) has its operands at a + y*a_row + x*a_step
-/// (consecutive input channels) and g + y*g_row + x*g_step (lanes; whole blocks are read).
+/// Rows and columns of positions that an outer tile sums over: position (y,x) has its operands at a + y*a_row +
+/// x*a_step (consecutive input channels) and g + y*g_row + x*g_step (lanes; whole blocks are read).
 struct OuterOperands {
   const float* a;
   std::int64_t a_row, a_step;
@@ -64,9 +66,10 @@ struct OuterOperands {
   std::int64_t rows, cols;
 };
 
-/// Adds one tile of num_channels (1..max_tile_rows) by num_blocks to dst[j*dst_step + o]. Lanes of dst from `lanes_last` of the last
-/// block on hold nothing of use.
-void outer_tile(int num_channels, int num_blocks, int lanes_last, const OuterOperands& operands, float* dst, std::int64_t dst_step);
+/// Adds one tile of num_channels (1..max_tile_rows) by num_blocks to dst[j*dst_step + o]. Lanes of dst from
+/// `lanes_last` of the last block on hold nothing of use.
+void outer_tile(
+    int num_channels, int num_blocks, int lanes_last, const OuterOperands& operands, float* dst, std::int64_t dst_step);
 
 /// The cut of `count` units into pieces of at most `most`, as even as possible: piece i is [begin(i), begin(i + 1)).
 struct EvenCut {

@@ -9,13 +9,15 @@
 namespace avid {
 
 /// The rows of t for reading; null when t is undefined.
-template <class Elem> kernels::Rows<const Elem> rows_of(const Tensor& t) {
+template <class Elem>
+kernels::Rows<const Elem> rows_of(const Tensor& t) {
   if (!t.defined()) return {};
   return {t.data<Elem>(), t.pitch()};
 }
 
 /// The rows of t for writing; null when t is undefined.
-template <class Elem> kernels::Rows<Elem> mutable_rows_of(Tensor& t) {
+template <class Elem>
+kernels::Rows<Elem> mutable_rows_of(Tensor& t) {
   if (!t.defined()) return {};
   return {t.data<Elem>(), t.pitch()};
 }
@@ -26,8 +28,8 @@ struct NamedTensor {
   const Tensor& tensor;
 };
 
-/// Throws DTypeError unless the first tensor is f32 or f64 and the other defined ones have its type, DeviceError unless all are on
-/// the CPU (the only device this op runs on in this build).
+/// Throws DTypeError unless the first tensor is f32 or f64 and the other defined ones have its type, DeviceError unless
+/// all are on the CPU (the only device this op runs on in this build).
 inline void check_cpu_args(const char* op, std::initializer_list<NamedTensor> args) {
   const NamedTensor& first = *args.begin();
   for (const NamedTensor& arg : args) {
@@ -37,11 +39,13 @@ inline void check_cpu_args(const char* op, std::initializer_list<NamedTensor> ar
     }
     if (&arg == &first) {
       const DType t = arg.tensor.dtype();
-      check<DTypeError>(t == DType::f32 || t == DType::f64, "{}: {}: expected f32 or f64, got {}", op, arg.name, name_of(t));
+      check<DTypeError>(
+          t == DType::f32 || t == DType::f64, "{}: {}: expected f32 or f64, got {}", op, arg.name, name_of(t));
     }
     check_dtype(arg.tensor, first.tensor.dtype(), op, arg.name);
-    check<DeviceError>(arg.tensor.device().kind == DeviceKind::cpu, "{}: {}: expected a tensor on cpu, got one on {}", op,
-                       arg.name, arg.tensor.device().to_string());
+    check<DeviceError>(
+        arg.tensor.device().kind == DeviceKind::cpu, "{}: {}: expected a tensor on cpu, got one on {}", op, arg.name,
+        arg.tensor.device().to_string());
   }
 }
 

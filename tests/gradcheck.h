@@ -3,8 +3,8 @@
 //   CHECK(gradient_errors([&](const std::vector<Var>& in) { return linear(in[0], in[1], in[2]); },
 //                         {random_tensor({2, 3, 5}, DType::f64, 1), random_tensor({4, 5}, DType::f64, 2), {}}) == "");
 //
-// With a random upstream gradient g (ones would hide errors that cancel) the scalar L(x) = sum g * f(x) is compared, for every
-// input, along random directions of all its elements and along single coordinates:
+// With a random upstream gradient g (ones would hide errors that cancel) the scalar L(x) = sum g * f(x) is compared,
+// for every input, along random directions of all its elements and along single coordinates:
 //   sum_i (dL/dx_i) u_i  =  (L(x + h u) - L(x - h u)) / 2h
 #pragma once
 
@@ -71,9 +71,9 @@ inline double norm(const std::vector<double>& v) {
 
 }  // namespace gradcheck_detail
 
-/// Checks all gradients of `f` at `inputs` (f64; undefined tensors are passed on as absent). Returns one line per disagreement,
-/// so "" means that all gradients are right. Also checked: an input alone in needing a gradient gets the same one, and with no
-/// input needing one nothing is recorded.
+/// Checks all gradients of `f` at `inputs` (f64; undefined tensors are passed on as absent). Returns one line per
+/// disagreement, so "" means that all gradients are right. Also checked: an input alone in needing a gradient gets the
+/// same one, and with no input needing one nothing is recorded.
 inline std::string gradient_errors(
     const GradFunction& f, const std::vector<Tensor>& inputs, const GradCheckOptions& options = {}) {
   using gradcheck_detail::gradients, gradcheck_detail::leaves, gradcheck_detail::norm;
@@ -122,8 +122,8 @@ inline std::string gradient_errors(
       const double allowed = options.tolerance * (std::abs(numeric) + scale) + noise / h;
       if (!(std::abs(analytic - numeric) <= allowed)) {
         errors += fmt::format(
-            "input {} {}: {}: backward says {:.10g}, differences say {:.10g}, allowed {:.2g}\n", i, inputs[i].shape(), what,
-            analytic, numeric, allowed);
+            "input {} {}: {}: backward says {:.10g}, differences say {:.10g}, allowed {:.2g}\n", i, inputs[i].shape(),
+            what, analytic, numeric, allowed);
       }
     };
 
@@ -151,7 +151,8 @@ inline std::string gradient_errors(
       apart = std::max(apart, std::abs(alone[k] - grad[k]));
     }
     if ((alone.empty() && grad_norm > 0) || !(apart <= 1e-12 * (grad_norm + 1e-300))) {
-      errors += fmt::format("input {}: another gradient when it alone needs one (largest difference {:.3g})\n", i, apart);
+      errors +=
+          fmt::format("input {}: another gradient when it alone needs one (largest difference {:.3g})\n", i, apart);
     }
   }
   return errors;

@@ -7,7 +7,8 @@
 namespace avid {
 
 /// conv3d of tensor/ops/conv3d.h with gradients for x, x2, w and b. Undefined b or x2 = absent.
-/// Saves w when an input needs a gradient, and x, x2 when w does; a frozen layer on a path without gradients saves nothing.
+/// Saves w when an input needs a gradient, and x, x2 when w does; a frozen layer on a path without gradients saves
+/// nothing.
 Var conv3d(const Var& x, const Var& w, const Var& b, const Conv3dOptions& options = {}, const Var& x2 = {});
 
 }  // namespace avid

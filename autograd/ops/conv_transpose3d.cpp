@@ -22,8 +22,8 @@ class ConvTranspose3dRule : public Rule {
 
   void backward(const Tensor& d_out, InputGrads& d_in) override {
     if (d_in.needs(kW) || d_in.needs(kB)) {
-      Conv3dWeightGrads grads = conv_transpose3d_bwd_weight(d_out, x_.defined() ? x_.get() : Tensor(), w_shape_, options_,
-                                                            d_in.needs(kW), d_in.needs(kB));
+      Conv3dWeightGrads grads = conv_transpose3d_bwd_weight(
+          d_out, x_.defined() ? x_.get() : Tensor(), w_shape_, options_, d_in.needs(kW), d_in.needs(kB));
       if (d_in.needs(kW)) d_in.set(kW, std::move(grads.d_w));
       if (d_in.needs(kB)) d_in.set(kB, std::move(grads.d_bias));
     }

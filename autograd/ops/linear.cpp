@@ -26,8 +26,9 @@ class LinearRule : public Rule {
 
   void backward(const Tensor& d_out, InputGrads& d_in) override {
     if (d_in.needs(kW) || d_in.needs(kB)) {
-      LinearWeightGrads grads = linear_bwd_weight(d_out, x_.defined() ? x_.get() : Tensor(), x2_.defined() ? x2_.get() : Tensor(),
-                                                  w_shape_, d_in.needs(kW), d_in.needs(kB));
+      LinearWeightGrads grads = linear_bwd_weight(
+          d_out, x_.defined() ? x_.get() : Tensor(), x2_.defined() ? x2_.get() : Tensor(), w_shape_, d_in.needs(kW),
+          d_in.needs(kB));
       if (d_in.needs(kW)) d_in.set(kW, std::move(grads.d_w));
       if (d_in.needs(kB)) d_in.set(kB, std::move(grads.d_bias));
     }

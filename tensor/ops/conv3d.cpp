@@ -14,10 +14,12 @@ Conv3dSize size_of_conv(const char* op, const Shape& x, const Shape& x2, const S
   check<ShapeError>(x.rank() == 5, "{}: x: expected rank 5 [B,T,H,W,I], got {}", op, x);
   check<ShapeError>(w.rank() == 5, "{}: w: expected rank 5 [O,kt,kh,kw,I], got {}", op, w);
   const std::int64_t I2 = x2.rank() == 0 ? 0 : x2.cols();
-  check<ShapeError>(x2.rank() == 0 || x2 == x.with_cols(I2), "{}: x2: expected {} (x with any number of channels), got {}", op,
-                    x.with_cols(I2), x2);
-  check<ShapeError>(w.cols() == x.cols() + I2, "{}: w: expected {} input channels in the last dimension (x has {}, x2 {}), got {}",
-                    op, x.cols() + I2, x.cols(), I2, w);
+  check<ShapeError>(
+      x2.rank() == 0 || x2 == x.with_cols(I2), "{}: x2: expected {} (x with any number of channels), got {}", op,
+      x.with_cols(I2), x2);
+  check<ShapeError>(
+      w.cols() == x.cols() + I2, "{}: w: expected {} input channels in the last dimension (x has {}, x2 {}), got {}",
+      op, x.cols() + I2, x.cols(), I2, w);
   Conv3dSize s{.B = x[0], .I = x.cols(), .I2 = I2, .O = w[0], .stride = options.stride, .padding = options.padding};
   for (int d = 0; d < 3; ++d) {
     const auto i = static_cast<std::size_t>(d);
@@ -25,10 +27,12 @@ Conv3dSize size_of_conv(const char* op, const Shape& x, const Shape& x2, const S
     s.kernel[i] = w[d + 1];
     check<ShapeError>(s.kernel[i] >= 1, "{}: w: expected kernel extents of at least 1, got {}", op, w);
     check<ShapeError>(s.stride[i] >= 1, "{}: stride: expected at least 1 in every dimension, got {}", op, s.stride[i]);
-    check<ShapeError>(s.padding[i] >= 0, "{}: padding: expected at least 0 in every dimension, got {}", op, s.padding[i]);
+    check<ShapeError>(
+        s.padding[i] >= 0, "{}: padding: expected at least 0 in every dimension, got {}", op, s.padding[i]);
     const std::int64_t room = s.in[i] + 2 * s.padding[i] - s.kernel[i];
-    check<ShapeError>(room >= 0, "{}: x: {} is smaller than the kernel of w {} with padding {} in dimension {}", op, x, w,
-                      s.padding[i], d + 1);
+    check<ShapeError>(
+        room >= 0, "{}: x: {} is smaller than the kernel of w {} with padding {} in dimension {}", op, x, w,
+        s.padding[i], d + 1);
     s.out[i] = room / s.stride[i] + 1;
   }
   return s;
@@ -46,14 +50,15 @@ Tensor conv3d(const Tensor& x, const Tensor& w, const Tensor& bias, const Conv3d
   if (bias.defined()) check_shape(bias, {s.O}, "conv3d", "bias");
   Tensor out = Tensor::empty(out_shape(s), x.dtype());  // [B,T',H',W',O]
   dispatch_f32_f64(x.dtype(), "conv3d", [&]<class Elem>() {
-    kernels::conv3d_fwd(s, rows_of<Elem>(x), rows_of<Elem>(x2), rows_of<Elem>(w), rows_of<Elem>(bias).data,
-                        mutable_rows_of<Elem>(out));
+    kernels::conv3d_fwd(
+        s, rows_of<Elem>(x), rows_of<Elem>(x2), rows_of<Elem>(w), rows_of<Elem>(bias).data, mutable_rows_of<Elem>(out));
   });
   return out;
 }
 
-Conv3dInputGrads conv3d_bwd_data(const Tensor& d_out, const Tensor& w, const Shape& x_shape, const Shape& x2_shape,
-                                 const Conv3dOptions& options, bool needs_x, bool needs_x2) {
+Conv3dInputGrads conv3d_bwd_data(
+    const Tensor& d_out, const Tensor& w, const Shape& x_shape, const Shape& x2_shape, const Conv3dOptions& options,
+    bool needs_x, bool needs_x2) {
   check_cpu_args("conv3d_bwd_data", {{"d_out", d_out}, {"w", w}});
   const Conv3dSize s = size_of_conv("conv3d_bwd_data", x_shape, x2_shape, w.shape(), options);
   check_shape(d_out, out_shape(s), "conv3d_bwd_data", "d_out");
@@ -61,14 +66,15 @@ Conv3dInputGrads conv3d_bwd_data(const Tensor& d_out, const Tensor& w, const Sha
   if (needs_x) grads.d_x = Tensor::empty(x_shape, d_out.dtype());
   if (needs_x2 && x2_shape.rank() > 0) grads.d_x2 = Tensor::empty(x2_shape, d_out.dtype());
   dispatch_f32_f64(d_out.dtype(), "conv3d_bwd_data", [&]<class Elem>() {
-    kernels::conv3d_bwd_data(s, rows_of<Elem>(d_out), rows_of<Elem>(w), mutable_rows_of<Elem>(grads.d_x),
-                             mutable_rows_of<Elem>(grads.d_x2));
+    kernels::conv3d_bwd_data(
+        s, rows_of<Elem>(d_out), rows_of<Elem>(w), mutable_rows_of<Elem>(grads.d_x), mutable_rows_of<Elem>(grads.d_x2));
   });
   return grads;
 }
 
-Conv3dWeightGrads conv3d_bwd_weight(const Tensor& d_out, const Tensor& x, const Tensor& x2, const Shape& w_shape,
-                                    const Conv3dOptions& options, bool needs_w, bool needs_bias) {
+Conv3dWeightGrads conv3d_bwd_weight(
+    const Tensor& d_out, const Tensor& x, const Tensor& x2, const Shape& w_shape, const Conv3dOptions& options,
+    bool needs_w, bool needs_bias) {
   check_cpu_args("conv3d_bwd_weight", {{"d_out", d_out}, {"x", x}, {"x2", x2}});
   Conv3dSize s;
   if (needs_w) {
@@ -83,8 +89,9 @@ Conv3dWeightGrads conv3d_bwd_weight(const Tensor& d_out, const Tensor& x, const 
   if (needs_w) grads.d_w = Tensor::empty(w_shape, d_out.dtype());
   if (needs_bias) grads.d_bias = Tensor::empty({s.O}, d_out.dtype());
   dispatch_f32_f64(d_out.dtype(), "conv3d_bwd_weight", [&]<class Elem>() {
-    kernels::conv3d_bwd_weight(s, rows_of<Elem>(d_out), rows_of<Elem>(x), rows_of<Elem>(x2), mutable_rows_of<Elem>(grads.d_w),
-                               mutable_rows_of<Elem>(grads.d_bias).data);
+    kernels::conv3d_bwd_weight(
+        s, rows_of<Elem>(d_out), rows_of<Elem>(x), rows_of<Elem>(x2), mutable_rows_of<Elem>(grads.d_w),
+        mutable_rows_of<Elem>(grads.d_bias).data);
   });
   return grads;
 }

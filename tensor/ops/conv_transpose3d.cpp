@@ -12,8 +12,9 @@ using kernels::ConvTranspose3dSize;
 ConvTranspose3dSize size_of_conv(const char* op, const Shape& x, const Shape& w, const Conv3dOptions& options) {
   check<ShapeError>(x.rank() == 5, "{}: x: expected rank 5 [B,T,H,W,I], got {}", op, x);
   check<ShapeError>(w.rank() == 5, "{}: w: expected rank 5 [I,kt,kh,kw,O], got {}", op, w);
-  check<ShapeError>(w[0] == x.cols(), "{}: w: expected {} input channels in the first dimension (x is {}), got {}", op, x.cols(), x,
-                    w);
+  check<ShapeError>(
+      w[0] == x.cols(), "{}: w: expected {} input channels in the first dimension (x is {}), got {}", op, x.cols(), x,
+      w);
   ConvTranspose3dSize s{.B = x[0], .I = x.cols(), .O = w.cols(), .stride = options.stride, .padding = options.padding};
   for (int d = 0; d < 3; ++d) {
     const auto i = static_cast<std::size_t>(d);
@@ -22,10 +23,12 @@ ConvTranspose3dSize size_of_conv(const char* op, const Shape& x, const Shape& w,
     check<ShapeError>(s.in[i] >= 1, "{}: x: expected at least one frame, row and column, got {}", op, x);
     check<ShapeError>(s.kernel[i] >= 1, "{}: w: expected kernel extents of at least 1, got {}", op, w);
     check<ShapeError>(s.stride[i] >= 1, "{}: stride: expected at least 1 in every dimension, got {}", op, s.stride[i]);
-    check<ShapeError>(s.padding[i] >= 0, "{}: padding: expected at least 0 in every dimension, got {}", op, s.padding[i]);
+    check<ShapeError>(
+        s.padding[i] >= 0, "{}: padding: expected at least 0 in every dimension, got {}", op, s.padding[i]);
     s.out[i] = (s.in[i] - 1) * s.stride[i] - 2 * s.padding[i] + s.kernel[i];
-    check<ShapeError>(s.out[i] >= 1, "{}: x: {} with kernel {} and padding {} leaves no output in dimension {}", op, x, w,
-                      s.padding[i], d + 1);
+    check<ShapeError>(
+        s.out[i] >= 1, "{}: x: {} with kernel {} and padding {} leaves no output in dimension {}", op, x, w,
+        s.padding[i], d + 1);
   }
   return s;
 }
@@ -40,12 +43,14 @@ Tensor conv_transpose3d(const Tensor& x, const Tensor& w, const Tensor& bias, co
   if (bias.defined()) check_shape(bias, {s.O}, "conv_transpose3d", "bias");
   Tensor out = Tensor::empty(out_shape(s), x.dtype());  // [B,T',H',W',O]
   dispatch_f32_f64(x.dtype(), "conv_transpose3d", [&]<class Elem>() {
-    kernels::conv_transpose3d_fwd(s, rows_of<Elem>(x), rows_of<Elem>(w), rows_of<Elem>(bias).data, mutable_rows_of<Elem>(out));
+    kernels::conv_transpose3d_fwd(
+        s, rows_of<Elem>(x), rows_of<Elem>(w), rows_of<Elem>(bias).data, mutable_rows_of<Elem>(out));
   });
   return out;
 }
 
-Tensor conv_transpose3d_bwd_data(const Tensor& d_out, const Tensor& w, const Shape& x_shape, const Conv3dOptions& options) {
+Tensor conv_transpose3d_bwd_data(
+    const Tensor& d_out, const Tensor& w, const Shape& x_shape, const Conv3dOptions& options) {
   check_cpu_args("conv_transpose3d_bwd_data", {{"d_out", d_out}, {"w", w}});
   const ConvTranspose3dSize s = size_of_conv("conv_transpose3d_bwd_data", x_shape, w.shape(), options);
   check_shape(d_out, out_shape(s), "conv_transpose3d_bwd_data", "d_out");
@@ -56,8 +61,9 @@ Tensor conv_transpose3d_bwd_data(const Tensor& d_out, const Tensor& w, const Sha
   return d_x;
 }
 
-Conv3dWeightGrads conv_transpose3d_bwd_weight(const Tensor& d_out, const Tensor& x, const Shape& w_shape,
-                                              const Conv3dOptions& options, bool needs_w, bool needs_bias) {
+Conv3dWeightGrads conv_transpose3d_bwd_weight(
+    const Tensor& d_out, const Tensor& x, const Shape& w_shape, const Conv3dOptions& options, bool needs_w,
+    bool needs_bias) {
   check_cpu_args("conv_transpose3d_bwd_weight", {{"d_out", d_out}, {"x", x}});
   ConvTranspose3dSize s;
   if (needs_w) {
@@ -72,8 +78,9 @@ Conv3dWeightGrads conv_transpose3d_bwd_weight(const Tensor& d_out, const Tensor&
   if (needs_w) grads.d_w = Tensor::empty(w_shape, d_out.dtype());
   if (needs_bias) grads.d_bias = Tensor::empty({s.O}, d_out.dtype());
   dispatch_f32_f64(d_out.dtype(), "conv_transpose3d_bwd_weight", [&]<class Elem>() {
-    kernels::conv_transpose3d_bwd_weight(s, rows_of<Elem>(d_out), rows_of<Elem>(x), mutable_rows_of<Elem>(grads.d_w),
-                                         mutable_rows_of<Elem>(grads.d_bias).data);
+    kernels::conv_transpose3d_bwd_weight(
+        s, rows_of<Elem>(d_out), rows_of<Elem>(x), mutable_rows_of<Elem>(grads.d_w),
+        mutable_rows_of<Elem>(grads.d_bias).data);
   });
   return grads;
 }

@@ -5,8 +5,8 @@
 
 namespace avid {
 
-/// Every input position spreads its channels over a window of the output; overlapping windows add up. The adjoint of conv3d with
-/// the same weights, stride and padding.
+/// Every input position spreads its channels over a window of the output; overlapping windows add up. The adjoint of
+/// conv3d with the same weights, stride and padding.
 ///
 ///   out[b,q,o] = bias[o] + sum over p,k with q = p*stride - padding + k of  sum_i w[i,k,o] * x[b,p,i]
 ///
@@ -20,11 +20,13 @@ namespace avid {
 Tensor conv_transpose3d(const Tensor& x, const Tensor& w, const Tensor& bias, const Conv3dOptions& options);
 
 /// Gradient of x, of shape `x_shape`.
-Tensor conv_transpose3d_bwd_data(const Tensor& d_out, const Tensor& w, const Shape& x_shape, const Conv3dOptions& options);
+Tensor conv_transpose3d_bwd_data(
+    const Tensor& d_out, const Tensor& w, const Shape& x_shape, const Conv3dOptions& options);
 
 /// Gradients of weight and bias; `w_shape` is the weight's. x may be undefined when needs_w is false.
-Conv3dWeightGrads conv_transpose3d_bwd_weight(const Tensor& d_out, const Tensor& x, const Shape& w_shape,
-                                              const Conv3dOptions& options, bool needs_w = true, bool needs_bias = true);
+Conv3dWeightGrads conv_transpose3d_bwd_weight(
+    const Tensor& d_out, const Tensor& x, const Shape& w_shape, const Conv3dOptions& options, bool needs_w = true,
+    bool needs_bias = true);
 
 /// Multiplications and additions of one forward pass.
 double conv_transpose3d_flops(const Shape& x_shape, const Shape& w_shape);

@@ -14,10 +14,12 @@ LinearSize size_of_linear(const char* op, const Shape& x, const Shape& x2, const
   check<ShapeError>(x.rank() >= 1, "{}: x: expected at least one dimension [...,I], got {}", op, x);
   check<ShapeError>(w.rank() == 2, "{}: w: expected rank 2 [O,I], got {}", op, w);
   const std::int64_t I2 = x2.rank() == 0 ? 0 : x2.cols();
-  check<ShapeError>(x2.rank() == 0 || x2 == x.with_cols(I2), "{}: x2: expected {} (x with any number of channels), got {}", op,
-                    x.with_cols(I2), x2);
-  check<ShapeError>(w.cols() == x.cols() + I2, "{}: w: expected {} columns (x is {}, x2 has {} channels), got {}", op,
-                    x.cols() + I2, x, I2, w);
+  check<ShapeError>(
+      x2.rank() == 0 || x2 == x.with_cols(I2), "{}: x2: expected {} (x with any number of channels), got {}", op,
+      x.with_cols(I2), x2);
+  check<ShapeError>(
+      w.cols() == x.cols() + I2, "{}: w: expected {} columns (x is {}, x2 has {} channels), got {}", op, x.cols() + I2,
+      x, I2, w);
   return {.P = x.rows(), .I = x.cols(), .I2 = I2, .O = w[0]};
 }
 
@@ -33,14 +35,15 @@ Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor
   if (residual.defined()) check_shape(residual, out_shape, "linear", "residual");
   Tensor out = Tensor::empty(out_shape, x.dtype());  // [...,O]
   dispatch_f32_f64(x.dtype(), "linear", [&]<class Elem>() {
-    kernels::linear_fwd(s, rows_of<Elem>(x), rows_of<Elem>(x2), rows_of<Elem>(w), rows_of<Elem>(bias).data,
-                        rows_of<Elem>(residual), mutable_rows_of<Elem>(out));
+    kernels::linear_fwd(
+        s, rows_of<Elem>(x), rows_of<Elem>(x2), rows_of<Elem>(w), rows_of<Elem>(bias).data, rows_of<Elem>(residual),
+        mutable_rows_of<Elem>(out));
   });
   return out;
 }
 
-LinearInputGrads linear_bwd_data(const Tensor& d_out, const Tensor& w, const Shape& x_shape, const Shape& x2_shape, bool needs_x,
-                                 bool needs_x2) {
+LinearInputGrads linear_bwd_data(
+    const Tensor& d_out, const Tensor& w, const Shape& x_shape, const Shape& x2_shape, bool needs_x, bool needs_x2) {
   check_cpu_args("linear_bwd_data", {{"d_out", d_out}, {"w", w}});
   const LinearSize s = size_of_linear("linear_bwd_data", x_shape, x2_shape, w.shape());
   check_shape(d_out, x_shape.with_cols(s.O), "linear_bwd_data", "d_out");
@@ -48,14 +51,14 @@ LinearInputGrads linear_bwd_data(const Tensor& d_out, const Tensor& w, const Sha
   if (needs_x) grads.d_x = Tensor::empty(x_shape, d_out.dtype());
   if (needs_x2 && x2_shape.rank() > 0) grads.d_x2 = Tensor::empty(x2_shape, d_out.dtype());
   dispatch_f32_f64(d_out.dtype(), "linear_bwd_data", [&]<class Elem>() {
-    kernels::linear_bwd_data(s, rows_of<Elem>(d_out), rows_of<Elem>(w), mutable_rows_of<Elem>(grads.d_x),
-                             mutable_rows_of<Elem>(grads.d_x2));
+    kernels::linear_bwd_data(
+        s, rows_of<Elem>(d_out), rows_of<Elem>(w), mutable_rows_of<Elem>(grads.d_x), mutable_rows_of<Elem>(grads.d_x2));
   });
   return grads;
 }
 
-LinearWeightGrads linear_bwd_weight(const Tensor& d_out, const Tensor& x, const Tensor& x2, const Shape& w_shape, bool needs_w,
-                                    bool needs_bias) {
+LinearWeightGrads linear_bwd_weight(
+    const Tensor& d_out, const Tensor& x, const Tensor& x2, const Shape& w_shape, bool needs_w, bool needs_bias) {
   check_cpu_args("linear_bwd_weight", {{"d_out", d_out}, {"x", x}, {"x2", x2}});
   LinearSize s{.P = d_out.rows(), .O = d_out.cols()};
   if (needs_w) {
@@ -67,8 +70,9 @@ LinearWeightGrads linear_bwd_weight(const Tensor& d_out, const Tensor& x, const 
   if (needs_w) grads.d_w = Tensor::empty(w_shape, d_out.dtype());
   if (needs_bias) grads.d_bias = Tensor::empty({s.O}, d_out.dtype());
   dispatch_f32_f64(d_out.dtype(), "linear_bwd_weight", [&]<class Elem>() {
-    kernels::linear_bwd_weight(s, rows_of<Elem>(d_out), rows_of<Elem>(x), rows_of<Elem>(x2), mutable_rows_of<Elem>(grads.d_w),
-                               mutable_rows_of<Elem>(grads.d_bias).data);
+    kernels::linear_bwd_weight(
+        s, rows_of<Elem>(d_out), rows_of<Elem>(x), rows_of<Elem>(x2), mutable_rows_of<Elem>(grads.d_w),
+        mutable_rows_of<Elem>(grads.d_bias).data);
   });
   return grads;
 }

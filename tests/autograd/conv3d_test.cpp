@@ -12,7 +12,8 @@ namespace {
 std::string errors_of(const Shape& x, const Shape& w, bool bias, const Conv3dOptions& options, const Shape& x2 = {}) {
   return gradient_errors(
       [&](const std::vector<Var>& in) { return conv3d(in[0], in[1], in[2], options, in[3]); },
-      {random_tensor(x, DType::f64, 1), random_tensor(w, DType::f64, 2), bias ? random_tensor({w[0]}, DType::f64, 3) : Tensor(),
+      {random_tensor(x, DType::f64, 1), random_tensor(w, DType::f64, 2),
+       bias ? random_tensor({w[0]}, DType::f64, 3) : Tensor(),
        x2.rank() ? random_tensor(x2, DType::f64, 4) : Tensor()});
 }
 

@@ -10,9 +10,10 @@ using test::gradient_errors, test::random_tensor;
 namespace {
 
 std::string errors_of(const Shape& x, const Shape& w, bool bias, const Conv3dOptions& options) {
-  return gradient_errors([&](const std::vector<Var>& in) { return conv_transpose3d(in[0], in[1], in[2], options); },
-                         {random_tensor(x, DType::f64, 1), random_tensor(w, DType::f64, 2),
-                          bias ? random_tensor({w.cols()}, DType::f64, 3) : Tensor()});
+  return gradient_errors(
+      [&](const std::vector<Var>& in) { return conv_transpose3d(in[0], in[1], in[2], options); },
+      {random_tensor(x, DType::f64, 1), random_tensor(w, DType::f64, 2),
+       bias ? random_tensor({w.cols()}, DType::f64, 3) : Tensor()});
 }
 
 }  // namespace

@@ -12,7 +12,8 @@ namespace {
 Var square(const Var& x, double error, std::int64_t where, bool ignore_gradient = false) {
   class Rule2x : public Rule {
    public:
-    Rule2x(const Tensor& x, double error, std::int64_t where, bool ignore) : x_(x), error_(error), where_(where), ignore_(ignore) {}
+    Rule2x(const Tensor& x, double error, std::int64_t where, bool ignore)
+        : x_(x), error_(error), where_(where), ignore_(ignore) {}
     const char* op() const override { return "square"; }
     void backward(const Tensor& d_out, InputGrads& d_in) override {
       if (ignore_) return;
@@ -39,12 +40,15 @@ Var square(const Var& x, double error, std::int64_t where, bool ignore_gradient 
 }  // namespace
 
 TEST_CASE("gradcheck/right gradient/no errors") {
-  CHECK(gradient_errors([](const auto& in) { return square(in[0], 0, 0); }, {random_tensor({5, 7}, DType::f64, 1)}) == "");
+  CHECK(
+      gradient_errors([](const auto& in) { return square(in[0], 0, 0); }, {random_tensor({5, 7}, DType::f64, 1)}) ==
+      "");
 }
 
 TEST_CASE("gradcheck/planted mistakes/are found") {
   const std::vector<Tensor> x = {random_tensor({5, 7}, DType::f64, 1)};
   CHECK(gradient_errors([](const auto& in) { return square(in[0], 1e-5, 0); }, x) != "");
-  CHECK(gradient_errors([](const auto& in) { return square(in[0], 1e-5, 11); }, x) != "");  // only seen along directions
+  CHECK(
+      gradient_errors([](const auto& in) { return square(in[0], 1e-5, 11); }, x) != "");  // only seen along directions
   CHECK(gradient_errors([](const auto& in) { return square(in[0], 0, 0, true); }, x) != "");
 }

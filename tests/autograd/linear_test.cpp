@@ -12,8 +12,9 @@ namespace {
 std::string errors_of(const Shape& x, const Shape& w, bool bias, const Shape& x2 = {}, const Shape& residual = {}) {
   return gradient_errors(
       [](const std::vector<Var>& in) { return linear(in[0], in[1], in[2], in[3], in[4]); },
-      {random_tensor(x, DType::f64, 1), random_tensor(w, DType::f64, 2), bias ? random_tensor({w[0]}, DType::f64, 3) : Tensor(),
-       x2.rank() ? random_tensor(x2, DType::f64, 4) : Tensor(), residual.rank() ? random_tensor(residual, DType::f64, 5) : Tensor()});
+      {random_tensor(x, DType::f64, 1), random_tensor(w, DType::f64, 2),
+       bias ? random_tensor({w[0]}, DType::f64, 3) : Tensor(), x2.rank() ? random_tensor(x2, DType::f64, 4) : Tensor(),
+       residual.rank() ? random_tensor(residual, DType::f64, 5) : Tensor()});
 }
 
 }  // namespace

@@ -15,8 +15,9 @@ using test::gaps_are_zero, test::random_tensor, test::rel_l2, test::same_bits;
 namespace {
 
 /// The equation once more, written for clarity only: channels-last f64 with x2 concatenated.
-std::vector<double> by_equation(const std::vector<double>& x, const Shape& xs, const std::vector<double>& w, const Shape& ws,
-                                const std::vector<double>& bias, const Conv3dOptions& o, const Shape& out) {
+std::vector<double> by_equation(
+    const std::vector<double>& x, const Shape& xs, const std::vector<double>& w, const Shape& ws,
+    const std::vector<double>& bias, const Conv3dOptions& o, const Shape& out) {
   std::vector<double> result;
   const auto at = [&](std::int64_t b, std::int64_t t, std::int64_t y, std::int64_t v, std::int64_t c) {
     if (t < 0 || t >= xs[1] || y < 0 || y >= xs[2] || v < 0 || v >= xs[3]) return 0.0;
@@ -59,8 +60,9 @@ struct Case {
 
 /// f32 against f64 of the same rounded inputs, forward and all gradients; gaps; the same bits with one thread.
 void check_f32(const Case& c) {
-  INFO("x " << c.x.to_string() << " x2 " << c.x2.to_string() << " w " << c.w.to_string() << " stride " << c.options.stride[1]
-            << " padding " << c.options.padding[1]);
+  INFO(
+      "x " << c.x.to_string() << " x2 " << c.x2.to_string() << " w " << c.w.to_string() << " stride "
+           << c.options.stride[1] << " padding " << c.options.padding[1]);
   const Tensor x = random_tensor(c.x, DType::f32, 1), w = random_tensor(c.w, DType::f32, 2);
   const Tensor bias = random_tensor({c.w[0]}, DType::f32, 3);
   const Tensor x2 = c.x2.rank() ? random_tensor(c.x2, DType::f32, 4) : Tensor();
@@ -88,7 +90,8 @@ void check_f32(const Case& c) {
   CHECK(rel_l2(weight.d_w.to(DType::f64), weight_expected.d_w) < 2e-6);
   CHECK(rel_l2(weight.d_bias.to(DType::f64), weight_expected.d_bias) < 2e-6);
   CHECK(gaps_are_zero(weight.d_w));
-  CHECK(rel_l2(conv3d_bwd_weight(g, {}, {}, c.w, c.options, false).d_bias.to(DType::f64), weight_expected.d_bias) < 2e-6);
+  CHECK(
+      rel_l2(conv3d_bwd_weight(g, {}, {}, c.w, c.options, false).d_bias.to(DType::f64), weight_expected.d_bias) < 2e-6);
 
   const int threads = kernels::num_threads();
   for (const int other : {1, 5}) {
@@ -111,8 +114,10 @@ TEST_CASE("conv3d/by hand/3x3 on a 3x3 frame") {
   const Tensor bias = Tensor::from_values(std::vector<double>{0.5}, {1});
   const std::vector<double> expected = {-3.5, -3.5, -3.5, -6.5, -3.5, -3.5, 0.5, 7.5, 8.5};
   CHECK(conv3d(x, w, bias, {.padding = {0, 1, 1}}).to_doubles() == expected);
-  CHECK(conv3d(x.to(DType::f32), w.to(DType::f32), bias.to(DType::f32), {.padding = {0, 1, 1}}).to_doubles() == expected);
-  // Gradients of the sum of out: each input is a left neighbour of the one to its right, a lower one of the one above it.
+  CHECK(
+      conv3d(x.to(DType::f32), w.to(DType::f32), bias.to(DType::f32), {.padding = {0, 1, 1}}).to_doubles() == expected);
+  // Gradients of the sum of out: each input is a left neighbour of the one to its right, a lower one of the one above
+  // it.
   const Tensor ones = Tensor::full({1, 1, 3, 3, 1}, 1, DType::f64);
   const std::vector<double> d_x = {1, 1, 0, 0, 0, -1, 0, 0, -1};
   CHECK(conv3d_bwd_data(ones, w, x.shape(), {}, {.padding = {0, 1, 1}}).d_x.to_doubles() == d_x);
@@ -122,12 +127,14 @@ TEST_CASE("conv3d/by hand/3x3 on a 3x3 frame") {
 }
 
 TEST_CASE("conv3d/reference/equals the equation for all extents and strides") {
-  const std::vector<Case> cases = {{{2, 3, 4, 5, 3}, {4, 1, 3, 3, 3}, {.padding = {0, 1, 1}}},
-                                   {{1, 4, 5, 6, 2}, {3, 3, 2, 3, 2}, {.stride = {2, 1, 3}, .padding = {1, 0, 2}}},
-                                   {{1, 1, 6, 7, 3}, {2, 1, 4, 4, 7}, {.stride = {1, 2, 2}, .padding = {0, 1, 1}}, {1, 1, 6, 7, 4}}};
+  const std::vector<Case> cases = {
+      {{2, 3, 4, 5, 3}, {4, 1, 3, 3, 3}, {.padding = {0, 1, 1}}},
+      {{1, 4, 5, 6, 2}, {3, 3, 2, 3, 2}, {.stride = {2, 1, 3}, .padding = {1, 0, 2}}},
+      {{1, 1, 6, 7, 3}, {2, 1, 4, 4, 7}, {.stride = {1, 2, 2}, .padding = {0, 1, 1}}, {1, 1, 6, 7, 4}}};
   for (const Case& c : cases) {
     const Tensor x = random_tensor(c.x, DType::f64, 1), w = random_tensor(c.w, DType::f64, 2);
-    const Tensor bias = random_tensor({c.w[0]}, DType::f64, 3), x2 = c.x2.rank() ? random_tensor(c.x2, DType::f64, 4) : Tensor();
+    const Tensor bias = random_tensor({c.w[0]}, DType::f64, 3),
+                 x2 = c.x2.rank() ? random_tensor(c.x2, DType::f64, 4) : Tensor();
     const Tensor out = conv3d(x, w, bias, c.options, x2), both = joined(x, x2);
     const auto expected =
         by_equation(both.to_doubles(), both.shape(), w.to_doubles(), c.w, bias.to_doubles(), c.options, out.shape());
@@ -149,7 +156,8 @@ TEST_CASE("conv3d/reference/equals the equation for all extents and strides") {
 
 TEST_CASE("conv3d/f32/awkward channel counts") {
   for (const std::int64_t i : {1, 3, 7, 9, 12, 50}) {
-    for (const std::int64_t o : {1, 3, 16, 17, 50}) check_f32({{1, 2, 5, 7, i}, {o, 1, 3, 3, i}, {.padding = {0, 1, 1}}});
+    for (const std::int64_t o : {1, 3, 16, 17, 50})
+      check_f32({{1, 2, 5, 7, i}, {o, 1, 3, 3, i}, {.padding = {0, 1, 1}}});
   }
 }
 
@@ -163,8 +171,9 @@ TEST_CASE("conv3d/f32/kernels, strides and paddings of the network") {
 
 TEST_CASE("conv3d/f32/unusual geometry") {
   check_f32({{1, 1, 1, 1, 4}, {4, 1, 3, 3, 4}, {.padding = {0, 1, 1}}});
-  check_f32({{1, 2, 4, 6, 3}, {5, 1, 1, 1, 3}, {.padding = {0, 1, 2}}});                             // padding wider than the kernel
-  check_f32({{1, 2, 7, 8, 3}, {5, 1, 2, 2, 3}, {.stride = {1, 3, 3}, .padding = {0, 0, 0}}});        // inputs that no output reads
+  check_f32({{1, 2, 4, 6, 3}, {5, 1, 1, 1, 3}, {.padding = {0, 1, 2}}});  // padding wider than the kernel
+  check_f32(
+      {{1, 2, 7, 8, 3}, {5, 1, 2, 2, 3}, {.stride = {1, 3, 3}, .padding = {0, 0, 0}}});  // inputs that no output reads
   check_f32({{1, 1, 6, 5, 4}, {3, 1, 5, 2, 4}, {.stride = {1, 1, 2}, .padding = {0, 4, 0}}});
   check_f32({{1, 1, 40, 3, 70}, {130, 1, 3, 3, 70}, {.padding = {0, 1, 1}}});
 }
@@ -195,7 +204,8 @@ TEST_CASE("conv3d/f32/extent in time takes the counted slow path") {
 
 TEST_CASE("conv3d/errors/name the argument") {
   const Tensor x = Tensor::zeros({1, 2, 4, 4, 3}), w = Tensor::zeros({5, 1, 3, 3, 3});
-  CHECK_THROWS_WITH_AS(conv3d(Tensor::zeros({2, 4, 4, 3}), w), "conv3d: x: expected rank 5 [B,T,H,W,I], got [2,4,4,3]", ShapeError);
+  CHECK_THROWS_WITH_AS(
+      conv3d(Tensor::zeros({2, 4, 4, 3}), w), "conv3d: x: expected rank 5 [B,T,H,W,I], got [2,4,4,3]", ShapeError);
   CHECK_THROWS_AS(conv3d(x, Tensor::zeros({5, 1, 3, 3, 4})), ShapeError);
   CHECK_THROWS_AS(conv3d(x, w, Tensor::zeros({4})), ShapeError);
   CHECK_THROWS_AS(conv3d(x, Tensor::zeros({5, 1, 7, 7, 3})), ShapeError);

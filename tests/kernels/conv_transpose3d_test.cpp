@@ -58,7 +58,8 @@ TEST_CASE("conv_transpose3d/by hand/one pixel spreads over its window") {
 }
 
 TEST_CASE("conv_transpose3d/property_22/the adjoint of the downsample convolution") {
-  // <down(a), b> = <a, up(b)> with the same weights: [O,1,4,4,I] of the convolution is [I',1,4,4,O'] of the transposed one.
+  // <down(a), b> = <a, up(b)> with the same weights: [O,1,4,4,I] of the convolution is [I',1,4,4,O'] of the transposed
+  // one.
   for (const DType dtype : {DType::f64, DType::f32}) {
     const Tensor w = random_tensor({6, 1, 4, 4, 5}, dtype, 1), a = random_tensor({2, 2, 8, 12, 5}, dtype, 2);
     const Tensor down = conv3d(a, w, {}, kUp), b = random_tensor(down.shape(), dtype, 3);
@@ -81,7 +82,9 @@ TEST_CASE("conv_transpose3d/f32/awkward sizes") {
   for (const std::int64_t c : {1, 3, 7, 12, 50}) check_f32({1, 2, 3, 5, c}, {c, 1, 4, 4, c}, kUp);
   check_f32({2, 2, 8, 8, 24}, {24, 1, 4, 4, 24}, kUp);
   check_f32({1, 1, 1, 1, 5}, {5, 1, 4, 4, 3}, kUp);
-  check_f32({1, 1, 4, 3, 5}, {5, 1, 3, 2, 7}, {.stride = {1, 3, 1}, .padding = {0, 0, 0}});  // a stride wider than its taps reach
+  check_f32(
+      {1, 1, 4, 3, 5}, {5, 1, 3, 2, 7},
+      {.stride = {1, 3, 1}, .padding = {0, 0, 0}});  // a stride wider than its taps reach
   check_f32({1, 1, 4, 3, 5}, {5, 1, 2, 2, 7}, {.stride = {1, 3, 3}, .padding = {0, 0, 0}});
 }
 
@@ -96,6 +99,7 @@ TEST_CASE("conv_transpose3d/errors/name the argument") {
   const Tensor x = Tensor::zeros({1, 2, 4, 4, 3}), w = Tensor::zeros({3, 1, 4, 4, 5});
   CHECK_THROWS_AS(conv_transpose3d(x, Tensor::zeros({5, 1, 4, 4, 3}), {}, kUp), ShapeError);
   CHECK_THROWS_AS(conv_transpose3d(x, w, Tensor::zeros({3}), kUp), ShapeError);
-  CHECK_THROWS_AS(conv_transpose3d(Tensor::zeros({1, 1, 1, 1, 3}), Tensor::zeros({3, 1, 1, 1, 5}), {}, kUp), ShapeError);
+  CHECK_THROWS_AS(
+      conv_transpose3d(Tensor::zeros({1, 1, 1, 1, 3}), Tensor::zeros({3, 1, 1, 1, 5}), {}, kUp), ShapeError);
   CHECK_THROWS_AS(conv_transpose3d(x, w.to(DType::f64), {}, kUp), DTypeError);
 }

@@ -56,7 +56,9 @@ TEST_CASE("linear/by hand/two rows") {
   const Tensor residual = Tensor::from_values(std::vector<double>{0, 1, 2, 3}, {2, 2});
   const std::vector<double> expected = {8, 26.5, 10, 39};
   CHECK(linear(x, w, bias, {}, residual).to_doubles() == expected);
-  CHECK(linear(x.to(DType::f32), w.to(DType::f32), bias.to(DType::f32), {}, residual.to(DType::f32)).to_doubles() == expected);
+  CHECK(
+      linear(x.to(DType::f32), w.to(DType::f32), bias.to(DType::f32), {}, residual.to(DType::f32)).to_doubles() ==
+      expected);
   const Tensor g = Tensor::from_values(std::vector<double>{1, 2, 3, 4}, {2, 2});
   CHECK(linear_bwd_data(g, w, x.shape(), {}).d_x.to_doubles() == std::vector<double>{5, 2, 0, 11, 4, -1});
   const auto weight = linear_bwd_weight(g, x, {}, w.shape());
@@ -65,10 +67,12 @@ TEST_CASE("linear/by hand/two rows") {
 }
 
 TEST_CASE("linear/by hand/a second input takes the later columns") {
-  const Tensor x = Tensor::from_values(std::vector<double>{1, 2}, {2, 1}), x2 = Tensor::from_values(std::vector<double>{3, 4, 5, 6}, {2, 2});
+  const Tensor x = Tensor::from_values(std::vector<double>{1, 2}, {2, 1}),
+               x2 = Tensor::from_values(std::vector<double>{3, 4, 5, 6}, {2, 2});
   const Tensor w = Tensor::from_values(std::vector<double>{100, 10, 1}, {1, 3});
   CHECK(linear(x, w, {}, x2).to_doubles() == std::vector<double>{134, 256});
-  CHECK(linear(x.to(DType::f32), w.to(DType::f32), {}, x2.to(DType::f32)).to_doubles() == std::vector<double>{134, 256});
+  CHECK(
+      linear(x.to(DType::f32), w.to(DType::f32), {}, x2.to(DType::f32)).to_doubles() == std::vector<double>{134, 256});
 }
 
 TEST_CASE("linear/f32/awkward sizes") {
@@ -90,8 +94,9 @@ TEST_CASE("linear/f32/no rows at all") {
 
 TEST_CASE("linear/errors/name the argument") {
   const Tensor x = Tensor::zeros({2, 3}), w = Tensor::zeros({5, 3});
-  CHECK_THROWS_WITH_AS(linear(x, Tensor::zeros({5, 4})), "linear: w: expected 3 columns (x is [2,3], x2 has 0 channels), got [5,4]",
-                       ShapeError);
+  CHECK_THROWS_WITH_AS(
+      linear(x, Tensor::zeros({5, 4})), "linear: w: expected 3 columns (x is [2,3], x2 has 0 channels), got [5,4]",
+      ShapeError);
   CHECK_THROWS_AS(linear(x, w, Tensor::zeros({4})), ShapeError);
   CHECK_THROWS_AS(linear(x, w, {}, {}, Tensor::zeros({2, 4})), ShapeError);
   CHECK_THROWS_AS(linear(x, w, {}, Tensor::zeros({3, 2})), ShapeError);
