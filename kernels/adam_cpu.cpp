@@ -2,7 +2,8 @@
 //
 // Math       g = grad_scale grad;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
 //            param = param (1 - lr weight_decay) - lr / correction1 * m / (sqrt(v / correction2) + eps)
-// Traffic    Adam reads 4 and writes 3 numbers per element, the average reads 2 and writes 1, the sum reads 1: memory bound
+// Traffic    Adam reads 4 and writes 3 numbers per element, the average reads 2 and writes 1, the sum reads 1: memory
+//            bound
 // Numerics   element-wise in Elem, the step's constants rounded once; the sum of squares: f64 from the first product on
 #include "kernels/adam.h"
 
@@ -17,16 +18,21 @@ namespace {
 
 constexpr std::int64_t kChunk = 16384;  // elements per work item
 
-template <class F> void for_chunks(std::int64_t n, F&& f) {
-  parallel_for((n + kChunk - 1) / kChunk, [&](std::int64_t chunk, int) { f(chunk, chunk * kChunk, std::min((chunk + 1) * kChunk, n)); });
+template <class F>
+void for_chunks(std::int64_t n, F&& f) {
+  parallel_for((n + kChunk - 1) / kChunk, [&](std::int64_t chunk, int) {
+    f(chunk, chunk * kChunk, std::min((chunk + 1) * kChunk, n));
+  });
 }
 
 }  // namespace
 
-template <class Elem> void adam_step(const AdamStep& step, Elem* param, const Elem* grad, Elem* m, Elem* v, std::int64_t n) {
+template <class Elem>
+void adam_step(const AdamStep& step, Elem* param, const Elem* grad, Elem* m, Elem* v, std::int64_t n) {
   const Elem beta1 = static_cast<Elem>(step.beta1), rest1 = static_cast<Elem>(1 - step.beta1);
   const Elem beta2 = static_cast<Elem>(step.beta2), rest2 = static_cast<Elem>(1 - step.beta2);
-  const Elem size = static_cast<Elem>(step.lr / step.correction1), root = static_cast<Elem>(1 / std::sqrt(step.correction2));
+  const Elem size = static_cast<Elem>(step.lr / step.correction1),
+             root = static_cast<Elem>(1 / std::sqrt(step.correction2));
   const Elem eps = static_cast<Elem>(step.eps), keep = static_cast<Elem>(1 - step.lr * step.weight_decay);
   const Elem factor = static_cast<Elem>(step.grad_scale);
   for_chunks(n, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
@@ -45,7 +51,8 @@ template <class Elem> void adam_step(const AdamStep& step, Elem* param, const El
   });
 }
 
-template <class Elem> void lerp_towards(Elem* shadow, const Elem* online, double share, std::int64_t n) {
+template <class Elem>
+void lerp_towards(Elem* shadow, const Elem* online, double share, std::int64_t n) {
   const Elem part = static_cast<Elem>(share);
   for_chunks(n, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
 #pragma omp simd
@@ -53,7 +60,8 @@ template <class Elem> void lerp_towards(Elem* shadow, const Elem* online, double
   });
 }
 
-template <class Elem> double sum_of_squares(const Elem* x, std::int64_t n) {
+template <class Elem>
+double sum_of_squares(const Elem* x, std::int64_t n) {
   std::vector<double> partial(static_cast<std::size_t>((n + kChunk - 1) / kChunk));
   for_chunks(n, [&](std::int64_t chunk, std::int64_t begin, std::int64_t end) {
     double sum = 0;
@@ -66,9 +74,9 @@ template <class Elem> double sum_of_squares(const Elem* x, std::int64_t n) {
   return total;
 }
 
-#define AVID_INSTANTIATE(Elem)                                                                       \
-  template void adam_step<Elem>(const AdamStep&, Elem*, const Elem*, Elem*, Elem*, std::int64_t);    \
-  template void lerp_towards<Elem>(Elem*, const Elem*, double, std::int64_t);                        \
+#define AVID_INSTANTIATE(Elem)                                                                    \
+  template void adam_step<Elem>(const AdamStep&, Elem*, const Elem*, Elem*, Elem*, std::int64_t); \
+  template void lerp_towards<Elem>(Elem*, const Elem*, double, std::int64_t);                     \
   template double sum_of_squares<Elem>(const Elem*, std::int64_t);
 AVID_INSTANTIATE(float)
 AVID_INSTANTIATE(double)

@@ -10,9 +10,12 @@ namespace avid::kernels {
 // Elem is float or double. `logits` has num_rows rows of A classes; 0 <= ids[r] < A.
 
 /// (1/num_rows) sum_r (log sum_a exp(logits[r,a]) - logits[r,ids[r]])
-template <class Elem> double cross_entropy_fwd(Rows<const Elem> logits, const std::int64_t* ids, std::int64_t num_rows, std::int64_t A);
+template <class Elem>
+double cross_entropy_fwd(Rows<const Elem> logits, const std::int64_t* ids, std::int64_t num_rows, std::int64_t A);
 /// d_logits = d_loss / num_rows * (softmax(logits) - onehot(ids))
-template <class Elem> void cross_entropy_bwd(
-    Rows<const Elem> logits, const std::int64_t* ids, std::int64_t num_rows, std::int64_t A, double d_loss, Rows<Elem> d_logits);
+template <class Elem>
+void cross_entropy_bwd(
+    Rows<const Elem> logits, const std::int64_t* ids, std::int64_t num_rows, std::int64_t A, double d_loss,
+    Rows<Elem> d_logits);
 
 }  // namespace avid::kernels

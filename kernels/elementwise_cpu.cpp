@@ -17,16 +17,21 @@ namespace {
 
 constexpr std::int64_t kParallelFrom = 32768;  // elements; below, waking a thread costs more than it saves
 
-template <class Elem> Elem gaussian_cdf(Elem x) { return std::erfc(-x * static_cast<Elem>(1 / std::numbers::sqrt2)) / 2; }
+template <class Elem>
+Elem gaussian_cdf(Elem x) {
+  return std::erfc(-x * static_cast<Elem>(1 / std::numbers::sqrt2)) / 2;
+}
 
 }  // namespace
 
-template <class Elem> void silu_fwd(const Elem* __restrict__ x, Elem* __restrict__ out, std::int64_t n) {
+template <class Elem>
+void silu_fwd(const Elem* __restrict__ x, Elem* __restrict__ out, std::int64_t n) {
 #pragma omp parallel for simd schedule(static) if (n >= kParallelFrom)
   for (std::int64_t i = 0; i < n; ++i) out[i] = silu_of(x[i]);
 }
 
-template <class Elem> void silu_bwd(const Elem* __restrict__ x, const Elem* __restrict__ d_out, Elem* __restrict__ d_x, std::int64_t n) {
+template <class Elem>
+void silu_bwd(const Elem* __restrict__ x, const Elem* __restrict__ d_out, Elem* __restrict__ d_x, std::int64_t n) {
 #pragma omp parallel for simd schedule(static) if (n >= kParallelFrom)
   for (std::int64_t i = 0; i < n; ++i) {
     const Elem s = sigmoid_of(x[i]);
@@ -34,34 +39,39 @@ template <class Elem> void silu_bwd(const Elem* __restrict__ x, const Elem* __re
   }
 }
 
-template <class Elem> void gelu_fwd(const Elem* x, Elem* out, std::int64_t n) {
+template <class Elem>
+void gelu_fwd(const Elem* x, Elem* out, std::int64_t n) {
 #pragma omp parallel for schedule(static) if (n >= kParallelFrom)
   for (std::int64_t i = 0; i < n; ++i) out[i] = x[i] * gaussian_cdf(x[i]);
 }
 
-template <class Elem> void gelu_bwd(const Elem* x, const Elem* d_out, Elem* d_x, std::int64_t n) {
+template <class Elem>
+void gelu_bwd(const Elem* x, const Elem* d_out, Elem* d_x, std::int64_t n) {
   constexpr Elem kDensityAtZero = static_cast<Elem>(std::numbers::inv_sqrtpi / std::numbers::sqrt2);
 #pragma omp parallel for schedule(static) if (n >= kParallelFrom)
   for (std::int64_t i = 0; i < n; ++i)
     d_x[i] = d_out[i] * (gaussian_cdf(x[i]) + x[i] * kDensityAtZero * exp_of(-x[i] * x[i] / 2));
 }
 
-template <class Elem> void add_fwd(const Elem* a, const Elem* b, Elem* __restrict__ out, std::int64_t n) {
+template <class Elem>
+void add_fwd(const Elem* a, const Elem* b, Elem* __restrict__ out, std::int64_t n) {
 #pragma omp parallel for simd schedule(static) if (n >= kParallelFrom)
   for (std::int64_t i = 0; i < n; ++i) out[i] = a[i] + b[i];
 }
 
-template <class Elem> void scale_fwd(const Elem* __restrict__ x, Elem factor, Elem* __restrict__ out, std::int64_t n) {
+template <class Elem>
+void scale_fwd(const Elem* __restrict__ x, Elem factor, Elem* __restrict__ out, std::int64_t n) {
 #pragma omp parallel for simd schedule(static) if (n >= kParallelFrom)
-  for (std::int64_t i = 0; i < n; ++i) out[i] = factor * x[i] + 0;  // + 0: a negative factor must not leave -0 in the gaps
+  for (std::int64_t i = 0; i < n; ++i)
+    out[i] = factor * x[i] + 0;  // + 0: a negative factor must not leave -0 in the gaps
 }
 
-#define AVID_INSTANTIATE(Elem)                                                     \
-  template void silu_fwd<Elem>(const Elem*, Elem*, std::int64_t);                  \
-  template void silu_bwd<Elem>(const Elem*, const Elem*, Elem*, std::int64_t);     \
-  template void gelu_fwd<Elem>(const Elem*, Elem*, std::int64_t);                  \
-  template void gelu_bwd<Elem>(const Elem*, const Elem*, Elem*, std::int64_t);     \
-  template void add_fwd<Elem>(const Elem*, const Elem*, Elem*, std::int64_t);      \
+#define AVID_INSTANTIATE(Elem)                                                 \
+  template void silu_fwd<Elem>(const Elem*, Elem*, std::int64_t);              \
+  template void silu_bwd<Elem>(const Elem*, const Elem*, Elem*, std::int64_t); \
+  template void gelu_fwd<Elem>(const Elem*, Elem*, std::int64_t);              \
+  template void gelu_bwd<Elem>(const Elem*, const Elem*, Elem*, std::int64_t); \
+  template void add_fwd<Elem>(const Elem*, const Elem*, Elem*, std::int64_t);  \
   template void scale_fwd<Elem>(const Elem*, Elem, Elem*, std::int64_t);
 AVID_INSTANTIATE(float)
 AVID_INSTANTIATE(double)

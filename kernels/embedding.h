@@ -10,11 +10,15 @@ namespace avid::kernels {
 // Elem is float or double; ids[i] in [-1, R); -1 means null_row, which must then be present.
 
 /// out[i] = table[ids[i]] or null_row, for i < num_ids; rows of `width` elements.
-template <class Elem> void embedding_fwd(
-    Rows<const Elem> table, const Elem* null_row, const std::int64_t* ids, std::int64_t num_ids, std::int64_t width, Rows<Elem> out);
+template <class Elem>
+void embedding_fwd(
+    Rows<const Elem> table, const Elem* null_row, const std::int64_t* ids, std::int64_t num_ids, std::int64_t width,
+    Rows<Elem> out);
 
-/// d_table[r] = sum of d_out[i] over ids[i] == r; d_null_row = sum over ids[i] == -1. Either may be absent. In order of i.
-template <class Elem> void embedding_bwd(
+/// d_table[r] = sum of d_out[i] over ids[i] == r; d_null_row = sum over ids[i] == -1. Either may be absent. In order of
+/// i.
+template <class Elem>
+void embedding_bwd(
     Rows<const Elem> d_out, const std::int64_t* ids, std::int64_t num_ids, std::int64_t num_rows, std::int64_t width,
     Rows<Elem> d_table, Elem* d_null_row);
 

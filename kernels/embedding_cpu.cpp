@@ -8,12 +8,15 @@
 
 namespace avid::kernels {
 
-template <class Elem> void embedding_fwd(
-    Rows<const Elem> table, const Elem* null_row, const std::int64_t* ids, std::int64_t num_ids, std::int64_t width, Rows<Elem> out) {
+template <class Elem>
+void embedding_fwd(
+    Rows<const Elem> table, const Elem* null_row, const std::int64_t* ids, std::int64_t num_ids, std::int64_t width,
+    Rows<Elem> out) {
   for (std::int64_t i = 0; i < num_ids; ++i) std::copy_n(ids[i] < 0 ? null_row : table.row(ids[i]), width, out.row(i));
 }
 
-template <class Elem> void embedding_bwd(
+template <class Elem>
+void embedding_bwd(
     Rows<const Elem> d_out, const std::int64_t* ids, std::int64_t num_ids, std::int64_t num_rows, std::int64_t width,
     Rows<Elem> d_table, Elem* d_null_row) {
   if (d_table)
@@ -26,9 +29,10 @@ template <class Elem> void embedding_bwd(
   }
 }
 
-#define AVID_INSTANTIATE(Elem)                                                                                               \
-  template void embedding_fwd<Elem>(Rows<const Elem>, const Elem*, const std::int64_t*, std::int64_t, std::int64_t, Rows<Elem>); \
-  template void embedding_bwd<Elem>(                                                                                         \
+#define AVID_INSTANTIATE(Elem)                                                                     \
+  template void embedding_fwd<Elem>(                                                               \
+      Rows<const Elem>, const Elem*, const std::int64_t*, std::int64_t, std::int64_t, Rows<Elem>); \
+  template void embedding_bwd<Elem>(                                                               \
       Rows<const Elem>, const std::int64_t*, std::int64_t, std::int64_t, std::int64_t, Rows<Elem>, Elem*);
 AVID_INSTANTIATE(float)
 AVID_INSTANTIATE(double)

@@ -7,7 +7,8 @@
 
 namespace avid::kernels {
 
-template <class Elem> void film_condition_fwd(
+template <class Elem>
+void film_condition_fwd(
     const FilmConditionSizes& size, Rows<const Elem> time_code, Rows<const Elem> action_code, Rows<Elem> out) {
   for (std::int64_t b = 0; b < size.B; ++b) {
     for (std::int64_t t = 0; t < size.T; ++t) {
@@ -18,7 +19,8 @@ template <class Elem> void film_condition_fwd(
   }
 }
 
-template <class Elem> void film_condition_bwd(
+template <class Elem>
+void film_condition_bwd(
     const FilmConditionSizes& size, Rows<const Elem> d_out, Rows<Elem> d_time_code, Rows<Elem> d_action_code) {
   for (std::int64_t b = 0; b < size.B; ++b) {
     if (d_time_code) std::fill_n(d_time_code.row(b), size.time_width, Elem{0});
@@ -31,8 +33,8 @@ template <class Elem> void film_condition_bwd(
   }
 }
 
-#define AVID_INSTANTIATE(Elem)                                                                                               \
-  template void film_condition_fwd<Elem>(const FilmConditionSizes&, Rows<const Elem>, Rows<const Elem>, Rows<Elem>);         \
+#define AVID_INSTANTIATE(Elem)                                                                                       \
+  template void film_condition_fwd<Elem>(const FilmConditionSizes&, Rows<const Elem>, Rows<const Elem>, Rows<Elem>); \
   template void film_condition_bwd<Elem>(const FilmConditionSizes&, Rows<const Elem>, Rows<Elem>, Rows<Elem>);
 AVID_INSTANTIATE(float)
 AVID_INSTANTIATE(double)

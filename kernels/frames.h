@@ -8,8 +8,10 @@
 namespace avid::kernels {
 
 /// out = u / 255 * 2 - 1 with a true division, in Elem (float or double)
-template <class Elem> void frames_from_u8(Rows<const std::uint8_t> u, std::int64_t num_rows, std::int64_t C, Rows<Elem> out);
+template <class Elem>
+void frames_from_u8(Rows<const std::uint8_t> u, std::int64_t num_rows, std::int64_t C, Rows<Elem> out);
 /// out = trunc(clamp((x + 1) / 2 * 255, 0, 255)); NaN becomes 0
-template <class Elem> void frames_to_u8(Rows<const Elem> x, std::int64_t num_rows, std::int64_t C, Rows<std::uint8_t> out);
+template <class Elem>
+void frames_to_u8(Rows<const Elem> x, std::int64_t num_rows, std::int64_t C, Rows<std::uint8_t> out);
 
 }  // namespace avid::kernels

@@ -1,8 +1,8 @@
 // kernels/frames_cpu.cpp -- between bytes and [-1,1]
 //
 // Math       f = u / 255 * 2 - 1, looked up in a table of the 256 values;  u = trunc(clamp((x + 1) / 2 * 255, 0, 255))
-// Numerics   true division, no reciprocal: the reciprocal changes which bytes survive the round trip (pixel.md 1.1). The kernels
-//            folder is compiled without -ffast-math, so the compiler keeps the division and the order.
+// Numerics   true division, no reciprocal: the reciprocal changes which bytes survive the round trip (pixel.md 1.1).
+//            The kernels folder is compiled without -ffast-math, so the compiler keeps the division and the order.
 #include "kernels/frames.h"
 
 #include <array>
@@ -14,7 +14,8 @@ namespace {
 
 constexpr std::int64_t kChunkRows = 16384;
 
-template <class F> void for_chunks(std::int64_t num_rows, F&& f) {
+template <class F>
+void for_chunks(std::int64_t num_rows, F&& f) {
   parallel_for((num_rows + kChunkRows - 1) / kChunkRows, [&](std::int64_t chunk, int) {
     const std::int64_t end = (chunk + 1) * kChunkRows < num_rows ? (chunk + 1) * kChunkRows : num_rows;
     for (std::int64_t r = chunk * kChunkRows; r < end; ++r) f(r);
@@ -23,7 +24,8 @@ template <class F> void for_chunks(std::int64_t num_rows, F&& f) {
 
 }  // namespace
 
-template <class Elem> void frames_from_u8(Rows<const std::uint8_t> u, std::int64_t num_rows, std::int64_t C, Rows<Elem> out) {
+template <class Elem>
+void frames_from_u8(Rows<const std::uint8_t> u, std::int64_t num_rows, std::int64_t C, Rows<Elem> out) {
   std::array<Elem, 256> value{};
   for (std::size_t i = 0; i < 256; ++i) value[i] = static_cast<Elem>(i) / 255 * 2 - 1;
   for_chunks(num_rows, [&](std::int64_t r) {
@@ -31,7 +33,8 @@ template <class Elem> void frames_from_u8(Rows<const std::uint8_t> u, std::int64
   });
 }
 
-template <class Elem> void frames_to_u8(Rows<const Elem> x, std::int64_t num_rows, std::int64_t C, Rows<std::uint8_t> out) {
+template <class Elem>
+void frames_to_u8(Rows<const Elem> x, std::int64_t num_rows, std::int64_t C, Rows<std::uint8_t> out) {
   for_chunks(num_rows, [&](std::int64_t r) {
     for (std::int64_t c = 0; c < C; ++c) {
       const Elem level = (x.row(r)[c] + 1) / 2 * 255;
@@ -41,8 +44,8 @@ template <class Elem> void frames_to_u8(Rows<const Elem> x, std::int64_t num_row
   });
 }
 
-#define AVID_INSTANTIATE(Elem)                                                                                   \
-  template void frames_from_u8<Elem>(Rows<const std::uint8_t>, std::int64_t, std::int64_t, Rows<Elem>);          \
+#define AVID_INSTANTIATE(Elem)                                                                          \
+  template void frames_from_u8<Elem>(Rows<const std::uint8_t>, std::int64_t, std::int64_t, Rows<Elem>); \
   template void frames_to_u8<Elem>(Rows<const Elem>, std::int64_t, std::int64_t, Rows<std::uint8_t>);
 AVID_INSTANTIATE(float)
 AVID_INSTANTIATE(double)

@@ -7,7 +7,8 @@
 
 namespace avid::kernels {
 
-template <class Elem> struct LayerNormArgs {
+template <class Elem>
+struct LayerNormArgs {
   std::int64_t num_rows = 0, C = 0;
   Rows<const Elem> x;
   const Elem* gamma = nullptr;  ///< [C]
@@ -17,7 +18,8 @@ template <class Elem> struct LayerNormArgs {
 };
 
 /// Gradients; each may be absent.
-template <class Elem> struct LayerNormGrads {
+template <class Elem>
+struct LayerNormGrads {
   Rows<const Elem> d_out;
   Rows<Elem> d_x;
   Elem* d_gamma = nullptr;
@@ -25,7 +27,9 @@ template <class Elem> struct LayerNormGrads {
 };
 
 // Elem is float or double.
-template <class Elem> void layer_norm_fwd(const LayerNormArgs<Elem>& p);
-template <class Elem> void layer_norm_bwd(const LayerNormArgs<Elem>& p, const LayerNormGrads<Elem>& g);
+template <class Elem>
+void layer_norm_fwd(const LayerNormArgs<Elem>& p);
+template <class Elem>
+void layer_norm_bwd(const LayerNormArgs<Elem>& p, const LayerNormGrads<Elem>& g);
 
 }  // namespace avid::kernels

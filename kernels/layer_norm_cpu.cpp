@@ -1,7 +1,8 @@
 // kernels/layer_norm_cpu.cpp -- LayerNorm over the last dimension
 //
 // Math       xh = (x - mean) * rstd, rstd = 1 / sqrt(var + eps), var biased and two-pass;  out = xh * gamma + beta
-//            q = d_out * gamma;  d_x = rstd * (q - mean(q) - xh * mean(q * xh));  d_gamma = sum d_out * xh;  d_beta = sum d_out
+//            q = d_out * gamma;  d_x = rstd * (q - mean(q) - xh * mean(q * xh));  d_gamma = sum d_out * xh;
+//            d_beta = sum d_out
 // Traffic    forward 2C, backward 3C elements per row; statistics computed again in the backward pass
 // Numerics   column sums in f64 per chunk of 256 rows, chunks in order: same bits for any thread count
 // Limits     the U-Net's pre-norms live inside the attention blocks; this one sees small heads, so it is not tuned
@@ -18,11 +19,13 @@ namespace {
 
 constexpr std::int64_t kChunkRows = 256;
 
-template <class Elem> struct Moments {
+template <class Elem>
+struct Moments {
   Elem mean, rstd;
 };
 
-template <class Elem> Moments<Elem> moments(const Elem* x, std::int64_t C, double eps) {
+template <class Elem>
+Moments<Elem> moments(const Elem* x, std::int64_t C, double eps) {
   Elem sum = 0, squares = 0;
 #pragma omp simd reduction(+ : sum)
   for (std::int64_t c = 0; c < C; ++c) sum += x[c];
@@ -34,19 +37,22 @@ template <class Elem> Moments<Elem> moments(const Elem* x, std::int64_t C, doubl
 
 }  // namespace
 
-template <class Elem> void layer_norm_fwd(const LayerNormArgs<Elem>& p) {
+template <class Elem>
+void layer_norm_fwd(const LayerNormArgs<Elem>& p) {
   parallel_for((p.num_rows + kChunkRows - 1) / kChunkRows, [&](std::int64_t chunk, int) {
     const std::int64_t end = std::min((chunk + 1) * kChunkRows, p.num_rows);
     for (std::int64_t r = chunk * kChunkRows; r < end; ++r) {
       const Elem* x = p.x.row(r);
       Elem* out = p.out.row(r);
       const auto [mean, rstd] = moments(x, p.C, p.eps);
-      for (std::int64_t c = 0; c < p.C; ++c) out[c] = (x[c] - mean) * rstd * p.gamma[c] + (p.beta != nullptr ? p.beta[c] : Elem{0});
+      for (std::int64_t c = 0; c < p.C; ++c)
+        out[c] = (x[c] - mean) * rstd * p.gamma[c] + (p.beta != nullptr ? p.beta[c] : Elem{0});
     }
   });
 }
 
-template <class Elem> void layer_norm_bwd(const LayerNormArgs<Elem>& p, const LayerNormGrads<Elem>& g) {
+template <class Elem>
+void layer_norm_bwd(const LayerNormArgs<Elem>& p, const LayerNormGrads<Elem>& g) {
   const std::int64_t num_chunks = (p.num_rows + kChunkRows - 1) / kChunkRows;
   const auto C = static_cast<std::size_t>(p.C);
   std::vector<double> partial(static_cast<std::size_t>(num_chunks) * 2 * C);  // [chunk][gamma | beta][C]
@@ -82,8 +88,8 @@ template <class Elem> void layer_norm_bwd(const LayerNormArgs<Elem>& p, const La
   }
 }
 
-#define AVID_INSTANTIATE(Elem)                                      \
-  template void layer_norm_fwd<Elem>(const LayerNormArgs<Elem>&);   \
+#define AVID_INSTANTIATE(Elem)                                    \
+  template void layer_norm_fwd<Elem>(const LayerNormArgs<Elem>&); \
   template void layer_norm_bwd<Elem>(const LayerNormArgs<Elem>&, const LayerNormGrads<Elem>&);
 AVID_INSTANTIATE(float)
 AVID_INSTANTIATE(double)

@@ -8,7 +8,8 @@
 namespace avid::kernels {
 
 /// P pixels of C colours. base, out [P,C]; adapter [P,C+1], mask logit last; mask [P,1]; w, b one element each.
-template <class Elem> struct MaskMixArgs {
+template <class Elem>
+struct MaskMixArgs {
   std::int64_t P = 0, C = 3;
   Rows<const Elem> base, adapter;
   Elem w = 0, b = 0;
@@ -16,14 +17,17 @@ template <class Elem> struct MaskMixArgs {
 };
 
 /// Gradients; each may be absent. d_w_b holds the two scalars d_w, d_b.
-template <class Elem> struct MaskMixGrads {
+template <class Elem>
+struct MaskMixGrads {
   Rows<const Elem> d_out;
   Rows<Elem> d_base, d_adapter;
   Elem* d_w_b = nullptr;
 };
 
 // Elem is float or double.
-template <class Elem> void mask_mix_fwd(const MaskMixArgs<Elem>& p);
-template <class Elem> void mask_mix_bwd(const MaskMixArgs<Elem>& p, const MaskMixGrads<Elem>& g);
+template <class Elem>
+void mask_mix_fwd(const MaskMixArgs<Elem>& p);
+template <class Elem>
+void mask_mix_bwd(const MaskMixArgs<Elem>& p, const MaskMixGrads<Elem>& g);
 
 }  // namespace avid::kernels

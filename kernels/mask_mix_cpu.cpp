@@ -2,7 +2,8 @@
 //
 // Math       m = sigmoid(w * logit + b);  out = m * base + (1 - m) * colour
 //            d_m = sum_c d_out * (base - colour);  d_s = d_m * m * (1 - m)
-//            d_logit = w * d_s;  d_w = sum d_s * logit;  d_b = sum d_s;  d_colour = (1 - m) * d_out;  d_base = m * d_out
+//            d_logit = w * d_s;  d_w = sum d_s * logit;  d_b = sum d_s;  d_colour = (1 - m) * d_out;
+//            d_base = m * d_out
 // Layout     rows of pixels with a pitch each
 // Traffic    forward 3C + 2 elements per pixel, backward 5C + 3; one pass each
 // Numerics   d_w and d_b are summed in f64 per chunk of 4096 pixels, chunks in order: same bits for any thread count
@@ -22,7 +23,8 @@ constexpr std::int64_t kLanes = 64;    // sigmoids at a time, so that they run a
 
 }  // namespace
 
-template <class Elem> void mask_mix_fwd(const MaskMixArgs<Elem>& p) {
+template <class Elem>
+void mask_mix_fwd(const MaskMixArgs<Elem>& p) {
   parallel_for((p.P + kChunk - 1) / kChunk, [&](std::int64_t chunk, int) {
     const std::int64_t end = std::min((chunk + 1) * kChunk, p.P);
     for (std::int64_t first = chunk * kChunk; first < end; first += kLanes) {
@@ -42,7 +44,8 @@ template <class Elem> void mask_mix_fwd(const MaskMixArgs<Elem>& p) {
   });
 }
 
-template <class Elem> void mask_mix_bwd(const MaskMixArgs<Elem>& p, const MaskMixGrads<Elem>& g) {
+template <class Elem>
+void mask_mix_bwd(const MaskMixArgs<Elem>& p, const MaskMixGrads<Elem>& g) {
   const std::int64_t num_chunks = (p.P + kChunk - 1) / kChunk;
   std::vector<double> partial_w(static_cast<std::size_t>(num_chunks)), partial_b(static_cast<std::size_t>(num_chunks));
   parallel_for(num_chunks, [&](std::int64_t chunk, int) {
@@ -77,8 +80,8 @@ template <class Elem> void mask_mix_bwd(const MaskMixArgs<Elem>& p, const MaskMi
   g.d_w_b[1] = static_cast<Elem>(d_b);
 }
 
-#define AVID_INSTANTIATE(Elem)                                    \
-  template void mask_mix_fwd<Elem>(const MaskMixArgs<Elem>&);     \
+#define AVID_INSTANTIATE(Elem)                                \
+  template void mask_mix_fwd<Elem>(const MaskMixArgs<Elem>&); \
   template void mask_mix_bwd<Elem>(const MaskMixArgs<Elem>&, const MaskMixGrads<Elem>&);
 AVID_INSTANTIATE(float)
 AVID_INSTANTIATE(double)

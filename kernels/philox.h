@@ -1,8 +1,9 @@
 // kernels/philox.h -- Philox4x32-10 and arrays of uniform and normal numbers made from it
 //
-// Math       ten rounds of two 32 x 32 -> 64 bit products on four counter words, the key raised by a Weyl constant each round
-// Source     Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011, section 3.3 and figure 2.
-//            Box and Muller 1958 for the normal numbers. Deviations: none.
+// Math       ten rounds of two 32 x 32 -> 64 bit products on four counter words, the key raised by a Weyl constant each
+//            round
+// Source     Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011, section 3.3 and figure
+//            2. Box and Muller 1958 for the normal numbers. Deviations: none.
 #pragma once
 
 #include <array>
@@ -17,8 +18,9 @@ inline constexpr std::uint32_t kPhiloxWeyl0 = 0x9E3779B9, kPhiloxWeyl1 = 0xBB67A
 inline std::array<std::uint32_t, 4> philox4x32_10(std::array<std::uint32_t, 4> c, std::array<std::uint32_t, 2> k) {
   for (int round = 0; round < 10; ++round) {
     const std::uint64_t product0 = std::uint64_t{kPhiloxMul0} * c[0], product1 = std::uint64_t{kPhiloxMul1} * c[2];
-    c = {static_cast<std::uint32_t>(product1 >> 32) ^ c[1] ^ k[0], static_cast<std::uint32_t>(product1),
-         static_cast<std::uint32_t>(product0 >> 32) ^ c[3] ^ k[1], static_cast<std::uint32_t>(product0)};
+    c = {
+        static_cast<std::uint32_t>(product1 >> 32) ^ c[1] ^ k[0], static_cast<std::uint32_t>(product1),
+        static_cast<std::uint32_t>(product0 >> 32) ^ c[3] ^ k[1], static_cast<std::uint32_t>(product0)};
     k = {k[0] + kPhiloxWeyl0, k[1] + kPhiloxWeyl1};
   }
   return c;
@@ -31,9 +33,10 @@ struct PhiloxStream {
   std::uint16_t tag = 0;
 
   std::array<std::uint32_t, 4> block(std::uint64_t i) const {
-    return philox4x32_10({static_cast<std::uint32_t>(i), (static_cast<std::uint32_t>(i >> 32) & 0xffffu) | std::uint32_t{tag} << 16,
-                          static_cast<std::uint32_t>(step), static_cast<std::uint32_t>(step >> 32)},
-                         {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
+    return philox4x32_10(
+        {static_cast<std::uint32_t>(i), (static_cast<std::uint32_t>(i >> 32) & 0xffffu) | std::uint32_t{tag} << 16,
+         static_cast<std::uint32_t>(step), static_cast<std::uint32_t>(step >> 32)},
+        {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
   }
 };
 
@@ -43,15 +46,19 @@ struct PhiloxStream {
 ///   u = (w0 + 1) / 2^32 in (0, 1],   angle = 2 pi w1 / 2^32,   r = sqrt(-2 ln u),   (r cos angle, r sin angle)
 /// f64 evaluates this with the library; f32 with polynomials that differ from it by at most 2e-6 (largest |value| 6.7).
 /// Every number depends on its position only: same bits for any thread count and any way of cutting the array.
-void normal_fill(float* out, std::int64_t rows, std::int64_t cols, std::int64_t pitch, const PhiloxStream& stream, std::uint64_t first);
-void normal_fill(double* out, std::int64_t rows, std::int64_t cols, std::int64_t pitch, const PhiloxStream& stream, std::uint64_t first);
+void normal_fill(
+    float* out, std::int64_t rows, std::int64_t cols, std::int64_t pitch, const PhiloxStream& stream,
+    std::uint64_t first);
+void normal_fill(
+    double* out, std::int64_t rows, std::int64_t cols, std::int64_t pitch, const PhiloxStream& stream,
+    std::uint64_t first);
 
 /// out = low + (high - low) * (word >> 8) / 2^24, computed in f64, rounded, and kept below high.
 void uniform_fill(
-    float* out, std::int64_t rows, std::int64_t cols, std::int64_t pitch, const PhiloxStream& stream, std::uint64_t first,
-    double low, double high);
+    float* out, std::int64_t rows, std::int64_t cols, std::int64_t pitch, const PhiloxStream& stream,
+    std::uint64_t first, double low, double high);
 void uniform_fill(
-    double* out, std::int64_t rows, std::int64_t cols, std::int64_t pitch, const PhiloxStream& stream, std::uint64_t first,
-    double low, double high);
+    double* out, std::int64_t rows, std::int64_t cols, std::int64_t pitch, const PhiloxStream& stream,
+    std::uint64_t first, double low, double high);
 
 }  // namespace avid::kernels

@@ -1,9 +1,10 @@
 // kernels/philox_cpu.cpp -- arrays of random numbers, many Philox blocks at a time
 //
-// Layout     numbers are made in batches of 64 blocks (256 numbers), word i of all blocks side by side, so that every step is
-//            one SIMD loop; a batch that sticks out of the array at either end is made whole and cut
+// Layout     numbers are made in batches of 64 blocks (256 numbers), word i of all blocks side by side, so that every
+//            step is one SIMD loop; a batch that sticks out of the array at either end is made whole and cut
 // Traffic    writes the output once; bound by arithmetic (about 100 integer and 40 float operations per number)
-// Numerics   f32 normal numbers never convert u near 1: ln u = log1p(-(2^32 - 1 - w0) / 2^32), where the integer is small
+// Numerics   f32 normal numbers never convert u near 1: ln u = log1p(-(2^32 - 1 - w0) / 2^32), where the integer is
+//            small
 #include "kernels/philox.h"
 
 #include <algorithm>
@@ -21,7 +22,8 @@ constexpr std::int64_t kChunkRows = 4;  // at least this many batches per thread
 
 /// Words of blocks first_block .. first_block + 63; word i of block b at words[i][b].
 void philox_batch(const PhiloxStream& stream, std::uint64_t first_block, std::uint32_t (&words)[4][kBlocks]) {
-  std::uint32_t(&c0)[kBlocks] = words[0], (&c1)[kBlocks] = words[1], (&c2)[kBlocks] = words[2], (&c3)[kBlocks] = words[3];
+  std::uint32_t(&c0)[kBlocks] = words[0], (&c1)[kBlocks] = words[1], (&c2)[kBlocks] = words[2],
+  (&c3)[kBlocks] = words[3];
 #pragma omp simd
   for (int b = 0; b < kBlocks; ++b) {
     const std::uint64_t block = first_block + static_cast<std::uint64_t>(b);
@@ -51,7 +53,8 @@ inline float box_muller_radius(std::uint32_t w) {
   const bool upper = w >= 0xB504F333u;
   const float near_one = static_cast<float>(static_cast<std::int32_t>(~w & 0x7fffffffu)) * -0x1p-32f;
   const float u = (static_cast<float>(static_cast<std::int32_t>(w >> 8)) * 256.0f +
-                   static_cast<float>(static_cast<std::int32_t>(w & 0xffu) + 1)) * 0x1p-32f;
+                   static_cast<float>(static_cast<std::int32_t>(w & 0xffu) + 1)) *
+                  0x1p-32f;
   const std::int32_t bits = std::bit_cast<std::int32_t>(u) - 0x3f3504f3;
   const float m = std::bit_cast<float>((bits & 0x7fffff) + 0x3f3504f3);
   const float f = upper ? near_one : m - 1.0f;
@@ -111,14 +114,17 @@ void normal_batch(const std::uint32_t (&words)[4][kBlocks], double* out) {
   }
 }
 
-/// Calls make(words, numbers) for every batch that overlaps [first, first + rows * cols) and copies the overlap into the rows.
-template <class Elem, class Make> void fill_in_batches(
-    Elem* out, std::int64_t rows, std::int64_t cols, std::int64_t pitch, const PhiloxStream& stream, std::uint64_t first,
-    Make&& make) {
+/// Calls make(words, numbers) for every batch that overlaps [first, first + rows * cols) and copies the overlap into
+/// the rows.
+template <class Elem, class Make>
+void fill_in_batches(
+    Elem* out, std::int64_t rows, std::int64_t cols, std::int64_t pitch, const PhiloxStream& stream,
+    std::uint64_t first, Make&& make) {
   const std::int64_t count = rows * cols;
   if (count == 0) return;
   const std::uint64_t first_batch = first / kBatch;
-  const auto num_batches = static_cast<std::int64_t>((first + static_cast<std::uint64_t>(count) - 1) / kBatch - first_batch) + 1;
+  const auto num_batches =
+      static_cast<std::int64_t>((first + static_cast<std::uint64_t>(count) - 1) / kBatch - first_batch) + 1;
 #pragma omp parallel for schedule(static) if (num_batches >= 2 * kChunkRows)
   for (std::int64_t i = 0; i < num_batches; ++i) {
     const std::uint64_t batch = first_batch + static_cast<std::uint64_t>(i);
@@ -126,7 +132,8 @@ template <class Elem, class Make> void fill_in_batches(
     alignas(64) Elem numbers[kBatch];
     philox_batch(stream, batch * kBlocks, words);
     make(words, numbers);
-    const std::int64_t offset = static_cast<std::int64_t>(batch * kBatch - first);  // array position of numbers[0], maybe < 0
+    const std::int64_t offset =
+        static_cast<std::int64_t>(batch * kBatch - first);  // array position of numbers[0], maybe < 0
     std::int64_t position = std::max<std::int64_t>(offset, 0);
     const std::int64_t end = std::min(offset + kBatch, count);
     while (position < end) {  // row by row
@@ -138,15 +145,19 @@ template <class Elem, class Make> void fill_in_batches(
   }
 }
 
-template <class Elem> void normal_fill_rows(
-    Elem* out, std::int64_t rows, std::int64_t cols, std::int64_t pitch, const PhiloxStream& stream, std::uint64_t first) {
-  fill_in_batches(out, rows, cols, pitch, stream, first,
-                  [](const std::uint32_t(&words)[4][kBlocks], Elem* numbers) { normal_batch(words, numbers); });
+template <class Elem>
+void normal_fill_rows(
+    Elem* out, std::int64_t rows, std::int64_t cols, std::int64_t pitch, const PhiloxStream& stream,
+    std::uint64_t first) {
+  fill_in_batches(out, rows, cols, pitch, stream, first, [](const std::uint32_t(&words)[4][kBlocks], Elem* numbers) {
+    normal_batch(words, numbers);
+  });
 }
 
-template <class Elem> void uniform_fill_rows(
-    Elem* out, std::int64_t rows, std::int64_t cols, std::int64_t pitch, const PhiloxStream& stream, std::uint64_t first,
-    double low, double high) {
+template <class Elem>
+void uniform_fill_rows(
+    Elem* out, std::int64_t rows, std::int64_t cols, std::int64_t pitch, const PhiloxStream& stream,
+    std::uint64_t first, double low, double high) {
   const double span = (high - low) * 0x1p-24;
   const Elem limit = static_cast<Elem>(high), below = std::nextafter(limit, static_cast<Elem>(low));
   fill_in_batches(out, rows, cols, pitch, stream, first, [=](const std::uint32_t(&words)[4][kBlocks], Elem* numbers) {
@@ -161,20 +172,24 @@ template <class Elem> void uniform_fill_rows(
 
 }  // namespace
 
-void normal_fill(float* out, std::int64_t rows, std::int64_t cols, std::int64_t pitch, const PhiloxStream& stream, std::uint64_t first) {
+void normal_fill(
+    float* out, std::int64_t rows, std::int64_t cols, std::int64_t pitch, const PhiloxStream& stream,
+    std::uint64_t first) {
   normal_fill_rows(out, rows, cols, pitch, stream, first);
 }
-void normal_fill(double* out, std::int64_t rows, std::int64_t cols, std::int64_t pitch, const PhiloxStream& stream, std::uint64_t first) {
+void normal_fill(
+    double* out, std::int64_t rows, std::int64_t cols, std::int64_t pitch, const PhiloxStream& stream,
+    std::uint64_t first) {
   normal_fill_rows(out, rows, cols, pitch, stream, first);
 }
 void uniform_fill(
-    float* out, std::int64_t rows, std::int64_t cols, std::int64_t pitch, const PhiloxStream& stream, std::uint64_t first,
-    double low, double high) {
+    float* out, std::int64_t rows, std::int64_t cols, std::int64_t pitch, const PhiloxStream& stream,
+    std::uint64_t first, double low, double high) {
   uniform_fill_rows(out, rows, cols, pitch, stream, first, low, high);
 }
 void uniform_fill(
-    double* out, std::int64_t rows, std::int64_t cols, std::int64_t pitch, const PhiloxStream& stream, std::uint64_t first,
-    double low, double high) {
+    double* out, std::int64_t rows, std::int64_t cols, std::int64_t pitch, const PhiloxStream& stream,
+    std::uint64_t first, double low, double high) {
   uniform_fill_rows(out, rows, cols, pitch, stream, first, low, high);
 }
 

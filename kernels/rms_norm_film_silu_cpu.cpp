@@ -1,9 +1,11 @@
 // kernels/rms_norm_film_silu_cpu.cpp -- RMSNorm, FiLM, SiLU and residual: the reference
 //
-// Math       n = max(||x||, 1e-12);  u = x sqrt(C) / n;  z = u gamma (1 + scale) + shift;  out = z s + residual, s = sigmoid(z)
+// Math       n = max(||x||, 1e-12);  u = x sqrt(C) / n;  z = u gamma (1 + scale) + shift;
+//            out = z s + residual, s = sigmoid(z)
 //            d_z = d_out s (1 + z (1 - s));  q = d_z gamma (1 + scale)
 //            d_shift = sum_S d_z;  d_scale = gamma sum_S d_z u;  d_gamma = sum_{F,S} (1 + scale) d_z u
-//            d_x = sqrt(C) / n (q - x sum_c(q x) / n^2), without the second term where the floor holds (n does not move there)
+//            d_x = sqrt(C) / n (q - x sum_c(q x) / n^2), without the second term where the floor holds (n does not move
+//            there)
 // Layout     rows with a pitch each
 // Numerics   everything in Elem; sums over rows in f64
 #include <algorithm>
@@ -15,7 +17,8 @@
 namespace avid::kernels {
 namespace {
 
-template <class Elem> Elem norm_of(const Elem* x, std::int64_t C) {
+template <class Elem>
+Elem norm_of(const Elem* x, std::int64_t C) {
   Elem sum = 0;
   for (std::int64_t c = 0; c < C; ++c) sum += x[c] * x[c];
   return std::sqrt(sum);
@@ -23,7 +26,8 @@ template <class Elem> Elem norm_of(const Elem* x, std::int64_t C) {
 
 }  // namespace
 
-template <class Elem> void rms_norm_film_silu_fwd_reference(const RmsNormFilmSiluArgs<Elem>& p) {
+template <class Elem>
+void rms_norm_film_silu_fwd_reference(const RmsNormFilmSiluArgs<Elem>& p) {
   const Elem root_c = std::sqrt(static_cast<Elem>(p.C)), floor = static_cast<Elem>(kRmsNormFloor);
   for (std::int64_t row = 0; row < p.F * p.S; ++row) {
     const Elem* x = p.x.row(row);
@@ -38,7 +42,8 @@ template <class Elem> void rms_norm_film_silu_fwd_reference(const RmsNormFilmSil
   }
 }
 
-template <class Elem> void rms_norm_film_silu_bwd_reference(const RmsNormFilmSiluArgs<Elem>& p, const RmsNormFilmSiluGrads<Elem>& g) {
+template <class Elem>
+void rms_norm_film_silu_bwd_reference(const RmsNormFilmSiluArgs<Elem>& p, const RmsNormFilmSiluGrads<Elem>& g) {
   const Elem root_c = std::sqrt(static_cast<Elem>(p.C)), floor = static_cast<Elem>(kRmsNormFloor);
   const auto C = static_cast<std::size_t>(p.C);
   std::vector<double> d_gamma(C), sum_dz(C), sum_dz_u(C);
@@ -83,9 +88,10 @@ void rms_norm_film_silu_bwd(const RmsNormFilmSiluArgs<double>& p, const RmsNormF
   rms_norm_film_silu_bwd_reference(p, g);
 }
 
-#define AVID_INSTANTIATE(Elem)                                                                  \
-  template void rms_norm_film_silu_fwd_reference<Elem>(const RmsNormFilmSiluArgs<Elem>&);       \
-  template void rms_norm_film_silu_bwd_reference<Elem>(const RmsNormFilmSiluArgs<Elem>&, const RmsNormFilmSiluGrads<Elem>&);
+#define AVID_INSTANTIATE(Elem)                                                            \
+  template void rms_norm_film_silu_fwd_reference<Elem>(const RmsNormFilmSiluArgs<Elem>&); \
+  template void rms_norm_film_silu_bwd_reference<Elem>(                                   \
+      const RmsNormFilmSiluArgs<Elem>&, const RmsNormFilmSiluGrads<Elem>&);
 AVID_INSTANTIATE(float)
 AVID_INSTANTIATE(double)
 #undef AVID_INSTANTIATE

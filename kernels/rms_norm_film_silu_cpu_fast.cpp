@@ -1,17 +1,19 @@
 // kernels/rms_norm_film_silu_cpu_fast.cpp -- RMSNorm, FiLM, SiLU and residual: f32 with SIMD and threads
 //
 // Math       kernels/rms_norm_film_silu_cpu.cpp
-// Layout     rows of P = pitch f32, gaps included: gamma, scale and shift are padded with zeros, so that a gap computes to zero.
-//            A tile of rows is one run of memory, so everything element-wise runs over it in blocks of 16 whatever P is: the
-//            per-channel constants are repeated up to the `period` lcm(P, 16), the factors of rows are spread over their
-//            elements (unless rows are whole blocks, P % 16 = 0). Only sums over a row go row by row, with P a compile-time constant up to 64.
+// Layout     rows of P = pitch f32, gaps included: gamma, scale and shift are padded with zeros, so that a gap computes
+//            to zero. A tile of rows is one run of memory, so everything element-wise runs over it in blocks of 16
+//            whatever P is: the per-channel constants are repeated up to the `period` lcm(P, 16), the factors of rows
+//            are spread over their elements (unless rows are whole blocks, P % 16 = 0). Only sums over a row go row by
+//            row, with P a compile-time constant up to 64.
 // Launch     one item per 1024 rows of a frame; inside, tiles of rows that fit the first-level cache
 // Traffic    forward reads x (and residual), writes out; backward reads x and d_out, writes d_x; each once
-// Numerics   column sums: f32 over at most 64 rows, then f64 in row order; items are added in order. Items do not depend on the
-//            number of threads, so neither do the bits
-// Measured   one thread of an EPYC with 512-bit SIMD, 64 frames x S x C with FiLM, CPU ms best of 15 (memory traffic as above):
-//            S 1024 C 24  forward 0.48 (26 GB/s), with residual 0.56 (33), backward 0.99 (19); memcpy of x 0.11 (111, in cache)
+// Numerics   column sums: f32 over at most 64 rows, then f64 in row order; items are added in order. Items do not
+//            depend on the number of threads, so neither do the bits
+// Measured   one thread of an EPYC with 512-bit SIMD, 64 frames x S x C with FiLM, CPU ms best of 15 (traffic as above):
+//            S 1024 C 24  forward 0.48 (26 GB/s), with residual 0.56 (33), backward 0.99 (19)
 //            S 256 C 48   forward 0.23 (27), backward 0.42 (22);  S 1024 C 50  forward 1.74 (16), backward 3.7 (11)
+//            memcpy of x at S 1024 C 24, in cache: 0.11 (111)
 // Open       bound by arithmetic (one exp and one division per element), not by memory
 // Oracle     kernels/rms_norm_film_silu_cpu.cpp, compared in tests/kernels/rms_norm_film_silu_test.cpp
 #include <algorithm>
@@ -30,10 +32,11 @@ namespace {
 
 constexpr std::int64_t kItemRows = 1024;  // rows per work item
 constexpr int kMaxTileRows = 64;          // rows per tile, and the most that are summed in f32
-constexpr int kTileElements = 2048;       // 8 KiB per operand: x, d_out, d_x and factors of a tile stay in the first-level cache
-constexpr int kMaxFixedPitch = 64;        // widest row whose sums have their own instance
-constexpr int kMaxQuadPitch = 64;         // widest row summed in quads (measured; wider rows sum in whole registers)
-constexpr int kBlock = 16;                // elements per step of the element-wise loops: one 512-bit or two 256-bit registers
+constexpr int kTileElements =
+    2048;  // 8 KiB per operand: x, d_out, d_x and factors of a tile stay in the first-level cache
+constexpr int kMaxFixedPitch = 64;  // widest row whose sums have their own instance
+constexpr int kMaxQuadPitch = 64;   // widest row summed in quads (measured; wider rows sum in whole registers)
+constexpr int kBlock = 16;          // elements per step of the element-wise loops: one 512-bit or two 256-bit registers
 
 // Template parameter kPitch: the pitch, or one of these for pitches known at run time only.
 constexpr int kAnyPitch = 0;
@@ -96,9 +99,11 @@ void frame_affine(const Args& p, const Tiling& tiling, std::int64_t frame, float
 }
 
 /// sum_c a b of each row.
-template <int kPitch> void row_dots(const float* a, const float* b, int rows, int pitch, float* dot) {
+template <int kPitch>
+void row_dots(const float* a, const float* b, int rows, int pitch, float* dot) {
   if constexpr (kPitch > 0 && kPitch <= kMaxQuadPitch) {
-    // Narrow rows: add up quads, then the four lanes of many rows at once. A horizontal sum per row would cost more than the rest.
+    // Narrow rows: add up quads, then the four lanes of many rows at once. A horizontal sum per row would cost more
+    // than the rest.
     alignas(64) float lanes[kMaxTileRows][4];
     for (int i = 0; i < rows; ++i) {
       float sum[4] = {};
@@ -121,7 +126,8 @@ template <int kPitch> void row_dots(const float* a, const float* b, int rows, in
 }
 
 /// spread[i * P + c] = value[i]
-template <int kPitch> void spread_rows(const float* value, int rows, int pitch, float* spread) {
+template <int kPitch>
+void spread_rows(const float* value, int rows, int pitch, float* spread) {
   const int P = kPitch > 0 ? kPitch : pitch;
   for (int i = 0; i < rows; ++i)
     for (int c = 0; c < P; ++c) spread[i * P + c] = value[i];
@@ -139,12 +145,14 @@ bool any_nan(const float* values, int count) {
   return num_nan > 0;
 }
 
-/// Calls block(offset, k, r) for every whole block of a tile of n elements, k the place in the period, r the row factors to use:
-/// one per element, or the block's only one if rows are whole blocks. Returns where the rest begins.
-template <int kPitch, class F> int for_blocks(int n, int period, const float* row_factors, const float* spread_factors, F&& block) {
+/// Calls block(offset, k, r) for every whole block of a tile of n elements, k the place in the period, r the row
+/// factors to use: one per element, or the block's only one if rows are whole blocks. Returns where the rest begins.
+template <int kPitch, class F>
+int for_blocks(int n, int period, const float* row_factors, const float* spread_factors, F&& block) {
   int offset = 0;
   for (int i = 0; offset + period <= n; offset += period, ++i)
-    for (int k = 0; k < period; k += kBlock) block(offset + k, k, whole_blocks(kPitch) ? row_factors + i : spread_factors + offset + k);
+    for (int k = 0; k < period; k += kBlock)
+      block(offset + k, k, whole_blocks(kPitch) ? row_factors + i : spread_factors + offset + k);
   for (int k = 0; offset + kBlock <= n; offset += kBlock, k += kBlock) block(offset, k, spread_factors + offset);
   return offset;
 }
@@ -158,9 +166,10 @@ struct PartialBlock {
 };
 
 /// kOneRow: r holds one factor for the block.
-template <bool kResidual, bool kOneRow> inline void forward_block(
-    const float* __restrict__ x, const float* __restrict__ r, const float* __restrict__ factor, const float* __restrict__ shift,
-    const float* __restrict__ residual, float* __restrict__ out) {
+template <bool kResidual, bool kOneRow>
+inline void forward_block(
+    const float* __restrict__ x, const float* __restrict__ r, const float* __restrict__ factor,
+    const float* __restrict__ shift, const float* __restrict__ residual, float* __restrict__ out) {
 #pragma omp simd
   for (int k = 0; k < kBlock; ++k) {
     const float activated = silu_f32(x[k] * r[kOneRow ? 0 : k] * factor[k] + shift[k]);
@@ -168,7 +177,8 @@ template <bool kResidual, bool kOneRow> inline void forward_block(
   }
 }
 
-template <int kPitch, bool kResidual> void forward_item(const Args& p, const Tiling& tiling, const Item& item) {
+template <int kPitch, bool kResidual>
+void forward_item(const Args& p, const Tiling& tiling, const Item& item) {
   const int P = tiling.P, period = tiling.period;
   Workspace workspace(static_cast<std::size_t>(2 * period + tiling.rows * P));
   float *factor = workspace.take(period), *shift = workspace.take(period), *spread = workspace.take(tiling.rows * P);
@@ -193,7 +203,8 @@ template <int kPitch, bool kResidual> void forward_item(const Args& p, const Til
     if (rest < n) {
       const int count = n - rest, k = rest % period;
       PartialBlock x_copy(x + rest, count), r_copy(spread + rest, count), residual_copy(residual + rest, count), result;
-      forward_block<kResidual, false>(x_copy.values, r_copy.values, factor + k, shift + k, residual_copy.values, result.values);
+      forward_block<kResidual, false>(
+          x_copy.values, r_copy.values, factor + k, shift + k, residual_copy.values, result.values);
       result.store(out + rest, count);
     }
     if (any_nan(r.data(), rows)) clear_gaps(out, rows, tiling);
@@ -201,9 +212,11 @@ template <int kPitch, bool kResidual> void forward_item(const Args& p, const Til
 }
 
 /// Adds to the sums and writes q = d_z * factor. kOneRow as above.
-template <bool kOneRow> inline void backward_block(
-    const float* __restrict__ x, const float* __restrict__ d_out, const float* __restrict__ r, const float* __restrict__ factor,
-    const float* __restrict__ shift, float* __restrict__ sum_dz, float* __restrict__ sum_dz_u, float* __restrict__ q) {
+template <bool kOneRow>
+inline void backward_block(
+    const float* __restrict__ x, const float* __restrict__ d_out, const float* __restrict__ r,
+    const float* __restrict__ factor, const float* __restrict__ shift, float* __restrict__ sum_dz,
+    float* __restrict__ sum_dz_u, float* __restrict__ q) {
 #pragma omp simd
   for (int k = 0; k < kBlock; ++k) {
     const float u = x[k] * r[kOneRow ? 0 : k], z = u * factor[k] + shift[k];
@@ -216,7 +229,8 @@ template <bool kOneRow> inline void backward_block(
 }
 
 /// sums: [2][pitch] of sum d_z and sum d_z u, overwritten.
-template <int kPitch> void backward_item(const Args& p, const Grads& g, const Tiling& tiling, const Item& item, double* sums) {
+template <int kPitch>
+void backward_item(const Args& p, const Grads& g, const Tiling& tiling, const Item& item, double* sums) {
   const int P = tiling.P, period = tiling.period, tile = tiling.rows * P;
   Workspace workspace(static_cast<std::size_t>(4 * period + 2 * tile));
   float *factor = workspace.take(period), *shift = workspace.take(period), *sum_dz = workspace.take(period);
@@ -241,12 +255,15 @@ template <int kPitch> void backward_item(const Args& p, const Grads& g, const Ti
     }
     if (!whole_blocks(kPitch)) spread_rows<kPitch>(r, rows, P, spread);
     const int rest = for_blocks<kPitch>(n, period, r, spread, [&](int at, int k, const float* factors) {
-      backward_block<whole_blocks(kPitch)>(x + at, d_out + at, factors, factor + k, shift + k, sum_dz + k, sum_dz_u + k, q + at);
+      backward_block<whole_blocks(kPitch)>(
+          x + at, d_out + at, factors, factor + k, shift + k, sum_dz + k, sum_dz_u + k, q + at);
     });
     if (rest < n) {
       const int count = n - rest, k = rest % period;
       PartialBlock x_copy(x + rest, count), d_out_copy(d_out + rest, count), r_copy(spread + rest, count), result;
-      backward_block<false>(x_copy.values, d_out_copy.values, r_copy.values, factor + k, shift + k, sum_dz + k, sum_dz_u + k, result.values);
+      backward_block<false>(
+          x_copy.values, d_out_copy.values, r_copy.values, factor + k, shift + k, sum_dz + k, sum_dz_u + k,
+          result.values);
       result.store(q + rest, count);
     }
     if (g.d_x) {
@@ -276,10 +293,12 @@ template <int kPitch> void backward_item(const Args& p, const Grads& g, const Ti
 }
 
 /// Calls f.operator()<kPitch>() with the pitch as a constant if it is a multiple of 4 up to kMaxFixedPitch.
-template <class F> void with_fixed_pitch(std::int64_t pitch, F&& f) {
+template <class F>
+void with_fixed_pitch(std::int64_t pitch, F&& f) {
   const bool found = [&]<int... kQuarters>(std::integer_sequence<int, kQuarters...>) {
     return ((pitch == 4 * (kQuarters + 1) ? (f.template operator()<4 * (kQuarters + 1)>(), true) : false) || ...);
-  }(std::make_integer_sequence<int, kMaxFixedPitch / 4>());
+  }
+  (std::make_integer_sequence<int, kMaxFixedPitch / 4>());
   if (!found && pitch % kBlock == 0) f.template operator()<kWholeBlocks>();
   if (!found && pitch % kBlock != 0) f.template operator()<kAnyPitch>();
 }
@@ -301,8 +320,10 @@ void rms_norm_film_silu_fwd(const RmsNormFilmSiluArgs<float>& args) {
   const Tiling tiling(p.x.pitch, p.C);
   with_fixed_pitch(tiling.P, [&]<int kPitch>() {
     parallel_for(p.F * items_per_frame(p.S), [&](std::int64_t index, int) {
-      if (p.residual) forward_item<kPitch, true>(p, tiling, item_of(p, index));
-      else forward_item<kPitch, false>(p, tiling, item_of(p, index));
+      if (p.residual)
+        forward_item<kPitch, true>(p, tiling, item_of(p, index));
+      else
+        forward_item<kPitch, false>(p, tiling, item_of(p, index));
     });
   });
 }

@@ -7,7 +7,9 @@
 
 namespace avid::kernels {
 
-/// out row b = [sin(t_b f_0..h-1), cos(t_b f_0..h-1)], h = width / 2, f_j = exp(-j ln(10000) / (h - 1)), in Elem (float, double)
-template <class Elem> void timestep_code(const std::int64_t* t, std::int64_t B, std::int64_t width, Rows<Elem> out);
+/// out row b = [sin(t_b f_0..h-1), cos(t_b f_0..h-1)], h = width / 2, f_j = exp(-j ln(10000) / (h - 1)), in Elem
+/// (float, double)
+template <class Elem>
+void timestep_code(const std::int64_t* t, std::int64_t B, std::int64_t width, Rows<Elem> out);
 
 }  // namespace avid::kernels

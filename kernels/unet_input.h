@@ -15,9 +15,11 @@ struct UnetInputSizes {
 // Elem is float or double. Rows are pixels: cond B*K*S rows, the others B*T*S rows.
 
 /// out row = [cond colour-major, frame-minor (C*K)] [x_t (C)] [base (C), if present]
-template <class Elem> void unet_input_fwd(
+template <class Elem>
+void unet_input_fwd(
     const UnetInputSizes& size, Rows<const Elem> cond, Rows<const Elem> x_t, Rows<const Elem> base, Rows<Elem> out);
 /// d_x_t and d_base are copies of their channels of d_out; either may be absent.
-template <class Elem> void unet_input_bwd(const UnetInputSizes& size, Rows<const Elem> d_out, Rows<Elem> d_x_t, Rows<Elem> d_base);
+template <class Elem>
+void unet_input_bwd(const UnetInputSizes& size, Rows<const Elem> d_out, Rows<Elem> d_x_t, Rows<Elem> d_base);
 
 }  // namespace avid::kernels

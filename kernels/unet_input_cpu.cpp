@@ -9,7 +9,8 @@
 
 namespace avid::kernels {
 
-template <class Elem> void unet_input_fwd(
+template <class Elem>
+void unet_input_fwd(
     const UnetInputSizes& size, Rows<const Elem> cond, Rows<const Elem> x_t, Rows<const Elem> base, Rows<Elem> out) {
   const std::int64_t C = size.C, K = size.K;
   parallel_for(size.B * size.T, [&](std::int64_t frame, int) {
@@ -27,7 +28,8 @@ template <class Elem> void unet_input_fwd(
   });
 }
 
-template <class Elem> void unet_input_bwd(const UnetInputSizes& size, Rows<const Elem> d_out, Rows<Elem> d_x_t, Rows<Elem> d_base) {
+template <class Elem>
+void unet_input_bwd(const UnetInputSizes& size, Rows<const Elem> d_out, Rows<Elem> d_x_t, Rows<Elem> d_base) {
   const std::int64_t C = size.C, first = size.C * size.K;
   parallel_for(size.B * size.T, [&](std::int64_t frame, int) {
     for (std::int64_t row = frame * size.S; row < (frame + 1) * size.S; ++row) {
@@ -37,8 +39,9 @@ template <class Elem> void unet_input_bwd(const UnetInputSizes& size, Rows<const
   });
 }
 
-#define AVID_INSTANTIATE(Elem)                                                                                                     \
-  template void unet_input_fwd<Elem>(const UnetInputSizes&, Rows<const Elem>, Rows<const Elem>, Rows<const Elem>, Rows<Elem>);     \
+#define AVID_INSTANTIATE(Elem)                                                                  \
+  template void unet_input_fwd<Elem>(                                                           \
+      const UnetInputSizes&, Rows<const Elem>, Rows<const Elem>, Rows<const Elem>, Rows<Elem>); \
   template void unet_input_bwd<Elem>(const UnetInputSizes&, Rows<const Elem>, Rows<Elem>, Rows<Elem>);
 AVID_INSTANTIATE(float)
 AVID_INSTANTIATE(double)

@@ -1,8 +1,8 @@
 // kernels/vec_math.h -- exp, sigmoid, silu and log of f32 that GCC vectorises inside `#pragma omp simd` loops
 //
-// Plain inline arithmetic and bit casts, no calls, no tables, no branches: the compiler turns a loop over them into SIMD of
-// whatever width the target has, without -ffast-math. Bounds are the largest errors found over the whole range against f64
-// (tests/kernels/vec_math_test.cpp repeats the search).
+// Plain inline arithmetic and bit casts, no calls, no tables, no branches: the compiler turns a loop over them into
+// SIMD of whatever width the target has, without -ffast-math. Bounds are the largest errors found over the whole range
+// against f64 (tests/kernels/vec_math_test.cpp repeats the search).
 //
 //   exp_f32      1.1 ULP, subnormal results included; exp(-inf) = 0, exp(x > 88.73) = inf, NaN stays NaN
 //   sigmoid_f32  2.6 ULP for x >= -87; stays at 1.6e-38 below
@@ -22,8 +22,9 @@ inline float exp2_int(std::int32_t n) { return std::bit_cast<float>((n + 127) <<
 
 /// x clamped to [low, high], low < 0 < high, for any x but NaN, which becomes one of the bounds.
 inline float clamp_around_zero(float x, float low, float high) {
-  // Bit patterns instead of comparisons: GCC makes two SIMD minima of this, but seven instructions of float comparisons.
-  // As unsigned numbers, only negative floats beyond `low` exceed its pattern; as signed ones, only positive floats beyond `high`.
+  // Bit patterns instead of comparisons: GCC makes two SIMD minima of this, but seven instructions of float
+  // comparisons. As unsigned numbers, only negative floats beyond `low` exceed its pattern; as signed ones, only
+  // positive floats beyond `high`.
   std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
   bits = std::min(bits, std::bit_cast<std::uint32_t>(low));
   return std::bit_cast<float>(std::min(static_cast<std::int32_t>(bits), std::bit_cast<std::int32_t>(high)));
@@ -52,8 +53,8 @@ inline float exp_f32(float any_x) {
   return any_x != any_x ? any_x : result;
 }
 
-/// exp of x clamped to [-86, 87], where no result (nor its reciprocal) is subnormal or infinite; half the work of exp_f32.
-/// NaN gives some finite number: callers combine the result with x.
+/// exp of x clamped to [-86, 87], where no result (nor its reciprocal) is subnormal or infinite; half the work of
+/// exp_f32. NaN gives some finite number: callers combine the result with x.
 inline float exp_clamped_f32(float x) {
   x = clamp_around_zero(x, -86.0f, 87.0f);
   const float shifted = std::fma(x, 1.44269504088896341f, 12582912.0f);  // reduction and polynomial as in exp_f32

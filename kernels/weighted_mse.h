@@ -15,11 +15,13 @@ struct WeightedMseSizes {
 // Elem is float or double. weight[b] in f64.
 
 /// mean_b weight[b] * mean((prediction - target)^2), summed in f64 in a fixed order
-template <class Elem> double weighted_mse_fwd(
+template <class Elem>
+double weighted_mse_fwd(
     const WeightedMseSizes& size, Rows<const Elem> prediction, Rows<const Elem> target, const double* weight);
 /// d_prediction = d_loss * weight[b] * 2 (prediction - target) / numel
-template <class Elem> void weighted_mse_bwd(
-    const WeightedMseSizes& size, Rows<const Elem> prediction, Rows<const Elem> target, const double* weight, double d_loss,
-    Rows<Elem> d_prediction);
+template <class Elem>
+void weighted_mse_bwd(
+    const WeightedMseSizes& size, Rows<const Elem> prediction, Rows<const Elem> target, const double* weight,
+    double d_loss, Rows<Elem> d_prediction);
 
 }  // namespace avid::kernels

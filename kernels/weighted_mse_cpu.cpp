@@ -1,6 +1,7 @@
 // kernels/weighted_mse_cpu.cpp -- squared error with a weight per clip
 //
-// Math       loss = (1/B) sum_b weight[b] (1/n) sum_i (p - t)^2,  n = elements per clip;  d_p = d_loss weight[b] 2 (p - t) / (B n)
+// Math       loss = (1/B) sum_b weight[b] (1/n) sum_i (p - t)^2,  n = elements per clip;
+//            d_p = d_loss weight[b] 2 (p - t) / (B n)
 // Numerics   each row in Elem, rows in f64 per chunk of 1024 rows, chunks in order: same bits for any thread count
 #include "kernels/weighted_mse.h"
 
@@ -14,11 +15,14 @@ namespace {
 
 constexpr std::int64_t kChunkRows = 1024;
 
-std::int64_t chunks_per_clip(const WeightedMseSizes& size) { return (size.rows_per_clip + kChunkRows - 1) / kChunkRows; }
+std::int64_t chunks_per_clip(const WeightedMseSizes& size) {
+  return (size.rows_per_clip + kChunkRows - 1) / kChunkRows;
+}
 
 }  // namespace
 
-template <class Elem> double weighted_mse_fwd(
+template <class Elem>
+double weighted_mse_fwd(
     const WeightedMseSizes& size, Rows<const Elem> prediction, Rows<const Elem> target, const double* weight) {
   const std::int64_t per_clip = chunks_per_clip(size);
   std::vector<double> partial(static_cast<std::size_t>(size.B * per_clip));
@@ -43,9 +47,10 @@ template <class Elem> double weighted_mse_fwd(
   return loss / static_cast<double>(size.B);
 }
 
-template <class Elem> void weighted_mse_bwd(
-    const WeightedMseSizes& size, Rows<const Elem> prediction, Rows<const Elem> target, const double* weight, double d_loss,
-    Rows<Elem> d_prediction) {
+template <class Elem>
+void weighted_mse_bwd(
+    const WeightedMseSizes& size, Rows<const Elem> prediction, Rows<const Elem> target, const double* weight,
+    double d_loss, Rows<Elem> d_prediction) {
   const std::int64_t per_clip = chunks_per_clip(size);
   const double numel = static_cast<double>(size.B * size.rows_per_clip * size.C);
   parallel_for(size.B * per_clip, [&](std::int64_t chunk, int) {
@@ -53,13 +58,14 @@ template <class Elem> void weighted_mse_bwd(
     const std::int64_t end = std::min(first + kChunkRows, size.rows_per_clip);
     const Elem factor = static_cast<Elem>(d_loss * weight[b] * 2 / numel);
     for (std::int64_t r = b * size.rows_per_clip + first; r < b * size.rows_per_clip + end; ++r)
-      for (std::int64_t c = 0; c < size.C; ++c) d_prediction.row(r)[c] = factor * (prediction.row(r)[c] - target.row(r)[c]);
+      for (std::int64_t c = 0; c < size.C; ++c)
+        d_prediction.row(r)[c] = factor * (prediction.row(r)[c] - target.row(r)[c]);
   });
 }
 
-#define AVID_INSTANTIATE(Elem)                                                                                                \
-  template double weighted_mse_fwd<Elem>(const WeightedMseSizes&, Rows<const Elem>, Rows<const Elem>, const double*);         \
-  template void weighted_mse_bwd<Elem>(                                                                                       \
+#define AVID_INSTANTIATE(Elem)                                                                                        \
+  template double weighted_mse_fwd<Elem>(const WeightedMseSizes&, Rows<const Elem>, Rows<const Elem>, const double*); \
+  template void weighted_mse_bwd<Elem>(                                                                               \
       const WeightedMseSizes&, Rows<const Elem>, Rows<const Elem>, const double*, double, Rows<Elem>);
 AVID_INSTANTIATE(float)
 AVID_INSTANTIATE(double)

@@ -11,13 +11,16 @@ kernels::PhiloxStream stream_of(const RngKey& key) {
 }
 
 void check_fillable(const Tensor& t, const char* op) {
-  check<DTypeError>(t.defined() && (t.dtype() == DType::f32 || t.dtype() == DType::f64), "{}: t: expected f32 or f64, got {}", op,
-                    t.describe());
+  check<DTypeError>(
+      t.defined() && (t.dtype() == DType::f32 || t.dtype() == DType::f64), "{}: t: expected f32 or f64, got {}", op,
+      t.describe());
 }
 
 }  // namespace
 
-std::array<std::uint32_t, 4> philox_block(const RngKey& key, std::uint64_t block) { return stream_of(key).block(block); }
+std::array<std::uint32_t, 4> philox_block(const RngKey& key, std::uint64_t block) {
+  return stream_of(key).block(block);
+}
 
 std::uint32_t random_u32(const RngKey& key, std::uint64_t element) {
   return philox_block(key, element / 4)[static_cast<std::size_t>(element % 4)];

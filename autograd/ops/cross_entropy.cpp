@@ -14,7 +14,9 @@ class CrossEntropyRule : public Rule {
   CrossEntropyRule(const Var& logits, const Tensor& ids)
       : logits_("cross_entropy", "logits", logits.value()), ids_("cross_entropy", "ids", ids) {}
   const char* op() const override { return "cross_entropy"; }
-  void backward(const Tensor& d_out, InputGrads& d_in) override { d_in.set(0, cross_entropy_bwd(d_out, logits_.get(), ids_.get())); }
+  void backward(const Tensor& d_out, InputGrads& d_in) override {
+    d_in.set(0, cross_entropy_bwd(d_out, logits_.get(), ids_.get()));
+  }
 
  private:
   Saved logits_, ids_;

@@ -52,8 +52,10 @@ class ScaleRule : public Rule {
 /// A view where possible; always with the pitch that other ops expect of that shape.
 Tensor reshaped(const Tensor& x, const Shape& shape) {
   const bool keeps_rows = shape.cols() == x.cols() && shape.rank() > 0 && x.rank() > 0;
-  if (keeps_rows || (x.is_dense() && row_pitch(shape, x.dtype()) == shape.cols())) return detail::usual_pitch(x.reshape(shape));
-  check<ShapeError>(shape.numel() == x.numel(), "reshape: {} has {} elements, {} has {}", x.shape(), x.numel(), shape, shape.numel());
+  if (keeps_rows || (x.is_dense() && row_pitch(shape, x.dtype()) == shape.cols()))
+    return detail::usual_pitch(x.reshape(shape));
+  check<ShapeError>(
+      shape.numel() == x.numel(), "reshape: {} has {} elements, {} has {}", x.shape(), x.numel(), shape, shape.numel());
   return x.dense_reshape(shape);
 }
 
@@ -71,7 +73,9 @@ class SliceFramesRule : public Rule {
  public:
   SliceFramesRule(std::int64_t num_frames, std::int64_t begin) : num_frames_(num_frames), begin_(begin) {}
   const char* op() const override { return "slice_frames"; }
-  void backward(const Tensor& d_out, InputGrads& d_in) override { d_in.set(0, slice_frames_bwd(d_out, num_frames_, begin_)); }
+  void backward(const Tensor& d_out, InputGrads& d_in) override {
+    d_in.set(0, slice_frames_bwd(d_out, num_frames_, begin_));
+  }
 
  private:
   std::int64_t num_frames_, begin_;

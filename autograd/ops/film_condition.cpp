@@ -27,7 +27,8 @@ class FilmConditionRule : public Rule {
 
 Var film_condition(const Var& time_code, const Var& action_code, std::int64_t num_frames) {
   const kernels::OpTimer timer("film_condition");
-  Tensor out = film_condition_fwd(time_code.value(), action_code.defined() ? action_code.value() : Tensor(), num_frames);
+  Tensor out =
+      film_condition_fwd(time_code.value(), action_code.defined() ? action_code.value() : Tensor(), num_frames);
   if (!needs_record({&time_code, &action_code})) return Var(std::move(out));
   return record(std::make_unique<FilmConditionRule>(time_code.dim(1)), std::move(out), {time_code, action_code});
 }

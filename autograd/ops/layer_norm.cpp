@@ -14,7 +14,8 @@ constexpr const char* kOp = "layer_norm";
 /// Gradient equations: kernels/layer_norm_cpu.cpp. Inputs: x, gamma, beta.
 class LayerNormRule : public Rule {
  public:
-  LayerNormRule(const Var& x, const Var& gamma, double eps) : x_(kOp, "x", x.value()), gamma_(kOp, "gamma", gamma.value()), eps_(eps) {}
+  LayerNormRule(const Var& x, const Var& gamma, double eps)
+      : x_(kOp, "x", x.value()), gamma_(kOp, "gamma", gamma.value()), eps_(eps) {}
   const char* op() const override { return kOp; }
   void backward(const Tensor& d_out, InputGrads& d_in) override {
     const LayerNormNeeds needs{.x = d_in.needs(0), .gamma = d_in.needs(1), .beta = d_in.needs(2)};

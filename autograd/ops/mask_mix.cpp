@@ -15,7 +15,10 @@ constexpr const char* kOp = "mask_mix";
 class MaskMixRule : public Rule {
  public:
   MaskMixRule(const Var& base, const Var& adapter, const Var& w, const Tensor& mask)
-      : base_(kOp, "base", base.value()), adapter_(kOp, "adapter", adapter.value()), w_(kOp, "w", w.value()), mask_(kOp, "mask", mask) {}
+      : base_(kOp, "base", base.value()),
+        adapter_(kOp, "adapter", adapter.value()),
+        w_(kOp, "w", w.value()),
+        mask_(kOp, "mask", mask) {}
   const char* op() const override { return kOp; }
   void backward(const Tensor& d_out, InputGrads& d_in) override {
     const MaskMixNeeds needs{.base = d_in.needs(0), .adapter = d_in.needs(1), .w = d_in.needs(2), .b = d_in.needs(3)};

@@ -17,7 +17,9 @@ Tensor value_or_none(const Var& v) { return v.defined() ? v.value() : Tensor(); 
 class RmsNormFilmSiluRule : public Rule {
  public:
   RmsNormFilmSiluRule(const Var& x, const Var& gamma, const Var& film)
-      : x_(kOp, "x", x.value()), gamma_(kOp, "gamma", gamma.value()), film_(film.defined() ? Saved(kOp, "film", film.value()) : Saved()) {}
+      : x_(kOp, "x", x.value()),
+        gamma_(kOp, "gamma", gamma.value()),
+        film_(film.defined() ? Saved(kOp, "film", film.value()) : Saved()) {}
   const char* op() const override { return kOp; }
   void backward(const Tensor& d_out, InputGrads& d_in) override {
     if (d_in.needs(3)) d_in.set(3, d_out);

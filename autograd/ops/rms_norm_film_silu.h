@@ -5,8 +5,8 @@
 
 namespace avid {
 
-/// silu(rmsnorm(x) * gamma * (scale + 1) + shift) + residual; x, residual [B,T,H,W,C], gamma [C], film [B,T,2C] = scale | shift.
-/// film and residual may be undefined. Contract, equations and errors: tensor/ops/rms_norm_film_silu.h.
+/// silu(rmsnorm(x) * gamma * (scale + 1) + shift) + residual; x, residual [B,T,H,W,C], gamma [C], film [B,T,2C] = scale
+/// | shift. film and residual may be undefined. Contract, equations and errors: tensor/ops/rms_norm_film_silu.h.
 ///
 /// Grad     x, gamma, film, residual (d_out itself, not a copy). Saves x, gamma and film; the rest is computed again.
 Var rms_norm_film_silu(const Var& x, const Var& gamma, const Var& film, const Var& residual);

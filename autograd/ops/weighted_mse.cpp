@@ -14,7 +14,9 @@ constexpr const char* kOp = "weighted_mse";
 class WeightedMseRule : public Rule {
  public:
   WeightedMseRule(const Var& prediction, const Tensor& target, const Tensor& weight)
-      : prediction_(kOp, "prediction", prediction.value()), target_(kOp, "target", target), weight_(kOp, "weight", weight) {}
+      : prediction_(kOp, "prediction", prediction.value()),
+        target_(kOp, "target", target),
+        weight_(kOp, "weight", weight) {}
   const char* op() const override { return kOp; }
   void backward(const Tensor& d_out, InputGrads& d_in) override {
     d_in.set(0, weighted_mse_bwd(d_out, prediction_.get(), target_.get(), weight_.get()));

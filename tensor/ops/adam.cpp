@@ -13,8 +13,9 @@ namespace {
 /// Buffers are walked gaps included, so they must be cut alike.
 void check_same_buffer(const Tensor& t, const Tensor& like, const char* op, const char* name) {
   detail::check_like(t, like, op, name);
-  check<ShapeError>(t.pitch() == like.pitch(), "{}: {}: expected rows {} elements apart, got {} | clone() it first", op, name,
-                    like.pitch(), t.pitch());
+  check<ShapeError>(
+      t.pitch() == like.pitch(), "{}: {}: expected rows {} elements apart, got {} | clone() it first", op, name,
+      like.pitch(), t.pitch());
 }
 
 }  // namespace
@@ -24,19 +25,22 @@ void adam_step(Tensor& param, const Tensor& grad, Tensor& m, Tensor& v, const Ad
   if (grad.defined()) check_same_buffer(grad, param, "adam_step", "grad");
   check_same_buffer(m, param, "adam_step", "m");
   check_same_buffer(v, param, "adam_step", "v");
-  check<ConfigError>(options.num_steps >= 1, "adam_step: num_steps: expected >= 1 (this step counts), got {}", options.num_steps);
+  check<ConfigError>(
+      options.num_steps >= 1, "adam_step: num_steps: expected >= 1 (this step counts), got {}", options.num_steps);
   const auto n = static_cast<double>(options.num_steps);
-  const kernels::AdamStep step{.lr = options.lr,
-                               .beta1 = options.beta1,
-                               .beta2 = options.beta2,
-                               .eps = options.eps,
-                               .weight_decay = options.weight_decay,
-                               .correction1 = 1 - std::pow(options.beta1, n),
-                               .correction2 = 1 - std::pow(options.beta2, n),
-                               .grad_scale = options.grad_scale};
+  const kernels::AdamStep step{
+      .lr = options.lr,
+      .beta1 = options.beta1,
+      .beta2 = options.beta2,
+      .eps = options.eps,
+      .weight_decay = options.weight_decay,
+      .correction1 = 1 - std::pow(options.beta1, n),
+      .correction2 = 1 - std::pow(options.beta2, n),
+      .grad_scale = options.grad_scale};
   dispatch_f32_f64(param.dtype(), "adam_step", [&]<class Elem>() {
-    kernels::adam_step<Elem>(step, param.data<Elem>(), detail::data_or_null<Elem>(grad), m.data<Elem>(), v.data<Elem>(),
-                             detail::buffer_elements(param));
+    kernels::adam_step<Elem>(
+        step, param.data<Elem>(), detail::data_or_null<Elem>(grad), m.data<Elem>(), v.data<Elem>(),
+        detail::buffer_elements(param));
   });
   param.bump_version();
   m.bump_version();

@@ -33,7 +33,7 @@ void ema_lerp(Tensor& shadow, const Tensor& online, double decay);
 
 /// The global L2 norm of a set of gradients.
 struct GradNorm {
-  double norm = 0;                   ///< sqrt of the sum of squares, f64, tensors in order
+  double norm = 0;                     ///< sqrt of the sum of squares, f64, tensors in order
   std::int64_t first_non_finite = -1;  ///< index of the first tensor with an infinity or NaN, -1 when all are finite
 };
 /// Undefined tensors count as zeros. Same bits for any thread count. f32 or f64.

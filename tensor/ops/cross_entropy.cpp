@@ -12,9 +12,11 @@ constexpr const char* kOp = "cross_entropy";
 /// The checked ids, dense.
 Tensor checked_ids(const Tensor& logits, const Tensor& ids_any) {
   detail::check_float(logits, kOp, "logits");
-  check<ShapeError>(logits.rank() >= 1 && logits.numel() > 0, "{}: logits: expected [...,A] with at least one row, got {}", kOp,
-                    logits.describe());
-  detail::check_operand(ids_any, Shape(std::span(logits.shape().begin(), logits.shape().end() - 1)), DType::i64, kOp, "ids");
+  check<ShapeError>(
+      logits.rank() >= 1 && logits.numel() > 0, "{}: logits: expected [...,A] with at least one row, got {}", kOp,
+      logits.describe());
+  detail::check_operand(
+      ids_any, Shape(std::span(logits.shape().begin(), logits.shape().end() - 1)), DType::i64, kOp, "ids");
   const Tensor ids = detail::usual_pitch(ids_any);
   for (std::int64_t i = 0; i < ids.numel(); ++i) {
     const std::int64_t id = ids.data<std::int64_t>()[i];
@@ -29,7 +31,8 @@ Tensor cross_entropy_fwd(const Tensor& logits, const Tensor& ids_any) {
   const Tensor ids = checked_ids(logits, ids_any);
   double loss = 0;
   dispatch_f32_f64(logits.dtype(), kOp, [&]<class Elem>() {
-    loss = kernels::cross_entropy_fwd<Elem>(detail::rows_of<Elem>(logits), ids.data<std::int64_t>(), logits.rows(), logits.cols());
+    loss = kernels::cross_entropy_fwd<Elem>(
+        detail::rows_of<Elem>(logits), ids.data<std::int64_t>(), logits.rows(), logits.cols());
   });
   return Tensor::scalar(loss, logits.dtype());
 }
@@ -38,8 +41,9 @@ Tensor cross_entropy_bwd(const Tensor& d_loss, const Tensor& logits, const Tenso
   const Tensor ids = checked_ids(logits, ids_any);
   Tensor d_logits = Tensor::empty(logits.shape(), logits.dtype());
   dispatch_f32_f64(logits.dtype(), kOp, [&]<class Elem>() {
-    kernels::cross_entropy_bwd<Elem>(detail::rows_of<Elem>(logits), ids.data<std::int64_t>(), logits.rows(), logits.cols(),
-                                     d_loss.item(), detail::mutable_rows_of<Elem>(d_logits));
+    kernels::cross_entropy_bwd<Elem>(
+        detail::rows_of<Elem>(logits), ids.data<std::int64_t>(), logits.rows(), logits.cols(), d_loss.item(),
+        detail::mutable_rows_of<Elem>(d_logits));
   });
   return d_logits;
 }

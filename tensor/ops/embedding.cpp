@@ -33,19 +33,23 @@ Tensor embedding_fwd(const Tensor& table, const Tensor& null_row, const Tensor& 
   const Tensor ids = detail::usual_pitch(ids_any);
   const std::int64_t* id = ids.data<std::int64_t>();
   for (std::int64_t i = 0; i < ids.numel(); ++i) {
-    check<ShapeError>(id[i] >= -1 && id[i] < table.dim(0), "embedding: ids: expected -1 to {} (table has {} rows), got {}",
-                      table.dim(0) - 1, table.dim(0), id[i]);
-    check<ShapeError>(id[i] >= 0 || null_row.defined(), "embedding: ids: expected no -1 (there is no null row), got -1");
+    check<ShapeError>(
+        id[i] >= -1 && id[i] < table.dim(0), "embedding: ids: expected -1 to {} (table has {} rows), got {}",
+        table.dim(0) - 1, table.dim(0), id[i]);
+    check<ShapeError>(
+        id[i] >= 0 || null_row.defined(), "embedding: ids: expected no -1 (there is no null row), got -1");
   }
   Tensor out = Tensor::empty(with_width(ids.shape(), table.dim(1)), table.dtype());
   dispatch_f32_f64(table.dtype(), kOp, [&]<class Elem>() {
-    kernels::embedding_fwd<Elem>(detail::rows_of<Elem>(table), detail::data_or_null<Elem>(null_row), id, ids.numel(), table.dim(1),
-                                 detail::mutable_rows_of<Elem>(out));
+    kernels::embedding_fwd<Elem>(
+        detail::rows_of<Elem>(table), detail::data_or_null<Elem>(null_row), id, ids.numel(), table.dim(1),
+        detail::mutable_rows_of<Elem>(out));
   });
   return out;
 }
 
-EmbeddingGrads embedding_bwd(const Tensor& d_out, const Tensor& ids_any, std::int64_t num_rows, const EmbeddingUse& needs) {
+EmbeddingGrads embedding_bwd(
+    const Tensor& d_out, const Tensor& ids_any, std::int64_t num_rows, const EmbeddingUse& needs) {
   detail::check_float(d_out, kOp, "d_out");
   const std::int64_t width = d_out.cols();
   check_shape(d_out, with_width(ids_any.shape(), width), kOp, "d_out");
@@ -54,8 +58,9 @@ EmbeddingGrads embedding_bwd(const Tensor& d_out, const Tensor& ids_any, std::in
   if (needs.table) grads.d_table = Tensor::empty({num_rows, width}, d_out.dtype());
   if (needs.null_row) grads.d_null_row = Tensor::empty({width}, d_out.dtype());
   dispatch_f32_f64(d_out.dtype(), kOp, [&]<class Elem>() {
-    kernels::embedding_bwd<Elem>(detail::rows_of<Elem>(d_out), ids.data<std::int64_t>(), ids.numel(), num_rows, width,
-                                 detail::mutable_rows_of<Elem>(grads.d_table), detail::mutable_data_or_null<Elem>(grads.d_null_row));
+    kernels::embedding_bwd<Elem>(
+        detail::rows_of<Elem>(d_out), ids.data<std::int64_t>(), ids.numel(), num_rows, width,
+        detail::mutable_rows_of<Elem>(grads.d_table), detail::mutable_data_or_null<Elem>(grads.d_null_row));
   });
   return grads;
 }

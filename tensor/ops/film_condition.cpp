@@ -23,13 +23,15 @@ Tensor film_condition_fwd(const Tensor& time_code, const Tensor& action_code, st
   const std::int64_t A = action_code.defined() ? action_code.dim(2) : 0;
   Tensor out = Tensor::empty({B, num_frames, E + A}, time_code.dtype());
   dispatch_f32_f64(time_code.dtype(), kOp, [&]<class Elem>() {
-    kernels::film_condition_fwd<Elem>({.B = B, .T = num_frames, .time_width = E, .action_width = A}, detail::rows_of<Elem>(time_code),
-                                      detail::rows_of<Elem>(action_code), detail::mutable_rows_of<Elem>(out));
+    kernels::film_condition_fwd<Elem>(
+        {.B = B, .T = num_frames, .time_width = E, .action_width = A}, detail::rows_of<Elem>(time_code),
+        detail::rows_of<Elem>(action_code), detail::mutable_rows_of<Elem>(out));
   });
   return out;
 }
 
-FilmConditionGrads film_condition_bwd(const Tensor& d_out, std::int64_t time_width, bool needs_time, bool needs_action) {
+FilmConditionGrads film_condition_bwd(
+    const Tensor& d_out, std::int64_t time_width, bool needs_time, bool needs_action) {
   detail::check_float(d_out, kOp, "d_out");
   check_rank(d_out, 3, kOp, "d_out");
   const std::int64_t B = d_out.dim(0), T = d_out.dim(1), A = d_out.dim(2) - time_width;
@@ -37,9 +39,9 @@ FilmConditionGrads film_condition_bwd(const Tensor& d_out, std::int64_t time_wid
   if (needs_time) grads.d_time_code = Tensor::empty({B, time_width}, d_out.dtype());
   if (needs_action) grads.d_action_code = Tensor::empty({B, T, A}, d_out.dtype());
   dispatch_f32_f64(d_out.dtype(), kOp, [&]<class Elem>() {
-    kernels::film_condition_bwd<Elem>({.B = B, .T = T, .time_width = time_width, .action_width = A}, detail::rows_of<Elem>(d_out),
-                                      detail::mutable_rows_of<Elem>(grads.d_time_code),
-                                      detail::mutable_rows_of<Elem>(grads.d_action_code));
+    kernels::film_condition_bwd<Elem>(
+        {.B = B, .T = T, .time_width = time_width, .action_width = A}, detail::rows_of<Elem>(d_out),
+        detail::mutable_rows_of<Elem>(grads.d_time_code), detail::mutable_rows_of<Elem>(grads.d_action_code));
   });
   return grads;
 }

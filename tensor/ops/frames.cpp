@@ -8,10 +8,12 @@ namespace avid {
 
 Tensor frames_from_u8(const Tensor& u, DType dtype) {
   check_dtype(u, DType::u8, "frames_from_u8", "u");
-  check<DTypeError>(dtype == DType::f32 || dtype == DType::f64, "frames_from_u8: dtype: expected f32 or f64, got {}", name_of(dtype));
+  check<DTypeError>(
+      dtype == DType::f32 || dtype == DType::f64, "frames_from_u8: dtype: expected f32 or f64, got {}", name_of(dtype));
   Tensor out = Tensor::empty(u.shape(), dtype);
   dispatch_f32_f64(dtype, "frames_from_u8", [&]<class Elem>() {
-    kernels::frames_from_u8<Elem>(detail::rows_of<std::uint8_t>(u), u.rows(), u.cols(), detail::mutable_rows_of<Elem>(out));
+    kernels::frames_from_u8<Elem>(
+        detail::rows_of<std::uint8_t>(u), u.rows(), u.cols(), detail::mutable_rows_of<Elem>(out));
   });
   return out;
 }
@@ -20,7 +22,8 @@ Tensor frames_to_u8(const Tensor& x) {
   detail::check_float(x, "frames_to_u8", "x");
   Tensor out = Tensor::empty(x.shape(), DType::u8);
   dispatch_f32_f64(x.dtype(), "frames_to_u8", [&]<class Elem>() {
-    kernels::frames_to_u8<Elem>(detail::rows_of<Elem>(x), x.rows(), x.cols(), detail::mutable_rows_of<std::uint8_t>(out));
+    kernels::frames_to_u8<Elem>(
+        detail::rows_of<Elem>(x), x.rows(), x.cols(), detail::mutable_rows_of<std::uint8_t>(out));
   });
   return out;
 }

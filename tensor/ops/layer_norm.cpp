@@ -22,13 +22,14 @@ Tensor layer_norm_fwd(const Tensor& x, const Tensor& gamma, const Tensor& beta, 
   if (beta.defined()) detail::check_operand(beta, {x.cols()}, x.dtype(), kOp, "beta");
   Tensor out = Tensor::empty(x.shape(), x.dtype());
   dispatch_f32_f64(x.dtype(), kOp, [&]<class Elem>() {
-    kernels::layer_norm_fwd<Elem>({.num_rows = x.rows(),
-                                   .C = x.cols(),
-                                   .x = detail::rows_of<Elem>(x),
-                                   .gamma = gamma.data<Elem>(),
-                                   .beta = detail::data_or_null<Elem>(beta),
-                                   .eps = eps,
-                                   .out = detail::mutable_rows_of<Elem>(out)});
+    kernels::layer_norm_fwd<Elem>(
+        {.num_rows = x.rows(),
+         .C = x.cols(),
+         .x = detail::rows_of<Elem>(x),
+         .gamma = gamma.data<Elem>(),
+         .beta = detail::data_or_null<Elem>(beta),
+         .eps = eps,
+         .out = detail::mutable_rows_of<Elem>(out)});
   });
   return out;
 }
@@ -42,17 +43,18 @@ LayerNormGradients layer_norm_bwd(
   if (needs.gamma) grads.d_gamma = Tensor::empty(gamma.shape(), x.dtype());
   if (needs.beta) grads.d_beta = Tensor::empty(gamma.shape(), x.dtype());
   dispatch_f32_f64(x.dtype(), kOp, [&]<class Elem>() {
-    kernels::layer_norm_bwd<Elem>({.num_rows = x.rows(),
-                                   .C = x.cols(),
-                                   .x = detail::rows_of<Elem>(x),
-                                   .gamma = gamma.data<Elem>(),
-                                   .beta = nullptr,
-                                   .eps = eps,
-                                   .out = {}},
-                                  {.d_out = detail::rows_of<Elem>(d_out),
-                                   .d_x = detail::mutable_rows_of<Elem>(grads.d_x),
-                                   .d_gamma = detail::mutable_data_or_null<Elem>(grads.d_gamma),
-                                   .d_beta = detail::mutable_data_or_null<Elem>(grads.d_beta)});
+    kernels::layer_norm_bwd<Elem>(
+        {.num_rows = x.rows(),
+         .C = x.cols(),
+         .x = detail::rows_of<Elem>(x),
+         .gamma = gamma.data<Elem>(),
+         .beta = nullptr,
+         .eps = eps,
+         .out = {}},
+        {.d_out = detail::rows_of<Elem>(d_out),
+         .d_x = detail::mutable_rows_of<Elem>(grads.d_x),
+         .d_gamma = detail::mutable_data_or_null<Elem>(grads.d_gamma),
+         .d_beta = detail::mutable_data_or_null<Elem>(grads.d_beta)});
   });
   return grads;
 }

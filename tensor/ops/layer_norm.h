@@ -9,7 +9,8 @@ namespace avid {
 ///
 /// Shapes   x [...,C]; gamma [C]; beta [C] or undefined; returns [...,C].
 /// Dtypes   f32 or f64, one for all.
-/// Grad     with xh = (x - mean) rstd and q = d_out gamma: d_x = rstd (q - mean(q) - xh mean(q xh)); d_gamma = sum d_out xh;
+/// Grad     with xh = (x - mean) rstd and q = d_out gamma: d_x = rstd (q - mean(q) - xh mean(q xh)); d_gamma = sum
+///          d_out xh;
 ///          d_beta = sum d_out. Needs x only; the statistics are computed again.
 /// Source   pixel.md 2.3 (pre-norm, without beta) and 6.1. Deviations: none.
 Tensor layer_norm_fwd(const Tensor& x, const Tensor& gamma, const Tensor& beta, double eps = 1e-5);

@@ -21,22 +21,25 @@ void check_inputs(const Tensor& base, const Tensor& adapter, const Tensor& w) {
 MaskMixResult mask_mix_fwd(const Tensor& base, const Tensor& adapter, const Tensor& w, const Tensor& b) {
   check_inputs(base, adapter, w);
   detail::check_operand(b, {1}, base.dtype(), kOp, "b");
-  MaskMixResult result{.out = Tensor::empty(base.shape(), base.dtype()), .mask = Tensor::empty(base.shape().with_cols(1), base.dtype())};
+  MaskMixResult result{
+      .out = Tensor::empty(base.shape(), base.dtype()), .mask = Tensor::empty(base.shape().with_cols(1), base.dtype())};
   dispatch_f32_f64(base.dtype(), kOp, [&]<class Elem>() {
-    kernels::mask_mix_fwd<Elem>({.P = base.rows(),
-                                 .C = base.cols(),
-                                 .base = detail::rows_of<Elem>(base),
-                                 .adapter = detail::rows_of<Elem>(adapter),
-                                 .w = w.data<Elem>()[0],
-                                 .b = b.data<Elem>()[0],
-                                 .out = detail::mutable_rows_of<Elem>(result.out),
-                                 .mask = detail::mutable_rows_of<Elem>(result.mask)});
+    kernels::mask_mix_fwd<Elem>(
+        {.P = base.rows(),
+         .C = base.cols(),
+         .base = detail::rows_of<Elem>(base),
+         .adapter = detail::rows_of<Elem>(adapter),
+         .w = w.data<Elem>()[0],
+         .b = b.data<Elem>()[0],
+         .out = detail::mutable_rows_of<Elem>(result.out),
+         .mask = detail::mutable_rows_of<Elem>(result.mask)});
   });
   return result;
 }
 
 MaskMixGradients mask_mix_bwd(
-    const Tensor& d_out, const Tensor& base, const Tensor& adapter, const Tensor& w, const Tensor& mask, const MaskMixNeeds& needs) {
+    const Tensor& d_out, const Tensor& base, const Tensor& adapter, const Tensor& w, const Tensor& mask,
+    const MaskMixNeeds& needs) {
   check_inputs(base, adapter, w);
   detail::check_like(d_out, base, kOp, "d_out");
   detail::check_operand(mask, base.shape().with_cols(1), base.dtype(), kOp, "mask");
@@ -46,18 +49,19 @@ MaskMixGradients mask_mix_bwd(
   dispatch_f32_f64(base.dtype(), kOp, [&]<class Elem>() {
     Elem d_w_b[2] = {};
     Tensor mask_view = mask;  // a handle; the kernel only reads it
-    kernels::mask_mix_bwd<Elem>({.P = base.rows(),
-                                 .C = base.cols(),
-                                 .base = detail::rows_of<Elem>(base),
-                                 .adapter = detail::rows_of<Elem>(adapter),
-                                 .w = w.data<Elem>()[0],
-                                 .b = 0,
-                                 .out = {},
-                                 .mask = detail::mutable_rows_of<Elem>(mask_view)},
-                                {.d_out = detail::rows_of<Elem>(d_out),
-                                 .d_base = detail::mutable_rows_of<Elem>(grads.d_base),
-                                 .d_adapter = detail::mutable_rows_of<Elem>(grads.d_adapter),
-                                 .d_w_b = d_w_b});
+    kernels::mask_mix_bwd<Elem>(
+        {.P = base.rows(),
+         .C = base.cols(),
+         .base = detail::rows_of<Elem>(base),
+         .adapter = detail::rows_of<Elem>(adapter),
+         .w = w.data<Elem>()[0],
+         .b = 0,
+         .out = {},
+         .mask = detail::mutable_rows_of<Elem>(mask_view)},
+        {.d_out = detail::rows_of<Elem>(d_out),
+         .d_base = detail::mutable_rows_of<Elem>(grads.d_base),
+         .d_adapter = detail::mutable_rows_of<Elem>(grads.d_adapter),
+         .d_w_b = d_w_b});
     if (needs.w) grads.d_w = Tensor::full({1}, static_cast<double>(d_w_b[0]), base.dtype());
     if (needs.b) grads.d_b = Tensor::full({1}, static_cast<double>(d_w_b[1]), base.dtype());
   });

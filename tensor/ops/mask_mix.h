@@ -18,11 +18,11 @@ struct MaskMixResult {
 /// Dtypes   f32 or f64, one for all.
 /// Grad     see mask_mix_bwd.
 /// Errors   ShapeError, DTypeError, before any allocation.
-/// Exact    m == 1 returns base and m == 0 returns the adapter's colours, for finite inputs, up to zero's sign; w = b = 0 gives
-///          m = 0.5 and out = 0.5 base + 0.5 adapter exactly.
+/// Exact    m == 1 returns base and m == 0 returns the adapter's colours, for finite inputs, up to zero's sign;
+///          w = b = 0 gives m = 0.5 and out = 0.5 base + 0.5 adapter exactly.
 /// Cost     memory bound: 3C + 2 elements moved per pixel.
-/// Source   Rigter et al. 2024, arXiv:2410.12822, learned output mask; pixel.md 3.1. Deviations: none from the code; the paper
-///          does not mention w and b.
+/// Source   Rigter et al. 2024, arXiv:2410.12822, learned output mask; pixel.md 3.1. Deviations: none from the code;
+///          the paper does not mention w and b.
 MaskMixResult mask_mix_fwd(const Tensor& base, const Tensor& adapter, const Tensor& w, const Tensor& b);
 
 struct MaskMixNeeds {
@@ -34,6 +34,7 @@ struct MaskMixGradients {
 /// d_base = m d_out;  d_adapter[..,c] = (1 - m) d_out;  with d_s = m (1 - m) sum_c d_out (base - adapter):
 /// d_adapter[..,C] = w d_s;  d_w = sum d_s adapter[..,C];  d_b = sum d_s. One pass.
 MaskMixGradients mask_mix_bwd(
-    const Tensor& d_out, const Tensor& base, const Tensor& adapter, const Tensor& w, const Tensor& mask, const MaskMixNeeds& needs);
+    const Tensor& d_out, const Tensor& base, const Tensor& adapter, const Tensor& w, const Tensor& mask,
+    const MaskMixNeeds& needs);
 
 }  // namespace avid

@@ -9,8 +9,9 @@ namespace avid::detail {
 
 /// Throws unless t is defined and f32 or f64.
 inline void check_float(const Tensor& t, const char* op, const char* name) {
-  check<DTypeError>(t.defined() && (t.dtype() == DType::f32 || t.dtype() == DType::f64), "{}: {}: expected f32 or f64, got {}", op,
-                    name, t.describe());
+  check<DTypeError>(
+      t.defined() && (t.dtype() == DType::f32 || t.dtype() == DType::f64), "{}: {}: expected f32 or f64, got {}", op,
+      name, t.describe());
 }
 
 /// Throws unless t has the shape and dtype of `like`.
@@ -25,8 +26,8 @@ inline void check_operand(const Tensor& t, const Shape& shape, DType dtype, cons
   check_dtype(t, dtype, op, name);
 }
 
-/// t itself when its rows have the usual pitch, otherwise (mapped files, slices of vectors) a copy that has it. Kernels that
-/// run over whole buffers, gaps included, need the same pitch everywhere.
+/// t itself when its rows have the usual pitch, otherwise (mapped files, slices of vectors) a copy that has it. Kernels
+/// that run over whole buffers, gaps included, need the same pitch everywhere.
 inline Tensor usual_pitch(const Tensor& t) {
   if (t.pitch() == row_pitch(t.shape(), t.dtype())) return t;
   kernels::note_slow_path("usual_pitch", "rows copied");
@@ -37,14 +38,22 @@ inline Tensor usual_pitch(const Tensor& t) {
 inline std::int64_t buffer_elements(const Tensor& t) { return t.rows() * t.pitch(); }
 
 /// The rows of a tensor for a kernel; absent when it is undefined.
-template <class Elem> kernels::Rows<const Elem> rows_of(const Tensor& t) {
+template <class Elem>
+kernels::Rows<const Elem> rows_of(const Tensor& t) {
   return t.defined() ? kernels::Rows<const Elem>{t.data<Elem>(), t.pitch()} : kernels::Rows<const Elem>{};
 }
-template <class Elem> kernels::Rows<Elem> mutable_rows_of(Tensor& t) {
+template <class Elem>
+kernels::Rows<Elem> mutable_rows_of(Tensor& t) {
   return t.defined() ? kernels::Rows<Elem>{t.data<Elem>(), t.pitch()} : kernels::Rows<Elem>{};
 }
 /// First element for a kernel; null when undefined.
-template <class Elem> const Elem* data_or_null(const Tensor& t) { return t.defined() ? t.data<Elem>() : nullptr; }
-template <class Elem> Elem* mutable_data_or_null(Tensor& t) { return t.defined() ? t.data<Elem>() : nullptr; }
+template <class Elem>
+const Elem* data_or_null(const Tensor& t) {
+  return t.defined() ? t.data<Elem>() : nullptr;
+}
+template <class Elem>
+Elem* mutable_data_or_null(Tensor& t) {
+  return t.defined() ? t.data<Elem>() : nullptr;
+}
 
 }  // namespace avid::detail

@@ -16,20 +16,23 @@ void check_inputs(const Tensor& x, const Tensor& gamma, const Tensor& film) {
   if (film.defined()) detail::check_operand(film, {x.dim(0), x.dim(1), 2 * x.dim(4)}, x.dtype(), kOp, "film");
 }
 
-template <class Elem> kernels::RmsNormFilmSiluArgs<Elem> operands(const Tensor& x, const Tensor& gamma, const Tensor& film) {
-  return {.F = x.dim(0) * x.dim(1),
-          .S = x.dim(2) * x.dim(3),
-          .C = x.dim(4),
-          .x = detail::rows_of<Elem>(x),
-          .gamma = gamma.data<Elem>(),
-          .film = detail::rows_of<Elem>(film),
-          .residual = {},
-          .out = {}};
+template <class Elem>
+kernels::RmsNormFilmSiluArgs<Elem> operands(const Tensor& x, const Tensor& gamma, const Tensor& film) {
+  return {
+      .F = x.dim(0) * x.dim(1),
+      .S = x.dim(2) * x.dim(3),
+      .C = x.dim(4),
+      .x = detail::rows_of<Elem>(x),
+      .gamma = gamma.data<Elem>(),
+      .film = detail::rows_of<Elem>(film),
+      .residual = {},
+      .out = {}};
 }
 
 }  // namespace
 
-Tensor rms_norm_film_silu_fwd(const Tensor& x_any, const Tensor& gamma, const Tensor& film, const Tensor& residual_any) {
+Tensor rms_norm_film_silu_fwd(
+    const Tensor& x_any, const Tensor& gamma, const Tensor& film, const Tensor& residual_any) {
   check_inputs(x_any, gamma, film);
   if (residual_any.defined()) detail::check_like(residual_any, x_any, kOp, "residual");
   const Tensor x = detail::usual_pitch(x_any);
@@ -45,7 +48,8 @@ Tensor rms_norm_film_silu_fwd(const Tensor& x_any, const Tensor& gamma, const Te
 }
 
 RmsNormFilmSiluGradients rms_norm_film_silu_bwd(
-    const Tensor& d_out_any, const Tensor& x_any, const Tensor& gamma, const Tensor& film, const RmsNormFilmSiluNeeds& needs) {
+    const Tensor& d_out_any, const Tensor& x_any, const Tensor& gamma, const Tensor& film,
+    const RmsNormFilmSiluNeeds& needs) {
   check_inputs(x_any, gamma, film);
   detail::check_like(d_out_any, x_any, kOp, "d_out");
   const Tensor x = detail::usual_pitch(x_any), d_out = detail::usual_pitch(d_out_any);
@@ -54,11 +58,12 @@ RmsNormFilmSiluGradients rms_norm_film_silu_bwd(
   if (needs.gamma) grads.d_gamma = Tensor::empty(gamma.shape(), x.dtype());
   if (needs.film && film.defined()) grads.d_film = Tensor::empty(film.shape(), x.dtype());
   dispatch_f32_f64(x.dtype(), kOp, [&]<class Elem>() {
-    kernels::rms_norm_film_silu_bwd(operands<Elem>(x, gamma, film),
-                                    kernels::RmsNormFilmSiluGrads<Elem>{.d_out = detail::rows_of<Elem>(d_out),
-                                                                        .d_x = detail::mutable_rows_of<Elem>(grads.d_x),
-                                                                        .d_gamma = detail::mutable_data_or_null<Elem>(grads.d_gamma),
-                                                                        .d_film = detail::mutable_rows_of<Elem>(grads.d_film)});
+    kernels::rms_norm_film_silu_bwd(
+        operands<Elem>(x, gamma, film), kernels::RmsNormFilmSiluGrads<Elem>{
+                                            .d_out = detail::rows_of<Elem>(d_out),
+                                            .d_x = detail::mutable_rows_of<Elem>(grads.d_x),
+                                            .d_gamma = detail::mutable_data_or_null<Elem>(grads.d_gamma),
+                                            .d_film = detail::mutable_rows_of<Elem>(grads.d_film)});
   });
   return grads;
 }

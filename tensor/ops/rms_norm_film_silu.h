@@ -11,7 +11,8 @@ namespace avid {
 ///   z = y * (scale + 1) + shift                            scale, shift = halves of film[b,t,:]; z = y without film
 ///   out = z * sigmoid(z) + residual
 ///
-/// Shapes   x, residual [B,T,H,W,C]; gamma [C]; film [B,T,2C] or undefined; residual may be undefined; returns [B,T,H,W,C].
+/// Shapes   x, residual [B,T,H,W,C]; gamma [C]; film [B,T,2C] or undefined; residual may be undefined; returns
+///          [B,T,H,W,C].
 /// Dtypes   f32 or f64, one for all.
 /// Grad     see rms_norm_film_silu_bwd; d_residual = d_out.
 /// Errors   ShapeError, DTypeError, before any allocation.

@@ -10,7 +10,8 @@ Tensor timestep_code(const Tensor& t_any, std::int64_t width, DType dtype) {
   check_rank(t_any, 1, "timestep_code", "t");
   check_dtype(t_any, DType::i64, "timestep_code", "t");
   check<ShapeError>(width >= 4 && width % 2 == 0, "timestep_code: width: expected even and at least 4, got {}", width);
-  check<DTypeError>(dtype == DType::f32 || dtype == DType::f64, "timestep_code: dtype: expected f32 or f64, got {}", name_of(dtype));
+  check<DTypeError>(
+      dtype == DType::f32 || dtype == DType::f64, "timestep_code: dtype: expected f32 or f64, got {}", name_of(dtype));
   const Tensor t = detail::usual_pitch(t_any);
   Tensor out = Tensor::empty({t.dim(0), width}, dtype);
   dispatch_f32_f64(dtype, "timestep_code", [&]<class Elem>() {

@@ -7,7 +7,8 @@ namespace avid {
 
 /// The fixed code that the step's MLP reads.
 ///
-///   angle[b,j] = t[b] * exp(-j ln(10000) / (h - 1)),  h = width / 2;   out[b,:] = [sin(angle[b,0..h-1]), cos(angle[b,0..h-1])]
+///   angle[b,j] = t[b] * exp(-j ln(10000) / (h - 1)),  h = width / 2;
+///   out[b,:] = [sin(angle[b,0..h-1]), cos(angle[b,0..h-1])]
 ///
 /// Shapes   t [B]; returns [B,width]; width even and at least 4.
 /// Dtypes   t i64, used unscaled; the result f32 (computed in f32 throughout, as the original) or f64.

@@ -20,8 +20,9 @@ Tensor unet_input_fwd(const Tensor& cond, const Tensor& x_t, const Tensor& base)
   if (base.defined()) detail::check_like(base, x_t, kOp, "base");
   Tensor out = Tensor::empty(x_t.shape().with_cols(C * K + C + (base.defined() ? C : 0)), x_t.dtype());
   dispatch_f32_f64(x_t.dtype(), kOp, [&]<class Elem>() {
-    kernels::unet_input_fwd<Elem>({.B = B, .T = T, .K = K, .S = H * W, .C = C}, detail::rows_of<Elem>(cond), detail::rows_of<Elem>(x_t),
-                                  detail::rows_of<Elem>(base), detail::mutable_rows_of<Elem>(out));
+    kernels::unet_input_fwd<Elem>(
+        {.B = B, .T = T, .K = K, .S = H * W, .C = C}, detail::rows_of<Elem>(cond), detail::rows_of<Elem>(x_t),
+        detail::rows_of<Elem>(base), detail::mutable_rows_of<Elem>(out));
   });
   return out;
 }
@@ -35,10 +36,15 @@ UnetInputGrads unet_input_bwd(
   if (needs_x_t) grads.d_x_t = Tensor::empty(shape, d_out.dtype());
   if (needs_base) grads.d_base = Tensor::empty(shape, d_out.dtype());
   const kernels::UnetInputSizes size{
-      .B = d_out.dim(0), .T = d_out.dim(1), .K = num_cond_channels / num_colours, .S = d_out.dim(2) * d_out.dim(3), .C = num_colours};
+      .B = d_out.dim(0),
+      .T = d_out.dim(1),
+      .K = num_cond_channels / num_colours,
+      .S = d_out.dim(2) * d_out.dim(3),
+      .C = num_colours};
   dispatch_f32_f64(d_out.dtype(), kOp, [&]<class Elem>() {
-    kernels::unet_input_bwd<Elem>(size, detail::rows_of<Elem>(d_out), detail::mutable_rows_of<Elem>(grads.d_x_t),
-                                  detail::mutable_rows_of<Elem>(grads.d_base));
+    kernels::unet_input_bwd<Elem>(
+        size, detail::rows_of<Elem>(d_out), detail::mutable_rows_of<Elem>(grads.d_x_t),
+        detail::mutable_rows_of<Elem>(grads.d_base));
   });
   return grads;
 }

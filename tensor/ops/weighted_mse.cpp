@@ -11,8 +11,9 @@ constexpr const char* kOp = "weighted_mse";
 
 kernels::WeightedMseSizes checked_sizes(const Tensor& prediction, const Tensor& target, const Tensor& weight) {
   detail::check_float(prediction, kOp, "prediction");
-  check<ShapeError>(prediction.rank() >= 1 && prediction.numel() > 0, "{}: prediction: expected [B,...] with at least one element, got {}",
-                    kOp, prediction.describe());
+  check<ShapeError>(
+      prediction.rank() >= 1 && prediction.numel() > 0,
+      "{}: prediction: expected [B,...] with at least one element, got {}", kOp, prediction.describe());
   detail::check_like(target, prediction, kOp, "target");
   detail::check_float(weight, kOp, "weight");
   check_shape(weight, {prediction.dim(0)}, kOp, "weight");
@@ -22,7 +23,8 @@ kernels::WeightedMseSizes checked_sizes(const Tensor& prediction, const Tensor& 
 }
 
 /// Rows of clips; a vector's clips lie one element apart.
-template <class Elem> kernels::Rows<const Elem> clip_rows(const Tensor& t) {
+template <class Elem>
+kernels::Rows<const Elem> clip_rows(const Tensor& t) {
   return {t.data<Elem>(), t.rank() == 1 ? 1 : t.pitch()};
 }
 
@@ -43,8 +45,9 @@ Tensor weighted_mse_bwd(const Tensor& d_loss, const Tensor& prediction, const Te
   const std::vector<double> weights = weight.to_doubles();
   Tensor d_prediction = Tensor::empty(prediction.shape(), prediction.dtype());
   dispatch_f32_f64(prediction.dtype(), kOp, [&]<class Elem>() {
-    kernels::weighted_mse_bwd<Elem>(size, clip_rows<Elem>(prediction), clip_rows<Elem>(target), weights.data(), d_loss.item(),
-                                    {d_prediction.data<Elem>(), prediction.rank() == 1 ? 1 : d_prediction.pitch()});
+    kernels::weighted_mse_bwd<Elem>(
+        size, clip_rows<Elem>(prediction), clip_rows<Elem>(target), weights.data(), d_loss.item(),
+        {d_prediction.data<Elem>(), prediction.rank() == 1 ? 1 : d_prediction.pitch()});
   });
   return d_prediction;
 }

@@ -44,8 +44,11 @@ TEST_CASE("embedding/property_30/only_used_rows_have_gradient") {
 
 TEST_CASE("embedding/errors") {
   const Var table(Tensor::zeros({5, 4}));
-  CHECK_THROWS_WITH_AS(embedding(table, {}, ids({5}, {1})), "embedding: ids: expected -1 to 4 (table has 5 rows), got 5", ShapeError);
-  CHECK_THROWS_WITH_AS(embedding(table, {}, ids({-1}, {1})), "embedding: ids: expected no -1 (there is no null row), got -1", ShapeError);
+  CHECK_THROWS_WITH_AS(
+      embedding(table, {}, ids({5}, {1})), "embedding: ids: expected -1 to 4 (table has 5 rows), got 5", ShapeError);
+  CHECK_THROWS_WITH_AS(
+      embedding(table, {}, ids({-1}, {1})), "embedding: ids: expected no -1 (there is no null row), got -1",
+      ShapeError);
   CHECK_THROWS_AS(embedding(table, {}, ids({-2}, {1})), ShapeError);
   CHECK_THROWS_AS(embedding(table, Var(Tensor::zeros({3})), ids({0}, {1})), ShapeError);
   CHECK_THROWS_AS(embedding(table, {}, Tensor::zeros({1})), DTypeError);
@@ -54,13 +57,15 @@ TEST_CASE("embedding/errors") {
 
 TEST_CASE("film_condition/forward/time_repeated_then_action") {
   const Tensor time = Tensor::from_values(std::vector<float>{1, 2, 3, 4}, {2, 2});
-  const Tensor action = Tensor::from_values(std::vector<float>{10, 11, 12, 20, 21, 22, 30, 31, 32, 40, 41, 42}, {2, 2, 3});
+  const Tensor action =
+      Tensor::from_values(std::vector<float>{10, 11, 12, 20, 21, 22, 30, 31, 32, 40, 41, 42}, {2, 2, 3});
   const Tensor out = film_condition(Var(time), Var(action), 2).value();
   CHECK(out.shape() == Shape{2, 2, 5});
-  CHECK(out.to_doubles() ==
-        std::vector<double>{1, 2, 10, 11, 12, 1, 2, 20, 21, 22, 3, 4, 30, 31, 32, 3, 4, 40, 41, 42});
+  CHECK(
+      out.to_doubles() == std::vector<double>{1, 2, 10, 11, 12, 1, 2, 20, 21, 22, 3, 4, 30, 31, 32, 3, 4, 40, 41, 42});
   CHECK(gaps_are_zero(out));
-  CHECK(film_condition(Var(time), {}, 3).value().to_doubles() == std::vector<double>{1, 2, 1, 2, 1, 2, 3, 4, 3, 4, 3, 4});
+  CHECK(
+      film_condition(Var(time), {}, 3).value().to_doubles() == std::vector<double>{1, 2, 1, 2, 1, 2, 3, 4, 3, 4, 3, 4});
 }
 
 TEST_CASE("film_condition/gradient") {
@@ -71,8 +76,9 @@ TEST_CASE("film_condition/gradient") {
 
 TEST_CASE("film_condition/errors") {
   const Var time(Tensor::zeros({2, 4}));
-  CHECK_THROWS_WITH_AS(film_condition(time, Var(Tensor::zeros({2, 2, 4})), 3),
-                       "film_condition: action_code: expected [2,3,4], got f32 [2,2,4]", ShapeError);
+  CHECK_THROWS_WITH_AS(
+      film_condition(time, Var(Tensor::zeros({2, 2, 4})), 3),
+      "film_condition: action_code: expected [2,3,4], got f32 [2,2,4]", ShapeError);
   CHECK_THROWS_AS(film_condition(time, Var(Tensor::zeros({2, 3, 4}, DType::f64)), 3), DTypeError);
   CHECK_THROWS_AS(film_condition(Var(Tensor::zeros({4})), {}, 3), ShapeError);
 }
@@ -82,7 +88,8 @@ TEST_CASE("unet_input/property_26/channel_order") {
   std::vector<float> cond_values;
   for (int frame = 0; frame < 2; ++frame)
     for (int pixel = 0; pixel < 2; ++pixel)
-      for (int colour = 0; colour < 3; ++colour) cond_values.push_back(static_cast<float>(100 * frame + 10 * pixel + colour));
+      for (int colour = 0; colour < 3; ++colour)
+        cond_values.push_back(static_cast<float>(100 * frame + 10 * pixel + colour));
   const Tensor cond = Tensor::from_values(cond_values, {1, 2, 1, 2, 3});
   const Tensor x = random_tensor({1, 3, 1, 2, 3}, DType::f32, 1), base = random_tensor({1, 3, 1, 2, 3}, DType::f32, 2);
   const Tensor out = unet_input(cond, Var(x), Var(base)).value();
@@ -92,7 +99,8 @@ TEST_CASE("unet_input/property_26/channel_order") {
     for (std::size_t p = 0; p < 2; ++p) {
       const double* row = o.data() + (t * 2 + p) * 12;
       for (std::size_t colour = 0; colour < 3; ++colour)
-        for (std::size_t k = 0; k < 2; ++k) CHECK(row[colour * 2 + k] == static_cast<double>(100 * k + 10 * p + colour));
+        for (std::size_t k = 0; k < 2; ++k)
+          CHECK(row[colour * 2 + k] == static_cast<double>(100 * k + 10 * p + colour));
       for (std::size_t c = 0; c < 3; ++c) {
         CHECK(row[6 + c] == xv[(t * 2 + p) * 3 + c]);
         CHECK(row[9 + c] == bv[(t * 2 + p) * 3 + c]);
@@ -114,8 +122,9 @@ TEST_CASE("unet_input/gradient") {
 TEST_CASE("unet_input/errors") {
   const Tensor cond = Tensor::zeros({1, 2, 4, 4, 3});
   const Var x(Tensor::zeros({1, 8, 4, 4, 3}));
-  CHECK_THROWS_WITH_AS(unet_input(Tensor::zeros({2, 2, 4, 4, 3}), x, {}), "unet_input: cond: expected [1,2,4,4,3], got f32 [2,2,4,4,3]",
-                       ShapeError);
+  CHECK_THROWS_WITH_AS(
+      unet_input(Tensor::zeros({2, 2, 4, 4, 3}), x, {}), "unet_input: cond: expected [1,2,4,4,3], got f32 [2,2,4,4,3]",
+      ShapeError);
   CHECK_THROWS_AS(unet_input(cond, x, Var(Tensor::zeros({1, 8, 4, 4, 4}))), ShapeError);
   CHECK_THROWS_AS(unet_input(cond.to(DType::f64), x, {}), DTypeError);
   CHECK_THROWS_AS(unet_input(Tensor::zeros({4, 4, 3}), x, {}), ShapeError);

@@ -11,7 +11,8 @@ using namespace avid::test;
 
 TEST_CASE("layer_norm/forward/hand_values") {
   // mean 2, biased variance 1
-  const Var x(Tensor::from_values(std::vector<double>{1, 3}, {1, 2})), gamma(Tensor::from_values(std::vector<double>{2, 3}, {2}));
+  const Var x(Tensor::from_values(std::vector<double>{1, 3}, {1, 2})),
+      gamma(Tensor::from_values(std::vector<double>{2, 3}, {2}));
   const Var beta(Tensor::from_values(std::vector<double>{10, 20}, {2}));
   const double r = 1 / std::sqrt(1 + 1e-5);
   CHECK(layer_norm(x, gamma, {}).value().to_doubles() == std::vector<double>{-r * 2, r * 3});
@@ -65,7 +66,8 @@ TEST_CASE("layer_norm/f32/equals_f64_with_zero_gaps") {
 
 TEST_CASE("layer_norm/errors") {
   const Var x(Tensor::zeros({2, 4}));
-  CHECK_THROWS_WITH_AS(layer_norm(x, Var(Tensor::zeros({3})), {}), "layer_norm: gamma: expected [4], got f32 [3]", ShapeError);
+  CHECK_THROWS_WITH_AS(
+      layer_norm(x, Var(Tensor::zeros({3})), {}), "layer_norm: gamma: expected [4], got f32 [3]", ShapeError);
   CHECK_THROWS_AS(layer_norm(x, Var(Tensor::zeros({4})), Var(Tensor::zeros({5}))), ShapeError);
   CHECK_THROWS_AS(layer_norm(x, Var(Tensor::zeros({4}, DType::f64)), {}), DTypeError);
   CHECK_THROWS_AS(layer_norm(Var(Tensor::zeros({2, 0})), Var(Tensor::zeros({0})), {}), ShapeError);

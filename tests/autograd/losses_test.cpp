@@ -17,14 +17,20 @@ TEST_CASE("weighted_mse/forward/hand_values") {
   // clips: mean square 5 and 2; (2 * 5 + 10 * 2) / 2
   CHECK(weighted_mse(prediction, target, weight).value().item() == 15);
   CHECK(weighted_mse(prediction, target, weight.to(DType::f64)).value().item() == 15);
-  CHECK(weighted_mse(Var(Tensor::from_values(std::vector<float>{1, 3}, {2})), Tensor::zeros({2}), weight).value().item() == 46);
+  CHECK(
+      weighted_mse(Var(Tensor::from_values(std::vector<float>{1, 3}, {2})), Tensor::zeros({2}), weight)
+          .value()
+          .item() == 46);
 }
 
 TEST_CASE("weighted_mse/gradient") {
   const Tensor weight = random_tensor({3}, DType::f64, 1);
   for (const Shape& shape : {Shape{3, 2, 2, 3}, Shape{3, 1}, Shape{3}, Shape{3, 5, 7}}) {
     const Tensor target = random_tensor(shape, DType::f64, 2);
-    CHECK(gradient_errors([&](const auto& in) { return weighted_mse(in[0], target, weight); }, {random_tensor(shape, DType::f64, 3)}) == "");
+    CHECK(
+        gradient_errors(
+            [&](const auto& in) { return weighted_mse(in[0], target, weight); },
+            {random_tensor(shape, DType::f64, 3)}) == "");
   }
 }
 
@@ -48,8 +54,9 @@ TEST_CASE("weighted_mse/f32/equals_f64_same_bits_for_any_threads") {
 
 TEST_CASE("weighted_mse/errors") {
   const Var p(Tensor::zeros({2, 3}));
-  CHECK_THROWS_WITH_AS(weighted_mse(p, Tensor::zeros({2, 4}), Tensor::zeros({2})), "weighted_mse: target: expected [2,3], got f32 [2,4]",
-                       ShapeError);
+  CHECK_THROWS_WITH_AS(
+      weighted_mse(p, Tensor::zeros({2, 4}), Tensor::zeros({2})), "weighted_mse: target: expected [2,3], got f32 [2,4]",
+      ShapeError);
   CHECK_THROWS_AS(weighted_mse(p, Tensor::zeros({2, 3}), Tensor::zeros({3})), ShapeError);
   CHECK_THROWS_AS(weighted_mse(p, Tensor::zeros({2, 3}, DType::f64), Tensor::zeros({2})), DTypeError);
   CHECK_THROWS_AS(weighted_mse(Var(Tensor::zeros({0, 3})), Tensor::zeros({0, 3}), Tensor::zeros({0})), ShapeError);
@@ -60,12 +67,17 @@ TEST_CASE("cross_entropy/forward/hand_values") {
   const Var logits(Tensor::from_values(std::vector<double>{0, std::log(3.0), 1000, 0}, {1, 2, 2}));
   CHECK(cross_entropy(logits, ids).value().item() == doctest::Approx(-std::log(0.75) / 2));
   const Var wrong(Tensor::from_values(std::vector<double>{1000, 0}, {1, 1, 2}));
-  CHECK(cross_entropy(wrong, Tensor::from_values(std::vector<std::int64_t>{1}, {1, 1})).value().item() == doctest::Approx(1000));
+  CHECK(
+      cross_entropy(wrong, Tensor::from_values(std::vector<std::int64_t>{1}, {1, 1})).value().item() ==
+      doctest::Approx(1000));
 }
 
 TEST_CASE("cross_entropy/gradient") {
   const Tensor ids = Tensor::from_values(std::vector<std::int64_t>{0, 4, 2, 2, 1, 3}, {2, 3});
-  CHECK(gradient_errors([&](const auto& in) { return cross_entropy(in[0], ids); }, {random_tensor({2, 3, 5}, DType::f64, 1, 3.0)}) == "");
+  CHECK(
+      gradient_errors(
+          [&](const auto& in) { return cross_entropy(in[0], ids); }, {random_tensor({2, 3, 5}, DType::f64, 1, 3.0)}) ==
+      "");
   const Var single(random_tensor({2, 3, 5}, DType::f32, 1), true), full(single.value().to(DType::f64), true);
   cross_entropy(single, ids).backward();
   cross_entropy(full, ids).backward();

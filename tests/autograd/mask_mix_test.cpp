@@ -38,7 +38,8 @@ TEST_CASE("mask_mix/property_29/fresh_mixture_is_half_and_half") {
   const Inputs in({1, 2, 3, 3, 3});
   const MaskMix mixed = mask_mix(in.base, in.adapter, scalar(0), scalar(0));
   for (double m : mixed.mask.to_doubles()) CHECK(m == 0.5);
-  const auto b = in.base.value().to_values<float>(), a = in.adapter.value().to_values<float>(), o = mixed.out.value().to_values<float>();
+  const auto b = in.base.value().to_values<float>(), a = in.adapter.value().to_values<float>(),
+             o = mixed.out.value().to_values<float>();
   for (std::size_t i = 0; i < b.size(); ++i) CHECK(o[i] == 0.5f * b[i] + 0.5f * a[i / 3 * 4 + i % 3]);
 }
 
@@ -56,9 +57,11 @@ TEST_CASE("mask_mix/property_31/saturated_mask_selects_one_model") {
 TEST_CASE("mask_mix/gradient") {
   for (const std::int64_t C : {1, 3}) {
     const Shape shape{2, 2, 3, 2, C};
-    CHECK(gradient_errors([](const auto& in) { return mask_mix(in[0], in[1], in[2], in[3]).out; },
-                          {random_tensor(shape, DType::f64, 1), random_tensor(shape.with_cols(C + 1), DType::f64, 2),
-                           Tensor::full({1}, 0.7, DType::f64), Tensor::full({1}, -0.2, DType::f64)}) == "");
+    CHECK(
+        gradient_errors(
+            [](const auto& in) { return mask_mix(in[0], in[1], in[2], in[3]).out; },
+            {random_tensor(shape, DType::f64, 1), random_tensor(shape.with_cols(C + 1), DType::f64, 2),
+             Tensor::full({1}, 0.7, DType::f64), Tensor::full({1}, -0.2, DType::f64)}) == "");
   }
 }
 
@@ -67,7 +70,8 @@ TEST_CASE("mask_mix/property_30/first_backward_pass") {
   const Var adapter(in.adapter.value(), true), w(Tensor::zeros({1}), true), b(Tensor::zeros({1}), true);
   mask_mix(in.base, adapter, w, b).out.backward(random_tensor({1, 1, 2, 2, 3}, DType::f32, 5));
   const auto d = adapter.grad().to_doubles();
-  for (std::size_t i = 0; i < d.size(); ++i) CHECK((d[i] == 0) == (i % 4 == 3));  // nothing reaches the mask channel while w = 0
+  for (std::size_t i = 0; i < d.size(); ++i)
+    CHECK((d[i] == 0) == (i % 4 == 3));  // nothing reaches the mask channel while w = 0
   CHECK(w.grad().item() != 0);
   CHECK(b.grad().item() != 0);
   CHECK(!in.base.grad().defined());
@@ -78,8 +82,9 @@ TEST_CASE("mask_mix/f32/equals_f64_same_bits_for_any_threads") {
     const Inputs in(shape);
     const Tensor d_out = random_tensor(shape, DType::f32, 6);
     const auto run = [&](DType dtype) {
-      std::vector<Var> v{Var(in.base.value().to(dtype), true), Var(in.adapter.value().to(dtype), true),
-                         Var(Tensor::full({1}, 0.75, dtype), true), Var(Tensor::full({1}, -0.25, dtype), true)};
+      std::vector<Var> v{
+          Var(in.base.value().to(dtype), true), Var(in.adapter.value().to(dtype), true),
+          Var(Tensor::full({1}, 0.75, dtype), true), Var(Tensor::full({1}, -0.25, dtype), true)};
       const MaskMix mixed = mask_mix(v[0], v[1], v[2], v[3]);
       const Tensor out = mixed.out.value();
       mixed.out.backward(d_out.to(dtype));
@@ -101,8 +106,9 @@ TEST_CASE("mask_mix/f32/equals_f64_same_bits_for_any_threads") {
 
 TEST_CASE("mask_mix/errors") {
   const Var base(Tensor::zeros({1, 1, 2, 2, 3})), adapter(Tensor::zeros({1, 1, 2, 2, 4}));
-  CHECK_THROWS_WITH_AS(mask_mix(base, base, scalar(0), scalar(0)), "mask_mix: adapter: expected [1,1,2,2,4], got f32 [1,1,2,2,3]",
-                       ShapeError);
+  CHECK_THROWS_WITH_AS(
+      mask_mix(base, base, scalar(0), scalar(0)), "mask_mix: adapter: expected [1,1,2,2,4], got f32 [1,1,2,2,3]",
+      ShapeError);
   CHECK_THROWS_AS(mask_mix(base, adapter, Var(Tensor::zeros({2})), scalar(0)), ShapeError);
   CHECK_THROWS_AS(mask_mix(base, adapter, scalar(0), Var(Tensor::scalar(0))), ShapeError);
   CHECK_THROWS_AS(mask_mix(base, adapter, scalar(0, DType::f64), scalar(0)), DTypeError);

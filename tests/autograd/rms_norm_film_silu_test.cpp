@@ -57,7 +57,8 @@ TEST_CASE("rms_norm_film_silu/property_14/mean_square_and_scale_invariance") {
   };
   const std::vector<double> y = normalised(x);
   for (std::size_t row = 0; row < 9; ++row) {
-    const std::vector<double> channels(y.begin() + static_cast<std::ptrdiff_t>(row * 7), y.begin() + static_cast<std::ptrdiff_t>(row * 7 + 7));
+    const std::vector<double> channels(
+        y.begin() + static_cast<std::ptrdiff_t>(row * 7), y.begin() + static_cast<std::ptrdiff_t>(row * 7 + 7));
     CHECK(mean_square(channels) == doctest::Approx(1.5 * 1.5).epsilon(1e-9));
   }
   Tensor scaled = x.clone();
@@ -89,10 +90,12 @@ TEST_CASE("rms_norm_film_silu/property_16/zero_film_is_the_identity_and_film_is_
 
 TEST_CASE("rms_norm_film_silu/errors") {
   const Var x(Tensor::zeros({1, 2, 2, 2, 4})), gamma(Tensor::zeros({4}));
-  CHECK_THROWS_WITH_AS(rms_norm_film_silu(x, Var(Tensor::zeros({3})), {}, {}),
-                       "rms_norm_film_silu: gamma: expected [4], got f32 [3]", ShapeError);
-  CHECK_THROWS_WITH_AS(rms_norm_film_silu(x, gamma, Var(Tensor::zeros({1, 2, 4})), {}),
-                       "rms_norm_film_silu: film: expected [1,2,8], got f32 [1,2,4]", ShapeError);
+  CHECK_THROWS_WITH_AS(
+      rms_norm_film_silu(x, Var(Tensor::zeros({3})), {}, {}), "rms_norm_film_silu: gamma: expected [4], got f32 [3]",
+      ShapeError);
+  CHECK_THROWS_WITH_AS(
+      rms_norm_film_silu(x, gamma, Var(Tensor::zeros({1, 2, 4})), {}),
+      "rms_norm_film_silu: film: expected [1,2,8], got f32 [1,2,4]", ShapeError);
   CHECK_THROWS_AS(rms_norm_film_silu(x, gamma, {}, Var(Tensor::zeros({1, 2, 2, 2, 3}))), ShapeError);
   CHECK_THROWS_AS(rms_norm_film_silu(x, Var(Tensor::zeros({4}, DType::f64)), {}, {}), DTypeError);
   CHECK_THROWS_AS(rms_norm_film_silu(Var(Tensor::zeros({2, 4})), gamma, {}, {}), ShapeError);

@@ -15,10 +15,12 @@ using kernels::RmsNormFilmSiluArgs, kernels::RmsNormFilmSiluGrads, kernels::Rows
 
 namespace {
 
-template <class Elem> Rows<const Elem> rows(const Tensor& t) {
+template <class Elem>
+Rows<const Elem> rows(const Tensor& t) {
   return t.defined() ? Rows<const Elem>{t.data<Elem>(), t.pitch()} : Rows<const Elem>{};
 }
-template <class Elem> Rows<Elem> mutable_rows(Tensor& t) {
+template <class Elem>
+Rows<Elem> mutable_rows(Tensor& t) {
   return t.defined() ? Rows<Elem>{t.data<Elem>(), t.pitch()} : Rows<Elem>{};
 }
 
@@ -32,7 +34,9 @@ struct Inputs {
 
   Inputs(const Case& c, DType dtype) {
     // Rounded to f32 first, so that f32 and f64 see the same numbers.
-    const auto make = [&](const Shape& shape, std::uint64_t seed) { return random_tensor(shape, DType::f32, seed, 2.0).to(dtype); };
+    const auto make = [&](const Shape& shape, std::uint64_t seed) {
+      return random_tensor(shape, DType::f32, seed, 2.0).to(dtype);
+    };
     x = make({c.F * c.S, c.C}, 1);
     gamma = make({c.C}, 2);
     if (c.film) film = make({c.F, 2 * c.C}, 3);
@@ -45,33 +49,44 @@ struct Outputs {
   Tensor out, d_x, d_gamma, d_film;
 };
 
-template <class Elem, class Fwd, class Bwd> Outputs run(const Case& c, const Inputs& in, Fwd&& fwd, Bwd&& bwd) {
+template <class Elem, class Fwd, class Bwd>
+Outputs run(const Case& c, const Inputs& in, Fwd&& fwd, Bwd&& bwd) {
   constexpr DType dtype = dtype_of<Elem>;
-  Outputs o{Tensor::empty(in.x.shape(), dtype), Tensor::empty(in.x.shape(), dtype), Tensor::empty(in.gamma.shape(), dtype), {}};
+  Outputs o{
+      Tensor::empty(in.x.shape(), dtype),
+      Tensor::empty(in.x.shape(), dtype),
+      Tensor::empty(in.gamma.shape(), dtype),
+      {}};
   if (c.film) o.d_film = Tensor::empty(in.film.shape(), dtype);
-  const RmsNormFilmSiluArgs<Elem> args{.F = c.F,
-                                       .S = c.S,
-                                       .C = c.C,
-                                       .x = rows<Elem>(in.x),
-                                       .gamma = in.gamma.data<Elem>(),
-                                       .film = rows<Elem>(in.film),
-                                       .residual = rows<Elem>(in.residual),
-                                       .out = mutable_rows<Elem>(o.out)};
+  const RmsNormFilmSiluArgs<Elem> args{
+      .F = c.F,
+      .S = c.S,
+      .C = c.C,
+      .x = rows<Elem>(in.x),
+      .gamma = in.gamma.data<Elem>(),
+      .film = rows<Elem>(in.film),
+      .residual = rows<Elem>(in.residual),
+      .out = mutable_rows<Elem>(o.out)};
   fwd(args);
-  bwd(args, RmsNormFilmSiluGrads<Elem>{.d_out = rows<Elem>(in.d_out),
-                                       .d_x = mutable_rows<Elem>(o.d_x),
-                                       .d_gamma = o.d_gamma.data<Elem>(),
-                                       .d_film = mutable_rows<Elem>(o.d_film)});
+  bwd(args, RmsNormFilmSiluGrads<Elem>{
+                .d_out = rows<Elem>(in.d_out),
+                .d_x = mutable_rows<Elem>(o.d_x),
+                .d_gamma = o.d_gamma.data<Elem>(),
+                .d_film = mutable_rows<Elem>(o.d_film)});
   return o;
 }
 
 Outputs run_fast(const Case& c, const Inputs& in) {
-  return run<float>(c, in, [](auto& a) { kernels::rms_norm_film_silu_fwd(a); }, [](auto& a, auto&& g) { kernels::rms_norm_film_silu_bwd(a, g); });
+  return run<float>(
+      c, in, [](auto& a) { kernels::rms_norm_film_silu_fwd(a); },
+      [](auto& a, auto&& g) { kernels::rms_norm_film_silu_bwd(a, g); });
 }
 
-template <class Elem> Outputs run_reference(const Case& c, const Inputs& in) {
-  return run<Elem>(c, in, [](auto& a) { kernels::rms_norm_film_silu_fwd_reference<Elem>(a); },
-                   [](auto& a, auto&& g) { kernels::rms_norm_film_silu_bwd_reference<Elem>(a, g); });
+template <class Elem>
+Outputs run_reference(const Case& c, const Inputs& in) {
+  return run<Elem>(
+      c, in, [](auto& a) { kernels::rms_norm_film_silu_fwd_reference<Elem>(a); },
+      [](auto& a, auto&& g) { kernels::rms_norm_film_silu_bwd_reference<Elem>(a, g); });
 }
 
 }  // namespace
@@ -132,9 +147,16 @@ TEST_CASE("rms_norm_film_silu/backward/absent_gradients_change_nothing") {
   const Inputs in(c, DType::f32);
   const Outputs all = run_fast(c, in);
   Tensor d_gamma = Tensor::empty({c.C});
-  kernels::rms_norm_film_silu_bwd({.F = c.F, .S = c.S, .C = c.C, .x = rows<float>(in.x), .gamma = in.gamma.data<float>(),
-                                   .film = rows<float>(in.film), .residual = {}, .out = {}},
-                                  {.d_out = rows<float>(in.d_out), .d_x = {}, .d_gamma = d_gamma.data<float>(), .d_film = {}});
+  kernels::rms_norm_film_silu_bwd(
+      {.F = c.F,
+       .S = c.S,
+       .C = c.C,
+       .x = rows<float>(in.x),
+       .gamma = in.gamma.data<float>(),
+       .film = rows<float>(in.film),
+       .residual = {},
+       .out = {}},
+      {.d_out = rows<float>(in.d_out), .d_x = {}, .d_gamma = d_gamma.data<float>(), .d_film = {}});
   CHECK(same_bits(d_gamma, all.d_gamma));
 }
 

@@ -24,7 +24,8 @@ double ulps(float got, double want) {
 }
 
 /// Largest error of f over a grid of bit patterns in [low, high].
-template <class F, class G> double worst_ulps(F&& f, G&& exact, float low, float high) {
+template <class F, class G>
+double worst_ulps(F&& f, G&& exact, float low, float high) {
   const std::uint64_t stride = avid::test::full_level() ? 61 : 40009;  // odd, so that all low bits occur
   double worst = 0;
   for (std::uint64_t bits = 0; bits < 0x100000000ull; bits += stride) {
@@ -41,7 +42,9 @@ double exact_sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 }  // namespace
 
 TEST_CASE("vec_math/exp/within_1.1_ulp") {
-  CHECK(worst_ulps(exp_f32, [](double x) { return std::exp(x); }, -110.0f, 90.0f) < 1.1);
+  CHECK(
+      worst_ulps(
+          exp_f32, [](double x) { return std::exp(x); }, -110.0f, 90.0f) < 1.1);
 }
 
 TEST_CASE("vec_math/exp/special_values") {
@@ -64,13 +67,17 @@ TEST_CASE("vec_math/sigmoid/within_2.6_ulp") {
 }
 
 TEST_CASE("vec_math/silu/within_2.6_ulp") {
-  CHECK(worst_ulps(silu_f32, [](double x) { return x * exact_sigmoid(x); }, -87.0f, 3e38f) < 2.6);
+  CHECK(
+      worst_ulps(
+          silu_f32, [](double x) { return x * exact_sigmoid(x); }, -87.0f, 3e38f) < 2.6);
   CHECK(silu_f32(0.0f) == 0.0f);
   CHECK(std::abs(silu_f32(-1000.0f)) < 2e-35f);
   CHECK(std::isnan(silu_f32(std::nanf(""))));
 }
 
 TEST_CASE("vec_math/log/within_0.9_ulp") {
-  CHECK(worst_ulps(log_f32, [](double x) { return std::log(x); }, 1.1755e-38f, 3.4e38f) < 0.9);
+  CHECK(
+      worst_ulps(
+          log_f32, [](double x) { return std::log(x); }, 1.1755e-38f, 3.4e38f) < 0.9);
   CHECK(log_f32(1.0f) == 0.0f);
 }

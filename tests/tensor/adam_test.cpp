@@ -47,7 +47,9 @@ TEST_CASE("adam/step/f32_follows_f64_with_zero_gaps_for_any_threads") {
   const auto run = [&](DType dtype) {
     Tensor p = start.to(dtype), m = Tensor::zeros(shape, dtype), v = m.clone();
     for (std::int64_t n = 1; n <= 5; ++n)
-      adam_step(p, random_tensor(shape, DType::f32, 10 + static_cast<std::uint64_t>(n)).to(dtype), m, v, {.lr = 1e-2, .num_steps = n});
+      adam_step(
+          p, random_tensor(shape, DType::f32, 10 + static_cast<std::uint64_t>(n)).to(dtype), m, v,
+          {.lr = 1e-2, .num_steps = n});
     CHECK(gaps_are_zero(p));
     CHECK(gaps_are_zero(m));
     CHECK(gaps_are_zero(v));
@@ -110,7 +112,8 @@ TEST_CASE("adam/property_41/clip_factor") {
 }
 
 TEST_CASE("adam/errors") {
-  Tensor p = Tensor::zeros({2, 3}), m = p.clone(), v = p.clone(), wrong = Tensor::zeros({3, 2}), full = Tensor::zeros({2, 3}, DType::f64);
+  Tensor p = Tensor::zeros({2, 3}), m = p.clone(), v = p.clone(), wrong = Tensor::zeros({3, 2}),
+         full = Tensor::zeros({2, 3}, DType::f64);
   CHECK_THROWS_WITH_AS(adam_step(p, wrong, m, v, {}), "adam_step: grad: expected [2,3], got f32 [3,2]", ShapeError);
   CHECK_THROWS_AS(adam_step(p, p, full, v, {}), DTypeError);
   CHECK_THROWS_AS(adam_step(p, p, m, v, {.num_steps = 0}), ConfigError);

@@ -28,7 +28,8 @@ TEST_CASE("frames/from_u8/values_and_gaps") {
   CHECK(v[0] == -1.0f);
   CHECK(v[255] == 1.0f);
   for (std::size_t u = 0; u < 256; ++u) {
-    const volatile float numerator = static_cast<float>(u), denominator = 255.0f;  // volatile: no reciprocal at compile time
+    const volatile float numerator = static_cast<float>(u),
+                         denominator = 255.0f;  // volatile: no reciprocal at compile time
     CHECK(v[u] == numerator / denominator * 2.0f - 1.0f);
   }
   CHECK(frames_from_u8(all_bytes(), DType::f64).to_doubles()[51] == 51.0 / 255 * 2 - 1);
@@ -42,8 +43,9 @@ TEST_CASE("frames/property_12/round_trip_lowers_exactly_1_to_63") {
 TEST_CASE("frames/property_12/to_u8_truncates_and_clamps") {
   const float inf = std::numeric_limits<float>::infinity();
   const std::vector<float> x{-1, 1, 254.999f / 255 * 2 - 1, -1.5f, 7, -inf, inf, std::nanf(""), 0};
-  CHECK(frames_to_u8(Tensor::from_values(x, {3, 3})).to_values<std::uint8_t>() ==
-        std::vector<std::uint8_t>{0, 255, 254, 0, 255, 0, 255, 0, 127});
+  CHECK(
+      frames_to_u8(Tensor::from_values(x, {3, 3})).to_values<std::uint8_t>() ==
+      std::vector<std::uint8_t>{0, 255, 254, 0, 255, 0, 255, 0, 127});
   CHECK(frames_to_u8(Tensor::zeros({0, 3})).numel() == 0);
 }
 

@@ -21,14 +21,16 @@ TEST_CASE("rng/philox/published_answers") {
   CHECK(kernels::philox4x32_10({0, 0, 0, 0}, {0, 0}) == Words{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8});
   constexpr std::uint32_t f = 0xffffffff;
   CHECK(kernels::philox4x32_10({f, f, f, f}, {f, f}) == Words{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd});
-  CHECK(kernels::philox4x32_10({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}) ==
-        Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1});
+  CHECK(
+      kernels::philox4x32_10({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}) ==
+      Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1});
 }
 
 TEST_CASE("rng/philox_block/counter_layout") {
   const RngKey key{.seed = 0x1122334455667788, .purpose = RngPurpose::test, .step = 0x99aabbccddeeff00};
-  CHECK(philox_block(key, 0x123456789abc) ==
-        kernels::philox4x32_10({0x56789abc, 0x1234u | 11u << 16, 0xddeeff00, 0x99aabbcc}, {0x55667788, 0x11223344}));
+  CHECK(
+      philox_block(key, 0x123456789abc) ==
+      kernels::philox4x32_10({0x56789abc, 0x1234u | 11u << 16, 0xddeeff00, 0x99aabbcc}, {0x55667788, 0x11223344}));
 }
 
 TEST_CASE("rng/random_below/range_and_formula") {
@@ -74,7 +76,8 @@ TEST_CASE("rng/fill_normal/box_muller_of_the_words") {
     const double u = (random_u32(key, 2 * pair) + 1.0) / 4294967296.0;
     const double angle = 2 * 3.14159265358979323846 * random_u32(key, 2 * pair + 1) / 4294967296.0;
     CHECK(t.to_doubles()[2 * pair] == doctest::Approx(std::sqrt(-2 * std::log(u)) * std::cos(angle)).epsilon(1e-12));
-    CHECK(t.to_doubles()[2 * pair + 1] == doctest::Approx(std::sqrt(-2 * std::log(u)) * std::sin(angle)).epsilon(1e-12));
+    CHECK(
+        t.to_doubles()[2 * pair + 1] == doctest::Approx(std::sqrt(-2 * std::log(u)) * std::sin(angle)).epsilon(1e-12));
   }
 }
 
