@@ -65,6 +65,21 @@ TEST_CASE("sample/actions/change_the_video_and_nothing_else") {
   CHECK(same_bits(on.load("cond").select(1).select(1), last));
 }
 
+TEST_CASE("sample/metadata/settings_of_the_training_are_used") {
+  const TempDir dir;
+  save_safetensors(dir / "base.safetensors", SafetensorsFile(golden("pixel/ddpm/base.safetensors")).load_all(),
+                   {{"avid.timesteps", "6"}, {"avid.schedule", "cosine"}, {"avid.frames", "3"}, {"avid.size", "16"}});
+  const ProgramResult result = run_program({AVID_PROGRAM, "sample", "--base", dir / "base.safetensors", "--data", kHeldOut, "--clips", "1", "--sampler",
+                                            "ddpm", "--out", dir / "x", "--json"});
+  REQUIRE(result.exit_code == 0);
+  const auto settings = nlohmann::json::parse(result.out);
+  CHECK(settings["schedule"]["kind"] == "cosine");
+  CHECK(settings["sampler"]["steps"] == 6);
+  CHECK(settings["frames"] == 3);
+  CHECK(settings["height"] == 16);
+  CHECK(settings["actions"].empty());
+}
+
 TEST_CASE("sample/errors/usage_is_2_and_files_are_1") {
   const TempDir dir;
   const auto expect = [&](int exit_code, const std::string& text, std::vector<std::string> words) {

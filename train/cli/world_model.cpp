@@ -19,7 +19,7 @@ namespace {
 
 using std::filesystem::path;
 
-/// Settings that training wrote beside the weights; what is not there stays as it is.
+/// Settings that training wrote beside the weights (Trainer::save); what is not there stays as it is.
 struct Hints {
   std::string schedule, objective;
   std::int64_t timesteps = 0, frames = 0, size = 0;
@@ -38,11 +38,11 @@ struct Hints {
       check<FileError>(error == std::errc() && end == digits.data() + digits.size() && value > 0, "{}: metadata: {}: expected a positive number, got '{}'",
                        file.string(), key, digits);
     };
-    text("schedule", schedule);
-    text("objective", objective);
-    number("timesteps", timesteps);
-    number("frames", frames);
-    number("size", size);
+    text("avid.schedule", schedule);
+    text("avid.objective", objective);
+    number("avid.timesteps", timesteps);
+    number("avid.frames", frames);
+    number("avid.size", size);
   }
 };
 
