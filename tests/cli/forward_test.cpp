@@ -60,7 +60,7 @@ TEST_CASE("forward/golden/every_method") {
       differences(
           "avid_mask",
           {"--base", file("avid_mask/base"), "--adapter", file("avid_mask/adapter"), "--grads", "--dtype", "f64"},
-          1.2e-7) == "");
+          6e-8) == "");
   CHECK(
       differences(
           "controlnet_small",
