@@ -7,6 +7,7 @@
 #include "tensor/error.h"
 #include "tensor/io/atomic_file.h"
 #include "tensor/io/safetensors.h"
+#include "tensor/ops/frames.h"
 #include "tests/doctest.h"
 #include "tests/support.h"
 
@@ -56,9 +57,10 @@ TEST_CASE("resize/golden/reference_case") {
   }
 }
 
-TEST_CASE("resize/golden/rounding") {
+TEST_CASE("resize/golden/truncation_and_rounding") {
   const SafetensorsFile in(test::golden("metrics/quantise_resize/input.safetensors")), want(test::golden("metrics/quantise_resize/expected.safetensors"));
   CHECK(quantise_rounded(in.load("x")).to_values<std::uint8_t>() == want.load("round").to_values<std::uint8_t>());
+  CHECK(frames_to_u8(in.load("x")).to_values<std::uint8_t>() == want.load("trunc").to_values<std::uint8_t>());
 }
 
 TEST_CASE("resize/errors/type_and_size") {
