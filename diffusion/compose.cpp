@@ -20,7 +20,8 @@ DenoiserInput without_actions(DenoiserInput input) {
 }
 
 /// a(lambda_b) x_b + b(lambda_b) y_b, lambda_b = 0 for clips before first_t.
-template <class Weights> Tensor mix(const Tensor& x, const Tensor& y, const Tensor& t, const ComposeOptions& options, Weights weights) {
+template <class Weights>
+Tensor mix(const Tensor& x, const Tensor& y, const Tensor& t, const ComposeOptions& options, Weights weights) {
   Tensor out = Tensor::empty(x.shape(), x.dtype());
   dispatch_f32_f64(x.dtype(), "compose", [&]<class Elem>() {
     map_per_clip<Elem>(x, y, out, [&](std::int64_t clip, Elem u, Elem v) {
@@ -34,7 +35,8 @@ template <class Weights> Tensor mix(const Tensor& x, const Tensor& y, const Tens
 
 }  // namespace
 
-ProductOfExperts::ProductOfExperts(const Schedule& schedule, Denoiser& base, Denoiser& action_model, ComposeOptions options)
+ProductOfExperts::ProductOfExperts(
+    const Schedule& schedule, Denoiser& base, Denoiser& action_model, ComposeOptions options)
     : schedule_(schedule), base_(base), action_model_(action_model), options_(options) {}
 
 Tensor ProductOfExperts::predict(const DenoiserInput& input) {

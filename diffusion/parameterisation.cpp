@@ -7,7 +7,8 @@
 namespace avid::diffusion {
 namespace {
 
-void check_pair(const Schedule& schedule, const Tensor& x, const Tensor& y, const Tensor& t, const char* where, const char* name) {
+void check_pair(
+    const Schedule& schedule, const Tensor& x, const Tensor& y, const Tensor& t, const char* where, const char* name) {
   check<ShapeError>(x.defined() && x.rank() >= 2, "{}: expected a video [B,T,H,W,C]", where);
   check_shape(y, x.shape(), where, name);
   check_dtype(y, x.dtype(), where, name);
@@ -15,7 +16,8 @@ void check_pair(const Schedule& schedule, const Tensor& x, const Tensor& y, cons
 }
 
 /// a[t_b] * x + b[t_b] * y
-Tensor weighted_sum(const std::vector<float>& a, const Tensor& x, const std::vector<float>& b, const Tensor& y, const Tensor& t) {
+Tensor weighted_sum(
+    const std::vector<float>& a, const Tensor& x, const std::vector<float>& b, const Tensor& y, const Tensor& t) {
   Tensor out = Tensor::empty(x.shape(), x.dtype());
   const std::int64_t* time = t.data<std::int64_t>();
   dispatch_f32_f64(x.dtype(), "diffusion", [&]<class Elem>() {
@@ -28,8 +30,8 @@ Tensor weighted_sum(const std::vector<float>& a, const Tensor& x, const std::vec
 }
 
 /// a[t_b] * x - b[t_b] * y
-Tensor weighted_difference(const std::vector<float>& a, const Tensor& x, const std::vector<float>& b, const Tensor& y,
-                           const Tensor& t) {
+Tensor weighted_difference(
+    const std::vector<float>& a, const Tensor& x, const std::vector<float>& b, const Tensor& y, const Tensor& t) {
   std::vector<float> minus_b(b.size());
   std::transform(b.begin(), b.end(), minus_b.begin(), [](float v) { return -v; });
   return weighted_sum(a, x, minus_b, y, t);
@@ -42,8 +44,10 @@ void check_times(const Schedule& schedule, const Tensor& t, std::int64_t num_cli
   check_dtype(t, DType::i64, where, "t");
   for (std::int64_t b = 0; b < num_clips; ++b) {
     const std::int64_t time = t.data<std::int64_t>()[b];
-    check<ConfigError>(time >= 0 && time < schedule.num_steps(), "{}: t: expected 0 to {} (the schedule has {} steps), got {} for clip {}",
-                       where, schedule.num_steps() - 1, schedule.num_steps(), time, b);
+    check<ConfigError>(
+        time >= 0 && time < schedule.num_steps(),
+        "{}: t: expected 0 to {} (the schedule has {} steps), got {} for clip {}", where, schedule.num_steps() - 1,
+        schedule.num_steps(), time, b);
   }
 }
 
@@ -52,28 +56,36 @@ Tensor q_sample(const Schedule& schedule, const Tensor& x0, const Tensor& noise,
   return weighted_sum(schedule.f32().sqrt_abar, x0, schedule.f32().sqrt_one_minus_abar, noise, t);
 }
 
-Tensor regression_target(const Schedule& schedule, Objective objective, const Tensor& x0, const Tensor& noise, const Tensor& t) {
+Tensor regression_target(
+    const Schedule& schedule, Objective objective, const Tensor& x0, const Tensor& noise, const Tensor& t) {
   check_pair(schedule, x0, noise, t, "regression_target", "noise");
   switch (objective) {
-    case Objective::pred_noise: return noise;
-    case Objective::pred_x0: return x0;
-    case Objective::pred_v: return weighted_difference(schedule.f32().sqrt_abar, noise, schedule.f32().sqrt_one_minus_abar, x0, t);
+    case Objective::pred_noise:
+      return noise;
+    case Objective::pred_x0:
+      return x0;
+    case Objective::pred_v:
+      return weighted_difference(schedule.f32().sqrt_abar, noise, schedule.f32().sqrt_one_minus_abar, x0, t);
   }
   fail<ConfigError>("regression_target: unknown objective {}", static_cast<int>(objective));
 }
 
-Tensor x0_from_output(const Schedule& schedule, Objective objective, const Tensor& output, const Tensor& x_t, const Tensor& t) {
+Tensor x0_from_output(
+    const Schedule& schedule, Objective objective, const Tensor& output, const Tensor& x_t, const Tensor& t) {
   check_pair(schedule, output, x_t, t, "x0_from_output", "x_t");
   switch (objective) {
     case Objective::pred_noise:
       return weighted_difference(schedule.f32().sqrt_recip_abar, x_t, schedule.f32().sqrt_recipm1_abar, output, t);
-    case Objective::pred_x0: return output;
-    case Objective::pred_v: return weighted_difference(schedule.f32().sqrt_abar, x_t, schedule.f32().sqrt_one_minus_abar, output, t);
+    case Objective::pred_x0:
+      return output;
+    case Objective::pred_v:
+      return weighted_difference(schedule.f32().sqrt_abar, x_t, schedule.f32().sqrt_one_minus_abar, output, t);
   }
   fail<ConfigError>("x0_from_output: unknown objective {}", static_cast<int>(objective));
 }
 
-Tensor noise_from_output(const Schedule& schedule, Objective objective, const Tensor& output, const Tensor& x_t, const Tensor& t) {
+Tensor noise_from_output(
+    const Schedule& schedule, Objective objective, const Tensor& output, const Tensor& x_t, const Tensor& t) {
   if (objective == Objective::pred_noise) {
     check_pair(schedule, output, x_t, t, "noise_from_output", "x_t");
     return output;
@@ -89,7 +101,8 @@ Tensor noise_from_x0(const Schedule& schedule, const Tensor& x0, const Tensor& x
   dispatch_f32_f64(x0.dtype(), "noise_from_x0", [&]<class Elem>() {
     map_per_clip<Elem>(x_t, x0, out, [&](std::int64_t clip, Elem noisy, Elem clean) {
       const auto at = static_cast<std::size_t>(time[clip]);
-      return (static_cast<Elem>(table.sqrt_recip_abar[at]) * noisy - clean) / static_cast<Elem>(table.sqrt_recipm1_abar[at]);
+      return (static_cast<Elem>(table.sqrt_recip_abar[at]) * noisy - clean) /
+             static_cast<Elem>(table.sqrt_recipm1_abar[at]);
     });
   });
   return out;

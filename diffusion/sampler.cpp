@@ -27,13 +27,19 @@ void check_finite(const Tensor& x, std::int64_t t) {
     const Elem* p = x.data<Elem>();
     return std::all_of(p, p + x.rows() * x.pitch(), [](Elem v) { return std::isfinite(v); });
   });
-  check<Error>(finite, "sampler: step t = {}: the network's output is not finite | check the weights and the conditioning frames", t);
+  check<Error>(
+      finite,
+      "sampler: step t = {}: the network's output is not finite | check the weights and the conditioning frames", t);
 }
 
 class Sampling {
  public:
   Sampling(Denoiser& denoiser, const Schedule& schedule, const SamplerOptions& options, std::int64_t num_clips)
-      : denoiser_(denoiser), schedule_(schedule), options_(options), pairs_(sampling_times(schedule, options)), num_clips_(num_clips) {}
+      : denoiser_(denoiser),
+        schedule_(schedule),
+        options_(options),
+        pairs_(sampling_times(schedule, options)),
+        num_clips_(num_clips) {}
 
   /// One batch; `first_clip` counts from the start of this call.
   Tensor run(const Tensor& cond, const Tensor& actions, std::int64_t num_frames, std::int64_t first_clip) const {
@@ -53,12 +59,20 @@ class Sampling {
         x = ddim_step(schedule_, pair, options_.eta, x0_hat, x, z);
       } else {
         x = ddpm_step(schedule_, pair.t, x0_hat, x, z);
-        if (guided(pair.t)) add_scaled(x, options_.guidance.weight * variance(pair.t), options_.guidance.gradient(input));
+        if (guided(pair.t))
+          add_scaled(x, options_.guidance.weight * variance(pair.t), options_.guidance.gradient(input));
       }
       check_finite(x, pair.t);
       if (options_.on_step)
-        options_.on_step({.index = static_cast<std::int64_t>(i), .num_steps = static_cast<std::int64_t>(pairs_.size()), .t = pair.t,
-                          .first_clip = first_clip, .num_clips = num_clips_, .x = x, .x0_hat = x0_hat, .mask = denoiser_.last_mask()});
+        options_.on_step(
+            {.index = static_cast<std::int64_t>(i),
+             .num_steps = static_cast<std::int64_t>(pairs_.size()),
+             .t = pair.t,
+             .first_clip = first_clip,
+             .num_clips = num_clips_,
+             .x = x,
+             .x0_hat = x0_hat,
+             .mask = denoiser_.last_mask()});
     }
     return x;
   }
@@ -76,8 +90,9 @@ class Sampling {
     }
     Tensor noise = Tensor::empty(shape, dtype);
     const std::int64_t per_clip = shape.numel() / std::max<std::int64_t>(shape[0], 1);
-    fill_normal(noise, {options_.seed, RngPurpose::sample_noise, static_cast<std::uint64_t>(number)},
-                static_cast<std::uint64_t>((options_.first_clip + first_clip) * per_clip));
+    fill_normal(
+        noise, {options_.seed, RngPurpose::sample_noise, static_cast<std::uint64_t>(number)},
+        static_cast<std::uint64_t>((options_.first_clip + first_clip) * per_clip));
     return noise;
   }
 
@@ -101,7 +116,9 @@ SamplerKind parse_sampler(std::string_view text) {
 std::vector<TimePair> sampling_times(const Schedule& schedule, const SamplerOptions& options) {
   const std::int64_t all = schedule.num_steps(), wanted = options.num_steps == 0 ? all : options.num_steps;
   if (options.kind == SamplerKind::ddim) return ddim_times(all, wanted);
-  check<ConfigError>(wanted == all, "sampler: steps: ddpm takes every step of the schedule, {}, got {} | use ddim for fewer", all, wanted);
+  check<ConfigError>(
+      wanted == all, "sampler: steps: ddpm takes every step of the schedule, {}, got {} | use ddim for fewer", all,
+      wanted);
   std::vector<TimePair> pairs;
   for (std::int64_t t = all - 1; t >= 0; --t) pairs.push_back({t, t - 1});
   return pairs;
@@ -117,11 +134,13 @@ double ddim_sigma(const Schedule& schedule, TimePair pair, double eta) {
 Tensor ddpm_step(const Schedule& schedule, std::int64_t t, const Tensor& x0_hat, const Tensor& x_t, const Tensor& z) {
   const Tensor times = Tensor::full({x_t.dim(0)}, static_cast<double>(t), DType::i64);
   Tensor x = posterior_mean(schedule, x0_hat, x_t, times);
-  if (t > 0 && z.defined()) add_scaled(x, std::exp(0.5 * schedule.f32().posterior_log_variance[static_cast<std::size_t>(t)]), z);
+  if (t > 0 && z.defined())
+    add_scaled(x, std::exp(0.5 * schedule.f32().posterior_log_variance[static_cast<std::size_t>(t)]), z);
   return x;
 }
 
-Tensor ddim_step(const Schedule& schedule, TimePair pair, double eta, const Tensor& x0_hat, const Tensor& x_t, const Tensor& z) {
+Tensor ddim_step(
+    const Schedule& schedule, TimePair pair, double eta, const Tensor& x0_hat, const Tensor& x_t, const Tensor& z) {
   if (pair.next < 0) return x0_hat.clone();
   const Tensor times = Tensor::full({x_t.dim(0)}, static_cast<double>(pair.t), DType::i64);
   Tensor noise_hat = noise_from_x0(schedule, x0_hat, x_t, times);
@@ -131,20 +150,24 @@ Tensor ddim_step(const Schedule& schedule, TimePair pair, double eta, const Tens
     // Rounding can push 1 - abar - sigma^2 just below zero when eta = 1 and abar_next is close to 1.
     const auto keep = static_cast<Elem>(std::sqrt(abar_next));
     const auto direction = static_cast<Elem>(std::sqrt(std::max(0.0, 1 - abar_next - sigma * sigma)));
-    map_per_clip<Elem>(x0_hat, noise_hat, noise_hat, [=](std::int64_t, Elem clean, Elem noise) { return keep * clean + direction * noise; });
+    map_per_clip<Elem>(x0_hat, noise_hat, noise_hat, [=](std::int64_t, Elem clean, Elem noise) {
+      return keep * clean + direction * noise;
+    });
   });
   if (sigma > 0 && z.defined()) add_scaled(noise_hat, sigma, z);
   return noise_hat;
 }
 
-Tensor sample(Denoiser& denoiser, const Schedule& schedule, const Tensor& cond, const Tensor& actions, std::int64_t num_frames,
-              const SamplerOptions& options) {
+Tensor sample(
+    Denoiser& denoiser, const Schedule& schedule, const Tensor& cond, const Tensor& actions, std::int64_t num_frames,
+    const SamplerOptions& options) {
   check_rank(cond, 5, "sampler", "cond");
   const std::int64_t num_clips = cond.dim(0);
   check<ConfigError>(num_frames >= 1, "sampler: frames: expected at least 1, got {}", num_frames);
   check<ConfigError>(options.eta >= 0 && options.eta <= 1, "sampler: eta: expected 0 to 1, got {}", options.eta);
-  check<ConfigError>(!options.guidance.gradient || options.kind == SamplerKind::ddpm,
-                     "sampler: classifier guidance: expected the ddpm sampler, got ddim | choose --sampler ddpm");
+  check<ConfigError>(
+      !options.guidance.gradient || options.kind == SamplerKind::ddpm,
+      "sampler: classifier guidance: expected the ddpm sampler, got ddim | choose --sampler ddpm");
   if (actions.defined()) {
     check_shape(actions, {num_clips, num_frames}, "sampler", "actions");
     check_dtype(actions, DType::i64, "sampler", "actions");
@@ -156,7 +179,8 @@ Tensor sample(Denoiser& denoiser, const Schedule& schedule, const Tensor& cond, 
   for (std::int64_t first = 0; first < num_clips; first += batch) {
     const std::int64_t end = std::min(first + batch, num_clips);
     Tensor part = out.slice(first, end);
-    part.copy_from(sampling.run(cond.slice(first, end), actions.defined() ? actions.slice(first, end) : Tensor{}, num_frames, first));
+    part.copy_from(sampling.run(
+        cond.slice(first, end), actions.defined() ? actions.slice(first, end) : Tensor{}, num_frames, first));
   }
   return out;
 }
@@ -166,8 +190,10 @@ void MaskTrace::add(const StepReport& report) {
   double sum = 0;
   for (const double m : report.mask.to_doubles()) sum += m;
   const auto found = std::find_if(sums_.begin(), sums_.end(), [&](const Sum& s) { return s.t == report.t; });
-  if (found == sums_.end()) sums_.push_back({report.t, sum, report.mask.numel()});
-  else *found = {report.t, found->sum + sum, found->count + report.mask.numel()};
+  if (found == sums_.end())
+    sums_.push_back({report.t, sum, report.mask.numel()});
+  else
+    *found = {report.t, found->sum + sum, found->count + report.mask.numel()};
 }
 
 std::vector<MaskTrace::Point> MaskTrace::points() const {

@@ -19,12 +19,13 @@ double sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
 
 /// `count` evenly spaced numbers, both ends included. The upper half is counted from the end, as PyTorch's linspace does:
 /// the two halves round differently, and the tables must agree in every bit.
-template <class Elem> std::vector<Elem> linspace(Elem first, Elem last, std::int64_t count) {
+template <class Elem>
+std::vector<Elem> linspace(Elem first, Elem last, std::int64_t count) {
   std::vector<Elem> out(static_cast<std::size_t>(count));
   const Elem step = count > 1 ? (last - first) / static_cast<Elem>(count - 1) : Elem{0};
   for (std::int64_t i = 0; i < count; ++i)
-    out[static_cast<std::size_t>(i)] = i < count / 2 ? first + step * static_cast<Elem>(i)
-                                                     : last - step * static_cast<Elem>(count - 1 - i);
+    out[static_cast<std::size_t>(i)] =
+        i < count / 2 ? first + step * static_cast<Elem>(i) : last - step * static_cast<Elem>(count - 1 - i);
   return out;
 }
 
@@ -83,28 +84,32 @@ ScheduleTables<double> make_tables(std::vector<double> betas) {
 std::vector<float> rounded(const std::vector<double>& values) { return {values.begin(), values.end()}; }
 
 ScheduleTables<float> rounded(const ScheduleTables<double>& t) {
-  return {.beta = rounded(t.beta),
-          .abar = rounded(t.abar),
-          .abar_prev = rounded(t.abar_prev),
-          .sqrt_abar = rounded(t.sqrt_abar),
-          .sqrt_one_minus_abar = rounded(t.sqrt_one_minus_abar),
-          .log_one_minus_abar = rounded(t.log_one_minus_abar),
-          .sqrt_recip_abar = rounded(t.sqrt_recip_abar),
-          .sqrt_recipm1_abar = rounded(t.sqrt_recipm1_abar),
-          .posterior_variance = rounded(t.posterior_variance),
-          .posterior_log_variance = rounded(t.posterior_log_variance),
-          .posterior_c1 = rounded(t.posterior_c1),
-          .posterior_c2 = rounded(t.posterior_c2),
-          .snr = rounded(t.snr)};
+  return {
+      .beta = rounded(t.beta),
+      .abar = rounded(t.abar),
+      .abar_prev = rounded(t.abar_prev),
+      .sqrt_abar = rounded(t.sqrt_abar),
+      .sqrt_one_minus_abar = rounded(t.sqrt_one_minus_abar),
+      .log_one_minus_abar = rounded(t.log_one_minus_abar),
+      .sqrt_recip_abar = rounded(t.sqrt_recip_abar),
+      .sqrt_recipm1_abar = rounded(t.sqrt_recipm1_abar),
+      .posterior_variance = rounded(t.posterior_variance),
+      .posterior_log_variance = rounded(t.posterior_log_variance),
+      .posterior_c1 = rounded(t.posterior_c1),
+      .posterior_c2 = rounded(t.posterior_c2),
+      .snr = rounded(t.snr)};
 }
 
 }  // namespace
 
 const char* name_of(ScheduleKind kind) {
   switch (kind) {
-    case ScheduleKind::linear: return "linear";
-    case ScheduleKind::cosine: return "cosine";
-    case ScheduleKind::sigmoid: return "sigmoid";
+    case ScheduleKind::linear:
+      return "linear";
+    case ScheduleKind::cosine:
+      return "cosine";
+    case ScheduleKind::sigmoid:
+      return "sigmoid";
   }
   return "?";
 }
@@ -116,10 +121,12 @@ ScheduleKind parse_schedule(std::string_view text) {
 }
 
 Schedule::Schedule(ScheduleKind kind, std::int64_t num_steps) : kind_(kind), num_steps_(num_steps) {
-  check<ConfigError>(num_steps >= 1 && num_steps <= 1'000'000, "schedule: timesteps: expected 1 to 1000000, got {}", num_steps);
+  check<ConfigError>(
+      num_steps >= 1 && num_steps <= 1'000'000, "schedule: timesteps: expected 1 to 1000000, got {}", num_steps);
   if (kind == ScheduleKind::linear)  // its last beta is 20 / N
-    check<ConfigError>(num_steps > 20, "schedule: timesteps: the linear schedule needs more than 20, got {} | use sigmoid or cosine",
-                       num_steps);
+    check<ConfigError>(
+        num_steps > 20, "schedule: timesteps: the linear schedule needs more than 20, got {} | use sigmoid or cosine",
+        num_steps);
   f64_ = make_tables(make_betas(kind, num_steps));
   f32_ = rounded(f64_);
 }
@@ -129,9 +136,12 @@ std::vector<float> Schedule::loss_weights(Objective objective, LossWeight weight
     if (weight == LossWeight::none) return 1.0;
     const double capped = weight == LossWeight::min_snr ? std::min(snr, kMinSnrGamma) : snr;
     switch (objective) {
-      case Objective::pred_noise: return capped / snr;
-      case Objective::pred_x0: return capped;
-      case Objective::pred_v: return capped / (snr + 1);
+      case Objective::pred_noise:
+        return capped / snr;
+      case Objective::pred_x0:
+        return capped;
+      case Objective::pred_v:
+        return capped / (snr + 1);
     }
     fail<ConfigError>("loss weight: unknown objective {}", static_cast<int>(objective));
   };
@@ -141,8 +151,9 @@ std::vector<float> Schedule::loss_weights(Objective objective, LossWeight weight
 }
 
 std::vector<TimePair> ddim_times(std::int64_t num_steps, std::int64_t num_sample_steps) {
-  check<ConfigError>(num_sample_steps >= 1 && num_sample_steps <= num_steps,
-                     "sampler: steps: expected 1 to {} (the schedule's steps), got {}", num_steps, num_sample_steps);
+  check<ConfigError>(
+      num_sample_steps >= 1 && num_sample_steps <= num_steps,
+      "sampler: steps: expected 1 to {} (the schedule's steps), got {}", num_steps, num_sample_steps);
   const auto grid = linspace(-1.0f, static_cast<float>(num_steps - 1), num_sample_steps + 1);
   std::vector<TimePair> pairs;
   for (std::size_t i = grid.size() - 1; i > 0; --i)

@@ -14,8 +14,9 @@ Tensor clip_weights(const Schedule& schedule, Objective objective, LossWeight we
   return Tensor::from_values(values, t.shape()).to(dtype);
 }
 
-Var training_loss(const Schedule& schedule, Objective objective, LossWeight weight, const Var& output, const Tensor& x0,
-                  const Tensor& noise, const Tensor& t) {
+Var training_loss(
+    const Schedule& schedule, Objective objective, LossWeight weight, const Var& output, const Tensor& x0,
+    const Tensor& noise, const Tensor& t) {
   const Tensor target = regression_target(schedule, objective, x0, noise, t);
   return weighted_mse(output, target, clip_weights(schedule, objective, weight, t, output.dtype()));
 }

@@ -19,8 +19,9 @@ constexpr std::uint64_t kShuffleStep = std::uint64_t{1} << 63;
 
 Tensor take_frames(const Tensor& clips, std::int64_t begin, std::int64_t end) {
   check_rank(clips, 5, "take_frames", "clips");
-  check<ShapeError>(begin >= 0 && begin <= end && end <= clips.dim(1), "take_frames: expected 0 <= begin <= end <= {}, got {} and {}", clips.dim(1),
-                    begin, end);
+  check<ShapeError>(
+      begin >= 0 && begin <= end && end <= clips.dim(1), "take_frames: expected 0 <= begin <= end <= {}, got {} and {}",
+      clips.dim(1), begin, end);
   Tensor out = Tensor::empty({clips.dim(0), end - begin, clips.dim(2), clips.dim(3), clips.dim(4)}, clips.dtype());
   for (std::int64_t b = 0; b < clips.dim(0); ++b) {
     Tensor target = out.select(b);
@@ -47,11 +48,14 @@ Tensor shuffle_actions(const Tensor& actions, std::uint64_t seed) {
   std::vector<std::int64_t> source(static_cast<std::size_t>(actions.dim(0)));
   std::iota(source.begin(), source.end(), 0);
   const RngKey key{seed, RngPurpose::bootstrap, kShuffleStep};
-  for (std::size_t i = source.size(); i-- > 1;) std::swap(source[i], source[random_below(key, i, static_cast<std::uint32_t>(i))]);
+  for (std::size_t i = source.size(); i-- > 1;)
+    std::swap(source[i], source[random_below(key, i, static_cast<std::uint32_t>(i))]);
   Tensor out = Tensor::empty(actions.shape(), DType::i64);
   const std::int64_t width = actions.dim(1);
   for (std::int64_t b = 0; b < actions.dim(0); ++b)
-    std::copy_n(actions.data<std::int64_t>() + source[static_cast<std::size_t>(b)] * width, width, out.data<std::int64_t>() + b * width);
+    std::copy_n(
+        actions.data<std::int64_t>() + source[static_cast<std::size_t>(b)] * width, width,
+        out.data<std::int64_t>() + b * width);
   return out;
 }
 

@@ -11,12 +11,16 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-Json to_json(const Interval& interval) { return {{"mean", interval.mean}, {"low", interval.low}, {"high", interval.high}}; }
+Json to_json(const Interval& interval) {
+  return {{"mean", interval.mean}, {"low", interval.low}, {"high", interval.high}};
+}
 
 /// "0.0213 [0.0198, 0.0229]" with the digits that suit the metric.
 std::string format(const Interval& i, PixelMetric metric, bool sign) {
   const int digits = metric == PixelMetric::psnr ? 2 : 4;
-  return sign ? fmt::format("{:+.{}f} [{:+.{}f}, {:+.{}f}]{}", i.mean, digits, i.low, digits, i.high, digits, i.excludes_zero() ? " *" : "")
+  return sign ? fmt::format(
+                    "{:+.{}f} [{:+.{}f}, {:+.{}f}]{}", i.mean, digits, i.low, digits, i.high, digits,
+                    i.excludes_zero() ? " *" : "")
               : fmt::format("{:.{}f} [{:.{}f}, {:.{}f}]", i.mean, digits, i.low, digits, i.high, digits);
 }
 
@@ -24,9 +28,12 @@ std::string format(const Interval& i, PixelMetric metric, bool sign) {
 
 const char* name_of(PixelMetric metric) {
   switch (metric) {
-    case PixelMetric::mse: return "mse";
-    case PixelMetric::psnr: return "psnr";
-    case PixelMetric::ssim: return "ssim";
+    case PixelMetric::mse:
+      return "mse";
+    case PixelMetric::psnr:
+      return "psnr";
+    case PixelMetric::ssim:
+      return "ssim";
   }
   return "?";
 }
@@ -35,9 +42,12 @@ PixelMetric parse_pixel_metric(const std::string& word) {
   for (const PixelMetric m : kPixelMetrics)
     if (word == name_of(m)) return m;
   for (const char* network : {"lpips", "fid", "fid_ref", "fvd", "fvd_i3d", "aer"})
-    check<Error>(word != network,
-                 "metrics: {}: unavailable: it needs a pretrained network that this program does not have yet | ask for mse, psnr, ssim, or "
-                 "compute features elsewhere and compare them with avid metrics --features", word);
+    check<Error>(
+        word != network,
+        "metrics: {}: unavailable: it needs a pretrained network that this program does not have yet | ask for mse, "
+        "psnr, ssim, or "
+        "compute features elsewhere and compare them with avid metrics --features",
+        word);
   fail<UsageError>("metrics: expected mse, psnr or ssim, got '{}'", word);
 }
 
@@ -49,7 +59,8 @@ Interval interval_of(const PixelScores& scores, PixelMetric metric, const Bootst
   return bootstrap_mean(clip_means(scores, values_of(scores, metric)), options);
 }
 
-Interval interval_of_difference(const PixelScores& a, const PixelScores& b, PixelMetric metric, const BootstrapOptions& options) {
+Interval interval_of_difference(
+    const PixelScores& a, const PixelScores& b, PixelMetric metric, const BootstrapOptions& options) {
   return bootstrap_difference(clip_means(a, values_of(a, metric)), clip_means(b, values_of(b, metric)), options);
 }
 
@@ -62,9 +73,10 @@ const ScoreRow& ScoreTable::row(const std::string& name) const {
 void ScoreTable::add(ScoreRow row) {
   for (const ScoreRow& other : rows_) {
     check<Error>(other.name != row.name, "score table: the name '{}' is taken", row.name);
-    check<ShapeError>(other.scores.num_clips == row.scores.num_clips && other.scores.num_frames == row.scores.num_frames,
-                      "score table: row '{}': expected {} clips of {} frames, got {} of {}", row.name, other.scores.num_clips,
-                      other.scores.num_frames, row.scores.num_clips, row.scores.num_frames);
+    check<ShapeError>(
+        other.scores.num_clips == row.scores.num_clips && other.scores.num_frames == row.scores.num_frames,
+        "score table: row '{}': expected {} clips of {} frames, got {} of {}", row.name, other.scores.num_clips,
+        other.scores.num_frames, row.scores.num_clips, row.scores.num_frames);
   }
   rows_.push_back(std::move(row));
 }
@@ -88,8 +100,11 @@ std::string ScoreTable::text() const {
   std::string out = line("", [](PixelMetric m) {
     return std::string(m == PixelMetric::mse ? "MSE (frames in [-1,1])" : m == PixelMetric::psnr ? "PSNR, dB" : "SSIM");
   });
-  for (const ScoreRow& r : rows_) out += line(r.name, [&](PixelMetric m) { return format(interval_of(r.scores, m, bootstrap_), m, false); });
-  if (!comparisons_.empty()) out += fmt::format("differences, paired over clips (* = the {:.0f} % interval excludes 0)\n", 100 * bootstrap_.level);
+  for (const ScoreRow& r : rows_)
+    out += line(r.name, [&](PixelMetric m) { return format(interval_of(r.scores, m, bootstrap_), m, false); });
+  if (!comparisons_.empty())
+    out +=
+        fmt::format("differences, paired over clips (* = the {:.0f} % interval excludes 0)\n", 100 * bootstrap_.level);
   for (const Comparison& c : comparisons_)
     out += line(c.a + " - " + c.b, [&](PixelMetric m) {
       return format(interval_of_difference(row(c.a).scores, row(c.b).scores, m, bootstrap_), m, true);
@@ -99,7 +114,8 @@ std::string ScoreTable::text() const {
 
 Json ScoreTable::json() const {
   Json out;
-  out["bootstrap"] = {{"level", bootstrap_.level}, {"resamples", bootstrap_.resamples}, {"seed", bootstrap_.seed}, {"unit", "clip"}};
+  out["bootstrap"] = {
+      {"level", bootstrap_.level}, {"resamples", bootstrap_.resamples}, {"seed", bootstrap_.seed}, {"unit", "clip"}};
   out["rows"] = Json::array();
   for (const ScoreRow& r : rows_) {
     Json row{{"name", r.name}};

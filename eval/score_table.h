@@ -33,7 +33,8 @@ const std::vector<double>& values_of(const PixelScores& scores, PixelMetric metr
 
 /// Mean over clips and frames with its bootstrap interval over clips.
 Interval interval_of(const PixelScores& scores, PixelMetric metric, const BootstrapOptions& options);
-Interval interval_of_difference(const PixelScores& a, const PixelScores& b, PixelMetric metric, const BootstrapOptions& options);
+Interval interval_of_difference(
+    const PixelScores& a, const PixelScores& b, PixelMetric metric, const BootstrapOptions& options);
 
 class ScoreTable {
  public:

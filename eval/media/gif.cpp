@@ -16,7 +16,9 @@ namespace {
 
 constexpr std::size_t kMaxColours = 256;
 
-std::size_t cell_of(Colour c) { return static_cast<std::size_t>(c[0] >> 3) << 10 | static_cast<std::size_t>(c[1] >> 3) << 5 | c[2] >> 3; }
+std::size_t cell_of(Colour c) {
+  return static_cast<std::size_t>(c[0] >> 3) << 10 | static_cast<std::size_t>(c[1] >> 3) << 5 | c[2] >> 3;
+}
 
 /// One 5-bit cell of colour space: how many pixels fell in, and their sum.
 struct Cell {
@@ -24,7 +26,8 @@ struct Cell {
   std::array<std::int64_t, 3> sum{};
   Colour mean() const {
     Colour c{};
-    for (std::size_t k = 0; k < 3; ++k) c[k] = static_cast<std::uint8_t>((sum[k] + count / 2) / std::max<std::int64_t>(count, 1));
+    for (std::size_t k = 0; k < 3; ++k)
+      c[k] = static_cast<std::uint8_t>((sum[k] + count / 2) / std::max<std::int64_t>(count, 1));
     return c;
   }
 };
@@ -39,7 +42,8 @@ struct Box {
     for (std::size_t k = 0; k < 3; ++k) {
       double n = 0, sum = 0, squares = 0;
       for (const Cell& cell : cells) {
-        const double v = static_cast<double>(cell.sum[k]) / static_cast<double>(cell.count), w = static_cast<double>(cell.count);
+        const double v = static_cast<double>(cell.sum[k]) / static_cast<double>(cell.count),
+                     w = static_cast<double>(cell.count);
         n += w;
         sum += w * v;
         squares += w * v * v;
@@ -64,7 +68,9 @@ struct Box {
 /// Splits a box at the mean of its widest channel; both halves are non-empty because the spread is positive.
 std::pair<Box, Box> split(const Box& box) {
   std::vector<Cell> cells = box.cells;
-  const auto value = [&](const Cell& c) { return static_cast<double>(c.sum[box.widest]) / static_cast<double>(c.count); };
+  const auto value = [&](const Cell& c) {
+    return static_cast<double>(c.sum[box.widest]) / static_cast<double>(c.count);
+  };
   std::sort(cells.begin(), cells.end(), [&](const Cell& a, const Cell& b) { return value(a) < value(b); });
   double n = 0, sum = 0;
   for (const Cell& c : cells) {
@@ -72,7 +78,8 @@ std::pair<Box, Box> split(const Box& box) {
     sum += static_cast<double>(c.sum[box.widest]);
   }
   auto middle = std::find_if(cells.begin(), cells.end(), [&](const Cell& c) { return value(c) > sum / n; });
-  if (middle == cells.begin() || middle == cells.end()) middle = cells.begin() + static_cast<std::ptrdiff_t>(cells.size() / 2);
+  if (middle == cells.begin() || middle == cells.end())
+    middle = cells.begin() + static_cast<std::ptrdiff_t>(cells.size() / 2);
   return {Box({cells.begin(), middle}), Box({middle, cells.end()})};
 }
 
@@ -119,8 +126,10 @@ Palette::Palette(const std::vector<Image>& images) : cache_(1 << 15, -1) {
     for (std::size_t i = 0; i < image.rgb.size() && distinct.size() <= kMaxColours; i += 3)
       distinct.insert({image.rgb[i], image.rgb[i + 1], image.rgb[i + 2]});
   exact_ = distinct.size() <= kMaxColours;
-  if (exact_) colours_.assign(distinct.begin(), distinct.end());  // sorted: found by bisection
-  else colours_ = median_cut(images);
+  if (exact_)
+    colours_.assign(distinct.begin(), distinct.end());  // sorted: found by bisection
+  else
+    colours_ = median_cut(images);
 }
 
 std::uint8_t Palette::index_of(Colour colour) {
@@ -147,19 +156,22 @@ std::string encode_gif(const std::vector<Image>& frames, const GifOptions& optio
   check<Error>(!frames.empty(), "gif: expected at least one frame, got none");
   const int width = frames[0].width, height = frames[0].height;
   for (const Image& frame : frames)
-    check<ShapeError>(frame.width == width && frame.height == height && width < 65536 && height < 65536,
-                      "gif: expected frames of {}x{} (below 65536), got {}x{}", width, height, frame.width, frame.height);
+    check<ShapeError>(
+        frame.width == width && frame.height == height && width < 65536 && height < 65536,
+        "gif: expected frames of {}x{} (below 65536), got {}x{}", width, height, frame.width, frame.height);
   Palette palette(frames);
   int map_size = 2;  // giflib wants a power of two
   while (map_size < static_cast<int>(palette.colours().size())) map_size *= 2;
   std::vector<GifColorType> entries(static_cast<std::size_t>(map_size), GifColorType{0, 0, 0});
-  for (std::size_t i = 0; i < palette.colours().size(); ++i) entries[i] = {palette.colours()[i][0], palette.colours()[i][1], palette.colours()[i][2]};
+  for (std::size_t i = 0; i < palette.colours().size(); ++i)
+    entries[i] = {palette.colours()[i][0], palette.colours()[i][1], palette.colours()[i][2]};
   const std::unique_ptr<ColorMapObject, FreeMap> map(GifMakeMapObject(map_size, entries.data()));
   must(map != nullptr, "palette");
 
   std::string out;
   const auto append = [](GifFileType* file, const GifByteType* data, int size) {
-    static_cast<std::string*>(file->UserData)->append(reinterpret_cast<const char*>(data), static_cast<std::size_t>(size));
+    static_cast<std::string*>(file->UserData)
+        ->append(reinterpret_cast<const char*>(data), static_cast<std::size_t>(size));
     return size;
   };
   int error = 0;
@@ -168,16 +180,18 @@ std::string encode_gif(const std::vector<Image>& frames, const GifOptions& optio
   EGifSetGifVersion(file.get(), true);
   must(EGifPutScreenDesc(file.get(), width, height, 8, 0, map.get()) == GIF_OK, "header");
   const GifByteType loop_forever[] = {1, 0, 0};
-  must(EGifPutExtensionLeader(file.get(), APPLICATION_EXT_FUNC_CODE) == GIF_OK &&
-           EGifPutExtensionBlock(file.get(), 11, "NETSCAPE2.0") == GIF_OK &&
-           EGifPutExtensionBlock(file.get(), 3, loop_forever) == GIF_OK && EGifPutExtensionTrailer(file.get()) == GIF_OK,
-       "loop extension");
+  must(
+      EGifPutExtensionLeader(file.get(), APPLICATION_EXT_FUNC_CODE) == GIF_OK &&
+          EGifPutExtensionBlock(file.get(), 11, "NETSCAPE2.0") == GIF_OK &&
+          EGifPutExtensionBlock(file.get(), 3, loop_forever) == GIF_OK && EGifPutExtensionTrailer(file.get()) == GIF_OK,
+      "loop extension");
   if (!options.comment.empty()) must(EGifPutComment(file.get(), options.comment.c_str()) == GIF_OK, "comment");
 
   std::vector<GifByteType> row(static_cast<std::size_t>(width));
   for (std::size_t f = 0; f < frames.size(); ++f) {
-    const GraphicsControlBlock control{DISPOSE_DO_NOT, false, (f + 1 == frames.size() ? options.last_delay_ms : options.delay_ms) / 10,
-                                       NO_TRANSPARENT_COLOR};
+    const GraphicsControlBlock control{
+        DISPOSE_DO_NOT, false, (f + 1 == frames.size() ? options.last_delay_ms : options.delay_ms) / 10,
+        NO_TRANSPARENT_COLOR};
     GifByteType packed[4];
     EGifGCBToExtension(&control, packed);
     must(EGifPutExtension(file.get(), GRAPHICS_EXT_FUNC_CODE, sizeof packed, packed) == GIF_OK, "frame delay");

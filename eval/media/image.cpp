@@ -37,15 +37,17 @@ constexpr Glyph kFont[] = {
 
 const Glyph* find_glyph(char c) {
   const char upper = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
-  const auto* found = std::find_if(std::begin(kFont), std::end(kFont), [upper](const Glyph& g) { return g.character == upper; });
+  const auto* found =
+      std::find_if(std::begin(kFont), std::end(kFont), [upper](const Glyph& g) { return g.character == upper; });
   return found == std::end(kFont) ? nullptr : found;
 }
 
 }  // namespace
 
 Image::Image(int image_width, int image_height, Colour fill) : width(image_width), height(image_height) {
-  check<ShapeError>(width >= 1 && height >= 1 && std::int64_t{width} * height <= std::int64_t{1} << 28,
-                    "image: expected a size of 1x1 to 2^28 pixels, got {}x{} | choose fewer clips or a smaller scale", width, height);
+  check<ShapeError>(
+      width >= 1 && height >= 1 && std::int64_t{width} * height <= std::int64_t{1} << 28,
+      "image: expected a size of 1x1 to 2^28 pixels, got {}x{} | choose fewer clips or a smaller scale", width, height);
   rgb.resize(static_cast<std::size_t>(width) * static_cast<std::size_t>(height) * 3);
   fill_box(0, 0, width, height, fill);
 }
@@ -56,7 +58,8 @@ void Image::set(int x, int y, Colour colour) {
 }
 
 Colour Image::at(int x, int y) const {
-  const std::size_t i = (static_cast<std::size_t>(y) * static_cast<std::size_t>(width) + static_cast<std::size_t>(x)) * 3;
+  const std::size_t i =
+      (static_cast<std::size_t>(y) * static_cast<std::size_t>(width) + static_cast<std::size_t>(x)) * 3;
   return {rgb.at(i), rgb.at(i + 1), rgb.at(i + 2)};
 }
 
@@ -79,7 +82,8 @@ Image image_of_frame(const Tensor& frame, int scale) {
   const std::uint8_t* p = frame.data<std::uint8_t>();
   for (int y = 0; y < static_cast<int>(frame.dim(0)); ++y)
     for (int x = 0; x < static_cast<int>(frame.dim(1)); ++x, p += channels)
-      image.fill_box(x * scale, y * scale, scale, scale, channels == 1 ? Colour{p[0], p[0], p[0]} : Colour{p[0], p[1], p[2]});
+      image.fill_box(
+          x * scale, y * scale, scale, scale, channels == 1 ? Colour{p[0], p[0], p[0]} : Colour{p[0], p[1], p[2]});
   return image;
 }
 
@@ -94,6 +98,8 @@ void draw_text(Image& image, int x, int y, std::string_view text, Colour colour,
   }
 }
 
-int text_width(std::string_view text, int scale) { return text.empty() ? 0 : (static_cast<int>(text.size()) * kGlyphWidth - 1) * scale; }
+int text_width(std::string_view text, int scale) {
+  return text.empty() ? 0 : (static_cast<int>(text.size()) * kGlyphWidth - 1) * scale;
+}
 
 }  // namespace avid::eval

@@ -29,15 +29,19 @@ void append_u32(std::string& out, std::uint32_t value) {
 /// length | "tEXt" | keyword NUL text | CRC of type and data
 std::string text_chunk(const std::string& keyword, const std::string& text) {
   const auto printable_ascii = [](unsigned char c) { return c >= 0x20 && c < 0x7f; };
-  check<Error>(!keyword.empty() && keyword.size() <= 79 && std::all_of(keyword.begin(), keyword.end(), printable_ascii),
-               "png: expected a keyword of 1 to 79 printable ASCII characters, got '{}'", printable(keyword));
-  check<Error>(std::all_of(text.begin(), text.end(), [](unsigned char c) { return c != 0 && c < 0x80; }),
-               "png: text '{}': expected ASCII without NUL | escape other characters", keyword);
+  check<Error>(
+      !keyword.empty() && keyword.size() <= 79 && std::all_of(keyword.begin(), keyword.end(), printable_ascii),
+      "png: expected a keyword of 1 to 79 printable ASCII characters, got '{}'", printable(keyword));
+  check<Error>(
+      std::all_of(text.begin(), text.end(), [](unsigned char c) { return c != 0 && c < 0x80; }),
+      "png: text '{}': expected ASCII without NUL | escape other characters", keyword);
   const std::string body = "tEXt" + keyword + '\0' + text;
   std::string chunk;
   append_u32(chunk, static_cast<std::uint32_t>(body.size() - 4));
   chunk += body;
-  append_u32(chunk, static_cast<std::uint32_t>(crc32(0, reinterpret_cast<const Bytef*>(body.data()), static_cast<uInt>(body.size()))));
+  append_u32(
+      chunk, static_cast<std::uint32_t>(
+                 crc32(0, reinterpret_cast<const Bytef*>(body.data()), static_cast<uInt>(body.size()))));
   return chunk;
 }
 
@@ -48,8 +52,9 @@ std::string encode_png(const Image& image, const std::map<std::string, std::stri
   const auto append = [](void* context, void* data, int size) {
     static_cast<std::string*>(context)->append(static_cast<const char*>(data), static_cast<std::size_t>(size));
   };
-  check<OutOfMemoryError>(stbi_write_png_to_func(append, &file, image.width, image.height, 3, image.rgb.data(), image.width * 3) != 0,
-                          "png: could not encode {}x{} pixels", image.width, image.height);
+  check<OutOfMemoryError>(
+      stbi_write_png_to_func(append, &file, image.width, image.height, 3, image.rgb.data(), image.width * 3) != 0,
+      "png: could not encode {}x{} pixels", image.width, image.height);
   std::string chunks;
   for (const auto& [keyword, value] : text) chunks += text_chunk(keyword, value);
   return file.insert(kHeaderBytes, chunks);

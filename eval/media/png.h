@@ -14,6 +14,7 @@ namespace avid::eval {
 std::string encode_png(const Image& image, const std::map<std::string, std::string>& text = {});
 
 /// encode_png to a file, atomically. Throws FileError.
-void write_png(const std::filesystem::path& path, const Image& image, const std::map<std::string, std::string>& text = {});
+void write_png(
+    const std::filesystem::path& path, const Image& image, const std::map<std::string, std::string>& text = {});
 
 }  // namespace avid::eval

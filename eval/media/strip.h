@@ -16,9 +16,9 @@ struct ClipRow {
 };
 
 struct StripOptions {
-  int scale = 4;                    ///< screen pixels per pixel of a frame
-  std::int64_t num_cond = 0;        ///< K: columns kept free before the frames
-  std::vector<std::string> actions; ///< a caption above each frame, or empty; see action_caption
+  int scale = 4;                     ///< screen pixels per pixel of a frame
+  std::int64_t num_cond = 0;         ///< K: columns kept free before the frames
+  std::vector<std::string> actions;  ///< a caption above each frame, or empty; see action_caption
 };
 
 /// Rows from top to bottom, conditioning frames and then generated frames from left to right, captions above, labels to the left.

@@ -24,8 +24,9 @@ double quantile(const std::vector<double>& sorted, double p) {
 
 Interval bootstrap_mean(std::span<const double> values, const BootstrapOptions& options) {
   check<Error>(!values.empty(), "bootstrap: expected at least one clip, got none");
-  check<ConfigError>(options.resamples >= 1 && options.level > 0 && options.level < 1,
-                     "bootstrap: expected resamples >= 1 and 0 < level < 1, got {} and {}", options.resamples, options.level);
+  check<ConfigError>(
+      options.resamples >= 1 && options.level > 0 && options.level < 1,
+      "bootstrap: expected resamples >= 1 and 0 < level < 1, got {} and {}", options.resamples, options.level);
   const auto n = static_cast<std::uint32_t>(values.size());
   std::vector<double> means(static_cast<std::size_t>(options.resamples));
   for (std::size_t r = 0; r < means.size(); ++r) {
@@ -36,11 +37,15 @@ Interval bootstrap_mean(std::span<const double> values, const BootstrapOptions& 
   }
   std::sort(means.begin(), means.end());
   const double tail = (1 - options.level) / 2;
-  return {.mean = std::accumulate(values.begin(), values.end(), 0.0) / n, .low = quantile(means, tail), .high = quantile(means, 1 - tail)};
+  return {
+      .mean = std::accumulate(values.begin(), values.end(), 0.0) / n,
+      .low = quantile(means, tail),
+      .high = quantile(means, 1 - tail)};
 }
 
 Interval bootstrap_difference(std::span<const double> a, std::span<const double> b, const BootstrapOptions& options) {
-  check<ShapeError>(a.size() == b.size(), "bootstrap: expected scores of the same clips, got {} and {}", a.size(), b.size());
+  check<ShapeError>(
+      a.size() == b.size(), "bootstrap: expected scores of the same clips, got {} and {}", a.size(), b.size());
   std::vector<double> difference(a.size());
   std::transform(a.begin(), a.end(), b.begin(), difference.begin(), std::minus<>());
   return bootstrap_mean(difference, options);

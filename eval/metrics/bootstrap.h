@@ -26,6 +26,7 @@ struct BootstrapOptions {
 Interval bootstrap_mean(std::span<const double> values, const BootstrapOptions& options = {});
 
 /// The same of a[i] - b[i]; a and b are scores of the same clips in the same order. Throws ShapeError when sizes differ.
-Interval bootstrap_difference(std::span<const double> a, std::span<const double> b, const BootstrapOptions& options = {});
+Interval bootstrap_difference(
+    std::span<const double> a, std::span<const double> b, const BootstrapOptions& options = {});
 
 }  // namespace avid::eval

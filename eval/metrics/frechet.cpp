@@ -22,9 +22,12 @@ double dot(const double* a, const double* b, std::int64_t n) { return std::inner
 
 /// Turns v [n] into the Householder vector (v[0] scaled so that the reflection is I - tau v v^T) and returns {tau, value}:
 /// the reflection maps the old v to value * e_0.
-struct Reflection { double tau, value; };
+struct Reflection {
+  double tau, value;
+};
 Reflection make_reflection(double* v, std::int64_t n) {
-  const double largest = std::abs(*std::max_element(v, v + n, [](double a, double b) { return std::abs(a) < std::abs(b); }));
+  const double largest =
+      std::abs(*std::max_element(v, v + n, [](double a, double b) { return std::abs(a) < std::abs(b); }));
   if (largest == 0) return {0, 0};
   for (std::int64_t i = 0; i < n; ++i) v[i] /= largest;  // the squares cannot overflow or vanish
   const double norm = std::copysign(std::sqrt(dot(v, v, n)), v[0]);
@@ -61,7 +64,8 @@ double sum_of_absolute_eigenvalues(std::vector<double> off) {
   const std::size_t n = off.size() + 1;
   std::vector<double> d(n, 0.0);
   off.push_back(0);
-  const double scale = std::abs(*std::max_element(off.begin(), off.end(), [](double a, double b) { return std::abs(a) < std::abs(b); }));
+  const double scale =
+      std::abs(*std::max_element(off.begin(), off.end(), [](double a, double b) { return std::abs(a) < std::abs(b); }));
   const double negligible = std::numeric_limits<double>::epsilon() * scale;
   for (std::size_t l = 0; l < n; ++l) {
     for (int iteration = 0;; ++iteration) {
@@ -104,26 +108,31 @@ double sum_of_absolute_eigenvalues(std::vector<double> off) {
 
 struct Moments {
   std::int64_t num_samples = 0, num_features = 0;
-  std::vector<double> mean;      // [D]
-  std::vector<double> centred;   // [N,D] divided by sqrt(N - 1) or sqrt(N); later its triangular factor
-  std::int64_t num_rows = 0;     // of `centred`
-  double trace = 0;              // of the covariance
+  std::vector<double> mean;     // [D]
+  std::vector<double> centred;  // [N,D] divided by sqrt(N - 1) or sqrt(N); later its triangular factor
+  std::int64_t num_rows = 0;    // of `centred`
+  double trace = 0;             // of the covariance
 };
 
 Moments moments_of(const Tensor& features, Covariance covariance, const char* name) {
   check_rank(features, 2, "frechet distance", name);
-  check<DTypeError>(is_float(features.dtype()), "frechet distance: {}: expected floats, got {}", name, name_of(features.dtype()));
-  Moments m{.num_samples = features.dim(0), .num_features = features.dim(1), .mean = {}, .centred = features.to_doubles()};
+  check<DTypeError>(
+      is_float(features.dtype()), "frechet distance: {}: expected floats, got {}", name, name_of(features.dtype()));
+  Moments m{
+      .num_samples = features.dim(0), .num_features = features.dim(1), .mean = {}, .centred = features.to_doubles()};
   const std::int64_t least = covariance == Covariance::unbiased ? 2 : 1;
-  check<ShapeError>(m.num_samples >= least && m.num_features >= 1, "frechet distance: {}: expected at least {} rows and 1 column, got {}", name,
-                    least, features.shape());
-  check<Error>(std::all_of(m.centred.begin(), m.centred.end(), [](double v) { return std::isfinite(v); }),
-               "frechet distance: {}: some features are not finite", name);
+  check<ShapeError>(
+      m.num_samples >= least && m.num_features >= 1,
+      "frechet distance: {}: expected at least {} rows and 1 column, got {}", name, least, features.shape());
+  check<Error>(
+      std::all_of(m.centred.begin(), m.centred.end(), [](double v) { return std::isfinite(v); }),
+      "frechet distance: {}: some features are not finite", name);
   const auto d = static_cast<std::size_t>(m.num_features);
   m.mean.assign(d, 0.0);
   for (std::size_t i = 0; i < m.centred.size(); ++i) m.mean[i % d] += m.centred[i];
   for (double& v : m.mean) v /= static_cast<double>(m.num_samples);
-  const double scale = 1 / std::sqrt(static_cast<double>(covariance == Covariance::unbiased ? m.num_samples - 1 : m.num_samples));
+  const double scale =
+      1 / std::sqrt(static_cast<double>(covariance == Covariance::unbiased ? m.num_samples - 1 : m.num_samples));
   for (std::size_t i = 0; i < m.centred.size(); ++i) {
     m.centred[i] = (m.centred[i] - m.mean[i % d]) * scale;
     m.trace += m.centred[i] * m.centred[i];
@@ -146,7 +155,8 @@ double sum_of_singular_values(std::vector<double> matrix, std::int64_t rows, std
   if (tall) {  // the rows of a wide matrix already are the contiguous columns of its transpose
     std::vector<double> transposed(a.values.size());
     for (std::int64_t i = 0; i < rows; ++i)
-      for (std::int64_t j = 0; j < cols; ++j) transposed[static_cast<std::size_t>(j * rows + i)] = a.values[static_cast<std::size_t>(i * cols + j)];
+      for (std::int64_t j = 0; j < cols; ++j)
+        transposed[static_cast<std::size_t>(j * rows + i)] = a.values[static_cast<std::size_t>(i * cols + j)];
     a.values = std::move(transposed);
   }
   if (a.cols == 0) return 0;
@@ -165,7 +175,8 @@ double sum_of_singular_values(std::vector<double> matrix, std::int64_t rows, std
     // Rows below k: A -= tau (A v) v^T
     std::fill(product.begin(), product.end(), 0.0);
     for (std::int64_t j = 0; j < right; ++j)
-      for (std::int64_t i = k + 1; i < a.rows; ++i) product[static_cast<std::size_t>(i)] += row[static_cast<std::size_t>(j)] * a.col(k + 1 + j)[i];
+      for (std::int64_t i = k + 1; i < a.rows; ++i)
+        product[static_cast<std::size_t>(i)] += row[static_cast<std::size_t>(j)] * a.col(k + 1 + j)[i];
 #pragma omp parallel for schedule(static) if (right * below > 1 << 15)
     for (std::int64_t j = 0; j < right; ++j) {
       const double s = up.tau * row[static_cast<std::size_t>(j)];
@@ -177,21 +188,24 @@ double sum_of_singular_values(std::vector<double> matrix, std::int64_t rows, std
 
 double frechet_distance(const Tensor& x, const Tensor& y, Covariance covariance) {
   const Moments a = moments_of(x, covariance, "first set"), b = moments_of(y, covariance, "second set");
-  check<ShapeError>(a.num_features == b.num_features, "frechet distance: features: expected {} as in the first set, got {}", a.num_features,
-                    b.num_features);
+  check<ShapeError>(
+      a.num_features == b.num_features, "frechet distance: features: expected {} as in the first set, got {}",
+      a.num_features, b.num_features);
   const std::int64_t d = a.num_features;
   std::vector<double> product(static_cast<std::size_t>(a.num_rows * b.num_rows));  // A B^T
 #pragma omp parallel for schedule(static)
   for (std::int64_t i = 0; i < a.num_rows; ++i)
     for (std::int64_t j = 0; j < b.num_rows; ++j)
-      product[static_cast<std::size_t>(i * b.num_rows + j)] = dot(a.centred.data() + i * d, b.centred.data() + j * d, d);
+      product[static_cast<std::size_t>(i * b.num_rows + j)] =
+          dot(a.centred.data() + i * d, b.centred.data() + j * d, d);
   double distance = a.trace + b.trace - 2 * sum_of_singular_values(std::move(product), a.num_rows, b.num_rows);
   for (std::int64_t j = 0; j < d; ++j) {
     const double shift = a.mean[static_cast<std::size_t>(j)] - b.mean[static_cast<std::size_t>(j)];
     distance += shift * shift;
   }
   // Rounding may leave a set a hair below zero from itself; more than that is a fault.
-  check<Error>(distance >= -1e-6 * (a.trace + b.trace), "frechet distance: got {} although it cannot be negative", distance);
+  check<Error>(
+      distance >= -1e-6 * (a.trace + b.trace), "frechet distance: got {} although it cannot be negative", distance);
   return std::max(distance, 0.0);
 }
 

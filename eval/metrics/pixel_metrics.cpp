@@ -81,7 +81,8 @@ class Ssim {
       for (std::int64_t x = 0; x < width_; ++x) {
         double sum = 0;
         for (std::int64_t k = 0; k < kTaps; ++k)
-          sum += window[static_cast<std::size_t>(k)] * in[static_cast<std::size_t>(y * width_ + reflected(x + k - kRadius, width_))];
+          sum += window[static_cast<std::size_t>(k)] *
+                 in[static_cast<std::size_t>(y * width_ + reflected(x + k - kRadius, width_))];
         rows_[static_cast<std::size_t>(y * width_ + x)] = sum;
       }
     std::fill(out.begin(), out.end(), 0.0);
@@ -115,7 +116,9 @@ double psnr_of(double mse_01) { return 10 * std::log10(1 / std::max(mse_01, kMin
 }  // namespace
 
 void PixelScores::append(const PixelScores& other) {
-  check<ShapeError>(num_clips == 0 || num_frames == other.num_frames, "pixel scores: frames: expected {}, got {}", num_frames, other.num_frames);
+  check<ShapeError>(
+      num_clips == 0 || num_frames == other.num_frames, "pixel scores: frames: expected {}, got {}", num_frames,
+      other.num_frames);
   num_frames = other.num_frames;
   num_clips += other.num_clips;
   mse.insert(mse.end(), other.mse.begin(), other.mse.end());
@@ -130,8 +133,9 @@ PixelScores score_frames(const Tensor& generated, const Tensor& real, SsimBorder
   check_dtype(generated, DType::u8, "score_frames", "generated");
   const std::int64_t height = real.dim(2), width = real.dim(3), colours = real.dim(4);
   const std::int64_t smallest = border == SsimBorder::valid ? 2 * kRadius + 1 : kRadius + 1;
-  check<ShapeError>(height >= smallest && width >= smallest, "score_frames: expected frames of at least {0}x{0} pixels for SSIM, got {1}x{2}",
-                    smallest, height, width);
+  check<ShapeError>(
+      height >= smallest && width >= smallest,
+      "score_frames: expected frames of at least {0}x{0} pixels for SSIM, got {1}x{2}", smallest, height, width);
   PixelScores scores{.num_clips = real.dim(0), .num_frames = real.dim(1), .mse = {}, .psnr = {}, .ssim = {}};
   const std::int64_t num_images = scores.num_clips * scores.num_frames, image = height * width * colours;
   for (auto* values : {&scores.mse, &scores.psnr, &scores.ssim}) values->resize(static_cast<std::size_t>(num_images));

@@ -30,8 +30,9 @@ std::vector<Tap> taps(std::int64_t in, std::int64_t out) {
 
 Tensor resize_bilinear_u8(const Tensor& frames, std::int64_t height, std::int64_t width) {
   check_dtype(frames, DType::u8, "resize", "frames");
-  check<ShapeError>(frames.rank() >= 3 && height >= 1 && width >= 1 && frames.dim(-3) >= 1 && frames.dim(-2) >= 1,
-                    "resize: expected frames [...,H,W,C] and a positive size, got {} to {}x{}", frames.shape(), height, width);
+  check<ShapeError>(
+      frames.rank() >= 3 && height >= 1 && width >= 1 && frames.dim(-3) >= 1 && frames.dim(-2) >= 1,
+      "resize: expected frames [...,H,W,C] and a positive size, got {} to {}x{}", frames.shape(), height, width);
   std::vector<std::int64_t> extents = frames.shape().to_vector();
   const std::int64_t in_h = frames.dim(-3), in_w = frames.dim(-2), channels = frames.dim(-1);
   extents[extents.size() - 3] = height;
@@ -45,7 +46,9 @@ Tensor resize_bilinear_u8(const Tensor& frames, std::int64_t height, std::int64_
     for (const Tap& y : ys)
       for (const Tap& x : xs)
         for (std::int64_t c = 0; c < channels; ++c) {
-          const auto at = [&](std::int64_t row, std::int64_t col) { return static_cast<float>(image[(row * in_w + col) * channels + c]); };
+          const auto at = [&](std::int64_t row, std::int64_t col) {
+            return static_cast<float>(image[(row * in_w + col) * channels + c]);
+          };
           const float top = (1 - x.fraction) * at(y.first, x.first) + x.fraction * at(y.first, x.second);
           const float bottom = (1 - x.fraction) * at(y.second, x.first) + x.fraction * at(y.second, x.second);
           *target++ = static_cast<std::uint8_t>((1 - y.fraction) * top + y.fraction * bottom);
@@ -60,7 +63,8 @@ Tensor quantise_rounded(const Tensor& frames) {
   for (std::int64_t r = 0; r < frames.rows(); ++r)
     for (std::int64_t c = 0; c < frames.cols(); ++c) {
       const float level = (frames.data<float>()[r * frames.pitch() + c] + 1.0f) / 2.0f * 255.0f;
-      out.data<std::uint8_t>()[r * out.pitch() + c] = static_cast<std::uint8_t>(level > 0 ? std::nearbyint(std::min(level, 255.0f)) : 0);
+      out.data<std::uint8_t>()[r * out.pitch() + c] =
+          static_cast<std::uint8_t>(level > 0 ? std::nearbyint(std::min(level, 255.0f)) : 0);
     }
   return out;
 }

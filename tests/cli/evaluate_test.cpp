@@ -17,8 +17,22 @@ ProgramResult avid_program(std::vector<std::string> words) {
 }
 
 std::vector<std::string> model(std::vector<std::string> more, const char* frames = "4") {
-  std::vector<std::string> words{"evaluate", "--base", golden("pixel/ddpm/base.safetensors"), "--adapter", golden("pixel/ddpm/adapter.safetensors"),
-                                 "--timesteps", "8", "--steps", "2", "--frames", frames, "--clips", "3", "--data", kHeldOut};
+  std::vector<std::string> words{
+      "evaluate",
+      "--base",
+      golden("pixel/ddpm/base.safetensors"),
+      "--adapter",
+      golden("pixel/ddpm/adapter.safetensors"),
+      "--timesteps",
+      "8",
+      "--steps",
+      "2",
+      "--frames",
+      frames,
+      "--clips",
+      "3",
+      "--data",
+      kHeldOut};
   words.insert(words.end(), more.begin(), more.end());
   return words;
 }
@@ -27,14 +41,18 @@ std::vector<std::string> model(std::vector<std::string> more, const char* frames
 
 TEST_CASE("evaluate/report/rows_differences_and_files") {
   const TempDir dir;
-  const ProgramResult result =
-      avid_program(model({"--json", "--shuffle-actions", "--also", "twin=" + golden("pixel/ddpm/adapter.safetensors").string(), "--out", dir / "scores.json"}));
+  const ProgramResult result = avid_program(model(
+      {"--json", "--shuffle-actions", "--also", "twin=" + golden("pixel/ddpm/adapter.safetensors").string(), "--out",
+       dir / "scores.json"}));
   CAPTURE(result.err);
   REQUIRE(result.exit_code == 0);
   const auto report = nlohmann::json::parse(result.out);
   std::vector<std::string> names;
   for (const auto& row : report["rows"]) names.push_back(row["name"]);
-  CHECK(names == std::vector<std::string>{"repeat-last-frame", "base", "adapter", "adapter, shuffled actions", "twin", "twin, shuffled actions"});
+  CHECK(
+      names ==
+      std::vector<std::string>{
+          "repeat-last-frame", "base", "adapter", "adapter, shuffled actions", "twin", "twin, shuffled actions"});
   CHECK(report["rows"][2]["psnr"] == report["rows"][4]["psnr"]);  // the same weights, windows and noise
   CHECK(report["rows"][2]["psnr"] != report["rows"][3]["psnr"]);
   CHECK(report["rows"][2]["psnr"]["per_frame"].size() == 4);
@@ -61,7 +79,8 @@ TEST_CASE("evaluate/errors/one_line_each") {
 TEST_CASE("metrics/golden/pixel_metrics_and_features") {
   const std::string input = golden("metrics/pixel_metrics/input.safetensors");
   const auto expected = nlohmann::json::parse(read_text(golden("metrics/pixel_metrics/case.json")))["expected_values"];
-  const ProgramResult result = avid_program({"metrics", "--real", input + ":real", "--generated", input + ":pred", "--json"});
+  const ProgramResult result =
+      avid_program({"metrics", "--real", input + ":real", "--generated", input + ":pred", "--json"});
   REQUIRE(result.exit_code == 0);
   const auto got = nlohmann::json::parse(result.out);
   CHECK(got["mse"].get<double>() == doctest::Approx(expected["mse"].get<double>()).epsilon(1e-6));
@@ -70,21 +89,31 @@ TEST_CASE("metrics/golden/pixel_metrics_and_features") {
   CHECK(got["curves"]["ssim"].size() == 4);
 
   const std::string features = golden("metrics/frechet/input.safetensors");
-  const ProgramResult distance =
-      avid_program({"metrics", "--features", "--real", features + ":few_9_14_24.x", "--generated", features + ":few_9_14_24.y", "--json"});
+  const ProgramResult distance = avid_program(
+      {"metrics", "--features", "--real", features + ":few_9_14_24.x", "--generated", features + ":few_9_14_24.y",
+       "--json"});
   REQUIRE(distance.exit_code == 0);
-  CHECK(nlohmann::json::parse(distance.out)["frechet_unbiased"].get<double>() == doctest::Approx(76.82661893735094).epsilon(1e-9));
-  CHECK(nlohmann::json::parse(distance.out)["frechet_biased"].get<double>() == doctest::Approx(75.1591881577518).epsilon(1e-9));
+  CHECK(
+      nlohmann::json::parse(distance.out)["frechet_unbiased"].get<double>() ==
+      doctest::Approx(76.82661893735094).epsilon(1e-9));
+  CHECK(
+      nlohmann::json::parse(distance.out)["frechet_biased"].get<double>() ==
+      doctest::Approx(75.1591881577518).epsilon(1e-9));
 }
 
 TEST_CASE("metrics/errors/networks_names_and_shapes") {
-  const std::string input = golden("metrics/pixel_metrics/input.safetensors"), features = golden("metrics/frechet/input.safetensors");
-  const ProgramResult lpips = avid_program({"metrics", "--real", input + ":real", "--generated", input + ":pred", "--metrics", "mse,lpips"});
+  const std::string input = golden("metrics/pixel_metrics/input.safetensors"),
+                    features = golden("metrics/frechet/input.safetensors");
+  const ProgramResult lpips =
+      avid_program({"metrics", "--real", input + ":real", "--generated", input + ":pred", "--metrics", "mse,lpips"});
   CHECK(lpips.exit_code == 1);
   CHECK(lpips.err.find("unavailable") != std::string::npos);
-  CHECK(avid_program({"metrics", "--real", input + ":real", "--generated", input + ":pred", "--metrics", "msee"}).exit_code == 2);
+  CHECK(
+      avid_program({"metrics", "--real", input + ":real", "--generated", input + ":pred", "--metrics", "msee"})
+          .exit_code == 2);
   CHECK(avid_program({"metrics", "--real", input, "--generated", input}).exit_code == 1);  // no tensor `frames`
-  CHECK(avid_program({"metrics", "--real", features + ":few_9_14_24.x", "--generated", input + ":pred"}).exit_code == 1);
+  CHECK(
+      avid_program({"metrics", "--real", features + ":few_9_14_24.x", "--generated", input + ":pred"}).exit_code == 1);
 }
 
 }  // namespace avid::test

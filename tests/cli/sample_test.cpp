@@ -14,8 +14,14 @@ const std::string kHeldOut = std::string(AVID_SOURCE_DIR) + "/data/samples/coinr
 
 /// avid sample with the small model of the case ddpm (8 steps) and these words.
 ProgramResult sample(const std::string& out, std::vector<std::string> words) {
-  std::vector<std::string> command{AVID_PROGRAM,  "sample", "--base", golden("pixel/ddpm/base.safetensors"), "--adapter", golden("pixel/ddpm/adapter.safetensors"),
-                                   "--timesteps", "8",      "--steps", "2", "--frames", "4", "--clips", "2", "--out", out};
+  std::vector<std::string> command{AVID_PROGRAM,  "sample",
+                                   "--base",      golden("pixel/ddpm/base.safetensors"),
+                                   "--adapter",   golden("pixel/ddpm/adapter.safetensors"),
+                                   "--timesteps", "8",
+                                   "--steps",     "2",
+                                   "--frames",    "4",
+                                   "--clips",     "2",
+                                   "--out",       out};
   command.insert(command.end(), words.begin(), words.end());
   return run_program(command);
 }
@@ -49,7 +55,8 @@ TEST_CASE("sample/actions/change_the_video_and_nothing_else") {
   REQUIRE(sample(dir / "r", {"--data", kHeldOut, "--actions", "right*4"}).exit_code == 0);
   REQUIRE(sample(dir / "l", {"--data", kHeldOut, "--actions", "left*2,jump*2", "--batch", "1"}).exit_code == 0);
   REQUIRE(sample(dir / "again", {"--data", kHeldOut, "--actions", "right*4", "--batch", "1"}).exit_code == 0);
-  const SafetensorsFile right(dir / "r/samples.safetensors"), left(dir / "l/samples.safetensors"), again(dir / "again/samples.safetensors");
+  const SafetensorsFile right(dir / "r/samples.safetensors"), left(dir / "l/samples.safetensors"),
+      again(dir / "again/samples.safetensors");
   CHECK(same_bits(right.load("cond"), left.load("cond")));
   CHECK(same_bits(right.load("base"), left.load("base")));
   CHECK_FALSE(same_bits(right.load("generated"), left.load("generated")));
@@ -57,7 +64,11 @@ TEST_CASE("sample/actions/change_the_video_and_nothing_else") {
   CHECK(left.load("actions").to_values<std::int64_t>() == std::vector<std::int64_t>{1, 1, 5, 5, 1, 1, 5, 5});
   // From a file with a line per clip, going on from the frames just made.
   write_text_atomic(dir / "actions.txt", "# two clips\nright*4\nnone*3,left\n");
-  REQUIRE(sample(dir / "on", {"--start-from", (dir / "r/samples.safetensors").string() + ":generated", "--actions", dir / "actions.txt"}).exit_code == 0);
+  REQUIRE(
+      sample(
+          dir / "on",
+          {"--start-from", (dir / "r/samples.safetensors").string() + ":generated", "--actions", dir / "actions.txt"})
+          .exit_code == 0);
   const SafetensorsFile on(dir / "on/samples.safetensors");
   CHECK(on.load("actions").to_values<std::int64_t>() == std::vector<std::int64_t>{7, 7, 7, 7, 4, 4, 4, 1});
   CHECK_FALSE(on.contains("real"));
@@ -67,10 +78,12 @@ TEST_CASE("sample/actions/change_the_video_and_nothing_else") {
 
 TEST_CASE("sample/metadata/settings_of_the_training_are_used") {
   const TempDir dir;
-  save_safetensors(dir / "base.safetensors", SafetensorsFile(golden("pixel/ddpm/base.safetensors")).load_all(),
-                   {{"avid.timesteps", "6"}, {"avid.schedule", "cosine"}, {"avid.frames", "3"}, {"avid.size", "16"}});
-  const ProgramResult result = run_program({AVID_PROGRAM, "sample", "--base", dir / "base.safetensors", "--data", kHeldOut, "--clips", "1", "--sampler",
-                                            "ddpm", "--out", dir / "x", "--json"});
+  save_safetensors(
+      dir / "base.safetensors", SafetensorsFile(golden("pixel/ddpm/base.safetensors")).load_all(),
+      {{"avid.timesteps", "6"}, {"avid.schedule", "cosine"}, {"avid.frames", "3"}, {"avid.size", "16"}});
+  const ProgramResult result = run_program(
+      {AVID_PROGRAM, "sample", "--base", dir / "base.safetensors", "--data", kHeldOut, "--clips", "1", "--sampler",
+       "ddpm", "--out", dir / "x", "--json"});
   REQUIRE(result.exit_code == 0);
   const auto settings = nlohmann::json::parse(result.out);
   CHECK(settings["schedule"]["kind"] == "cosine");
@@ -96,7 +109,9 @@ TEST_CASE("sample/errors/usage_is_2_and_files_are_1") {
   expect(2, "euler", {"--data", kHeldOut, "--sampler", "euler"});
   expect(1, "/missing.h5", {"--data", dir / "missing.h5"});
   expect(1, "multiple", {"--data", kHeldOut, "--size", "1"});
-  const ProgramResult wrong_model = run_program({AVID_PROGRAM, "sample", "--base", golden("pixel/classifier/classifier.safetensors"), "--data", kHeldOut, "--out", dir / "y"});
+  const ProgramResult wrong_model = run_program(
+      {AVID_PROGRAM, "sample", "--base", golden("pixel/classifier/classifier.safetensors"), "--data", kHeldOut, "--out",
+       dir / "y"});
   CHECK(wrong_model.exit_code == 1);
   CHECK(wrong_model.err.find("error: ") != std::string::npos);
   CHECK_FALSE(std::filesystem::exists(dir / "y"));

@@ -32,8 +32,9 @@ struct Fixture {
   Schedule schedule{ScheduleKind::sigmoid, 200};
   Tensor base = test::random_tensor(kVideo, DType::f32, 1), with = test::random_tensor(kVideo, DType::f32, 2);
   Tensor without = test::random_tensor(kVideo, DType::f32, 3);
-  DenoiserInput input{test::random_tensor(kVideo, DType::f32, 4), Tensor::from_values(std::vector<std::int64_t>{3, 150}, {2}),
-                      test::random_tensor({2, 2, 3, 3, 3}, DType::f32, 5), Tensor::zeros({2, 2}, DType::i64)};
+  DenoiserInput input{
+      test::random_tensor(kVideo, DType::f32, 4), Tensor::from_values(std::vector<std::int64_t>{3, 150}, {2}),
+      test::random_tensor({2, 2, 3, 3, 3}, DType::f32, 5), Tensor::zeros({2, 2}, DType::i64)};
   // A base that would answer otherwise if it were given the actions.
   Fixed base_net{schedule, with, base, Objective::pred_x0};
 };
@@ -44,7 +45,9 @@ TEST_CASE("compose/property_35/product_of_experts_ends_and_middle") {
   Fixture f;
   for (const Objective objective : {Objective::pred_x0, Objective::pred_noise}) {
     Fixed action(f.schedule, f.with, f.without, objective);
-    const auto mix = [&](double w) { return ProductOfExperts(f.schedule, f.base_net, action, {.weight = w}).predict(f.input); };
+    const auto mix = [&](double w) {
+      return ProductOfExperts(f.schedule, f.base_net, action, {.weight = w}).predict(f.input);
+    };
     CHECK(test::max_abs_diff(mix(0), f.base) < 1e-6);
     CHECK(test::max_abs_diff(mix(1), f.with) < 1e-5);
     // In noise space, then back.
@@ -54,18 +57,23 @@ TEST_CASE("compose/property_35/product_of_experts_ends_and_middle") {
     for (std::size_t i = 0; i < n_base.to_doubles().size(); ++i)
       values.push_back(static_cast<float>(0.6 * n_base.to_doubles()[i] + 0.4 * n_action.to_doubles()[i]));
     const Tensor n = Tensor::from_values(values, kVideo);
-    CHECK(test::max_abs_diff(mix(0.4), x0_from_output(f.schedule, Objective::pred_noise, n, f.input.x_t, f.input.t)) < 1e-5);
+    CHECK(
+        test::max_abs_diff(mix(0.4), x0_from_output(f.schedule, Objective::pred_noise, n, f.input.x_t, f.input.t)) <
+        1e-5);
   }
 }
 
 TEST_CASE("compose/property_36/action_guidance_falls_back_to_the_base") {
   Fixture f;
-  Fixed action(f.schedule, f.with, f.without, Objective::pred_x0), indifferent(f.schedule, f.with, f.with, Objective::pred_x0);
+  Fixed action(f.schedule, f.with, f.without, Objective::pred_x0),
+      indifferent(f.schedule, f.with, f.with, Objective::pred_x0);
   CHECK(test::same_bits(ActionGuidance(f.schedule, f.base_net, action, {.weight = 0}).predict(f.input), f.base));
   CHECK(test::same_bits(ActionGuidance(f.schedule, f.base_net, indifferent, {.weight = 10}).predict(f.input), f.base));
   const auto got = ActionGuidance(f.schedule, f.base_net, action, {.weight = 3}).predict(f.input).to_doubles();
   for (std::size_t i = 0; i < got.size(); ++i)
-    CHECK(got[i] == doctest::Approx(f.base.to_doubles()[i] + 3 * (f.with.to_doubles()[i] - f.without.to_doubles()[i])).epsilon(1e-5));
+    CHECK(
+        got[i] == doctest::Approx(f.base.to_doubles()[i] + 3 * (f.with.to_doubles()[i] - f.without.to_doubles()[i]))
+                      .epsilon(1e-5));
 }
 
 TEST_CASE("compose/first_t/early_times_use_the_base") {

@@ -25,7 +25,9 @@ Tensor pixel(double value) { return Tensor::full({1, 1, 1, 1, 1}, value, DType::
 TEST_CASE("parameterisation/scalars/values_of_the_specification") {
   const Schedule& s = sigmoid();
   CHECK(q_sample(s, pixel(0.25), pixel(-0.4), times({100})).item() == doctest::Approx(-0.109870583).epsilon(1e-7));
-  CHECK(regression_target(s, Objective::pred_v, pixel(0.25), pixel(-0.4), times({100})).item() == doctest::Approx(-0.458724815).epsilon(1e-7));
+  CHECK(
+      regression_target(s, Objective::pred_v, pixel(0.25), pixel(-0.4), times({100})).item() ==
+      doctest::Approx(-0.458724815).epsilon(1e-7));
   CHECK(noise_from_x0(s, pixel(0.25), pixel(0.5), times({150})).item() == doctest::Approx(0.437859196).epsilon(1e-7));
   CHECK(posterior_mean(s, pixel(0.25), pixel(0.5), times({150})).item() == doctest::Approx(0.492614772).epsilon(1e-7));
 }
@@ -33,7 +35,8 @@ TEST_CASE("parameterisation/scalars/values_of_the_specification") {
 TEST_CASE("parameterisation/property_04/conversions_are_inverses") {
   const Shape shape{4, 2, 5, 3, 3};
   const Tensor t = times({0, 10, 150, 198});
-  const Tensor x_t = test::random_tensor(shape, DType::f32, 1, 2.0), noise = test::random_tensor(shape, DType::f32, 2, 2.0);
+  const Tensor x_t = test::random_tensor(shape, DType::f32, 1, 2.0),
+               noise = test::random_tensor(shape, DType::f32, 2, 2.0);
   const Tensor x0 = x0_from_output(sigmoid(), Objective::pred_noise, noise, x_t, t);
   CHECK(test::max_abs_diff(noise_from_x0(sigmoid(), x0, x_t, t), noise) < 1e-4);
   CHECK(test::max_abs_diff(noise_from_output(sigmoid(), Objective::pred_x0, x0, x_t, t), noise) < 1e-4);
@@ -44,7 +47,9 @@ TEST_CASE("parameterisation/property_04/conversions_are_inverses") {
   const std::size_t per_clip = vs.size() / 4;
   for (std::size_t i = 0; i < vs.size(); ++i) {
     const auto at = static_cast<std::size_t>(t.to_values<std::int64_t>()[i / per_clip]);
-    CHECK(std::abs(gs[i] - (sigmoid().f64().sqrt_abar[at] * vs[i] + sigmoid().f64().sqrt_one_minus_abar[at] * xs[i])) < 1e-4);
+    CHECK(
+        std::abs(gs[i] - (sigmoid().f64().sqrt_abar[at] * vs[i] + sigmoid().f64().sqrt_one_minus_abar[at] * xs[i])) <
+        1e-4);
   }
 }
 
@@ -71,7 +76,8 @@ TEST_CASE("parameterisation/property_06/snr_weighted_x0_error_is_the_noise_error
   const auto clean = x0.to_doubles(), clean_hat = x0_hat.to_doubles();
   for (std::size_t i = 0; i < n.size(); ++i) {
     const double snr = sigmoid().f32().snr[static_cast<std::size_t>(at[i / (n.size() / 4)])];
-    const double x0_error = snr * (clean[i] - clean_hat[i]) * (clean[i] - clean_hat[i]), n_error = (n[i] - n_hat[i]) * (n[i] - n_hat[i]);
+    const double x0_error = snr * (clean[i] - clean_hat[i]) * (clean[i] - clean_hat[i]),
+                 n_error = (n[i] - n_hat[i]) * (n[i] - n_hat[i]);
     CHECK(std::abs(x0_error - n_error) < 1e-4 * (1 + n_error));  // the tables are f32
   }
 }
@@ -84,13 +90,15 @@ TEST_CASE("parameterisation/gaps/stay_zero_and_dense_inputs_work") {
   CHECK(test::gaps_are_zero(noise_from_x0(sigmoid(), x, noise, t)));
   // A mapped file is dense: pitch 3 instead of 4.
   const std::vector<std::byte> bytes = noise.to_dense_bytes();
-  const Tensor mapped = Tensor::from_storage(Storage::borrow(bytes.data(), bytes.size(), std::make_shared<int>(0)), 0, noise.shape(), DType::f32, 3);
+  const Tensor mapped = Tensor::from_storage(
+      Storage::borrow(bytes.data(), bytes.size(), std::make_shared<int>(0)), 0, noise.shape(), DType::f32, 3);
   CHECK(test::same_bits(q_sample(sigmoid(), x, mapped, t), padded));
 }
 
 TEST_CASE("parameterisation/errors/shapes_types_and_times") {
   const Tensor x = test::random_tensor({2, 1, 2, 2, 3}, DType::f32, 11);
-  CHECK_THROWS_AS(q_sample(sigmoid(), x, test::random_tensor({2, 1, 2, 2, 4}, DType::f32, 1), times({0, 1})), ShapeError);
+  CHECK_THROWS_AS(
+      q_sample(sigmoid(), x, test::random_tensor({2, 1, 2, 2, 4}, DType::f32, 1), times({0, 1})), ShapeError);
   CHECK_THROWS_AS(q_sample(sigmoid(), x, x.to(DType::f64), times({0, 1})), DTypeError);
   CHECK_THROWS_AS(q_sample(sigmoid(), x, x, times({0})), ShapeError);
   CHECK_THROWS_AS(q_sample(sigmoid(), x, x, times({0, 200})), ConfigError);

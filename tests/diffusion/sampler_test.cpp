@@ -50,7 +50,9 @@ const Schedule& schedule(std::int64_t steps) {
   return steps == 200 ? all : few;
 }
 
-Tensor run(Denoiser& net, std::int64_t n, SamplerOptions options) { return sample(net, schedule(n), cond(), {}, 3, options); }
+Tensor run(Denoiser& net, std::int64_t n, SamplerOptions options) {
+  return sample(net, schedule(n), cond(), {}, 3, options);
+}
 
 /// Normal noise that depends on `salt` for all draws but the first, which is x_T.
 auto salted_noise(std::uint64_t salt) {
@@ -107,19 +109,25 @@ TEST_CASE("sampler/property_08/ddpm_with_a_perfect_network_returns_the_truth") {
   Analytic net([&](const DenoiserInput&) { return truth; });
   for (const std::uint64_t salt : {100u, 2000u})
     CHECK(test::max_abs_diff(run(net, 200, {.kind = SamplerKind::ddpm, .noise = salted_noise(salt)}), truth) < 1e-6);
-  CHECK(test::same_bits(truth, test::random_tensor(kVideo, DType::f32, 3)));  // the network's tensor was not overwritten
+  CHECK(
+      test::same_bits(truth, test::random_tensor(kVideo, DType::f32, 3)));  // the network's tensor was not overwritten
   // The same through the other objectives.
-  Analytic noise_net([&](const DenoiserInput& in) { return noise_from_x0(schedule(20), truth, in.x_t, in.t); }, Objective::pred_noise);
+  Analytic noise_net(
+      [&](const DenoiserInput& in) { return noise_from_x0(schedule(20), truth, in.x_t, in.t); }, Objective::pred_noise);
   CHECK(test::max_abs_diff(run(noise_net, 20, {.kind = SamplerKind::ddpm, .noise = salted_noise(7)}), truth) < 1e-5);
-  Analytic v_net([&](const DenoiserInput& in) {
-    return regression_target(schedule(20), Objective::pred_v, truth, noise_from_x0(schedule(20), truth, in.x_t, in.t), in.t);
-  }, Objective::pred_v);
+  Analytic v_net(
+      [&](const DenoiserInput& in) {
+        return regression_target(
+            schedule(20), Objective::pred_v, truth, noise_from_x0(schedule(20), truth, in.x_t, in.t), in.t);
+      },
+      Objective::pred_v);
   CHECK(test::max_abs_diff(run(v_net, 20, {.kind = SamplerKind::ddim, .noise = salted_noise(7)}), truth) < 1e-5);
 }
 
 TEST_CASE("sampler/property_09/ddim_without_eta_depends_on_the_first_noise_only") {
   Analytic net(wavy);
-  const Tensor a = run(net, 200, {.num_steps = 10, .noise = salted_noise(100)}), b = run(net, 200, {.num_steps = 10, .noise = salted_noise(999)});
+  const Tensor a = run(net, 200, {.num_steps = 10, .noise = salted_noise(100)}),
+               b = run(net, 200, {.num_steps = 10, .noise = salted_noise(999)});
   CHECK(test::same_bits(a, b));
   const Tensor c = run(net, 200, {.num_steps = 10, .eta = 1, .noise = salted_noise(100)});
   CHECK(test::max_abs_diff(c, run(net, 200, {.num_steps = 10, .eta = 1, .noise = salted_noise(999)})) > 1e-3);
@@ -148,11 +156,14 @@ TEST_CASE("sampler/noise/does_not_depend_on_the_batch") {
   Analytic net(wavy);
   for (const SamplerKind kind : {SamplerKind::ddpm, SamplerKind::ddim}) {
     const Tensor whole = run(net, 20, {.kind = kind, .eta = kind == SamplerKind::ddim ? 0.5 : 0, .seed = 5});
-    const Tensor split = run(net, 20, {.kind = kind, .eta = kind == SamplerKind::ddim ? 0.5 : 0, .seed = 5, .batch_clips = 1});
+    const Tensor split =
+        run(net, 20, {.kind = kind, .eta = kind == SamplerKind::ddim ? 0.5 : 0, .seed = 5, .batch_clips = 1});
     CHECK(test::same_bits(whole, split));
     CHECK_FALSE(test::same_bits(whole, run(net, 20, {.kind = kind, .seed = 6})));
     // Clip 1 alone, told that it is clip 1.
-    const Tensor second = sample(net, schedule(20), cond().slice(1, 2), {}, 3, {.kind = kind, .eta = kind == SamplerKind::ddim ? 0.5 : 0, .seed = 5, .first_clip = 1});
+    const Tensor second = sample(
+        net, schedule(20), cond().slice(1, 2), {}, 3,
+        {.kind = kind, .eta = kind == SamplerKind::ddim ? 0.5 : 0, .seed = 5, .first_clip = 1});
     CHECK(test::same_bits(second, whole.slice(1, 2)));
   }
 }
@@ -163,8 +174,10 @@ TEST_CASE("sampler/property_38/classifier_guidance_shifts_the_mean") {
   const auto guided = [&](double weight, std::int64_t first_t, std::vector<double>& shifts) {
     Tensor before;
     SamplerOptions options{.kind = SamplerKind::ddpm, .noise = salted_noise(4)};
-    options.guidance = {.gradient = [](const DenoiserInput& in) { return Tensor::full(in.x_t.shape(), 0.5, in.x_t.dtype()); },
-                        .weight = weight, .first_t = first_t};
+    options.guidance = {
+        .gradient = [](const DenoiserInput& in) { return Tensor::full(in.x_t.shape(), 0.5, in.x_t.dtype()); },
+        .weight = weight,
+        .first_t = first_t};
     Tensor x_t = salted_noise(4)(0, kVideo, DType::f32);
     options.on_step = [&](const StepReport& step) {
       const Tensor z = salted_noise(4)(step.index + 1, kVideo, DType::f32);
@@ -194,7 +207,8 @@ TEST_CASE("sampler/mask/trace_averages_over_batches") {
   class Masked : public Denoiser {
    public:
     Tensor predict(const DenoiserInput& in) override {
-      mask_ = Tensor::full(in.x_t.shape().with_cols(1), 0.01 * static_cast<double>(in.t.to_values<std::int64_t>().at(0)), DType::f32);
+      mask_ = Tensor::full(
+          in.x_t.shape().with_cols(1), 0.01 * static_cast<double>(in.t.to_values<std::int64_t>().at(0)), DType::f32);
       return in.x_t;
     }
     Objective objective() const override { return Objective::pred_x0; }
@@ -220,7 +234,8 @@ TEST_CASE("sampler/errors/steps_and_values") {
   CHECK_THROWS_AS(run(net, 200, {.eta = 2}), ConfigError);
   CHECK_THROWS_AS(sample(net, schedule(20), cond(), Tensor::zeros({2, 4}, DType::i64), 3, {}), ShapeError);
   CHECK_THROWS_AS(parse_sampler("euler"), ConfigError);
-  Analytic broken([](const DenoiserInput& in) { return Tensor::full(in.x_t.shape(), std::numeric_limits<double>::quiet_NaN()); });
+  Analytic broken(
+      [](const DenoiserInput& in) { return Tensor::full(in.x_t.shape(), std::numeric_limits<double>::quiet_NaN()); });
   CHECK_THROWS_WITH_AS(run(broken, 20, {.num_steps = 2}), doctest::Contains("t = 19"), Error);
 }
 

@@ -13,7 +13,9 @@
 namespace avid::diffusion {
 namespace {
 
-bool close(double got, double expected, double relative = 1e-6) { return std::abs(got - expected) <= relative * std::abs(expected); }
+bool close(double got, double expected, double relative = 1e-6) {
+  return std::abs(got - expected) <= relative * std::abs(expected);
+}
 
 /// One row of pixel.md 1.2 (sigmoid, N = 200).
 struct Row {
@@ -77,8 +79,14 @@ TEST_CASE("schedule/property_01/tables_are_bitwise_those_of_the_original") {
     CHECK(file.load(name).to_values<float>() == table);
     ++compared;
   };
-  const struct { ScheduleKind kind; std::int64_t steps; } cases[] = {
-      {ScheduleKind::sigmoid, 200}, {ScheduleKind::cosine, 200}, {ScheduleKind::linear, 200}, {ScheduleKind::sigmoid, 8}};
+  const struct {
+    ScheduleKind kind;
+    std::int64_t steps;
+  } cases[] = {
+      {ScheduleKind::sigmoid, 200},
+      {ScheduleKind::cosine, 200},
+      {ScheduleKind::linear, 200},
+      {ScheduleKind::sigmoid, 8}};
   for (const auto& [kind, steps] : cases) {
     const Schedule s(kind, steps);
     const std::string prefix = std::string(name_of(kind)) + "." + std::to_string(steps) + ".";
@@ -117,7 +125,9 @@ TEST_CASE("schedule/property_03/posterior_weights_keep_the_noised_mean") {
     const Schedule s(kind, 200);
     const auto& table = s.f64();
     for (std::size_t t = 0; t < 200; ++t)
-      CHECK(std::abs(table.posterior_c1[t] + table.posterior_c2[t] * table.sqrt_abar[t] - std::sqrt(table.abar_prev[t])) < 1e-12);
+      CHECK(
+          std::abs(table.posterior_c1[t] + table.posterior_c2[t] * table.sqrt_abar[t] - std::sqrt(table.abar_prev[t])) <
+          1e-12);
   }
 }
 
@@ -128,7 +138,8 @@ TEST_CASE("schedule/property_13/snr_weights") {
   CHECK(close(mean, 13.60398));
   std::sort(weights.begin(), weights.end(), std::greater<>());
   CHECK(weights[100] == doctest::Approx(0.9674).epsilon(1e-4));  // the lower of the two middle values
-  CHECK(std::accumulate(weights.begin(), weights.begin() + 5, 0.0) / (200 * mean) == doctest::Approx(0.54).epsilon(0.01));
+  CHECK(
+      std::accumulate(weights.begin(), weights.begin() + 5, 0.0) / (200 * mean) == doctest::Approx(0.54).epsilon(0.01));
 }
 
 TEST_CASE("schedule/loss_weights/every_objective") {

@@ -43,11 +43,17 @@ TEST_CASE("training_loss/value/every_objective_and_weight") {
   };
   const std::vector<double> one{1, 1, 1};
   const Tensor v = regression_target(f.schedule, Objective::pred_v, f.x0, f.noise, f.t);
-  CHECK(f.loss(Objective::pred_noise, LossWeight::snr) == doctest::Approx(by_hand(f.output, f.noise, one)).epsilon(1e-7));
-  CHECK(f.loss(Objective::pred_x0, LossWeight::snr) == doctest::Approx(by_hand(f.output, f.x0, weights([](double s) { return s; }))).epsilon(1e-7));
-  CHECK(f.loss(Objective::pred_v, LossWeight::snr) == doctest::Approx(by_hand(f.output, v, weights([](double s) { return s / (s + 1); }))).epsilon(1e-7));
-  CHECK(f.loss(Objective::pred_x0, LossWeight::min_snr) ==
-        doctest::Approx(by_hand(f.output, f.x0, weights([](double s) { return std::min(s, 5.0); }))).epsilon(1e-7));
+  CHECK(
+      f.loss(Objective::pred_noise, LossWeight::snr) == doctest::Approx(by_hand(f.output, f.noise, one)).epsilon(1e-7));
+  CHECK(
+      f.loss(Objective::pred_x0, LossWeight::snr) ==
+      doctest::Approx(by_hand(f.output, f.x0, weights([](double s) { return s; }))).epsilon(1e-7));
+  CHECK(
+      f.loss(Objective::pred_v, LossWeight::snr) ==
+      doctest::Approx(by_hand(f.output, v, weights([](double s) { return s / (s + 1); }))).epsilon(1e-7));
+  CHECK(
+      f.loss(Objective::pred_x0, LossWeight::min_snr) ==
+      doctest::Approx(by_hand(f.output, f.x0, weights([](double s) { return std::min(s, 5.0); }))).epsilon(1e-7));
   CHECK(f.loss(Objective::pred_x0, LossWeight::none) == doctest::Approx(by_hand(f.output, f.x0, one)).epsilon(1e-7));
 }
 
@@ -55,7 +61,10 @@ TEST_CASE("training_loss/property_06/x0_loss_with_snr_is_the_noise_loss") {
   const Fixture f;
   const Tensor x_t = q_sample(f.schedule, f.x0, f.noise, f.t);
   const Tensor noise_hat = noise_from_x0(f.schedule, f.output, x_t, f.t);
-  const double as_noise = training_loss(f.schedule, Objective::pred_noise, LossWeight::snr, Var(noise_hat), f.x0, f.noise, f.t).value().item();
+  const double as_noise =
+      training_loss(f.schedule, Objective::pred_noise, LossWeight::snr, Var(noise_hat), f.x0, f.noise, f.t)
+          .value()
+          .item();
   CHECK(f.loss(Objective::pred_x0, LossWeight::snr) == doctest::Approx(as_noise).epsilon(1e-5));  // the tables are f32
 }
 

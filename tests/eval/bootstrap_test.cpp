@@ -21,7 +21,8 @@ TEST_CASE("bootstrap/width/is_that_of_the_normal_theory") {
 
 TEST_CASE("bootstrap/repeatable/from_the_seed") {
   const auto values = test::random_tensor({30}, DType::f64, 2).to_doubles();
-  const Interval a = bootstrap_mean(values, {.seed = 1}), b = bootstrap_mean(values, {.seed = 1}), c = bootstrap_mean(values, {.seed = 2});
+  const Interval a = bootstrap_mean(values, {.seed = 1}), b = bootstrap_mean(values, {.seed = 1}),
+                 c = bootstrap_mean(values, {.seed = 2});
   CHECK(a.low == b.low);
   CHECK(a.high == b.high);
   CHECK(a.low != c.low);

@@ -22,7 +22,8 @@ double trace(const Tensor& x) {
   for (std::size_t j = 0; j < d; ++j) {
     double mean = 0;
     for (std::size_t i = 0; i < n; ++i) mean += v[i * d + j] / static_cast<double>(n);
-    for (std::size_t i = 0; i < n; ++i) sum += (v[i * d + j] - mean) * (v[i * d + j] - mean) / static_cast<double>(n - 1);
+    for (std::size_t i = 0; i < n; ++i)
+      sum += (v[i * d + j] - mean) * (v[i * d + j] - mean) / static_cast<double>(n - 1);
   }
   return sum;
 }
@@ -63,10 +64,13 @@ TEST_CASE("frechet/closed_forms/four_points_shift_and_scale") {
     const auto v = f.to_doubles();
     for (std::int64_t j = 0; j < shape[1]; ++j) {
       double mean = 0;
-      for (std::int64_t i = 0; i < shape[0]; ++i) mean += v[static_cast<std::size_t>(i * shape[1] + j)] / static_cast<double>(shape[0]);
+      for (std::int64_t i = 0; i < shape[0]; ++i)
+        mean += v[static_cast<std::size_t>(i * shape[1] + j)] / static_cast<double>(shape[0]);
       mean_square += mean * mean;
     }
-    CHECK(frechet_distance(f, plus(f, 3, 0), Covariance::unbiased) == doctest::Approx(4 * (trace(f) + mean_square)).epsilon(1e-10));
+    CHECK(
+        frechet_distance(f, plus(f, 3, 0), Covariance::unbiased) ==
+        doctest::Approx(4 * (trace(f) + mean_square)).epsilon(1e-10));
   }
 }
 
@@ -84,7 +88,8 @@ TEST_CASE("frechet/singular_values/known_sums") {
   for (std::int64_t i = 0; i < n; ++i)
     for (std::int64_t j = 0; j < n; ++j) {
       for (std::int64_t k = 0; k < n; ++k)
-        g[static_cast<std::size_t>(i * n + j)] += m[static_cast<std::size_t>(i * n + k)] * m[static_cast<std::size_t>(j * n + k)];
+        g[static_cast<std::size_t>(i * n + j)] +=
+            m[static_cast<std::size_t>(i * n + k)] * m[static_cast<std::size_t>(j * n + k)];
       if (i == j) expected += g[static_cast<std::size_t>(i * n + j)];
     }
   CHECK(sum_of_singular_values(g, n, n) == doctest::Approx(expected).epsilon(1e-12));

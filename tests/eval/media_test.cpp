@@ -29,7 +29,10 @@ Image pattern(int width, int height, int seed) {
   Image image(width, height);
   for (int y = 0; y < height; ++y)
     for (int x = 0; x < width; ++x)
-      image.set(x, y, {static_cast<std::uint8_t>(x * 7 + seed), static_cast<std::uint8_t>(y * 11 + seed), static_cast<std::uint8_t>(x * y)});
+      image.set(
+          x, y,
+          {static_cast<std::uint8_t>(x * 7 + seed), static_cast<std::uint8_t>(y * 11 + seed),
+           static_cast<std::uint8_t>(x * y)});
   return image;
 }
 
@@ -45,7 +48,8 @@ std::multimap<std::string, std::string> chunks_of(const std::string& png) {
   while (at < png.size()) {
     const std::uint32_t length = u32(at);
     const std::string body = png.substr(at + 4, 4 + length);
-    CHECK(u32(at + 8 + length) == crc32(0, reinterpret_cast<const Bytef*>(body.data()), static_cast<uInt>(body.size())));
+    CHECK(
+        u32(at + 8 + length) == crc32(0, reinterpret_cast<const Bytef*>(body.data()), static_cast<uInt>(body.size())));
     out.emplace(body.substr(0, 4), body.substr(4));
     at += 12 + length;
   }
@@ -61,7 +65,10 @@ struct DecodedGif {
   std::vector<int> delays_ms;
 };
 DecodedGif decode_gif(const std::string& bytes) {
-  struct Source { const std::string& bytes; std::size_t at; } source{bytes, 0};
+  struct Source {
+    const std::string& bytes;
+    std::size_t at;
+  } source{bytes, 0};
   const auto read = [](GifFileType* file, GifByteType* target, int size) {
     auto* s = static_cast<Source*>(file->UserData);
     const std::size_t n = std::min(static_cast<std::size_t>(size), s->bytes.size() - s->at);
@@ -104,7 +111,8 @@ TEST_CASE("media/png/pixels_and_text_come_back") {
   const std::string settings(3000, 'x');
   const std::string png = encode_png(image, {{"avid", settings}, {"Title", "a strip"}});
   int width = 0, height = 0, channels = 0;
-  std::uint8_t* pixels = stbi_load_from_memory(reinterpret_cast<const std::uint8_t*>(png.data()), static_cast<int>(png.size()), &width, &height, &channels, 3);
+  std::uint8_t* pixels = stbi_load_from_memory(
+      reinterpret_cast<const std::uint8_t*>(png.data()), static_cast<int>(png.size()), &width, &height, &channels, 3);
   REQUIRE(pixels != nullptr);
   CHECK(width == 13);
   CHECK(height == 7);
@@ -129,7 +137,8 @@ TEST_CASE("media/gif/few_colours_are_exact") {
   std::vector<Image> frames;
   for (int f = 0; f < 3; ++f) {
     Image image(20, 10, {10, 20, 30});
-    for (int i = 0; i < 60; ++i) image.set((i * 7 + f) % 20, i % 10, {static_cast<std::uint8_t>(i), static_cast<std::uint8_t>(200 - i), 7});
+    for (int i = 0; i < 60; ++i)
+      image.set((i * 7 + f) % 20, i % 10, {static_cast<std::uint8_t>(i), static_cast<std::uint8_t>(200 - i), 7});
     frames.push_back(image);
   }
   const std::string comment = "{\"seed\":1," + std::string(600, 'y') + "}";
@@ -160,7 +169,8 @@ TEST_CASE("media/gif/errors/sizes") {
 }
 
 TEST_CASE("media/strip/frames_are_where_they_belong") {
-  Tensor cond = Tensor::full({2, 4, 6, 3}, 10, DType::u8), frames = Tensor::full({3, 4, 6, 3}, 200, DType::u8), mask = Tensor::full({3, 4, 6, 1}, 255, DType::u8);
+  Tensor cond = Tensor::full({2, 4, 6, 3}, 10, DType::u8), frames = Tensor::full({3, 4, 6, 3}, 200, DType::u8),
+         mask = Tensor::full({3, 4, 6, 1}, 255, DType::u8);
   const std::vector<ClipRow> rows{{"real", cond, frames}, {"mask", {}, mask}};
   const StripOptions options{.scale = 3, .num_cond = 2, .actions = {"\x02", "\x02", "up"}};
   const Image strip = draw_strip(rows, options);
@@ -174,14 +184,17 @@ TEST_CASE("media/strip/frames_are_where_they_belong") {
   REQUIRE(animation.size() == 5);
   CHECK(animation[0].width == animation[4].width);
   CHECK(stack({strip, strip}, 4).height == 2 * strip.height + 4);
-  CHECK_THROWS_AS(draw_strip({{"a", cond, frames}, {"b", {}, Tensor::zeros({3, 5, 6, 3}, DType::u8)}}, options), ShapeError);
+  CHECK_THROWS_AS(
+      draw_strip({{"a", cond, frames}, {"b", {}, Tensor::zeros({3, 5, 6, 3}, DType::u8)}}, options), ShapeError);
 }
 
 TEST_CASE("media/captions/arrows_and_masks") {
   CHECK(action_caption("right+up") == "\x02\x03");
   CHECK(action_caption("left") == "\x01");
   CHECK(action_caption("none") == "none");
-  CHECK(mask_to_u8(Tensor::from_values(std::vector<float>{0, 0.5f, 1, 2}, {4, 1})).to_values<std::uint8_t>() == std::vector<std::uint8_t>{0, 128, 255, 255});
+  CHECK(
+      mask_to_u8(Tensor::from_values(std::vector<float>{0, 0.5f, 1, 2}, {4, 1})).to_values<std::uint8_t>() ==
+      std::vector<std::uint8_t>{0, 128, 255, 255});
   Image image(10, 8);
   draw_text(image, 0, 0, "I\x02", {255, 255, 255});
   CHECK(image.at(2, 3) == Colour{255, 255, 255});

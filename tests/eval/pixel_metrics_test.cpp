@@ -20,7 +20,8 @@ Tensor channels_last(const Tensor& in) {
   for (std::int64_t n = 0; n < in.dim(0) * in.dim(1); ++n)
     for (std::int64_t c = 0; c < colours; ++c)
       for (std::int64_t i = 0; i < plane; ++i)
-        out.data<std::uint8_t>()[(n * plane + i) * colours + c] = in.data<std::uint8_t>()[(n * colours + c) * plane + i];
+        out.data<std::uint8_t>()[(n * plane + i) * colours + c] =
+            in.data<std::uint8_t>()[(n * colours + c) * plane + i];
   return out;
 }
 
@@ -50,7 +51,8 @@ std::vector<double> flattened(const nlohmann::json& rows) {
 }  // namespace
 
 TEST_CASE("pixel_metrics/golden/reference_case") {
-  const auto expected = nlohmann::json::parse(read_text(test::golden("metrics/pixel_metrics/case.json")))["expected_values"];
+  const auto expected =
+      nlohmann::json::parse(read_text(test::golden("metrics/pixel_metrics/case.json")))["expected_values"];
   const SafetensorsFile file(test::golden("metrics/pixel_metrics/input.safetensors"));
   const Tensor real = channels_last(file.load("real")), generated = channels_last(file.load("pred"));
   const PixelScores scores = score_frames(generated, real);
@@ -109,7 +111,8 @@ TEST_CASE("pixel_metrics/errors/shapes_types_sizes") {
   const Tensor a = Tensor::zeros({1, 2, 8, 8, 3}, DType::u8);
   CHECK_THROWS_AS(score_frames(a, Tensor::zeros({1, 3, 8, 8, 3}, DType::u8)), ShapeError);
   CHECK_THROWS_AS(score_frames(a.to(DType::f32), a), DTypeError);
-  CHECK_THROWS_AS(score_frames(Tensor::zeros({1, 1, 5, 8, 3}, DType::u8), Tensor::zeros({1, 1, 5, 8, 3}, DType::u8)), ShapeError);
+  CHECK_THROWS_AS(
+      score_frames(Tensor::zeros({1, 1, 5, 8, 3}, DType::u8), Tensor::zeros({1, 1, 5, 8, 3}, DType::u8)), ShapeError);
   CHECK_THROWS_AS(score_frames(a, a, SsimBorder::valid), ShapeError);
 }
 

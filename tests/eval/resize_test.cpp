@@ -15,17 +15,20 @@ namespace avid::eval {
 namespace {
 
 /// [M,3,H,W] -> [M,H,W,3] or back, dense.
-template <class Elem> Tensor transposed(const Tensor& in, bool to_last) {
+template <class Elem>
+Tensor transposed(const Tensor& in, bool to_last) {
   const std::int64_t m = in.dim(0), channels = to_last ? in.dim(1) : in.dim(3), plane = in.numel() / (m * channels);
   const std::vector<Elem> source = in.to_values<Elem>();
   std::vector<Elem> out(source.size());
   for (std::int64_t n = 0; n < m; ++n)
     for (std::int64_t c = 0; c < channels; ++c)
       for (std::int64_t i = 0; i < plane; ++i) {
-        const auto first = static_cast<std::size_t>((n * channels + c) * plane + i), last = static_cast<std::size_t>((n * plane + i) * channels + c);
+        const auto first = static_cast<std::size_t>((n * channels + c) * plane + i),
+                   last = static_cast<std::size_t>((n * plane + i) * channels + c);
         to_last ? out[last] = source[first] : out[first] = source[last];
       }
-  return Tensor::from_values(out, to_last ? Shape{m, in.dim(2), in.dim(3), channels} : Shape{m, channels, in.dim(1), in.dim(2)});
+  return Tensor::from_values(
+      out, to_last ? Shape{m, in.dim(2), in.dim(3), channels} : Shape{m, channels, in.dim(1), in.dim(2)});
 }
 
 }  // namespace
@@ -39,13 +42,19 @@ TEST_CASE("resize/hand/rows") {
 }
 
 TEST_CASE("resize/golden/reference_case") {
-  const auto expected = nlohmann::json::parse(read_text(test::golden("metrics/quantise_resize/case.json")))["expected_values"];
-  const SafetensorsFile in(test::golden("metrics/quantise_resize/input.safetensors")), want(test::golden("metrics/quantise_resize/expected.safetensors"));
+  const auto expected =
+      nlohmann::json::parse(read_text(test::golden("metrics/quantise_resize/case.json")))["expected_values"];
+  const SafetensorsFile in(test::golden("metrics/quantise_resize/input.safetensors")),
+      want(test::golden("metrics/quantise_resize/expected.safetensors"));
   const Tensor image = transposed<std::uint8_t>(in.load("image"), true);
-  const struct { std::int64_t height, width; const char* key; } sizes[] = {{29, 17, "29x17"}, {48, 40, "48x40"}};
+  const struct {
+    std::int64_t height, width;
+    const char* key;
+  } sizes[] = {{29, 17, "29x17"}, {48, 40, "48x40"}};
   for (const auto& [height, width, key] : sizes) {
     CAPTURE(key);
-    const auto got = transposed<std::uint8_t>(resize_bilinear_u8(image, height, width), false).to_values<std::uint8_t>();
+    const auto got =
+        transposed<std::uint8_t>(resize_bilinear_u8(image, height, width), false).to_values<std::uint8_t>();
     const auto reference = want.load(std::string("resized_") + key).to_values<std::uint8_t>();
     REQUIRE(got.size() == reference.size());
     std::int64_t different = 0;
@@ -58,7 +67,8 @@ TEST_CASE("resize/golden/reference_case") {
 }
 
 TEST_CASE("resize/golden/truncation_and_rounding") {
-  const SafetensorsFile in(test::golden("metrics/quantise_resize/input.safetensors")), want(test::golden("metrics/quantise_resize/expected.safetensors"));
+  const SafetensorsFile in(test::golden("metrics/quantise_resize/input.safetensors")),
+      want(test::golden("metrics/quantise_resize/expected.safetensors"));
   CHECK(quantise_rounded(in.load("x")).to_values<std::uint8_t>() == want.load("round").to_values<std::uint8_t>());
   CHECK(frames_to_u8(in.load("x")).to_values<std::uint8_t>() == want.load("trunc").to_values<std::uint8_t>());
 }

@@ -19,12 +19,16 @@ Tensor video(const Tensor& stack, std::int64_t i, DType dtype) { return to_chann
 /// The case `ddpm`: an AVID model, 8 steps, with all noise given.
 struct SamplingCase {
   explicit SamplingCase(DType type)
-      : dtype(type), base_unet(load_unet3d(test::golden("pixel/ddpm/base.safetensors"), type)),
+      : dtype(type),
+        base_unet(load_unet3d(test::golden("pixel/ddpm/base.safetensors"), type)),
         avid(load_avid(test::golden("pixel/ddpm/adapter.safetensors"), type, 2)),
-        base(*base_unet, diffusion::Objective::pred_x0, PixelDenoiser::Actions::ignore), model(base, *avid),
+        base(*base_unet, diffusion::Objective::pred_x0, PixelDenoiser::Actions::ignore),
+        model(base, *avid),
         cond(to_channels_last(in.load("cond")).to(type)) {}
 
-  Tensor run(SamplerKind kind, std::int64_t steps, double eta, const char* noise_name, std::function<void(const diffusion::StepReport&)> on_step) {
+  Tensor run(
+      SamplerKind kind, std::int64_t steps, double eta, const char* noise_name,
+      std::function<void(const diffusion::StepReport&)> on_step) {
     diffusion::SamplerOptions options{.kind = kind, .num_steps = steps, .eta = eta};
     options.noise = [&](std::int64_t draw, const Shape&, DType) {
       return draw == 0 ? to_channels_last(in.load("x_T")).to(dtype) : video(in.load(noise_name), draw - 1, dtype);
@@ -34,7 +38,8 @@ struct SamplingCase {
   }
 
   DType dtype;
-  SafetensorsFile in{test::golden("pixel/ddpm/input.safetensors")}, out{test::golden("pixel/ddpm/expected.safetensors")};
+  SafetensorsFile in{test::golden("pixel/ddpm/input.safetensors")},
+      out{test::golden("pixel/ddpm/expected.safetensors")};
   diffusion::Schedule schedule{diffusion::ScheduleKind::sigmoid, 8};
   std::unique_ptr<Unet3d> base_unet;
   std::unique_ptr<Avid> avid;
@@ -47,7 +52,9 @@ struct SamplingCase {
 double tolerance(DType dtype) { return dtype == DType::f32 ? 1e-4 : 1e-6; }
 
 /// The f64 path runs reference loops and takes seconds.
-std::vector<DType> dtypes() { return test::full_level() ? std::vector{DType::f32, DType::f64} : std::vector{DType::f32}; }
+std::vector<DType> dtypes() {
+  return test::full_level() ? std::vector{DType::f32, DType::f64} : std::vector{DType::f32};
+}
 
 }  // namespace
 
@@ -70,7 +77,10 @@ TEST_CASE("sampling_golden/ddpm/path_estimates_and_masks") {
 }
 
 TEST_CASE("sampling_golden/ddim/path_with_and_without_noise") {
-  const struct { double eta; const char* name; } cases[] = {{0, "ddim_eta0_x"}, {1, "ddim_eta1_x"}};
+  const struct {
+    double eta;
+    const char* name;
+  } cases[] = {{0, "ddim_eta0_x"}, {1, "ddim_eta1_x"}};
   for (const DType dtype : dtypes())
     for (const auto& [eta, name] : cases) {
       CAPTURE(name);

@@ -36,8 +36,9 @@ TEST_CASE("score_table/rows/means_intervals_and_differences") {
   CHECK(good["mse"]["per_frame"].size() == 2);
   CHECK(good["mse"]["mean"].get<double>() == doctest::Approx(overall(table.row("good").scores.mse)));
   const auto& difference = json["differences"][0];
-  CHECK(difference["psnr"]["mean"].get<double>() ==
-        doctest::Approx(good["psnr"]["mean"].get<double>() - json["rows"][1]["psnr"]["mean"].get<double>()));
+  CHECK(
+      difference["psnr"]["mean"].get<double>() ==
+      doctest::Approx(good["psnr"]["mean"].get<double>() - json["rows"][1]["psnr"]["mean"].get<double>()));
   CHECK(difference["psnr"]["excludes_zero"] == true);
   CHECK(difference["mse"]["high"].get<double>() < 0);
   const std::string text = table.text();
@@ -59,7 +60,8 @@ TEST_CASE("opponents/repeat_last_frame/copies_it") {
   const Tensor clips = noise_video(4, 90);
   const Tensor cond = take_frames(clips, 0, 2), repeated = repeat_last_frame(cond, 3);
   CHECK(repeated.shape() == Shape{12, 3, 8, 8, 3});
-  for (std::int64_t t = 0; t < 3; ++t) CHECK(test::same_bits(take_frames(repeated, t, t + 1), take_frames(clips, 1, 2)));
+  for (std::int64_t t = 0; t < 3; ++t)
+    CHECK(test::same_bits(take_frames(repeated, t, t + 1), take_frames(clips, 1, 2)));
 }
 
 TEST_CASE("opponents/shuffle_actions/nobody_keeps_theirs") {

@@ -32,7 +32,8 @@ void print(const Options& options, const Json& result) {
 }
 
 void compare_features(const Options& options) {
-  const Tensor real = load_named_tensor(options.real, "features"), generated = load_named_tensor(options.generated, "features");
+  const Tensor real = load_named_tensor(options.real, "features"),
+               generated = load_named_tensor(options.generated, "features");
   Json result;
   result["frechet_unbiased"] = eval::frechet_distance(real, generated, eval::Covariance::unbiased);
   result["frechet_biased"] = eval::frechet_distance(real, generated, eval::Covariance::biased);
@@ -65,25 +66,42 @@ void score_videos(const Options& options) {
   result["width"] = real.dim(3);
   result["curves"] = curves;
   result["intervals"] = intervals;
-  result["switches"] = {{"ssim.crop", options.ssim_crop}, {"psnr.per_video", options.per_video}, {"bootstrap.seed", options.bootstrap.seed},
-                        {"bootstrap.resamples", options.bootstrap.resamples}, {"bootstrap.level", options.bootstrap.level}};
+  result["switches"] = {
+      {"ssim.crop", options.ssim_crop},
+      {"psnr.per_video", options.per_video},
+      {"bootstrap.seed", options.bootstrap.seed},
+      {"bootstrap.resamples", options.bootstrap.resamples},
+      {"bootstrap.level", options.bootstrap.level}};
   print(options, result);
 }
 
-const CommandRegistrar registrar("metrics", "score generated videos against real ones, or compare two sets of features", [](CLI::App* command) {
-  auto options = std::make_shared<Options>();
-  command->add_option("--real", options->real, "u8 videos [N,T,3,H,W] or [N,T,H,W,3] in safetensors or npz (tensor frames)")
-      ->type_name("F[:TENSOR]")->required();
-  command->add_option("--generated", options->generated, "the same clips, generated")->type_name("F[:TENSOR]")->required();
-  command->add_option("--metrics", options->metrics, "comma-separated: mse, psnr, ssim")->delimiter(',')->capture_default_str();
-  command->add_option("--ssim-crop", options->ssim_crop, "full, or valid to leave out 5 pixels at every border")->capture_default_str();
-  command->add_flag("--psnr-per-video", options->per_video, "pool the MSE over a clip before taking decibels");
-  command->add_option("--seed", options->bootstrap.seed, "of the bootstrap over clips")->capture_default_str();
-  command->add_flag("--features", options->features, "compare feature matrices [N,D] by their Frechet distance instead");
-  command->add_flag("--json", options->json, "print one JSON value");
-  set_example(command, "avid metrics --real real.npz:frames --generated samples.safetensors:generated --metrics mse,psnr,ssim --json");
-  command->callback([options] { options->features ? compare_features(*options) : score_videos(*options); });
-});
+const CommandRegistrar registrar(
+    "metrics", "score generated videos against real ones, or compare two sets of features", [](CLI::App* command) {
+      auto options = std::make_shared<Options>();
+      command
+          ->add_option(
+              "--real", options->real, "u8 videos [N,T,3,H,W] or [N,T,H,W,3] in safetensors or npz (tensor frames)")
+          ->type_name("F[:TENSOR]")
+          ->required();
+      command->add_option("--generated", options->generated, "the same clips, generated")
+          ->type_name("F[:TENSOR]")
+          ->required();
+      command->add_option("--metrics", options->metrics, "comma-separated: mse, psnr, ssim")
+          ->delimiter(',')
+          ->capture_default_str();
+      command->add_option("--ssim-crop", options->ssim_crop, "full, or valid to leave out 5 pixels at every border")
+          ->capture_default_str();
+      command->add_flag("--psnr-per-video", options->per_video, "pool the MSE over a clip before taking decibels");
+      command->add_option("--seed", options->bootstrap.seed, "of the bootstrap over clips")->capture_default_str();
+      command->add_flag(
+          "--features", options->features, "compare feature matrices [N,D] by their Frechet distance instead");
+      command->add_flag("--json", options->json, "print one JSON value");
+      set_example(
+          command,
+          "avid metrics --real real.npz:frames --generated samples.safetensors:generated --metrics mse,psnr,ssim "
+          "--json");
+      command->callback([options] { options->features ? compare_features(*options) : score_videos(*options); });
+    });
 
 }  // namespace
 }  // namespace avid::cli

@@ -47,16 +47,18 @@ struct Start {
 
 Start start_from_data(const Options& options, const WorldModel& world, std::int64_t frames) {
   auto store = std::make_shared<const data::EpisodeStore>(options.data);
-  const data::Loader loader(store, {.batch = 1,
-                                    .context = world.cond_frames(),
-                                    .targets = frames,
-                                    .size = options.size != 0 ? options.size : world.trained_size(),
-                                    .resets = data::parse_reset_policy(options.resets),
-                                    .seed = options.sampling.seed,
-                                    .workers = 0});
+  const data::Loader loader(
+      store, {.batch = 1,
+              .context = world.cond_frames(),
+              .targets = frames,
+              .size = options.size != 0 ? options.size : world.trained_size(),
+              .resets = data::parse_reset_policy(options.resets),
+              .seed = options.sampling.seed,
+              .workers = 0});
   const data::Batch batch = loader.read_windows(loader.sampler().draw_evaluation(options.sampling.seed, options.clips));
   const std::int64_t k = world.cond_frames();
-  Start start{eval::take_frames(batch.frames, 0, k), eval::take_frames(batch.frames, k, batch.frames.dim(1)), {}, batch.starts};
+  Start start{
+      eval::take_frames(batch.frames, 0, k), eval::take_frames(batch.frames, k, batch.frames.dim(1)), {}, batch.starts};
   if (batch.actions.dtype() == DType::i64) start.data_actions = batch.actions;
   return start;
 }
@@ -65,7 +67,9 @@ Start start_from_data(const Options& options, const WorldModel& world, std::int6
 Start start_from_file(const Options& options, const WorldModel& world) {
   const Tensor videos = load_videos(options.start_from);
   const std::int64_t k = world.cond_frames(), n = std::min(videos.dim(0), options.clips);
-  check<ShapeError>(videos.dim(1) >= k && n >= 1, "{}: expected at least one video of {} frames or more, got {}", options.start_from, k, videos.shape());
+  check<ShapeError>(
+      videos.dim(1) >= k && n >= 1, "{}: expected at least one video of {} frames or more, got {}", options.start_from,
+      k, videos.shape());
   return {eval::take_frames(videos.slice(0, n), videos.dim(1) - k, videos.dim(1)), {}, {}, {}};
 }
 
@@ -75,7 +79,8 @@ std::vector<std::vector<std::uint8_t>> read_action_lines(const Options& options)
   std::vector<std::vector<std::uint8_t>> lines;
   std::istringstream text(read_text(options.actions, 1 << 20));
   for (std::string line; std::getline(text, line);)
-    if (line.find_first_not_of(" \t\r") != std::string::npos && !line.starts_with('#')) lines.push_back(data::parse_action_string(line));
+    if (line.find_first_not_of(" \t\r") != std::string::npos && !line.starts_with('#'))
+      lines.push_back(data::parse_action_string(line));
   check<FileError>(!lines.empty(), "{}: expected lines such as right*4,up*4, got none", options.actions);
   return lines;
 }
@@ -85,17 +90,22 @@ Tensor choose_actions(const Options& options, const WorldModel& world, const Sta
   if (!world.uses_actions()) return {};
   const std::int64_t clips = start.cond.dim(0);
   if (options.actions == "data") {
-    check<UsageError>(start.data_actions.defined(), "sample: --actions: the start frames come without actions | give a string such as \"right*{}\"", frames);
+    check<UsageError>(
+        start.data_actions.defined(),
+        "sample: --actions: the start frames come without actions | give a string such as \"right*{}\"", frames);
     return start.data_actions;
   }
   const auto lines = read_action_lines(options);
-  check<UsageError>(lines.size() == 1 || static_cast<std::int64_t>(lines.size()) == clips,
-                    "sample: --actions: expected 1 line or {} (one per clip), got {}", clips, lines.size());
+  check<UsageError>(
+      lines.size() == 1 || static_cast<std::int64_t>(lines.size()) == clips,
+      "sample: --actions: expected 1 line or {} (one per clip), got {}", clips, lines.size());
   std::vector<std::int64_t> ids;
   for (std::int64_t b = 0; b < clips; ++b) {
     const auto& line = lines[lines.size() == 1 ? 0 : static_cast<std::size_t>(b)];
-    check<UsageError>(static_cast<std::int64_t>(line.size()) == frames,
-                      "sample: --actions: expected {} (one per generated frame), got {} | change the counts, or use --frames {}", frames, line.size(), line.size());
+    check<UsageError>(
+        static_cast<std::int64_t>(line.size()) == frames,
+        "sample: --actions: expected {} (one per generated frame), got {} | change the counts, or use --frames {}",
+        frames, line.size(), line.size());
     ids.insert(ids.end(), line.begin(), line.end());
   }
   return Tensor::from_values(ids, {clips, frames});
@@ -107,7 +117,8 @@ struct Made {
   Json mask_trace = Json::array();
 };
 
-Made make_videos(const Options& options, WorldModel& world, const Start& start, const Tensor& actions, std::int64_t frames) {
+Made make_videos(
+    const Options& options, WorldModel& world, const Start& start, const Tensor& actions, std::int64_t frames) {
   const Tensor cond = train::split_clips(start.cond, world.cond_frames()).cond;
   diffusion::SamplerOptions sampler = sampler_options(options.sampling, world.schedule());
   Made made;
@@ -140,15 +151,19 @@ std::vector<std::string> action_names(const Tensor& actions, std::int64_t clip) 
   return names;
 }
 
-Json describe(const Options& options, const WorldModel& world, const Start& start, const Tensor& actions, const Made& made) {
+Json describe(
+    const Options& options, const WorldModel& world, const Start& start, const Tensor& actions, const Made& made) {
   const diffusion::SamplerOptions sampler = sampler_options(options.sampling, world.schedule());
   Json settings;
   settings["program"] = std::string("avid ") + AVID_VERSION;
   settings["command"] = "sample";
   settings["sources"] = world.sources();
   settings["schedule"] = {{"kind", name_of(world.schedule().kind())}, {"timesteps", world.schedule().num_steps()}};
-  settings["sampler"] = {{"kind", name_of(sampler.kind)}, {"steps", diffusion::sampling_times(world.schedule(), sampler).size()},
-                         {"eta", sampler.eta}, {"seed", options.sampling.seed}};
+  settings["sampler"] = {
+      {"kind", name_of(sampler.kind)},
+      {"steps", diffusion::sampling_times(world.schedule(), sampler).size()},
+      {"eta", sampler.eta},
+      {"seed", options.sampling.seed}};
   settings["n_clips"] = made.generated.dim(0);
   settings["frames"] = made.generated.dim(1);
   settings["t_cond"] = world.cond_frames();
@@ -158,7 +173,8 @@ Json describe(const Options& options, const WorldModel& world, const Start& star
   if (!start.windows.empty()) settings["windows"] = start.windows;
   if (!options.start_from.empty()) settings["start_from"] = options.start_from;
   settings["actions"] = Json::array();
-  for (std::int64_t b = 0; actions.defined() && b < actions.dim(0); ++b) settings["actions"].push_back(action_names(actions, b));
+  for (std::int64_t b = 0; actions.defined() && b < actions.dim(0); ++b)
+    settings["actions"].push_back(action_names(actions, b));
   if (!made.mask_trace.empty()) settings["mask_mean_per_step"] = made.mask_trace;
   return settings;
 }
@@ -166,14 +182,20 @@ Json describe(const Options& options, const WorldModel& world, const Start& star
 constexpr std::int64_t kClipsInOnePicture = 8;
 
 /// Writes everything into options.out; returns the files' names.
-Json write_files(const Options& options, const WorldModel& world, const Start& start, const Tensor& actions, const Made& made, const Json& settings) {
+Json write_files(
+    const Options& options, const WorldModel& world, const Start& start, const Tensor& actions, const Made& made,
+    const Json& settings) {
   std::error_code error;
   std::filesystem::create_directories(options.out, error);
-  check<FileError>(!error, "{}: could not make the folder: {} | choose another --out", options.out.string(), error.message());
+  check<FileError>(
+      !error, "{}: could not make the folder: {} | choose another --out", options.out.string(), error.message());
   // Text chunks are ASCII: everything else is escaped.
   const std::string metadata = settings.dump(-1, ' ', true, Json::error_handler_t::replace);
-  eval::StripOptions strip{.scale = options.scale != 0 ? options.scale : static_cast<int>(std::max<std::int64_t>(1, 128 / made.generated.dim(2))),
-                           .num_cond = world.cond_frames(), .actions = {}};
+  eval::StripOptions strip{
+      .scale =
+          options.scale != 0 ? options.scale : static_cast<int>(std::max<std::int64_t>(1, 128 / made.generated.dim(2))),
+      .num_cond = world.cond_frames(),
+      .actions = {}};
   std::vector<eval::Image> pictures;
   Json gifs = Json::array();
   for (std::int64_t b = 0; b < made.generated.dim(0); ++b) {
@@ -183,7 +205,8 @@ Json write_files(const Options& options, const WorldModel& world, const Start& s
     if (real) rows.push_back({"real", start.cond.select(b), start.real.select(b)});
     const Tensor given = real ? Tensor{} : start.cond.select(b);  // shown once if the real frames are there to show it
     if (made.base.defined()) rows.push_back({"base", given, made.base.select(b)});
-    rows.push_back({world.uses_actions() ? (made.base.defined() ? "avid" : "model") : "base", given, made.generated.select(b)});
+    rows.push_back(
+        {world.uses_actions() ? (made.base.defined() ? "avid" : "model") : "base", given, made.generated.select(b)});
     if (made.mask.defined()) rows.push_back({"mask", {}, made.mask.select(b)});
     strip.actions.clear();
     for (const std::string& name : action_names(actions, b)) strip.actions.push_back(eval::action_caption(name));
@@ -205,11 +228,15 @@ Json write_files(const Options& options, const WorldModel& world, const Start& s
 }
 
 void sample(const Options& options) {
-  check<UsageError>(options.data.empty() != options.start_from.empty(), "sample: expected either --data or --start-from");
+  check<UsageError>(
+      options.data.empty() != options.start_from.empty(), "sample: expected either --data or --start-from");
   check<UsageError>(options.clips >= 1, "sample: --clips: expected at least 1, got {}", options.clips);
   const std::unique_ptr<WorldModel> world = WorldModel::load(options.files);
-  const std::int64_t frames = options.frames != 0 ? options.frames : world->trained_frames() != 0 ? world->trained_frames() : 8;
-  const Start start = options.data.empty() ? start_from_file(options, *world) : start_from_data(options, *world, frames);
+  const std::int64_t frames = options.frames != 0            ? options.frames
+                              : world->trained_frames() != 0 ? world->trained_frames()
+                                                             : 8;
+  const Start start =
+      options.data.empty() ? start_from_file(options, *world) : start_from_data(options, *world, frames);
   world->check_size(start.cond.dim(2), start.cond.dim(3));
   const Tensor actions = choose_actions(options, *world, start, frames);
   const Made made = make_videos(options, *world, start, actions, frames);
@@ -221,27 +248,46 @@ void sample(const Options& options) {
     std::printf("%s\n", settings.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
     return;
   }
-  for (const char* key : {"strip", "samples", "settings"}) std::printf("%s\n", (options.out / files[key].get<std::string>()).c_str());
+  for (const char* key : {"strip", "samples", "settings"})
+    std::printf("%s\n", (options.out / files[key].get<std::string>()).c_str());
   for (const Json& name : files["gifs"]) std::printf("%s\n", (options.out / name.get<std::string>()).c_str());
 }
 
-const CommandRegistrar registrar("sample", "make videos from start frames and actions, as GIF and PNG", [](CLI::App* command) {
-  auto options = std::make_shared<Options>();
-  add_model_options(command, options->files);
-  CLI::Option* data = command->add_option("--data", options->data, "episodes to start from: files, folders or patterns")->type_name("DATASET");
-  command->add_option("--start-from", options->start_from, "u8 videos [N,F,H,W,3]; their last frames are the start")->type_name("F[:TENSOR]")->excludes(data);
-  command->add_option("--actions", options->actions, "data, a file with one line per clip, or a string such as \"right*4,jump*4\"")->capture_default_str();
-  command->add_option("--clips", options->clips, "how many clips")->capture_default_str();
-  add_sampling_options(command, options->sampling);
-  command->add_option("--frames", options->frames, "generated frames (default: as trained, else 8)")->check(CLI::PositiveNumber);
-  command->add_option("--size", options->size, "height and width (default: as trained, else as stored)")->check(CLI::PositiveNumber);
-  command->add_option("--resets", options->resets, "exclude or allow windows over a restart")->capture_default_str();
-  command->add_option("--scale", options->scale, "screen pixels per pixel (default: frames of about 128)")->check(CLI::Range(1, 16));
-  command->add_option("--out", options->out, "folder for strip.png, clip_*.gif, samples.safetensors, settings.json")->type_name("DIR")->required();
-  command->add_flag("--json", options->json, "print settings and file names as one JSON value");
-  set_example(command, "avid sample --run runs/demo --data data/samples/coinrun32-heldout.h5 --actions \"right*4,jump*4\" --clips 4 --out pictures");
-  command->callback([options] { sample(*options); });
-});
+const CommandRegistrar registrar(
+    "sample", "make videos from start frames and actions, as GIF and PNG", [](CLI::App* command) {
+      auto options = std::make_shared<Options>();
+      add_model_options(command, options->files);
+      CLI::Option* data =
+          command->add_option("--data", options->data, "episodes to start from: files, folders or patterns")
+              ->type_name("DATASET");
+      command->add_option("--start-from", options->start_from, "u8 videos [N,F,H,W,3]; their last frames are the start")
+          ->type_name("F[:TENSOR]")
+          ->excludes(data);
+      command
+          ->add_option(
+              "--actions", options->actions,
+              "data, a file with one line per clip, or a string such as \"right*4,jump*4\"")
+          ->capture_default_str();
+      command->add_option("--clips", options->clips, "how many clips")->capture_default_str();
+      add_sampling_options(command, options->sampling);
+      command->add_option("--frames", options->frames, "generated frames (default: as trained, else 8)")
+          ->check(CLI::PositiveNumber);
+      command->add_option("--size", options->size, "height and width (default: as trained, else as stored)")
+          ->check(CLI::PositiveNumber);
+      command->add_option("--resets", options->resets, "exclude or allow windows over a restart")
+          ->capture_default_str();
+      command->add_option("--scale", options->scale, "screen pixels per pixel (default: frames of about 128)")
+          ->check(CLI::Range(1, 16));
+      command->add_option("--out", options->out, "folder for strip.png, clip_*.gif, samples.safetensors, settings.json")
+          ->type_name("DIR")
+          ->required();
+      command->add_flag("--json", options->json, "print settings and file names as one JSON value");
+      set_example(
+          command,
+          "avid sample --run runs/demo --data data/samples/coinrun32-heldout.h5 --actions \"right*4,jump*4\" --clips 4 "
+          "--out pictures");
+      command->callback([options] { sample(*options); });
+    });
 
 }  // namespace
 }  // namespace avid::cli

@@ -20,10 +20,12 @@ Tensor load_named_tensor(const std::string& place, const char* default_tensor) {
 Tensor load_videos(const std::string& place, const char* default_tensor) {
   const Tensor video = load_named_tensor(place, default_tensor);
   check<DTypeError>(video.dtype() == DType::u8, "{}: expected u8 frames 0..255, got {}", place, name_of(video.dtype()));
-  check<ShapeError>(video.rank() == 5 && (video.dim(4) == 3 || video.dim(2) == 3), "{}: expected [N,T,3,H,W] or [N,T,H,W,3], got {}", place,
-                    video.shape());
+  check<ShapeError>(
+      video.rank() == 5 && (video.dim(4) == 3 || video.dim(2) == 3), "{}: expected [N,T,3,H,W] or [N,T,H,W,3], got {}",
+      place, video.shape());
   if (video.dim(4) == 3) return video;
-  const std::int64_t n = video.dim(0), frames = video.dim(1), height = video.dim(3), width = video.dim(4), plane = height * width;
+  const std::int64_t n = video.dim(0), frames = video.dim(1), height = video.dim(3), width = video.dim(4),
+                     plane = height * width;
   Tensor out = Tensor::empty({n, frames, height, width, 3}, DType::u8);
   const std::uint8_t* source = video.data<std::uint8_t>();
   std::uint8_t* target = out.data<std::uint8_t>();

@@ -35,8 +35,9 @@ struct Hints {
       if (value != 0 || found == metadata.end()) return;
       const std::string& digits = found->second;
       const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
-      check<FileError>(error == std::errc() && end == digits.data() + digits.size() && value > 0, "{}: metadata: {}: expected a positive number, got '{}'",
-                       file.string(), key, digits);
+      check<FileError>(
+          error == std::errc() && end == digits.data() + digits.size() && value > 0,
+          "{}: metadata: {}: expected a positive number, got '{}'", file.string(), key, digits);
     };
     text("avid.schedule", schedule);
     text("avid.objective", objective);
@@ -50,24 +51,32 @@ struct Hints {
 
 void add_model_options(CLI::App* command, ModelFiles& files) {
   CLI::Option* run = command->add_option("--run", files.run, "a folder made by avid train")->type_name("DIR");
-  CLI::Option* adapter = command->add_option("--adapter", files.adapter, "AVID adapter weights; needs --base")->type_name("F");
-  CLI::Option* base = command->add_option("--base", files.base, "base model weights, or its run folder")->type_name("F");
-  CLI::Option* model = command->add_option("--model", files.model, "weights of a U-Net that takes actions itself")->type_name("F");
+  CLI::Option* adapter =
+      command->add_option("--adapter", files.adapter, "AVID adapter weights; needs --base")->type_name("F");
+  CLI::Option* base =
+      command->add_option("--base", files.base, "base model weights, or its run folder")->type_name("F");
+  CLI::Option* model =
+      command->add_option("--model", files.model, "weights of a U-Net that takes actions itself")->type_name("F");
   adapter->needs(base);
   run->excludes(adapter)->excludes(base)->excludes(model);
   model->excludes(adapter)->excludes(base);
   command->add_option("--schedule", files.schedule, "linear, cosine or sigmoid (default: as trained, else sigmoid)");
-  command->add_option("--timesteps", files.timesteps, "diffusion steps N (default: as trained, else 200)")->check(CLI::PositiveNumber);
-  command->add_option("--objective", files.objective, "pred_noise, pred_x0 or pred_v (default: as trained, else pred_x0)");
+  command->add_option("--timesteps", files.timesteps, "diffusion steps N (default: as trained, else 200)")
+      ->check(CLI::PositiveNumber);
+  command->add_option(
+      "--objective", files.objective, "pred_noise, pred_x0 or pred_v (default: as trained, else pred_x0)");
 }
 
 void WorldModel::load_unet(const path& file, const char* role, bool takes_actions, diffusion::Objective objective) {
   unet_ = load_unet3d(file);
   unet_->set_trainable(false);
-  check<ConfigError>(unet_->config().out_channels == 3, "{}: expected a network with 3 output channels, got {} | an adapter goes with --adapter",
-                     file.string(), unet_->config().out_channels);
+  check<ConfigError>(
+      unet_->config().out_channels == 3,
+      "{}: expected a network with 3 output channels, got {} | an adapter goes with --adapter", file.string(),
+      unet_->config().out_channels);
   takes_actions_ = takes_actions;
-  unet_denoiser_ = std::make_unique<PixelDenoiser>(*unet_, objective, takes_actions ? PixelDenoiser::Actions::use : PixelDenoiser::Actions::ignore);
+  unet_denoiser_ = std::make_unique<PixelDenoiser>(
+      *unet_, objective, takes_actions ? PixelDenoiser::Actions::use : PixelDenoiser::Actions::ignore);
   sources_[role] = file.string();
   sources_[std::string("sha256.") + role] = sha256_of_file(file);
 }
@@ -81,12 +90,15 @@ void WorldModel::load_adapter(const path& file) {
 }
 
 std::unique_ptr<WorldModel> WorldModel::load(const ModelFiles& files) {
-  check<UsageError>(!files.run.empty() || !files.base.empty() || !files.model.empty(),
-                    "no model given | use --run DIR, or --adapter F --base F, or --base F, or --model F");
+  check<UsageError>(
+      !files.run.empty() || !files.base.empty() || !files.model.empty(),
+      "no model given | use --run DIR, or --adapter F --base F, or --base F, or --model F");
   path base = files.base, adapter = files.adapter, model = files.model;
   Hints hints{.schedule = files.schedule, .objective = files.objective, .timesteps = files.timesteps};
   if (!files.run.empty()) {
-    check<FileError>(train::is_run_folder(files.run), "{}: not a folder made by avid train | weight files go with --base and --adapter", files.run.string());
+    check<FileError>(
+        train::is_run_folder(files.run),
+        "{}: not a folder made by avid train | weight files go with --base and --adapter", files.run.string());
     const train::TrainConfig config = train::TrainConfig::load(files.run / "config.toml");
     const path weights = train::base_weights_path(files.run);
     if (config.has_base()) {
@@ -107,8 +119,9 @@ std::unique_ptr<WorldModel> WorldModel::load(const ModelFiles& files) {
   const auto objective = diffusion::parse_objective(hints.objective.empty() ? "pred_x0" : hints.objective);
 
   std::unique_ptr<WorldModel> world(new WorldModel);
-  world->schedule_ = std::make_shared<diffusion::Schedule>(diffusion::parse_schedule(hints.schedule.empty() ? "sigmoid" : hints.schedule),
-                                                           hints.timesteps == 0 ? 200 : hints.timesteps);
+  world->schedule_ = std::make_shared<diffusion::Schedule>(
+      diffusion::parse_schedule(hints.schedule.empty() ? "sigmoid" : hints.schedule),
+      hints.timesteps == 0 ? 200 : hints.timesteps);
   world->trained_frames_ = hints.frames;
   world->trained_size_ = hints.size;
   world->load_unet(model.empty() ? base : model, model.empty() ? "base" : "model", !model.empty(), objective);
@@ -120,7 +133,8 @@ std::unique_ptr<WorldModel> WorldModel::with_adapter(const path& adapter) const 
   check<UsageError>(!takes_actions_, "{}: this model has no base to put another adapter on", adapter.string());
   std::unique_ptr<WorldModel> world(new WorldModel);
   world->unet_ = unet_;
-  world->unet_denoiser_ = std::make_unique<PixelDenoiser>(*unet_, unet_denoiser_->objective(), PixelDenoiser::Actions::ignore);
+  world->unet_denoiser_ =
+      std::make_unique<PixelDenoiser>(*unet_, unet_denoiser_->objective(), PixelDenoiser::Actions::ignore);
   world->schedule_ = schedule_;
   world->trained_frames_ = trained_frames_;
   world->trained_size_ = trained_size_;
@@ -133,23 +147,30 @@ void WorldModel::check_size(std::int64_t height, std::int64_t width) const {
   std::size_t levels = unet_->config().dim_mults.size();
   if (avid_) levels = std::max(levels, avid_->config().adapter.dim_mults.size());
   const std::int64_t step = std::int64_t{1} << (levels - 1);
-  check<ConfigError>(height % step == 0 && width % step == 0, "frames: expected sides that are multiples of {} (the model has {} levels), got {}x{} | use --size",
-                     step, levels, height, width);
+  check<ConfigError>(
+      height % step == 0 && width % step == 0,
+      "frames: expected sides that are multiples of {} (the model has {} levels), got {}x{} | use --size", step, levels,
+      height, width);
 }
 
 void add_sampling_options(CLI::App* command, SamplingFlags& flags) {
   command->add_option("--sampler", flags.sampler, "ddim or ddpm")->capture_default_str();
-  command->add_option("--steps", flags.steps, "sampling steps (default: 20 for ddim, all for ddpm)")->check(CLI::PositiveNumber);
+  command->add_option("--steps", flags.steps, "sampling steps (default: 20 for ddim, all for ddpm)")
+      ->check(CLI::PositiveNumber);
   command->add_option("--eta", flags.eta, "noise of ddim, 0 to 1")->capture_default_str();
   command->add_option("--seed", flags.seed, "of windows and noise")->capture_default_str();
-  command->add_option("--batch", flags.batch, "clips at once; does not change the result's noise")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--batch", flags.batch, "clips at once; does not change the result's noise")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
 }
 
 diffusion::SamplerOptions sampler_options(const SamplingFlags& flags, const diffusion::Schedule& schedule) {
   diffusion::SamplerOptions options;
   try {
     options.kind = diffusion::parse_sampler(flags.sampler);
-    options.num_steps = flags.steps != 0 || options.kind == diffusion::SamplerKind::ddpm ? flags.steps : std::min<std::int64_t>(20, schedule.num_steps());
+    options.num_steps = flags.steps != 0 || options.kind == diffusion::SamplerKind::ddpm
+                            ? flags.steps
+                            : std::min<std::int64_t>(20, schedule.num_steps());
     diffusion::sampling_times(schedule, options);
   } catch (const ConfigError& error) {  // words on the command line, not a file's
     throw UsageError(error.what());
@@ -166,9 +187,11 @@ void show_sampling_progress(diffusion::SamplerOptions& options, const std::strin
   options.on_step = [what, earlier = options.on_step](const diffusion::StepReport& step) {
     if (earlier) earlier(step);
     const std::int64_t clips = step.first_clip + step.x.dim(0);
-    std::fprintf(stderr, "\r\033[K%s: clips %lld-%lld of %lld, step %lld/%lld", what.c_str(), static_cast<long long>(step.first_clip + 1),
-                 static_cast<long long>(clips), static_cast<long long>(step.num_clips), static_cast<long long>(step.index + 1),
-                 static_cast<long long>(step.num_steps));
+    std::fprintf(
+        stderr, "\r\033[K%s: clips %lld-%lld of %lld, step %lld/%lld", what.c_str(),
+        static_cast<long long>(step.first_clip + 1), static_cast<long long>(clips),
+        static_cast<long long>(step.num_clips), static_cast<long long>(step.index + 1),
+        static_cast<long long>(step.num_steps));
     if (clips == step.num_clips && step.index + 1 == step.num_steps) std::fprintf(stderr, "\r\033[K");
   };
 }

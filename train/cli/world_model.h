@@ -17,10 +17,10 @@ namespace avid::cli {
 
 /// How a model was named on the command line.
 struct ModelFiles {
-  std::filesystem::path run;      ///< a folder of avid train: everything below comes from its config.toml
-  std::filesystem::path adapter;  ///< AVID adapter; needs base
-  std::filesystem::path base;     ///< U-Net without actions, a weights file or a run
-  std::filesystem::path model;    ///< U-Net that takes actions itself
+  std::filesystem::path run;        ///< a folder of avid train: everything below comes from its config.toml
+  std::filesystem::path adapter;    ///< AVID adapter; needs base
+  std::filesystem::path base;       ///< U-Net without actions, a weights file or a run
+  std::filesystem::path model;      ///< U-Net that takes actions itself
   std::string schedule, objective;  ///< empty: from the files' metadata, else sigmoid and pred_x0
   std::int64_t timesteps = 0;       ///< 0: from the files' metadata, else 200
 };
@@ -52,7 +52,8 @@ class WorldModel {
 
  private:
   WorldModel() = default;
-  void load_unet(const std::filesystem::path& path, const char* role, bool takes_actions, diffusion::Objective objective);
+  void load_unet(
+      const std::filesystem::path& path, const char* role, bool takes_actions, diffusion::Objective objective);
   void load_adapter(const std::filesystem::path& path);
 
   std::shared_ptr<Unet3d> unet_;  // shared by with_adapter
