@@ -10,18 +10,23 @@ namespace avid::data {
 
 Clip read_clip(const EpisodeStore& store, std::int64_t begin, std::int64_t count) {
   const auto& runs = store.runs();
-  const auto after = std::upper_bound(runs.begin(), runs.end(), begin, [](std::int64_t f, const Run& r) { return f < r.begin; });
-  check<ShapeError>(begin >= 0 && begin < store.num_frames(), "clip: first frame: expected 0..{}, got {}", store.num_frames() - 1, begin);
+  const auto after =
+      std::upper_bound(runs.begin(), runs.end(), begin, [](std::int64_t f, const Run& r) { return f < r.begin; });
+  check<ShapeError>(
+      begin >= 0 && begin < store.num_frames(), "clip: first frame: expected 0..{}, got {}", store.num_frames() - 1,
+      begin);
   const Run& run = *(after - 1);
   const std::int64_t available = run.begin + run.length - begin;
   check<ShapeError>(
-      count >= 1 && count <= available, "clip: frames: expected 1..{} (level {} ends there), got {}", available, run.level, count);
+      count >= 1 && count <= available, "clip: frames: expected 1..{} (level {} ends there), got {}", available,
+      run.level, count);
   Clip clip;
   clip.game = store.shards()[static_cast<std::size_t>(run.shard)].meta.game;
   clip.level = run.level;
   clip.step = begin - run.begin;
   clip.frames = Tensor::empty({count, store.height(), store.width(), 3}, DType::u8);  // [n,H,W,3]
-  store.read_frames(begin, count, {clip.frames.data<std::uint8_t>(), static_cast<std::size_t>(count) * store.frame_bytes()});
+  store.read_frames(
+      begin, count, {clip.frames.data<std::uint8_t>(), static_cast<std::size_t>(count) * store.frame_bytes()});
   clip.rewards = Tensor::zeros({count}, DType::f32);
   clip.first = Tensor::zeros({count}, DType::u8);
   const std::int64_t A = store.action_width();
@@ -44,12 +49,15 @@ std::int64_t find_frame(const EpisodeStore& store, const std::string& game, std:
   for (const Run& run : store.runs()) {
     lowest = std::min(lowest, run.level);
     highest = std::max(highest, run.level);
-    if (run.level != level || (!game.empty() && store.shards()[static_cast<std::size_t>(run.shard)].meta.game != game)) continue;
-    check<UsageError>(step >= 0 && step < run.length, "clip: step: expected 0..{} in level {}, got {}", run.length - 1, level, step);
+    if (run.level != level || (!game.empty() && store.shards()[static_cast<std::size_t>(run.shard)].meta.game != game))
+      continue;
+    check<UsageError>(
+        step >= 0 && step < run.length, "clip: step: expected 0..{} in level {}, got {}", run.length - 1, level, step);
     return run.begin + step;
   }
   fail<UsageError>(
-      "clip: level: this dataset has no level {}{}{} | its levels lie in {}..{}", level, game.empty() ? "" : " of ", game, lowest, highest);
+      "clip: level: this dataset has no level {}{}{} | its levels lie in {}..{}", level, game.empty() ? "" : " of ",
+      game, lowest, highest);
 }
 
 void save_clip_npz(const std::filesystem::path& path, const Clip& clip) {

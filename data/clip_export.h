@@ -23,7 +23,8 @@ struct Clip {
 
 /// Frames [begin, begin + count) in global numbers; ShapeError unless they lie in one run.
 Clip read_clip(const EpisodeStore& store, std::int64_t begin, std::int64_t count);
-/// The global number of frame `step` of the first run of `level` (of `game`, unless empty); UsageError names what there is.
+/// The global number of frame `step` of the first run of `level` (of `game`, unless empty); UsageError names what there
+/// is.
 std::int64_t find_frame(const EpisodeStore& store, const std::string& game, std::int32_t level, std::int64_t step);
 
 /// An .npz with obs, act, rew and first: the original code's names, readable by import_npz() and NumPy.

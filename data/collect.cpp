@@ -40,11 +40,13 @@ std::vector<ShardPlan> plan_shards(const CollectOptions& o) {
 std::string asset_notice(const ProcgenOptions& game) {
   if (!game.use_backgrounds && game.game == "coinrun")
     return "Frames show only CC0 art by Kenney (kenney.nl); rendered without backgrounds by the procgen library (MIT).";
-  return "Frames show procgen's artwork, partly under CC-BY 3.0/4.0 and OGA-BY 3.0 (GameArtGuppy, ansimuz, davis123, Alucard, "
+  return "Frames show procgen's artwork, partly under CC-BY 3.0/4.0 and OGA-BY 3.0 (GameArtGuppy, ansimuz, davis123, "
+         "Alucard, "
          "SugarMoonWitch, CraftPix.net); regenerate rather than redistribute.";
 }
 
-ShardMeta meta_of(const CollectOptions& o, const ShardPlan& shard, std::int64_t source_size, const std::string& library_sha256) {
+ShardMeta meta_of(
+    const CollectOptions& o, const ShardPlan& shard, std::int64_t source_size, const std::string& library_sha256) {
   ShardMeta m;
   m.game = o.game.game;
   m.level_begin = shard.level_begin;
@@ -53,15 +55,17 @@ ShardMeta meta_of(const CollectOptions& o, const ShardPlan& shard, std::int64_t 
   m.distribution_mode = o.game.distribution_mode;
   m.options = o.game.to_json();
   m.action_rng = fmt::format(
-      "policy {}; philox4x32-10 with key seed = dataset_seed * 256 + {} (game), purpose 7, step = level, element = t; a = (u32 * 15) >> 32",
+      "policy {}; philox4x32-10 with key seed = dataset_seed * 256 + {} (game), purpose 7, step = level, element = t; "
+      "a = (u32 * 15) >> 32",
       name_of(o.actions), game_index(o.game.game));
   m.dataset_seed = o.seed;
   m.procgen_version = kProcgenVersion;
   m.library_sha256 = library_sha256;
   m.asset_notice = asset_notice(o.game);
-  m.frame_filter = o.size == source_size
-                       ? "none"
-                       : fmt::format("mean of {0}x{0} boxes, halves up, from {1}x{1}", source_size / o.size, source_size);
+  m.frame_filter =
+      o.size == source_size
+          ? "none"
+          : fmt::format("mean of {0}x{0} boxes, halves up, from {1}x{1}", source_size / o.size, source_size);
   m.num_actions = kNumActions;
   m.height = m.width = o.size;
   return m;
@@ -73,7 +77,8 @@ bool already_there(const ShardMeta& wanted, const fs::path& path) {
   const ShardMeta found = read_shard_info(path).meta;
   const auto same = [&](const char* what, const auto& a, const auto& b) {
     check<ConfigError>(
-        a == b, "{}: exists, but was made with another {} (expected '{}', got '{}') | choose another folder or delete it",
+        a == b,
+        "{}: exists, but was made with another {} (expected '{}', got '{}') | choose another folder or delete it",
         path.string(), what, a, b);
   };
   same("game", wanted.game, found.game);
@@ -91,7 +96,9 @@ bool already_there(const ShardMeta& wanted, const fs::path& path) {
 /// Plays levels in several threads and hands them out in order.
 class LevelPlayer {
  public:
-  LevelPlayer(const CollectOptions& options, std::vector<std::int32_t> levels, std::vector<std::unique_ptr<FrameSource>> sources)
+  LevelPlayer(
+      const CollectOptions& options, std::vector<std::int32_t> levels,
+      std::vector<std::unique_ptr<FrameSource>> sources)
       : options_(options), levels_(std::move(levels)), sources_(std::move(sources)) {
     for (auto& source : sources_) threads_.emplace_back([this, &source] { work(*source); });
   }
@@ -159,8 +166,8 @@ void check_options(const CollectOptions& o) {
   game_index(o.game.game);
   distribution_mode(o.game.distribution_mode, o.game.game);
   check<ConfigError>(
-      o.level_begin >= 0 && o.level_end > o.level_begin, "collect: levels: expected A:B with 0 <= A < B, got {}:{}", o.level_begin,
-      o.level_end);
+      o.level_begin >= 0 && o.level_end > o.level_begin, "collect: levels: expected A:B with 0 <= A < B, got {}:{}",
+      o.level_begin, o.level_end);
   check<ConfigError>(o.steps >= 1 && o.steps <= 1'000'000'000, "collect: steps: expected 1..10^9, got {}", o.steps);
   check<ConfigError>(o.size >= 1, "collect: size: expected >= 1, got {}", o.size);
   check<ConfigError>(o.levels_per_shard >= 1, "collect: levels per shard: expected >= 1, got {}", o.levels_per_shard);
@@ -180,8 +187,8 @@ CollectResult collect(
   sources.push_back(make_source());
   const std::int64_t source_size = sources[0]->height();
   check<ConfigError>(
-      sources[0]->width() == source_size && source_size % o.size == 0, "collect: size: expected a divisor of {}, got {}", source_size,
-      o.size);
+      sources[0]->width() == source_size && source_size % o.size == 0,
+      "collect: size: expected a divisor of {}, got {}", source_size, o.size);
 
   std::error_code error;
   const fs::path folder = o.single_file.empty() ? o.out : o.single_file.parent_path();
@@ -202,7 +209,8 @@ CollectResult collect(
   std::vector<std::int32_t> levels;
   for (const ShardPlan& shard : missing)
     for (std::int32_t level = shard.level_begin; level < shard.level_end; ++level) levels.push_back(level);
-  while (sources.size() < std::min<std::size_t>(static_cast<std::size_t>(o.jobs), levels.size())) sources.push_back(make_source());
+  while (sources.size() < std::min<std::size_t>(static_cast<std::size_t>(o.jobs), levels.size()))
+    sources.push_back(make_source());
 
   CollectProgress progress;
   progress.frames_total = static_cast<std::int64_t>(levels.size()) * o.steps;
@@ -215,8 +223,8 @@ CollectResult collect(
     for (std::int32_t level = shard.level_begin; level < shard.level_end; ++level) {
       if (stop && stop())
         fail<Interrupted>(
-            "collect: stopped; {} of {} shards are finished in {} | the same command goes on from there", progress.shards_done,
-            progress.shards_total, folder.string());
+            "collect: stopped; {} of {} shards are finished in {} | the same command goes on from there",
+            progress.shards_done, progress.shards_total, folder.string());
       writer.append(level, player.next());
       progress.frames_done += o.steps;
       progress.seconds = seconds();

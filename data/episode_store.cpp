@@ -35,7 +35,8 @@ OpenShard open_shard(const fs::path& path) {
   const std::string name = printable(path.string(), 400);
   std::error_code error;
   const auto status = fs::status(path, error);
-  check<FileError>(!error && fs::exists(status), "{}: no such file | make it with `avid collect` or check the path", name);
+  check<FileError>(
+      !error && fs::exists(status), "{}: no such file | make it with `avid collect` or check the path", name);
   check<FileError>(fs::is_regular_file(status), "{}: expected a file", name);
   const std::uint64_t file_bytes = fs::file_size(path, error);
   check<FileError>(!error && file_bytes > 0, "{}: is empty | fetch or make it again", name);
@@ -45,19 +46,22 @@ OpenShard open_shard(const fs::path& path) {
   const std::string format = file.text_attribute("format");
   check<FileError>(format == kStoreFormat, "{}: format: expected {}, got '{}'", name, kStoreFormat, printable(format));
   const std::int64_t version = file.int_attribute("version");
-  check<FileError>(version == kStoreVersion, "{}: version: expected {}, got {} | written by another avid", name, kStoreVersion, version);
+  check<FileError>(
+      version == kStoreVersion, "{}: version: expected {}, got {} | written by another avid", name, kStoreVersion,
+      version);
 
   out.frames = file.extent("/frames");
   const auto& dims = out.frames.dims;
   check<FileError>(
-      out.frames.type == H5Type::u8 && dims.size() == 4 && dims[3] == 3 && dims[1] >= 1 && dims[1] <= 8192 && dims[2] >= 1 &&
-          dims[2] <= 8192,
+      out.frames.type == H5Type::u8 && dims.size() == 4 && dims[3] == 3 && dims[1] >= 1 && dims[1] <= 8192 &&
+          dims[2] >= 1 && dims[2] <= 8192,
       "{}: /frames: expected uint8 [N,H,W,3], got {}", name, out.frames.dims_text());
   check<FileError>(dims[0] > 0, "{}: /frames: the dataset is empty | collect some levels first", name);
   const std::uint64_t most = file_bytes * (out.frames.chunked ? kMaxDeflateRatio : 1);
   check<FileError>(
-      dims[0] <= most / (dims[1] * dims[2] * 3), "{}: /frames: {} do not fit a file of {} bytes | truncated? fetch or make it again",
-      name, out.frames.dims_text(), file_bytes);
+      dims[0] <= most / (dims[1] * dims[2] * 3),
+      "{}: /frames: {} do not fit a file of {} bytes | truncated? fetch or make it again", name, out.frames.dims_text(),
+      file_bytes);
   const std::uint64_t frame_total = dims[0] * dims[1] * dims[2] * 3;
   if (out.frames.offset_bytes)
     check<FileError>(
@@ -72,11 +76,14 @@ OpenShard open_shard(const fs::path& path) {
   info.num_frames = static_cast<std::int64_t>(dims[0]);
   meta.height = static_cast<std::int64_t>(dims[1]);
   meta.width = static_cast<std::int64_t>(dims[2]);
-  const H5Extent levels = file.extent("/runs/level"), segments = file.extent("/segments/offset"), actions = file.extent("/actions");
+  const H5Extent levels = file.extent("/runs/level"), segments = file.extent("/segments/offset"),
+                 actions = file.extent("/actions");
   info.num_runs = static_cast<std::int64_t>(levels.num_elements());
   info.num_segments = static_cast<std::int64_t>(segments.num_elements());
-  info.storage = out.frames.chunked ? fmt::format("deflate, chunks of {} frames", out.frames.chunk_dims.empty() ? 0 : out.frames.chunk_dims[0])
-                                    : "contiguous";
+  info.storage =
+      out.frames.chunked
+          ? fmt::format("deflate, chunks of {} frames", out.frames.chunk_dims.empty() ? 0 : out.frames.chunk_dims[0])
+          : "contiguous";
   info.frame_checksum = file.uint_attribute("frame_checksum");
   meta.game = file.text_attribute("game");
   meta.level_begin = static_cast<std::int32_t>(file.int_attribute("level_begin"));
@@ -123,7 +130,7 @@ struct EpisodeStore::Shard {
   std::size_t frame_bytes = 0;
   std::uint64_t frame_checksum = 0;
   // Exactly one of these holds the pixels.
-  FileDescriptor file;                  // contiguous: pread at frames_offset
+  FileDescriptor file;  // contiguous: pread at frames_offset
   std::uint64_t frames_offset = 0;
   std::vector<std::uint8_t> in_memory;  // small and deflated
   std::optional<H5File> hdf5;           // large and deflated
@@ -151,7 +158,8 @@ struct EpisodeStore::Shard {
 
   std::uint64_t checksum_of_frames() const {
     Checksum sum;
-    const std::uint64_t step = std::max<std::uint64_t>(1, (std::uint64_t{4} << 20) / frame_bytes), n = tables.num_frames();
+    const std::uint64_t step = std::max<std::uint64_t>(1, (std::uint64_t{4} << 20) / frame_bytes),
+                        n = tables.num_frames();
     std::vector<std::uint8_t> piece;
     for (std::uint64_t f = 0; f < n; f += step) {
       piece.resize(std::min(step, n - f) * frame_bytes);
@@ -163,8 +171,8 @@ struct EpisodeStore::Shard {
   void verify() const {
     const std::uint64_t sum = checksum_of_frames();
     check<FileError>(
-        sum == frame_checksum, "{}: frames: checksum: expected {:016x}, got {:016x} | damaged: fetch or make it again", name,
-        frame_checksum, sum);
+        sum == frame_checksum, "{}: frames: checksum: expected {:016x}, got {:016x} | damaged: fetch or make it again",
+        name, frame_checksum, sum);
   }
 };
 
@@ -180,7 +188,8 @@ std::vector<fs::path> find_shards(const std::vector<std::string>& places) {
       check<FileError>(!found.empty(), "{}: no .h5 files in this folder | make some with `avid collect`", name);
     } else if (!fs::exists(place, error) && place.find_first_of("*?[") != std::string::npos) {
       glob_t matches{};
-      if (glob(place.c_str(), 0, nullptr, &matches) == 0) found.assign(matches.gl_pathv, matches.gl_pathv + matches.gl_pathc);
+      if (glob(place.c_str(), 0, nullptr, &matches) == 0)
+        found.assign(matches.gl_pathv, matches.gl_pathv + matches.gl_pathc);
       globfree(&matches);
       check<FileError>(!found.empty(), "{}: no file matches", name);
     } else {
@@ -221,12 +230,12 @@ EpisodeStore::EpisodeStore(const std::vector<std::string>& places, const StoreOp
     }
     const std::string& first_name = data_.empty() ? shard->name : data_.front()->name;
     check<FileError>(
-        meta.height == height_ && meta.width == width_, "{}: frames: expected {}x{} as in {}, got {}x{}", shard->name, height_,
-        width_, first_name, meta.height, meta.width);
+        meta.height == height_ && meta.width == width_, "{}: frames: expected {}x{} as in {}, got {}x{}", shard->name,
+        height_, width_, first_name, meta.height, meta.width);
     check<FileError>(
         meta.num_actions == num_actions_ && meta.action_width == action_width_,
-        "{}: actions: expected {} ids or vectors of {} as in {}, got {} and {}", shard->name, num_actions_, action_width_,
-        first_name, meta.num_actions, meta.action_width);
+        "{}: actions: expected {} ids or vectors of {} as in {}, got {} and {}", shard->name, num_actions_,
+        action_width_, first_name, meta.num_actions, meta.action_width);
     resets_known_ = resets_known_ && meta.resets_known;
 
     const std::uint64_t raw_bytes = static_cast<std::uint64_t>(open.info.num_frames) * shard->frame_bytes;
@@ -248,7 +257,8 @@ EpisodeStore::EpisodeStore(const std::vector<std::string>& places, const StoreOp
     const ShardTables& t = shard->tables;
     for (std::size_t r = 0; r < t.run_level.size(); ++r)
       runs_.push_back(
-          {t.run_level[r], shard_index, num_frames_ + static_cast<std::int64_t>(t.run_offset[r]), static_cast<std::int64_t>(t.run_length[r])});
+          {t.run_level[r], shard_index, num_frames_ + static_cast<std::int64_t>(t.run_offset[r]),
+           static_cast<std::int64_t>(t.run_length[r])});
     for (std::size_t s = 0; s < t.segment_offset.size(); ++s)
       segments_.push_back(
           {num_frames_ + static_cast<std::int64_t>(t.segment_offset[s]), static_cast<std::int64_t>(t.segment_length[s]),
@@ -263,7 +273,8 @@ EpisodeStore::~EpisodeStore() = default;
 EpisodeStore::EpisodeStore(EpisodeStore&&) noexcept = default;
 
 const EpisodeStore::Shard& EpisodeStore::shard_of(std::int64_t frame) const {
-  check<ShapeError>(frame >= 0 && frame < num_frames_, "dataset: frame: expected 0..{}, got {}", num_frames_ - 1, frame);
+  check<ShapeError>(
+      frame >= 0 && frame < num_frames_, "dataset: frame: expected 0..{}, got {}", num_frames_ - 1, frame);
   const auto after = std::upper_bound(
       data_.begin(), data_.end(), frame, [](std::int64_t f, const std::unique_ptr<Shard>& s) { return f < s->begin; });
   return **(after - 1);
@@ -271,10 +282,12 @@ const EpisodeStore::Shard& EpisodeStore::shard_of(std::int64_t frame) const {
 
 void EpisodeStore::read_frames(std::int64_t begin, std::int64_t count, std::span<std::uint8_t> out) const {
   const Shard& shard = shard_of(begin);
-  const std::int64_t local = begin - shard.begin, available = static_cast<std::int64_t>(shard.tables.num_frames()) - local;
+  const std::int64_t local = begin - shard.begin,
+                     available = static_cast<std::int64_t>(shard.tables.num_frames()) - local;
   check<ShapeError>(
       count >= 0 && count <= available && out.size() == static_cast<std::size_t>(count) * frame_bytes(),
-      "dataset: frames: expected at most {} from {} on and room for them, got {} into {} bytes", available, begin, count, out.size());
+      "dataset: frames: expected at most {} from {} on and room for them, got {} into {} bytes", available, begin,
+      count, out.size());
   shard.read(local, out);
 }
 
@@ -307,15 +320,17 @@ void EpisodeStore::verify_frames() const {
 
 std::string EpisodeStore::describe() const {
   std::string text = fmt::format(
-      "dataset: {} frames {}x{} in {} runs, {} segments without a reset, {} shard{}\n", num_frames_, height_, width_, runs_.size(),
-      segments_.size(), shards_.size(), shards_.size() == 1 ? "" : "s");
-  text += action_width_ > 0 ? fmt::format("actions: vectors of {}\n", action_width_) : fmt::format("actions: 0..{}\n", num_actions_ - 1);
+      "dataset: {} frames {}x{} in {} runs, {} segments without a reset, {} shard{}\n", num_frames_, height_, width_,
+      runs_.size(), segments_.size(), shards_.size(), shards_.size() == 1 ? "" : "s");
+  text += action_width_ > 0 ? fmt::format("actions: vectors of {}\n", action_width_)
+                            : fmt::format("actions: 0..{}\n", num_actions_ - 1);
   if (!resets_known_) text += "resets: not known (imported data)\n";
   for (const ShardInfo& s : shards_) {
     text += fmt::format(
-        "{}\n  {}, levels {}..{}, mode {}, seed {}, {} frames, {}, {:.1f} MB, frame checksum {:016x}\n", s.path.string(),
-        printable(s.meta.game), s.meta.level_begin, s.meta.level_end - 1, printable(s.meta.distribution_mode), s.meta.dataset_seed,
-        s.num_frames, s.storage, static_cast<double>(s.file_bytes) / 1e6, s.frame_checksum);
+        "{}\n  {}, levels {}..{}, mode {}, seed {}, {} frames, {}, {:.1f} MB, frame checksum {:016x}\n",
+        s.path.string(), printable(s.meta.game), s.meta.level_begin, s.meta.level_end - 1,
+        printable(s.meta.distribution_mode), s.meta.dataset_seed, s.num_frames, s.storage,
+        static_cast<double>(s.file_bytes) / 1e6, s.frame_checksum);
   }
   return text;
 }

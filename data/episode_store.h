@@ -44,8 +44,8 @@ struct StoreOptions {
 
 /// A read-only dataset. Frames, actions and flags are numbered through all shards in the order given.
 ///
-/// Errors   FileError naming the file for anything missing, truncated, damaged, of another format version, or that does not
-///          fit the other shards; ConfigError for values out of range (actions, NaN).
+/// Errors   FileError naming the file for anything missing, truncated, damaged, of another format version, or that does
+///          not fit the other shards; ConfigError for values out of range (actions, NaN).
 /// Threads  every const function may be called from any thread.
 class EpisodeStore {
  public:

@@ -29,8 +29,8 @@ struct ShardWriter::Impl {
 
   [[noreturn]] void write_failed(int error) const {
     fail<FileError>(
-        "{}: frames: cannot be written: {} ({} of {} frames done) | free some space and run the same command again", name(),
-        std::strerror(error), tables.first.size(), num_frames);
+        "{}: frames: cannot be written: {} ({} of {} frames done) | free some space and run the same command again",
+        name(), std::strerror(error), tables.first.size(), num_frames);
   }
 
   /// Writes at a byte offset; the whole span or a FileError.
@@ -60,9 +60,9 @@ struct ShardWriter::Impl {
   std::uint64_t num_frames;
   ShardTables tables;
   Checksum checksum;
-  int fd = -1;                     // contiguous: frames are written here
+  int fd = -1;  // contiguous: frames are written here
   std::uint64_t frames_offset = 0;
-  std::optional<H5File> chunked;   // deflated: frames are written through HDF5
+  std::optional<H5File> chunked;  // deflated: frames are written through HDF5
   std::vector<std::uint8_t> pending;
   std::uint64_t frames_stored = 0;
 };
@@ -72,14 +72,18 @@ ShardWriter::ShardWriter(
     : impl_(std::make_unique<Impl>(path, meta, num_frames, storage)) {
   check<ConfigError>(num_frames > 0, "{}: expected at least one frame, got {}", impl_->name(), num_frames);
   check<ConfigError>(
-      storage.deflate_level >= 0 && storage.deflate_level <= 9, "compress: expected 0..9, got {}", storage.deflate_level);
+      storage.deflate_level >= 0 && storage.deflate_level <= 9, "compress: expected 0..9, got {}",
+      storage.deflate_level);
   check<ConfigError>(storage.chunk_frames >= 1, "chunk_frames: expected >= 1, got {}", storage.chunk_frames);
-  check<ShapeError>(meta.height > 0 && meta.width > 0, "{}: frames: expected a size, got {}x{}", impl_->name(), meta.height, meta.width);
-  const std::vector<std::uint64_t> dims = {impl_->num_frames, static_cast<std::uint64_t>(meta.height),
-                                           static_cast<std::uint64_t>(meta.width), 3};
+  check<ShapeError>(
+      meta.height > 0 && meta.width > 0, "{}: frames: expected a size, got {}x{}", impl_->name(), meta.height,
+      meta.width);
+  const std::vector<std::uint64_t> dims = {
+      impl_->num_frames, static_cast<std::uint64_t>(meta.height), static_cast<std::uint64_t>(meta.width), 3};
   H5File file(impl_->file.temporary_path(), H5File::Mode::create);
   if (storage.deflate_level > 0) {
-    file.make_deflated("/frames", H5Type::u8, dims, static_cast<std::uint64_t>(storage.chunk_frames), storage.deflate_level);
+    file.make_deflated(
+        "/frames", H5Type::u8, dims, static_cast<std::uint64_t>(storage.chunk_frames), storage.deflate_level);
     impl_->chunked.emplace(std::move(file));
     return;
   }
@@ -101,12 +105,12 @@ void ShardWriter::append(std::int32_t level, const LevelRun& run, const std::vec
   check<ShapeError>(
       n > 0 && run.frames.size() == n * w.frame_bytes() && run.rewards.size() == n &&
           (width == 0 ? run.actions.size() == n && float_actions.empty() : float_actions.size() == n * width),
-      "{}: level {}: expected {} frames of {}x{} with actions and rewards, got {} bytes, {} actions, {} rewards", w.name(), level,
-      n, w.meta.height, w.meta.width, run.frames.size(), width == 0 ? run.actions.size() : float_actions.size(),
-      run.rewards.size());
+      "{}: level {}: expected {} frames of {}x{} with actions and rewards, got {} bytes, {} actions, {} rewards",
+      w.name(), level, n, w.meta.height, w.meta.width, run.frames.size(),
+      width == 0 ? run.actions.size() : float_actions.size(), run.rewards.size());
   check<ShapeError>(
-      w.tables.first.size() + n <= w.num_frames, "{}: level {}: expected at most {} frames in all, got {}", w.name(), level,
-      w.num_frames, w.tables.first.size() + n);
+      w.tables.first.size() + n <= w.num_frames, "{}: level {}: expected at most {} frames in all, got {}", w.name(),
+      level, w.num_frames, w.tables.first.size() + n);
   w.tables.add_run(level, run.first);
   w.tables.rewards.insert(w.tables.rewards.end(), run.rewards.begin(), run.rewards.end());
   w.tables.actions.insert(w.tables.actions.end(), run.actions.begin(), run.actions.end());
@@ -126,7 +130,8 @@ void ShardWriter::append(std::int32_t level, const LevelRun& run, const std::vec
 void ShardWriter::finish() {
   Impl& w = *impl_;
   check<ShapeError>(
-      w.tables.first.size() == w.num_frames, "{}: expected {} frames, got {}", w.name(), w.num_frames, w.tables.first.size());
+      w.tables.first.size() == w.num_frames, "{}: expected {} frames, got {}", w.name(), w.num_frames,
+      w.tables.first.size());
   if (w.chunked) w.write_chunks(true);
   if (!w.chunked) w.chunked.emplace(w.file.temporary_path(), H5File::Mode::extend);
   H5File& file = *w.chunked;

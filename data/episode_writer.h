@@ -55,7 +55,8 @@ struct StorageOptions {
 class ShardWriter {
  public:
   /// `num_frames` is the total over all runs; space for it is claimed at once, so that a full disk shows here.
-  ShardWriter(const std::filesystem::path& path, const ShardMeta& meta, std::int64_t num_frames, const StorageOptions& storage);
+  ShardWriter(
+      const std::filesystem::path& path, const ShardMeta& meta, std::int64_t num_frames, const StorageOptions& storage);
   ~ShardWriter();
   ShardWriter(const ShardWriter&) = delete;
   ShardWriter& operator=(const ShardWriter&) = delete;

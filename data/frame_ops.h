@@ -25,7 +25,8 @@ std::vector<std::uint8_t> box_downscale(
 class Checksum {
  public:
   Checksum& update(std::span<const std::uint8_t> bytes);
-  template <class Elem> Checksum& update_values(std::span<const Elem> values) {
+  template <class Elem>
+  Checksum& update_values(std::span<const Elem> values) {
     return update({reinterpret_cast<const std::uint8_t*>(values.data()), values.size_bytes()});
   }
   std::uint64_t value() const;

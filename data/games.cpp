@@ -12,7 +12,8 @@ namespace avid::data {
 namespace {
 
 constexpr std::array<std::string_view, kNumActions> kActionNames = {
-    "left+down", "left", "left+up", "down", "none", "up", "right+down", "right", "right+up", "d", "a", "w", "s", "q", "e"};
+    "left+down", "left", "left+up", "down", "none", "up", "right+down", "right",
+    "right+up",  "d",    "a",       "w",    "s",    "q",  "e"};
 
 std::size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<std::size_t> row(b.size() + 1);
@@ -62,7 +63,8 @@ int distribution_mode(std::string_view mode, std::string_view game) {
   if (mode == "hard") return 1;
   if (mode == "extreme") {
     if (among({"chaser", "dodgeball", "leaper", "starpilot"})) return 2;
-    fail<ConfigError>("procgen: mode: {} has no mode extreme | only chaser, dodgeball, leaper, starpilot have it", game);
+    fail<ConfigError>(
+        "procgen: mode: {} has no mode extreme | only chaser, dodgeball, leaper, starpilot have it", game);
   }
   if (mode == "memory") {
     if (among({"caveflyer", "dodgeball", "heist", "jumper", "maze", "miner"})) return 10;
@@ -80,13 +82,15 @@ ActionPolicy parse_action_policy(std::string_view word) {
 
 const char* name_of(ActionPolicy policy) { return policy == ActionPolicy::uniform ? "uniform" : "hold"; }
 
-std::vector<std::uint8_t> level_actions(std::uint64_t dataset_seed, std::string_view game, std::int32_t level,
-                                        std::int64_t num_steps, ActionPolicy policy) {
+std::vector<std::uint8_t> level_actions(
+    std::uint64_t dataset_seed, std::string_view game, std::int32_t level, std::int64_t num_steps,
+    ActionPolicy policy) {
   check<ConfigError>(dataset_seed >> 56 == 0, "collect: seed: expected below 2^56, got {}", dataset_seed);
   check<ConfigError>(level >= 0, "collect: level: expected >= 0, got {}", level);
-  const RngKey key{.seed = dataset_seed * 256 + static_cast<std::uint64_t>(game_index(game)),
-                   .purpose = RngPurpose::collect_action,
-                   .step = static_cast<std::uint64_t>(level)};
+  const RngKey key{
+      .seed = dataset_seed * 256 + static_cast<std::uint64_t>(game_index(game)),
+      .purpose = RngPurpose::collect_action,
+      .step = static_cast<std::uint64_t>(level)};
   constexpr std::uint64_t kHoldStream = std::uint64_t{1} << 32;  // a run is never this long
   std::vector<std::uint8_t> actions(static_cast<std::size_t>(num_steps));
   for (std::size_t t = 0; t < actions.size(); ++t) {
@@ -113,13 +117,15 @@ int parse_action(std::string_view word) {
     std::string_view vertical = word.substr(0, plus);
     if (vertical == "jump") vertical = "up";
     const std::string swapped = std::string(word.substr(plus + 1)) + "+" + std::string(vertical);
-    const std::string straight = std::string(word.substr(0, plus)) + "+" + (word.substr(plus + 1) == "jump" ? "up" : "?");
+    const std::string straight =
+        std::string(word.substr(0, plus)) + "+" + (word.substr(plus + 1) == "jump" ? "up" : "?");
     for (const std::string& name : {swapped, straight})
       if (const auto hit = std::find(kActionNames.begin(), kActionNames.end(), name); hit != kActionNames.end())
         return static_cast<int>(hit - kActionNames.begin());
   }
   fail<UsageError>(
-      "actions: expected left, right, up (jump), down, none, pairs such as right+up, d a w s q e, or 0..14, got '{}'", word);
+      "actions: expected left, right, up (jump), down, none, pairs such as right+up, d a w s q e, or 0..14, got '{}'",
+      word);
 }
 
 std::vector<std::uint8_t> parse_action_string(std::string_view text) {

@@ -38,8 +38,8 @@ const char* name_of(ActionPolicy policy);
 ///   hold     the same a[t] where t = 0 or number 2^32 + t is 0 below 4; otherwise a[t] = a[t-1]
 ///
 /// Errors   ConfigError if dataset_seed does not fit 56 bits or level is negative.
-std::vector<std::uint8_t> level_actions(std::uint64_t dataset_seed, std::string_view game, std::int32_t level,
-                                        std::int64_t num_steps, ActionPolicy policy);
+std::vector<std::uint8_t> level_actions(
+    std::uint64_t dataset_seed, std::string_view game, std::int32_t level, std::int64_t num_steps, ActionPolicy policy);
 
 /// The id of a word such as "right", "left+up", "jump" (= "up"), "none" or a number; throws UsageError.
 int parse_action(std::string_view word);

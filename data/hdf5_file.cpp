@@ -41,7 +41,8 @@ std::string library_reason() {
   return printable(reason.empty() ? "HDF5 gave no reason" : reason, 200);
 }
 
-template <class Closer> class Handle {
+template <class Closer>
+class Handle {
  public:
   explicit Handle(hid_t id) : id_(id) {}
   ~Handle() {
@@ -57,12 +58,24 @@ template <class Closer> class Handle {
  private:
   hid_t id_;
 };
-struct CloseDataset { herr_t operator()(hid_t i) const { return H5Dclose(i); } };
-struct CloseSpace { herr_t operator()(hid_t i) const { return H5Sclose(i); } };
-struct CloseType { herr_t operator()(hid_t i) const { return H5Tclose(i); } };
-struct ClosePlist { herr_t operator()(hid_t i) const { return H5Pclose(i); } };
-struct CloseAttribute { herr_t operator()(hid_t i) const { return H5Aclose(i); } };
-struct CloseGroup { herr_t operator()(hid_t i) const { return H5Gclose(i); } };
+struct CloseDataset {
+  herr_t operator()(hid_t i) const { return H5Dclose(i); }
+};
+struct CloseSpace {
+  herr_t operator()(hid_t i) const { return H5Sclose(i); }
+};
+struct CloseType {
+  herr_t operator()(hid_t i) const { return H5Tclose(i); }
+};
+struct ClosePlist {
+  herr_t operator()(hid_t i) const { return H5Pclose(i); }
+};
+struct CloseAttribute {
+  herr_t operator()(hid_t i) const { return H5Aclose(i); }
+};
+struct CloseGroup {
+  herr_t operator()(hid_t i) const { return H5Gclose(i); }
+};
 using Dataset = Handle<CloseDataset>;
 using Space = Handle<CloseSpace>;
 using Type = Handle<CloseType>;
@@ -73,27 +86,43 @@ using Group = Handle<CloseGroup>;
 /// Types in files are little-endian; in memory the machine's own.
 hid_t file_type(H5Type type) {
   switch (type) {
-    case H5Type::u8: return H5T_STD_U8LE;
-    case H5Type::i32: return H5T_STD_I32LE;
-    case H5Type::u32: return H5T_STD_U32LE;
-    case H5Type::i64: return H5T_STD_I64LE;
-    case H5Type::u64: return H5T_STD_U64LE;
-    case H5Type::f32: return H5T_IEEE_F32LE;
-    case H5Type::f64: return H5T_IEEE_F64LE;
-    default: fail<FileError>("hdf5: type: cannot be stored");
+    case H5Type::u8:
+      return H5T_STD_U8LE;
+    case H5Type::i32:
+      return H5T_STD_I32LE;
+    case H5Type::u32:
+      return H5T_STD_U32LE;
+    case H5Type::i64:
+      return H5T_STD_I64LE;
+    case H5Type::u64:
+      return H5T_STD_U64LE;
+    case H5Type::f32:
+      return H5T_IEEE_F32LE;
+    case H5Type::f64:
+      return H5T_IEEE_F64LE;
+    default:
+      fail<FileError>("hdf5: type: cannot be stored");
   }
 }
 
 hid_t memory_type(H5Type type) {
   switch (type) {
-    case H5Type::u8: return H5T_NATIVE_UINT8;
-    case H5Type::i32: return H5T_NATIVE_INT32;
-    case H5Type::u32: return H5T_NATIVE_UINT32;
-    case H5Type::i64: return H5T_NATIVE_INT64;
-    case H5Type::u64: return H5T_NATIVE_UINT64;
-    case H5Type::f32: return H5T_NATIVE_FLOAT;
-    case H5Type::f64: return H5T_NATIVE_DOUBLE;
-    default: fail<FileError>("hdf5: type: cannot be read");
+    case H5Type::u8:
+      return H5T_NATIVE_UINT8;
+    case H5Type::i32:
+      return H5T_NATIVE_INT32;
+    case H5Type::u32:
+      return H5T_NATIVE_UINT32;
+    case H5Type::i64:
+      return H5T_NATIVE_INT64;
+    case H5Type::u64:
+      return H5T_NATIVE_UINT64;
+    case H5Type::f32:
+      return H5T_NATIVE_FLOAT;
+    case H5Type::f64:
+      return H5T_NATIVE_DOUBLE;
+    default:
+      fail<FileError>("hdf5: type: cannot be read");
   }
 }
 
@@ -107,9 +136,12 @@ H5Type kind_of(hid_t type) {
       if (size == 8) return has_sign ? H5Type::i64 : H5Type::u64;
       return H5Type::other;
     }
-    case H5T_FLOAT: return size == 4 ? H5Type::f32 : size == 8 ? H5Type::f64 : H5Type::other;
-    case H5T_STRING: return H5Type::text;
-    default: return H5Type::other;
+    case H5T_FLOAT:
+      return size == 4 ? H5Type::f32 : size == 8 ? H5Type::f64 : H5Type::other;
+    case H5T_STRING:
+      return H5Type::text;
+    default:
+      return H5Type::other;
   }
 }
 
@@ -130,7 +162,8 @@ struct RowSelection {
       : file(H5Dget_space(data)), memory(-1) {
     hsize_t dims[H5S_MAX_RANK] = {};
     const int rank = H5Sget_simple_extent_ndims(file.get());
-    if (rank < 1 || H5Sget_simple_extent_dims(file.get(), dims, nullptr) < 0 || begin > dims[0] || count > dims[0] - begin)
+    if (rank < 1 || H5Sget_simple_extent_dims(file.get(), dims, nullptr) < 0 || begin > dims[0] ||
+        count > dims[0] - begin)
       fail<FileError>("{}: {}: expected rows {}..{} to exist", path, name, begin, begin + count);
     hsize_t start[H5S_MAX_RANK] = {};
     start[0] = begin;
@@ -183,8 +216,10 @@ H5File::H5File(H5File&& other) noexcept : path_(std::move(other.path_)), file_(s
 void H5File::close() {
   const auto guard = lock_library();
   if (file_ < 0) return;
-  if (H5Fflush(file_, H5F_SCOPE_LOCAL) < 0) fail<FileError>("{}: cannot be written: {} | disk full?", path_, library_reason());
-  if (H5Fclose(std::exchange(file_, -1)) < 0) fail<FileError>("{}: cannot be closed: {} | disk full?", path_, library_reason());
+  if (H5Fflush(file_, H5F_SCOPE_LOCAL) < 0)
+    fail<FileError>("{}: cannot be written: {} | disk full?", path_, library_reason());
+  if (H5Fclose(std::exchange(file_, -1)) < 0)
+    fail<FileError>("{}: cannot be closed: {} | disk full?", path_, library_reason());
 }
 
 bool H5File::has(const std::string& name) const {
@@ -228,13 +263,15 @@ void H5File::read(const std::string& name, H5Type type, void* out, std::uint64_t
   const Space space(H5Dget_space(data.get()));
   const hssize_t n = H5Sget_simple_extent_npoints(space.get());
   check<FileError>(
-      n >= 0 && static_cast<std::uint64_t>(n) == expected, "{}: {}: expected {} elements, got {}", path_, name, expected, n);
+      n >= 0 && static_cast<std::uint64_t>(n) == expected, "{}: {}: expected {} elements, got {}", path_, name,
+      expected, n);
   if (expected == 0) return;
   if (H5Dread(data.get(), memory_type(type), H5S_ALL, H5S_ALL, H5P_DEFAULT, out) < 0)
     fail<FileError>("{}: {}: cannot be read: {}", path_, name, library_reason());
 }
 
-void H5File::read_rows(const std::string& name, H5Type type, std::uint64_t begin, std::uint64_t count, void* out) const {
+void H5File::read_rows(
+    const std::string& name, H5Type type, std::uint64_t begin, std::uint64_t count, void* out) const {
   const auto guard = lock_library();
   const Dataset data = open_dataset(path_, file_, name);
   const RowSelection rows(path_, name, data.get(), begin, count);
@@ -263,7 +300,8 @@ std::string H5File::text_attribute(const std::string& name) const {
           H5Sget_simple_extent_npoints(space.get()) == 1 && H5Tget_size(type.get()) <= (std::size_t{1} << 20),
       "{}: attribute {}: expected one fixed-length string", path_, name);
   std::string text(H5Tget_size(type.get()), '\0');
-  if (H5Aread(attribute.get(), type.get(), text.data()) < 0) fail<FileError>("{}: attribute {}: {}", path_, name, library_reason());
+  if (H5Aread(attribute.get(), type.get(), text.data()) < 0)
+    fail<FileError>("{}: attribute {}: {}", path_, name, library_reason());
   text.resize(std::min(text.find('\0'), text.size()));
   return text;
 }
@@ -288,7 +326,9 @@ std::uint64_t H5File::uint_attribute(const std::string& name) const {
   return value;
 }
 
-std::int64_t H5File::int_attribute(const std::string& name) const { return static_cast<std::int64_t>(uint_attribute(name)); }
+std::int64_t H5File::int_attribute(const std::string& name) const {
+  return static_cast<std::int64_t>(uint_attribute(name));
+}
 
 void H5File::make_group(const std::string& name) {
   const auto guard = lock_library();
@@ -302,7 +342,8 @@ void H5File::write(const std::string& name, H5Type type, const std::vector<std::
   const Space space(H5Screate_simple(static_cast<int>(extents.size()), extents.data(), nullptr));
   Dataset set(H5Dcreate2(file_, name.c_str(), file_type(type), space.get(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
   const bool empty = H5Sget_simple_extent_npoints(space.get()) == 0;
-  if (!set.ok() || (!empty && H5Dwrite(set.get(), memory_type(type), H5S_ALL, H5S_ALL, H5P_DEFAULT, data) < 0) || !set.close())
+  if (!set.ok() || (!empty && H5Dwrite(set.get(), memory_type(type), H5S_ALL, H5S_ALL, H5P_DEFAULT, data) < 0) ||
+      !set.close())
     fail<FileError>("{}: {}: cannot be written: {} | disk full?", path_, name, library_reason());
 }
 
@@ -314,7 +355,8 @@ std::uint64_t H5File::reserve_contiguous(const std::string& name, H5Type type, c
   H5Pset_layout(plist.get(), H5D_CONTIGUOUS);
   H5Pset_alloc_time(plist.get(), H5D_ALLOC_TIME_EARLY);
   H5Pset_fill_time(plist.get(), H5D_FILL_TIME_NEVER);
-  const Dataset set(H5Dcreate2(file_, name.c_str(), file_type(type), space.get(), H5P_DEFAULT, plist.get(), H5P_DEFAULT));
+  const Dataset set(
+      H5Dcreate2(file_, name.c_str(), file_type(type), space.get(), H5P_DEFAULT, plist.get(), H5P_DEFAULT));
   const haddr_t offset = set.ok() ? H5Dget_offset(set.get()) : HADDR_UNDEF;
   if (offset == HADDR_UNDEF) fail<FileError>("{}: {}: no space for it: {}", path_, name, library_reason());
   return offset;
@@ -330,11 +372,13 @@ void H5File::make_deflated(
   const Plist plist(H5Pcreate(H5P_DATASET_CREATE));
   H5Pset_chunk(plist.get(), static_cast<int>(chunk.size()), chunk.data());
   H5Pset_deflate(plist.get(), static_cast<unsigned>(level));
-  const Dataset set(H5Dcreate2(file_, name.c_str(), file_type(type), space.get(), H5P_DEFAULT, plist.get(), H5P_DEFAULT));
+  const Dataset set(
+      H5Dcreate2(file_, name.c_str(), file_type(type), space.get(), H5P_DEFAULT, plist.get(), H5P_DEFAULT));
   if (!set.ok()) fail<FileError>("{}: {}: {}", path_, name, library_reason());
 }
 
-void H5File::write_rows(const std::string& name, H5Type type, std::uint64_t begin, std::uint64_t count, const void* data) {
+void H5File::write_rows(
+    const std::string& name, H5Type type, std::uint64_t begin, std::uint64_t count, const void* data) {
   const auto guard = lock_library();
   Dataset set = open_dataset(path_, file_, name);
   const RowSelection rows(path_, name, set.get(), begin, count);

@@ -56,7 +56,8 @@ class H5File {
   /// Space for a dataset without writing it; returns where its data go in the file.
   std::uint64_t reserve_contiguous(const std::string& name, H5Type type, const std::vector<std::uint64_t>& dims);
   void make_deflated(
-      const std::string& name, H5Type type, const std::vector<std::uint64_t>& dims, std::uint64_t chunk_rows, int level);
+      const std::string& name, H5Type type, const std::vector<std::uint64_t>& dims, std::uint64_t chunk_rows,
+      int level);
   void write_rows(const std::string& name, H5Type type, std::uint64_t begin, std::uint64_t count, const void* data);
   void set_attribute(const std::string& name, const std::string& text);
   void set_attribute(const std::string& name, std::int64_t value);

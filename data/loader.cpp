@@ -91,8 +91,8 @@ Loader::Loader(std::shared_ptr<const EpisodeStore> store, const LoaderOptions& o
   if (options.size == 0) return;
   const std::int64_t height = store_->height(), width = store_->width();
   check<ConfigError>(
-      options.size > 0 && height == width && height % options.size == 0, "data: size: expected a divisor of the stored {}x{}, got {}",
-      height, width, options.size);
+      options.size > 0 && height == width && height % options.size == 0,
+      "data: size: expected a divisor of the stored {}x{}, got {}", height, width, options.size);
   factor_ = height / options.size;
 }
 

@@ -32,11 +32,12 @@ struct LoaderOptions {
   int ahead = 4;    ///< batches kept ready
 };
 
-/// Reads batches. batch_at(step) is random access, so a resumed run needs no state but the step; start() and next() give the
-/// same batches in order, prepared by the workers. Neither the number of workers nor `ahead` changes any number.
+/// Reads batches. batch_at(step) is random access, so a resumed run needs no state but the step; start() and next()
+/// give the same batches in order, prepared by the workers. Neither the number of workers nor `ahead` changes any
+/// number.
 ///
-/// Errors   those of WindowSampler; ConfigError when `size` does not divide the stored size; a worker's FileError comes out
-///          of the next() that would have returned its batch.
+/// Errors   those of WindowSampler; ConfigError when `size` does not divide the stored size; a worker's FileError comes
+///          out of the next() that would have returned its batch.
 /// Threads  one thread calls start(), next() and stop(); batch_at() and read_windows() may be called from any.
 class Loader {
  public:

@@ -26,9 +26,12 @@ struct RecordedRun {
   std::vector<Chunk> chunks;
 };
 
-bool all_digits(std::string_view s) { return !s.empty() && s.find_first_not_of("0123456789") == std::string_view::npos; }
+bool all_digits(std::string_view s) {
+  return !s.empty() && s.find_first_not_of("0123456789") == std::string_view::npos;
+}
 
-template <class Int> std::optional<Int> parse_int(std::string_view digits) {
+template <class Int>
+std::optional<Int> parse_int(std::string_view digits) {
   Int value = 0;
   if (!all_digits(digits)) return std::nullopt;
   const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
@@ -55,21 +58,25 @@ std::map<std::string, std::vector<Chunk>> find_chunks(const std::vector<fs::path
     } else {
       check<FileError>(fs::exists(place, error), "{}: no such file or folder", printable(place.string()));
       check<FileError>(
-          add(place), "{}: expected a name such as coinrun_lvl_12_chunk_3_01234567890123456789.npz", printable(place.string()));
+          add(place), "{}: expected a name such as coinrun_lvl_12_chunk_3_01234567890123456789.npz",
+          printable(place.string()));
     }
   }
   return games;
 }
 
-/// Sorts one game's chunks into runs. The k-th recording of a chunk number (by time) belongs to the level's k-th recording.
+/// Sorts one game's chunks into runs. The k-th recording of a chunk number (by time) belongs to the level's k-th
+/// recording.
 std::vector<RecordedRun> sort_into_runs(std::vector<Chunk> chunks, std::vector<std::string>& notes) {
   std::sort(chunks.begin(), chunks.end(), [](const Chunk& a, const Chunk& b) {
-    return std::tie(a.name.level, a.name.chunk, a.name.time, a.path) < std::tie(b.name.level, b.name.chunk, b.name.time, b.path);
+    return std::tie(a.name.level, a.name.chunk, a.name.time, a.path) <
+           std::tie(b.name.level, b.name.chunk, b.name.time, b.path);
   });
   std::map<std::pair<std::int32_t, std::int64_t>, std::vector<Chunk>> recordings;  // (level, k) -> chunks in order
   std::int64_t k = 0;
   for (std::size_t i = 0; i < chunks.size(); ++i) {
-    const bool repeated = i > 0 && chunks[i - 1].name.level == chunks[i].name.level && chunks[i - 1].name.chunk == chunks[i].name.chunk;
+    const bool repeated =
+        i > 0 && chunks[i - 1].name.level == chunks[i].name.level && chunks[i - 1].name.chunk == chunks[i].name.chunk;
     k = repeated ? k + 1 : 0;
     recordings[{chunks[i].name.level, k}].push_back(chunks[i]);
   }
@@ -83,7 +90,8 @@ std::vector<RecordedRun> sort_into_runs(std::vector<Chunk> chunks, std::vector<s
       runs.back().chunks.push_back(list[i]);
     }
   }
-  if (gaps > 0) notes.push_back(fmt::format("{}: {} places where chunks are missing; runs end there", chunks[0].name.game, gaps));
+  if (gaps > 0)
+    notes.push_back(fmt::format("{}: {} places where chunks are missing; runs end there", chunks[0].name.game, gaps));
   return runs;
 }
 
@@ -95,23 +103,25 @@ struct ChunkShape {
 
 ChunkShape shape_of(const NpzFile& file) {
   const std::string path = printable(file.path().string(), 400);
-  for (const char* name : {"obs", "act"}) check<FileError>(file.contains(name), "{}: expected an array {}.npy", path, name);
+  for (const char* name : {"obs", "act"})
+    check<FileError>(file.contains(name), "{}: expected an array {}.npy", path, name);
   const auto& obs = file.info("obs");
   check<FileError>(
-      obs.dtype == DType::u8 && obs.shape.size() == 4 && obs.shape[0] > 0 && obs.shape[1] > 0 && obs.shape[2] > 0 && obs.shape[3] == 3 &&
-          obs.shape[1] <= 8192 && obs.shape[2] <= 8192,
+      obs.dtype == DType::u8 && obs.shape.size() == 4 && obs.shape[0] > 0 && obs.shape[1] > 0 && obs.shape[2] > 0 &&
+          obs.shape[3] == 3 && obs.shape[1] <= 8192 && obs.shape[2] <= 8192,
       "{}: obs: expected |u1 [n,H,W,3], got {} {}", path, obs.file_dtype, obs.shape_text());
   const auto& act = file.info("act");
   check<FileError>(
-      (act.dtype == DType::i64 || act.dtype == DType::i32 || act.dtype == DType::u8) && act.shape.size() == 1 && act.shape[0] == obs.shape[0],
+      (act.dtype == DType::i64 || act.dtype == DType::i32 || act.dtype == DType::u8) && act.shape.size() == 1 &&
+          act.shape[0] == obs.shape[0],
       "{}: act: expected integers [{}], got {} {}", path, obs.shape[0], act.file_dtype, act.shape_text());
   const auto present = [&](const char* name) {
     if (!file.contains(name)) return false;
     const auto& info = file.info(name);
     const bool empty = info.numel() == 0;
     check<FileError>(
-        empty || (info.dtype && info.shape.size() == 1 && info.shape[0] == obs.shape[0]), "{}: {}: expected [0] or [{}], got {}", path, name,
-        obs.shape[0], info.shape_text());
+        empty || (info.dtype && info.shape.size() == 1 && info.shape[0] == obs.shape[0]),
+        "{}: {}: expected [0] or [{}], got {}", path, name, obs.shape[0], info.shape_text());
     return !empty;
   };
   return {obs.shape[0], obs.shape[1], obs.shape[2], present("rew"), present("term")};
@@ -123,7 +133,8 @@ void append_chunk(const NpzFile& file, const ChunkShape& shape, bool use_rewards
   run.frames.insert(run.frames.end(), frames.begin(), frames.end());
   for (const double a : file.load("act").to_doubles()) {
     check<ConfigError>(
-        a >= 0 && a < kNumActions, "{}: act: expected 0..{}, got {}", printable(file.path().string(), 400), kNumActions - 1, a);
+        a >= 0 && a < kNumActions, "{}: act: expected 0..{}, got {}", printable(file.path().string(), 400),
+        kNumActions - 1, a);
     run.actions.push_back(static_cast<std::uint8_t>(a));
   }
   if (use_rewards) {
@@ -131,10 +142,11 @@ void append_chunk(const NpzFile& file, const ChunkShape& shape, bool use_rewards
   } else {
     run.rewards.resize(run.rewards.size() + static_cast<std::size_t>(shape.frames));
   }
-  // `term` of a step says that its action ended the episode: the next frame is the first of another. So `first` is one entry
-  // ahead of the frames while a run is put together.
+  // `term` of a step says that its action ended the episode: the next frame is the first of another. So `first` is one
+  // entry ahead of the frames while a run is put together.
   if (run.first.empty()) run.first.push_back(1);
-  const auto ends = use_ends ? file.load("term").to_doubles() : std::vector<double>(static_cast<std::size_t>(shape.frames));
+  const auto ends =
+      use_ends ? file.load("term").to_doubles() : std::vector<double>(static_cast<std::size_t>(shape.frames));
   for (const double end : ends) run.first.push_back(end != 0);
 }
 
@@ -145,12 +157,14 @@ std::optional<ChunkName> parse_chunk_name(std::string_view name) {
   if (!name.ends_with(kEnding)) return std::nullopt;
   name.remove_suffix(kEnding.size());
   const auto level_at = name.find(kLevel), chunk_at = name.find(kChunk);
-  if (level_at == std::string_view::npos || chunk_at == std::string_view::npos || level_at == 0 || chunk_at < level_at + kLevel.size())
+  if (level_at == std::string_view::npos || chunk_at == std::string_view::npos || level_at == 0 ||
+      chunk_at < level_at + kLevel.size())
     return std::nullopt;
   const std::string_view rest = name.substr(chunk_at + kChunk.size());
   const auto underscore = rest.find('_');
   if (underscore == std::string_view::npos) return std::nullopt;
-  const auto level = parse_int<std::int32_t>(name.substr(level_at + kLevel.size(), chunk_at - level_at - kLevel.size()));
+  const auto level =
+      parse_int<std::int32_t>(name.substr(level_at + kLevel.size(), chunk_at - level_at - kLevel.size()));
   const auto chunk = parse_int<std::int64_t>(rest.substr(0, underscore));
   const std::string_view time = rest.substr(underscore + 1);
   if (!level || !chunk || !all_digits(time)) return std::nullopt;
@@ -158,14 +172,17 @@ std::optional<ChunkName> parse_chunk_name(std::string_view name) {
 }
 
 ImportResult import_npz(
-    const ImportOptions& o, const std::function<void(std::int64_t, std::int64_t)>& report, const std::function<bool()>& stop) {
+    const ImportOptions& o, const std::function<void(std::int64_t, std::int64_t)>& report,
+    const std::function<bool()>& stop) {
   check<ConfigError>(o.runs_per_shard >= 1, "import: runs per shard: expected >= 1, got {}", o.runs_per_shard);
   ImportResult result;
   std::int64_t num_others = 0, total = 0;
   auto games = find_chunks(o.places, num_others);
   for (const auto& [game, chunks] : games) total += static_cast<std::int64_t>(chunks.size());
-  check<FileError>(total > 0, "import: no chunks found | they are called like coinrun_lvl_12_chunk_3_01234567890123456789.npz");
-  if (num_others > 0) result.notes.push_back(fmt::format("{} .npz files have other names and were ignored", num_others));
+  check<FileError>(
+      total > 0, "import: no chunks found | they are called like coinrun_lvl_12_chunk_3_01234567890123456789.npz");
+  if (num_others > 0)
+    result.notes.push_back(fmt::format("{} .npz files have other names and were ignored", num_others));
   std::error_code error;
   fs::create_directories(o.out, error);
   check<FileError>(!error, "{}: cannot be made: {}", printable(o.out.string()), error.message());
@@ -185,8 +202,9 @@ ImportResult import_npz(
         for (const Chunk& chunk : runs[r].chunks) {
           const ChunkShape shape = shapes.emplace_back(shape_of(NpzFile(chunk.path)));
           check<FileError>(
-              shape.height == shapes[0].height && shape.width == shapes[0].width, "{}: obs: expected frames of {}x{}, got {}x{}",
-              printable(chunk.path.string(), 400), shapes[0].height, shapes[0].width, shape.height, shape.width);
+              shape.height == shapes[0].height && shape.width == shapes[0].width,
+              "{}: obs: expected frames of {}x{}, got {}x{}", printable(chunk.path.string(), 400), shapes[0].height,
+              shapes[0].width, shape.height, shape.width);
           num_frames += shape.frames;
           all_rewards = all_rewards && shape.has_rewards;
           all_ends = all_ends && shape.has_ends;
@@ -212,7 +230,8 @@ ImportResult import_npz(
       for (std::size_t r = begin; r < end; ++r) {
         LevelRun run;
         for (const Chunk& chunk : runs[r].chunks) {
-          if (stop && stop()) fail<Interrupted>("import: stopped; {} shards are finished in {}", result.shards.size(), o.out.string());
+          if (stop && stop())
+            fail<Interrupted>("import: stopped; {} shards are finished in {}", result.shards.size(), o.out.string());
           append_chunk(NpzFile(chunk.path), shapes[at++], all_rewards, all_ends, run);
           ++result.num_chunks;
           if (report) report(result.num_chunks, total);
@@ -224,7 +243,8 @@ ImportResult import_npz(
       result.shards.push_back(path);
       result.num_runs += static_cast<std::int64_t>(end - begin);
       result.num_frames += num_frames;
-      if (!all_ends) result.notes.push_back(fmt::format("{}: resets are not known; use resets = allow", path.filename().string()));
+      if (!all_ends)
+        result.notes.push_back(fmt::format("{}: resets are not known; use resets = allow", path.filename().string()));
       begin = end;
     }
   }

@@ -1,7 +1,7 @@
 // data/npz_import.h -- turns the original code's recordings (.npz chunks) into an episode store
 //
-// Chunks are called <game>_lvl_<level>_chunk_<i>_<20 digits of time>.npz and hold obs [n,H,W,3] uint8, act [n] integer, and
-// rew and term, which the original leaves empty. The chunks of a level are joined in the order of i.
+// Chunks are called <game>_lvl_<level>_chunk_<i>_<20 digits of time>.npz and hold obs [n,H,W,3] uint8, act [n] integer,
+// and rew and term, which the original leaves empty. The chunks of a level are joined in the order of i.
 #pragma once
 
 #include <cstdint>
@@ -39,13 +39,14 @@ struct ImportResult {
   std::vector<std::string> notes;  ///< what a person should know: ignored files, missing chunks, unknown resets
 };
 
-/// Imports every chunk found. Recordings of one level at two times, and stretches on either side of a missing chunk, become
-/// separate runs, since no window may join them. When every chunk has rewards or end flags of the right length they are used;
-/// otherwise rewards are 0, `first` is set at run starts only, and the shard says that its resets are not known.
+/// Imports every chunk found. Recordings of one level at two times, and stretches on either side of a missing chunk,
+/// become separate runs, since no window may join them. When every chunk has rewards or end flags of the right length
+/// they are used; otherwise rewards are 0, `first` is set at run starts only, and the shard says that its resets are
+/// not known.
 ///
 /// `report` (may be empty) gets chunks done and chunks in all; `stop` (may be empty) ends the import with Interrupted.
-/// Errors   FileError naming the chunk (missing members, wrong shapes or types, bad CRC, truncated), ConfigError for actions out
-///          of range; a shard with a bad chunk is not written.
+/// Errors   FileError naming the chunk (missing members, wrong shapes or types, bad CRC, truncated), ConfigError for
+///          actions out of range; a shard with a bad chunk is not written.
 ImportResult import_npz(
     const ImportOptions& options, const std::function<void(std::int64_t, std::int64_t)>& report = {},
     const std::function<bool()>& stop = {});

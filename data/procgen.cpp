@@ -79,7 +79,8 @@ std::string last_line(int log_fd) {
   while (!text.empty() && (text.back() == '\n' || text.back() == '\r' || text.back() == ' ')) text.pop_back();
   const auto line_start = text.rfind('\n');
   text = line_start == std::string::npos ? text : text.substr(line_start + 1);
-  std::replace_if(text.begin(), text.end(), [](unsigned char c) { return c < 32; }, ' ');
+  std::replace_if(
+      text.begin(), text.end(), [](unsigned char c) { return c < 32; }, ' ');
   return text.substr(0, 300);
 }
 
@@ -274,7 +275,9 @@ std::vector<char> ProcgenSource::exchange(std::uint32_t operation, std::span<con
 
 std::vector<std::uint8_t> ProcgenSource::begin(std::int32_t level) {
   const std::vector<char> reply = exchange(worker::kBegin, {reinterpret_cast<const char*>(&level), sizeof level});
-  check<Error>(reply.size() == frame_bytes(), "procgen: {}: expected a frame of {} bytes, got {}", game_, frame_bytes(), reply.size());
+  check<Error>(
+      reply.size() == frame_bytes(), "procgen: {}: expected a frame of {} bytes, got {}", game_, frame_bytes(),
+      reply.size());
   return {reply.begin(), reply.end()};
 }
 
@@ -285,7 +288,9 @@ PlayedSteps ProcgenSource::step(std::span<const std::uint8_t> actions) {
     const std::size_t n = std::min(actions.size(), worker::kMaxSteps);
     const auto reply = exchange(worker::kStep, {reinterpret_cast<const char*>(actions.data()), n});
     const std::size_t frames_end = n * frame_bytes(), rewards_end = frames_end + n * sizeof(float);
-    check<Error>(reply.size() == rewards_end + n, "procgen: {}: expected {} bytes of steps, got {}", game_, rewards_end + n, reply.size());
+    check<Error>(
+        reply.size() == rewards_end + n, "procgen: {}: expected {} bytes of steps, got {}", game_, rewards_end + n,
+        reply.size());
     const auto at = [&](std::size_t i) { return reply.begin() + static_cast<std::ptrdiff_t>(i); };
     out.frames.insert(out.frames.end(), at(0), at(frames_end));
     const std::size_t done = out.rewards.size();
@@ -301,7 +306,9 @@ std::vector<char> ProcgenSource::save_state() { return exchange(worker::kSaveSta
 
 std::vector<std::uint8_t> ProcgenSource::load_state(std::span<const char> state) {
   const auto reply = exchange(worker::kLoadState, state);
-  check<Error>(reply.size() == frame_bytes(), "procgen: {}: expected a frame of {} bytes, got {}", game_, frame_bytes(), reply.size());
+  check<Error>(
+      reply.size() == frame_bytes(), "procgen: {}: expected a frame of {} bytes, got {}", game_, frame_bytes(),
+      reply.size());
   return {reply.begin(), reply.end()};
 }
 

@@ -38,8 +38,8 @@ struct ProcgenFiles {
   std::filesystem::path library;    ///< .../procgen/data/prebuilt/libenv.so
   std::filesystem::path resources;  ///< .../procgen/data/assets
 };
-/// $AVID_PROCGEN_DIR, else third_party/procgen in the current folder or in one of the three folders above the program (so
-/// that of the source tree is found from its build folder). Throws FileError that says how to get the package.
+/// $AVID_PROCGEN_DIR, else third_party/procgen in the current folder or in one of the three folders above the program
+/// (so that of the source tree is found from its build folder). Throws FileError that says how to get the package.
 ProcgenFiles find_procgen();
 /// True if find_procgen() would succeed.
 bool have_procgen();

@@ -29,7 +29,8 @@ struct Library {
   libenv::SetStateFn* set_state;
 };
 
-template <class Fn> void load_symbol(void* handle, const char* name, Fn*& out) {
+template <class Fn>
+void load_symbol(void* handle, const char* name, Fn*& out) {
   out = reinterpret_cast<Fn*>(dlsym(handle, name));
   check<FileError>(out != nullptr, "it has no function {}; it is not the game library of procgen 0.10.7", name);
 }
@@ -42,15 +43,17 @@ Library load_library(const std::string& path) {
   void* handle = dlopen(path.c_str(), flags);
   if (handle == nullptr) {
     const std::string reason = dlerror();
-    const bool needs_glib = reason.find("libglib") != std::string::npos || reason.find("libgthread") != std::string::npos;
+    const bool needs_glib =
+        reason.find("libglib") != std::string::npos || reason.find("libgthread") != std::string::npos;
     fail<FileError>("{}{}", reason, needs_glib ? " | apt-get install libglib2.0-0" : "");
   }
   Library lib{};
   load_symbol(handle, "libenv_version", lib.version);
   const int version = lib.version();
   check<FileError>(
-      version == libenv::kVersion, "interface version: expected {}, got {} | use procgen 0.10.7 (scripts/get_procgen.sh)",
-      libenv::kVersion, version);
+      version == libenv::kVersion,
+      "interface version: expected {}, got {} | use procgen 0.10.7 (scripts/get_procgen.sh)", libenv::kVersion,
+      version);
   load_symbol(handle, "libenv_make", lib.make);
   load_symbol(handle, "libenv_get_tensortypes", lib.get_tensortypes);
   load_symbol(handle, "libenv_set_buffers", lib.set_buffers);
@@ -132,7 +135,8 @@ class Level {
     handle_ = lib_.make(1, options_.get());
     check<FileError>(handle_ != nullptr, "libenv_make gave no handle");
 
-    const auto observations = types(libenv::kObservation), actions = types(libenv::kAction), infos = types(libenv::kInfo);
+    const auto observations = types(libenv::kObservation), actions = types(libenv::kAction),
+               infos = types(libenv::kInfo);
     check<FileError>(
         observations.size() == 1 && std::string(observations[0].name) == "rgb" && observations[0].ndim == 3 &&
             observations[0].dtype == libenv::kUint8 && observations[0].shape[2] == 3 && observations[0].shape[0] > 0 &&
@@ -155,8 +159,9 @@ class Level {
     observation_pointers_ = pointers(observations);
     action_pointers_ = pointers(actions);
     info_pointers_ = pointers(infos);
-    buffers_ = {observation_pointers_.data(), reinterpret_cast<float*>(reward_.data),
-                reinterpret_cast<std::uint8_t*>(first_.data), info_pointers_.data(), action_pointers_.data()};
+    buffers_ = {
+        observation_pointers_.data(), reinterpret_cast<float*>(reward_.data),
+        reinterpret_cast<std::uint8_t*>(first_.data), info_pointers_.data(), action_pointers_.data()};
     lib_.set_buffers(handle_, &buffers_);
     lib_.observe(handle_);
     check<FileError>(first() == 1, "the first frame of level {} is not marked as one", level);
@@ -198,7 +203,8 @@ class Level {
     lib_.get_tensortypes(handle_, space, list.data());
     for (auto& type : list) {
       type.name[libenv::kMaxNameLength - 1] = '\0';
-      check<FileError>(type.ndim >= 0 && type.ndim <= libenv::kMaxDimensions, "space {}: bad array {}", space, type.name);
+      check<FileError>(
+          type.ndim >= 0 && type.ndim <= libenv::kMaxDimensions, "space {}: bad array {}", space, type.name);
       for (int i = 0; i < type.ndim; ++i)
         check<FileError>(type.shape[i] > 0 && type.shape[i] <= 4096, "space {}: bad array {}", space, type.name);
     }
@@ -270,10 +276,15 @@ std::vector<char> serve(State& state, std::uint32_t operation, std::vector<char>
   }
   check<Error>(state.level != nullptr, "no level has begun");
   switch (operation) {
-    case kStep: return step(*state.level, payload);
-    case kSaveState: return state.level->save();
-    case kLoadState: state.level->load(payload); return frame_of(*state.level);
-    default: fail<Error>("unknown request {}", operation);
+    case kStep:
+      return step(*state.level, payload);
+    case kSaveState:
+      return state.level->save();
+    case kLoadState:
+      state.level->load(payload);
+      return frame_of(*state.level);
+    default:
+      fail<Error>("unknown request {}", operation);
   }
 }
 

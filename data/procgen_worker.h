@@ -26,7 +26,8 @@ inline constexpr std::size_t kMaxSteps = 128;
 struct OpenRequest {
   char game[32];
   std::int32_t distribution_mode, rand_seed;
-  std::uint8_t center_agent, use_backgrounds, paint_vel_info, use_generated_assets, use_monochrome_assets, restrict_themes;
+  std::uint8_t center_agent, use_backgrounds, paint_vel_info, use_generated_assets, use_monochrome_assets,
+      restrict_themes;
 };
 struct OpenReply {
   std::int32_t height, width;

@@ -10,7 +10,8 @@
 namespace avid::data {
 namespace {
 
-template <class Elem> constexpr H5Type h5_type() {
+template <class Elem>
+constexpr H5Type h5_type() {
   if constexpr (std::is_same_v<Elem, std::uint8_t>) return H5Type::u8;
   if constexpr (std::is_same_v<Elem, std::int32_t>) return H5Type::i32;
   if constexpr (std::is_same_v<Elem, std::uint32_t>) return H5Type::u32;
@@ -18,7 +19,8 @@ template <class Elem> constexpr H5Type h5_type() {
   if constexpr (std::is_same_v<Elem, float>) return H5Type::f32;
 }
 
-template <class Elem> void write_column(H5File& file, const char* name, const std::vector<Elem>& values) {
+template <class Elem>
+void write_column(H5File& file, const char* name, const std::vector<Elem>& values) {
   file.write(name, h5_type<Elem>(), {values.size()}, values.data());
 }
 
@@ -61,15 +63,17 @@ void ShardTables::add_run(std::int32_t level, std::span<const std::uint8_t> run_
 void ShardTables::validate_values(const std::string& path, int num_actions, std::uint64_t begin) const {
   for (std::uint64_t i = begin; i < actions.size(); ++i)
     check<ConfigError>(
-        actions[i] < num_actions, "{}: actions: frame {}: expected 0..{}, got {}", path, i, num_actions - 1, actions[i]);
+        actions[i] < num_actions, "{}: actions: frame {}: expected 0..{}, got {}", path, i, num_actions - 1,
+        actions[i]);
   for (std::uint64_t i = begin * static_cast<std::uint64_t>(action_width); i < float_actions.size(); ++i)
     check<ConfigError>(
-        std::isfinite(float_actions[i]), "{}: actions: frame {}: expected finite numbers, got {} | clean the data first", path,
+        std::isfinite(float_actions[i]),
+        "{}: actions: frame {}: expected finite numbers, got {} | clean the data first", path,
         i / static_cast<std::uint64_t>(action_width), float_actions[i]);
   for (std::uint64_t i = begin; i < rewards.size(); ++i)
     check<ConfigError>(
-        std::isfinite(rewards[i]), "{}: rewards: frame {}: expected a finite number, got {} | clean the data first", path, i,
-        rewards[i]);
+        std::isfinite(rewards[i]), "{}: rewards: frame {}: expected a finite number, got {} | clean the data first",
+        path, i, rewards[i]);
   for (std::uint64_t i = begin; i < first.size(); ++i)
     check<FileError>(first[i] <= 1, "{}: first: frame {}: expected 0 or 1, got {}", path, i, first[i]);
 }
@@ -83,8 +87,8 @@ void ShardTables::validate_structure(const std::string& path) const {
   for (std::size_t r = 0; r < run_level.size(); ++r) {
     check<FileError>(
         run_offset[r] == next && run_length[r] > 0 && run_length[r] <= num_frames() - next,
-        "{}: runs: run {} (level {}): expected frames from {} of {}, got {}+{}", path, r, run_level[r], next, num_frames(),
-        run_offset[r], run_length[r]);
+        "{}: runs: run {} (level {}): expected frames from {} of {}, got {}+{}", path, r, run_level[r], next,
+        num_frames(), run_offset[r], run_length[r]);
     check<FileError>(
         first[next] == 1, "{}: first: run {} (level {}): expected its first frame to be marked", path, r, run_level[r]);
     next += run_length[r];
@@ -102,7 +106,8 @@ void ShardTables::validate_structure(const std::string& path) const {
       std::uint64_t stop = begin + 1;
       while (stop < end && first[stop] == 0) ++stop;
       check<FileError>(
-          s < segment_offset.size() && segment_offset[s] == begin && segment_length[s] == stop - begin && segment_run[s] == r,
+          s < segment_offset.size() && segment_offset[s] == begin && segment_length[s] == stop - begin &&
+              segment_run[s] == r,
           "{}: segments: segment {}: expected frames {}..{} of run {} as the first flags say", path, s, begin, stop, r);
       begin = stop;
     }

@@ -10,7 +10,8 @@
 namespace avid::data {
 namespace {
 
-/// Calls add(begin, end) for every range of starts that `windows` allows in frames [run_begin, run_end), whatever the resets.
+/// Calls add(begin, end) for every range of starts that `windows` allows in frames [run_begin, run_end), whatever the
+/// resets.
 template <class Add>
 void allowed_starts(const Run& run, const WindowOptions& o, Add&& add) {
   if (o.windows == WindowSet::full) {
@@ -49,8 +50,8 @@ WindowSampler::WindowSampler(
   const std::int64_t T = options.num_frames;
   check<ShapeError>(T >= 1, "data: window: expected at least 1 frame, got {}", T);
   check<ConfigError>(
-      options.windows == WindowSet::full || T <= kReferenceWidth, "data: windows = reference: expected at most {} frames, got {}",
-      kReferenceWidth, T);
+      options.windows == WindowSet::full || T <= kReferenceWidth,
+      "data: windows = reference: expected at most {} frames, got {}", kReferenceWidth, T);
   check<ConfigError>(
       resets_known || options.resets == ResetPolicy::allow,
       "data: resets = exclude: this dataset was imported without reset flags | use resets = allow");
@@ -77,12 +78,12 @@ WindowSampler::WindowSampler(
     });
   }
   check<ConfigError>(
-      num_windows_ > 0, "data: window: expected at most {} frames (the longest {}), got {} | use shorter windows{}", longest,
-      options.resets == ResetPolicy::allow ? "run" : "stretch without a reset", T,
+      num_windows_ > 0, "data: window: expected at most {} frames (the longest {}), got {} | use shorter windows{}",
+      longest, options.resets == ResetPolicy::allow ? "run" : "stretch without a reset", T,
       options.resets == ResetPolicy::allow ? "" : " or resets = allow");
   check<ConfigError>(
-      num_windows_ <= std::numeric_limits<std::uint32_t>::max(), "data: windows: expected below 2^32, got {} | split the dataset",
-      num_windows_);
+      num_windows_ <= std::numeric_limits<std::uint32_t>::max(),
+      "data: windows: expected below 2^32, got {} | split the dataset", num_windows_);
   excluded_fraction_ = 1.0 - static_cast<double>(num_windows_) / static_cast<double>(num_allowed);
 }
 
@@ -93,9 +94,10 @@ void WindowSampler::add(std::int64_t first_start, std::int64_t count, std::int64
 }
 
 std::int64_t WindowSampler::start(std::int64_t index) const {
-  check<ShapeError>(index >= 0 && index < num_windows_, "data: window: expected 0..{}, got {}", num_windows_ - 1, index);
-  const auto after =
-      std::upper_bound(ranges_.begin(), ranges_.end(), index, [](std::int64_t i, const Range& r) { return i < r.first_index; });
+  check<ShapeError>(
+      index >= 0 && index < num_windows_, "data: window: expected 0..{}, got {}", num_windows_ - 1, index);
+  const auto after = std::upper_bound(
+      ranges_.begin(), ranges_.end(), index, [](std::int64_t i, const Range& r) { return i < r.first_index; });
   const Range& range = *(after - 1);
   return range.first_start + (index - range.first_index);
 }

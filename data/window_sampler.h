@@ -36,13 +36,14 @@ inline constexpr std::int64_t kReferenceFileSteps = 50, kReferenceWidth = 12;
 
 /// All valid windows of a dataset in a fixed order, as ranges of starts with prefix sums.
 ///
-/// Errors   ConfigError when no window fits (the longest stretch is named), when `reference` is asked for windows longer
-///          than 12, when resets are to be excluded but are not known; ShapeError for a window length below 1.
+/// Errors   ConfigError when no window fits (the longest stretch is named), when `reference` is asked for windows
+///          longer than 12, when resets are to be excluded but are not known; ShapeError for a window length below 1.
 class WindowSampler {
  public:
   WindowSampler(const EpisodeStore& store, const WindowOptions& options);
   /// From the tables alone.
-  WindowSampler(std::span<const Run> runs, std::span<const Segment> segments, bool resets_known, const WindowOptions& options);
+  WindowSampler(
+      std::span<const Run> runs, std::span<const Segment> segments, bool resets_known, const WindowOptions& options);
 
   std::int64_t num_windows() const { return num_windows_; }
   /// Global number of the first frame of window `index`.
@@ -60,7 +61,8 @@ class WindowSampler {
 
  private:
   struct Range {
-    std::int64_t first_start, first_index, run;  ///< starts first_start, first_start + 1, ... have indices from first_index on
+    std::int64_t first_start, first_index,
+        run;  ///< starts first_start, first_start + 1, ... have indices from first_index on
   };
   void add(std::int64_t first_start, std::int64_t count, std::int64_t run);
 

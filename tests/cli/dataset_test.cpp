@@ -31,14 +31,17 @@ test::ProgramResult avid_program(std::vector<std::string> arguments) {
 }
 
 test::ProgramResult collect(const fs::path& out, const std::string& levels, std::vector<std::string> more = {}) {
-  std::vector<std::string> arguments = {"collect", "--game", "coinrun", "--levels", levels, "--steps", "40", "--out", out.string()};
+  std::vector<std::string> arguments = {"collect", "--game", "coinrun", "--levels",  levels,
+                                        "--steps", "40",     "--out",   out.string()};
   arguments.insert(arguments.end(), more.begin(), more.end());
   return avid_program(arguments);
 }
 
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 bool is_one_line(const std::string& text) { return text.find('\n') == text.size() - 1; }
-bool holds_nothing(const fs::path& folder) { return !fs::exists(folder) || fs::directory_iterator(folder) == fs::directory_iterator(); }
+bool holds_nothing(const fs::path& folder) {
+  return !fs::exists(folder) || fs::directory_iterator(folder) == fs::directory_iterator();
+}
 
 }  // namespace
 
@@ -59,11 +62,13 @@ TEST_CASE("dataset/collect/inspect_and_export_what_was_collected") {
   CHECK(nlohmann::json::parse(inspected.out)["num_frames"] == 120);
 
   const auto exported = avid_program(
-      {"export", (dir / "set").string(), "--level", "3", "--step", "5", "--frames", "4", "--out", (dir / "clip.npz").string()});
+      {"export", (dir / "set").string(), "--level", "3", "--step", "5", "--frames", "4", "--out",
+       (dir / "clip.npz").string()});
   CAPTURE(exported.err);
   REQUIRE(exported.exit_code == 0);
   CHECK(NpzFile(dir / "clip.npz").load("obs").shape() == Shape{4, 64, 64, 3});
-  const auto pictures = avid_program({"export", (dir / "set").string(), "--frames", "3", "--out", (dir / "png").string()});
+  const auto pictures =
+      avid_program({"export", (dir / "set").string(), "--frames", "3", "--out", (dir / "png").string()});
   CHECK(pictures.exit_code == 0);
   CHECK(fs::exists(dir / "png/coinrun-00002-0002.png"));
 }
@@ -97,7 +102,9 @@ TEST_CASE("dataset/collect/bad_input_is_one_line") {
   check(collect(dir / "set", "0:2", {"--mode", "extreme"}), 2, "coinrun has no mode extreme");
   check(collect(dir / "set", "0:2", {"--actions", "lazy"}), 2, "expected uniform or hold");
   check(collect("/proc/nowhere", "0:2"), 1, "/proc/nowhere");
-  check(avid_program({"collect", "--game", "coinrum", "--levels", "0:2", "--out", (dir / "set").string()}), 2, "did you mean coinrun?");
+  check(
+      avid_program({"collect", "--game", "coinrum", "--levels", "0:2", "--out", (dir / "set").string()}), 2,
+      "did you mean coinrun?");
   setenv("FAKE_LIBENV_VERSION", "2", 1);
   check(collect(dir / "set", "0:2"), 1, "interface version: expected 1, got 2");
   unsetenv("FAKE_LIBENV_VERSION");
@@ -111,8 +118,9 @@ TEST_CASE("dataset/collect/disk_full_is_one_line_and_leaves_nothing") {
   for (const char* compress : {"0", "1"}) {
     // A limit on file sizes, 16 KiB, stands in for the full disk.
     const auto result = test::run_program(
-        {"bash", "-c", "trap '' XFSZ; ulimit -f 16; exec \"$0\" \"$@\"", AVID_PROGRAM, "collect", "--game", "coinrun", "--levels", "0:3",
-         "--steps", "40", "--compress", compress, "--chunk-frames", "1", "--out", (dir / "set").string()});
+        {"bash", "-c", "trap '' XFSZ; ulimit -f 16; exec \"$0\" \"$@\"", AVID_PROGRAM, "collect", "--game", "coinrun",
+         "--levels", "0:3", "--steps", "40", "--compress", compress, "--chunk-frames", "1", "--out",
+         (dir / "set").string()});
     CAPTURE(result.err);
     CHECK(result.exit_code == 1);
     CHECK(contains(result.err, "cannot be written"));
@@ -128,7 +136,8 @@ TEST_CASE("dataset/collect/ctrl_c_keeps_finished_shards_and_says_how_to_go_on") 
   const auto result = test::run_program(
       {"bash", "-c",
        "\"$0\" collect --game coinrun --levels 0:2000 --steps 40 --levels-per-shard 1 --out \"$1\" & child=$!; "
-       "for i in $(seq 1000); do [ -e \"$1\"/coinrun-00000-00001.h5 ] && break; sleep 0.02; done; kill -INT $child; wait $child",
+       "for i in $(seq 1000); do [ -e \"$1\"/coinrun-00000-00001.h5 ] && break; sleep 0.02; done; kill -INT $child; "
+       "wait $child",
        AVID_PROGRAM, set});
   CAPTURE(result.err);
   CHECK(result.exit_code == 130);
@@ -141,7 +150,9 @@ TEST_CASE("dataset/import/round_trip_of_exported_clips") {
   const FakePackage package;
   const test::TempDir dir;
   REQUIRE(collect(dir / "set", "4").exit_code == 0);
-  const auto chunk = [&](int i) { return (dir / ("coinrun_lvl_4_chunk_" + std::to_string(i) + "_00000000000000000001.npz")).string(); };
+  const auto chunk = [&](int i) {
+    return (dir / ("coinrun_lvl_4_chunk_" + std::to_string(i) + "_00000000000000000001.npz")).string();
+  };
   for (int i = 0; i < 2; ++i) {
     const auto result = avid_program(
         {"export", (dir / "set").string(), "--step", std::to_string(20 * i), "--frames", "20", "--out", chunk(i)});
@@ -153,7 +164,8 @@ TEST_CASE("dataset/import/round_trip_of_exported_clips") {
   REQUIRE(imported.exit_code == 0);
   CHECK(nlohmann::json::parse(imported.out)["num_runs"] == 1);
   const auto checksum = [&](const char* folder) {
-    return nlohmann::json::parse(avid_program({"inspect", (dir / folder).string(), "--json"}).out)["shards"][0]["frame_checksum"];
+    return nlohmann::json::parse(
+        avid_program({"inspect", (dir / folder).string(), "--json"}).out)["shards"][0]["frame_checksum"];
   };
   CHECK(checksum("imported") == checksum("set"));
   const auto nothing = avid_program({"import", (dir / "set").string(), "--out", (dir / "x").string()});

@@ -82,7 +82,8 @@ TEST_CASE("collect/jobs/do_not_change_a_byte") {
   collect(b, world, "sha");
   const EpisodeStore x(one.path()), y(three.path());
   REQUIRE(x.shards().size() == y.shards().size());
-  for (std::size_t i = 0; i < x.shards().size(); ++i) CHECK(x.shards()[i].frame_checksum == y.shards()[i].frame_checksum);
+  for (std::size_t i = 0; i < x.shards().size(); ++i)
+    CHECK(x.shards()[i].frame_checksum == y.shards()[i].frame_checksum);
 }
 
 TEST_CASE("collect/size/box_average_is_recorded") {
@@ -106,10 +107,12 @@ TEST_CASE("collect/interrupt/finished_shards_stay_and_the_same_call_goes_on") {
   const test::TempDir dir;
   int levels_seen = 0;
   const auto count = [&](const CollectProgress&) { ++levels_seen; };
-  CHECK_THROWS_AS(collect(seven_levels(dir.path()), world, "sha", count, [&] { return levels_seen == 5; }), Interrupted);
+  CHECK_THROWS_AS(
+      collect(seven_levels(dir.path()), world, "sha", count, [&] { return levels_seen == 5; }), Interrupted);
   CHECK(count_files(dir.path()) == 1);  // the second shard was not finished, and nothing of it is left
   std::int64_t total = -1;
-  const CollectResult rest = collect(seven_levels(dir.path()), world, "sha", [&](const CollectProgress& p) { total = p.frames_total; });
+  const CollectResult rest =
+      collect(seven_levels(dir.path()), world, "sha", [&](const CollectProgress& p) { total = p.frames_total; });
   CHECK(rest.shards_found == 1);
   CHECK(rest.frames_written == 100);
   CHECK(total == 100);
@@ -137,7 +140,10 @@ TEST_CASE("collect/errors/a_failing_game_ends_the_call_with_its_message") {
   const test::TempDir dir;
   auto o = seven_levels(dir.path());
   o.jobs = 2;
-  CHECK_THROWS_WITH_AS(collect(o, [] { return std::make_unique<FailingWorld>(); }, "sha"), "the world ended", Error);
+  CHECK_THROWS_WITH_AS(
+      collect(
+          o, [] { return std::make_unique<FailingWorld>(); }, "sha"),
+      "the world ended", Error);
   for (const auto& entry : std::filesystem::directory_iterator(dir.path())) CHECK(entry.path().extension() == ".h5");
 }
 

@@ -52,7 +52,8 @@ std::string bytes_of(const fs::path& path) {
 }
 
 void write_bytes(const fs::path& path, const std::string& bytes) {
-  std::ofstream(path, std::ios::binary | std::ios::trunc).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  std::ofstream(path, std::ios::binary | std::ios::trunc)
+      .write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
 }
 
 std::string error_of(const fs::path& path) {
@@ -102,7 +103,8 @@ struct RawShard {
     put("/segments/run", H5Type::u32, {segment_run.size()}, segment_run.data());
     if (leave_out != "format") file.set_attribute("format", format);
     file.set_attribute("version", version);
-    for (const char* name : {"game", "distribution_mode", "options", "action_rng", "procgen_version", "library_sha256", "asset_notice"})
+    for (const char* name :
+         {"game", "distribution_mode", "options", "action_rng", "procgen_version", "library_sha256", "asset_notice"})
       if (leave_out != name) file.set_attribute(name, std::string("x"));
     for (const char* name : {"level_begin", "level_end", "steps_per_level", "dataset_seed", "frame_checksum"})
       if (leave_out != name) file.set_attribute(name, std::int64_t{1});
@@ -116,7 +118,9 @@ TEST_CASE("episode_store/round_trip/contiguous_and_deflated_give_back_every_valu
   const auto runs = noisy_runs(6);
   std::vector<std::uint8_t> expected;
   for (const auto& run : runs) expected.insert(expected.end(), run.frames.begin(), run.frames.end());
-  for (const StorageOptions& storage : {StorageOptions{}, StorageOptions{.deflate_level = 1}, StorageOptions{.deflate_level = 9, .chunk_frames = 100}}) {
+  for (const StorageOptions& storage :
+       {StorageOptions{}, StorageOptions{.deflate_level = 1},
+        StorageOptions{.deflate_level = 9, .chunk_frames = 100}}) {
     for (const std::uint64_t cache_bytes : {std::uint64_t{0}, std::uint64_t{1} << 20}) {
       const test::TempDir dir;
       test::write_shard(dir / "a.h5", runs, test::small_meta(6, 3), storage);
@@ -224,9 +228,11 @@ TEST_CASE("episode_store/threads/many_readers_see_the_same_bytes") {
       std::mt19937 engine(static_cast<unsigned>(i));
       std::vector<std::uint8_t> frames(5 * store.frame_bytes());
       for (int n = 0; n < 50; ++n) {
-        const std::int64_t begin = 60 * static_cast<std::int64_t>(engine() % 2) + static_cast<std::int64_t>(engine() % 55);
+        const std::int64_t begin =
+            60 * static_cast<std::int64_t>(engine() % 2) + static_cast<std::int64_t>(engine() % 55);
         store.read_frames(begin, 5, frames);
-        wrong[i] += !std::equal(frames.begin(), frames.end(), expected.begin() + begin * static_cast<std::int64_t>(store.frame_bytes()));
+        wrong[i] += !std::equal(
+            frames.begin(), frames.end(), expected.begin() + begin * static_cast<std::int64_t>(store.frame_bytes()));
       }
     });
   for (auto& t : threads) t.join();
@@ -308,7 +314,8 @@ TEST_CASE("episode_store/writer/disk_full_leaves_nothing_and_says_so") {
   const test::TempDir dir;
   rlimit before{};
   getrlimit(RLIMIT_FSIZE, &before);
-  struct sigaction ignore {}, old {};
+  struct sigaction ignore {
+  }, old{};
   ignore.sa_handler = SIG_IGN;
   sigaction(SIGXFSZ, &ignore, &old);
   std::string plain, deflated;
@@ -360,9 +367,10 @@ TEST_CASE("episode_store/bad/every_part_is_checked") {
   CHECK(error_with([](RawShard&) {}) == "no error");
   CHECK(contains(error_with([](RawShard& r) { r.format = "clips"; }), "format: expected avid-clips, got 'clips'"));
   CHECK(contains(error_with([](RawShard& r) { r.version = 2; }), "version: expected 1, got 2"));
-  for (const char* name : {"/frames", "/actions", "/rewards", "/first", "/runs/level", "/runs/offset", "/runs/length",
-                           "/segments/offset", "/segments/length", "/segments/run", "format", "game", "options", "frame_checksum",
-                           "level_end", "library_sha256"}) {
+  for (const char* name :
+       {"/frames", "/actions", "/rewards", "/first", "/runs/level", "/runs/offset", "/runs/length", "/segments/offset",
+        "/segments/length", "/segments/run", "format", "game", "options", "frame_checksum", "level_end",
+        "library_sha256"}) {
     const std::string error = error_with([&](RawShard& r) { r.leave_out = name; });
     CAPTURE(error);
     CHECK(contains(error, std::string(" ") + name));
@@ -373,7 +381,8 @@ TEST_CASE("episode_store/bad/every_part_is_checked") {
   CHECK(contains(error_with([](RawShard& r) { r.frame_dims = {6, 4, 2, 3}; }), "expected [6], got [12]"));
   CHECK(contains(error_with([](RawShard& r) { r.actions[7] = 15; }), "frame 7: expected 0..14, got 15"));
   CHECK(contains(error_with([](RawShard& r) { r.actions.resize(11); }), "/actions"));
-  CHECK(contains(error_with([](RawShard& r) { r.float_actions.assign(24, std::nanf("")); }), "frame 0: expected finite"));
+  CHECK(
+      contains(error_with([](RawShard& r) { r.float_actions.assign(24, std::nanf("")); }), "frame 0: expected finite"));
   CHECK(contains(error_with([](RawShard& r) { r.rewards[2] = std::nanf(""); }), "rewards: frame 2"));
   CHECK(contains(error_with([](RawShard& r) { r.first[2] = 7; }), "first: frame 2: expected 0 or 1, got 7"));
   CHECK(contains(error_with([](RawShard& r) { r.first[6] = 0; }), "first: run 1"));
@@ -385,7 +394,8 @@ TEST_CASE("episode_store/bad/every_part_is_checked") {
   CHECK(contains(error_with([](RawShard& r) { r.level.pop_back(); }), "runs: expected level, offset and length"));
   CHECK(contains(error_with([](RawShard& r) { r.segment_length[2] = 2; }), "segments: segment 2"));
   CHECK(contains(error_with([](RawShard& r) { r.segment_run[2] = 0; }), "segments: segment 2"));
-  CHECK(contains(error_with([](RawShard& r) { r.segment_run.pop_back(); }), "segments: expected offset, length and run"));
+  CHECK(
+      contains(error_with([](RawShard& r) { r.segment_run.pop_back(); }), "segments: expected offset, length and run"));
 }
 
 TEST_CASE("episode_store/corruption/truncated_anywhere_is_a_file_error") {
@@ -432,7 +442,8 @@ TEST_CASE("episode_store/corruption/flipped_bits_are_found_or_harmless") {
         // Not noticed: then it must have been in a byte that nobody reads.
         wrong += all_frames(store) != frames || store.describe_json().size() != description;
         for (std::int64_t f = 0; f < store.num_frames(); ++f)
-          wrong += store.action(f) != original.action(f) || store.reward(f) != original.reward(f) || store.first(f) != original.first(f);
+          wrong += store.action(f) != original.action(f) || store.reward(f) != original.reward(f) ||
+                   store.first(f) != original.first(f);
       } catch (const Error&) {
         ++refused;
       }

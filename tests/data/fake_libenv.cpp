@@ -1,8 +1,8 @@
 // tests/data/fake_libenv.cpp -- a library with the game library's interface and a made-up, exactly predictable world
 //
-// Frame bytes = (level + 3 * step + 7 * sum of actions + byte index) mod 256; reward = action; an episode ends after every
-// 100 steps, and the next one starts with the world as it was. Some levels misbehave, see kExitLevel and its neighbours.
-// FAKE_LIBENV_VERSION in the environment changes the version it reports.
+// Frame bytes = (level + 3 * step + 7 * sum of actions + byte index) mod 256; reward = action; an episode ends after
+// every 100 steps, and the next one starts with the world as it was. Some levels misbehave, see kExitLevel and its
+// neighbours. FAKE_LIBENV_VERSION in the environment changes the version it reports.
 #include <signal.h>
 #include <unistd.h>
 
@@ -78,12 +78,15 @@ abi::Handle libenv_make(int num_envs, abi::Options options) {
       world->game.assign(static_cast<char*>(options.items[i].data), static_cast<std::size_t>(options.items[i].count));
   if (world->game.empty()) displeased("no env_name");
   world->level = int_option(options, "start_level");
-  if (int_option(options, "num_levels") != 1 || int_option(options, "num_actions") != 15) displeased("levels or actions");
+  if (int_option(options, "num_levels") != 1 || int_option(options, "num_actions") != 15)
+    displeased("levels or actions");
   if (int_option(options, "num_threads") != 0) displeased("threads");
-  if (int_option(options, "distribution_mode") != 1 || int_option(options, "center_agent") != 1) displeased("mode or centring");
+  if (int_option(options, "distribution_mode") != 1 || int_option(options, "center_agent") != 1)
+    displeased("mode or centring");
   int_option(options, "use_backgrounds");
-  for (const char* off : {"paint_vel_info", "use_generated_assets", "use_monochrome_assets", "restrict_themes", "render_human",
-                          "use_sequential_levels", "debug_mode"})
+  for (const char* off :
+       {"paint_vel_info", "use_generated_assets", "use_monochrome_assets", "restrict_themes", "render_human",
+        "use_sequential_levels", "debug_mode"})
     if (int_option(options, off) != 0) displeased(off);
   return world;
 }

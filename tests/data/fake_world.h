@@ -11,7 +11,8 @@
 namespace avid::test {
 
 /// A run whose frame t is filled with t + bias (mod 256), with action t mod 15 and reward t, restarting at `resets`.
-inline data::LevelRun counting_run(std::int64_t steps, std::int64_t size, int bias = 0, const std::vector<std::int64_t>& resets = {}) {
+inline data::LevelRun counting_run(
+    std::int64_t steps, std::int64_t size, int bias = 0, const std::vector<std::int64_t>& resets = {}) {
   data::LevelRun run;
   for (std::int64_t t = 0; t < steps; ++t) {
     run.frames.insert(run.frames.end(), static_cast<std::size_t>(size * size * 3), static_cast<std::uint8_t>(t + bias));
@@ -72,7 +73,9 @@ class CountingWorld : public data::FrameSource {
   }
 
  private:
-  std::vector<std::uint8_t> frame() const { return std::vector<std::uint8_t>(48, static_cast<std::uint8_t>(level_ + step_)); }
+  std::vector<std::uint8_t> frame() const {
+    return std::vector<std::uint8_t>(48, static_cast<std::uint8_t>(level_ + step_));
+  }
   int level_ = 0, step_ = 0;
 };
 

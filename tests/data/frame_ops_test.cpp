@@ -19,7 +19,8 @@ TEST_CASE("frame_ops/box_downscale/positions_and_several_frames") {
   for (int n = 0; n < 2; ++n)
     for (int y = 0; y < 4; ++y)
       for (int x = 0; x < 6; ++x)
-        for (int c = 0; c < 3; ++c) frames.push_back(static_cast<std::uint8_t>(100 * n + 30 * (y / 2) + 10 * (x / 2) + c));
+        for (int c = 0; c < 3; ++c)
+          frames.push_back(static_cast<std::uint8_t>(100 * n + 30 * (y / 2) + 10 * (x / 2) + c));
   std::vector<std::uint8_t> expected;
   for (int n = 0; n < 2; ++n)
     for (int y = 0; y < 2; ++y)
@@ -43,7 +44,8 @@ TEST_CASE("frame_ops/checksum/pieces_give_the_same_as_the_whole") {
   const std::uint64_t whole = Checksum().update(bytes).value();
   for (const std::size_t piece : {1, 3, 7, 8, 9, 64, 999}) {
     Checksum sum;
-    for (std::size_t i = 0; i < bytes.size(); i += piece) sum.update(std::span(bytes).subspan(i, std::min(piece, bytes.size() - i)));
+    for (std::size_t i = 0; i < bytes.size(); i += piece)
+      sum.update(std::span(bytes).subspan(i, std::min(piece, bytes.size() - i)));
     CHECK(sum.value() == whole);
   }
 }

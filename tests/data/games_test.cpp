@@ -14,7 +14,8 @@ TEST_CASE("games/index/order_is_fixed") {
   CHECK(game_index("coinrun") == 5);
   CHECK(game_index("starpilot") == 15);
   CHECK_THROWS_WITH_AS(
-      game_index("coinrunn"), "procgen: game: expected one of the 16 games, got 'coinrunn' | did you mean coinrun?", ConfigError);
+      game_index("coinrunn"), "procgen: game: expected one of the 16 games, got 'coinrunn' | did you mean coinrun?",
+      ConfigError);
 }
 
 TEST_CASE("games/actions/words_numbers_and_repeats") {
@@ -29,7 +30,8 @@ TEST_CASE("games/actions/words_numbers_and_repeats") {
   CHECK(parse_action_string("right*4, jump*2,none") == std::vector<std::uint8_t>{7, 7, 7, 7, 5, 5, 4});
   CHECK(parse_action_string("3") == std::vector<std::uint8_t>{3});
   CHECK(parse_action_string("right*0").empty());
-  for (const char* bad : {"", "15", "-1", "rigth", "right*", "right*x", "right,,left", "right*99999999999", "a+b", "*3"})
+  for (const char* bad :
+       {"", "15", "-1", "rigth", "right*", "right*x", "right,,left", "right*99999999999", "a+b", "*3"})
     CHECK_THROWS_AS(parse_action_string(bad), UsageError);
   for (int a = 0; a < kNumActions; ++a) CHECK(parse_action(action_name(a)) == a);
   CHECK_THROWS_AS(action_name(15), UsageError);
@@ -44,7 +46,8 @@ TEST_CASE("games/level_actions/depend_only_on_seed_game_level_and_step") {
   CHECK(a != level_actions(0, "coinrun", 18, 1000, ActionPolicy::uniform));
   CHECK(a != level_actions(0, "maze", 17, 1000, ActionPolicy::uniform));
   // Written down so that recorded datasets can always be made again.
-  CHECK(level_actions(0, "coinrun", 0, 8, ActionPolicy::uniform) == std::vector<std::uint8_t>{6, 5, 11, 5, 9, 1, 8, 13});
+  CHECK(
+      level_actions(0, "coinrun", 0, 8, ActionPolicy::uniform) == std::vector<std::uint8_t>{6, 5, 11, 5, 9, 1, 8, 13});
 }
 
 TEST_CASE("games/level_actions/uniform_and_hold_have_their_statistics") {

@@ -17,12 +17,14 @@ namespace {
 /// Two runs of 200 counting frames (4x4; run 1 starts at 100), one with a reset.
 std::shared_ptr<const EpisodeStore> counting_store(const test::TempDir& dir, const StorageOptions& storage = {}) {
   const auto path = dir / "counting.h5";
-  test::write_shard(path, {test::counting_run(200, 4), test::counting_run(200, 4, 50, {90})}, test::small_meta(4, 2), storage);
+  test::write_shard(
+      path, {test::counting_run(200, 4), test::counting_run(200, 4, 50, {90})}, test::small_meta(4, 2), storage);
   return std::make_shared<const EpisodeStore>(path);
 }
 
 bool same(const Batch& a, const Batch& b) {
-  return a.step == b.step && a.starts == b.starts && test::same_bits(a.frames, b.frames) && test::same_bits(a.actions, b.actions);
+  return a.step == b.step && a.starts == b.starts && test::same_bits(a.frames, b.frames) &&
+         test::same_bits(a.actions, b.actions);
 }
 
 }  // namespace
@@ -37,9 +39,13 @@ TEST_CASE("loader/alignment/property_43_target_frames_come_with_the_action_that_
     for (std::int64_t b = 0; b < 16; ++b) {
       const std::int64_t start = batch.starts[static_cast<std::size_t>(b)], run = start / 200, t = start % 200;
       for (std::int64_t k = 0; k < context + 8; ++k)
-        CHECK(batch.frames.data<std::uint8_t>()[(b * (context + 8) + k) * 48 + 17] == static_cast<std::uint8_t>(t + k + 50 * run));
+        CHECK(
+            batch.frames.data<std::uint8_t>()[(b * (context + 8) + k) * 48 + 17] ==
+            static_cast<std::uint8_t>(t + k + 50 * run));
       for (std::int64_t i = 0; i < 8; ++i)
-        CHECK(batch.actions.data<std::int64_t>()[b * 8 + i] == (t + context + i - 1) % 15);  // a[k-1] for frame k = context + i
+        CHECK(
+            batch.actions.data<std::int64_t>()[b * 8 + i] ==
+            (t + context + i - 1) % 15);  // a[k-1] for frame k = context + i
     }
   }
 }
@@ -64,7 +70,8 @@ TEST_CASE("loader/order/depends_only_on_seed_and_step") {
 TEST_CASE("loader/order/a_larger_batch_begins_with_the_smaller_one") {
   const test::TempDir dir;
   const auto store = counting_store(dir);
-  const auto small = Loader(store, {.batch = 3}).batch_at(4).starts, large = Loader(store, {.batch = 9}).batch_at(4).starts;
+  const auto small = Loader(store, {.batch = 3}).batch_at(4).starts,
+             large = Loader(store, {.batch = 9}).batch_at(4).starts;
   CHECK(std::equal(small.begin(), small.end(), large.begin()));
 }
 

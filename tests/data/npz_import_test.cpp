@@ -58,9 +58,10 @@ TEST_CASE("npz_import/names/are_taken_apart") {
   CHECK(name->level == 1234);
   CHECK(name->chunk == 19);
   CHECK(name->time == "01650000000123456789");
-  for (const char* bad : {"coinrun_lvl_1_chunk_2.npz", "coinrun_lvl_x_chunk_2_3.npz", "coinrun_lvl_1_chunk__3.npz", "_lvl_1_chunk_2_3.npz",
-                          "coinrun_lvl_1_chunk_2_3.npy", "coinrun_lvl_99999999999_chunk_2_3.npz", "coinrun_chunk_1_lvl_2_3.npz", ".npz",
-                          "coinrun_lvl_1_chunk_2_3a.npz", "coinrun_lvl__chunk_1_2.npz"})
+  for (const char* bad :
+       {"coinrun_lvl_1_chunk_2.npz", "coinrun_lvl_x_chunk_2_3.npz", "coinrun_lvl_1_chunk__3.npz",
+        "_lvl_1_chunk_2_3.npz", "coinrun_lvl_1_chunk_2_3.npy", "coinrun_lvl_99999999999_chunk_2_3.npz",
+        "coinrun_chunk_1_lvl_2_3.npz", ".npz", "coinrun_lvl_1_chunk_2_3a.npz", "coinrun_lvl__chunk_1_2.npz"})
     CHECK(!parse_chunk_name(bad).has_value());
 }
 
@@ -87,12 +88,15 @@ TEST_CASE("npz_import/join/chunks_of_a_level_in_numerical_order") {
 
 TEST_CASE("npz_import/runs/a_second_recording_and_a_missing_chunk_start_a_new_run") {
   const test::TempDir dir;
-  for (const int chunk : {0, 1, 3}) write_chunk(chunk_path(dir.path(), 2, chunk, 10 + chunk), {.steps = 5, .first_value = 10 * chunk});
-  for (const int chunk : {0, 1}) write_chunk(chunk_path(dir.path(), 2, chunk, 90 + chunk), {.steps = 5, .first_value = 100 + 10 * chunk});
+  for (const int chunk : {0, 1, 3})
+    write_chunk(chunk_path(dir.path(), 2, chunk, 10 + chunk), {.steps = 5, .first_value = 10 * chunk});
+  for (const int chunk : {0, 1})
+    write_chunk(chunk_path(dir.path(), 2, chunk, 90 + chunk), {.steps = 5, .first_value = 100 + 10 * chunk});
   write_chunk(chunk_path(dir.path(), 1, 0, 5), {.steps = 4, .first_value = 200});
   const ImportResult result = import_npz({.places = {dir.path()}, .out = dir / "out", .runs_per_shard = 2});
   CHECK(result.num_runs == 4);
-  CHECK(result.notes.size() == 2);  // the gap, and the unknown resets of the one shard (levels are not split over shards)
+  CHECK(
+      result.notes.size() == 2);  // the gap, and the unknown resets of the one shard (levels are not split over shards)
   const EpisodeStore store(dir / "out");
   std::vector<std::tuple<int, std::int64_t, int>> runs;
   for (const Run& run : store.runs()) runs.emplace_back(run.level, run.length, value_of(store, run.begin));
@@ -102,7 +106,8 @@ TEST_CASE("npz_import/runs/a_second_recording_and_a_missing_chunk_start_a_new_ru
 TEST_CASE("npz_import/flags/rewards_and_ends_are_used_when_they_are_there") {
   const test::TempDir dir;
   write_chunk(chunk_path(dir.path(), 0, 0, 1), {.steps = 6, .with_ends = true, .end_at = 2});
-  write_chunk(chunk_path(dir.path(), 0, 1, 2), {.steps = 6, .with_ends = true, .end_at = 5});  // ends with the recording
+  write_chunk(
+      chunk_path(dir.path(), 0, 1, 2), {.steps = 6, .with_ends = true, .end_at = 5});  // ends with the recording
   write_chunk(chunk_path(dir.path(), 0, 2, 3), {.steps = 6, .with_ends = true});
   import_npz({.places = {dir.path()}, .out = dir / "out", .storage = {.deflate_level = 1}});
   const EpisodeStore store(dir / "out");
@@ -152,7 +157,8 @@ TEST_CASE("npz_import/errors/bad_chunks_are_named_and_write_nothing") {
 
 TEST_CASE("npz_import/clip_export/a_clip_keeps_frames_actions_rewards_and_flags") {
   const test::TempDir dir;
-  test::write_shard(dir / "a.h5", {test::counting_run(20, 4), test::counting_run(30, 4, 100, {10})}, test::small_meta(4, 2));
+  test::write_shard(
+      dir / "a.h5", {test::counting_run(20, 4), test::counting_run(30, 4, 100, {10})}, test::small_meta(4, 2));
   const EpisodeStore store(dir / "a.h5");
   const Clip clip = read_clip(store, find_frame(store, "coinrun", 1, 8), 5);
   CHECK(clip.level == 1);

@@ -114,5 +114,6 @@ TEST_CASE("procgen_library/sample/the_shipped_sample_is_made_again_bit_for_bit")
   std::vector<std::uint8_t> stored(static_cast<std::size_t>(run.length) * store.frame_bytes());
   store.read_frames(run.begin, run.length, stored);
   CHECK(box_downscale(played.frames, 64, 64, 2) == stored);
-  for (std::int64_t t = 0; t < run.length; ++t) REQUIRE(store.action(run.begin + t) == actions[static_cast<std::size_t>(t)]);
+  for (std::int64_t t = 0; t < run.length; ++t)
+    REQUIRE(store.action(run.begin + t) == actions[static_cast<std::size_t>(t)]);
 }

@@ -18,8 +18,8 @@ using namespace avid::data;
 
 namespace {
 
-/// ProcgenSource runs its own program with `procgen-worker LIBRARY`; in this program that is answered here, before doctest's
-/// main sees the arguments.
+/// ProcgenSource runs its own program with `procgen-worker LIBRARY`; in this program that is answered here, before
+/// doctest's main sees the arguments.
 const bool worker_answered = [] {
   std::ifstream command_line("/proc/self/cmdline", std::ios::binary);
   std::string program, command, library;
@@ -59,7 +59,8 @@ TEST_CASE("procgen/fake/frames_rewards_and_first_flags_line_up_with_actions") {
   CHECK(source.height() == 64);
   CHECK(source.width() == 64);
   std::vector<std::uint8_t> actions;
-  for (int t = 0; t < 230; ++t) actions.push_back(static_cast<std::uint8_t>(t % 15));  // more than one exchange, two resets
+  for (int t = 0; t < 230; ++t)
+    actions.push_back(static_cast<std::uint8_t>(t % 15));  // more than one exchange, two resets
   const LevelRun run = play_level(source, 9, actions);
   REQUIRE(run.first.size() == 230);
   REQUIRE(run.frames.size() == 230 * source.frame_bytes());
@@ -88,7 +89,8 @@ TEST_CASE("procgen/fake/saved_state_continues_as_before") {
   const auto state = source.save_state();
   const auto straight = source.step(more);
   const auto restored = source.load_state(state);
-  CHECK(std::equal(restored.begin(), restored.end(), before.frames.end() - static_cast<std::ptrdiff_t>(source.frame_bytes())));
+  CHECK(std::equal(
+      restored.begin(), restored.end(), before.frames.end() - static_cast<std::ptrdiff_t>(source.frame_bytes())));
   CHECK(source.step(more).frames == straight.frames);
 }
 
@@ -167,14 +169,17 @@ TEST_CASE("procgen/library/missing_or_wrong_files_are_named") {
 
 TEST_CASE("procgen/worker/a_program_that_cannot_start_is_named") {
   FakeGame game;
-  const std::string message =
-      message_of([&] { ProcgenSource source(game.files, {}, {.worker_command = {"/nonexistent/avid", "procgen-worker"}}); });
+  const std::string message = message_of([&] {
+    ProcgenSource source(game.files, {}, {.worker_command = {"/nonexistent/avid", "procgen-worker"}});
+  });
   CHECK(contains(message, "cannot start the worker program"));
 }
 
 TEST_CASE("procgen/options/games_and_modes_are_checked_before_anything_starts") {
   FakeGame game;
-  const auto open = [&](ProcgenOptions options) { return message_of([&] { ProcgenSource source(game.files, options); }); };
+  const auto open = [&](ProcgenOptions options) {
+    return message_of([&] { ProcgenSource source(game.files, options); });
+  };
   CHECK(contains(open({.game = "coinrum"}), "did you mean coinrun"));
   CHECK(contains(open({.distribution_mode = "hart"}), "expected easy, hard, extreme or memory"));
   CHECK(contains(open({.distribution_mode = "memory"}), "coinrun has no mode memory"));

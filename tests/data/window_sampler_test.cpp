@@ -94,7 +94,8 @@ TEST_CASE("window_sampler/starts/are_the_definition_for_random_runs_and_resets")
         }
         const WindowSampler sampler = tables.sampler(options);
         REQUIRE(sampler.num_windows() == static_cast<std::int64_t>(expected.size()));
-        for (std::size_t i = 0; i < expected.size(); ++i) REQUIRE(sampler.start(static_cast<std::int64_t>(i)) == expected[i]);
+        for (std::size_t i = 0; i < expected.size(); ++i)
+          REQUIRE(sampler.start(static_cast<std::int64_t>(i)) == expected[i]);
         ++compared;
       }
   }
@@ -106,7 +107,8 @@ TEST_CASE("window_sampler/draw/is_uniform_and_depends_only_on_its_arguments") {
   CHECK(sampler.num_windows() == 11 + 1 + 16);
   std::map<std::int64_t, int> count;
   constexpr int kDraws = 28000;
-  for (int i = 0; i < kDraws; ++i) ++count[sampler.draw(5, static_cast<std::uint64_t>(i / 8), static_cast<std::uint64_t>(i % 8))];
+  for (int i = 0; i < kDraws; ++i)
+    ++count[sampler.draw(5, static_cast<std::uint64_t>(i / 8), static_cast<std::uint64_t>(i % 8))];
   CHECK(count.size() == 28);
   for (const auto& [start, n] : count) CHECK(std::abs(n - 1000) < 160);  // five standard deviations
   CHECK(sampler.draw(5, 3, 2) == sampler.draw(5, 3, 2));
@@ -132,7 +134,8 @@ TEST_CASE("window_sampler/errors/say_what_is_wrong") {
   const Tables tables({30}, {12});
   CHECK_THROWS_WITH_AS(
       tables.sampler({.num_frames = 19}),
-      "data: window: expected at most 18 frames (the longest stretch without a reset), got 19 | use shorter windows or resets = allow",
+      "data: window: expected at most 18 frames (the longest stretch without a reset), got 19 | use shorter windows or "
+      "resets = allow",
       ConfigError);
   CHECK_THROWS_AS(tables.sampler({.num_frames = 31, .resets = ResetPolicy::allow}), ConfigError);
   CHECK_THROWS_AS(tables.sampler({.num_frames = 13, .windows = WindowSet::reference}), ConfigError);

@@ -59,13 +59,15 @@ void run_collect(Settings& s) {
     const double rate = static_cast<double>(p.frames_done) / std::max(p.seconds, 1e-9);
     const double left = static_cast<double>(p.frames_total - p.frames_done) / rate;
     std::fprintf(
-        stderr, "%scollect %s: %.0f%%, %lld of %lld frames, %.0f frames/s, shard %d of %d, %.0f s left%s", terminal ? "\r" : "",
-        s.collect.game.game.c_str(), 100.0 * static_cast<double>(p.frames_done) / static_cast<double>(p.frames_total),
+        stderr, "%scollect %s: %.0f%%, %lld of %lld frames, %.0f frames/s, shard %d of %d, %.0f s left%s",
+        terminal ? "\r" : "", s.collect.game.game.c_str(),
+        100.0 * static_cast<double>(p.frames_done) / static_cast<double>(p.frames_total),
         static_cast<long long>(p.frames_done), static_cast<long long>(p.frames_total), rate,
         std::min(p.shards_done + 1, p.shards_total), p.shards_total, left, terminal && !last ? "  " : "\n");
   };
   const auto make_source = [&] { return std::make_unique<data::ProcgenSource>(files, s.collect.game); };
-  const data::CollectResult result = data::collect(s.collect, make_source, sha, report, [&] { return stop.received() != 0; });
+  const data::CollectResult result =
+      data::collect(s.collect, make_source, sha, report, [&] { return stop.received() != 0; });
 
   if (s.json) {
     nlohmann::ordered_json j;
@@ -83,28 +85,35 @@ void run_collect(Settings& s) {
   }
 }
 
-const CommandRegistrar collect_command("collect", "play levels of a Procgen game and store the frames", [](CLI::App* app) {
-  auto s = std::make_shared<Settings>();
-  app->add_option("--game", s->collect.game.game, "one of the 16 games")->required();
-  app->add_option("--levels", s->levels, "A:B = levels A to B-1, or one level")->required();
-  app->add_option("--steps", s->collect.steps, "frames per level")->capture_default_str();
-  app->add_option("--out", s->out, "folder of shards, or one .h5 file")->required();
-  app->add_option("--seed", s->collect.seed, "chooses the actions")->capture_default_str();
-  app->add_option("--mode", s->collect.game.distribution_mode, "easy, hard, extreme, memory")->capture_default_str();
-  app->add_flag("--no-backgrounds", s->no_backgrounds, "black background (with coinrun: only CC0 art)");
-  app->add_option("--size", s->collect.size, "stored frame size: 64 or a divisor (box average)")->capture_default_str();
-  app->add_option("--actions", s->actions, "uniform (the paper's), or hold: kept for 4 steps on average")->capture_default_str();
-  app->add_option("--compress", s->collect.storage.deflate_level, "deflate level 1..9; 0 stores plain")->capture_default_str();
-  app->add_option("--chunk-frames", s->collect.storage.chunk_frames, "frames per compressed chunk")->capture_default_str();
-  app->add_option("--levels-per-shard", s->collect.levels_per_shard, "levels in one file")->capture_default_str();
-  app->add_option("--jobs", s->collect.jobs, "game processes side by side")->capture_default_str();
-  app->add_flag("--json", s->json, "print one JSON value");
-  set_example(
-      app,
-      "avid collect --game coinrun --levels 0:500 --out data/coinrun500k --jobs 2\n"
-      "Needs the game library (scripts/get_procgen.sh). Repeating a command goes on after its last finished shard.");
-  app->callback([s] { run_collect(*s); });
-});
+const CommandRegistrar collect_command(
+    "collect", "play levels of a Procgen game and store the frames", [](CLI::App* app) {
+      auto s = std::make_shared<Settings>();
+      app->add_option("--game", s->collect.game.game, "one of the 16 games")->required();
+      app->add_option("--levels", s->levels, "A:B = levels A to B-1, or one level")->required();
+      app->add_option("--steps", s->collect.steps, "frames per level")->capture_default_str();
+      app->add_option("--out", s->out, "folder of shards, or one .h5 file")->required();
+      app->add_option("--seed", s->collect.seed, "chooses the actions")->capture_default_str();
+      app->add_option("--mode", s->collect.game.distribution_mode, "easy, hard, extreme, memory")
+          ->capture_default_str();
+      app->add_flag("--no-backgrounds", s->no_backgrounds, "black background (with coinrun: only CC0 art)");
+      app->add_option("--size", s->collect.size, "stored frame size: 64 or a divisor (box average)")
+          ->capture_default_str();
+      app->add_option("--actions", s->actions, "uniform (the paper's), or hold: kept for 4 steps on average")
+          ->capture_default_str();
+      app->add_option("--compress", s->collect.storage.deflate_level, "deflate level 1..9; 0 stores plain")
+          ->capture_default_str();
+      app->add_option("--chunk-frames", s->collect.storage.chunk_frames, "frames per compressed chunk")
+          ->capture_default_str();
+      app->add_option("--levels-per-shard", s->collect.levels_per_shard, "levels in one file")->capture_default_str();
+      app->add_option("--jobs", s->collect.jobs, "game processes side by side")->capture_default_str();
+      app->add_flag("--json", s->json, "print one JSON value");
+      set_example(
+          app,
+          "avid collect --game coinrun --levels 0:500 --out data/coinrun500k --jobs 2\n"
+          "Needs the game library (scripts/get_procgen.sh). Repeating a command goes on after its last finished "
+          "shard.");
+      app->callback([s] { run_collect(*s); });
+    });
 
 // Hidden: the program runs itself with this command to host the game library, see data/procgen.h.
 const CommandRegistrar worker_command("procgen-worker", "hosts the game library for this program", [](CLI::App* app) {

@@ -30,7 +30,8 @@ std::vector<std::string> write_pngs(const std::filesystem::path& folder, const d
   for (std::int64_t t = 0; t < clip.frames.dim(0); ++t) {
     std::map<std::string, std::string> text = {
         {"game", clip.game}, {"level", std::to_string(clip.level)}, {"step", std::to_string(clip.step + t)}};
-    if (clip.actions.dtype() == DType::i64) text["action"] = data::action_name(static_cast<int>(clip.actions.data<std::int64_t>()[t]));
+    if (clip.actions.dtype() == DType::i64)
+      text["action"] = data::action_name(static_cast<int>(clip.actions.data<std::int64_t>()[t]));
     if (clip.first.data<std::uint8_t>()[t] != 0) text["first"] = "1";
     const auto path = folder / fmt::format("{}-{:05}-{:04}.png", clip.game, clip.level, clip.step + t);
     eval::write_png(path, eval::image_of_frame(clip.frames.select(t), scale), text);

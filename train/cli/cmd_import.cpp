@@ -27,8 +27,8 @@ void run_import(Settings& s) {
   const auto report = [&](std::int64_t done, std::int64_t total) {
     if (done == total || (terminal && done % 50 == 0))
       std::fprintf(
-          stderr, "%simport: %lld of %lld chunks%s", terminal ? "\r" : "", static_cast<long long>(done), static_cast<long long>(total),
-          done == total ? "\n" : "");
+          stderr, "%simport: %lld of %lld chunks%s", terminal ? "\r" : "", static_cast<long long>(done),
+          static_cast<long long>(total), done == total ? "\n" : "");
   };
   const data::ImportResult result = data::import_npz(s.import, report, [&] { return stop.received() != 0; });
   if (s.json) {
@@ -46,17 +46,24 @@ void run_import(Settings& s) {
   for (const auto& path : result.shards) std::printf("%s\n", path.c_str());
 }
 
-const CommandRegistrar import_command("import", "turn recordings of the original code (.npz) into a dataset", [](CLI::App* app) {
-  auto s = std::make_shared<Settings>();
-  app->add_option("places", s->places, ".npz chunks, or folders of them")->required();
-  app->add_option("--out", s->out, "folder for the shards")->required();
-  app->add_option("--compress", s->import.storage.deflate_level, "deflate level 1..9; 0 stores plain")->capture_default_str();
-  app->add_option("--chunk-frames", s->import.storage.chunk_frames, "frames per compressed chunk")->capture_default_str();
-  app->add_option("--runs-per-shard", s->import.runs_per_shard, "recorded levels in one file")->capture_default_str();
-  app->add_flag("--json", s->json, "print one JSON value");
-  set_example(app, "avid import recordings/ --out data/imported\nThe chunks say nothing about resets: train with data.resets = allow.");
-  app->callback([s] { run_import(*s); });
-});
+const CommandRegistrar import_command(
+    "import", "turn recordings of the original code (.npz) into a dataset", [](CLI::App* app) {
+      auto s = std::make_shared<Settings>();
+      app->add_option("places", s->places, ".npz chunks, or folders of them")->required();
+      app->add_option("--out", s->out, "folder for the shards")->required();
+      app->add_option("--compress", s->import.storage.deflate_level, "deflate level 1..9; 0 stores plain")
+          ->capture_default_str();
+      app->add_option("--chunk-frames", s->import.storage.chunk_frames, "frames per compressed chunk")
+          ->capture_default_str();
+      app->add_option("--runs-per-shard", s->import.runs_per_shard, "recorded levels in one file")
+          ->capture_default_str();
+      app->add_flag("--json", s->json, "print one JSON value");
+      set_example(
+          app,
+          "avid import recordings/ --out data/imported\nThe chunks say nothing about resets: train with data.resets = "
+          "allow.");
+      app->callback([s] { run_import(*s); });
+    });
 
 }  // namespace
 }  // namespace avid::cli
