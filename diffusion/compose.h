@@ -1,6 +1,6 @@
 // diffusion/compose.h -- baselines made of trained networks at sampling time: product of experts, action guidance
 //
-// Both mix x_0 predictions. The maps between noise and x_0 are affine with weights that sum to one, so this equals mixing the
+// Both mix x_0 predictions. The maps between noise and x_0 are affine, the weights sum to one, so it equals mixing the
 // noise predictions, without the f32 round-off of 4e-4 that sqrt(1/abar) = 812 brings at t = 199 (pixel.md 5.6).
 #pragma once
 

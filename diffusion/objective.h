@@ -1,6 +1,6 @@
 // diffusion/objective.h -- what a network's output means (noise, clean video or velocity) and how losses are weighted
 //
-// Source: pixel.md 1.3 and 1.4 (AVID, Rigter et al. 2024; min-SNR: Hang et al. 2023). The conversions themselves need the
+// Source: pixel.md 1.3 and 1.4 (AVID, Rigter et al. 2024; min-SNR: Hang et al. 2023). The conversions need the
 // schedule's tables and live in diffusion/schedule.h.
 #pragma once
 

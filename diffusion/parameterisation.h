@@ -1,6 +1,6 @@
 // diffusion/parameterisation.h -- adding noise, and going between noise, clean video and velocity (pixel.md 1.3)
 //
-// Videos are [B,T,H,W,C], f32 or f64, channels-last; t is [B] i64, one time per clip. Coefficients are the schedule's f32
+// Videos are [B,T,H,W,C], f32 or f64, channels-last; t is [B] i64, one time per clip. Coefficients: the schedule's f32
 // tables whatever the dtype of the videos, so that f64 results are those of the original run in f64.
 // All functions throw ShapeError / DTypeError on mismatch and ConfigError if some t is outside the schedule.
 #pragma once
@@ -16,13 +16,16 @@ Tensor q_sample(const Schedule& schedule, const Tensor& x0, const Tensor& noise,
 
 /// What a network of this objective should output: n, x_0, or v = sqrt(abar_t) n - sqrt(1 - abar_t) x_0.
 /// Shares storage with `noise` or `x0` where it is one of them.
-Tensor regression_target(const Schedule& schedule, Objective objective, const Tensor& x0, const Tensor& noise, const Tensor& t);
+Tensor regression_target(
+    const Schedule& schedule, Objective objective, const Tensor& x0, const Tensor& noise, const Tensor& t);
 
 /// The estimate of x_0 from a network's output, not clamped.
-Tensor x0_from_output(const Schedule& schedule, Objective objective, const Tensor& output, const Tensor& x_t, const Tensor& t);
+Tensor x0_from_output(
+    const Schedule& schedule, Objective objective, const Tensor& output, const Tensor& x_t, const Tensor& t);
 
 /// The estimate of the noise from a network's output.
-Tensor noise_from_output(const Schedule& schedule, Objective objective, const Tensor& output, const Tensor& x_t, const Tensor& t);
+Tensor noise_from_output(
+    const Schedule& schedule, Objective objective, const Tensor& output, const Tensor& x_t, const Tensor& t);
 
 /// n = (sqrt(1/abar_t) x_t - x_0) / sqrt(1/abar_t - 1)
 Tensor noise_from_x0(const Schedule& schedule, const Tensor& x0, const Tensor& x_t, const Tensor& t);

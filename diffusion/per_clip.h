@@ -7,9 +7,10 @@
 
 namespace avid::diffusion {
 
-/// out[b,...] = fn(b, x[b,...], y[b,...]) for tensors of one shape and dtype; pitches may differ (mapped files are dense).
+/// out[b,...] = fn(b, x[b,...], y[b,...]) for tensors of one shape and dtype; pitches may differ (mapped files: dense).
 /// Where all pitches agree it runs over whole pitched rows: fn(b, 0, 0) must be 0, so that gaps stay zero.
-template <class Elem, class Fn> void map_per_clip(const Tensor& x, const Tensor& y, Tensor& out, Fn fn) {
+template <class Elem, class Fn>
+void map_per_clip(const Tensor& x, const Tensor& y, Tensor& out, Fn fn) {
   const std::int64_t num_clips = x.dim(0);
   if (num_clips == 0) return;
   const bool flat = x.pitch() == out.pitch() && y.pitch() == out.pitch();

@@ -19,12 +19,12 @@ SamplerKind parse_sampler(std::string_view text);
 
 /// What a sampler reports after every step. The tensors are those of the batch now in work.
 struct StepReport {
-  std::int64_t index = 0, num_steps = 0;      ///< step 0 .. num_steps - 1 of this batch
-  std::int64_t t = 0;                         ///< the diffusion time the network was asked at
-  std::int64_t first_clip = 0, num_clips = 0; ///< the batch, and the clips of the whole call
-  Tensor x;                                   ///< [B,T,H,W,3] after the step
-  Tensor x0_hat;                              ///< [B,T,H,W,3] clamped estimate of the clean video
-  Tensor mask;                                ///< [B,T,H,W,1], or undefined
+  std::int64_t index = 0, num_steps = 0;       ///< step 0 .. num_steps - 1 of this batch
+  std::int64_t t = 0;                          ///< the diffusion time the network was asked at
+  std::int64_t first_clip = 0, num_clips = 0;  ///< the batch, and the clips of the whole call
+  Tensor x;                                    ///< [B,T,H,W,3] after the step
+  Tensor x0_hat;                               ///< [B,T,H,W,3] clamped estimate of the clean video
+  Tensor mask;                                 ///< [B,T,H,W,1], or undefined
 };
 
 /// Classifier guidance (pixel.md 5.8): mean += weight * v_t * gradient(x_t, t) for t >= first_t. DDPM only.
@@ -37,11 +37,11 @@ struct Guidance {
 
 struct SamplerOptions {
   SamplerKind kind = SamplerKind::ddim;
-  std::int64_t num_steps = 0;   ///< 0: as many as the schedule has. DDPM takes no other number.
-  double eta = 0;               ///< DDIM: 0 deterministic, 1 as random as DDPM
+  std::int64_t num_steps = 0;  ///< 0: as many as the schedule has. DDPM takes no other number.
+  double eta = 0;              ///< DDIM: 0 deterministic, 1 as random as DDPM
   std::uint64_t seed = 0;
-  std::int64_t first_clip = 0;  ///< position of clip 0 of this call in the whole set: its noise belongs to this number
-  std::int64_t batch_clips = 0; ///< clips evaluated at once; 0: all. Does not change the noise.
+  std::int64_t first_clip = 0;   ///< position of clip 0 of this call in the whole set: its noise belongs to this number
+  std::int64_t batch_clips = 0;  ///< clips evaluated at once; 0: all. Does not change the noise.
   /// Draw 0 is x_T, draw 1 + i the z of step i, [B,T,H,W,3] standard normal. Empty: Philox (seed, sample_noise, draw).
   std::function<Tensor(std::int64_t draw, const Shape& shape, DType dtype)> noise = {};
   Guidance guidance = {};
@@ -50,7 +50,7 @@ struct SamplerOptions {
 
 /// Samples videos.
 ///
-///   DDPM  for t = N-1 .. 0:  x0hat = clamp(x0(o)); x <- c1_t x0hat + c2_t x + exp(0.5 log v_t) z       (z = 0 at t = 0)
+///   DDPM  for t = N-1 .. 0:  x0hat = clamp(x0(o)); x <- c1_t x0hat + c2_t x + exp(0.5 log v_t) z   (z = 0 at t = 0)
 ///   DDIM  for pairs (t,t'):  x0hat = clamp(x0(o)), nhat from x0hat;  x <- x0hat if t' < 0, else
 ///         sqrt(abar_t') x0hat + sqrt(1 - abar_t' - sigma^2) nhat + sigma z,
 ///         sigma = eta sqrt((1 - abar_t/abar_t') (1 - abar_t') / (1 - abar_t))
@@ -60,8 +60,9 @@ struct SamplerOptions {
 /// Errors   ConfigError (steps, eta, guidance with DDIM), ShapeError, Error when a step's result is not finite.
 /// Exact    the noise of a clip depends on seed and clip number only, not on batch_clips or threads.
 /// Source   pixel.md 1.5, 1.6 (Ho et al. 2020; Song et al. 2021). Deviations: none.
-Tensor sample(Denoiser& denoiser, const Schedule& schedule, const Tensor& cond, const Tensor& actions, std::int64_t num_frames,
-              const SamplerOptions& options = {});
+Tensor sample(
+    Denoiser& denoiser, const Schedule& schedule, const Tensor& cond, const Tensor& actions, std::int64_t num_frames,
+    const SamplerOptions& options = {});
 
 /// The (t, next t) pairs that sample() visits.
 std::vector<TimePair> sampling_times(const Schedule& schedule, const SamplerOptions& options);
@@ -71,18 +72,26 @@ double ddim_sigma(const Schedule& schedule, TimePair pair, double eta);
 
 /// One step: from x_t and the clamped estimate of x_0 to x at the next time. `z` may be undefined (no noise is added).
 Tensor ddpm_step(const Schedule& schedule, std::int64_t t, const Tensor& x0_hat, const Tensor& x_t, const Tensor& z);
-Tensor ddim_step(const Schedule& schedule, TimePair pair, double eta, const Tensor& x0_hat, const Tensor& x_t, const Tensor& z);
+Tensor ddim_step(
+    const Schedule& schedule, TimePair pair, double eta, const Tensor& x0_hat, const Tensor& x_t, const Tensor& z);
 
 /// Mean of the mask at every diffusion time, collected over all batches of one or more sample() calls.
 class MaskTrace {
  public:
   void add(const StepReport& report);
-  struct Point { std::int64_t t; double mean; };
+  struct Point {
+    std::int64_t t;
+    double mean;
+  };
   /// From the noisiest time down; empty for models without a mask.
   std::vector<Point> points() const;
 
  private:
-  struct Sum { std::int64_t t; double sum; std::int64_t count; };
+  struct Sum {
+    std::int64_t t;
+    double sum;
+    std::int64_t count;
+  };
   std::vector<Sum> sums_;
 };
 

@@ -17,7 +17,7 @@ constexpr double kMinSnrGamma = 5.0;
 
 double sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
 
-/// `count` evenly spaced numbers, both ends included. The upper half is counted from the end, as PyTorch's linspace does:
+/// `count` evenly spaced numbers, both ends included. The upper half is counted from the end, as PyTorch's linspace is:
 /// the two halves round differently, and the tables must agree in every bit.
 template <class Elem>
 std::vector<Elem> linspace(Elem first, Elem last, std::int64_t count) {
@@ -35,7 +35,7 @@ double cumulative_curve(ScheduleKind kind, double s) {
     const double c = std::cos((s + 0.008) / 1.008 * std::numbers::pi * 0.5);
     return c * c;
   }
-  // The end values are taken in f32 and used in f64: that is what all trained checkpoints were made with (pixel.md 1.2).
+  // The end values are taken in f32 and used in f64: all trained checkpoints were made with that (pixel.md 1.2).
   constexpr double kBegin = -3, kEnd = 3;
   const float low = static_cast<float>(sigmoid(kBegin)), high = static_cast<float>(sigmoid(kEnd));
   return (static_cast<double>(high) - sigmoid(s * (kEnd - kBegin) + kBegin)) / static_cast<double>(high - low);

@@ -1,6 +1,6 @@
 // diffusion/schedule.h -- noise schedules and the tables derived from them
 //
-// Index t = 0..N-1, N-1 is noisiest. abar_t = prod_{j<=t} (1 - beta_j), abar_{-1} = 1, x_t = sqrt(abar_t) x_0 + sqrt(1-abar_t) n.
+// Index t = 0..N-1 (noisiest). abar_t = prod_{j<=t} (1 - beta_j), abar_{-1} = 1, x_t = sqrt(abar) x_0 + sqrt(1-abar) n.
 #pragma once
 
 #include <cstdint>
@@ -18,20 +18,21 @@ const char* name_of(ScheduleKind kind);
 ScheduleKind parse_schedule(std::string_view text);
 
 /// One value per t; every vector has N elements.
-template <class Elem> struct ScheduleTables {
+template <class Elem>
+struct ScheduleTables {
   std::vector<Elem> beta;
   std::vector<Elem> abar;
-  std::vector<Elem> abar_prev;             ///< abar_{t-1}
+  std::vector<Elem> abar_prev;  ///< abar_{t-1}
   std::vector<Elem> sqrt_abar;
   std::vector<Elem> sqrt_one_minus_abar;
   std::vector<Elem> log_one_minus_abar;
-  std::vector<Elem> sqrt_recip_abar;       ///< sqrt(1 / abar)
-  std::vector<Elem> sqrt_recipm1_abar;     ///< sqrt(1 / abar - 1)
-  std::vector<Elem> posterior_variance;    ///< v_t = beta_t (1 - abar_{t-1}) / (1 - abar_t)
+  std::vector<Elem> sqrt_recip_abar;         ///< sqrt(1 / abar)
+  std::vector<Elem> sqrt_recipm1_abar;       ///< sqrt(1 / abar - 1)
+  std::vector<Elem> posterior_variance;      ///< v_t = beta_t (1 - abar_{t-1}) / (1 - abar_t)
   std::vector<Elem> posterior_log_variance;  ///< log max(v_t, 1e-20)
-  std::vector<Elem> posterior_c1;          ///< weight of x_0 in the posterior mean: beta_t sqrt(abar_{t-1}) / (1 - abar_t)
-  std::vector<Elem> posterior_c2;          ///< weight of x_t: (1 - abar_{t-1}) sqrt(1 - beta_t) / (1 - abar_t)
-  std::vector<Elem> snr;                   ///< abar / (1 - abar)
+  std::vector<Elem> posterior_c1;  ///< of x_0 in the posterior mean: beta_t sqrt(abar_{t-1}) / (1 - abar_t)
+  std::vector<Elem> posterior_c2;  ///< weight of x_t: (1 - abar_{t-1}) sqrt(1 - beta_t) / (1 - abar_t)
+  std::vector<Elem> snr;           ///< abar / (1 - abar)
 };
 
 /// The tables of one schedule, computed in f64 and rounded once to f32.

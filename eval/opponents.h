@@ -7,10 +7,10 @@
 
 namespace avid::eval {
 
-/// "Repeat the last frame": the last conditioning frame, num_frames times. cond [B,K,H,W,3] u8 -> [B,num_frames,H,W,3] u8.
+/// "Repeat the last frame": the last given frame, num_frames times. cond [B,K,H,W,3] u8 -> [B,num_frames,H,W,3] u8.
 Tensor repeat_last_frame(const Tensor& cond, std::int64_t num_frames);
 
-/// Every clip gets the actions of another clip: rows permuted in one random cycle (Sattolo's algorithm), so that none keeps
+/// Every clip gets the actions of another clip: rows permuted in one cycle (Sattolo's algorithm), so none keeps
 /// its own place. actions [B,T] i64; a single clip is left as it is. Depends on the seed only.
 Tensor shuffle_actions(const Tensor& actions, std::uint64_t seed);
 

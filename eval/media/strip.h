@@ -21,11 +21,11 @@ struct StripOptions {
   std::vector<std::string> actions;  ///< a caption above each frame, or empty; see action_caption
 };
 
-/// Rows from top to bottom, conditioning frames and then generated frames from left to right, captions above, labels to the left.
+/// Rows from top to bottom, conditioning and then generated frames from left to right, captions above, labels left.
 /// All frames of one size. Throws ShapeError.
 Image draw_strip(const std::vector<ClipRow>& rows, const StripOptions& options);
 
-/// K + T pictures with one panel per row of the strip side by side. While the conditioning frames show, rows without them show
+/// K + T pictures with one panel per row of the strip, side by side. While conditioning frames show, rows without show
 /// those of the first row that has some.
 std::vector<Image> draw_animation(const std::vector<ClipRow>& rows, const StripOptions& options);
 
@@ -35,7 +35,7 @@ Image stack(const std::vector<Image>& images, int gap);
 /// A short caption: arrows for directions ("right+up" -> two arrows), the name itself otherwise.
 std::string action_caption(const std::string& action_name);
 
-/// A mask [T,H,W,1] or [B,T,H,W,1] in [0,1] (f32 or f64) as grey levels, white = 1 = the base is used. Rounded to nearest.
+/// A mask [T,H,W,1] or [B,T,H,W,1] in [0,1] (f32 or f64) as grey levels, white = 1 = the base is used. Rounded.
 Tensor mask_to_u8(const Tensor& mask);
 
 }  // namespace avid::eval

@@ -25,7 +25,7 @@ struct BootstrapOptions {
 /// Errors   Error when `values` is empty; one value gives an interval of width 0.
 Interval bootstrap_mean(std::span<const double> values, const BootstrapOptions& options = {});
 
-/// The same of a[i] - b[i]; a and b are scores of the same clips in the same order. Throws ShapeError when sizes differ.
+/// The same of a[i] - b[i]; a and b are scores of the same clips in the same order. ShapeError when sizes differ.
 Interval bootstrap_difference(
     std::span<const double> a, std::span<const double> b, const BootstrapOptions& options = {});
 

@@ -20,7 +20,7 @@ struct Columns {
 
 double dot(const double* a, const double* b, std::int64_t n) { return std::inner_product(a, a + n, b, 0.0); }
 
-/// Turns v [n] into the Householder vector (v[0] scaled so that the reflection is I - tau v v^T) and returns {tau, value}:
+/// Turns v [n] into the Householder vector (scaled so that the reflection is I - tau v v^T) and returns {tau, value}:
 /// the reflection maps the old v to value * e_0.
 struct Reflection {
   double tau, value;
@@ -70,7 +70,7 @@ double sum_of_absolute_eigenvalues(std::vector<double> off) {
   for (std::size_t l = 0; l < n; ++l) {
     for (int iteration = 0;; ++iteration) {
       std::size_t m = l;
-      // The absolute test matters: most of the diagonal is zero, and a sum needs no relative accuracy of small eigenvalues.
+      // The absolute test matters: most of the diagonal is zero, and a sum needs no relative accuracy of small ones.
       while (m + 1 < n && std::abs(off[m]) > negligible) ++m;
       if (m == l) break;
       check<Error>(iteration < 200, "frechet distance: the singular values did not converge");
@@ -148,7 +148,7 @@ Moments moments_of(const Tensor& features, Covariance covariance, const char* na
 }  // namespace
 
 double sum_of_singular_values(std::vector<double> matrix, std::int64_t rows, std::int64_t cols) {
-  // Bidiagonalise from both sides, on the tall form; then the matrix [[0, B], [B^T, 0]], suitably permuted, is tridiagonal
+  // Bidiagonalise from both sides, on the tall form; then the matrix [[0, B], [B^T, 0]], well permuted, is tridiagonal
   // with zero diagonal and the bidiagonal's entries off it, and its eigenvalues are plus and minus the singular values.
   const bool tall = rows >= cols;
   Columns a{tall ? rows : cols, tall ? cols : rows, std::move(matrix)};

@@ -13,7 +13,7 @@ enum class Covariance { unbiased, biased };
 
 /// |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2), in f64.
 ///
-/// The last term is the sum of singular values of A B^T, A = (X - m1) / sqrt(c), B likewise; sets with more samples than
+/// The last term is the sum of singular values of A B^T, A = (X - m1) / sqrt(c), B likewise; sets of more samples than
 /// features are first replaced by their triangular QR factor. Nothing is squared, so rank-deficient sets are exact.
 ///
 /// Shapes   x [N1,D], y [N2,D]; f32 or f64; N >= 2 when unbiased, else N >= 1.

@@ -8,7 +8,7 @@
 
 namespace avid::eval {
 
-/// Which part of the SSIM map is averaged. `full` is the default of torchmetrics from 1.4.2 on; `valid` leaves out the 5 pixels
+/// Which part of the SSIM map is averaged. `full` is torchmetrics' default from 1.4.2 on; `valid` omits the 5 pixels
 /// at every border whose windows reach outside, as in older versions and the original paper.
 enum class SsimBorder { full, valid };
 
@@ -27,7 +27,7 @@ struct PixelScores {
 ///
 ///   mse   mean over H,W,C of (2 a / 255 - 2 b / 255)^2
 ///   psnr  10 log10(1 / max(m, 1e-10)), m = mean of (a / 255 - b / 255)^2
-///   ssim  mean of ((2 ma mb + C1)(2 cov + C2)) / ((ma^2 + mb^2 + C1)(va + vb + C2)) over the map, C1 = 1e-4, C2 = 9e-4,
+///   ssim  mean of ((2 ma mb + C1)(2 cov + C2)) / ((ma^2 + mb^2 + C1)(va + vb + C2)) over the map, C1 1e-4, C2 9e-4,
 ///         moments under an 11-tap Gaussian (sigma 1.5), reflected borders, each colour by itself
 ///
 /// Shapes   generated, real [N,T,H,W,C] u8; H, W >= 6 (the reflection), > 10 with SsimBorder::valid.

@@ -12,7 +12,7 @@ namespace avid::eval {
 /// Source   metrics.md 1.3.
 Tensor resize_bilinear_u8(const Tensor& frames, std::int64_t height, std::int64_t width);
 
-/// Model output in [-1,1] to u8 by rounding to nearest instead of truncation (`quantise=round`). Truncation, the default
+/// Model output in [-1,1] to u8 by rounding to nearest instead of truncation (`quantise=round`). Truncation, default
 /// protocol, is frames_to_u8 in tensor/ops/frames.h. Shapes [...,C] f32 -> the same, u8.
 Tensor quantise_rounded(const Tensor& frames);
 

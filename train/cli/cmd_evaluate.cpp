@@ -1,4 +1,4 @@
-// train/cli/cmd_evaluate.cpp -- avid evaluate: scores models on held-out clips against their base and "repeat the last frame"
+// train/cli/cmd_evaluate.cpp -- avid evaluate: scores models on held-out clips against base and "repeat the last frame"
 #include <nlohmann/json.hpp>
 
 #include <algorithm>

@@ -7,10 +7,10 @@
 
 namespace avid::cli {
 
-/// A tensor of a safetensors, npz, npy or torch file. A colon that belongs to an existing file's name is part of the name.
+/// A tensor of a safetensors, npz, npy or torch file. A colon in an existing file's name is part of it.
 Tensor load_named_tensor(const std::string& place, const char* default_tensor);
 
-/// u8 videos [N,T,3,H,W] or [N,T,H,W,3] -> [N,T,H,W,3]. Throws DTypeError, ShapeError, FileError that begin with `place`.
+/// u8 videos [N,T,3,H,W] or [N,T,H,W,3] -> [N,T,H,W,3]. Throws DTypeError, ShapeError, FileError.
 Tensor load_videos(const std::string& place, const char* default_tensor = "frames");
 
 }  // namespace avid::cli
