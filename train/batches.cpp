@@ -81,12 +81,6 @@ TrainBatch TrainingBatches::micro_batch(std::int64_t update, std::int64_t i) {
   return batch;
 }
 
-std::string TrainingBatches::data_digest() const {
-  std::string text;
-  for (const data::ShardInfo& shard : loader_->store().shards()) text += fmt::format("{:016x}", shard.frame_checksum);
-  return text;
-}
-
 ValidationBatches::ValidationBatches(const TrainConfig& config)
     : config_(config), loader_(make_loader(config, config.data.validation, "data.validation", config.train.batch)),
       starts_(loader_->sampler().draw_evaluation(static_cast<std::uint64_t>(config.seed), config.validation.clips)) {}

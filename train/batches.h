@@ -25,8 +25,6 @@ class TrainingBatches {
   TrainBatch micro_batch(std::int64_t update, std::int64_t i);
 
   const data::Loader& loader() const { return *loader_; }
-  /// Checksum over all frames of the training data.
-  std::string data_digest() const;
 
  private:
   TrainConfig config_;

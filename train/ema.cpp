@@ -5,27 +5,9 @@
 #include <cmath>
 #include <utility>
 
-#include "tensor/error.h"
+#include "tensor/ops/adam.h"
 
 namespace avid::train {
-namespace {
-
-// shadow += (1 - decay) (weights - shadow) over whole pitched rows: the gaps are zero in both and stay zero.
-// In f64 with one rounding: over a run the average takes thousands of small steps.
-void move_towards(Tensor& shadow, const Tensor& weights, double decay) {
-  check_shape(weights, shadow.shape(), "ema", "weights");
-  dispatch_f32_f64(shadow.dtype(), "ema", [&]<class Elem>() {
-    Elem* s = shadow.data<Elem>();
-    const Elem* w = weights.data<Elem>();
-    const double share = 1.0 - decay;
-    const std::int64_t n = shadow.rows() * shadow.pitch();
-    for (std::int64_t i = 0; i < n; ++i) s[i] = static_cast<Elem>(s[i] + share * (static_cast<double>(w[i]) - s[i]));
-  });
-  shadow.bump_version();
-}
-
-}  // namespace
-
 double ema_decay(const EmaOptions& options, std::int64_t s) {
   if (s <= options.update_after) return 0;
   return std::min(options.max_decay, 1 - std::pow(static_cast<double>(1 + s - options.update_after), -options.power));
@@ -49,7 +31,7 @@ double Ema::before_backward() {
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const Tensor& weights = parameters_[i].var().value();
     if (decay == 0) shadow_[i].copy_from(weights);
-    else move_towards(shadow_[i], weights, decay);
+    else ema_lerp(shadow_[i], weights, decay);
   }
   return decay;
 }

@@ -8,6 +8,7 @@
 #include "diffusion/parameterisation.h"
 #include "diffusion/training_loss.h"
 #include "tensor/error.h"
+#include "tensor/ops/adam.h"
 
 namespace avid::train {
 namespace {
@@ -77,7 +78,7 @@ UpdateReport Learner::update(std::int64_t k, const std::function<TrainBatch(std:
   }
   report.applied = report.problem.empty();
   if (report.applied) {
-    report.clip_scale = std::min(1.0, options_.clip / (report.grad_norm + 1e-6));
+    report.clip_scale = clip_factor(report.grad_norm, options_.clip);
     adam_.step(report.lr, report.clip_scale);
   }
   trainee_.module().zero_grad();

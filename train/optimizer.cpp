@@ -1,36 +1,12 @@
 // train/optimizer.cpp -- see optimizer.h
 #include "train/optimizer.h"
 
-#include <cmath>
 #include <map>
 
 #include "tensor/error.h"
+#include "tensor/ops/adam.h"
 
 namespace avid::train {
-namespace {
-
-// Whole pitched rows: the gaps are zero in all four and stay zero.
-void update_parameter(Tensor& p, const Tensor& g, Tensor& m, Tensor& v, const AdamOptions& o, double lr, double grad_scale, std::int64_t n) {
-  dispatch_f32_f64(p.dtype(), "adam", [&]<class Elem>() {
-    const Elem b1 = static_cast<Elem>(o.beta1), b2 = static_cast<Elem>(o.beta2), eps = static_cast<Elem>(o.eps);
-    const Elem step = static_cast<Elem>(lr / (1 - std::pow(o.beta1, static_cast<double>(n))));
-    const Elem root = static_cast<Elem>(1 / std::sqrt(1 - std::pow(o.beta2, static_cast<double>(n))));
-    const Elem factor = static_cast<Elem>(grad_scale);
-    Elem *pp = p.data<Elem>(), *pm = m.data<Elem>(), *pv = v.data<Elem>();
-    const Elem* pg = g.defined() ? g.data<Elem>() : nullptr;
-    const std::int64_t count = p.rows() * p.pitch();
-    for (std::int64_t i = 0; i < count; ++i) {
-      const Elem grad = pg != nullptr ? pg[i] * factor : Elem(0);
-      pm[i] = b1 * pm[i] + (1 - b1) * grad;
-      pv[i] = b2 * pv[i] + (1 - b2) * grad * grad;
-      pp[i] -= step * pm[i] / (std::sqrt(pv[i]) * root + eps);
-    }
-  });
-  p.bump_version();
-}
-
-}  // namespace
-
 Adam::Adam(std::vector<nn::NamedParameter> parameters, const AdamOptions& options) : parameters_(std::move(parameters)), options_(options) {
   for (const nn::NamedParameter& p : parameters_) {
     m_.push_back(Tensor::zeros(p.var().shape(), p.var().dtype()));
@@ -39,19 +15,9 @@ Adam::Adam(std::vector<nn::NamedParameter> parameters, const AdamOptions& option
 }
 
 double Adam::grad_norm() const {
-  double sum = 0;
-  for (const nn::NamedParameter& p : parameters_) {
-    const Tensor& g = p.var().grad();
-    if (!g.defined()) continue;
-    dispatch_f32_f64(g.dtype(), "grad_norm", [&]<class Elem>() {
-      const Elem* values = g.data<Elem>();
-      const std::int64_t n = g.rows() * g.pitch();
-      double part = 0;
-      for (std::int64_t i = 0; i < n; ++i) part += static_cast<double>(values[i]) * static_cast<double>(values[i]);
-      sum += part;
-    });
-  }
-  return std::sqrt(sum);
+  std::vector<Tensor> grads;
+  for (const nn::NamedParameter& p : parameters_) grads.push_back(p.var().grad());
+  return avid::grad_norm(grads).norm;
 }
 
 void Adam::step(double lr, double grad_scale) {
@@ -59,7 +25,8 @@ void Adam::step(double lr, double grad_scale) {
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Var leaf = parameters_[i].var();
     const Tensor grad = leaf.grad();
-    update_parameter(leaf.mutable_value(), grad, m_[i], v_[i], options_, lr, grad_scale, num_steps_);
+    adam_step(leaf.mutable_value(), grad, m_[i], v_[i],
+              {.lr = lr, .beta1 = options_.beta1, .beta2 = options_.beta2, .eps = options_.eps, .num_steps = num_steps_, .grad_scale = grad_scale});
   }
 }
 

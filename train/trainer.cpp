@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
+#include <span>
 
 #include "tensor/error.h"
 #include "tensor/io/sha256.h"
@@ -44,8 +45,12 @@ LearnerOptions learner_options(const TrainConfig& config) {
 }
 
 std::map<std::string, std::string> input_digests(const TrainConfig& config) {
-  if (config.base.checkpoint.empty()) return {};
-  return {{"base.checkpoint", sha256_of_file(base_weights_path(config.base.checkpoint))}};
+  std::map<std::string, std::string> digests;
+  for (const auto& path : data::find_shards(config.data.train))
+    digests["data.train"] += fmt::format("{:016x}", data::read_shard_info(path).frame_checksum);
+  digests["data.train"] = sha256_hex(std::as_bytes(std::span(digests["data.train"])));
+  if (!config.base.checkpoint.empty()) digests["base.checkpoint"] = sha256_of_file(base_weights_path(config.base.checkpoint));
+  return digests;
 }
 
 Trainer::Trainer(RunFolder& folder, TrainHooks hooks) : folder_(folder), config_(folder.config()), hooks_(std::move(hooks)) {

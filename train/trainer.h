@@ -73,7 +73,8 @@ class Trainer {
 /// The learner's part of a configuration.
 LearnerOptions learner_options(const TrainConfig& config);
 
-/// Digests of the files that decide a run's numbers: base.checkpoint (sha256).
+/// Digests of what decides a run's numbers besides its configuration: "data.train" (over the frame checksums of all shards) and
+/// "base.checkpoint" (sha256 of the file). Errors: FileError for anything missing or damaged at first sight.
 std::map<std::string, std::string> input_digests(const TrainConfig& config);
 
 }  // namespace avid::train

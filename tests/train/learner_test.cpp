@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/threads.h"
 #include "models/checkpoint.h"
 #include "models/unet3d.h"
 #include "tensor/io/safetensors.h"
@@ -14,6 +15,9 @@ using namespace avid;
 using namespace avid::train;
 
 namespace {
+
+// Networks this small gain nothing from threads, and lose much when other tests want the cores.
+[[maybe_unused]] const bool g_one_thread = (kernels::set_num_threads(1), true);
 
 // [B,C,T,H,W] of the original -> ours.
 Tensor channels_last(const Tensor& t, DType dtype) {
@@ -206,6 +210,25 @@ TEST_CASE("learner/finite/bad_batch_is_skipped_and_named") {
     }
   const UpdateReport bad_weight = learner.update(2, [](std::int64_t) { return random_batch(2, DType::f32, 5); });
   CHECK(bad_weight.problem == "weight adapter.mid_block1.block1.proj.weight is not finite");
+}
+
+TEST_CASE("learner/base/property_34_bit_identical_after_training") {
+  Unet3dConfig c;
+  c.dim = 4;
+  c.dim_mults = {1, 2};
+  c.heads = 1;
+  c.head_dim = 8;
+  auto base = std::make_unique<Unet3d>(c);
+  base->initialize(3);
+  const Unet3d& watched = *base;
+  const NamedTensors before = watched.export_tensors();
+  auto avid = std::make_unique<Avid>(make_avid_config(AvidVariant::mask, c));
+  avid->initialize(4);
+  auto trainee = make_avid_trainee(std::move(base), std::move(avid), diffusion::Objective::pred_x0);
+  Learner learner(*trainee, {.warmup = 0});
+  for (std::int64_t k = 0; k < 3; ++k) learner.update(k, [](std::int64_t) { return random_batch(2, DType::f32, 5); });
+  CHECK(same(watched.export_tensors(), before));
+  CHECK(watched.export_gradients().empty());
 }
 
 TEST_CASE("learner/evaluate/changes_nothing") {
