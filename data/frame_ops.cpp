@@ -59,6 +59,7 @@ std::vector<std::uint8_t> box_downscale(
 }
 
 Checksum& Checksum::update(std::span<const std::uint8_t> bytes) {
+  if (bytes.empty()) return *this;  // and its pointer may be null
   std::size_t filled = num_bytes_ % 8;
   num_bytes_ += bytes.size();
   const std::uint8_t* p = bytes.data();
