@@ -7,6 +7,8 @@
 #include "models/pixel_denoiser.h"
 #include "models/unet3d.h"
 #include "tensor/error.h"
+#include "tensor/io/atomic_file.h"
+#include "tensor/io/tensor_file.h"
 #include "train/run_state.h"
 
 namespace avid::train {
@@ -35,6 +37,19 @@ void check_fits(const Unet3dConfig& base, const TrainConfig& config) {
   const std::int64_t step = std::int64_t{1} << (base.dim_mults.size() - 1);
   check<ConfigError>(config.data.size % step == 0, "config: data.size: expected a multiple of {} (the base has {} levels), got {}", step,
                      base.dim_mults.size(), config.data.size);
+}
+
+// Weight files that avid train wrote say how they were trained; a base under another diffusion would predict nonsense.
+void check_diffusion(const std::filesystem::path& weights, const TrainConfig& config) {
+  const auto metadata = open_tensor_file(weights)->metadata();
+  const auto same = [&](const std::string& key, const std::string& ours) {
+    const auto found = metadata.find("avid." + key);
+    check<ConfigError>(found == metadata.end() || found->second == ours, "config: diffusion.{}: expected {} as in base.checkpoint, got {}", key,
+                       found == metadata.end() ? "" : printable(found->second), ours);
+  };
+  same("schedule", config.diffusion.schedule);
+  same("timesteps", std::to_string(config.diffusion.timesteps));
+  same("objective", config.diffusion.objective);
 }
 
 // base, scratch, finetune: the network itself predicts.
@@ -112,6 +127,7 @@ std::unique_ptr<Trainee> make_trainee(const TrainConfig& config) {
   const auto objective = diffusion::parse_objective(config.diffusion.objective);
   const auto seed = static_cast<std::uint64_t>(config.seed);
   const std::string& kind = config.model.kind;
+  if (!config.base.checkpoint.empty()) check_diffusion(base_weights_path(config.base.checkpoint), config);
   if (config.has_base()) {
     auto base = load_unet3d(base_weights_path(config.base.checkpoint));
     check_fits(base->config(), config);

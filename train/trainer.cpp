@@ -99,6 +99,8 @@ void Trainer::save() {
                               {"avid.schedule", config_.diffusion.schedule},
                               {"avid.timesteps", std::to_string(config_.diffusion.timesteps)},
                               {"avid.objective", config_.diffusion.objective},
+                              {"avid.frames", std::to_string(config_.data.frames)},
+                              {"avid.size", std::to_string(config_.data.size)},
                               {"avid.config", state_.fingerprint}});
   saved_update_ = state_.update;
   if (state_.update < config_.train.updates) folder_.write_report(state_, trainee_->description());

@@ -256,6 +256,8 @@ TEST_CASE("train/errors/one_clear_line") {
   std::ofstream(dir / "run/config.toml") << "seed = 8\n" << config.substr(config.find('\n') + 1);
   fails(command({"--resume", (dir / "run").string()}), 1, "config.toml was changed");
   fails(fresh("avid.toml", dir / "a", {"base.checkpoint=" + (dir / "run").string(), "data.cond_frames=3"}), 1, "data.cond_frames: expected 2");
+  fails(fresh("avid.toml", dir / "a", {"base.checkpoint=" + (dir / "run").string(), "diffusion.objective=pred_v"}), 1,
+        "diffusion.objective: expected pred_x0 as in base.checkpoint, got pred_v");
 }
 
 TEST_CASE("train/errors/non_finite_updates_stop_the_run") {
