@@ -1,6 +1,7 @@
 // train/bench_step.cpp -- the step that a bench times is the step that training runs: Learner::update
 #include "train/bench_step.h"
 
+#include <dnnl.h>
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -12,7 +13,6 @@
 #include "models/cost.h"
 #include "models/video_layout.h"
 #include "tensor/io/tensor_file.h"
-#include "tensor/ops/linear.h"
 #include "tensor/rng.h"
 #include "train/learner.h"
 
@@ -54,13 +54,13 @@ BenchResult bench_step(const BenchRequest& request) {
   const Shape video = batch.x0.shape();
   const VideoSize size{video[0], video[1], video[2], video[3]};
 
-  const nn::TensorMap base_tensors = select_network(read_checkpoint_file(request.base), NetworkKind::unet);
+  const nn::TensorMap base_tensors = read_network(request.base, NetworkKind::unet).tensors;
   const Unet3dConfig base_config = infer_unet3d_config(base_tensors, request.base.string());
   Unet3dConfig trained_config = base_config;
   nn::TensorMap trained_tensors = base_tensors;
   if (request.kind != "base") {
     batch.actions = file->load("actions");
-    trained_tensors = select_network(read_checkpoint_file(request.adapter), NetworkKind::avid);
+    trained_tensors = read_network(request.adapter, NetworkKind::avid).tensors;
     trained_config = infer_avid_config(trained_tensors, request.adapter.string(), base_config.cond_frames).adapter;
   }
   const auto trainee = make_trainee(config_of(request, trained_config, video));
@@ -103,13 +103,15 @@ BenchResult bench_step(const BenchRequest& request) {
 }
 
 double measure_gemm_flops_per_second(std::int64_t n) {
-  Tensor a = Tensor::empty({n, n}), b = Tensor::empty({n, n});
+  Tensor a = Tensor::empty({n, n}), b = Tensor::empty({n, n}), c = Tensor::empty({n, n});
   fill_normal(a, {.seed = 1});
   fill_normal(b, {.seed = 2});
   double best_seconds = 1e30;
   for (int i = 0; i < 6; ++i) {
     const auto start = std::chrono::steady_clock::now();
-    const Tensor product = linear(a, b);
+    const dnnl_status_t status =
+        dnnl_sgemm('N', 'N', n, n, n, 1.0f, a.data<float>(), a.pitch(), b.data<float>(), b.pitch(), 0.0f, c.data<float>(), c.pitch());
+    check(status == dnnl_success, "bench: oneDNN's matrix product failed with status {}", static_cast<int>(status));
     best_seconds = std::min(best_seconds, seconds_since(start));
   }
   return 2.0 * static_cast<double>(n * n * n) / best_seconds;

@@ -33,7 +33,8 @@ struct BenchResult {
 /// that do not fit together.
 BenchResult bench_step(const BenchRequest& request);
 
-/// FLOP/s of an f32 matrix product of n x n matrices on all threads: the best of several tries.
+/// FLOP/s of oneDNN's f32 product of n x n matrices on all threads, the best of several tries: the machine's yardstick, measured
+/// by code that is not ours.
 double measure_gemm_flops_per_second(std::int64_t n = 1536);
 
 }  // namespace avid::train
