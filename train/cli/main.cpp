@@ -1,6 +1,7 @@
 // train/cli/main.cpp -- the program: finds the command, runs it, turns errors into one line and an exit code
 //
 // Exit codes: 0 done, 1 failed (one line on stderr), 2 wrong usage, 130/143 stopped by Ctrl-C / SIGTERM after saving.
+#include <csignal>
 #include <cstdio>
 #include <new>
 #include <vector>
@@ -62,4 +63,7 @@ void set_example(CLI::App* command, const std::string& text) { command->footer("
 
 }  // namespace avid::cli
 
-int main(int argc, char** argv) { return avid::cli::run(argc, argv); }
+int main(int argc, char** argv) {
+  std::signal(SIGXFSZ, SIG_IGN);  // a file-size limit then fails the write, which is reported, instead of ending the program
+  return avid::cli::run(argc, argv);
+}
