@@ -11,19 +11,24 @@
 namespace avid::train {
 namespace {
 
-std::unique_ptr<data::Loader> make_loader(const TrainConfig& config, const std::vector<std::string>& places, const char* key, std::int64_t batch) {
+std::unique_ptr<data::Loader> make_loader(
+    const TrainConfig& config, const std::vector<std::string>& places, const char* key, std::int64_t batch) {
   auto store = std::make_shared<const data::EpisodeStore>(places);
-  check<ConfigError>(!config.uses_actions() || store->action_width() == 0, "config: {}: expected numbered actions, got vectors of {}", key,
-                     store->action_width());
-  check<ConfigError>(!config.uses_actions() || config.model.kind == "finetune" || store->num_actions() <= config.model.actions,
-                     "config: model.actions: expected at least {} as in {}, got {}", store->num_actions(), key, config.model.actions);
-  return std::make_unique<data::Loader>(store, data::LoaderOptions{.batch = batch,
-                                                                   .context = config.data.cond_frames,
-                                                                   .targets = config.data.frames,
-                                                                   .size = config.data.size,
-                                                                   .resets = data::parse_reset_policy(config.data.resets),
-                                                                   .windows = data::parse_window_set(config.data.windows),
-                                                                   .seed = static_cast<std::uint64_t>(config.seed)});
+  check<ConfigError>(
+      !config.uses_actions() || store->action_width() == 0, "config: {}: expected numbered actions, got vectors of {}",
+      key, store->action_width());
+  check<ConfigError>(
+      !config.uses_actions() || config.model.kind == "finetune" || store->num_actions() <= config.model.actions,
+      "config: model.actions: expected at least {} as in {}, got {}", store->num_actions(), key, config.model.actions);
+  return std::make_unique<data::Loader>(
+      store, data::LoaderOptions{
+                 .batch = batch,
+                 .context = config.data.cond_frames,
+                 .targets = config.data.frames,
+                 .size = config.data.size,
+                 .resets = data::parse_reset_policy(config.data.resets),
+                 .windows = data::parse_window_set(config.data.windows),
+                 .seed = static_cast<std::uint64_t>(config.seed)});
 }
 
 }  // namespace
@@ -42,7 +47,8 @@ SplitClips split_clips(const Tensor& frames, std::int64_t num_cond) {
 }
 
 TrainingBatches::TrainingBatches(const TrainConfig& config)
-    : config_(config), loader_(make_loader(config, config.data.train, "data.train", config.train.batch * config.train.accumulate)) {}
+    : config_(config),
+      loader_(make_loader(config, config.data.train, "data.train", config.train.batch * config.train.accumulate)) {}
 
 void TrainingBatches::start(std::int64_t update) {
   loader_->start(static_cast<std::uint64_t>(update));
@@ -67,40 +73,51 @@ TrainBatch TrainingBatches::micro_batch(std::int64_t update, std::int64_t i) {
   batch.cond = clips.cond;
   if (config_.uses_actions()) batch.actions = current_.actions.slice(first, first + b).clone();
   batch.noise = Tensor::empty(batch.x0.shape());
-  fill_normal(batch.noise, {seed, RngPurpose::train_noise, step}, static_cast<std::uint64_t>(first * (batch.x0.numel() / b)));
+  fill_normal(
+      batch.noise, {seed, RngPurpose::train_noise, step}, static_cast<std::uint64_t>(first * (batch.x0.numel() / b)));
   batch.t = Tensor::empty({b}, DType::i64);
   for (std::int64_t j = 0; j < b; ++j)
-    batch.t.data<std::int64_t>()[j] = random_below({seed, RngPurpose::train_timestep, step}, static_cast<std::uint64_t>(first + j),
-                                                   static_cast<std::uint32_t>(config_.diffusion.timesteps));
+    batch.t.data<std::int64_t>()[j] = random_below(
+        {seed, RngPurpose::train_timestep, step}, static_cast<std::uint64_t>(first + j),
+        static_cast<std::uint32_t>(config_.diffusion.timesteps));
   if (config_.uses_actions() && config_.train.action_drop > 0) {
     batch.drop = Tensor::empty({b}, DType::i64);
     for (std::int64_t j = 0; j < b; ++j)
       batch.drop.data<std::int64_t>()[j] =
-          random_uniform({seed, RngPurpose::action_drop, step}, static_cast<std::uint64_t>(first + j)) < config_.train.action_drop ? 1 : 0;
+          random_uniform({seed, RngPurpose::action_drop, step}, static_cast<std::uint64_t>(first + j)) <
+                  config_.train.action_drop
+              ? 1
+              : 0;
   }
   return batch;
 }
 
 ValidationBatches::ValidationBatches(const TrainConfig& config)
-    : config_(config), loader_(make_loader(config, config.data.validation, "data.validation", config.train.batch)),
+    : config_(config),
+      loader_(make_loader(config, config.data.validation, "data.validation", config.train.batch)),
       starts_(loader_->sampler().draw_evaluation(static_cast<std::uint64_t>(config.seed), config.validation.clips)) {}
 
-std::int64_t ValidationBatches::num_batches() const { return (num_clips() + config_.train.batch - 1) / config_.train.batch; }
+std::int64_t ValidationBatches::num_batches() const {
+  return (num_clips() + config_.train.batch - 1) / config_.train.batch;
+}
 
 TrainBatch ValidationBatches::batch(std::int64_t i) const {
   const std::int64_t first = i * config_.train.batch, b = std::min(config_.train.batch, num_clips() - first);
   const auto seed = static_cast<std::uint64_t>(config_.seed);
-  const data::Batch clips = loader_->read_windows(std::span(starts_).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(b)));
+  const data::Batch clips =
+      loader_->read_windows(std::span(starts_).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(b)));
   SplitClips split = split_clips(clips.frames, config_.data.cond_frames);
   TrainBatch batch;
   batch.x0 = split.x0;
   batch.cond = split.cond;
   if (config_.uses_actions()) batch.actions = clips.actions;
   batch.noise = Tensor::empty(batch.x0.shape());
-  fill_normal(batch.noise, {seed, RngPurpose::eval_noise, 0}, static_cast<std::uint64_t>(first * (batch.x0.numel() / b)));
+  fill_normal(
+      batch.noise, {seed, RngPurpose::eval_noise, 0}, static_cast<std::uint64_t>(first * (batch.x0.numel() / b)));
   batch.t = Tensor::empty({b}, DType::i64);
   // Evenly spread instead of drawn: the weight of a clip varies over nine decades with t.
-  for (std::int64_t j = 0; j < b; ++j) batch.t.data<std::int64_t>()[j] = (2 * (first + j) + 1) * config_.diffusion.timesteps / (2 * num_clips());
+  for (std::int64_t j = 0; j < b; ++j)
+    batch.t.data<std::int64_t>()[j] = (2 * (first + j) + 1) * config_.diffusion.timesteps / (2 * num_clips());
   return batch;
 }
 

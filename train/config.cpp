@@ -42,14 +42,28 @@ Rule one_of(std::vector<std::string> choices) { return {.choices = std::move(cho
 Rule file_path() { return {.choices = {}, .path = true}; }
 
 // Keys that decide no number of the training: they may differ between a run and its resumption.
-const std::set<std::string> kFreeOnResume = {"run.name",         "train.updates",    "train.time_limit_minutes", "train.max_bad_steps",
-                                             "checkpoint.every", "checkpoint.keep",  "validation.every",         "validation.clips",
-                                             "samples.every",    "samples.clips",    "samples.steps",            "samples.eta",
-                                             "log.every",        "log.tensorboard",  "data.train",               "data.validation",
-                                             "base.checkpoint"};
+const std::set<std::string> kFreeOnResume = {
+    "run.name",
+    "train.updates",
+    "train.time_limit_minutes",
+    "train.max_bad_steps",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "validation.every",
+    "validation.clips",
+    "samples.every",
+    "samples.clips",
+    "samples.steps",
+    "samples.eta",
+    "log.every",
+    "log.tensorboard",
+    "data.train",
+    "data.validation",
+    "base.checkpoint"};
 
 // The one list. Config is TrainConfig or const TrainConfig; visit is called as visit(key, value, rule, help).
-template <class Config, class Visit> void visit_keys(Config& c, Visit&& visit) {
+template <class Config, class Visit>
+void visit_keys(Config& c, Visit&& visit) {
   visit("seed", c.seed, at_least(0), "every random number of the run follows from it");
   visit("run.name", c.run.name, any(), "shown in the report");
   visit("data.train", c.data.train, file_path(), "episode stores to train on");
@@ -57,19 +71,29 @@ template <class Config, class Visit> void visit_keys(Config& c, Visit&& visit) {
   visit("data.size", c.data.size, between(4, 1024), "frame height and width in pixels; frames are reduced to it");
   visit("data.cond_frames", c.data.cond_frames, between(1, 64), "K: clean frames that start a clip");
   visit("data.frames", c.data.frames, between(1, 256), "T: frames the model generates");
-  visit("data.resets", c.data.resets, one_of({"exclude", "allow"}), "whether a window may straddle a restart of the level");
+  visit(
+      "data.resets", c.data.resets, one_of({"exclude", "allow"}),
+      "whether a window may straddle a restart of the level");
   visit("data.windows", c.data.windows, one_of({"full", "reference"}), "every start, or only those the original uses");
-  visit("model.kind", c.model.kind, one_of({"base", "avid", "avid_no_mask", "avid_no_cond", "scratch", "finetune"}), "what is trained");
+  visit(
+      "model.kind", c.model.kind, one_of({"base", "avid", "avid_no_mask", "avid_no_cond", "scratch", "finetune"}),
+      "what is trained");
   visit("model.width", c.model.width, between(4, 4096), "base width d of the trained U-Net");
   visit("model.multipliers", c.model.multipliers, between(1, 64), "width of each level, in units of d");
   visit("model.heads", c.model.heads, between(1, 256), "attention heads");
   visit("model.head_dim", c.model.head_dim, between(2, 1024), "width of a temporal attention head");
   visit("model.actions", c.model.actions, between(1, 1e6), "number of discrete actions");
-  visit("base.checkpoint", c.base.checkpoint, file_path(), "frozen base (avid*) or starting weights (finetune): file or run folder");
+  visit(
+      "base.checkpoint", c.base.checkpoint, file_path(),
+      "frozen base (avid*) or starting weights (finetune): file or run folder");
   visit("diffusion.schedule", c.diffusion.schedule, one_of({"sigmoid", "cosine", "linear"}), "noise schedule");
   visit("diffusion.timesteps", c.diffusion.timesteps, between(2, 100000), "N: diffusion steps");
-  visit("diffusion.objective", c.diffusion.objective, one_of({"pred_x0", "pred_noise", "pred_v"}), "what the network's output means");
-  visit("diffusion.loss_weight", c.diffusion.loss_weight, one_of({"snr", "min_snr", "none"}), "weight of a clip in the loss");
+  visit(
+      "diffusion.objective", c.diffusion.objective, one_of({"pred_x0", "pred_noise", "pred_v"}),
+      "what the network's output means");
+  visit(
+      "diffusion.loss_weight", c.diffusion.loss_weight, one_of({"snr", "min_snr", "none"}),
+      "weight of a clip in the loss");
   visit("train.updates", c.train.updates, at_least(1), "optimiser updates");
   visit("train.batch", c.train.batch, between(1, 1e6), "clips per micro-batch");
   visit("train.accumulate", c.train.accumulate, between(1, 1e6), "micro-batches per update");
@@ -79,14 +103,20 @@ template <class Config, class Visit> void visit_keys(Config& c, Visit&& visit) {
   visit("train.beta2", c.train.beta2, between(0, 0.9999999), "Adam: decay of the mean square");
   visit("train.eps", c.train.eps, more_than(0), "Adam: added to the root");
   visit("train.clip", c.train.clip, more_than(0), "largest global gradient norm; inf: no clipping");
-  visit("train.action_drop", c.train.action_drop, between(0, 1), "probability that a clip's actions are withheld (0.2 for guidance)");
+  visit(
+      "train.action_drop", c.train.action_drop, between(0, 1),
+      "probability that a clip's actions are withheld (0.2 for guidance)");
   visit("train.max_bad_steps", c.train.max_bad_steps, at_least(1), "stop after so many non-finite updates in a row");
-  visit("train.time_limit_minutes", c.train.time_limit_minutes, at_least(0), "stop after so many minutes of training; 0: no limit");
+  visit(
+      "train.time_limit_minutes", c.train.time_limit_minutes, at_least(0),
+      "stop after so many minutes of training; 0: no limit");
   visit("ema.decay", c.ema.decay, between(0, 1), "largest decay of the averaged weights");
   visit("ema.power", c.ema.power, more_than(0), "decay grows as 1 - (1 + s - update_after)^-power");
   visit("ema.update_every", c.ema.update_every, at_least(1), "micro-batches from one average to the next");
   visit("ema.update_after", c.ema.update_after, at_least(0), "micro-batches during which the average is a copy");
-  visit("ema.start_counter", c.ema.start_counter, at_least(0), "0: fresh start; the original goes on from the base run's counter (520000)");
+  visit(
+      "ema.start_counter", c.ema.start_counter, at_least(0),
+      "0: fresh start; the original goes on from the base run's counter (520000)");
   visit("checkpoint.every", c.checkpoint.every, at_least(1), "updates from one checkpoint to the next");
   visit("checkpoint.keep", c.checkpoint.keep, at_least(1), "newest checkpoints to keep, besides the best");
   visit("validation.every", c.validation.every, at_least(0), "updates from one validation to the next; 0: never");
@@ -125,7 +155,8 @@ void flatten(const toml::table& table, const std::string& prefix, const std::str
   }
 }
 
-[[noreturn]] void wrong(const std::string& key, const std::string& expected, const std::string& got, const Given& given) {
+[[noreturn]] void wrong(
+    const std::string& key, const std::string& expected, const std::string& got, const Given& given) {
   fail<ConfigError>("config: {}: expected {}, got {} | {}", key, expected, got, given.where);
 }
 
@@ -160,7 +191,8 @@ bool read_value(const Given& given, std::string& out) {
   if (v) out = *v;
   return v.has_value();
 }
-template <class Item> bool read_value(const Given& given, std::vector<Item>& out) {
+template <class Item>
+bool read_value(const Given& given, std::vector<Item>& out) {
   const auto* array = given.node->as_array();
   out.clear();
   if (array == nullptr) {  // one value stands for a list of one
@@ -190,12 +222,15 @@ bool obeys(const Rule& rule, std::int64_t v) { return obeys(rule, static_cast<do
 bool obeys(const Rule& rule, const std::string& v) {
   return rule.choices.empty() || std::find(rule.choices.begin(), rule.choices.end(), v) != rule.choices.end();
 }
-template <class Item> bool obeys(const Rule& rule, const std::vector<Item>& v) {
+template <class Item>
+bool obeys(const Rule& rule, const std::vector<Item>& v) {
   return std::all_of(v.begin(), v.end(), [&](const Item& item) { return obeys(rule, item); });
 }
 
 // From here, then from the configuration's folder and those above it. Of a pattern (*.h5) the folder counts.
-void resolve(std::string& path, const std::string& key, const std::filesystem::path& folder, const Given& given, TrainConfig::Files files) {
+void resolve(
+    std::string& path, const std::string& key, const std::filesystem::path& folder, const Given& given,
+    TrainConfig::Files files) {
   if (path.empty()) return;
   const std::filesystem::path whole = path;
   const bool pattern = path.find_first_of("*?[") != std::string::npos;
@@ -209,13 +244,16 @@ void resolve(std::string& path, const std::string& key, const std::filesystem::p
     path = (pattern ? found / whole.filename() : found).string();
     return;
   }
-  check<ConfigError>(files == TrainConfig::Files::may_miss, "config: {}: file not found: {} | {}", key, path, given.where);
+  check<ConfigError>(
+      files == TrainConfig::Files::may_miss, "config: {}: file not found: {} | {}", key, path, given.where);
 }
-void resolve(std::vector<std::string>& paths, const std::string& key, const std::filesystem::path& folder, const Given& given,
-             TrainConfig::Files files) {
+void resolve(
+    std::vector<std::string>& paths, const std::string& key, const std::filesystem::path& folder, const Given& given,
+    TrainConfig::Files files) {
   for (std::string& path : paths) resolve(path, key, folder, given, files);
 }
-template <class Value> void resolve(Value&, const std::string&, const std::filesystem::path&, const Given&, TrainConfig::Files) {}
+template <class Value>
+void resolve(Value&, const std::string&, const std::filesystem::path&, const Given&, TrainConfig::Files) {}
 
 std::string toml_text(bool v) { return v ? "true" : "false"; }
 std::string toml_text(std::int64_t v) { return std::to_string(v); }
@@ -228,12 +266,15 @@ std::string toml_text(const std::string& v) {
   std::string out = "\"";
   for (const char c : v) {
     if (c == '"' || c == '\\') out += '\\';
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) out += fmt::format("\\u{:04x}", static_cast<unsigned>(c));
-    else out += c;
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f)
+      out += fmt::format("\\u{:04x}", static_cast<unsigned>(c));
+    else
+      out += c;
   }
   return out + '"';
 }
-template <class Item> std::string toml_text(const std::vector<Item>& v) {
+template <class Item>
+std::string toml_text(const std::vector<Item>& v) {
   std::vector<std::string> items;
   for (const Item& item : v) items.push_back(toml_text(item));
   return fmt::format("[{}]", fmt::join(items, ", "));
@@ -251,7 +292,9 @@ void refuse_unknown(const GivenKeys& given) {
     std::string nearest = nearest_name(key, close);
     if (nearest.empty() && close.size() == 1) nearest = close[0];
     if (nearest.empty()) nearest = nearest_name(key, known);
-    fail<ConfigError>("config: {}: unknown key{} | {}", key, nearest.empty() ? "" : fmt::format(", did you mean {}?", nearest), value.where);
+    fail<ConfigError>(
+        "config: {}: unknown key{} | {}", key, nearest.empty() ? "" : fmt::format(", did you mean {}?", nearest),
+        value.where);
   }
 }
 
@@ -268,23 +311,36 @@ void check_together(const TrainConfig& c, const GivenKeys& given, const std::str
   need("data.train", "it names the episodes to train on");
   need("train.updates", "it says how long to train");
   const std::string& kind = c.model.kind;
-  if (c.has_base() || kind == "finetune") need("base.checkpoint", fmt::format("model.kind = {} starts from a trained base", kind));
-  else clash(given.count("base.checkpoint") > 0, "base.checkpoint", fmt::format("not used by model.kind = {} | leave it out", kind));
+  if (c.has_base() || kind == "finetune")
+    need("base.checkpoint", fmt::format("model.kind = {} starts from a trained base", kind));
+  else
+    clash(
+        given.count("base.checkpoint") > 0, "base.checkpoint",
+        fmt::format("not used by model.kind = {} | leave it out", kind));
   if (kind == "finetune")
     for (const char* key : {"model.width", "model.multipliers", "model.heads", "model.head_dim", "model.actions"})
-      clash(given.count(key) > 0, key, "model.kind = finetune takes the architecture from base.checkpoint | leave it out");
+      clash(
+          given.count(key) > 0, key,
+          "model.kind = finetune takes the architecture from base.checkpoint | leave it out");
   clash(c.data.train.empty(), "data.train", "expected at least one file, got an empty list");
   clash(c.model.multipliers.empty(), "model.multipliers", "expected at least one level, got an empty list");
   clash(c.model.width % 2 != 0, "model.width", fmt::format("expected an even number, got {}", c.model.width));
   clash(c.model.head_dim % 2 != 0, "model.head_dim", fmt::format("expected an even number, got {}", c.model.head_dim));
   const std::int64_t step = std::int64_t{1} << std::min<std::size_t>(c.model.multipliers.size() - 1, 20);
-  clash(kind != "finetune" && c.data.size % step != 0, "data.size",
-        fmt::format("expected a multiple of {} (model.multipliers has {} levels), got {}", step, c.model.multipliers.size(), c.data.size));
-  clash(kind == "base" && c.train.action_drop > 0, "train.action_drop", "model.kind = base never sees actions | leave it out");
-  clash(c.validation.every > 0 && c.data.validation.empty(), "validation.every",
-        "validation needs held-out episodes | set data.validation, or validation.every = 0");
-  clash(c.samples.steps > c.diffusion.timesteps, "samples.steps",
-        fmt::format("expected <= diffusion.timesteps = {}, got {}", c.diffusion.timesteps, c.samples.steps));
+  clash(
+      kind != "finetune" && c.data.size % step != 0, "data.size",
+      fmt::format(
+          "expected a multiple of {} (model.multipliers has {} levels), got {}", step, c.model.multipliers.size(),
+          c.data.size));
+  clash(
+      kind == "base" && c.train.action_drop > 0, "train.action_drop",
+      "model.kind = base never sees actions | leave it out");
+  clash(
+      c.validation.every > 0 && c.data.validation.empty(), "validation.every",
+      "validation needs held-out episodes | set data.validation, or validation.every = 0");
+  clash(
+      c.samples.steps > c.diffusion.timesteps, "samples.steps",
+      fmt::format("expected <= diffusion.timesteps = {}, got {}", c.diffusion.timesteps, c.samples.steps));
 }
 
 }  // namespace
@@ -317,7 +373,8 @@ std::vector<std::string> TrainConfig::keys() {
   return names;
 }
 
-TrainConfig TrainConfig::parse(const std::string& text, const std::string& name, const std::vector<std::string>& overrides, Files files) {
+TrainConfig TrainConfig::parse(
+    const std::string& text, const std::string& name, const std::vector<std::string>& overrides, Files files) {
   toml::table file;
   std::vector<toml::table> set_tables;  // keep the nodes alive
   set_tables.reserve(overrides.size());
@@ -330,7 +387,8 @@ TrainConfig TrainConfig::parse(const std::string& text, const std::string& name,
   flatten(file, "", name, given);
   for (const std::string& override_text : overrides) {
     const auto equals = override_text.find('=');
-    check<ConfigError>(equals != std::string::npos && equals > 0, "config: --set: expected key=value, got {}", override_text);
+    check<ConfigError>(
+        equals != std::string::npos && equals > 0, "config: --set: expected key=value, got {}", override_text);
     const std::string key = trimmed(override_text.substr(0, equals)), value = trimmed(override_text.substr(equals + 1));
     Given entry{nullptr, "--set " + override_text, false, value};
     try {
@@ -357,9 +415,12 @@ TrainConfig TrainConfig::parse(const std::string& text, const std::string& name,
   return c;
 }
 
-TrainConfig TrainConfig::load(const std::filesystem::path& file, const std::vector<std::string>& overrides, Files files) {
+TrainConfig TrainConfig::load(
+    const std::filesystem::path& file, const std::vector<std::string>& overrides, Files files) {
   std::ifstream in(file, std::ios::binary);
-  check<FileError>(in.good() && !std::filesystem::is_directory(file), "config: {}: cannot be read | give a TOML file, see configs/", file.string());
+  check<FileError>(
+      in.good() && !std::filesystem::is_directory(file), "config: {}: cannot be read | give a TOML file, see configs/",
+      file.string());
   const std::string text{std::istreambuf_iterator<char>(in), {}};
   return parse(text, file.string(), overrides, files);
 }

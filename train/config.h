@@ -61,7 +61,7 @@ struct TrainConfig {
   struct Ema {
     double decay = 0.995, power = 2.0 / 3.0;
     std::int64_t update_every = 10, update_after = 100;  // micro-batches
-    std::int64_t start_counter = 0;                      // 0: fresh start; the original continues the base run's counter
+    std::int64_t start_counter = 0;  // 0: fresh start; the original continues the base run's counter
   } ema;
 
   struct Checkpoint {
@@ -93,11 +93,14 @@ struct TrainConfig {
   /// folder, then from the file's folder and those above it, and become absolute.
   /// Errors  FileError: cannot be read. ConfigError "config: key: expected X, got Y | file:line": syntax, unknown key (with the
   /// nearest valid one), wrong type, out of range, keys that contradict each other, required key missing.
-  static TrainConfig load(const std::filesystem::path& file, const std::vector<std::string>& overrides = {}, Files files = Files::must_exist);
+  static TrainConfig load(
+      const std::filesystem::path& file, const std::vector<std::string>& overrides = {},
+      Files files = Files::must_exist);
 
   /// The same from text; `name` stands for the file in messages.
-  static TrainConfig parse(const std::string& text, const std::string& name, const std::vector<std::string>& overrides = {},
-                           Files files = Files::must_exist);
+  static TrainConfig parse(
+      const std::string& text, const std::string& name, const std::vector<std::string>& overrides = {},
+      Files files = Files::must_exist);
 
   /// Every key with its value and a line of help, as TOML that parse() reads back to the same struct.
   std::string to_toml() const;

@@ -45,7 +45,8 @@ DryRun dry_run(const TrainConfig& config) {
   const double per_clip = 3 * cost.trained + cost.frozen;
   result.flops_per_update = per_clip * static_cast<double>(config.train.batch * config.train.accumulate);
 
-  const std::int64_t clips = std::clamp<std::int64_t>(static_cast<std::int64_t>(kMeasureFlops / per_clip), 1, config.train.batch);
+  const std::int64_t clips =
+      std::clamp<std::int64_t>(static_cast<std::int64_t>(kMeasureFlops / per_clip), 1, config.train.batch);
   const TrainBatch batch = made_up_clips(config, clips);
   const auto fixed = static_cast<double>(host_pool_stats().in_use_bytes);
   learner.update(0, [&](std::int64_t) { return batch; });  // memory and kernels warm up
@@ -58,7 +59,8 @@ DryRun dry_run(const TrainConfig& config) {
   result.measured_gflop_s = per_clip * static_cast<double>(clips) / seconds / 1e9;
   result.seconds_per_update = result.flops_per_update / (result.measured_gflop_s * 1e9);
   result.total_seconds = result.seconds_per_update * static_cast<double>(config.train.updates);
-  if (config.train.time_limit_minutes > 0) result.total_seconds = std::min(result.total_seconds, config.train.time_limit_minutes * 60);
+  if (config.train.time_limit_minutes > 0)
+    result.total_seconds = std::min(result.total_seconds, config.train.time_limit_minutes * 60);
   const double activations = static_cast<double>(host_pool_stats().peak_in_use_bytes) - fixed;
   result.memory_bytes = fixed + activations * static_cast<double>(config.train.batch) / static_cast<double>(clips);
   return result;

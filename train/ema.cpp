@@ -14,7 +14,9 @@ double ema_decay(const EmaOptions& options, std::int64_t s) {
 }
 
 Ema::Ema(std::vector<nn::NamedParameter> parameters, const EmaOptions& options)
-    : parameters_(std::move(parameters)), options_(options), counter_(options.start_counter),
+    : parameters_(std::move(parameters)),
+      options_(options),
+      counter_(options.start_counter),
       initialised_(options.start_counter > options.update_after) {
   for (const nn::NamedParameter& p : parameters_) shadow_.push_back(p.var().value().clone());
 }
@@ -30,8 +32,10 @@ double Ema::before_backward() {
   }
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const Tensor& weights = parameters_[i].var().value();
-    if (decay == 0) shadow_[i].copy_from(weights);
-    else ema_lerp(shadow_[i], weights, decay);
+    if (decay == 0)
+      shadow_[i].copy_from(weights);
+    else
+      ema_lerp(shadow_[i], weights, decay);
   }
   return decay;
 }

@@ -30,12 +30,17 @@ bool all_finite(const Tensor& tensor) {
 }  // namespace
 
 Learner::Learner(Trainee& trainee, const LearnerOptions& options)
-    : trainee_(trainee), options_(options), schedule_(options.schedule, options.timesteps),
-      adam_(trainee.module().parameters(), options.adam), ema_(trainee.module().parameters(), options.ema) {}
+    : trainee_(trainee),
+      options_(options),
+      schedule_(options.schedule, options.timesteps),
+      adam_(trainee.module().parameters(), options.adam),
+      ema_(trainee.module().parameters(), options.ema) {}
 
 UpdateReport Learner::update(std::int64_t k, const std::function<TrainBatch(std::int64_t)>& batch_at) {
   UpdateReport report;
-  report.lr = options_.lr * (options_.warmup > 0 ? std::min(1.0, static_cast<double>(k) / static_cast<double>(options_.warmup)) : 1.0);
+  report.lr =
+      options_.lr *
+      (options_.warmup > 0 ? std::min(1.0, static_cast<double>(k) / static_cast<double>(options_.warmup)) : 1.0);
   MaskSummary masks;
   trainee_.module().zero_grad();
 
@@ -43,14 +48,16 @@ UpdateReport Learner::update(std::int64_t k, const std::function<TrainBatch(std:
     const TrainBatch batch = batch_at(i);
 
     // 1. Noise the clips: x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) n.
-    NoisedClips clips{diffusion::q_sample(schedule_, batch.x0, batch.noise, batch.t), batch.t, batch.cond, batch.actions, batch.drop};
+    NoisedClips clips{
+        diffusion::q_sample(schedule_, batch.x0, batch.noise, batch.t), batch.t, batch.cond, batch.actions, batch.drop};
 
     // 2. The frozen base predicts, keeping nothing; then the trained network, recording what its gradient needs.
     const Tensor base = trainee_.base_prediction(clips);
     Trainee::Output out = trainee_.forward(clips, base);
 
     // 3. The loss; the running average moves before the backward pass, as in the original.
-    Var loss = diffusion::training_loss(schedule_, options_.objective, options_.loss_weight, out.prediction, batch.x0, batch.noise, batch.t);
+    Var loss = diffusion::training_loss(
+        schedule_, options_.objective, options_.loss_weight, out.prediction, batch.x0, batch.noise, batch.t);
     const double value = loss.value().item();
     report.loss += value / static_cast<double>(options_.accumulate);
     report.micro_losses.push_back(value);
@@ -87,9 +94,11 @@ UpdateReport Learner::update(std::int64_t k, const std::function<TrainBatch(std:
 
 Learner::Evaluation Learner::evaluate(const TrainBatch& batch) {
   const NoGrad no_grad;
-  NoisedClips clips{diffusion::q_sample(schedule_, batch.x0, batch.noise, batch.t), batch.t, batch.cond, batch.actions, batch.drop};
+  NoisedClips clips{
+      diffusion::q_sample(schedule_, batch.x0, batch.noise, batch.t), batch.t, batch.cond, batch.actions, batch.drop};
   const Trainee::Output out = trainee_.forward(clips, trainee_.base_prediction(clips));
-  const Var loss = diffusion::training_loss(schedule_, options_.objective, options_.loss_weight, out.prediction, batch.x0, batch.noise, batch.t);
+  const Var loss = diffusion::training_loss(
+      schedule_, options_.objective, options_.loss_weight, out.prediction, batch.x0, batch.noise, batch.t);
   Evaluation result{loss.value().item(), {}};
   if (out.mask.defined()) result.mask = mask_stats(out.mask);
   return result;
@@ -101,7 +110,8 @@ std::string Learner::find_problem(const TrainBatch& batch, double loss) {
   for (const nn::NamedParameter& p : trainee_.module().parameters())
     if (!all_finite(p.var().value())) return fmt::format("weight {} is not finite", p.name);
   const NoGrad no_grad;
-  NoisedClips clips{diffusion::q_sample(schedule_, batch.x0, batch.noise, batch.t), batch.t, batch.cond, batch.actions, batch.drop};
+  NoisedClips clips{
+      diffusion::q_sample(schedule_, batch.x0, batch.noise, batch.t), batch.t, batch.cond, batch.actions, batch.drop};
   const Tensor base = trainee_.base_prediction(clips);
   if (!all_finite(base)) return "the frozen base's prediction is not finite";
   std::string first;

@@ -7,7 +7,8 @@
 #include "tensor/ops/adam.h"
 
 namespace avid::train {
-Adam::Adam(std::vector<nn::NamedParameter> parameters, const AdamOptions& options) : parameters_(std::move(parameters)), options_(options) {
+Adam::Adam(std::vector<nn::NamedParameter> parameters, const AdamOptions& options)
+    : parameters_(std::move(parameters)), options_(options) {
   for (const nn::NamedParameter& p : parameters_) {
     m_.push_back(Tensor::zeros(p.var().shape(), p.var().dtype()));
     v_.push_back(Tensor::zeros(p.var().shape(), p.var().dtype()));
@@ -25,8 +26,14 @@ void Adam::step(double lr, double grad_scale) {
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Var leaf = parameters_[i].var();
     const Tensor grad = leaf.grad();
-    adam_step(leaf.mutable_value(), grad, m_[i], v_[i],
-              {.lr = lr, .beta1 = options_.beta1, .beta2 = options_.beta2, .eps = options_.eps, .num_steps = num_steps_, .grad_scale = grad_scale});
+    adam_step(
+        leaf.mutable_value(), grad, m_[i], v_[i],
+        {.lr = lr,
+         .beta1 = options_.beta1,
+         .beta2 = options_.beta2,
+         .eps = options_.eps,
+         .num_steps = num_steps_,
+         .grad_scale = grad_scale});
   }
 }
 
@@ -41,14 +48,19 @@ NamedTensors Adam::export_moments() const {
 
 void Adam::import_moments(const NamedTensors& moments, std::int64_t num_steps, const std::string& source) {
   const std::map<std::string, Tensor> found(moments.begin(), moments.end());
-  check<ShapeError>(found.size() == 2 * parameters_.size(), "{}: expected {} moments, got {} | this file is of another model", source,
-                    2 * parameters_.size(), found.size());
+  check<ShapeError>(
+      found.size() == 2 * parameters_.size(), "{}: expected {} moments, got {} | this file is of another model", source,
+      2 * parameters_.size(), found.size());
   for (std::size_t i = 0; i < parameters_.size(); ++i)
     for (const char* kind : {"m.", "v."}) {
       const auto entry = found.find(kind + parameters_[i].name);
-      check<ShapeError>(entry != found.end(), "{}: {}{} is missing | this file is of another model", source, kind, parameters_[i].name);
-      check<ShapeError>(entry->second.shape() == m_[i].shape() && entry->second.dtype() == m_[i].dtype(), "{}: {}: expected {}, got {} | this file is of another model",
-                        source, entry->first, m_[i].describe(), entry->second.describe());
+      check<ShapeError>(
+          entry != found.end(), "{}: {}{} is missing | this file is of another model", source, kind,
+          parameters_[i].name);
+      check<ShapeError>(
+          entry->second.shape() == m_[i].shape() && entry->second.dtype() == m_[i].dtype(),
+          "{}: {}: expected {}, got {} | this file is of another model", source, entry->first, m_[i].describe(),
+          entry->second.describe());
     }
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     m_[i].copy_from(found.at("m." + parameters_[i].name));

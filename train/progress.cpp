@@ -20,10 +20,12 @@ std::string duration_text(double seconds) {
 }
 
 std::string progress_text(const ProgressNumbers& n) {
-  std::string text = fmt::format("update {}/{}  {:.0f}%  loss {:.4g}", n.update, n.num_updates,
-                                 100.0 * static_cast<double>(n.update) / static_cast<double>(std::max<std::int64_t>(n.num_updates, 1)), n.loss);
+  std::string text = fmt::format(
+      "update {}/{}  {:.0f}%  loss {:.4g}", n.update, n.num_updates,
+      100.0 * static_cast<double>(n.update) / static_cast<double>(std::max<std::int64_t>(n.num_updates, 1)), n.loss);
   if (n.mask_mean) text += fmt::format("  mask {:.3f}", *n.mask_mean);
-  text += fmt::format("  {:.1f} clips/s  {:.0f} MiB  {} left", n.clips_per_s, n.memory_mib, duration_text(n.seconds_left));
+  text +=
+      fmt::format("  {:.1f} clips/s  {:.0f} MiB  {} left", n.clips_per_s, n.memory_mib, duration_text(n.seconds_left));
   return text;
 }
 
@@ -36,8 +38,10 @@ void ProgressLine::show(const ProgressNumbers& numbers, bool force) {
   if (ever_ && !force && now - last_ < pause) return;
   ever_ = true;
   last_ = now;
-  if (terminal_) std::fprintf(stderr, "\r%s\x1b[K", progress_text(numbers).c_str());
-  else std::fprintf(stderr, "%s\n", progress_text(numbers).c_str());
+  if (terminal_)
+    std::fprintf(stderr, "\r%s\x1b[K", progress_text(numbers).c_str());
+  else
+    std::fprintf(stderr, "%s\n", progress_text(numbers).c_str());
   std::fflush(stderr);
   shown_ = terminal_;
 }

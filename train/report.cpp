@@ -21,7 +21,8 @@ constexpr std::size_t kMaxPictures = 12;
 PlotSeries series_of(const std::vector<LogRecord>& records, const std::string& name, const std::string& label) {
   PlotSeries s{label, {}, {}};
   for (const LogRecord& record : records) {
-    const bool has = std::any_of(record.values.begin(), record.values.end(), [&](const auto& v) { return v.first == name; });
+    const bool has =
+        std::any_of(record.values.begin(), record.values.end(), [&](const auto& v) { return v.first == name; });
     if (!has) continue;
     s.x.push_back(static_cast<double>(record.update));
     s.y.push_back(record.value(name));
@@ -43,12 +44,23 @@ std::vector<Plot> make_plots(const std::vector<LogRecord>& records) {
     return out;
   };
   std::vector<Plot> plots = {
-      {"loss", {.title = "Loss", .x_label = "update", .y_label = "loss", .log_y = true}, all({{"train/loss", "training"}, {"val/loss", "validation (averaged weights)"}})},
-      {"mask", {.title = "Mask (1 = the base is used)", .x_label = "update", .y_label = "mask"},
-       all({{"train/mask_mean", "mean"}, {"train/mask_min", "min"}, {"train/mask_max", "max"}, {"val/mask_mean", "mean, validation"}})},
-      {"grad_norm", {.title = "Gradient norm before clipping", .x_label = "update", .y_label = "norm", .log_y = true}, all({{"train/grad_norm", "norm"}})},
+      {"loss",
+       {.title = "Loss", .x_label = "update", .y_label = "loss", .log_y = true},
+       all({{"train/loss", "training"}, {"val/loss", "validation (averaged weights)"}})},
+      {"mask",
+       {.title = "Mask (1 = the base is used)", .x_label = "update", .y_label = "mask"},
+       all(
+           {{"train/mask_mean", "mean"},
+            {"train/mask_min", "min"},
+            {"train/mask_max", "max"},
+            {"val/mask_mean", "mean, validation"}})},
+      {"grad_norm",
+       {.title = "Gradient norm before clipping", .x_label = "update", .y_label = "norm", .log_y = true},
+       all({{"train/grad_norm", "norm"}})},
       {"lr", {.title = "Learning rate", .x_label = "update", .y_label = "lr"}, all({{"train/lr", "lr"}})},
-      {"clips_per_s", {.title = "Speed", .x_label = "update", .y_label = "clips / s"}, all({{"clips_per_s", "clips / s"}})},
+      {"clips_per_s",
+       {.title = "Speed", .x_label = "update", .y_label = "clips / s"},
+       all({{"clips_per_s", "clips / s"}})},
   };
   std::erase_if(plots, [](const Plot& p) { return p.series.empty(); });
   return plots;
@@ -71,7 +83,8 @@ std::vector<fs::path> newest_samples(const fs::path& run) {
   for (fs::directory_iterator it(run / "samples", error), end; !error && it != end; it.increment(error))
     if (it->is_directory()) folders.push_back(it->path());
   if (folders.empty()) return {};
-  for (fs::directory_iterator it(*std::max_element(folders.begin(), folders.end()), error), end; !error && it != end; it.increment(error))
+  for (fs::directory_iterator it(*std::max_element(folders.begin(), folders.end()), error), end; !error && it != end;
+       it.increment(error))
     if (it->path().extension() == ".png" || it->path().extension() == ".gif") pictures.push_back(it->path());
   std::sort(pictures.begin(), pictures.end());
   if (pictures.size() > kMaxPictures) pictures.resize(kMaxPictures);
@@ -81,7 +94,8 @@ std::vector<fs::path> newest_samples(const fs::path& run) {
 constexpr const char* kStyle =
     "body{font:15px/1.5 sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222;background:#fff}"
     "table{border-collapse:collapse}th{text-align:left;padding:2px 16px 2px 0;font-weight:600}td{padding:2px 0}"
-    "svg,img{max-width:100%;height:auto;border:1px solid #ddd;margin:4px 0}img{image-rendering:pixelated;min-width:240px}"
+    "svg,img{max-width:100%;height:auto;border:1px solid #ddd;margin:4px "
+    "0}img{image-rendering:pixelated;min-width:240px}"
     "pre{background:#f6f6f6;padding:1em;overflow:auto;font-size:13px}figure{margin:1em 0}figcaption{color:#555}";
 
 }  // namespace
@@ -91,7 +105,9 @@ std::string base64(const std::string& bytes) {
   std::string out;
   out.reserve((bytes.size() + 2) / 3 * 4);
   for (std::size_t i = 0; i < bytes.size(); i += 3) {
-    const auto byte = [&](std::size_t j) { return j < bytes.size() ? static_cast<std::uint32_t>(static_cast<unsigned char>(bytes[j])) : 0u; };
+    const auto byte = [&](std::size_t j) {
+      return j < bytes.size() ? static_cast<std::uint32_t>(static_cast<unsigned char>(bytes[j])) : 0u;
+    };
     const std::uint32_t word = byte(i) << 16 | byte(i + 1) << 8 | byte(i + 2);
     out += kDigits[word >> 18];
     out += kDigits[word >> 12 & 63];
@@ -101,19 +117,25 @@ std::string base64(const std::string& bytes) {
   return out;
 }
 
-void write_run_report(const fs::path& run, const TrainConfig& config, const RunInfo& info, const RunState& state, const std::string& description,
-                      const std::vector<LogRecord>& records) {
+void write_run_report(
+    const fs::path& run, const TrainConfig& config, const RunInfo& info, const RunState& state,
+    const std::string& description, const std::vector<LogRecord>& records) {
   const std::string title = config.run.name.empty() ? run.filename().string() : config.run.name;
-  std::string html = fmt::format("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{0}</title><style>{1}</style></head>\n"
-                                 "<body><h1>{0}</h1>\n<p>{2}</p>\n<table>\n", escape_html(title), kStyle, escape_html(description));
+  std::string html = fmt::format(
+      "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{0}</title><style>{1}</style></head>\n"
+      "<body><h1>{0}</h1>\n<p>{2}</p>\n<table>\n",
+      escape_html(title), kStyle, escape_html(description));
   html += row("Updates", fmt::format("{} of {}", state.update, config.train.updates));
   html += row("Training loss", last_value(records, "train/loss"));
   if (const std::string v = last_value(records, "val/loss"); !v.empty()) html += row("Validation loss", v);
-  if (state.best_update >= 0) html += row("Best validation loss", fmt::format("{:.5g} (update {})", state.best_loss, state.best_update));
+  if (state.best_update >= 0)
+    html += row("Best validation loss", fmt::format("{:.5g} (update {})", state.best_loss, state.best_update));
   if (const std::string v = last_value(records, "train/mask_mean"); !v.empty()) html += row("Mask mean", v);
   html += row("Training time", fmt::format("{:.1f} min", state.train_seconds / 60));
-  html += row("Speed", fmt::format("{:.2f} clips/s", static_cast<double>(state.update * config.train.batch * config.train.accumulate) /
-                                                         std::max(state.train_seconds, 1e-9)));
+  html += row(
+      "Speed", fmt::format(
+                   "{:.2f} clips/s", static_cast<double>(state.update * config.train.batch * config.train.accumulate) /
+                                         std::max(state.train_seconds, 1e-9)));
   if (state.bad_total > 0) html += row("Skipped updates", std::to_string(state.bad_total));
   html += row("Device", fmt::format("{}, {} threads", info.device, info.threads));
   html += row("Seed", std::to_string(info.seed));
@@ -128,9 +150,10 @@ void write_run_report(const fs::path& run, const TrainConfig& config, const RunI
   const auto pictures = newest_samples(run);
   if (!pictures.empty()) html += "<h2>Samples</h2>\n";
   for (const fs::path& picture : pictures)
-    html += fmt::format("<figure><img alt=\"{0}\" src=\"data:image/{1};base64,{2}\"><figcaption>{0}</figcaption></figure>\n",
-                        escape_html(picture.lexically_relative(run).string()), picture.extension() == ".gif" ? "gif" : "png",
-                        base64(read_text(picture)));
+    html += fmt::format(
+        "<figure><img alt=\"{0}\" src=\"data:image/{1};base64,{2}\"><figcaption>{0}</figcaption></figure>\n",
+        escape_html(picture.lexically_relative(run).string()), picture.extension() == ".gif" ? "gif" : "png",
+        base64(read_text(picture)));
   std::string events;
   for (const LogRecord& record : records)
     if (!record.event.empty()) events += row(fmt::format("Update {}", record.update), record.event);

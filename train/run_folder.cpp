@@ -18,7 +18,8 @@ namespace fs = std::filesystem;
 void make_folder(const fs::path& path) {
   std::error_code error;
   fs::create_directories(path, error);
-  check<FileError>(!error, "run: {}: cannot make this folder: {} | choose a place you may write to", path.string(), error.message());
+  check<FileError>(
+      !error, "run: {}: cannot make this folder: {} | choose a place you may write to", path.string(), error.message());
 }
 
 std::string to_json(const RunInfo& info) {
@@ -66,16 +67,25 @@ RunInfo current_run_info() {
 }
 
 RunFolder::RunFolder(fs::path path, TrainConfig config, RunInfo info, std::unique_ptr<RunLock> lock)
-    : path_(std::move(path)), config_(std::move(config)), info_(std::move(info)), lock_(std::move(lock)), checkpoints_(path_) {
+    : path_(std::move(path)),
+      config_(std::move(config)),
+      info_(std::move(info)),
+      lock_(std::move(lock)),
+      checkpoints_(path_) {
   checkpoints_.remove_leftovers();
   remove_abandoned_temporaries(path_);
+  std::error_code error;
+  for (fs::recursive_directory_iterator it(path_, error), end; !error && it != end; it.increment(error))
+    if (it->is_directory(error)) remove_abandoned_temporaries(it->path());
 }
 
 RunFolder RunFolder::create(const fs::path& path, const TrainConfig& config, const RunInfo& info) {
   make_folder(path);
   auto lock = std::make_unique<RunLock>(path);
-  check<FileError>(!CheckpointStore(path).latest(), "run: {}: holds a run already | go on with it: avid train --resume {}, or choose another folder",
-                   path.string(), path.string());
+  check<FileError>(
+      !CheckpointStore(path).latest(),
+      "run: {}: holds a run already | go on with it: avid train --resume {}, or choose another folder", path.string(),
+      path.string());
   for (const char* name : {"checkpoints", "samples", "plots"}) make_folder(path / name);
   // run.json first: a folder with a configuration is one that --resume takes.
   write_text_atomic(path / "run.json", to_json(info));
@@ -85,29 +95,38 @@ RunFolder RunFolder::create(const fs::path& path, const TrainConfig& config, con
 
 RunFolder RunFolder::open(const fs::path& path, const std::vector<std::string>& overrides) {
   std::error_code ignored;
-  check<FileError>(fs::is_directory(path, ignored), "run: {}: no such folder | start a run: avid train --config FILE --run DIR", path.string());
+  check<FileError>(
+      fs::is_directory(path, ignored), "run: {}: no such folder | start a run: avid train --config FILE --run DIR",
+      path.string());
   for (const char* name : {"config.toml", "run.json"})
-    check<FileError>(fs::exists(path / name, ignored), "run: {}: no {} in it | is this a folder that avid train made?", path.string(), name);
+    check<FileError>(
+        fs::exists(path / name, ignored), "run: {}: no {} in it | is this a folder that avid train made?",
+        path.string(), name);
   auto lock = std::make_unique<RunLock>(path);
   const TrainConfig before = TrainConfig::load(path / "config.toml");
   TrainConfig config = before;
   if (!overrides.empty()) {
     config = TrainConfig::load(path / "config.toml", overrides);
-    check<ConfigError>(config.fingerprint() == before.fingerprint(),
-                       "config: --set: a resumed run can change how long it trains and what it logs, saves and samples, nothing else | start a new run");
+    check<ConfigError>(
+        config.fingerprint() == before.fingerprint(),
+        "config: --set: a resumed run can change how long it trains and what it logs, saves and samples, nothing else "
+        "| start a new run");
     write_text_atomic(path / "config.toml", config.to_toml());
   }
   RunInfo info = info_from_json(read_text(path / "run.json", 1 << 20), (path / "run.json").string());
   return RunFolder(fs::absolute(path).lexically_normal(), std::move(config), std::move(info), std::move(lock));
 }
 
-void RunFolder::open_log(std::int64_t last_update) { log_ = std::make_unique<RunLog>(path_, last_update, config_.log.tensorboard); }
+void RunFolder::open_log(std::int64_t last_update) {
+  log_ = std::make_unique<RunLog>(path_, last_update, config_.log.tensorboard);
+}
 
 void RunFolder::check_inputs(const std::map<std::string, std::string>& inputs) const {
   for (const auto& [name, digest] : inputs) {
     const auto started_with = info_.inputs.find(name);
-    check<ConfigError>(started_with == info_.inputs.end() || started_with->second == digest,
-                       "run: {}: {} is not what this run started with | restore it, or start a new run", path_.string(), name);
+    check<ConfigError>(
+        started_with == info_.inputs.end() || started_with->second == digest,
+        "run: {}: {} is not what this run started with | restore it, or start a new run", path_.string(), name);
   }
 }
 

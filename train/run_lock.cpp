@@ -17,7 +17,8 @@ namespace avid::train {
 RunLock::RunLock(const std::filesystem::path& folder) : path_(folder / "lock") {
   for (;;) {
     file_ = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    check<FileError>(file_ >= 0, "run: {}: {} | choose a folder you may write to", path_.string(), std::strerror(errno));
+    check<FileError>(
+        file_ >= 0, "run: {}: {} | choose a folder you may write to", path_.string(), std::strerror(errno));
     if (flock(file_, LOCK_EX | LOCK_NB) != 0) {
       const int error = errno;
       std::array<char, 32> text{};
@@ -26,18 +27,25 @@ RunLock::RunLock(const std::filesystem::path& folder) : path_(folder / "lock") {
       while (!holder.empty() && holder.back() == '\n') holder.pop_back();
       close(file_);
       file_ = -1;
-      check<FileError>(error == EWOULDBLOCK, "run: {}: cannot lock: {} | use a folder on a local disk", path_.string(), std::strerror(error));
-      fail<FileError>("run: {}: in use by the live process {} | wait for it, stop it, or choose another folder", folder.string(),
-                      holder.empty() ? "(starting)" : holder);
+      check<FileError>(
+          error == EWOULDBLOCK, "run: {}: cannot lock: {} | use a folder on a local disk", path_.string(),
+          std::strerror(error));
+      fail<FileError>(
+          "run: {}: in use by the live process {} | wait for it, stop it, or choose another folder", folder.string(),
+          holder.empty() ? "(starting)" : holder);
     }
     // The holder removes the file when it ends: a lock on a file that is no longer there excludes nobody.
-    struct stat ours {}, named {};
-    if (fstat(file_, &ours) == 0 && stat(path_.c_str(), &named) == 0 && ours.st_ino == named.st_ino && ours.st_dev == named.st_dev) break;
+    struct stat ours {
+    }, named{};
+    if (fstat(file_, &ours) == 0 && stat(path_.c_str(), &named) == 0 && ours.st_ino == named.st_ino &&
+        ours.st_dev == named.st_dev)
+      break;
     close(file_);
   }
   const std::string pid = std::to_string(getpid()) + "\n";
-  check<FileError>(ftruncate(file_, 0) == 0 && pwrite(file_, pid.data(), pid.size(), 0) == static_cast<ssize_t>(pid.size()),
-                   "run: {}: {} | free some space", path_.string(), std::strerror(errno));
+  check<FileError>(
+      ftruncate(file_, 0) == 0 && pwrite(file_, pid.data(), pid.size(), 0) == static_cast<ssize_t>(pid.size()),
+      "run: {}: {} | free some space", path_.string(), std::strerror(errno));
 }
 
 RunLock::~RunLock() {

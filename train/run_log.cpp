@@ -45,9 +45,9 @@ std::string events_frame(const LogRecord& record) {
 
 const std::vector<std::string>& csv_columns() {
   static const std::vector<std::string> columns = {
-      "train/loss",    "train/grad_norm", "train/lr",        "train/mask_mean", "train/mask_std", "train/mask_min",
-      "train/mask_max", "clips_per_s",    "memory_mib",      "val/loss",        "val/mask_mean",  "val/mask_std",
-      "val/mask_min",  "val/mask_max"};
+      "train/loss",     "train/grad_norm", "train/lr",     "train/mask_mean", "train/mask_std",
+      "train/mask_min", "train/mask_max",  "clips_per_s",  "memory_mib",      "val/loss",
+      "val/mask_mean",  "val/mask_std",    "val/mask_min", "val/mask_max"};
   return columns;
 }
 
@@ -62,14 +62,20 @@ std::string LogRecord::to_json() const {
 
 LogRecord LogRecord::from_json(const std::string& text) {
   const auto line = nlohmann::ordered_json::parse(text, nullptr, false);
-  check(line.is_object() && line.contains("update") && line["update"].is_number_integer() && line.contains("time") && line["time"].is_number(),
-        "log: expected a line with update and time, got {}", printable(text));
+  check(
+      line.is_object() && line.contains("update") && line["update"].is_number_integer() && line.contains("time") &&
+          line["time"].is_number(),
+      "log: expected a line with update and time, got {}", printable(text));
   LogRecord record;
   for (const auto& [name, v] : line.items()) {
-    if (name == "update") record.update = v.get<std::int64_t>();
-    else if (name == "time") record.unix_time = v.get<double>();
-    else if (name == "event" && v.is_string()) record.event = v.get<std::string>();
-    else record.values.emplace_back(name, v.is_number() ? v.get<double>() : std::numeric_limits<double>::quiet_NaN());
+    if (name == "update")
+      record.update = v.get<std::int64_t>();
+    else if (name == "time")
+      record.unix_time = v.get<double>();
+    else if (name == "event" && v.is_string())
+      record.event = v.get<std::string>();
+    else
+      record.values.emplace_back(name, v.is_number() ? v.get<double>() : std::numeric_limits<double>::quiet_NaN());
   }
   return record;
 }
@@ -95,7 +101,8 @@ RunLog::RunLog(std::filesystem::path folder, std::int64_t last_update, bool tens
     }
   }
   std::string json, csv = csv_header(), events = tensorboard_header(first_time);
-  for (const LogRecord& record : records_) json += record.to_json() + "\n", csv += csv_line(record), events += events_frame(record);
+  for (const LogRecord& record : records_)
+    json += record.to_json() + "\n", csv += csv_line(record), events += events_frame(record);
   open_output(json_, "log.jsonl", json);
   open_output(csv_, "log.csv", csv);
   if (tensorboard) open_output(events_, "events.out.tfevents.0000000000.avid", events);
@@ -118,8 +125,9 @@ void RunLog::write(Output& output, const std::string& text) {
   while (done < text.size()) {
     const ssize_t written = ::write(output.file, text.data() + done, text.size() - done);
     if (written < 0 && errno == EINTR) continue;
-    check<FileError>(written > 0, "log: {}: {} | free some space, then go on with: avid train --resume {}", output.path.string(),
-                     std::strerror(errno), folder_.string());
+    check<FileError>(
+        written > 0, "log: {}: {} | free some space, then go on with: avid train --resume {}", output.path.string(),
+        std::strerror(errno), folder_.string());
     done += static_cast<std::size_t>(written);
   }
 }

@@ -45,7 +45,9 @@ void make_folder(const fs::path& path) {
 }
 
 void rename_or_fail(const fs::path& from, const fs::path& to) {
-  check<FileError>(std::rename(from.c_str(), to.c_str()) == 0, "checkpoint: {}: {} | check the disk", to.string(), std::strerror(errno));
+  check<FileError>(
+      std::rename(from.c_str(), to.c_str()) == 0, "checkpoint: {}: {} | check the disk", to.string(),
+      std::strerror(errno));
 }
 
 // Makes renames inside a folder durable; a folder that cannot be opened for this is no error.
@@ -57,7 +59,8 @@ void sync_folder(const fs::path& folder) {
 }
 
 // The state's fields, once for both directions: visit(name, field).
-template <class State, class Visit> void visit_state(State& s, Visit&& visit) {
+template <class State, class Visit>
+void visit_state(State& s, Visit&& visit) {
   visit("update", s.update);
   visit("optimizer_steps", s.optimizer_steps);
   visit("ema_counter", s.ema_counter);
@@ -89,8 +92,9 @@ std::string RunState::to_json() const {
 RunState RunState::from_json(const std::string& text, const std::string& source) {
   const auto json = nlohmann::json::parse(text, nullptr, false);
   check<FileError>(json.is_object(), "{}: damaged: not JSON | resume from another checkpoint", source);
-  check<FileError>(json.value("format", nlohmann::json()) == kStateFormat, "{}: expected format {} | written by another version of avid?", source,
-                   kStateFormat);
+  check<FileError>(
+      json.value("format", nlohmann::json()) == kStateFormat,
+      "{}: expected format {} | written by another version of avid?", source, kStateFormat);
   RunState state;
   visit_state(state, [&]<class Field>(const char* name, Field& field) {
     const auto found = json.find(name);
@@ -129,9 +133,12 @@ bool is_run_folder(const fs::path& path) {
 
 RunDigests run_digests(const fs::path& run) {
   const auto folder = CheckpointStore(run).latest();
-  check<FileError>(folder.has_value(), "run: {}: no checkpoint in it | is this a folder that avid train made?", run.string());
+  check<FileError>(
+      folder.has_value(), "run: {}: no checkpoint in it | is this a folder that avid train made?", run.string());
   const Checkpoint checkpoint = CheckpointStore::load(*folder);
-  return {checkpoint.state.update, digest_of(checkpoint.weights), digest_of(checkpoint.ema), digest_of(checkpoint.optimizer)};
+  return {
+      checkpoint.state.update, digest_of(checkpoint.weights), digest_of(checkpoint.ema),
+      digest_of(checkpoint.optimizer)};
 }
 
 CheckpointStore::CheckpointStore(fs::path run) : folder_(std::move(run) / "checkpoints") {}
@@ -140,7 +147,8 @@ std::map<std::int64_t, fs::path> CheckpointStore::all() const {
   std::map<std::int64_t, fs::path> found;
   std::error_code error;
   for (fs::directory_iterator it(folder_, error), end; !error && it != end; it.increment(error))
-    if (const auto update = update_of(it->path().filename().string()); update && it->is_directory()) found[*update] = it->path();
+    if (const auto update = update_of(it->path().filename().string()); update && it->is_directory())
+      found[*update] = it->path();
   return found;
 }
 
@@ -162,7 +170,8 @@ std::optional<fs::path> CheckpointStore::latest() const {
 
 std::optional<fs::path> CheckpointStore::best() const { return pointed_to("best"); }
 
-void CheckpointStore::save(const Checkpoint& checkpoint, std::int64_t keep, const std::map<std::string, std::string>& metadata) {
+void CheckpointStore::save(
+    const Checkpoint& checkpoint, std::int64_t keep, const std::map<std::string, std::string>& metadata) {
   make_folder(folder_);
   const std::string name = folder_name(checkpoint.state.update);
   const fs::path unfinished = folder_ / (kUnfinished + name), target = folder_ / name;

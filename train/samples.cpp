@@ -12,8 +12,9 @@
 
 namespace avid::train {
 
-void write_training_samples(const std::filesystem::path& folder, const TrainConfig& config, Trainee& trainee, const diffusion::Schedule& schedule,
-                            const data::Batch& clips) {
+void write_training_samples(
+    const std::filesystem::path& folder, const TrainConfig& config, Trainee& trainee,
+    const diffusion::Schedule& schedule, const data::Batch& clips) {
   const SplitClips split = split_clips(clips.frames, config.data.cond_frames);
   const Tensor actions = config.uses_actions() ? clips.actions : Tensor();
   diffusion::SamplerOptions options;
@@ -24,7 +25,8 @@ void write_training_samples(const std::filesystem::path& folder, const TrainConf
   const Tensor made = diffusion::sample(trainee.denoiser(), schedule, split.cond, actions, num_frames, options);
   const Tensor mask = trainee.denoiser().last_mask();
   Tensor base;
-  if (trainee.base_denoiser() != nullptr) base = diffusion::sample(*trainee.base_denoiser(), schedule, split.cond, {}, num_frames, options);
+  if (trainee.base_denoiser() != nullptr)
+    base = diffusion::sample(*trainee.base_denoiser(), schedule, split.cond, {}, num_frames, options);
 
   std::error_code error;
   std::filesystem::create_directories(folder, error);
@@ -41,7 +43,8 @@ void write_training_samples(const std::filesystem::path& folder, const TrainConf
     strip.num_cond = config.data.cond_frames;
     if (config.uses_actions())
       for (std::int64_t f = 0; f < num_frames; ++f)
-        strip.actions.push_back(eval::action_caption(std::string(data::action_name(static_cast<int>(clips.actions.data<std::int64_t>()[i * num_frames + f])))));
+        strip.actions.push_back(eval::action_caption(
+            std::string(data::action_name(static_cast<int>(clips.actions.data<std::int64_t>()[i * num_frames + f])))));
     const std::string name = fmt::format("clip_{:02}", i);
     eval::write_png(folder / (name + ".png"), eval::draw_strip(rows, strip));
     eval::write_gif(folder / (name + ".gif"), eval::draw_animation(rows, strip));

@@ -17,7 +17,8 @@ constexpr std::array<std::uint32_t, 256> kCrcTable = [] {
   return table;
 }();
 
-template <class Word> void put_fixed(std::string& out, Word word) {
+template <class Word>
+void put_fixed(std::string& out, Word word) {
   for (std::size_t i = 0; i < sizeof(Word); ++i) out += static_cast<char>(word >> (8 * i));
 }
 
@@ -27,10 +28,18 @@ void put_varint(std::string& out, std::uint64_t v) {
 }
 
 void put_key(std::string& out, int field, int kind) { put_varint(out, static_cast<std::uint64_t>(field << 3 | kind)); }
-void put_double(std::string& out, int field, double v) { put_key(out, field, 1), put_fixed(out, std::bit_cast<std::uint64_t>(v)); }
-void put_float(std::string& out, int field, float v) { put_key(out, field, 5), put_fixed(out, std::bit_cast<std::uint32_t>(v)); }
-void put_int(std::string& out, int field, std::int64_t v) { put_key(out, field, 0), put_varint(out, static_cast<std::uint64_t>(v)); }
-void put_bytes(std::string& out, int field, std::string_view v) { put_key(out, field, 2), put_varint(out, v.size()), out += v; }
+void put_double(std::string& out, int field, double v) {
+  put_key(out, field, 1), put_fixed(out, std::bit_cast<std::uint64_t>(v));
+}
+void put_float(std::string& out, int field, float v) {
+  put_key(out, field, 5), put_fixed(out, std::bit_cast<std::uint32_t>(v));
+}
+void put_int(std::string& out, int field, std::int64_t v) {
+  put_key(out, field, 0), put_varint(out, static_cast<std::uint64_t>(v));
+}
+void put_bytes(std::string& out, int field, std::string_view v) {
+  put_key(out, field, 2), put_varint(out, v.size()), out += v;
+}
 
 std::uint32_t masked(std::uint32_t crc) { return std::rotr(crc, 15) + 0xa282ead8u; }
 
@@ -58,7 +67,8 @@ std::string tensorboard_header(double unix_time) {
   return tfrecord_frame(event);
 }
 
-std::string tensorboard_scalars(double unix_time, std::int64_t step, std::span<const std::pair<std::string, double>> values) {
+std::string tensorboard_scalars(
+    double unix_time, std::int64_t step, std::span<const std::pair<std::string, double>> values) {
   std::string summary;
   for (const auto& [tag, number] : values) {
     std::string value;

@@ -21,6 +21,7 @@ std::string tfrecord_frame(std::string_view data);
 std::string tensorboard_header(double unix_time);
 
 /// A frame with Event{wall_time, step, summary{value{tag, simple_value} ...}}.
-std::string tensorboard_scalars(double unix_time, std::int64_t step, std::span<const std::pair<std::string, double>> values);
+std::string tensorboard_scalars(
+    double unix_time, std::int64_t step, std::span<const std::pair<std::string, double>> values);
 
 }  // namespace avid::train

@@ -55,7 +55,8 @@ class Trainee {
 std::unique_ptr<Trainee> make_trainee(const TrainConfig& config);
 
 /// AVID on a frozen base, both with values. The base is frozen here.
-std::unique_ptr<Trainee> make_avid_trainee(std::unique_ptr<Unet3d> base, std::unique_ptr<Avid> avid, diffusion::Objective objective);
+std::unique_ptr<Trainee> make_avid_trainee(
+    std::unique_ptr<Unet3d> base, std::unique_ptr<Avid> avid, diffusion::Objective objective);
 
 /// The weights file that base.checkpoint means: the file itself, or for a run folder the averaged weights of its best
 /// checkpoint, or of its newest when there was no validation.

@@ -40,7 +40,8 @@ LearnerOptions learner_options(const TrainConfig& config) {
   o.warmup = config.train.warmup;
   o.clip = config.train.clip;
   o.adam = {config.train.beta1, config.train.beta2, config.train.eps};
-  o.ema = {config.ema.decay, config.ema.power, config.ema.update_every, config.ema.update_after, config.ema.start_counter};
+  o.ema = {
+      config.ema.decay, config.ema.power, config.ema.update_every, config.ema.update_after, config.ema.start_counter};
   return o;
 }
 
@@ -49,11 +50,13 @@ std::map<std::string, std::string> input_digests(const TrainConfig& config) {
   for (const auto& path : data::find_shards(config.data.train))
     digests["data.train"] += fmt::format("{:016x}", data::read_shard_info(path).frame_checksum);
   digests["data.train"] = sha256_hex(std::as_bytes(std::span(digests["data.train"])));
-  if (!config.base.checkpoint.empty()) digests["base.checkpoint"] = sha256_of_file(base_weights_path(config.base.checkpoint));
+  if (!config.base.checkpoint.empty())
+    digests["base.checkpoint"] = sha256_of_file(base_weights_path(config.base.checkpoint));
   return digests;
 }
 
-Trainer::Trainer(RunFolder& folder, TrainHooks hooks) : folder_(folder), config_(folder.config()), hooks_(std::move(hooks)) {
+Trainer::Trainer(RunFolder& folder, TrainHooks hooks)
+    : folder_(folder), config_(folder.config()), hooks_(std::move(hooks)) {
   folder_.check_inputs(input_digests(config_));
   batches_ = std::make_unique<TrainingBatches>(config_);
   if (!config_.data.validation.empty()) validation_ = std::make_unique<ValidationBatches>(config_);
@@ -68,8 +71,10 @@ Trainer::Trainer(RunFolder& folder, TrainHooks hooks) : folder_(folder), config_
 // Values of both sets travel through the module, which knows names and layouts.
 void Trainer::restore(const std::filesystem::path& path) {
   const Checkpoint checkpoint = CheckpointStore::load(path);
-  check<ConfigError>(checkpoint.state.fingerprint == config_.fingerprint(),
-                     "run: {}: config.toml was changed since this checkpoint | put the old values back, or start a new run", path.string());
+  check<ConfigError>(
+      checkpoint.state.fingerprint == config_.fingerprint(),
+      "run: {}: config.toml was changed since this checkpoint | put the old values back, or start a new run",
+      path.string());
   const auto as_map = [](const NamedTensors& tensors) { return nn::TensorMap(tensors.begin(), tensors.end()); };
   nn::Module& module = trainee_->module();
   {
@@ -78,7 +83,8 @@ void Trainer::restore(const std::filesystem::path& path) {
   }
   module.import_tensors(as_map(checkpoint.weights), (path / "weights.safetensors").string());
   learner_->ema().set_counter(checkpoint.state.ema_counter, checkpoint.state.ema_initialised);
-  learner_->adam().import_moments(checkpoint.optimizer, checkpoint.state.optimizer_steps, (path / "optimizer.safetensors").string());
+  learner_->adam().import_moments(
+      checkpoint.optimizer, checkpoint.state.optimizer_steps, (path / "optimizer.safetensors").string());
   state_ = checkpoint.state;
   saved_update_ = state_.update;
 }
@@ -93,15 +99,16 @@ void Trainer::save() {
     const Ema::Swapped averaged(learner_->ema());
     checkpoint.ema = trainee_->module().export_tensors();
   }
-  folder_.checkpoints().save(checkpoint, config_.checkpoint.keep,
-                             {{"avid.kind", config_.model.kind},
-                              {"avid.update", std::to_string(state_.update)},
-                              {"avid.schedule", config_.diffusion.schedule},
-                              {"avid.timesteps", std::to_string(config_.diffusion.timesteps)},
-                              {"avid.objective", config_.diffusion.objective},
-                              {"avid.frames", std::to_string(config_.data.frames)},
-                              {"avid.size", std::to_string(config_.data.size)},
-                              {"avid.config", state_.fingerprint}});
+  folder_.checkpoints().save(
+      checkpoint, config_.checkpoint.keep,
+      {{"avid.kind", config_.model.kind},
+       {"avid.update", std::to_string(state_.update)},
+       {"avid.schedule", config_.diffusion.schedule},
+       {"avid.timesteps", std::to_string(config_.diffusion.timesteps)},
+       {"avid.objective", config_.diffusion.objective},
+       {"avid.frames", std::to_string(config_.data.frames)},
+       {"avid.size", std::to_string(config_.data.size)},
+       {"avid.config", state_.fingerprint}});
   saved_update_ = state_.update;
   if (state_.update < config_.train.updates) folder_.write_report(state_, trainee_->description());
 }
@@ -141,7 +148,8 @@ TrainEnd Trainer::run() {
     if (best || due(state_.update, config_.checkpoint.every)) save();
     seconds_since_last();  // validation, samples and checkpoints are not training time
   }
-  if (end != TrainEnd::stopped && validation_ && config_.validation.every > 0 && saved_update_ != state_.update) validate();
+  if (end != TrainEnd::stopped && validation_ && config_.validation.every > 0 && saved_update_ != state_.update)
+    validate();
   save();
   folder_.write_report(state_, trainee_->description());
   batches_.reset();  // ends its threads
@@ -167,18 +175,22 @@ void Trainer::after_update(std::int64_t k, const UpdateReport& report) {
     ++state_.bad_total;
     folder_.log().append({state_.update, unix_now(), {}, "update skipped: " + report.problem});
     if (hooks_.say) hooks_.say(fmt::format("update {} skipped: {}", state_.update, report.problem));
-    check(state_.bad_in_a_row < config_.train.max_bad_steps,
-          "train: {} updates in a row were not finite, the last one because the {} | lower train.lr or train.clip, or go back: avid train --resume {}",
-          state_.bad_in_a_row, report.problem, folder_.path().string());
+    check(
+        state_.bad_in_a_row < config_.train.max_bad_steps,
+        "train: {} updates in a row were not finite, the last one because the {} | lower train.lr or train.clip, or go "
+        "back: avid train --resume {}",
+        state_.bad_in_a_row, report.problem, folder_.path().string());
   }
   if (due(state_.update, config_.log.every)) write_log_line(report);
   if (hooks_.progress) {
     TrainProgress progress{state_.update, config_.train.updates, report, 0, 0, peak_memory_mib()};
     const auto clips = static_cast<double>(config_.train.batch * config_.train.accumulate);
-    progress.clips_per_s = window_updates_ > 0 ? clips * static_cast<double>(window_updates_) / window_seconds_ : recent_clips_per_s_;
+    progress.clips_per_s =
+        window_updates_ > 0 ? clips * static_cast<double>(window_updates_) / window_seconds_ : recent_clips_per_s_;
     progress.seconds_left = static_cast<double>(config_.train.updates - state_.update) * clips / progress.clips_per_s;
     if (config_.train.time_limit_minutes > 0)
-      progress.seconds_left = std::min(progress.seconds_left, config_.train.time_limit_minutes * 60 - state_.train_seconds);
+      progress.seconds_left =
+          std::min(progress.seconds_left, config_.train.time_limit_minutes * 60 - state_.train_seconds);
     hooks_.progress(progress);
   }
 }
@@ -191,7 +203,8 @@ void Trainer::write_log_line(const UpdateReport& report) {
     record.values = {{"train/loss", w.loss / n}, {"train/grad_norm", w.grad_norm / n}, {"train/lr", report.lr}};
     if (report.mask) add_mask(record.values, "train", {w.mask_mean / n, w.mask_std / n, w.mask_min, w.mask_max});
   }
-  recent_clips_per_s_ = static_cast<double>(window_updates_ * config_.train.batch * config_.train.accumulate) / std::max(window_seconds_, 1e-9);
+  recent_clips_per_s_ = static_cast<double>(window_updates_ * config_.train.batch * config_.train.accumulate) /
+                        std::max(window_seconds_, 1e-9);
   record.values.emplace_back("clips_per_s", recent_clips_per_s_);
   record.values.emplace_back("memory_mib", peak_memory_mib());
   folder_.log().append(std::move(record));
@@ -220,15 +233,17 @@ bool Trainer::validate() {
     state_.best_loss = loss;
     state_.best_update = state_.update;
   }
-  if (hooks_.say) hooks_.say(fmt::format("update {}: validation loss {:.5g}{}", state_.update, loss, best ? " (best)" : ""));
+  if (hooks_.say)
+    hooks_.say(fmt::format("update {}: validation loss {:.5g}{}", state_.update, loss, best ? " (best)" : ""));
   return best;
 }
 
 void Trainer::write_samples() {
   if (!validation_) return;
   const Ema::Swapped averaged(learner_->ema());
-  write_training_samples(folder_.path() / "samples" / fmt::format("step_{:08}", state_.update), config_, *trainee_, learner_->schedule(),
-                         validation_->clips(config_.samples.clips));
+  write_training_samples(
+      folder_.path() / "samples" / fmt::format("step_{:08}", state_.update), config_, *trainee_, learner_->schedule(),
+      validation_->clips(config_.samples.clips));
 }
 
 double Trainer::peak_memory_mib() const { return mib(host_pool_stats().peak_in_use_bytes); }

@@ -20,15 +20,15 @@ enum class TrainEnd { finished, time_limit, stopped };
 struct TrainProgress {
   std::int64_t update = 0, num_updates = 0;
   UpdateReport report;
-  double clips_per_s = 0;     // over the last updates
+  double clips_per_s = 0;  // over the last updates
   double seconds_left = 0;
-  double memory_mib = 0;      // peak of tensors so far
+  double memory_mib = 0;  // peak of tensors so far
 };
 
 struct TrainHooks {
-  std::function<bool()> should_stop;                  // asked before every update
-  std::function<void(const TrainProgress&)> progress; // after every update
-  std::function<void(const std::string&)> say;        // things worth a line: validation, skipped updates, checkpoints
+  std::function<bool()> should_stop;                   // asked before every update
+  std::function<void(const TrainProgress&)> progress;  // after every update
+  std::function<void(const std::string&)> say;         // things worth a line: validation, skipped updates, checkpoints
 };
 
 class Trainer {

@@ -19,7 +19,8 @@ TrainConfig tiny(const std::vector<std::string>& set = {}) {
 }  // namespace
 
 TEST_CASE("batches/accumulate/property_41_the_same_clips_and_noise") {
-  TrainingBatches halves(tiny({"train.batch=3", "train.accumulate=2"})), whole(tiny({"train.batch=6", "train.accumulate=1"}));
+  TrainingBatches halves(tiny({"train.batch=3", "train.accumulate=2"})),
+      whole(tiny({"train.batch=6", "train.accumulate=1"}));
   for (const std::int64_t update : {0, 5}) {
     const TrainBatch all = whole.micro_batch(update, 0);
     for (std::int64_t i = 0; i < 2; ++i) {

@@ -15,7 +15,8 @@ namespace {
 // The file itself serves as data: the configuration only checks that the path exists.
 std::string minimal() {
   return "seed = 7\n[data]\ntrain = \"" + std::string(AVID_SOURCE_DIR) +
-         "/CMakeLists.txt\"\n[model]\nkind = \"scratch\"\nwidth = 8\nmultipliers = [1, 2]\n[train]\nupdates = 5\nlr = 1\n";
+         "/CMakeLists.txt\"\n[model]\nkind = \"scratch\"\nwidth = 8\nmultipliers = [1, 2]\n[train]\nupdates = 5\nlr = "
+         "1\n";
 }
 
 // The message of the ConfigError that `text` causes.
@@ -47,8 +48,10 @@ TEST_CASE("config/read/values_and_defaults") {
 }
 
 TEST_CASE("config/set/overrides_in_order") {
-  const auto c = TrainConfig::parse(minimal(), "x.toml", {"train.lr=0.5", "model.kind=scratch", "train.lr=2e-4", "run.name=\"a b\"",
-                                                          "model.multipliers=[1,2,4]", "log.tensorboard=false", "seed=9"});
+  const auto c = TrainConfig::parse(
+      minimal(), "x.toml",
+      {"train.lr=0.5", "model.kind=scratch", "train.lr=2e-4", "run.name=\"a b\"", "model.multipliers=[1,2,4]",
+       "log.tensorboard=false", "seed=9"});
   CHECK(c.train.lr == 2e-4);
   CHECK(c.run.name == "a b");
   CHECK(c.model.multipliers.size() == 3);
@@ -78,21 +81,27 @@ TEST_CASE("config/errors/types_and_ranges") {
 
 TEST_CASE("config/errors/keys_that_contradict") {
   CHECK(has(message(minimal(), {"model.kind=avid"}), "base.checkpoint: missing, model.kind = avid"));
-  CHECK(has(message(minimal(), {"base.checkpoint=CMakeLists.txt", "data.train=" + std::string(AVID_SOURCE_DIR) + "/CMakeLists.txt"}),
-            "base.checkpoint"));
+  CHECK(
+      has(message(
+              minimal(),
+              {"base.checkpoint=CMakeLists.txt", "data.train=" + std::string(AVID_SOURCE_DIR) + "/CMakeLists.txt"}),
+          "base.checkpoint"));
   CHECK(has(message(minimal(), {"data.size=33"}), "data.size: expected a multiple of 2"));
   CHECK(has(message(minimal(), {"model.width=9"}), "even"));
   CHECK(has(message(minimal(), {"validation.every=5"}), "data.validation"));
   CHECK(has(message(minimal(), {"model.kind=base", "train.action_drop=0.2"}), "never sees actions"));
-  CHECK(has(message(minimal(), {"model.kind=finetune", "base.checkpoint=" + std::string(AVID_SOURCE_DIR) + "/CMakeLists.txt"}),
-            "takes the architecture from base.checkpoint"));
+  CHECK(has(
+      message(
+          minimal(), {"model.kind=finetune", "base.checkpoint=" + std::string(AVID_SOURCE_DIR) + "/CMakeLists.txt"}),
+      "takes the architecture from base.checkpoint"));
   CHECK(has(message("[model]\nkind = \"scratch\"\n"), "data.train: missing"));
 }
 
 TEST_CASE("config/file/missing_is_an_error") { CHECK_THROWS_AS(TrainConfig::load("/nonexistent/x.toml"), FileError); }
 
 TEST_CASE("config/write/reads_back_to_itself") {
-  auto c = TrainConfig::parse(minimal(), "x.toml", {"run.name=\"quote \\\" and \\\\ back\"", "train.clip=inf", "ema.decay=1"});
+  auto c = TrainConfig::parse(
+      minimal(), "x.toml", {"run.name=\"quote \\\" and \\\\ back\"", "train.clip=inf", "ema.decay=1"});
   const std::string text = c.to_toml();
   const auto again = TrainConfig::parse(text, "y.toml");
   CHECK(again.to_toml() == text);
@@ -106,4 +115,3 @@ TEST_CASE("config/fingerprint/only_keys_that_decide_numbers") {
   CHECK(TrainConfig::parse(minimal(), "x.toml", {"train.lr=2"}).fingerprint() != base);
   CHECK(TrainConfig::parse(minimal(), "x.toml", {"seed=8"}).fingerprint() != base);
 }
-

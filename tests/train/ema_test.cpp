@@ -28,8 +28,9 @@ struct OneParameter : nn::Module {
 
 TEST_CASE("ema/decay/property_40_values") {
   const EmaOptions o;
-  const std::vector<std::pair<int, double>> expected = {{110, 0.797820}, {120, 0.868623}, {200, 0.953891},  {500, 0.981610},
-                                                        {1000, 0.989280}, {2000, 0.993484}, {2920, 0.994991}, {2930, 0.995}};
+  const std::vector<std::pair<int, double>> expected = {{110, 0.797820},  {120, 0.868623},  {200, 0.953891},
+                                                        {500, 0.981610},  {1000, 0.989280}, {2000, 0.993484},
+                                                        {2920, 0.994991}, {2930, 0.995}};
   for (const auto& [s, d] : expected) CHECK(ema_decay(o, s) == doctest::Approx(d).epsilon(1e-6));
   CHECK(ema_decay(o, 2930) == 0.995);
   CHECK(ema_decay(o, 1000000) == 0.995);

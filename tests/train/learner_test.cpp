@@ -46,14 +46,15 @@ TrainBatch random_batch(std::int64_t b, DType dtype, std::uint64_t seed) {
   batch.t = Tensor::zeros({b}, DType::i64);
   batch.actions = Tensor::zeros({b, 3}, DType::i64);
   for (std::int64_t i = 0; i < b; ++i) {
-    batch.t.data<std::int64_t>()[i] = static_cast<std::int64_t>((seed * 31 + static_cast<std::uint64_t>(i) * 47) % 190 + 5);
+    batch.t.data<std::int64_t>()[i] =
+        static_cast<std::int64_t>((seed * 31 + static_cast<std::uint64_t>(i) * 47) % 190 + 5);
     for (std::int64_t f = 0; f < 3; ++f) batch.actions.data<std::int64_t>()[3 * i + f] = (i * 3 + f) % 15;
   }
   return batch;
 }
 
 TrainBatch part_of(const TrainBatch& whole, std::int64_t begin, std::int64_t end) {
-  return {whole.x0.slice(begin, end), whole.cond.slice(begin, end), whole.actions.slice(begin, end),
+  return {whole.x0.slice(begin, end),    whole.cond.slice(begin, end),      whole.actions.slice(begin, end),
           whole.noise.slice(begin, end), whole.t.slice(begin, end).clone(), {}};
 }
 
@@ -72,14 +73,17 @@ bool same(const NamedTensors& a, const NamedTensors& b) {
 
 // Weights after update k against the original's: 99.9 % within 1e-3 lr (k+1), all within 1e-2 lr (k+1), plus one f32 ulp. For the
 // average the ulp is that of its value `before`: it moves twice per update and is rounded each time, on its way to a smaller value too.
-void check_weights(const NamedTensors& ours, const TensorFile& theirs, double lr_k, const TensorFile* before = nullptr) {
+void check_weights(
+    const NamedTensors& ours, const TensorFile& theirs, double lr_k, const TensorFile* before = nullptr) {
   std::int64_t total = 0, beyond = 0;
   for (const auto& [name, tensor] : ours) {
     const Tensor expected = theirs.load(name);
     REQUIRE(tensor.shape() == expected.shape());
-    const auto a = tensor.to_doubles(), b = expected.to_doubles(), c = (before != nullptr ? *before : theirs).load(name).to_doubles();
+    const auto a = tensor.to_doubles(), b = expected.to_doubles(),
+               c = (before != nullptr ? *before : theirs).load(name).to_doubles();
     for (std::size_t i = 0; i < a.size(); ++i) {
-      const double ulp = std::max(std::abs(b[i]), std::abs(c[i])) * std::numeric_limits<float>::epsilon() + 1e-12, d = std::abs(a[i] - b[i]);
+      const double ulp = std::max(std::abs(b[i]), std::abs(c[i])) * std::numeric_limits<float>::epsilon() + 1e-12,
+                   d = std::abs(a[i] - b[i]);
       ++total;
       if (!(d <= 1e-3 * lr_k + ulp)) ++beyond;
       if (!(d <= 1e-2 * lr_k + ulp)) FAIL_CHECK(name << " differs by " << d);
@@ -91,8 +95,9 @@ void check_weights(const NamedTensors& ours, const TensorFile& theirs, double lr
 void golden_train3(DType dtype, double tolerance) {
   const auto folder = test::golden("pixel/train3");
   const SafetensorsFile input(folder / "input.safetensors"), expected(folder / "expected.safetensors");
-  auto trainee = make_avid_trainee(load_unet3d(folder / "base.safetensors", dtype), load_avid(folder / "adapter.safetensors", dtype, 2),
-                                   diffusion::Objective::pred_x0);
+  auto trainee = make_avid_trainee(
+      load_unet3d(folder / "base.safetensors", dtype), load_avid(folder / "adapter.safetensors", dtype, 2),
+      diffusion::Objective::pred_x0);
   LearnerOptions options;
   options.accumulate = 2;
   options.lr = 1e-4;
@@ -104,12 +109,18 @@ void golden_train3(DType dtype, double tolerance) {
     const auto start = SafetensorsFile(folder / "ema_0.safetensors").load_all();
     trainee->module().import_tensors(nn::TensorMap(start.begin(), start.end()), "ema_0", dtype);
   }
-  const auto losses = expected.load("loss").to_doubles(), norms = expected.load("grad_norm").to_doubles(), clips = expected.load("clip_coef").to_doubles(),
-             rates = expected.load("lr").to_doubles(), decays = expected.load("ema_decay").to_doubles(), stats = expected.load("mask_stats").to_doubles();
+  const auto losses = expected.load("loss").to_doubles(), norms = expected.load("grad_norm").to_doubles(),
+             clips = expected.load("clip_coef").to_doubles(), rates = expected.load("lr").to_doubles(),
+             decays = expected.load("ema_decay").to_doubles(), stats = expected.load("mask_stats").to_doubles();
   for (std::int64_t k = 0; k < 3; ++k) {
     const auto name = [&](const char* what) { return fmt::format("{}.{}", what, k); };
-    const TrainBatch whole{channels_last(input.load(name("x0")), dtype), channels_last(input.load(name("cond")), dtype), input.load(name("actions")),
-                           channels_last(input.load(name("noise")), dtype), input.load(name("t")), {}};
+    const TrainBatch whole{
+        channels_last(input.load(name("x0")), dtype),
+        channels_last(input.load(name("cond")), dtype),
+        input.load(name("actions")),
+        channels_last(input.load(name("noise")), dtype),
+        input.load(name("t")),
+        {}};
     const UpdateReport report = learner.update(k, [&](std::int64_t i) { return part_of(whole, 2 * i, 2 * i + 2); });
     const auto u = static_cast<std::size_t>(k);
     CHECK(report.applied);
@@ -126,10 +137,14 @@ void golden_train3(DType dtype, double tolerance) {
     CHECK(report.mask->min == doctest::Approx(std::min(stats[8 * u + 2], stats[8 * u + 6])).epsilon(10 * tolerance));
     CHECK(report.mask->max == doctest::Approx(std::max(stats[8 * u + 3], stats[8 * u + 7])).epsilon(10 * tolerance));
     const double lr_k = rates[u] * static_cast<double>(k + 1);
-    check_weights(trainee->module().export_tensors(), SafetensorsFile(folder / fmt::format("adapter_{}.safetensors", k + 1)), lr_k);
+    check_weights(
+        trainee->module().export_tensors(), SafetensorsFile(folder / fmt::format("adapter_{}.safetensors", k + 1)),
+        lr_k);
     const SafetensorsFile before(folder / fmt::format("ema_{}.safetensors", k));
     const Ema::Swapped averaged(learner.ema());
-    check_weights(trainee->module().export_tensors(), SafetensorsFile(folder / fmt::format("ema_{}.safetensors", k + 1)), lr_k, &before);
+    check_weights(
+        trainee->module().export_tensors(), SafetensorsFile(folder / fmt::format("ema_{}.safetensors", k + 1)), lr_k,
+        &before);
   }
 }
 
@@ -235,7 +250,8 @@ TEST_CASE("learner/evaluate/changes_nothing") {
   auto trainee = small_avid(DType::f32);
   Learner learner(*trainee, {});
   const auto start = trainee->module().export_tensors();
-  const auto first = learner.evaluate(random_batch(2, DType::f32, 5)), again = learner.evaluate(random_batch(2, DType::f32, 5));
+  const auto first = learner.evaluate(random_batch(2, DType::f32, 5)),
+             again = learner.evaluate(random_batch(2, DType::f32, 5));
   CHECK(first.loss == again.loss);
   REQUIRE(first.mask);
   CHECK(first.mask->mean == 0.5);  // a fresh mask

@@ -34,14 +34,16 @@ std::vector<std::string> command(std::vector<std::string> words, const std::vect
   return words;
 }
 
-std::vector<std::string> fresh(const std::string& config, const fs::path& run, const std::vector<std::string>& set = {}) {
+std::vector<std::string> fresh(
+    const std::string& config, const fs::path& run, const std::vector<std::string>& set = {}) {
   return command({"--config", kConfigs + config, "--run", run.string()}, set);
 }
 
 // A program in the background, its messages in a file.
 class Child {
  public:
-  Child(const std::vector<std::string>& words, fs::path messages, std::size_t file_limit = 0) : messages_(std::move(messages)) {
+  Child(const std::vector<std::string>& words, fs::path messages, std::size_t file_limit = 0)
+      : messages_(std::move(messages)) {
     std::vector<char*> argv;
     for (const std::string& word : words) argv.push_back(const_cast<char*>(word.c_str()));
     argv.push_back(nullptr);
@@ -105,7 +107,8 @@ void check_same_run(const fs::path& a, const fs::path& b) {
   CHECK(x.ema == y.ema);
   CHECK(x.optimizer == y.optimizer);
   const std::string name = fmt::format("checkpoints/step_{:08}/", x.update);
-  for (const char* file : {"weights.safetensors", "ema.safetensors", "optimizer.safetensors"}) CHECK(read_text(a / (name + file)) == read_text(b / (name + file)));
+  for (const char* file : {"weights.safetensors", "ema.safetensors", "optimizer.safetensors"})
+    CHECK(read_text(a / (name + file)) == read_text(b / (name + file)));
 }
 
 // log.jsonl without what a clock or another process's memory decides.
@@ -121,8 +124,10 @@ std::vector<Json> log_of(const fs::path& run) {
 
 int run_to_end(const std::vector<std::string>& words, std::string* messages = nullptr) {
   const test::ProgramResult result = test::run_program(words);
-  if (messages != nullptr) *messages = result.err;
-  else if (result.exit_code != 0) MESSAGE(result.err);
+  if (messages != nullptr)
+    *messages = result.err;
+  else if (result.exit_code != 0)
+    MESSAGE(result.err);
   CHECK(result.out.empty());
   return result.exit_code;
 }
@@ -142,9 +147,14 @@ TEST_CASE("resume/kill/any_instant_gives_the_same_bytes") {
   int killed = 0, finished = 0;
   for (int attempt = 0; killed < kills && attempt < 20 * kills; ++attempt) {
     // A kill before the first configuration was written leaves nothing to resume; a run that ended begins again.
-    if (finished > 0 && CheckpointStore(run).latest() && CheckpointStore::load_state(*CheckpointStore(run).latest()).update == 8) fs::remove_all(run);
-    Child child(fs::exists(run / "config.toml") ? command({"--resume", run.string()}) : fresh("base.toml", run, set), dir / "messages");
-    std::this_thread::sleep_for(std::chrono::microseconds(std::uniform_int_distribution<long>(0, length.count())(random)));
+    if (finished > 0 && CheckpointStore(run).latest() &&
+        CheckpointStore::load_state(*CheckpointStore(run).latest()).update == 8)
+      fs::remove_all(run);
+    Child child(
+        fs::exists(run / "config.toml") ? command({"--resume", run.string()}) : fresh("base.toml", run, set),
+        dir / "messages");
+    std::this_thread::sleep_for(
+        std::chrono::microseconds(std::uniform_int_distribution<long>(0, length.count())(random)));
     if (!child.running()) {
       ++finished;
       check_same_run(run, dir / "straight");
@@ -155,7 +165,9 @@ TEST_CASE("resume/kill/any_instant_gives_the_same_bytes") {
     if (CheckpointStore(run).latest()) CheckpointStore::load(*CheckpointStore(run).latest());  // whole, or it throws
   }
   CHECK(killed == kills);
-  REQUIRE(run_to_end(fs::exists(run / "config.toml") ? command({"--resume", run.string()}) : fresh("base.toml", run, set)) == 0);
+  REQUIRE(
+      run_to_end(
+          fs::exists(run / "config.toml") ? command({"--resume", run.string()}) : fresh("base.toml", run, set)) == 0);
   check_same_run(run, dir / "straight");
   CHECK(log_of(run) == log_of(dir / "straight"));
   for (const auto& entry : fs::recursive_directory_iterator(run)) CHECK(entry.path().filename().string()[0] != '.');
@@ -165,14 +177,20 @@ TEST_CASE("resume/signal/saves_and_says_how_to_go_on") {
   const test::TempDir dir;
   for (const auto& [number, code] : {std::pair{SIGINT, 130}, {SIGTERM, 143}}) {
     const fs::path run = dir / ("run" + std::to_string(number)), straight = dir / ("straight" + std::to_string(number));
-    Child child(fresh("scratch.toml", run, {"train.updates=1000000", "checkpoint.every=1000000", "validation.every=0", "log.every=2"}), dir / "messages");
+    Child child(
+        fresh(
+            "scratch.toml", run,
+            {"train.updates=1000000", "checkpoint.every=1000000", "validation.every=0", "log.every=2"}),
+        dir / "messages");
     REQUIRE(wait_until(child, [&] { return fs::exists(run / "log.jsonl") && fs::file_size(run / "log.jsonl") > 300; }));
     CHECK(child.signal_and_wait(number) == code);
     CHECK(child.messages().find("avid train --resume " + run.string()) != std::string::npos);
     const std::int64_t stopped_at = run_digests(run).update;
     const std::string more = "train.updates=" + std::to_string(stopped_at + 3);
     REQUIRE(run_to_end(command({"--resume", run.string()}, {more})) == 0);
-    REQUIRE(run_to_end(fresh("scratch.toml", straight, {more, "validation.every=0", "log.every=2", "checkpoint.every=1000000"})) == 0);
+    REQUIRE(
+        run_to_end(fresh(
+            "scratch.toml", straight, {more, "validation.every=0", "log.every=2", "checkpoint.every=1000000"})) == 0);
     check_same_run(run, straight);
     CHECK(log_of(run) == log_of(straight));
   }
@@ -255,15 +273,21 @@ TEST_CASE("train/errors/one_clear_line") {
   const std::string config = read_text(dir / "run/config.toml");
   std::ofstream(dir / "run/config.toml") << "seed = 8\n" << config.substr(config.find('\n') + 1);
   fails(command({"--resume", (dir / "run").string()}), 1, "config.toml was changed");
-  fails(fresh("avid.toml", dir / "a", {"base.checkpoint=" + (dir / "run").string(), "data.cond_frames=3"}), 1, "data.cond_frames: expected 2");
-  fails(fresh("avid.toml", dir / "a", {"base.checkpoint=" + (dir / "run").string(), "diffusion.objective=pred_v"}), 1,
-        "diffusion.objective: expected pred_x0 as in base.checkpoint, got pred_v");
+  fails(
+      fresh("avid.toml", dir / "a", {"base.checkpoint=" + (dir / "run").string(), "data.cond_frames=3"}), 1,
+      "data.cond_frames: expected 2");
+  fails(
+      fresh("avid.toml", dir / "a", {"base.checkpoint=" + (dir / "run").string(), "diffusion.objective=pred_v"}), 1,
+      "diffusion.objective: expected pred_x0 as in base.checkpoint, got pred_v");
 }
 
 TEST_CASE("train/errors/non_finite_updates_stop_the_run") {
   const test::TempDir dir;
   std::string message;
-  CHECK(run_to_end(fresh("base.toml", dir / "run", {"train.lr=1e30", "train.warmup=0", "train.max_bad_steps=3"}), &message) == 1);
+  CHECK(
+      run_to_end(
+          fresh("base.toml", dir / "run", {"train.lr=1e30", "train.warmup=0", "train.max_bad_steps=3"}), &message) ==
+      1);
   CHECK(message.find("error: train: 3 updates in a row were not finite") != std::string::npos);
   int skipped = 0;
   for (const Json& line : log_of(dir / "run"))
@@ -273,7 +297,8 @@ TEST_CASE("train/errors/non_finite_updates_stop_the_run") {
 
 TEST_CASE("train/dry_run/writes_nothing") {
   const test::TempDir dir;
-  const auto result = test::run_program(command({"--config", kConfigs + "base.toml", "--dry-run", "--json"}, {"data.train=not/here.h5"}));
+  const auto result = test::run_program(
+      command({"--config", kConfigs + "base.toml", "--dry-run", "--json"}, {"data.train=not/here.h5"}));
   REQUIRE(result.exit_code == 0);
   const Json json = Json::parse(result.out);
   CHECK(json["trained_parameters"] > 10000);

@@ -23,7 +23,9 @@ using namespace avid::train;
 
 namespace {
 
-LogRecord record(std::int64_t update, double loss) { return {update, 1000.0 + double(update), {{"train/loss", loss}, {"other", 2.0}}, ""}; }
+LogRecord record(std::int64_t update, double loss) {
+  return {update, 1000.0 + double(update), {{"train/loss", loss}, {"other", 2.0}}, ""};
+}
 
 std::string events_of(const test::TempDir& dir) { return read_text(dir / "events.out.tfevents.0000000000.avid"); }
 
@@ -59,9 +61,11 @@ TEST_CASE("run_log/append/three_files_agree") {
     log.append(record(3, std::nan("")));
   }
   const std::string json = read_text(dir / "log.jsonl"), csv = read_text(dir / "log.csv");
-  CHECK(json == "{\"update\":1,\"time\":1001.0,\"train/loss\":0.5,\"other\":2.0}\n"
-                "{\"update\":2,\"time\":1002.0,\"event\":\"something \\\"odd\\\"\\nhappened\"}\n"
-                "{\"update\":3,\"time\":1003.0,\"train/loss\":null,\"other\":2.0}\n");
+  CHECK(
+      json ==
+      "{\"update\":1,\"time\":1001.0,\"train/loss\":0.5,\"other\":2.0}\n"
+      "{\"update\":2,\"time\":1002.0,\"event\":\"something \\\"odd\\\"\\nhappened\"}\n"
+      "{\"update\":3,\"time\":1003.0,\"train/loss\":null,\"other\":2.0}\n");
   CHECK(csv.find("\n1,1001.000,0.5,") != std::string::npos);
   CHECK(std::count(csv.begin(), csv.end(), '\n') == 3);
   CHECK(payloads(events_of(dir)).size() == 3);  // header and two records with numbers
@@ -117,11 +121,24 @@ TEST_CASE("tensorboard/bytes/known_values") {
   CHECK(crc32c(std::string(32, '\0')) == 0x8a9136aau);  // RFC 3720, B.4
   const auto head = payloads(tensorboard_header(2.0));
   REQUIRE(head.size() == 1);
-  CHECK(head[0] == std::string("\x09\0\0\0\0\0\0\0\x40\x1a\x0d" "brain.Event:2", 24));
+  CHECK(
+      head[0] == std::string(
+                     "\x09\0\0\0\0\0\0\0\x40\x1a\x0d"
+                     "brain.Event:2",
+                     24));
   const std::pair<std::string, double> value{"a", 1.0};
   const auto body = payloads(tensorboard_scalars(2.0, 300, std::span(&value, 1)));
   REQUIRE(body.size() == 1);
-  CHECK(body[0] == std::string("\x09\0\0\0\0\0\0\0\x40" "\x10\xac\x02" "\x2a\x0a" "\x0a\x08" "\x0a\x01" "a" "\x15\0\0\x80\x3f", 24));
+  CHECK(
+      body[0] == std::string(
+                     "\x09\0\0\0\0\0\0\0\x40"
+                     "\x10\xac\x02"
+                     "\x2a\x0a"
+                     "\x0a\x08"
+                     "\x0a\x01"
+                     "a"
+                     "\x15\0\0\x80\x3f",
+                     24));
 }
 
 TEST_CASE("run_lock/held/refused_while_the_holder_lives") {

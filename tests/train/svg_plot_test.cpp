@@ -24,8 +24,9 @@ TEST_CASE("svg_plot/ticks/round_numbers") {
 
 TEST_CASE("svg_plot/lines/gaps_and_points") {
   const double nan = std::nan("");
-  const std::string svg = svg_line_plot({.title = "a < b", .x_label = "update", .y_label = "loss"},
-                                        {{"one", {0, 1, 2, 3, 4}, {1, 2, nan, 3, 4}}, {"two", {2}, {1}}});
+  const std::string svg = svg_line_plot(
+      {.title = "a < b", .x_label = "update", .y_label = "loss"},
+      {{"one", {0, 1, 2, 3, 4}, {1, 2, nan, 3, 4}}, {"two", {2}, {1}}});
   CHECK(count(svg, "<polyline") == 2);
   CHECK(count(svg, "<circle") == 1);
   CHECK(svg.find("a &lt; b") != std::string::npos);
@@ -35,7 +36,8 @@ TEST_CASE("svg_plot/lines/gaps_and_points") {
 
 TEST_CASE("svg_plot/empty/still_a_picture") {
   for (const bool log_y : {false, true}) {
-    const std::string svg = svg_line_plot({.title = "t", .x_label = "", .y_label = "", .log_y = log_y}, {{"none", {}, {}}, {"zero", {1}, {0}}});
+    const std::string svg = svg_line_plot(
+        {.title = "t", .x_label = "", .y_label = "", .log_y = log_y}, {{"none", {}, {}}, {"zero", {1}, {0}}});
     CHECK(svg.find("nan") == std::string::npos);
     CHECK(svg.find("inf") == std::string::npos);
     CHECK(svg.find("</svg>") != std::string::npos);

@@ -45,13 +45,16 @@ TEST_CASE("trainer/run/logs_samples_and_report") {
     Trainer trainer(folder, {});
     CHECK(trainer.run() == TrainEnd::finished);
   }
-  const TrainConfig config = tiny("avid.toml", {"base.checkpoint=" + (dir / "base").string(), "train.updates=4", "validation.every=2", "samples.every=4",
-                                                "samples.clips=2", "samples.steps=2", "log.every=2", "run.name=\"a <b> run\""});
+  const TrainConfig config = tiny(
+      "avid.toml", {"base.checkpoint=" + (dir / "base").string(), "train.updates=4", "validation.every=2",
+                    "samples.every=4", "samples.clips=2", "samples.steps=2", "log.every=2", "run.name=\"a <b> run\""});
   RunFolder folder = RunFolder::create(dir / "avid", config, info_for(config));
   std::vector<std::string> said;
   int updates = 0;
-  Trainer trainer(folder, {.should_stop = {}, .progress = [&](const TrainProgress& p) { CHECK(p.update == ++updates); },
-                           .say = [&](const std::string& text) { said.push_back(text); }});
+  Trainer trainer(
+      folder, {.should_stop = {},
+               .progress = [&](const TrainProgress& p) { CHECK(p.update == ++updates); },
+               .say = [&](const std::string& text) { said.push_back(text); }});
   CHECK(trainer.run() == TrainEnd::finished);
   CHECK(updates == 4);
   CHECK(said.size() == 2);
@@ -67,7 +70,8 @@ TEST_CASE("trainer/run/logs_samples_and_report") {
 
   CHECK(fs::exists(dir / "avid/samples/step_00000004/clip_00.png"));
   CHECK(fs::exists(dir / "avid/samples/step_00000004/clip_01.gif"));
-  for (const char* plot : {"loss", "mask", "lr", "grad_norm", "clips_per_s"}) CHECK(fs::exists(dir / "avid/plots" / (std::string(plot) + ".svg")));
+  for (const char* plot : {"loss", "mask", "lr", "grad_norm", "clips_per_s"})
+    CHECK(fs::exists(dir / "avid/plots" / (std::string(plot) + ".svg")));
   const std::string html = read_text(dir / "avid/report.html");
   CHECK(count(html, "<svg") == 5);
   CHECK(count(html, "<img") == 4);
@@ -78,7 +82,8 @@ TEST_CASE("trainer/run/logs_samples_and_report") {
 
 TEST_CASE("trainer/time_limit/stops_and_resumes_as_ended") {
   const test::TempDir dir;
-  const TrainConfig config = tiny("scratch.toml", {"train.updates=1000000", "train.time_limit_minutes=0.0005", "validation.every=0"});
+  const TrainConfig config =
+      tiny("scratch.toml", {"train.updates=1000000", "train.time_limit_minutes=0.0005", "validation.every=0"});
   std::int64_t ended = 0;
   {
     RunFolder folder = RunFolder::create(dir / "run", config, info_for(config));
@@ -100,7 +105,9 @@ TEST_CASE("trainer/inputs/other_data_is_noticed") {
     RunFolder folder = RunFolder::create(dir / "run", config, info_for(config));
     Trainer(folder, {}).run();
   }
-  RunFolder folder = RunFolder::open(dir / "run", {"train.updates=2", "data.train=" + std::string(AVID_SOURCE_DIR) + "/data/samples/coinrun32-heldout.h5"});
+  RunFolder folder = RunFolder::open(
+      dir / "run",
+      {"train.updates=2", "data.train=" + std::string(AVID_SOURCE_DIR) + "/data/samples/coinrun32-heldout.h5"});
   CHECK_THROWS_AS(Trainer(folder, {}), ConfigError);
 }
 
@@ -112,8 +119,10 @@ TEST_CASE("trainer/finetune/starts_from_the_base") {
     Trainer(folder, {}).run();
   }
   const std::string data = std::string(AVID_SOURCE_DIR) + "/data/samples/coinrun32-train.h5";
-  const TrainConfig config = TrainConfig::parse("[data]\ntrain = \"" + data + "\"\nsize = 16\n[model]\nkind = \"finetune\"\n[base]\ncheckpoint = \"" +
-                                                    (dir / "base").string() + "\"\n[train]\nupdates = 1\nbatch = 2\nwarmup = 10\n", "f.toml");
+  const TrainConfig config = TrainConfig::parse(
+      "[data]\ntrain = \"" + data + "\"\nsize = 16\n[model]\nkind = \"finetune\"\n[base]\ncheckpoint = \"" +
+          (dir / "base").string() + "\"\n[train]\nupdates = 1\nbatch = 2\nwarmup = 10\n",
+      "f.toml");
   RunFolder folder = RunFolder::create(dir / "fine", config, info_for(config));
   Trainer trainer(folder, {});
   CHECK(trainer.run() == TrainEnd::finished);
@@ -129,8 +138,15 @@ TEST_CASE("progress/text/for_people") {
   CHECK(duration_text(3723) == "1:02:03");
   CHECK(duration_text(86400 * 3 + 4 * 3600) == "3 d 4 h");
   CHECK(duration_text(std::nan("")) == "?");
-  CHECK(progress_text({.update = 120, .num_updates = 600, .loss = 0.412, .mask_mean = 0.47, .clips_per_s = 11.3, .memory_mib = 312, .seconds_left = 161}) ==
-        "update 120/600  20%  loss 0.412  mask 0.470  11.3 clips/s  312 MiB  2:41 left");
+  CHECK(
+      progress_text(
+          {.update = 120,
+           .num_updates = 600,
+           .loss = 0.412,
+           .mask_mean = 0.47,
+           .clips_per_s = 11.3,
+           .memory_mib = 312,
+           .seconds_left = 161}) == "update 120/600  20%  loss 0.412  mask 0.470  11.3 clips/s  312 MiB  2:41 left");
 }
 
 TEST_CASE("report/base64/known_values") {

@@ -115,6 +115,16 @@ std::pair<std::string, std::string> named_file(const std::string& text) {
   return {text.substr(0, equals), text.substr(equals + 1)};
 }
 
+void print_table(const Options& options, const Json& report, const eval::ScoreTable& table) {
+  std::printf(
+      "%lld held-out clips of %lld + %lld frames, %lldx%lld, %s with %zu steps, seed %llu\n",
+      static_cast<long long>(options.clips), report["t_cond"].get<long long>(), report["frames"].get<long long>(),
+      report["height"].get<long long>(), report["width"].get<long long>(),
+      report["sampler"]["kind"].get<std::string>().c_str(), report["sampler"]["steps"].get<std::size_t>(),
+      static_cast<unsigned long long>(options.sampling.seed));
+  std::printf("%s", table.text().c_str());
+}
+
 void evaluate(const Options& options) {
   check<UsageError>(options.clips >= 1, "evaluate: --clips: expected at least 1, got {}", options.clips);
   const std::unique_ptr<WorldModel> world = WorldModel::load(options.files);
@@ -123,6 +133,7 @@ void evaluate(const Options& options) {
                                                              : 8;
   const diffusion::SamplerOptions sampler = sampler_options(options.sampling, world->schedule());
   const Clips clips = read_clips(options, *world, frames);
+  if (!options.out.empty()) AtomicFile(options.out);  // shows now, not after minutes, that it cannot be written
 
   Evaluation evaluation(options, clips);
   evaluation.add_repeat_last_frame();
@@ -167,19 +178,12 @@ void evaluate(const Options& options) {
   report.update(evaluation.table().json());
   report["mask_mean_per_step"] = evaluation.masks();
   const std::string json = report.dump(2, ' ', false, Json::error_handler_t::replace);
-  if (!options.out.empty()) write_text_atomic(options.out, json + "\n");
-  if (options.json) {
+  // Printed first: a full disk costs the file only.
+  if (options.json)
     std::printf("%s\n", json.c_str());
-    return;
-  }
-  std::printf(
-      "%lld held-out clips of %lld + %lld frames, %lldx%lld, %s with %zu steps, seed %llu\n",
-      static_cast<long long>(options.clips), static_cast<long long>(world->cond_frames()),
-      static_cast<long long>(frames), static_cast<long long>(clips.real_u8.dim(2)),
-      static_cast<long long>(clips.real_u8.dim(3)), name_of(sampler.kind),
-      diffusion::sampling_times(world->schedule(), sampler).size(),
-      static_cast<unsigned long long>(options.sampling.seed));
-  std::printf("%s", evaluation.table().text().c_str());
+  else
+    print_table(options, report, evaluation.table());
+  if (!options.out.empty()) write_text_atomic(options.out, json + "\n");
 }
 
 const CommandRegistrar registrar(

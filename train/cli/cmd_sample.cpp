@@ -87,7 +87,12 @@ std::vector<std::vector<std::uint8_t>> read_action_lines(const Options& options)
 
 /// [B,T] i64; undefined for a model without actions.
 Tensor choose_actions(const Options& options, const WorldModel& world, const Start& start, std::int64_t frames) {
-  if (!world.uses_actions()) return {};
+  if (!world.uses_actions()) {
+    check<UsageError>(
+        options.actions == "data",
+        "sample: --actions: this model takes no actions | leave it out, or give an --adapter");
+    return {};
+  }
   const std::int64_t clips = start.cond.dim(0);
   if (options.actions == "data") {
     check<UsageError>(
@@ -185,10 +190,6 @@ constexpr std::int64_t kClipsInOnePicture = 8;
 Json write_files(
     const Options& options, const WorldModel& world, const Start& start, const Tensor& actions, const Made& made,
     const Json& settings) {
-  std::error_code error;
-  std::filesystem::create_directories(options.out, error);
-  check<FileError>(
-      !error, "{}: could not make the folder: {} | choose another --out", options.out.string(), error.message());
   // Text chunks are ASCII: everything else is escaped.
   const std::string metadata = settings.dump(-1, ' ', true, Json::error_handler_t::replace);
   eval::StripOptions strip{
@@ -239,6 +240,12 @@ void sample(const Options& options) {
       options.data.empty() ? start_from_file(options, *world) : start_from_data(options, *world, frames);
   world->check_size(start.cond.dim(2), start.cond.dim(3));
   const Tensor actions = choose_actions(options, *world, start, frames);
+  // Before the minutes of sampling, so that they are not lost.
+  std::error_code error;
+  std::filesystem::create_directories(options.out, error);
+  check<FileError>(
+      !error, "{}: could not make the folder: {} | choose another --out", options.out.string(), error.message());
+  AtomicFile(options.out / "settings.json");
   const Made made = make_videos(options, *world, start, actions, frames);
   Json settings = describe(options, *world, start, actions, made);
   const Json files = write_files(options, *world, start, actions, made, settings);

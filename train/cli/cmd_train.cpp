@@ -31,7 +31,8 @@ struct Options {
 void say_device(int threads) { std::fprintf(stderr, "device cpu, %d threads\n", threads); }
 
 std::string size_text(double bytes) {
-  return bytes < 1073741824.0 ? fmt::format("{:.0f} MiB", bytes / 1048576.0) : fmt::format("{:.1f} GiB", bytes / 1073741824.0);
+  return bytes < 1073741824.0 ? fmt::format("{:.0f} MiB", bytes / 1048576.0)
+                              : fmt::format("{:.1f} GiB", bytes / 1073741824.0);
 }
 
 void print_dry_run(const Options& options) {
@@ -41,31 +42,40 @@ void print_dry_run(const Options& options) {
   say_device(kernels::num_threads());
   const DryRun d = dry_run(config);
   if (options.json) {
-    const Json json = {{"description", d.description},
-                       {"trained_parameters", d.trained_parameters},
-                       {"frozen_parameters", d.frozen_parameters},
-                       {"flops_per_update", d.flops_per_update},
-                       {"measured_gflop_s", d.measured_gflop_s},
-                       {"measured_clips", d.measured_clips},
-                       {"seconds_per_update", d.seconds_per_update},
-                       {"updates", config.train.updates},
-                       {"total_seconds", d.total_seconds},
-                       {"memory_bytes", d.memory_bytes}};
+    const Json json = {
+        {"description", d.description},
+        {"trained_parameters", d.trained_parameters},
+        {"frozen_parameters", d.frozen_parameters},
+        {"flops_per_update", d.flops_per_update},
+        {"measured_gflop_s", d.measured_gflop_s},
+        {"measured_clips", d.measured_clips},
+        {"seconds_per_update", d.seconds_per_update},
+        {"updates", config.train.updates},
+        {"total_seconds", d.total_seconds},
+        {"memory_bytes", d.memory_bytes}};
     std::printf("%s\n", json.dump(1).c_str());
     return;
   }
   std::printf("%s\n", d.description.c_str());
-  std::printf("parameters   %lld trained, %lld frozen\n", static_cast<long long>(d.trained_parameters), static_cast<long long>(d.frozen_parameters));
-  std::printf("per update   %lld clips, %.1f GFLOP\n", static_cast<long long>(config.train.batch * config.train.accumulate), d.flops_per_update / 1e9);
-  std::printf("rate         %.1f GFLOP/s, measured here on an update of %lld made-up clips\n", d.measured_gflop_s, static_cast<long long>(d.measured_clips));
-  std::printf("time         %.2f s per update, %s for %lld updates\n", d.seconds_per_update, duration_text(d.total_seconds).c_str(),
-              static_cast<long long>(config.train.updates));
+  std::printf(
+      "parameters   %lld trained, %lld frozen\n", static_cast<long long>(d.trained_parameters),
+      static_cast<long long>(d.frozen_parameters));
+  std::printf(
+      "per update   %lld clips, %.1f GFLOP\n", static_cast<long long>(config.train.batch * config.train.accumulate),
+      d.flops_per_update / 1e9);
+  std::printf(
+      "rate         %.1f GFLOP/s, measured here on an update of %lld made-up clips\n", d.measured_gflop_s,
+      static_cast<long long>(d.measured_clips));
+  std::printf(
+      "time         %.2f s per update, %s for %lld updates\n", d.seconds_per_update,
+      duration_text(d.total_seconds).c_str(), static_cast<long long>(config.train.updates));
   std::printf("memory       %s of tensors, predicted from that update\n", size_text(d.memory_bytes).c_str());
 }
 
 void train(const Options& options) {
   if (options.dry_run) return print_dry_run(options);
-  check<UsageError>(options.resume.empty() != options.config.empty(), "train: expected --config FILE --run DIR, or --resume DIR");
+  check<UsageError>(
+      options.resume.empty() != options.config.empty(), "train: expected --config FILE --run DIR, or --resume DIR");
   check<UsageError>(options.config.empty() == options.run.empty(), "train: --config and --run go together");
   signal(SIGXFSZ, SIG_IGN);  // a file size limit is then an error of write(), which we report
   const StopSignal stop;
@@ -80,7 +90,8 @@ void train(const Options& options) {
     info.threads = threads;
     info.inputs = input_digests(config);
   }
-  RunFolder folder = resuming ? RunFolder::open(options.resume, options.set) : RunFolder::create(options.run, config, info);
+  RunFolder folder =
+      resuming ? RunFolder::open(options.resume, options.set) : RunFolder::create(options.run, config, info);
   // The same number of threads as at the start: sums of another split would round differently.
   if (resuming && options.threads == 0) threads = folder.info().threads;
   kernels::set_num_threads(threads);
@@ -99,31 +110,37 @@ void train(const Options& options) {
   };
   Trainer trainer(folder, hooks);
   line.say(trainer.trainee().description());
-  line.say(fmt::format("{} update {} of {}, run folder {}", trainer.state().update > 0 ? "going on after" : "starting at",
-                       trainer.state().update, folder.config().train.updates, folder.path().string()));
+  line.say(fmt::format(
+      "{} update {} of {}, run folder {}", trainer.state().update > 0 ? "going on after" : "starting at",
+      trainer.state().update, folder.config().train.updates, folder.path().string()));
   const TrainEnd end = trainer.run();
 
   const std::string go_on = fmt::format("avid train --resume {}", folder.path().string());
   if (end == TrainEnd::stopped) {
-    throw Interrupted(fmt::format("stopped by signal {} after update {}; everything is saved | go on with: {}", stop.received(),
-                                  trainer.state().update, go_on), stop.received());
+    throw Interrupted(
+        fmt::format(
+            "stopped by signal {} after update {}; everything is saved | go on with: {}", stop.received(),
+            trainer.state().update, go_on),
+        stop.received());
   }
   const RunState& state = trainer.state();
-  line.say(fmt::format("{} after update {}, {} of training; report: {}", end == TrainEnd::time_limit ? "time limit reached" : "done", state.update,
-                       duration_text(state.train_seconds), (folder.path() / "report.html").string()));
+  line.say(fmt::format(
+      "{} after update {}, {} of training; report: {}", end == TrainEnd::time_limit ? "time limit reached" : "done",
+      state.update, duration_text(state.train_seconds), (folder.path() / "report.html").string()));
   if (!options.json) return;
   const auto number = [](double v) { return std::isfinite(v) ? Json(v) : Json(nullptr); };
-  const Json json = {{"run", folder.path().string()},
-                     {"update", state.update},
-                     {"end", end == TrainEnd::time_limit ? "time_limit" : "finished"},
-                     {"train_loss", number(trainer.last_logged("train/loss"))},
-                     {"val_loss", number(trainer.last_logged("val/loss"))},
-                     {"best_val_loss", number(state.best_loss)},
-                     {"best_update", state.best_update},
-                     {"train_seconds", state.train_seconds},
-                     {"clips_per_s", number(trainer.last_logged("clips_per_s"))},
-                     {"peak_memory_mib", trainer.peak_memory_mib()},
-                     {"checkpoint", folder.checkpoints().latest() ? folder.checkpoints().latest()->string() : ""}};
+  const Json json = {
+      {"run", folder.path().string()},
+      {"update", state.update},
+      {"end", end == TrainEnd::time_limit ? "time_limit" : "finished"},
+      {"train_loss", number(trainer.last_logged("train/loss"))},
+      {"val_loss", number(trainer.last_logged("val/loss"))},
+      {"best_val_loss", number(state.best_loss)},
+      {"best_update", state.best_update},
+      {"train_seconds", state.train_seconds},
+      {"clips_per_s", number(trainer.last_logged("clips_per_s"))},
+      {"peak_memory_mib", trainer.peak_memory_mib()},
+      {"checkpoint", folder.checkpoints().latest() ? folder.checkpoints().latest()->string() : ""}};
   std::printf("%s\n", json.dump(1).c_str());
 }
 
@@ -132,11 +149,16 @@ const CommandRegistrar registrar("train", "Train a base, an AVID adapter or a ba
   command->add_option("--config", options->config, "what to train: a TOML file, see configs/");
   command->add_option("--run", options->run, "folder for checkpoints, logs, samples and the report of a new run");
   command->add_option("--resume", options->resume, "go on with the run in this folder");
-  command->add_option("--set", options->set, "change one key of the configuration: train.lr=2e-5 (repeatable)")->allow_extra_args(false);
+  command->add_option("--set", options->set, "change one key of the configuration: train.lr=2e-5 (repeatable)")
+      ->allow_extra_args(false);
   command->add_flag("--dry-run", options->dry_run, "print parameters, FLOPs, predicted memory and time; write nothing");
-  command->add_option("--threads", options->threads, "CPU threads (default: all, or those the run started with)")->check(CLI::Range(1, 4096));
+  command->add_option("--threads", options->threads, "CPU threads (default: all, or those the run started with)")
+      ->check(CLI::Range(1, 4096));
   command->add_flag("--json", options->json, "print the outcome as JSON");
-  set_example(command, "avid train --config configs/demo_adapter.toml --run runs/demo --set train.updates=200\n  avid train --resume runs/demo");
+  set_example(
+      command,
+      "avid train --config configs/demo_adapter.toml --run runs/demo --set train.updates=200\n  avid train --resume "
+      "runs/demo");
   command->callback([options] { train(*options); });
 });
 
