@@ -74,9 +74,9 @@ RunFolder::RunFolder(fs::path path, TrainConfig config, RunInfo info, std::uniqu
       checkpoints_(path_) {
   checkpoints_.remove_leftovers();
   remove_abandoned_temporaries(path_);
-  std::error_code error;
+  std::error_code error, ignored;
   for (fs::recursive_directory_iterator it(path_, error), end; !error && it != end; it.increment(error))
-    if (it->is_directory(error)) remove_abandoned_temporaries(it->path());
+    if (it->is_directory(ignored)) remove_abandoned_temporaries(it->path());
 }
 
 RunFolder RunFolder::create(const fs::path& path, const TrainConfig& config, const RunInfo& info) {
