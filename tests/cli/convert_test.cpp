@@ -68,6 +68,18 @@ TEST_CASE("convert/round_trip/safetensors_npz_safetensors_keeps_every_bit") {
   CHECK(test::same_bits(NpyFile(dir / "w.npy").load("array"), tensors[0].second));
 }
 
+TEST_CASE("convert/metadata/key_value_pairs_join_those_of_the_file") {
+  const TempDir dir;
+  save_safetensors(dir / "in.safetensors", {{"a", Tensor::zeros({2})}}, {{"avid.kind", "base"}, {"note", "old"}});
+  REQUIRE(
+      convert({dir / "in.safetensors", dir / "out.safetensors", "--metadata", "note=new=er", "--metadata", "x=1"})
+          .exit_code == 0);
+  const SafetensorsFile out(dir / "out.safetensors");
+  CHECK(out.metadata() == std::map<std::string, std::string>{{"avid.kind", "base"}, {"note", "new=er"}, {"x", "1"}});
+  const std::string in = dir / "in.safetensors", other = dir / "other.safetensors";
+  CHECK(mentions(complaint({in, other, "--metadata", "novalue"}, 2), "expected key=value"));
+}
+
 TEST_CASE("convert/json/one_value") {
   const TempDir dir;
   const auto json = nlohmann::json::parse(convert({golden("files/bare.pt"), dir / "a.npz", "--json"}).out);

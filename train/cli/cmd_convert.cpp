@@ -12,7 +12,7 @@ namespace {
 
 struct Settings {
   std::filesystem::path in, out;
-  std::vector<std::string> select;
+  std::vector<std::string> select, metadata;
   std::string strip, dtype;
   bool skip_unknown = false, compress = false, json = false;
 };
@@ -73,6 +73,12 @@ void run_convert(const Settings& s) {
     auto metadata =
         std::string_view(file->format()) == "safetensors" ? file->metadata() : std::map<std::string, std::string>{};
     if (metadata.empty()) metadata["converted_from"] = s.in.filename().string();
+    for (const std::string& entry : s.metadata) {
+      const std::size_t equals = entry.find('=');
+      check<UsageError>(
+          equals != std::string::npos && equals > 0, "convert: --metadata: expected key=value, got '{}'", entry);
+      metadata[entry.substr(0, equals)] = entry.substr(equals + 1);
+    }
     save_safetensors(s.out, tensors, metadata);
   }
   std::uint64_t numel = 0;
@@ -98,6 +104,7 @@ const CommandRegistrar convert_command(
       app->add_option("out", s->out, "a file that ends in .safetensors, .npz or .npy")->required();
       app->add_option("--select", s->select, "only tensors whose names start with this (may be given several times)");
       app->add_option("--strip", s->strip, "remove this from the front of the names");
+      app->add_option("--metadata", s->metadata, "key=value to store beside the tensors, in safetensors (repeatable)");
       app->add_option("--dtype", s->dtype, "f64, f32, bf16 or f16: convert all float tensors; others stay");
       app->add_flag("--compress", s->compress, "npz: deflate the members");
       app->add_flag(
