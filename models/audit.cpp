@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 
@@ -44,6 +45,11 @@ AuditInput read_input(const std::filesystem::path& path, const Schedule& schedul
     check<FileError>(
         tensor.rank() == 5 && tensor.dim(1) == 3 && is_float(tensor.dtype()) && tensor.numel() > 0,
         "{}: {}: expected a float video [B,3,T,H,W], got {}", path.string(), name, tensor.describe());
+    const std::vector<double> values = tensor.to_doubles();
+    const auto bad = std::find_if_not(values.begin(), values.end(), [](double v) { return std::isfinite(v); });
+    check<FileError>(
+        bad == values.end(), "{}: {}: element {} is {}, not a finite number | make the file again", path.string(), name,
+        bad - values.begin(), bad == values.end() ? 0 : *bad);
     return to_channels_last(tensor).to(dtype);
   };
   const auto integers = [&](const char* name, int rank) -> Tensor {
