@@ -177,7 +177,7 @@ void Trainer::after_update(std::int64_t k, const UpdateReport& report) {
     if (hooks_.say) hooks_.say(fmt::format("update {} skipped: {}", state_.update, report.problem));
     check(
         state_.bad_in_a_row < config_.train.max_bad_steps,
-        "train: {} updates in a row were not finite, the last one because the {} | lower train.lr or train.clip, or go "
+        "train: {} updates in a row were not finite, the last one: {} | lower train.lr or train.clip, or go "
         "back: avid train --resume {}",
         state_.bad_in_a_row, report.problem, folder_.path().string());
   }
