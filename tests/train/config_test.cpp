@@ -115,3 +115,16 @@ TEST_CASE("config/fingerprint/only_keys_that_decide_numbers") {
   CHECK(TrainConfig::parse(minimal(), "x.toml", {"train.lr=2"}).fingerprint() != base);
   CHECK(TrainConfig::parse(minimal(), "x.toml", {"seed=8"}).fingerprint() != base);
 }
+
+TEST_CASE("config/shipped/every_file_is_valid") {
+  int files = 0;
+  for (const auto& entry :
+       std::filesystem::recursive_directory_iterator(std::filesystem::path(AVID_SOURCE_DIR) / "configs")) {
+    if (entry.path().extension() != ".toml") continue;
+    ++files;
+    std::vector<std::string> set;  // a tiny adapter's base is made by the tests themselves
+    if (entry.path().parent_path().filename() == "tiny" && entry.path().stem() == "avid") set = {"base.checkpoint=x"};
+    CHECK_NOTHROW(TrainConfig::load(entry.path(), set, TrainConfig::Files::may_miss));
+  }
+  CHECK(files >= 10);
+}
