@@ -42,7 +42,7 @@ struct ScheduleTables {
 /// Source   pixel.md 1.2. Linear: Ho et al. 2020; cosine: Nichol and Dhariwal 2021; sigmoid: Jabri et al. 2022.
 class Schedule {
  public:
-  /// Throws ConfigError if num_steps < 1 (2 for linear, whose end points are both included).
+  /// Throws ConfigError if num_steps < 1 (or <= 20 for linear: its last beta is 20 / num_steps).
   Schedule(ScheduleKind kind, std::int64_t num_steps);
 
   ScheduleKind kind() const { return kind_; }

@@ -193,7 +193,10 @@ void CheckpointStore::save(
   rename_or_fail(unfinished, target);
   sync_folder(folder_);
   write_text_atomic(folder_ / "latest", name + "\n");
-  if (checkpoint.state.best_update == checkpoint.state.update) write_text_atomic(folder_ / "best", name + "\n");
+  // Also mends a pointer that a kill between the two writes left on an older checkpoint.
+  const fs::path best_target = folder_ / folder_name(checkpoint.state.best_update);
+  if (best() != best_target && fs::is_directory(best_target, ignored))
+    write_text_atomic(folder_ / "best", best_target.filename().string() + "\n");
 
   const auto complete = all();
   std::int64_t surplus = static_cast<std::int64_t>(complete.size()) - keep;
