@@ -84,9 +84,6 @@ void visit_keys(Config& c, Visit&& visit) {
   visit("model.head_dim", c.model.head_dim, between(2, 1024), "width of a temporal attention head");
   visit("model.actions", c.model.actions, between(1, 1e6), "number of discrete actions");
   visit(
-      "model.mask_bias", c.model.mask_bias, between(-20, 20),
-      "logit of the mask before training; the paper's is 0: half base, half adapter");
-  visit(
       "base.checkpoint", c.base.checkpoint, file_path(),
       "frozen base (avid*) or starting weights (finetune): file or run folder");
   visit("diffusion.schedule", c.diffusion.schedule, one_of({"sigmoid", "cosine", "linear"}), "noise schedule");
@@ -325,9 +322,6 @@ void check_together(const TrainConfig& c, const GivenKeys& given, const std::str
       clash(
           given.count(key) > 0, key,
           "model.kind = finetune takes the architecture from base.checkpoint | leave it out");
-  clash(
-      c.model.mask_bias != 0 && !c.has_mask(), "model.mask_bias",
-      fmt::format("model.kind = {} has no mask | leave it out", kind));
   clash(c.data.train.empty(), "data.train", "expected at least one file, got an empty list");
   clash(c.model.multipliers.empty(), "model.multipliers", "expected at least one level, got an empty list");
   clash(c.model.width % 2 != 0, "model.width", fmt::format("expected an even number, got {}", c.model.width));

@@ -33,7 +33,6 @@ struct TrainConfig {
     std::vector<std::int64_t> multipliers = {1, 2, 4, 8};
     std::int64_t heads = 4, head_dim = 50;
     std::int64_t actions = 15;
-    double mask_bias = 0;  // b of m = sigmoid(w logit + b) before training
   } model;
 
   struct Base {

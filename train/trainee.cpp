@@ -159,9 +159,6 @@ std::unique_ptr<Trainee> make_trainee(const TrainConfig& config) {
                                                          : AvidVariant::no_conditioning;
     auto avid = std::make_unique<Avid>(make_avid_config(variant, unet_config(config)));
     avid->initialize(seed);
-    if (config.has_mask())
-      for (const nn::NamedParameter& p : avid->parameters())
-        if (p.name == "mixture_conv.bias") Var(p.var()).mutable_value().fill(config.model.mask_bias);
     return make_avid_trainee(std::move(base), std::move(avid), objective);
   }
   std::unique_ptr<Unet3d> unet;

@@ -90,7 +90,6 @@ TEST_CASE("config/errors/keys_that_contradict") {
   CHECK(has(message(minimal(), {"model.width=9"}), "even"));
   CHECK(has(message(minimal(), {"validation.every=5"}), "data.validation"));
   CHECK(has(message(minimal(), {"model.kind=base", "train.action_drop=0.2"}), "never sees actions"));
-  CHECK(has(message(minimal(), {"model.kind=base", "model.mask_bias=1"}), "model.mask_bias: model.kind = base has no mask"));
   CHECK(has(
       message(
           minimal(), {"model.kind=finetune", "base.checkpoint=" + std::string(AVID_SOURCE_DIR) + "/CMakeLists.txt"}),

@@ -246,28 +246,6 @@ TEST_CASE("learner/base/property_34_bit_identical_after_training") {
   CHECK(watched.export_gradients().empty());
 }
 
-TEST_CASE("learner/mask_bias/fresh_mask_is_its_sigmoid") {
-  const test::TempDir dir;
-  Unet3dConfig c;
-  c.dim = 4;
-  c.dim_mults = {1, 2};
-  c.heads = 1;
-  c.head_dim = 8;
-  Unet3d base(c);
-  base.initialize(3);
-  save_module(base, dir / "base.safetensors");
-  TrainConfig config;
-  config.model = {.kind = "avid", .width = 4, .multipliers = {1, 2}, .heads = 1, .head_dim = 8, .mask_bias = 2};
-  config.base.checkpoint = dir / "base.safetensors";
-  config.data.size = 8;
-  const auto trainee = make_trainee(config);
-  const NoisedClips clips{
-      test::random_tensor({1, 8, 8, 8, 3}, DType::f32, 1), Tensor::zeros({1}, DType::i64),
-      test::random_tensor({1, 2, 8, 8, 3}, DType::f32, 2), Tensor::zeros({1, 8}, DType::i64), {}};
-  const Trainee::Output out = trainee->forward(clips, trainee->base_prediction(clips));
-  for (const double m : out.mask.to_doubles()) CHECK(m == doctest::Approx(1 / (1 + std::exp(-2.0))).epsilon(1e-6));
-}
-
 TEST_CASE("learner/evaluate/changes_nothing") {
   auto trainee = small_avid(DType::f32);
   Learner learner(*trainee, {});
