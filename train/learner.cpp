@@ -36,6 +36,16 @@ Learner::Learner(Trainee& trainee, const LearnerOptions& options)
       adam_(trainee.module().parameters(), options.adam),
       ema_(trainee.module().parameters(), options.ema) {}
 
+NoisedClips Learner::noised(const TrainBatch& batch) const {
+  const Tensor x_t = diffusion::q_sample(schedule_, batch.x0, batch.noise, batch.t);
+  return {x_t, batch.t, batch.cond, batch.actions, batch.drop};
+}
+
+Var Learner::loss_of(const Var& prediction, const TrainBatch& batch) const {
+  return diffusion::training_loss(
+      schedule_, options_.objective, options_.loss_weight, prediction, batch.x0, batch.noise, batch.t);
+}
+
 UpdateReport Learner::update(std::int64_t k, const std::function<TrainBatch(std::int64_t)>& batch_at) {
   UpdateReport report;
   report.lr =
@@ -48,16 +58,14 @@ UpdateReport Learner::update(std::int64_t k, const std::function<TrainBatch(std:
     const TrainBatch batch = batch_at(i);
 
     // 1. Noise the clips: x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) n.
-    NoisedClips clips{
-        diffusion::q_sample(schedule_, batch.x0, batch.noise, batch.t), batch.t, batch.cond, batch.actions, batch.drop};
+    const NoisedClips clips = noised(batch);
 
     // 2. The frozen base predicts, keeping nothing; then the trained network, recording what its gradient needs.
     const Tensor base = trainee_.base_prediction(clips);
     Trainee::Output out = trainee_.forward(clips, base);
 
     // 3. The loss; the running average moves before the backward pass, as in the original.
-    Var loss = diffusion::training_loss(
-        schedule_, options_.objective, options_.loss_weight, out.prediction, batch.x0, batch.noise, batch.t);
+    Var loss = loss_of(out.prediction, batch);
     const double value = loss.value().item();
     report.loss += value / static_cast<double>(options_.accumulate);
     report.micro_losses.push_back(value);
@@ -94,11 +102,9 @@ UpdateReport Learner::update(std::int64_t k, const std::function<TrainBatch(std:
 
 Learner::Evaluation Learner::evaluate(const TrainBatch& batch) {
   const NoGrad no_grad;
-  NoisedClips clips{
-      diffusion::q_sample(schedule_, batch.x0, batch.noise, batch.t), batch.t, batch.cond, batch.actions, batch.drop};
+  const NoisedClips clips = noised(batch);
   const Trainee::Output out = trainee_.forward(clips, trainee_.base_prediction(clips));
-  const Var loss = diffusion::training_loss(
-      schedule_, options_.objective, options_.loss_weight, out.prediction, batch.x0, batch.noise, batch.t);
+  const Var loss = loss_of(out.prediction, batch);
   Evaluation result{loss.value().item(), {}};
   if (out.mask.defined()) result.mask = mask_stats(out.mask);
   return result;
@@ -110,8 +116,7 @@ std::string Learner::find_problem(const TrainBatch& batch, double loss) {
   for (const nn::NamedParameter& p : trainee_.module().parameters())
     if (!all_finite(p.var().value())) return fmt::format("weight {} is not finite", p.name);
   const NoGrad no_grad;
-  NoisedClips clips{
-      diffusion::q_sample(schedule_, batch.x0, batch.noise, batch.t), batch.t, batch.cond, batch.actions, batch.drop};
+  const NoisedClips clips = noised(batch);
   const Tensor base = trainee_.base_prediction(clips);
   if (!all_finite(base)) return "the frozen base's prediction is not finite";
   std::string first;

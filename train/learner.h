@@ -71,6 +71,8 @@ class Learner {
   const diffusion::Schedule& schedule() const { return schedule_; }
 
  private:
+  NoisedClips noised(const TrainBatch& batch) const;
+  Var loss_of(const Var& prediction, const TrainBatch& batch) const;
   std::string find_problem(const TrainBatch& batch, double loss);
 
   Trainee& trainee_;

@@ -148,7 +148,9 @@ TrainEnd Trainer::run() {
     if (best || due(state_.update, config_.checkpoint.every)) save();
     seconds_since_last();  // validation, samples and checkpoints are not training time
   }
-  if (end != TrainEnd::stopped && validation_ && config_.validation.every > 0 && saved_update_ != state_.update)
+  // The last update is validated too, unless the loop has just done so or an earlier process has saved it.
+  if (end != TrainEnd::stopped && validation_ && config_.validation.every > 0 && saved_update_ != state_.update &&
+      !due(state_.update, config_.validation.every))
     validate();
   save();
   folder_.write_report(state_, trainee_->description());
