@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "kernels/dtype.h"
+#include "kernels/rows.h"
 
 namespace avid::kernels {
 
@@ -53,6 +54,33 @@ struct AttentionBlockGrads {
   void* d_w_out = nullptr;  ///< [C,N*D]
   std::int64_t d_w_out_pitch = 0;
   void* d_b_out = nullptr;  ///< [C]
+};
+
+// ---- on a device ----
+
+/// Operands on a device. Elem is float or BFloat16: activations and the two matrices. gamma and b_out are f32.
+template <class Elem>
+struct AttentionBlockDeviceArgs {
+  std::int64_t B = 0, T = 0, S = 0, C = 0, N = 0, D = 0;  ///< as above
+  Rows<const Elem> x;                                     ///< [B*T*S,C]
+  const float* gamma = nullptr;                           ///< [C]
+  Rows<const Elem> w_qkv;                                 ///< [3*N*D,C]
+  Rows<const Elem> w_out;                                 ///< [C,N*D]
+  const float* b_out = nullptr;                           ///< [C], or null for none
+  Rows<Elem> y;                                           ///< [B*T*S,C], forward only; gaps are written as zero
+  /// As many bytes as the block's <op>_workspace_bytes() says, 256-byte aligned, uninitialised.
+  void* workspace = nullptr;
+};
+
+/// Gradients on a device; each output may be absent. Those of parameters are f32 whatever Elem is.
+template <class Elem>
+struct AttentionBlockDeviceGrads {
+  Rows<const Elem> d_y;        ///< [B*T*S,C]
+  Rows<Elem> d_x;              ///< [B*T*S,C]; gaps are written as zero
+  float* d_gamma = nullptr;    ///< [C]
+  Rows<float> d_w_qkv;         ///< [3*N*D,C]
+  Rows<float> d_w_out;         ///< [C,N*D]
+  float* d_b_out = nullptr;    ///< [C]
 };
 
 }  // namespace avid::kernels

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "kernels/device/backend.h"
 #include "kernels/rows.h"
 
 namespace avid::kernels {
@@ -31,5 +32,38 @@ template <class Elem>
 void layer_norm_fwd(const LayerNormArgs<Elem>& p);
 template <class Elem>
 void layer_norm_bwd(const LayerNormArgs<Elem>& p, const LayerNormGrads<Elem>& g);
+
+// ---- on a device ----
+
+/// Elem is float or BFloat16; gamma and beta are f32. Gaps of out are written as zero.
+template <class Elem>
+struct LayerNormDeviceArgs {
+  std::int64_t num_rows = 0, C = 0;
+  Rows<const Elem> x;
+  const float* gamma = nullptr;  ///< [C]
+  const float* beta = nullptr;   ///< [C] or absent; not read by bwd
+  float eps = 1e-5f;
+  Rows<Elem> out;  ///< written by fwd
+};
+
+/// Gradients; each output may be absent.
+template <class Elem>
+struct LayerNormDeviceGrads {
+  Rows<const Elem> d_out;
+  Rows<const Elem> d_residual;  ///< added to d_x (the gradient that came past the norm), or absent; may be d_x itself
+  Rows<Elem> d_x;
+  float* d_gamma = nullptr;
+  float* d_beta = nullptr;
+  float* workspace = nullptr;  ///< layer_norm_bwd_workspace() elements, 16-byte aligned
+};
+
+/// f32 elements of workspace that layer_norm_bwd needs.
+std::int64_t layer_norm_bwd_workspace(std::int64_t num_rows, std::int64_t C);
+
+/// Statistics and sums in f32, the same bits in every run. Rows start at 16-byte boundaries (pitch, data).
+template <class Backend, class Elem>
+void layer_norm_fwd(const Stream& stream, const LayerNormDeviceArgs<Elem>& p);
+template <class Backend, class Elem>
+void layer_norm_bwd(const Stream& stream, const LayerNormDeviceArgs<Elem>& p, const LayerNormDeviceGrads<Elem>& g);
 
 }  // namespace avid::kernels

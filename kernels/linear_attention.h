@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/attention_block.h"
+#include "kernels/device/backend.h"
 
 namespace avid::kernels {
 
@@ -16,5 +17,19 @@ void linear_attention_bwd_reference(const AttentionBlockArgs& p, const Attention
 /// f32 only: channels by rows, positions in the SIMD lanes (kernels/linear_attention_cpu_fast.cpp).
 void linear_attention_fwd_channel_major(const AttentionBlockArgs& p);
 void linear_attention_bwd_channel_major(const AttentionBlockArgs& p, const AttentionBlockGrads& g);
+
+// ---- on a device ----
+
+/// Bytes of AttentionBlockDeviceArgs::workspace for the forward or the backward pass.
+template <class Elem>
+std::int64_t linear_attention_workspace_bytes(const AttentionBlockDeviceArgs<Elem>& p, bool backward);
+
+/// Elem is float or BFloat16; sums in f32, the same bits in every run. Head widths up to 64.
+template <class Backend, class Elem>
+void linear_attention_fwd(const Stream& stream, const AttentionBlockDeviceArgs<Elem>& p);
+/// Computes everything from x again.
+template <class Backend, class Elem>
+void linear_attention_bwd(
+    const Stream& stream, const AttentionBlockDeviceArgs<Elem>& p, const AttentionBlockDeviceGrads<Elem>& g);
 
 }  // namespace avid::kernels

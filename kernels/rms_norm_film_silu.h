@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "kernels/device/backend.h"
 #include "kernels/rows.h"
 
 namespace avid::kernels {
@@ -43,5 +44,38 @@ void rms_norm_film_silu_bwd_reference(const RmsNormFilmSiluArgs<Elem>& p, const 
 
 /// Floor of the norm, as in the original's normalisation of vectors.
 inline constexpr double kRmsNormFloor = 1e-12;
+
+// ---- on a device ----
+
+/// Elem is float or BFloat16; gamma and FiLM are f32. Gaps of out are written as zero.
+template <class Elem>
+struct RmsNormFilmSiluDeviceArgs {
+  std::int64_t F = 0, S = 0, C = 0;
+  Rows<const Elem> x;            ///< [F*S,C]
+  const float* gamma = nullptr;  ///< [C]
+  Rows<const float> film;        ///< [F,2C] or absent
+  Rows<const Elem> residual;     ///< [F*S,C] or absent; not read by bwd
+  Rows<Elem> out;                ///< [F*S,C], written by fwd
+};
+
+/// Gradients; each output may be absent. The gradient of the residual is d_out itself.
+template <class Elem>
+struct RmsNormFilmSiluDeviceGrads {
+  Rows<const Elem> d_out;       ///< [F*S,C]
+  Rows<Elem> d_x;               ///< [F*S,C]
+  float* d_gamma = nullptr;     ///< [C]
+  Rows<float> d_film;           ///< [F,2C]
+  float* workspace = nullptr;   ///< rms_norm_film_silu_bwd_workspace() elements, 16-byte aligned
+};
+
+/// f32 elements of workspace that rms_norm_film_silu_bwd needs.
+std::int64_t rms_norm_film_silu_bwd_workspace(std::int64_t F, std::int64_t S, std::int64_t C);
+
+/// Norm and sums in f32, the same bits in every run. Rows start at 16-byte boundaries (pitch, data).
+template <class Backend, class Elem>
+void rms_norm_film_silu_fwd(const Stream& stream, const RmsNormFilmSiluDeviceArgs<Elem>& p);
+template <class Backend, class Elem>
+void rms_norm_film_silu_bwd(
+    const Stream& stream, const RmsNormFilmSiluDeviceArgs<Elem>& p, const RmsNormFilmSiluDeviceGrads<Elem>& g);
 
 }  // namespace avid::kernels
