@@ -11,9 +11,9 @@ struct Rows {
   Elem* data = nullptr;
   std::int64_t pitch = 0;
 
-  Elem* row(std::int64_t r) const { return data + r * pitch; }
-  explicit operator bool() const { return data != nullptr; }
-  operator Rows<const Elem>() const { return {data, pitch}; }  // NOLINT: as for plain pointers
+  constexpr Elem* row(std::int64_t r) const { return data + r * pitch; }
+  constexpr explicit operator bool() const { return data != nullptr; }
+  constexpr operator Rows<const Elem>() const { return {data, pitch}; }  // NOLINT: as for plain pointers
 };
 
 }  // namespace avid::kernels
