@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
+#include <type_traits>
 
 namespace avid::kernels {
 
@@ -13,7 +15,11 @@ struct Rows {
 
   constexpr Elem* row(std::int64_t r) const { return data + r * pitch; }
   constexpr explicit operator bool() const { return data != nullptr; }
-  constexpr operator Rows<const Elem>() const { return {data, pitch}; }  // NOLINT: as for plain pointers
+  constexpr operator Rows<const Elem>() const  // NOLINT: as for plain pointers
+    requires(!std::is_const_v<Elem>)
+  {
+    return {data, pitch};
+  }
 };
 
 }  // namespace avid::kernels
