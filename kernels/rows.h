@@ -15,9 +15,9 @@ struct Rows {
 
   constexpr Elem* row(std::int64_t r) const { return data + r * pitch; }
   constexpr explicit operator bool() const { return data != nullptr; }
-  constexpr operator Rows<const Elem>() const  // NOLINT: as for plain pointers
-    requires(!std::is_const_v<Elem>)
-  {
+  template <class Const>
+    requires(std::is_same_v<Const, const Elem> && !std::is_const_v<Elem>)
+  constexpr operator Rows<Const>() const {  // NOLINT: as for plain pointers
     return {data, pitch};
   }
 };
