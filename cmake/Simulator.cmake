@@ -1,0 +1,51 @@
+# The device kernels, kernels/*.cu: for CUDA when there is a toolkit, and for the simulator always (kernels/sim).
+#
+#   AVID_SIM         the simulator: avid_kernels_sim, and AVID_HAVE_SIM=1 everywhere
+#   AVID_CUDA        with a toolkit: avid_kernels_cuda, and AVID_HAVE_CUDA=1 everywhere
+#   AVID_CUDA_ARCHS  architectures to compile for, e.g. "80;90"
+#   AVID_KERNELS_MATCH  a regular expression: only these kernels and tests/sim (e.g. "mask_mix|adam"); for working on one kernel
+# Included before the library targets, so that they see the definitions.
+
+file(GLOB AVID_DEVICE_KERNELS CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/kernels/*.cu)
+if(AVID_KERNELS_MATCH)
+  list(FILTER AVID_DEVICE_KERNELS INCLUDE REGEX "/(${AVID_KERNELS_MATCH})\\.cu$")
+endif()
+
+if(AVID_CUDA AND CUDAToolkit_FOUND)
+  # Not the first nvcc of the path but the one of the toolkit found; static runtime, so that the program needs a driver only.
+  set(CMAKE_CUDA_ARCHITECTURES ${AVID_CUDA_ARCHS})
+  if(NOT CMAKE_CUDA_COMPILER)
+    set(CMAKE_CUDA_COMPILER ${CUDAToolkit_NVCC_EXECUTABLE})
+  endif()
+  enable_language(CUDA)
+  set(CMAKE_CUDA_STANDARD 20)
+  set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+  set(CMAKE_CUDA_EXTENSIONS OFF)
+  set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+  if(AVID_CCACHE)
+    set(CMAKE_CUDA_COMPILER_LAUNCHER ${AVID_CCACHE})
+  endif()
+  add_compile_definitions(AVID_HAVE_CUDA=1)
+  set(AVID_HAVE_CUDA ON)
+endif()
+if(AVID_SIM)
+  add_compile_definitions(AVID_HAVE_SIM=1)
+endif()
+
+# Called once the library targets exist: the backends become part of avid_tensor, whose ops dispatch to them.
+function(avid_device_backends)
+  if(AVID_HAVE_CUDA)
+    target_link_libraries(avid_kernels PUBLIC CUDA::cudart_static)
+    if(AVID_DEVICE_KERNELS)
+      add_library(avid_kernels_cuda STATIC ${AVID_DEVICE_KERNELS})
+      target_include_directories(avid_kernels_cuda PRIVATE ${PROJECT_SOURCE_DIR})
+      target_compile_options(avid_kernels_cuda PRIVATE --expt-relaxed-constexpr --extended-lambda -lineinfo)
+      target_link_libraries(avid_kernels_cuda PUBLIC avid_kernels)
+      target_link_libraries(avid_tensor PUBLIC avid_kernels_cuda)
+    endif()
+  endif()
+  if(AVID_SIM)
+    add_subdirectory(${PROJECT_SOURCE_DIR}/kernels/sim)
+    target_link_libraries(avid_tensor PUBLIC avid_kernels_sim)
+  endif()
+endfunction()

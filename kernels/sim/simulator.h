@@ -1,0 +1,103 @@
+// kernels/sim/simulator.h -- the machine that runs kernels on the CPU: options, errors, and what the device language calls
+//
+// Kernels see kernels/device/gpu_sim.h; tests and programs see Options and SimError here. One OS thread runs one block at
+// a time; each CUDA thread is a fiber of it. docs/simulator.md tells how it works and what it does not model.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <source_location>
+#include <string>
+
+#include "kernels/device/backend.h"
+#include "kernels/sim/vector_types.h"
+
+namespace avid::kernels::simulator {
+
+/// Where in a kernel something happened.
+using Site = std::source_location;
+
+/// What went wrong, for tests; the message has the details.
+enum class ErrorKind {
+  divergent_barrier,  ///< threads of a block at different __syncthreads
+  early_exit,         ///< a thread finished and others waited for it at a barrier
+  divergent_warp,     ///< lanes of a warp in different collectives, or a lane outside its own mask
+  dead_lane,          ///< a collective needs lanes that finished or do not exist
+  deadlock,           ///< nobody can continue
+  misaligned,         ///< an address without the alignment that the instruction needs, or not in shared memory
+  cp_async,           ///< a copy's destination touched too early, or a copy nobody waited for
+  shared_size,        ///< more shared memory than launched with, or than exists
+  overrun,            ///< a write behind a shared array
+  race,               ///< two threads, one shared byte, no barrier between, one of them writes
+  uninitialised,      ///< a read of shared memory that nobody wrote
+  bad_operand,        ///< an operand that the instruction does not take
+  bad_launch,         ///< a grid or block that no GPU takes
+};
+
+/// One line (a table of who waits where may follow): kernel, block, thread, file and line, what happened.
+class SimError : public GpuError {
+ public:
+  SimError(ErrorKind k, const std::string& message) : GpuError(message), kind(k) {}
+  ErrorKind kind;
+};
+
+/// In which order ready threads and blocks are run.
+enum class Order { forward, reverse, random };
+
+/// Process-wide settings; AVID_SIM_ORDER (forward, reverse, random), AVID_SIM_SEED and AVID_SIM_THREADS set them first.
+struct Options {
+  Order order = Order::forward;
+  std::uint64_t seed = 1;
+  int os_threads = 0;       ///< 0: as many as OpenMP has
+  bool detect_races = true; ///< only in builds with race hooks
+  bool profile = false;     ///< count memory traffic of the first block; only in builds with race hooks
+};
+Options& options();
+
+// ---- called by the device language ------------------------------------------------------------------------------------
+
+/// One static shared array; its address is its identity.
+struct SharedKey {
+  const char* name;
+};
+void* shared_static(const SharedKey& key, std::size_t bytes, std::size_t align);
+void* shared_take(std::size_t bytes, const char* name, std::size_t* cursor, std::size_t* used);
+std::uint32_t shared_offset(const void* p, Site site);
+void* shared_pointer(std::uint32_t offset);
+
+enum class Reduce { count, all, any };
+void sync_block(Site site);
+int sync_block_reduce(Reduce op, int predicate, Site site);
+
+/// Something that lanes of a warp do together; its address is its identity. `run` gets the arguments of the lanes in `mask`.
+struct Collective {
+  const char* name;
+  void (*run)(void* const* lane, std::uint32_t mask);
+  bool whole_warp;  ///< undefined unless all 32 lanes take part
+};
+/// Waits for the lanes of `mask`; the last to arrive runs the collective for all.
+void warp_collective(const Collective& what, std::uint32_t mask, void* argument, Site site);
+
+void cp_async(void* dst, const void* src, unsigned bytes, bool valid, Site site);
+void cp_async_commit();
+void cp_async_wait(int keep);
+
+[[noreturn]] void fail(ErrorKind kind, const std::string& message, Site site);
+
+/// Runs call(context) once per thread of the grid, with threadIdx and the others set. `kernel` only names it in reports.
+void run_grid(const void* kernel, sim::dim3 grid, sim::dim3 block, std::size_t shared_bytes, void (*call)(void*), void* context);
+
+struct MmaOperands {
+  float* d;
+  const std::uint32_t* a;
+  const std::uint32_t* b;
+  const float* c;
+};
+struct MatrixLoad {
+  std::uint32_t* r;
+  const void* row;
+};
+extern const Collective mma_bf16_k16, mma_bf16_k8, mma_tf32_k8;
+extern const Collective load_x1, load_x1_trans, load_x2, load_x2_trans, load_x4, load_x4_trans, move_matrix;
+
+}  // namespace avid::kernels::simulator

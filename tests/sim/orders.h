@@ -1,0 +1,33 @@
+// tests/sim/orders.h -- runs a kernel test in every order of threads and blocks that the simulator offers
+#pragma once
+
+#include "kernels/sim/simulator.h"
+#include "tests/doctest.h"
+
+namespace avid::test {
+
+/// Calls f in forward order, in reverse, and in two seeded random orders. A kernel whose result depends on the order, or
+/// that only works in some, has a race; f checks the results each time.
+template <class F>
+void for_each_order(F&& f) {
+  using kernels::simulator::Order;
+  const kernels::simulator::Options saved = kernels::simulator::options();
+  struct Restore {
+    const kernels::simulator::Options& saved;
+    ~Restore() { kernels::simulator::options() = saved; }
+  } restore{saved};
+  struct Run {
+    const char* name;
+    Order order;
+    std::uint64_t seed;
+  };
+  for (const Run& run : {Run{"forward", Order::forward, 1}, Run{"reverse", Order::reverse, 1},
+                         Run{"random, seed 1", Order::random, 1}, Run{"random, seed 2", Order::random, 2}}) {
+    INFO("order: " << run.name);
+    kernels::simulator::options().order = run.order;
+    kernels::simulator::options().seed = run.seed;
+    f();
+  }
+}
+
+}  // namespace avid::test
