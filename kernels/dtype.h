@@ -50,6 +50,9 @@ struct bf16 {
   explicit operator float() const { return std::bit_cast<float>(std::uint32_t{bits} << 16); }
 };
 
+/// The same type by the name that device code uses, where `bf16` is the device's own.
+using BFloat16 = bf16;
+
 /// IEEE binary16. Stored bits only; arithmetic happens in f32.
 struct f16 {
   std::uint16_t bits = 0;

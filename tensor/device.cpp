@@ -1,6 +1,9 @@
 // tensor/device.cpp -- device names
 #include "tensor/device.h"
 
+#include <charconv>
+
+#include "kernels/device/backend.h"
 #include "tensor/error.h"
 
 namespace avid {
@@ -16,9 +19,36 @@ std::string Device::to_string() const {
 
 Device Device::parse(std::string_view text) {
   if (text == "cpu") return {};
-  if (text == "sim" || text == "cuda" || text.starts_with("cuda:"))
-    fail<DeviceError>("device: {}: this build has only the CPU backend | use --device cpu", text);
-  fail<DeviceError>("device: expected cpu, got '{}' | use --device cpu", text);
+  Device device;
+  if (text == "sim") {
+    device.kind = DeviceKind::sim;
+  } else if (text == "cuda" || text.starts_with("cuda:")) {
+    device.kind = DeviceKind::cuda;
+    const std::string_view digits = text.substr(text == "cuda" ? 4 : 5);
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), device.index);
+    check<DeviceError>(text == "cuda" || (error == std::errc() && end == digits.data() + digits.size() && device.index >= 0),
+                       "device: expected cpu, cuda, cuda:N or sim, got '{}'", text);
+  } else {
+    fail<DeviceError>("device: expected cpu, cuda, cuda:N or sim, got '{}'", text);
+  }
+  if ((device.kind == DeviceKind::cuda && !AVID_HAVE_CUDA) || (device.kind == DeviceKind::sim && !AVID_HAVE_SIM))
+    detail::fail_no_backend(device, "device");
+  return device;
 }
+
+namespace detail {
+
+void fail_no_backend(Device device, const char* op) {
+  switch (device.kind) {
+    case DeviceKind::cuda:
+      fail<DeviceError>("{}: {}: this build has no CUDA kernels | rebuild with -DAVID_CUDA=ON, or use --device cpu", op, device.to_string());
+    case DeviceKind::sim:
+      fail<DeviceError>("{}: sim: this build has no kernel simulator | rebuild with -DAVID_SIM=ON, or use --device cpu", op);
+    case DeviceKind::cpu: break;
+  }
+  fail<DeviceError>("{}: expected a tensor on a device, got one on cpu", op);
+}
+
+}  // namespace detail
 
 }  // namespace avid

@@ -7,11 +7,13 @@
 
 #include <bit>
 #include <cstdlib>
+#include <map>
 #include <mutex>
 #include <unordered_map>
 #include <vector>
 
 #include "tensor/error.h"
+#include "tensor/ops/on_device.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #define AVID_POOL_CACHES 0
@@ -88,13 +90,39 @@ HostPool& host_pool() {
   return *pool;
 }
 
+// What GPU backends hold; their runtimes keep pools of their own.
+std::mutex device_stats_mutex;
+std::map<std::pair<DeviceKind, int>, PoolStats> device_stats;
+
+std::byte* take_from_device(std::size_t block_bytes, Device device) {
+  void* block = on_device(device, "storage", [&]<class Backend>(const kernels::Stream& stream) {
+    return kernels::device_allocate<Backend>(stream, block_bytes);
+  });
+  const std::lock_guard lock(device_stats_mutex);
+  PoolStats& stats = device_stats[{device.kind, device.index}];
+  check<OutOfMemoryError>(block != nullptr,
+                          "{}: could not get {:.1f} MiB more, {:.1f} MiB are in use | use a smaller batch or model, or more accumulation",
+                          device.to_string(), static_cast<double>(block_bytes) / 1048576.0,
+                          static_cast<double>(stats.in_use_bytes) / 1048576.0);
+  stats.in_use_bytes += block_bytes;
+  stats.peak_in_use_bytes = std::max(stats.peak_in_use_bytes, stats.in_use_bytes);
+  return static_cast<std::byte*>(block);
+}
+
+void give_back_to_device(std::byte* block, std::size_t block_bytes, Device device) {
+  on_device(device, "storage", [&]<class Backend>(const kernels::Stream& stream) {
+    kernels::device_free<Backend>(stream, block, block_bytes);
+  });
+  const std::lock_guard lock(device_stats_mutex);
+  device_stats[{device.kind, device.index}].in_use_bytes -= block_bytes;
+}
+
 }  // namespace
 
 std::shared_ptr<Storage> Storage::allocate(std::size_t num_bytes, Device device) {
-  check<DeviceError>(device.kind == DeviceKind::cpu, "storage: {}: this build has only the CPU backend", device.to_string());
   std::shared_ptr<Storage> storage(new Storage);
   const std::size_t block_bytes = size_class(num_bytes);
-  storage->data_ = host_pool().take(block_bytes, num_bytes);
+  storage->data_ = device.is_gpu() ? take_from_device(block_bytes, device) : host_pool().take(block_bytes, num_bytes);
   storage->block_bytes_ = block_bytes;
   storage->num_bytes_ = num_bytes;
   storage->device_ = device;
@@ -110,7 +138,9 @@ std::shared_ptr<Storage> Storage::borrow(const void* data, std::size_t num_bytes
 }
 
 Storage::~Storage() {
-  if (block_bytes_ != 0) host_pool().give_back(data_, block_bytes_);
+  if (block_bytes_ == 0) return;
+  if (device_.is_gpu()) give_back_to_device(data_, block_bytes_, device_);
+  else host_pool().give_back(data_, block_bytes_);
 }
 
 PoolStats host_pool_stats() {
@@ -121,6 +151,11 @@ PoolStats host_pool_stats() {
 void reset_host_pool_peak() {
   const std::lock_guard lock(host_pool().mutex);
   host_pool().stats.peak_in_use_bytes = host_pool().stats.in_use_bytes;
+}
+
+PoolStats device_pool_stats(Device device) {
+  const std::lock_guard lock(device_stats_mutex);
+  return device_stats[{device.kind, device.index}];
 }
 
 void trim_host_pool() { host_pool().trim(); }

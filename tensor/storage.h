@@ -16,7 +16,8 @@ namespace avid {
 /// One block of memory, 64-byte aligned, shared by all tensors that view it. Not copyable; freed by the last user.
 class Storage {
  public:
-  /// `num_bytes` of uninitialised pool memory. Throws OutOfMemoryError.
+  /// `num_bytes` of uninitialised pool memory. Throws OutOfMemoryError, and DeviceError where this build or machine has no
+  /// such device.
   static std::shared_ptr<Storage> allocate(std::size_t num_bytes, Device device);
   /// Memory owned by somebody else (a mapped file), kept alive by `owner`; written to never.
   static std::shared_ptr<Storage> borrow(const void* data, std::size_t num_bytes, std::shared_ptr<const void> owner);
@@ -25,6 +26,7 @@ class Storage {
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
 
+  /// The first byte; a device pointer where device() is a GPU backend.
   std::byte* data() { return data_; }
   const std::byte* data() const { return data_; }
   std::size_t num_bytes() const { return num_bytes_; }
@@ -52,6 +54,8 @@ struct PoolStats {
   std::size_t cached_bytes = 0;       ///< kept for reuse
 };
 PoolStats host_pool_stats();
+/// The same for a GPU backend (cached_bytes is not known here: its runtime keeps the cache).
+PoolStats device_pool_stats(Device device);
 /// Sets the peak to what is in use now.
 void reset_host_pool_peak();
 /// Gives all cached blocks back to the system.

@@ -3,6 +3,8 @@
 
 #include <cstring>
 
+#include "tensor/ops/on_device.h"
+
 namespace avid {
 namespace {
 
@@ -25,6 +27,19 @@ void copy_rows(const void* from, std::size_t from_step, void* to, std::size_t to
   for (std::int64_t r = 0; r < num_rows; ++r, source += from_step, target += to_step) std::memcpy(target, source, row_bytes);
 }
 
+// Copies the rows of two tensors of the same shape and type, at least one of them on a GPU backend.
+void copy_device_rows(std::byte* to, Device to_device, std::size_t to_step, const std::byte* from, Device from_device, std::size_t from_step,
+                      std::size_t row_bytes, std::int64_t num_rows) {
+  if (row_bytes == 0 || num_rows == 0) return;
+  const bool up = !from_device.is_gpu(), down = !to_device.is_gpu();
+  check<DeviceError>(up || down || from_device == to_device, "copy: from {} to {}: copy to the CPU first", from_device.to_string(),
+                     to_device.to_string());
+  const auto kind = up ? kernels::CopyKind::to_device : down ? kernels::CopyKind::to_host : kernels::CopyKind::on_device;
+  on_device(up ? to_device : from_device, "copy", [&]<class Backend>(const kernels::Stream& stream) {
+    kernels::device_copy<Backend>(stream, kind, to, to_step, from, from_step, row_bytes, num_rows);
+  });
+}
+
 }  // namespace
 
 Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
@@ -37,14 +52,22 @@ Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
     const std::size_t item = size_of(dtype), row_bytes = static_cast<std::size_t>(shape.cols()) * item;
     const std::size_t pitch_bytes = static_cast<std::size_t>(t.pitch_) * item;
     std::byte* row = t.storage_->data();
-    for (std::int64_t r = shape.rows(); r > 0; --r, row += pitch_bytes) std::memset(row + row_bytes, 0, pitch_bytes - row_bytes);
+    if (device.is_gpu())
+      on_device(device, "tensor", [&]<class Backend>(const kernels::Stream& stream) {
+        kernels::device_zero<Backend>(stream, row + row_bytes, pitch_bytes, pitch_bytes - row_bytes, shape.rows());
+      });
+    else for (std::int64_t r = shape.rows(); r > 0; --r, row += pitch_bytes) std::memset(row + row_bytes, 0, pitch_bytes - row_bytes);
   }
   return t;
 }
 
 Tensor Tensor::zeros(const Shape& shape, DType dtype, Device device) {
   Tensor t = empty(shape, dtype, device);
-  std::memset(t.storage_->data(), 0, t.num_bytes());
+  if (device.is_gpu())
+    on_device(device, "tensor", [&]<class Backend>(const kernels::Stream& stream) {
+      kernels::device_zero<Backend>(stream, t.storage_->data(), t.num_bytes(), t.num_bytes(), 1);
+    });
+  else std::memset(t.storage_->data(), 0, t.num_bytes());
   return t;
 }
 
@@ -93,13 +116,27 @@ std::size_t Tensor::num_bytes() const {
 
 const void* Tensor::raw_data() const {
   check(defined(), "tensor: undefined tensor used");
+  check<DeviceError>(!device().is_gpu(), "tensor: {} on {}: host code may not touch device memory, so this op has no kernel there yet | "
+                     "copy it with to(Device())", describe(), device().to_string());
   return storage_->data() + offset_bytes_;
 }
 
 void* Tensor::raw_data() {
+  check_writable();
+  return const_cast<void*>(std::as_const(*this).raw_data());
+}
+
+const void* Tensor::device_pointer(DType expected) const {
+  check<DTypeError>(dtype_ == expected, "tensor: expected {}, got {}", name_of(expected), describe());
+  check<DeviceError>(device().is_gpu(), "tensor: {}: expected a tensor on a device, got one on cpu", describe());
+  return storage_->data() + offset_bytes_;
+}
+
+void* Tensor::device_pointer(DType expected) { return const_cast<void*>(std::as_const(*this).device_pointer(expected)); }
+
+void Tensor::check_writable() const {
   check(defined(), "tensor: undefined tensor used");
   check(!storage_->read_only(), "tensor: {} is mapped from a file and read-only | clone() it first", describe());
-  return storage_->data() + offset_bytes_;
 }
 
 const void* Tensor::checked_data(DType expected) const {
@@ -146,7 +183,10 @@ Tensor Tensor::reshape(const Shape& shape) const {
   return t;
 }
 
-Tensor Tensor::dense_reshape(const Shape& shape) const { return from_dense_bytes(to_dense_bytes(), shape, dtype_); }
+Tensor Tensor::dense_reshape(const Shape& shape) const {
+  check<ShapeError>(shape.numel() == numel(), "dense_reshape: {} has {} elements, {} has {}", shape_, numel(), shape, shape.numel());
+  return from_dense_bytes(to_dense_bytes(), shape, dtype_).to(device());
+}
 
 Tensor Tensor::clone() const {
   Tensor t = empty(shape_, dtype_, device());
@@ -160,11 +200,25 @@ Tensor Tensor::to(DType dtype) const {
   return t;
 }
 
+Tensor Tensor::to(Device device) const {
+  if (device == this->device()) return *this;
+  Tensor t = empty(shape_, dtype_, device);
+  t.copy_from(*this);
+  return t;
+}
+
 void Tensor::copy_from(const Tensor& source) {
   check<ShapeError>(source.shape() == shape_, "copy: expected {}, got {}", shape_, source.shape());
   // An empty tensor may still have very many empty rows.
   const std::int64_t num_rows = numel() == 0 ? 0 : rows(), num_cols = cols();
-  if (source.dtype() == dtype_) {
+  if (source.device().is_gpu() || device().is_gpu()) {
+    if (source.dtype() != dtype_) return copy_from(source.to(Device()).to(dtype_));  // converted on the host
+    check_writable();
+    const std::size_t item = size_of(dtype_);
+    copy_device_rows(storage_->data() + offset_bytes_, device(), static_cast<std::size_t>(pitch_) * item,
+                     source.storage_->data() + source.offset_bytes_, source.device(), static_cast<std::size_t>(source.pitch()) * item,
+                     static_cast<std::size_t>(num_cols) * item, num_rows);
+  } else if (source.dtype() == dtype_) {
     const std::size_t item = size_of(dtype_);
     copy_rows(source.raw_data(), static_cast<std::size_t>(source.pitch()) * item, raw_data(), static_cast<std::size_t>(pitch_) * item,
               num_rows, static_cast<std::size_t>(num_cols) * item);
@@ -182,6 +236,7 @@ void Tensor::copy_from(const Tensor& source) {
 }
 
 void Tensor::fill(double value) {
+  if (device().is_gpu()) return copy_from(full(shape_, value, dtype_));
   dispatch_any(dtype_, [&]<class Elem>() {
     const Elem v = convert<Elem>(value);
     Elem* to = data<Elem>();
@@ -194,6 +249,7 @@ void Tensor::fill(double value) {
 
 std::vector<double> Tensor::to_doubles() const {
   std::vector<double> out;
+  if (device().is_gpu()) return to(Device()).to_doubles();
   if (numel() == 0) return out;
   out.reserve(static_cast<std::size_t>(numel()));
   dispatch_any(dtype_, [&]<class Elem>() {
@@ -214,6 +270,7 @@ template <class Elem> std::vector<Elem> Tensor::to_values() const {
 
 std::vector<std::byte> Tensor::to_dense_bytes() const {
   const std::size_t item = size_of(dtype_), row_bytes = static_cast<std::size_t>(cols()) * item;
+  if (device().is_gpu()) return to(Device()).to_dense_bytes();
   std::vector<std::byte> bytes(static_cast<std::size_t>(numel()) * item);
   copy_rows(raw_data(), static_cast<std::size_t>(pitch_) * item, bytes.data(), row_bytes, rows(), row_bytes);
   return bytes;
@@ -231,8 +288,9 @@ std::string Tensor::to_string() const {
   std::string out = fmt::format("{} {}\n", describe(), device().to_string());
   constexpr std::int64_t kEdge = 3, kShowAll = 8;
   const std::int64_t num_rows = rows(), num_cols = cols();
+  const Tensor here = to(Device());
   dispatch_any(dtype_, [&]<class Elem>() {
-    const Elem* from = data<Elem>();
+    const Elem* from = here.data<Elem>();
     for (std::int64_t r = 0; r < num_rows; ++r) {
       if (num_rows > kShowAll && r == kEdge) {
         out += fmt::format("  ... {} rows ...\n", num_rows - 2 * kEdge);
@@ -244,8 +302,8 @@ std::string Tensor::to_string() const {
           out += " ... ";
           c = num_cols - kEdge;
         }
-        out += is_float(dtype_) ? fmt::format("{:>11.5g} ", convert<double>(from[r * pitch_ + c]))
-                                : fmt::format("{:>5} ", convert<std::int64_t>(from[r * pitch_ + c]));
+        out += is_float(dtype_) ? fmt::format("{:>11.5g} ", convert<double>(from[r * here.pitch() + c]))
+                                : fmt::format("{:>5} ", convert<std::int64_t>(from[r * here.pitch() + c]));
       }
       out.back() = '\n';
     }

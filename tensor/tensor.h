@@ -30,7 +30,7 @@ class Tensor {
   static Tensor empty(const Shape& shape, DType dtype = DType::f32, Device device = {});
   static Tensor zeros(const Shape& shape, DType dtype = DType::f32, Device device = {});
   static Tensor full(const Shape& shape, double value, DType dtype = DType::f32, Device device = {});
-  static Tensor scalar(double value, DType dtype = DType::f32) { return full({}, value, dtype); }
+  static Tensor scalar(double value, DType dtype = DType::f32, Device device = {}) { return full({}, value, dtype, device); }
   /// Copies dense row-major host values into a new (pitched) tensor; `values.size()` must be shape.numel().
   template <class Elem> static Tensor from_values(std::span<const Elem> values, const Shape& shape);
   template <class Elem> static Tensor from_values(const std::vector<Elem>& values, const Shape& shape) {
@@ -54,11 +54,16 @@ class Tensor {
   /// Bytes from the first to past the last element, gaps included: rows * pitch * element size.
   std::size_t num_bytes() const;
 
-  /// First element; the type must match dtype(). The non-const form refuses mapped, read-only files.
+  /// First element, for host code; the type must match dtype(). The non-const form refuses mapped, read-only files.
+  /// DeviceError for a tensor on a GPU backend: host code may not touch device memory.
   template <class Elem> const Elem* data() const { return static_cast<const Elem*>(checked_data(dtype_of<Elem>)); }
   template <class Elem> Elem* data() { return static_cast<Elem*>(checked_mutable_data(dtype_of<Elem>)); }
   const void* raw_data() const;
   void* raw_data();
+  /// First element of a tensor on a GPU backend, for kernels only (tensor/ops/on_device.h); the type must match dtype().
+  /// DeviceError for a tensor on the CPU.
+  const void* device_pointer(DType expected) const;
+  void* device_pointer(DType expected);
 
   // ---- views: share storage, never copy ----
   /// Elements [begin, end) of the first dimension.
@@ -75,7 +80,10 @@ class Tensor {
   /// Converted to another element type (through f64/f32, round to nearest even; float to integer truncates).
   /// Always a new tensor.
   Tensor to(DType dtype) const;
-  /// Overwrites this tensor's elements with those of `source` (same shape; converts the element type).
+  /// On another device; itself (the same storage) when it is there already.
+  Tensor to(Device device) const;
+  /// Overwrites this tensor's elements with those of `source` (same shape; converts the element type and copies between
+  /// devices; between two GPU backends is refused).
   void copy_from(const Tensor& source);
   void fill(double value);
 
@@ -106,6 +114,7 @@ class Tensor {
  private:
   const void* checked_data(DType expected) const;
   void* checked_mutable_data(DType expected);
+  void check_writable() const;
 
   Shape shape_;
   DType dtype_ = DType::f32;

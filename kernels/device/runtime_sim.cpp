@@ -1,0 +1,59 @@
+// kernels/device/runtime_sim.cpp -- the simulator's "device" memory and copies
+//
+// Blocks come fresh from the system and start as NaN in every float format (all bits set), so that a kernel that reads
+// what nobody wrote shows itself in the result, and under AddressSanitizer a stray access is seen at once.
+#include "kernels/device/runtime.h"
+
+#if AVID_HAVE_SIM
+
+#include <cstdlib>
+#include <cstring>
+
+namespace avid::kernels {
+
+template <>
+Stream device_stream<Sim>(int) {
+  return {};
+}
+
+template <>
+void* device_allocate<Sim>(const Stream&, std::size_t bytes) {
+  const std::size_t rounded = (bytes + 255) / 256 * 256;
+  void* block = std::aligned_alloc(256, rounded == 0 ? 256 : rounded);
+  if (block != nullptr) std::memset(block, 0xff, bytes);
+  return block;
+}
+
+template <>
+void device_free<Sim>(const Stream&, void* block, std::size_t) noexcept {
+  std::free(block);
+}
+
+template <>
+void device_copy<Sim>(const Stream&, CopyKind, void* to, std::size_t to_step, const void* from, std::size_t from_step,
+                      std::size_t row_bytes, std::int64_t num_rows) {
+  if (row_bytes == 0) return;
+  auto* target = static_cast<std::byte*>(to);
+  const auto* source = static_cast<const std::byte*>(from);
+  for (std::int64_t r = 0; r < num_rows; ++r, target += to_step, source += from_step)
+    std::memmove(target, source, row_bytes);
+}
+
+template <>
+void device_zero<Sim>(const Stream&, void* to, std::size_t step, std::size_t row_bytes, std::int64_t num_rows) {
+  if (row_bytes == 0) return;
+  auto* target = static_cast<std::byte*>(to);
+  for (std::int64_t r = 0; r < num_rows; ++r, target += step) std::memset(target, 0, row_bytes);
+}
+
+template <>
+void device_synchronise<Sim>(const Stream&) {}
+
+template <>
+DeviceMemory device_memory<Sim>(int) {
+  return {};
+}
+
+}  // namespace avid::kernels
+
+#endif  // AVID_HAVE_SIM
