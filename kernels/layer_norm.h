@@ -57,8 +57,13 @@ struct LayerNormDeviceGrads {
   float* workspace = nullptr;  ///< layer_norm_bwd_workspace() elements, 16-byte aligned
 };
 
-/// f32 elements of workspace that layer_norm_bwd needs.
-std::int64_t layer_norm_bwd_workspace(std::int64_t num_rows, std::int64_t C);
+/// At most this many blocks, and partial sums, in a backward pass.
+inline constexpr int kMaxLayerNormBlocks = 512;
+
+/// f32 elements of workspace that layer_norm_bwd needs: two sums per block, mean and rstd per row.
+inline std::int64_t layer_norm_bwd_workspace(std::int64_t num_rows, std::int64_t C) {
+  return 2 * kMaxLayerNormBlocks * ((C + 7) / 8 * 8) + 2 * num_rows;
+}
 
 /// Statistics and sums in f32, the same bits in every run. Rows start at 16-byte boundaries (pitch, data).
 template <class Backend, class Elem>

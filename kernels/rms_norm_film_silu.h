@@ -68,8 +68,18 @@ struct RmsNormFilmSiluDeviceGrads {
   float* workspace = nullptr;   ///< rms_norm_film_silu_bwd_workspace() elements, 16-byte aligned
 };
 
-/// f32 elements of workspace that rms_norm_film_silu_bwd needs.
-std::int64_t rms_norm_film_silu_bwd_workspace(std::int64_t F, std::int64_t S, std::int64_t C);
+/// How a device cuts the rows of a frame; a function of the shape alone, so that sums have one order.
+struct RmsNormSlabs {
+  int rows;   ///< in one slab
+  int count;  ///< of a frame
+  RmsNormSlabs(std::int64_t S, std::int64_t C)
+      : rows(C <= 192 ? 256 : C <= 384 ? 128 : 64), count(static_cast<int>((S + rows - 1) / rows)) {}
+};
+
+/// f32 elements of workspace that rms_norm_film_silu_bwd needs: two sums per slab, one row per frame, one value per row.
+inline std::int64_t rms_norm_film_silu_bwd_workspace(std::int64_t F, std::int64_t S, std::int64_t C) {
+  return F * ((2 * RmsNormSlabs(S, C).count + 1) * ((C + 7) / 8 * 8) + S);
+}
 
 /// Norm and sums in f32, the same bits in every run. Rows start at 16-byte boundaries (pitch, data).
 template <class Backend, class Elem>

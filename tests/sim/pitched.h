@@ -1,0 +1,96 @@
+// tests/sim/pitched.h -- pitched rows on the host for kernel tests, and comparisons in f64
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "kernels/dtype.h"
+#include "kernels/rows.h"
+
+namespace avid::test {
+
+/// [rows, cols] of Elem with rows of 16-byte multiples, gaps zero. The buffer ends with the last row, so that the
+/// sanitizer build sees a read past it.
+template <class Elem>
+struct Pitched {
+  std::int64_t rows = 0, cols = 0, pitch = 0;
+  std::vector<Elem> values;
+
+  Pitched() = default;
+  Pitched(std::int64_t num_rows, std::int64_t num_cols)
+      : rows(num_rows), cols(num_cols), pitch((num_cols * std::int64_t{sizeof(Elem)} + 15) / 16 * 16 / std::int64_t{sizeof(Elem)}) {
+    values.assign(static_cast<std::size_t>(rows * pitch), Elem(0.0f));
+  }
+  Elem& at(std::int64_t r, std::int64_t c) { return values[static_cast<std::size_t>(r * pitch + c)]; }
+  double operator()(std::int64_t r, std::int64_t c) const {
+    const Elem& v = values[static_cast<std::size_t>(r * pitch + c)];
+    if constexpr (sizeof(Elem) == 2)
+      return static_cast<double>(static_cast<float>(v));
+    else
+      return static_cast<double>(v);
+  }
+  kernels::Rows<const Elem> view() const { return {values.data(), pitch}; }
+  kernels::Rows<Elem> view() { return {values.data(), pitch}; }
+};
+
+/// Uniform in [-scale, scale), rounded to bf16, so that every element type holds the same numbers.
+template <class Elem>
+Pitched<Elem> random_rows(std::int64_t rows, std::int64_t cols, unsigned seed, double scale = 1.0) {
+  Pitched<Elem> out(rows, cols);
+  std::mt19937 engine(seed);
+  std::uniform_real_distribution<double> draw(-scale, scale);
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t c = 0; c < cols; ++c)
+      out.at(r, c) = Elem(static_cast<float>(BFloat16(static_cast<float>(draw(engine)))));
+  return out;
+}
+
+/// An output to be written by a kernel: NaN everywhere, gaps included.
+template <class Elem>
+Pitched<Elem> poisoned_rows(std::int64_t rows, std::int64_t cols) {
+  Pitched<Elem> out(rows, cols);
+  for (Elem& v : out.values) v = Elem(std::numeric_limits<float>::quiet_NaN());
+  return out;
+}
+
+/// ||a - b|| / ||b|| over the elements; NaN anywhere gives NaN, another shape infinity. 0 for two zeros.
+template <class A, class B>
+double rel_l2(const Pitched<A>& a, const Pitched<B>& b) {
+  if (a.rows != b.rows || a.cols != b.cols) return std::numeric_limits<double>::infinity();
+  double error = 0, norm = 0;
+  for (std::int64_t r = 0; r < a.rows; ++r)
+    for (std::int64_t c = 0; c < a.cols; ++c) {
+      error += (a(r, c) - b(r, c)) * (a(r, c) - b(r, c));
+      norm += b(r, c) * b(r, c);
+    }
+  return error == 0 ? 0 : std::sqrt(error / norm);
+}
+
+/// Everything behind the last column of every row is zero.
+template <class Elem>
+bool gaps_are_zero(const Pitched<Elem>& t) {
+  for (std::int64_t r = 0; r < t.rows; ++r)
+    for (std::int64_t c = t.cols; c < t.pitch; ++c)
+      if (!(t(r, c) == 0)) return false;
+  return true;
+}
+
+/// The same bits everywhere.
+template <class Elem>
+bool same_bits(const Pitched<Elem>& a, const Pitched<Elem>& b) {
+  if (a.values.size() != b.values.size()) return false;
+  for (std::size_t i = 0; i < a.values.size(); ++i) {
+    if constexpr (sizeof(Elem) == 2) {
+      if (a.values[i].bits != b.values[i].bits) return false;
+    } else {
+      if (std::bit_cast<std::uint32_t>(a.values[i]) != std::bit_cast<std::uint32_t>(b.values[i])) return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace avid::test
