@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 
+#include "kernels/device/backend.h"
 #include "kernels/rows.h"
 
 namespace avid::kernels {
@@ -57,5 +58,34 @@ void conv3d_ref_bwd_data(
 template <class Elem>
 void conv3d_ref_bwd_weight(
     const Conv3dSize&, Rows<const Elem> d_out, Rows<const Elem> x, Rows<const Elem> x2, Rows<Elem> d_w, Elem* d_bias);
+
+// ---- on a device (conv3d.cu) ----
+// Elem is float or BFloat16: activations and weights. bias and the gradients of parameters are f32. Sums in f32, in a fixed
+// order: the same bits in every run. All rows start at 16-byte boundaries (data and pitch). Gaps of outputs are written as
+// zero. At most 9 taps in t, 11 in y and x. workspace: as many bytes as <function>_workspace_bytes says, 256-byte aligned,
+// uninitialised; null when that is 0. Throws GpuError.
+
+template <class Backend, class Elem>
+std::int64_t conv3d_fwd_workspace_bytes(const Conv3dSize&);
+template <class Backend, class Elem>
+std::int64_t conv3d_bwd_data_workspace_bytes(const Conv3dSize&);
+template <class Backend, class Elem>
+std::int64_t conv3d_bwd_weight_workspace_bytes(const Conv3dSize&);
+
+/// out = x * w + bias. x2 and bias may be null.
+template <class Backend, class Elem>
+void conv3d_fwd(
+    const Stream&, const Conv3dSize&, Rows<const Elem> x, Rows<const Elem> x2, Rows<const Elem> w, const float* bias,
+    Rows<Elem> out, void* workspace);
+/// d_x, d_x2 (either may be null) from d_out. Overwrites.
+template <class Backend, class Elem>
+void conv3d_bwd_data(
+    const Stream&, const Conv3dSize&, Rows<const Elem> d_out, Rows<const Elem> w, Rows<Elem> d_x, Rows<Elem> d_x2,
+    void* workspace);
+/// d_w and d_bias (either may be null) from d_out. Overwrites; the gaps of d_w are left alone.
+template <class Backend, class Elem>
+void conv3d_bwd_weight(
+    const Stream&, const Conv3dSize&, Rows<const Elem> d_out, Rows<const Elem> x, Rows<const Elem> x2, Rows<float> d_w,
+    float* d_bias, void* workspace);
 
 }  // namespace avid::kernels

@@ -54,4 +54,26 @@ template <class Elem>
 void conv_transpose3d_ref_bwd_weight(
     const ConvTranspose3dSize&, Rows<const Elem> d_out, Rows<const Elem> x, Rows<Elem> d_w, Elem* d_bias);
 
+// ---- on a device (conv_transpose3d.cu): element types, limits and workspace as in conv3d.h ----
+
+template <class Backend, class Elem>
+std::int64_t conv_transpose3d_fwd_workspace_bytes(const ConvTranspose3dSize&);
+template <class Backend, class Elem>
+std::int64_t conv_transpose3d_bwd_weight_workspace_bytes(const ConvTranspose3dSize&);
+
+/// bias (f32) may be null.
+template <class Backend, class Elem>
+void conv_transpose3d_fwd(
+    const Stream&, const ConvTranspose3dSize&, Rows<const Elem> x, Rows<const Elem> w, const float* bias, Rows<Elem> out,
+    void* workspace);
+/// d_x from d_out. Overwrites.
+template <class Backend, class Elem>
+void conv_transpose3d_bwd_data(
+    const Stream&, const ConvTranspose3dSize&, Rows<const Elem> d_out, Rows<const Elem> w, Rows<Elem> d_x);
+/// d_w and d_bias (f32; either may be null). Overwrites; the gaps of d_w are left alone.
+template <class Backend, class Elem>
+void conv_transpose3d_bwd_weight(
+    const Stream&, const ConvTranspose3dSize&, Rows<const Elem> d_out, Rows<const Elem> x, Rows<float> d_w, float* d_bias,
+    void* workspace);
+
 }  // namespace avid::kernels

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "kernels/device/backend.h"
 #include "kernels/rows.h"
 
 namespace avid::kernels {
@@ -47,5 +48,30 @@ void linear_ref_bwd_data(
 template <class Elem>
 void linear_ref_bwd_weight(
     const LinearSize&, Rows<const Elem> d_out, Rows<const Elem> x, Rows<const Elem> x2, Rows<Elem> d_w, Elem* d_bias);
+
+// ---- on a device (linear.cu): element types, limits and workspace as in conv3d.h ----
+
+template <class Backend, class Elem>
+std::int64_t linear_fwd_workspace_bytes(const LinearSize&);
+template <class Backend, class Elem>
+std::int64_t linear_bwd_data_workspace_bytes(const LinearSize&);
+template <class Backend, class Elem>
+std::int64_t linear_bwd_weight_workspace_bytes(const LinearSize&);
+
+/// out = [x | x2] w^T + bias + residual, rounded once; x2, bias (f32), residual may be null. residual may be out.
+template <class Backend, class Elem>
+void linear_fwd(
+    const Stream&, const LinearSize&, Rows<const Elem> x, Rows<const Elem> x2, Rows<const Elem> w, const float* bias,
+    Rows<const Elem> residual, Rows<Elem> out, void* workspace);
+/// d_x, d_x2 (either may be null). Overwrites.
+template <class Backend, class Elem>
+void linear_bwd_data(
+    const Stream&, const LinearSize&, Rows<const Elem> d_out, Rows<const Elem> w, Rows<Elem> d_x, Rows<Elem> d_x2,
+    void* workspace);
+/// d_w and d_bias (f32; either may be null). Overwrites; the gaps of d_w are left alone.
+template <class Backend, class Elem>
+void linear_bwd_weight(
+    const Stream&, const LinearSize&, Rows<const Elem> d_out, Rows<const Elem> x, Rows<const Elem> x2, Rows<float> d_w,
+    float* d_bias, void* workspace);
 
 }  // namespace avid::kernels

@@ -1,0 +1,148 @@
+// kernels/device/conv_products.h -- a convolution, its adjoint and its weight gradient as gathered products
+//
+// Host code shared by conv3d.cu, conv_transpose3d.cu and linear.cu: which product, which layout of the weights, how much
+// workspace. A linear layer is the convolution of one tap over a line of rows.
+#pragma once
+
+#include <algorithm>
+
+#include "kernels/gather_gemm.h"
+
+namespace avid::kernels::conv_products {
+
+struct Axes {
+  int B;
+  GatherAxis t, y, x;
+};
+
+/// One tap, no stride, no padding: rows meet rows, whatever their coordinates.
+inline bool is_row_product(const Conv3dSize& s) {
+  return s.taps() == 1 && s.stride == decltype(s.stride){1, 1, 1} && s.padding == decltype(s.padding){};
+}
+
+inline Axes axes_of(const char* op, const Conv3dSize& s, bool adjoint) {
+  if (is_row_product(s)) {
+    Conv3dSize line;
+    line.B = 1, line.in = line.out = {1, 1, s.in_positions()};
+    return {1, {}, {}, gather_axis(op, line, 2, adjoint)};
+  }
+  return {static_cast<int>(s.B), gather_axis(op, s, 0, adjoint), gather_axis(op, s, 1, adjoint), gather_axis(op, s, 2, adjoint)};
+}
+
+template <class Problem>
+void set_axes(Problem& p, const Axes& axes) {
+  p.B = axes.B, p.t = axes.t, p.y = axes.y, p.x = axes.x;
+}
+
+// ---- forward ----
+
+/// The weights are read where they are unless x2's columns would start inside a chunk.
+template <class Elem>
+bool packs_forward_weights(const Conv3dSize& s) {
+  return s.I2 > 0 && s.I % kChunk<Elem> != 0;
+}
+
+template <class Elem>
+PackWeights<Elem> forward_weights(const Conv3dSize& s, Rows<const Elem> w, Elem* to) {
+  return {.from = w, .O = s.O, .taps = s.taps(), .I = s.I, .I2 = s.I2, .to = to};
+}
+
+template <class Elem>
+std::int64_t forward_workspace_bytes(const Conv3dSize& s) {
+  return packs_forward_weights<Elem>(s) ? forward_weights<Elem>(s, {}, nullptr).to_bytes() : 0;
+}
+
+/// out = [x | x2] * w + bias + residual.
+template <class Backend, class Elem>
+void forward(
+    const char* op, const Stream& stream, const Conv3dSize& s, Rows<const Elem> x, Rows<const Elem> x2, Rows<const Elem> w,
+    const float* bias, Rows<const Elem> residual, Rows<Elem> out, void* workspace) {
+  GatherGemm<Elem> p;
+  set_axes(p, axes_of(op, s, false));
+  p.source[0] = chunk_rows(op, "x", x, s.I);
+  p.source[1] = chunk_rows(op, "x2", s.I2 > 0 ? x2 : Rows<const Elem>{}, s.I2);
+  p.num_weight_rows = static_cast<int>(s.O);
+  const int chunks = static_cast<int>(chunks_of<Elem>(s.I)), chunks2 = static_cast<int>(chunks_of<Elem>(s.I2));
+  if (packs_forward_weights<Elem>(s)) {
+    const PackWeights<Elem> pack = forward_weights(s, w, static_cast<Elem*>(workspace));
+    pack_weights<Backend>(stream, pack);
+    p.weights = pack.to;
+    p.weight_row = pack.to_row_chunks();
+    // All taps of x, then all of x2; the product asks for base + tap*weight_tap + chunk, so the two steps differ.
+    p.weight_tap[0] = chunks, p.weight_tap[1] = chunks2;
+    p.weight_source[1] = static_cast<int>(s.taps()) * chunks;
+  } else {
+    p.weights = w.data;
+    p.weight_tap[0] = p.weight_tap[1] = static_cast<int>(chunk_rows(op, "w", w, s.I + s.I2).pitch);
+    p.weight_row = s.taps() * p.weight_tap[0];
+    p.weight_source[1] = static_cast<int>(s.I / kChunk<Elem>);
+  }
+  p.bias = bias, p.num_bias = bias ? static_cast<int>(s.O) : 0;
+  p.residual = chunk_rows(op, "residual", residual, s.O);
+  p.out[0] = chunk_rows(op, "out", out, s.O);
+  gather_gemm<Backend>(stream, p);
+}
+
+// ---- adjoint: the data gradient, and the forward pass of a transposed convolution ----
+
+template <class Elem>
+PackWeights<Elem> adjoint_weights(const Conv3dSize& s, Rows<const Elem> w, bool first, bool second, Elem* to) {
+  return {.from = w, .O = s.O, .taps = s.taps(), .I = s.I, .I2 = s.I2, .transposed = true, .use = {first, second}, .to = to};
+}
+
+template <class Elem>
+std::int64_t adjoint_workspace_bytes(const Conv3dSize& s) {
+  return adjoint_weights<Elem>(s, {}, true, true, nullptr).to_bytes();
+}
+
+/// d_x and d_x2 (either may be absent) from d_out; bias, if any, is added to d_x.
+template <class Backend, class Elem>
+void adjoint(
+    const char* op, const Stream& stream, const Conv3dSize& s, Rows<const Elem> d_out, Rows<const Elem> w, const float* bias,
+    Rows<Elem> d_x, Rows<Elem> d_x2, void* workspace) {
+  if (s.I2 == 0) d_x2 = {};
+  const PackWeights<Elem> pack = adjoint_weights(s, w, bool(d_x), bool(d_x2), static_cast<Elem*>(workspace));
+  pack_weights<Backend>(stream, pack);
+  GatherGemm<Elem> p;
+  set_axes(p, axes_of(op, s, true));
+  p.adjoint = true;
+  p.source[0] = chunk_rows(op, "d_out", d_out, s.O);
+  p.weights = pack.to;
+  p.weight_row = pack.to_row_chunks();
+  p.weight_tap[0] = static_cast<int>(chunks_of<Elem>(s.O));
+  p.num_weight_rows = static_cast<int>(pack.to_rows());
+  p.bias = bias, p.num_bias = bias ? static_cast<int>(s.I) : 0;
+  p.out[0] = chunk_rows(op, "d_x", d_x, s.I);
+  p.out[1] = chunk_rows(op, "d_x2", d_x2, s.I2);
+  gather_gemm<Backend>(stream, p);
+}
+
+// ---- weight gradient ----
+
+template <class Elem>
+GatherWeightGrad<Elem> weight_grad(
+    const char* op, const Conv3dSize& s, Rows<const Elem> d_out, Rows<const Elem> x, Rows<const Elem> x2, Rows<float> d_w,
+    float* workspace) {
+  GatherWeightGrad<Elem> p;
+  set_axes(p, axes_of(op, s, false));
+  const ChunkRows<const Elem> sources[2] = {chunk_rows(op, "x", x, s.I), chunk_rows(op, "x2", x2, s.I2)};
+  p.source[0] = sources[0];
+  p.source[0].chunks = static_cast<int>(chunks_of<Elem>(s.I));  // also where only the size counts
+  if (s.I2 > 0) {
+    p.source[1] = sources[1];
+    p.source[1].chunks = static_cast<int>(chunks_of<Elem>(s.I2));
+  }
+  p.source_channels[0] = static_cast<int>(s.I), p.source_channels[1] = static_cast<int>(s.I2);
+  p.rows = chunk_rows(op, "d_out", d_out, s.O);
+  p.num_columns = static_cast<int>(s.O);
+  p.d_w = d_w;
+  p.workspace = workspace;
+  return p;
+}
+
+template <class Elem>
+std::int64_t weight_grad_workspace_bytes(const char* op, const Conv3dSize& s) {
+  return gather_weight_grad_workspace_bytes(weight_grad<Elem>(op, s, {}, {}, {}, {}, nullptr));
+}
+
+}  // namespace avid::kernels::conv_products

@@ -1,0 +1,84 @@
+// kernels/gather_gemm.cpp -- host side of the gathered products: checks and the sizes of workspaces (contract: gather_gemm.h)
+#include "kernels/gather_gemm.h"
+
+#include <algorithm>
+#include <limits>
+#include <string>
+
+#include "kernels/device/conv_tiles.h"
+
+namespace avid::kernels {
+namespace {
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+constexpr std::int64_t kMaxInt = std::numeric_limits<int>::max();
+constexpr std::int64_t kMaxTaps[3] = {9, 11, 11};  // bits of Window::inside (device/gather_geometry.h)
+
+}  // namespace
+
+void check_chunk_rows(const char* op, const char* name, const void* data, std::int64_t pitch, std::size_t elem_size) {
+  const std::size_t pitch_bytes = static_cast<std::size_t>(pitch) * elem_size;
+  if (reinterpret_cast<std::uintptr_t>(data) % 16 == 0 && pitch_bytes % 16 == 0) return;
+  throw GpuError(
+      std::string(op) + ": " + name + ": expected rows that start at 16-byte boundaries, got a pitch of " +
+      std::to_string(pitch_bytes) + " bytes at an address of " +
+      std::to_string(reinterpret_cast<std::uintptr_t>(data) % 16) + " modulo 16 | clone() the tensor");
+}
+
+GatherAxis gather_axis(const char* op, const Conv3dSize& s, int d, bool adjoint) {
+  const auto i = static_cast<std::size_t>(d);
+  const auto fail = [&](const char* what, std::int64_t limit, std::int64_t got) {
+    throw GpuError(
+        std::string(op) + ": " + what + " in dimension " + "tyx"[d] + ": at most " + std::to_string(limit) +
+        " on a device, got " + std::to_string(got));
+  };
+  if (s.kernel[i] > kMaxTaps[i]) fail("kernel", kMaxTaps[i], s.kernel[i]);
+  constexpr std::int64_t kMaxStep = 1 << 15, kMaxPositions = kMaxInt - (1 << 20);  // coordinates run past the ends
+  for (std::int64_t step : {s.stride[i], s.padding[i]})
+    if (step > kMaxStep) fail("stride or padding", kMaxStep, step);
+  for (std::int64_t positions : {s.in_positions(), s.out_positions()})
+    if (positions > kMaxPositions) fail("positions", kMaxPositions, positions);
+  const auto narrow = [](std::int64_t v) { return static_cast<int>(v); };
+  return {
+      .source = narrow(adjoint ? s.out[i] : s.in[i]), .result = narrow(adjoint ? s.in[i] : s.out[i]),
+      .taps = narrow(s.kernel[i]), .stride = narrow(s.stride[i]), .padding = narrow(s.padding[i])};
+}
+
+template <class Elem>
+WeightGradSplits weight_grad_splits(const GatherWeightGrad<Elem>& p) {
+  WeightGradSplits plan;
+  plan.M = std::int64_t{p.t.taps} * p.y.taps * p.x.taps * (p.source[0].chunks + p.source[1].chunks) * kChunk<Elem>;
+  const std::int64_t positions = std::int64_t{p.B} * p.t.result * p.y.result * p.x.result;
+  if (plan.M == 0 || p.num_columns == 0 || positions == 0) return plan;
+  const std::int64_t steps = ceil_div(positions, kWeightGradPositions);
+  WeightGradTiles<Elem>::choose(plan.M, p.num_columns, [&]<class Tile>() {
+    const std::int64_t tiles = ceil_div(plan.M, Tile::BM) * ceil_div(p.num_columns, Tile::BN);
+    // Fill the device twice over at most, and give every split at least 8 steps: its partial sums cost a write and a read.
+    const std::int64_t wanted = std::clamp<std::int64_t>(2 * kBlockSlots / tiles, 1, std::max<std::int64_t>(1, steps / 8));
+    plan.steps_per_split = static_cast<int>(ceil_div(steps, wanted));
+  });
+  plan.splits = static_cast<int>(ceil_div(steps, plan.steps_per_split));
+  return plan;
+}
+
+template <class Elem>
+std::int64_t gather_weight_grad_workspace_bytes(const GatherWeightGrad<Elem>& p) {
+  const WeightGradSplits plan = weight_grad_splits(p);
+  return plan.M * p.num_columns * plan.splits * std::int64_t{sizeof(float)};
+}
+
+std::int64_t column_sums_splits(std::int64_t num_rows) {
+  return std::min<std::int64_t>(2 * kBlockSlots, ceil_div(num_rows, 256));
+}
+
+std::int64_t column_sums_workspace_bytes(std::int64_t num_rows, std::int64_t C) {
+  return column_sums_splits(num_rows) * C * std::int64_t{sizeof(float)};
+}
+
+template WeightGradSplits weight_grad_splits(const GatherWeightGrad<float>&);
+template WeightGradSplits weight_grad_splits(const GatherWeightGrad<BFloat16>&);
+template std::int64_t gather_weight_grad_workspace_bytes(const GatherWeightGrad<float>&);
+template std::int64_t gather_weight_grad_workspace_bytes(const GatherWeightGrad<BFloat16>&);
+
+}  // namespace avid::kernels

@@ -1,0 +1,314 @@
+// kernels/gather_gemm.cu -- implicit-GEMM product of gathered rows with weights (contract: gather_gemm.h)
+//
+// Math      out[r,n] = bias[n] + residual[r,n] + sum_{s,k,c} source_s[row(r,k)][c] * weights[n][s,k,c]
+// Layout    rows of 16-byte chunks; the inner dimension is (source, tap, chunk) flattened, 4 chunks a step, so a step may
+//           straddle taps and sources and only the very last one is padded
+// Parallel  a block owns BM rows x BN columns (conv_tiles.h); grid (row tiles, column tiles, phases of the adjoint).
+//           A warp owns WM x WN of them in registers. In the loads four neighbouring threads fetch the 4 chunks of a row;
+//           a thread keeps its chunk column and its BM*4/threads windows (gather_geometry.h), and walks the taps with
+//           counters: no division, no table, no branch per row
+// Pipeline  cp.async into kStages buffers, one barrier a step. Rows of 64 bytes with chunk index XOR (row/2 mod 4): free
+//           of bank conflicts for the copies and for ldmatrix
+// Traffic   each block reads its source rows once per tap (from the cache after the first) and its weights once
+// Numerics  bf16: products exact, sums f32, one rounding at the store (bias and residual are added before it). f32: three
+//           TF32 products (tile_products.h), about 2^-21 of the largest term each; an infinite operand gives NaN
+// Limits    2^31 rows; 2^32 chunks per source (64 GiB); 9 taps in t, 11 in y and x
+// Measured  never run on a GPU yet
+// Predicted 0.75 of the dense bf16 peak of an A100 for the wide tiles (conv_tiles.h)
+// Oracle    kernels/{conv3d,conv_transpose3d,linear}_cpu.cpp in f64, compared in tests/sim/
+#include "kernels/gather_gemm.h"
+
+#include "kernels/device/conv_tiles.h"
+#include "kernels/device/gather_geometry.h"
+#include "kernels/device/gpu.h"
+#include "kernels/device/tile_products.h"
+
+namespace avid::kernels {
+namespace AVID_GPU {
+
+constexpr int kStepChunks = 4;             // chunks per row and step of the inner dimension
+constexpr int kRowBytes = 16 * kStepChunks;  // a row of a stage
+
+/// Byte of chunk c of row r in a stage.
+AVID_DEVICE constexpr int swizzled(int r, int c) { return r * kRowBytes + ((c ^ ((r >> 1) & 3)) << 4); }
+
+/// One thread's place in the flattened inner dimension: its source, tap and chunk.
+template <class Elem>
+struct InnerCursor {
+  const GatherGemm<Elem>& p;
+  const GatherView& g;
+  const Elem* data;       // of the current source
+  std::uint32_t pitch;    // in chunks
+  std::uint32_t offset;   // chunks from a window's origin row to this tap's chunk, modulo 2^32
+  std::uint32_t bits;     // what the tap asks of a window; kNoTap past the end
+  std::int64_t weight;    // chunk in a row of weights
+  int source = 0, chunk, it = 0, iy = 0, ix = 0;
+
+  AVID_DEVICE InnerCursor(const GatherGemm<Elem>& problem, const GatherView& view, int first_chunk)
+      : p(problem), g(view), data(nullptr), pitch(0), offset(0), bits(0), weight(0), chunk(first_chunk) {
+    if (g.t.taps * g.y.taps * g.x.taps == 0) bits = kNoTap;  // a phase without taps: only bias and residual
+    settle();
+  }
+  AVID_DEVICE bool done() const { return bits == kNoTap; }
+  AVID_DEVICE void advance() {
+    chunk += kStepChunks;
+    offset += kStepChunks;
+    weight += kStepChunks;
+    if (chunk >= p.source[source].chunks) settle();
+  }
+
+ private:
+  /// Carries chunk into the taps and sources, and derives the rest.
+  AVID_DEVICE void settle() {
+    while (!done() && chunk >= p.source[source].chunks) {
+      chunk -= p.source[source].chunks;
+      if (++ix < g.x.taps) continue;
+      ix = 0;
+      if (++iy < g.y.taps) continue;
+      iy = 0;
+      if (++it < g.t.taps) continue;
+      it = 0;
+      if (source == 1 || p.source[1].chunks == 0) bits = kNoTap;
+      else source = 1;
+    }
+    data = p.source[source].data;
+    pitch = p.source[source].pitch;
+    if (done()) return;
+    const int row = (it * g.t.direction * g.y_in + iy * g.y.direction) * g.x_in + ix * g.x.direction;
+    offset = static_cast<std::uint32_t>(row) * pitch + static_cast<std::uint32_t>(chunk);
+    bits = tap_bits(it, iy, ix);
+    const int tap = ((g.t.first_tap + g.t.tap_step * it) * p.y.taps + g.y.first_tap + g.y.tap_step * iy) * p.x.taps +
+                    g.x.first_tap + g.x.tap_step * ix;
+    weight = p.weight_source[source] + std::int64_t{tap} * p.weight_tap[source] + chunk;
+  }
+};
+
+/// Columns of the f32 staging rows of the epilogue: 8 modulo 32 banks, so that a warp's pairs do not collide.
+template <class Tile>
+constexpr int kStagedPitch = (Tile::WN + 23) / 32 * 32 + 8;
+
+template <class Tile>
+constexpr int kPaddedBN = (Tile::BN + 15) / 16 * 16;  // ldmatrix takes 16 rows of weights at a time
+
+template <class Tile>
+constexpr std::size_t kGatherGemmSharedBytes =
+    std::size_t{Tile::kStages} * (Tile::BM + kPaddedBN<Tile>) * kRowBytes + Tile::BM * sizeof(int);
+
+template <class Elem, class Tile>
+__global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGemm<Elem> p) {
+  constexpr int kRowStep = Tile::kThreads / kStepChunks;  // rows between two loads of a thread; a multiple of 8
+  constexpr int kLoadsA = Tile::BM / kRowStep, kLoadsB = (kPaddedBN<Tile> + kRowStep - 1) / kRowStep;
+  constexpr int kTilesM = Tile::WM / 16, kTilesN = Tile::WN / 8;
+  constexpr int kStageA = Tile::BM * kRowBytes, kStageB = kPaddedBN<Tile> * kRowBytes;
+  static_assert(Tile::BM % kRowStep == 0 && kRowStep % 8 == 0, "the swizzle is the same for all loads of a thread");
+  static_assert(Tile::kWarpsN == 1 || Tile::WN % 16 == 0);
+
+  const GatherView g(p, p.adjoint, static_cast<int>(blockIdx.z));
+  const int M = p.B * g.rows_per_clip(), m0 = static_cast<int>(blockIdx.x) * Tile::BM;
+  const int n0 = static_cast<int>(blockIdx.y) * Tile::BN;
+  if (m0 >= M) return;  // phases differ in size
+
+  SharedArena arena;
+  unsigned char* stages_a = arena.take<unsigned char>(Tile::kStages * (kStageA + kStageB), "stages");
+  unsigned char* stages_b = stages_a + Tile::kStages * kStageA;
+  int* out_row = arena.take<int>(Tile::BM, "out_row");
+
+  const int thread = static_cast<int>(threadIdx.x), lane = thread & 31, warp = thread >> 5;
+  const int load_column = thread % kStepChunks, load_row = thread / kStepChunks;
+
+  Window window[kLoadsA];
+#pragma unroll
+  for (int i = 0; i < kLoadsA; ++i) {
+    const int r = load_row + i * kRowStep, m = m0 + r;
+    if (m < M) {
+      const RowPosition at(g, m);
+      window[i] = window_at(g, at.b, at.t, at.y, at.x);
+      if (load_column == 0)
+        out_row[r] = ((at.b * g.t_out + at.t * g.t.out_step + g.t.out_first) * g.y_out + at.y * g.y.out_step + g.y.out_first) * g.x_out +
+                     at.x * g.x.out_step + g.x.out_first;
+    } else if (load_column == 0) {
+      out_row[r] = -1;
+    }
+  }
+
+  InnerCursor<Elem> inner(p, g, load_column);
+  const shared_address load_a = shared_address(stages_a) + swizzled(load_row, load_column);
+  const shared_address load_b = shared_address(stages_b) + swizzled(load_row, load_column);
+  const auto load = [&](int stage) {
+#pragma unroll
+    for (int i = 0; i < kLoadsA; ++i) {
+      const bool valid = (window[i].inside & inner.bits) == inner.bits;
+      const std::uint32_t at = window[i].origin * inner.pitch + inner.offset;
+      cp_async_16(load_a + (stage * kStageA + i * kRowStep * kRowBytes), inner.data + (valid ? std::size_t{at} * kChunk<Elem> : 0), valid);
+    }
+#pragma unroll
+    for (int i = 0; i < kLoadsB; ++i) {
+      const int r = load_row + i * kRowStep;
+      if (kPaddedBN<Tile> % kRowStep != 0 && r >= kPaddedBN<Tile>) break;
+      const bool valid = r < Tile::BN && n0 + r < p.num_weight_rows && !inner.done();
+      const std::int64_t at = (n0 + r) * p.weight_row + inner.weight;
+      cp_async_16(load_b + (stage * kStageB + i * kRowStep * kRowBytes), p.weights + (valid ? at * kChunk<Elem> : 0), valid);
+    }
+    inner.advance();
+  };
+
+  const int inner_chunks = g.t.taps * g.y.taps * g.x.taps * (p.source[0].chunks + p.source[1].chunks);
+  const int steps = (inner_chunks + kStepChunks - 1) / kStepChunks;
+#pragma unroll
+  for (int s = 0; s < Tile::kStages - 1; ++s) {
+    if (s < steps) load(s);
+    cp_async_commit();
+  }
+
+  float acc[kTilesM][kTilesN][4] = {};
+  const int warp_m = warp / Tile::kWarpsN * Tile::WM, warp_n = warp % Tile::kWarpsN * Tile::WN;
+  // ldmatrix: lane i addresses a row of block i/8. A: rows 0-7, 8-15 of the first chunk, then of the second.
+  // B: first and second chunk of columns 0-7, then of columns 8-15.
+  const int row_a = warp_m + (lane & 15), row_b = warp_n + (lane >> 4) * 8 + (lane & 7);
+  int stage = 0, fill = Tile::kStages - 1;
+  for (int s = 0; s < steps; ++s) {
+    cp_async_wait<Tile::kStages - 2>();
+    __syncthreads();  // this stage is complete for everybody, and the one to fill is free
+    if (s + Tile::kStages - 1 < steps) load(fill);
+    cp_async_commit();
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const shared_address a_at = shared_address(stages_a) + (stage * kStageA + swizzled(row_a, half * 2 + (lane >> 4)));
+      const shared_address b_at = shared_address(stages_b) + (stage * kStageB + swizzled(row_b, half * 2 + ((lane >> 3) & 1)));
+      Fragment<Elem, 4> a[kTilesM];
+#pragma unroll
+      for (int i = 0; i < kTilesM; ++i) {
+        std::uint32_t r[4];
+        ldmatrix_x4(r, a_at + i * 16 * kRowBytes);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) a[i].set(k, r[k]);
+      }
+#pragma unroll
+      for (int j = 0; j < kTilesN; j += 2) {
+        std::uint32_t r[4];
+        ldmatrix_x4(r, b_at + j * 8 * kRowBytes);
+        Fragment<Elem, 2> b[2];
+#pragma unroll
+        for (int k = 0; k < 4; ++k) b[k / 2].set(k % 2, r[k]);
+#pragma unroll
+        for (int i = 0; i < kTilesM; ++i) {
+          multiply_add(acc[i][j], a[i], b[0]);
+          if (j + 1 < kTilesN) multiply_add(acc[i][j + 1], a[i], b[1]);
+        }
+      }
+    }
+    stage = stage + 1 == Tile::kStages ? 0 : stage + 1;
+    fill = fill + 1 == Tile::kStages ? 0 : fill + 1;
+  }
+  cp_async_wait<0>();
+  __syncthreads();  // the stages are free for the epilogue; out_row is visible even without a step
+
+  // Epilogue: 16 rows of a warp at a time through its own shared memory in f32, then whole chunks.
+  constexpr int kPitch = kStagedPitch<Tile>;
+  static_assert(Tile::kThreads / 32 * 16 * kPitch * 4 <= Tile::kStages * (kStageA + kStageB), "staging fits into the stages");
+  float* staged = reinterpret_cast<float*>(stages_a) + warp * 16 * kPitch;
+  const int frag_row = lane >> 2, frag_col = (lane & 3) * 2;
+  constexpr int kWarpChunks = Tile::WN / kChunk<Elem>;
+  const int first_chunk = (n0 + warp_n) / kChunk<Elem>;
+#pragma unroll
+  for (int i = 0; i < kTilesM; ++i) {
+#pragma unroll
+    for (int j = 0; j < kTilesN; ++j) {
+      const int n = n0 + warp_n + j * 8 + frag_col;
+      const float bias0 = n < p.num_bias ? p.bias[n] : 0.0f, bias1 = n + 1 < p.num_bias ? p.bias[n + 1] : 0.0f;
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        float* to = staged + (frag_row + 8 * h) * kPitch + j * 8 + frag_col;
+        to[0] = acc[i][j][2 * h] + bias0;
+        to[1] = acc[i][j][2 * h + 1] + bias1;
+      }
+    }
+    __syncwarp();
+    for (int e = lane; e < 16 * kWarpChunks; e += 32) {
+      const int r = e / kWarpChunks, c = e % kWarpChunks;
+      const int row = out_row[warp_m + i * 16 + r], chunk = first_chunk + c;
+      if (row < 0 || chunk >= p.out[0].chunks + p.out[1].chunks) continue;
+      float v[kChunk<Elem>];
+#pragma unroll
+      for (int k = 0; k < kChunk<Elem>; ++k) v[k] = staged[r * kPitch + c * kChunk<Elem> + k];
+      if (p.residual.chunks > 0) {
+        float add[kChunk<Elem>];
+        load_chunk(add, p.residual.data + (std::size_t{static_cast<unsigned>(row)} * p.residual.pitch + chunk) * kChunk<Elem>);
+#pragma unroll
+        for (int k = 0; k < kChunk<Elem>; ++k) v[k] += add[k];
+      }
+      const bool second = chunk >= p.out[0].chunks;
+      Elem* data = second ? p.out[1].data : p.out[0].data;
+      const std::size_t at = std::size_t{static_cast<unsigned>(row)} * (second ? p.out[1].pitch : p.out[0].pitch) +
+                             (second ? chunk - p.out[0].chunks : chunk);
+      store_chunk(data + at * kChunk<Elem>, v);
+    }
+    __syncwarp();
+  }
+}
+
+// ---- weights into the product's layout ----
+
+/// One thread per chunk of the result: n, source, tap, chunk (contract: PackWeights).
+template <class Elem>
+__global__ void __launch_bounds__(256) pack_weights_kernel(PackWeights<Elem> p) {
+  const std::int64_t i = std::int64_t{blockIdx.x} * 256 + threadIdx.x, row_chunks = p.to_row_chunks();
+  if (i >= p.to_rows() * row_chunks) return;
+  const std::int64_t n = i / row_chunks;
+  std::int64_t c = i % row_chunks;
+  float v[kChunk<Elem>];
+  if (p.transposed) {
+    // n is a column of the first block, or of the second behind whole chunks of the first; c runs over (tap, channel o).
+    const std::int64_t first = chunks_of<Elem>(p.columns(0)) * kChunk<Elem>;
+    const int block = n < first ? 0 : 1;
+    const std::int64_t column = block == 0 ? n : n - first;
+    const std::int64_t tap = c / chunks_of<Elem>(p.O), o = c % chunks_of<Elem>(p.O) * kChunk<Elem>;
+    for (int k = 0; k < kChunk<Elem>; ++k)
+      v[k] = column < p.columns(block) && o + k < p.O
+                 ? to_float(p.from.row((o + k) * p.taps + tap)[(block == 0 ? 0 : p.I) + column])
+                 : 0.0f;
+  } else {
+    const std::int64_t first = p.taps * chunks_of<Elem>(p.I);
+    const int block = c < first ? 0 : 1;
+    if (block == 1) c -= first;
+    const std::int64_t channels = block == 0 ? p.I : p.I2, chunks = chunks_of<Elem>(channels);
+    const std::int64_t tap = c / chunks, channel = c % chunks * kChunk<Elem>;
+    const Elem* from = p.from.row(n * p.taps + tap) + (block == 0 ? 0 : p.I) + channel;
+    for (int k = 0; k < kChunk<Elem>; ++k) v[k] = channel + k < channels ? to_float(from[k]) : 0.0f;
+  }
+  store_chunk(p.to + i * kChunk<Elem>, v);
+}
+
+}  // namespace AVID_GPU
+
+template <class Backend, class Elem>
+void gather_gemm(const Stream& stream, const GatherGemm<Elem>& p) {
+  const auto rows = [&](const GatherAxis& a) { return p.adjoint ? (a.result + a.stride - 1) / a.stride : a.result; };
+  const std::int64_t M = std::int64_t{p.B} * rows(p.t) * rows(p.y) * rows(p.x);  // of the largest phase
+  const int phases = p.adjoint ? p.t.stride * p.y.stride * p.x.stride : 1;
+  const std::int64_t N = std::int64_t{p.out[0].chunks + p.out[1].chunks} * kChunk<Elem>;
+  if (M == 0 || N == 0) return;
+  GatherGemmTiles<Elem>::choose(M * phases, N, [&]<class Tile>() {
+    const dim3 grid(
+        static_cast<unsigned>((M + Tile::BM - 1) / Tile::BM), static_cast<unsigned>((N + Tile::BN - 1) / Tile::BN),
+        static_cast<unsigned>(phases));
+    AVID_GPU::launch(
+        AVID_GPU::gather_gemm_kernel<Elem, Tile>, grid, dim3(Tile::kThreads), AVID_GPU::kGatherGemmSharedBytes<Tile>,
+        stream, p);
+  });
+}
+
+template <class Backend, class Elem>
+void pack_weights(const Stream& stream, const PackWeights<Elem>& p) {
+  const std::int64_t chunks = p.to_rows() * p.to_row_chunks();
+  if (chunks == 0) return;
+  AVID_GPU::launch(
+      AVID_GPU::pack_weights_kernel<Elem>, dim3(static_cast<unsigned>((chunks + 255) / 256)), dim3(256), 0, stream, p);
+}
+
+template void gather_gemm<Gpu, float>(const Stream&, const GatherGemm<float>&);
+template void gather_gemm<Gpu, BFloat16>(const Stream&, const GatherGemm<BFloat16>&);
+template void pack_weights<Gpu, float>(const Stream&, const PackWeights<float>&);
+template void pack_weights<Gpu, BFloat16>(const Stream&, const PackWeights<BFloat16>&);
+
+}  // namespace avid::kernels

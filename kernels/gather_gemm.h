@@ -1,0 +1,143 @@
+// kernels/gather_gemm.h -- the matrix products under conv3d, conv_transpose3d and linear, on a device
+//
+// All of them are one product: rows are positions, columns are output channels, and the inner dimension runs over (source,
+// tap, channel), where the row of a tap is gathered from the source instead of being copied into an im2col buffer.
+// Memory is seen in chunks of 16 bytes (8 bf16 or 4 f32): every row starts at one, channels are rounded up to whole ones,
+// and since gaps behind rows are zero a chunk that is half gap adds nothing.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/conv3d.h"
+#include "kernels/device/backend.h"
+
+namespace avid::kernels {
+
+/// Channels per chunk of 16 bytes.
+template <class Elem>
+inline constexpr int kChunk = 16 / static_cast<int>(sizeof(Elem));
+
+template <class Elem>
+constexpr std::int64_t chunks_of(std::int64_t channels) {
+  return (channels + kChunk<Elem> - 1) / kChunk<Elem>;
+}
+
+/// One axis of the window. Forward: result j, tap k meet at source j*stride - padding + k. Adjoint: result q, tap k meet
+/// at the source p with q = p*stride - padding + k.
+struct GatherAxis {
+  int source = 1, result = 1, taps = 1, stride = 1, padding = 0;
+};
+
+/// Rows of chunks: `chunks` of them are used per row.
+template <class Elem>
+struct ChunkRows {
+  Elem* data = nullptr;
+  std::uint32_t pitch = 0;  ///< in chunks
+  int chunks = 0;           ///< 0: absent
+};
+
+/// out[r,n] = bias[n] + residual[r,n] + sum over (source s, tap k, chunk c) of source_s[row(r,k)][c] . weights[n][s,k,c]
+template <class Elem>
+struct GatherGemm {
+  int B = 1;
+  GatherAxis t, y, x;
+  bool adjoint = false;  ///< gathers for the transpose of the convolution (its data gradient)
+  ChunkRows<const Elem> source[2];
+
+  // Weight chunk of (n, s, k, c): n*weight_row + weight_source[s] + k*weight_tap[s] + c; zero for n >= num_weight_rows.
+  const Elem* weights = nullptr;
+  std::int64_t weight_row = 0;
+  int weight_tap[2] = {0, 0}, weight_source[2] = {0, 0};
+  int num_weight_rows = 0;
+
+  const float* bias = nullptr;  ///< [num_bias], or null
+  int num_bias = 0;
+  ChunkRows<const Elem> residual;  ///< of the shape of out[0], or absent
+  ChunkRows<Elem> out[2];          ///< columns are split: the first out[0].chunks chunks of every row, then the others
+};
+
+/// Runs the product. Sums in f32; f32 elements are multiplied as three TF32 products of their halves. Every row of every
+/// output is written, gaps of its last chunk as zero.
+template <class Backend, class Elem>
+void gather_gemm(const Stream& stream, const GatherGemm<Elem>& p);
+
+/// Copies weights into the layout that a product wants: to[n][source][tap][chunk], zero in all gaps.
+///
+/// `from` has rows (o, tap), each holding I + I2 channels. Plain: n = o, the sources are the two column blocks. Transposed:
+/// n runs over whole chunks of the first column block, then of the second, and the one source is the channels o.
+/// Column blocks with `use[b]` false are left out (transposed only).
+template <class Elem>
+struct PackWeights {
+  Rows<const Elem> from;
+  std::int64_t O = 0, taps = 1, I = 0, I2 = 0;
+  bool transposed = false;
+  bool use[2] = {true, true};
+  Elem* to = nullptr;
+
+  constexpr std::int64_t columns(int block) const { return use[block] ? (block == 0 ? I : I2) : 0; }
+  constexpr std::int64_t to_rows() const {
+    return transposed ? (chunks_of<Elem>(columns(0)) + chunks_of<Elem>(columns(1))) * kChunk<Elem> : O;
+  }
+  constexpr std::int64_t to_row_chunks() const {
+    return taps * (transposed ? chunks_of<Elem>(O) : chunks_of<Elem>(I) + chunks_of<Elem>(I2));
+  }
+  constexpr std::int64_t to_bytes() const { return to_rows() * to_row_chunks() * 16; }
+};
+
+template <class Backend, class Elem>
+void pack_weights(const Stream& stream, const PackWeights<Elem>& p);
+
+/// d_w[n, (tap, channel)] = sum over positions r of rows[r,n] * source_s[row(r,tap)][channel], in f32, where the geometry
+/// is that of a convolution from the sources' space to that of `rows` (never adjoint).
+template <class Elem>
+struct GatherWeightGrad {
+  int B = 1;
+  GatherAxis t, y, x;
+  ChunkRows<const Elem> source[2];
+  int source_channels[2] = {0, 0};
+  ChunkRows<const Elem> rows;  ///< d_out of a convolution
+  int num_columns = 0;         ///< n < num_columns
+  Rows<float> d_w;             ///< rows (n, tap) of source_channels[0] + [1] columns
+  float* workspace = nullptr;  ///< gather_weight_grad_workspace_bytes
+};
+
+/// How the positions are cut, by shape alone.
+struct WeightGradSplits {
+  std::int64_t M = 0;  ///< (source, tap, chunk of channels) in elements
+  int splits = 0, steps_per_split = 0;  ///< steps of kWeightGradPositions positions
+};
+inline constexpr int kWeightGradPositions = 32;
+template <class Elem>
+WeightGradSplits weight_grad_splits(const GatherWeightGrad<Elem>& p);
+template <class Elem>
+std::int64_t gather_weight_grad_workspace_bytes(const GatherWeightGrad<Elem>& p);
+
+/// Positions are cut into splits by shape alone, each writes its own partial sums, and a second kernel adds them in order:
+/// the same bits in every run.
+template <class Backend, class Elem>
+void gather_weight_grad(const Stream& stream, const GatherWeightGrad<Elem>& p);
+
+/// sums[c] = sum over num_rows rows of rows[r,c], in f32, in a fixed order. Workspace: column_sums_workspace_bytes.
+template <class Backend, class Elem>
+void column_sums(
+    const Stream& stream, std::int64_t num_rows, std::int64_t C, Rows<const Elem> rows, float* sums, float* workspace);
+std::int64_t column_sums_splits(std::int64_t num_rows);
+std::int64_t column_sums_workspace_bytes(std::int64_t num_rows, std::int64_t C);
+
+// ---- from the sizes of a convolution ----
+
+/// Throws GpuError unless the rows start at 16-byte boundaries; `op: name: ...`.
+void check_chunk_rows(const char* op, const char* name, const void* data, std::int64_t pitch, std::size_t elem_size);
+
+template <class Elem>
+ChunkRows<Elem> chunk_rows(const char* op, const char* name, Rows<Elem> rows, std::int64_t channels) {
+  if (!rows) return {};
+  check_chunk_rows(op, name, rows.data, rows.pitch, sizeof(Elem));
+  return {rows.data, static_cast<std::uint32_t>(rows.pitch / kChunk<Elem>), static_cast<int>(chunks_of<Elem>(channels))};
+}
+
+/// Axis d (0 t, 1 y, 2 x) of a convolution, or of its adjoint. Throws GpuError when an extent passes this family's limits
+/// (2^31 positions; taps up to 9 in t, 11 in y and x).
+GatherAxis gather_axis(const char* op, const Conv3dSize& s, int d, bool adjoint);
+
+}  // namespace avid::kernels

@@ -1,0 +1,357 @@
+// kernels/gather_weight_grad.cu -- weight gradient of the gathered product, and column sums (contract: gather_gemm.h)
+//
+// Math      d_w[n,(k,c)] = sum_r rows[r,n] * source[row(r,k)][c];  sums[c] = sum_r rows[r,c]
+// Layout    as gather_gemm; both operands lie with the position outermost, so fragments come through ldmatrix.trans (bf16)
+//           or single words (f32). M is (tap, chunk of channels) flattened, one source per block; N the columns of rows
+// Parallel  grid (M tiles of both sources, N tiles, splits of the positions). A block steps through its positions 32 at a
+//           time; one warp keeps the windows of the next 32 positions (advanced with carries, never divided) in shared
+//           memory, every thread copies one fixed chunk column of some of the positions
+// Traffic   each block reads its positions' d_out once and its taps' source rows once per tap tile; partial sums of a
+//           split are written and read once (f32)
+// Numerics  f32 sums within a split, splits added in index order: the same bits in every run. f32 as in gather_gemm
+// Limits    those of gather_gemm; splits are chosen by shape (split_positions)
+// Measured  never run on a GPU yet
+// Open      taps of one row of the image could share one tile of the source in shared memory (a third of the copies)
+// Oracle    kernels/{conv3d,conv_transpose3d,linear}_cpu.cpp in f64, compared in tests/sim/
+#include "kernels/device/conv_tiles.h"
+#include "kernels/gather_gemm.h"
+#include "kernels/device/gather_geometry.h"
+#include "kernels/device/gpu.h"
+#include "kernels/device/tile_products.h"
+
+namespace avid::kernels {
+namespace AVID_GPU {
+
+constexpr int kPositions = kWeightGradPositions;  // per step: one per lane of a warp
+
+struct Splits {
+  int count = 0, steps_per_split = 0;
+};
+
+/// Chunks between rows of a tile of `chunks`: for bf16 odd, so that ldmatrix meets all banks; for f32 two more, so that the
+/// 4 x 8 words of a fragment do.
+template <class Elem>
+constexpr int padded_chunks(int chunks) {
+  return sizeof(Elem) == 2 ? chunks | 1 : chunks + 2;
+}
+
+template <class Elem, class Tile>
+struct WeightGradShape {
+  static constexpr int kChunksM = Tile::BM / kChunk<Elem>, kChunksN = Tile::BN / kChunk<Elem>;
+  static constexpr int kPitchM = padded_chunks<Elem>(kChunksM), kPitchN = padded_chunks<Elem>(kChunksN);
+  static constexpr int kStageM = kPositions * kPitchM * 16, kStageN = kPositions * kPitchN * 16;  // bytes
+  static constexpr std::size_t kSharedBytes =
+      std::size_t{Tile::kStages} * (kStageM + kStageN) + 2 * kPositions * sizeof(Window);
+};
+
+/// The windows of 32 successive positions, one per lane of the warp that keeps them.
+struct WindowWalker {
+  RowPosition at;
+  AVID_DEVICE WindowWalker(const GatherView& g, int first) : at(g, first) {}
+  AVID_DEVICE Window window(const GatherView& g, bool inside) const {
+    return inside ? window_at(g, at.b, at.t, at.y, at.x) : Window{};
+  }
+  AVID_DEVICE void advance(const GatherView& g) {
+    at.x += kPositions;
+    while (at.x >= g.x.rows) {
+      at.x -= g.x.rows;
+      if (++at.y < g.y.rows) continue;
+      at.y = 0;
+      if (++at.t < g.t.rows) continue;
+      at.t = 0;
+      ++at.b;
+    }
+  }
+};
+
+/// Fragments of one step of the inner dimension from tiles [position][channel]; `at` is the tile's first byte.
+template <class Elem, int kPitchChunks>
+struct PositionMajor;
+
+template <int kPitchChunks>
+struct PositionMajor<bf16, kPitchChunks> {
+  static constexpr int kStep = 16;  // positions
+  AVID_DEVICE static void rows16(Fragment<bf16, 4>& f, const unsigned char* at, int position, int column, int lane) {
+    const int k = position + (lane >> 4) * 8 + (lane & 7), chunk = column / 8 + ((lane >> 3) & 1);
+    ldmatrix_x4_trans(f.r, at + (k * kPitchChunks + chunk) * 16);
+  }
+  AVID_DEVICE static void columns16(Fragment<bf16, 2> (&f)[2], const unsigned char* at, int position, int column, int lane) {
+    std::uint32_t r[4];
+    ldmatrix_x4_trans(r, at + ((position + (lane & 15)) * kPitchChunks + column / 8 + (lane >> 4)) * 16);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) f[k / 2].r[k % 2] = r[k];
+  }
+  AVID_DEVICE static void columns8(Fragment<bf16, 2>& f, const unsigned char* at, int position, int column, int lane) {
+    ldmatrix_x2_trans(f.r, at + ((position + (lane & 15)) * kPitchChunks + column / 8) * 16);
+  }
+};
+
+template <int kPitchChunks>
+struct PositionMajor<float, kPitchChunks> {
+  static constexpr int kStep = 8;
+  AVID_DEVICE static float word(const unsigned char* at, int position, int column) {
+    return reinterpret_cast<const float*>(at)[position * kPitchChunks * 4 + column];
+  }
+  AVID_DEVICE static void rows16(Fragment<float, 4>& f, const unsigned char* at, int position, int column, int lane) {
+    const int k = position + (lane & 3), m = column + (lane >> 2);
+    f.set(0, word(at, k, m));
+    f.set(1, word(at, k, m + 8));
+    f.set(2, word(at, k + 4, m));
+    f.set(3, word(at, k + 4, m + 8));
+  }
+  AVID_DEVICE static void columns8(Fragment<float, 2>& f, const unsigned char* at, int position, int column, int lane) {
+    const int k = position + (lane & 3), n = column + (lane >> 2);
+    f.set(0, word(at, k, n));
+    f.set(1, word(at, k + 4, n));
+  }
+  AVID_DEVICE static void columns16(Fragment<float, 2> (&f)[2], const unsigned char* at, int position, int column, int lane) {
+    columns8(f[0], at, position, column, lane);
+    columns8(f[1], at, position, column + 8, lane);
+  }
+};
+
+/// Writes partial[split][n][m] with m over (source, tap, chunk, channel).
+template <class Elem, class Tile>
+__global__ void __launch_bounds__(Tile::kThreads, 2)
+    gather_weight_grad_kernel(GatherWeightGrad<Elem> p, Splits splits, int tiles_of_first) {
+  using S = WeightGradShape<Elem, Tile>;
+  constexpr int kTilesM = Tile::WM / 16, kTilesN = Tile::WN / 8;
+  constexpr int kRowStepM = Tile::kThreads / S::kChunksM, kLoadsM = kPositions / kRowStepM;
+  // Columns of rows are dealt to a power of two of threads; those past the tile idle.
+  constexpr int kLanesN = S::kChunksN <= 2 ? 2 : S::kChunksN <= 4 ? 4 : S::kChunksN <= 8 ? 8 : 16;
+  constexpr int kRowStepN = Tile::kThreads / kLanesN, kLoadsN = (kPositions + kRowStepN - 1) / kRowStepN;
+  static_assert(Tile::kThreads % S::kChunksM == 0 && kPositions % kRowStepM == 0 && S::kChunksN <= 16);
+  static_assert(Tile::kWarpsN == 1 || Tile::WN % 16 == 0);
+
+  SharedArena arena;
+  unsigned char* stages_m = arena.take<unsigned char>(Tile::kStages * S::kStageM, "source");
+  unsigned char* stages_n = arena.take<unsigned char>(Tile::kStages * S::kStageN, "rows");
+  Window* windows = arena.take<Window>(2 * kPositions, "windows");
+
+  const GatherView g(p, false, 0);
+  const int thread = static_cast<int>(threadIdx.x), lane = thread & 31, warp = thread >> 5;
+  const int num_positions = p.B * g.rows_per_clip();
+  const int first_step = static_cast<int>(blockIdx.z) * splits.steps_per_split;
+  const int all_steps = (num_positions + kPositions - 1) / kPositions;
+  const int steps = min(splits.steps_per_split, all_steps - first_step);
+
+  // This thread's chunk column of the source: fixed, so its tap is worked out once.
+  const int s = static_cast<int>(blockIdx.x) < tiles_of_first ? 0 : 1;
+  const int tile_m = static_cast<int>(blockIdx.x) - (s == 0 ? 0 : tiles_of_first);
+  const ChunkRows<const Elem> source = p.source[s];
+  const int num_chunks = p.t.taps * p.y.taps * p.x.taps * source.chunks;
+  const int column_m = thread % S::kChunksM, row_m = thread / S::kChunksM;
+  std::uint32_t offset_m = 0, bits_m = kNoTap;
+  if (const int flat = tile_m * S::kChunksM + column_m; flat < num_chunks) {
+    const int tap = flat / source.chunks, ix = tap % p.x.taps, iy = tap / p.x.taps % p.y.taps, it = tap / p.x.taps / p.y.taps;
+    offset_m = static_cast<std::uint32_t>((it * g.y_in + iy) * g.x_in + ix) * source.pitch +
+               static_cast<std::uint32_t>(flat % source.chunks);
+    bits_m = tap_bits(it, iy, ix);
+  }
+  const int column_n = thread % kLanesN, row_n = thread / kLanesN;
+  const int n0 = static_cast<int>(blockIdx.y) * Tile::BN, chunk_n = n0 / kChunk<Elem> + column_n;
+  const bool use_n = column_n < S::kChunksN && chunk_n < p.rows.chunks;
+
+  const auto load = [&](int step, int stage) {
+    unsigned char* to_m = stages_m + stage * S::kStageM;
+    unsigned char* to_n = stages_n + stage * S::kStageN;
+    const Window* in_step = windows + (step & 1) * kPositions;
+#pragma unroll
+    for (int i = 0; i < kLoadsM; ++i) {
+      const int r = row_m + i * kRowStepM;
+      const Window w = in_step[r];
+      const bool valid = (w.inside & bits_m) == bits_m;
+      const std::uint32_t at = w.origin * source.pitch + offset_m;
+      cp_async_16(to_m + (r * S::kPitchM + column_m) * 16, source.data + (valid ? std::size_t{at} * kChunk<Elem> : 0), valid);
+    }
+#pragma unroll
+    for (int i = 0; i < kLoadsN; ++i) {
+      const int r = row_n + i * kRowStepN, position = (first_step + step) * kPositions + r;
+      if (column_n >= S::kChunksN || r >= kPositions) break;
+      const bool valid = use_n && position < num_positions;
+      const std::size_t at = std::size_t{static_cast<unsigned>(position)} * p.rows.pitch + chunk_n;
+      cp_async_16(to_n + (r * S::kPitchN + column_n) * 16, p.rows.data + (valid ? at * kChunk<Elem> : 0), valid);
+    }
+  };
+
+  // The windows of step j lie in half j & 1 and are written one barrier before they are used.
+  WindowWalker walker(g, first_step * kPositions + lane);
+  const auto write_windows = [&](int step) {
+    if (warp != 0) return;
+    windows[(step & 1) * kPositions + lane] =
+        walker.window(g, (first_step + step) * kPositions + lane < num_positions);
+    walker.advance(g);
+  };
+  write_windows(0);
+  for (int j = 0; j < Tile::kStages - 1; ++j) {
+    __syncthreads();
+    if (j < steps) load(j, j);
+    cp_async_commit();
+    write_windows(j + 1);
+  }
+
+  float acc[kTilesM][kTilesN][4] = {};
+  const int warp_m = warp / Tile::kWarpsN * Tile::WM, warp_n = warp % Tile::kWarpsN * Tile::WN;
+  int stage = 0, fill = Tile::kStages - 1;
+  for (int step = 0; step < steps; ++step) {
+    cp_async_wait<Tile::kStages - 2>();
+    __syncthreads();
+    if (step + Tile::kStages - 1 < steps) load(step + Tile::kStages - 1, fill);
+    cp_async_commit();
+    write_windows(step + Tile::kStages);
+    const unsigned char* tile_a = stages_m + stage * S::kStageM;
+    const unsigned char* tile_b = stages_n + stage * S::kStageN;
+    using RowsOf = PositionMajor<Elem, S::kPitchM>;
+    using ColumnsOf = PositionMajor<Elem, S::kPitchN>;
+#pragma unroll
+    for (int k = 0; k < kPositions; k += RowsOf::kStep) {
+      Fragment<Elem, 4> a[kTilesM];
+#pragma unroll
+      for (int i = 0; i < kTilesM; ++i) RowsOf::rows16(a[i], tile_a, k, warp_m + i * 16, lane);
+#pragma unroll
+      for (int j = 0; j < kTilesN; j += 2) {
+        Fragment<Elem, 2> b[2];
+        if (j + 1 < kTilesN) ColumnsOf::columns16(b, tile_b, k, warp_n + j * 8, lane);
+        else ColumnsOf::columns8(b[0], tile_b, k, warp_n + j * 8, lane);
+#pragma unroll
+        for (int i = 0; i < kTilesM; ++i) {
+          multiply_add(acc[i][j], a[i], b[0]);
+          if (j + 1 < kTilesN) multiply_add(acc[i][j + 1], a[i], b[1]);
+        }
+      }
+    }
+    stage = stage + 1 == Tile::kStages ? 0 : stage + 1;
+    fill = fill + 1 == Tile::kStages ? 0 : fill + 1;
+  }
+  cp_async_wait<0>();
+
+  const int taps = p.t.taps * p.y.taps * p.x.taps;
+  const std::int64_t flat = std::int64_t{taps} * (p.source[0].chunks + p.source[1].chunks) * kChunk<Elem>;
+  const std::int64_t first_m = std::int64_t{s == 0 ? 0 : taps * p.source[0].chunks} * kChunk<Elem>;
+  float* partial = p.workspace + std::int64_t{blockIdx.z} * p.num_columns * flat + first_m;
+#pragma unroll
+  for (int i = 0; i < kTilesM; ++i)
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int m = tile_m * Tile::BM + warp_m + i * 16 + (lane >> 2) + 8 * h;
+      if (m >= num_chunks * kChunk<Elem>) continue;
+#pragma unroll
+      for (int j = 0; j < kTilesN; ++j)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int n = n0 + warp_n + j * 8 + (lane & 3) * 2 + e;
+          if (n < p.num_columns) partial[n * flat + m] = acc[i][j][2 * h + e];
+        }
+    }
+}
+
+/// d_w from the partial sums: one thread per element, splits in order.
+template <class Elem>
+__global__ void __launch_bounds__(256) add_splits_kernel(GatherWeightGrad<Elem> p, int splits) {
+  const int taps = p.t.taps * p.y.taps * p.x.taps, columns = p.source_channels[0] + p.source_channels[1];
+  const std::int64_t index = std::int64_t{blockIdx.x} * 256 + threadIdx.x;
+  if (index >= std::int64_t{p.num_columns} * taps * columns) return;
+  const std::int64_t row = index / columns;
+  const int column = static_cast<int>(index % columns), tap = static_cast<int>(row % taps);
+  const int pitch0 = p.source[0].chunks * kChunk<Elem>, pitch1 = p.source[1].chunks * kChunk<Elem>;
+  const std::int64_t flat = std::int64_t{taps} * (pitch0 + pitch1);
+  const std::int64_t m = column < p.source_channels[0]
+                             ? std::int64_t{tap} * pitch0 + column
+                             : std::int64_t{taps} * pitch0 + std::int64_t{tap} * pitch1 + column - p.source_channels[0];
+  const float* from = p.workspace + row / taps * flat + m;
+  float sum = 0.0f;
+  for (int i = 0; i < splits; ++i) sum += from[i * p.num_columns * flat];
+  p.d_w.row(row)[column] = sum;
+}
+
+// ---- column sums ----
+
+constexpr int kSumRows = 32, kSumChunks = 8;  // threads of a block
+
+/// partial[split][c]: each block adds its rows, 32 at a time, for 8 chunks of columns.
+template <class Elem>
+__global__ void __launch_bounds__(kSumRows* kSumChunks) column_sums_kernel(
+    std::int64_t num_rows, std::int64_t rows_per_split, int C, ChunkRows<const Elem> rows, float* partial) {
+  AVID_SHARED(float, sums, [kSumRows][kSumChunks * kChunk<Elem> + 1]);
+  const int lane = static_cast<int>(threadIdx.x) / kSumChunks, column = static_cast<int>(threadIdx.x) % kSumChunks;
+  const int chunk = static_cast<int>(blockIdx.y) * kSumChunks + column;
+  float v[kChunk<Elem>] = {};
+  if (chunk < rows.chunks) {
+    const std::int64_t begin = blockIdx.x * rows_per_split;
+    const std::int64_t end = begin + rows_per_split < num_rows ? begin + rows_per_split : num_rows;
+    for (std::int64_t r = begin + lane; r < end; r += kSumRows) {
+      float add[kChunk<Elem>];
+      load_chunk(add, rows.data + (r * rows.pitch + chunk) * kChunk<Elem>);
+#pragma unroll
+      for (int k = 0; k < kChunk<Elem>; ++k) v[k] += add[k];
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < kChunk<Elem>; ++k) sums[lane][column * kChunk<Elem> + k] = v[k];
+  __syncthreads();
+  const int c = static_cast<int>(threadIdx.x), at = static_cast<int>(blockIdx.y) * kSumChunks * kChunk<Elem> + c;
+  if (c >= kSumChunks * kChunk<Elem> || at >= C) return;
+  float sum = 0.0f;
+  for (int i = 0; i < kSumRows; ++i) sum += sums[i][c];
+  partial[blockIdx.x * std::int64_t{C} + at] = sum;
+}
+
+template <int kUnused = 0>
+__global__ void __launch_bounds__(256) add_sums_kernel(int splits, int C, const float* partial, float* sums) {
+  const int c = static_cast<int>(blockIdx.x) * 256 + static_cast<int>(threadIdx.x);
+  if (c >= C) return;
+  float sum = 0.0f;
+  for (int i = 0; i < splits; ++i) sum += partial[i * std::int64_t{C} + c];
+  sums[c] = sum;
+}
+
+}  // namespace AVID_GPU
+
+template <class Backend, class Elem>
+void gather_weight_grad(const Stream& stream, const GatherWeightGrad<Elem>& p) {
+  const int taps = p.t.taps * p.y.taps * p.x.taps;
+  const std::int64_t elements = std::int64_t{p.num_columns} * taps * (p.source_channels[0] + p.source_channels[1]);
+  if (elements == 0) return;
+  const WeightGradSplits plan = weight_grad_splits(p);
+  if (plan.splits > 0) {
+    WeightGradTiles<Elem>::choose(plan.M, p.num_columns, [&]<class Tile>() {
+      const auto tiles = [&](int s) { return static_cast<int>((taps * p.source[s].chunks * kChunk<Elem> + Tile::BM - 1) / Tile::BM); };
+      const dim3 grid(
+          static_cast<unsigned>(tiles(0) + tiles(1)), static_cast<unsigned>((p.num_columns + Tile::BN - 1) / Tile::BN),
+          static_cast<unsigned>(plan.splits));
+      AVID_GPU::launch(
+          AVID_GPU::gather_weight_grad_kernel<Elem, Tile>, grid, dim3(Tile::kThreads),
+          AVID_GPU::WeightGradShape<Elem, Tile>::kSharedBytes, stream, p, AVID_GPU::Splits{plan.splits, plan.steps_per_split},
+          tiles(0));
+    });
+  }
+  AVID_GPU::launch(
+      AVID_GPU::add_splits_kernel<Elem>, dim3(static_cast<unsigned>((elements + 255) / 256)), dim3(256), 0, stream, p,
+      plan.splits);
+}
+
+template <class Backend, class Elem>
+void column_sums(
+    const Stream& stream, std::int64_t num_rows, std::int64_t C, Rows<const Elem> rows, float* sums, float* workspace) {
+  if (C == 0) return;
+  const ChunkRows<const Elem> chunks = chunk_rows("column_sums", "rows", rows, C);
+  const int splits = static_cast<int>(column_sums_splits(num_rows));
+  if (splits > 0) {
+    const dim3 grid(
+        static_cast<unsigned>(splits),
+        static_cast<unsigned>((chunks.chunks + AVID_GPU::kSumChunks - 1) / AVID_GPU::kSumChunks));
+    AVID_GPU::launch(
+        AVID_GPU::column_sums_kernel<Elem>, grid, dim3(AVID_GPU::kSumRows * AVID_GPU::kSumChunks), 0, stream, num_rows,
+        (num_rows + splits - 1) / splits, static_cast<int>(C), chunks, workspace);
+  }
+  AVID_GPU::launch(
+      AVID_GPU::add_sums_kernel<>, dim3(static_cast<unsigned>((C + 255) / 256)), dim3(256), 0, stream, splits,
+      static_cast<int>(C), workspace, sums);
+}
+
+template void gather_weight_grad<Gpu, float>(const Stream&, const GatherWeightGrad<float>&);
+template void gather_weight_grad<Gpu, BFloat16>(const Stream&, const GatherWeightGrad<BFloat16>&);
+template void column_sums<Gpu, float>(const Stream&, std::int64_t, std::int64_t, Rows<const float>, float*, float*);
+template void column_sums<Gpu, BFloat16>(const Stream&, std::int64_t, std::int64_t, Rows<const BFloat16>, float*, float*);
+
+}  // namespace avid::kernels
