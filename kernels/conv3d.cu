@@ -15,11 +15,6 @@
 namespace avid::kernels {
 
 template <class Backend, class Elem>
-std::int64_t conv3d_fwd_workspace_bytes(const Conv3dSize& s) {
-  return conv_products::forward_workspace_bytes<Elem>(s);
-}
-
-template <class Backend, class Elem>
 void conv3d_fwd(
     const Stream& stream, const Conv3dSize& s, Rows<const Elem> x, Rows<const Elem> x2, Rows<const Elem> w, const float* bias,
     Rows<Elem> out, void* workspace) {
@@ -27,21 +22,10 @@ void conv3d_fwd(
 }
 
 template <class Backend, class Elem>
-std::int64_t conv3d_bwd_data_workspace_bytes(const Conv3dSize& s) {
-  return conv_products::adjoint_workspace_bytes<Elem>(s);
-}
-
-template <class Backend, class Elem>
 void conv3d_bwd_data(
     const Stream& stream, const Conv3dSize& s, Rows<const Elem> d_out, Rows<const Elem> w, Rows<Elem> d_x, Rows<Elem> d_x2,
     void* workspace) {
   conv_products::adjoint<Backend, Elem>("conv3d_bwd_data", stream, s, d_out, w, nullptr, d_x, d_x2, workspace);
-}
-
-template <class Backend, class Elem>
-std::int64_t conv3d_bwd_weight_workspace_bytes(const Conv3dSize& s) {
-  return std::max(
-      conv_products::weight_grad_workspace_bytes<Elem>("conv3d_bwd_weight", s), column_sums_workspace_bytes(s.out_positions(), s.O));
 }
 
 template <class Backend, class Elem>
@@ -54,9 +38,6 @@ void conv3d_bwd_weight(
 }
 
 #define AVID_INSTANTIATE(Elem)                                                                                            \
-  template std::int64_t conv3d_fwd_workspace_bytes<Gpu, Elem>(const Conv3dSize&);                                         \
-  template std::int64_t conv3d_bwd_data_workspace_bytes<Gpu, Elem>(const Conv3dSize&);                                    \
-  template std::int64_t conv3d_bwd_weight_workspace_bytes<Gpu, Elem>(const Conv3dSize&);                                  \
   template void conv3d_fwd<Gpu, Elem>(                                                                                    \
       const Stream&, const Conv3dSize&, Rows<const Elem>, Rows<const Elem>, Rows<const Elem>, const float*, Rows<Elem>,   \
       void*);                                                                                                             \

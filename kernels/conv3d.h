@@ -65,11 +65,11 @@ void conv3d_ref_bwd_weight(
 // zero. At most 9 taps in t, 11 in y and x. workspace: as many bytes as <function>_workspace_bytes says, 256-byte aligned,
 // uninitialised; null when that is 0. Throws GpuError.
 
-template <class Backend, class Elem>
+template <class Elem>
 std::int64_t conv3d_fwd_workspace_bytes(const Conv3dSize&);
-template <class Backend, class Elem>
+template <class Elem>
 std::int64_t conv3d_bwd_data_workspace_bytes(const Conv3dSize&);
-template <class Backend, class Elem>
+template <class Elem>
 std::int64_t conv3d_bwd_weight_workspace_bytes(const Conv3dSize&);
 
 /// out = x * w + bias. x2 and bias may be null.

@@ -15,11 +15,6 @@
 namespace avid::kernels {
 
 template <class Backend, class Elem>
-std::int64_t conv_transpose3d_fwd_workspace_bytes(const ConvTranspose3dSize& s) {
-  return conv_products::adjoint_workspace_bytes<Elem>(s.adjoint());
-}
-
-template <class Backend, class Elem>
 void conv_transpose3d_fwd(
     const Stream& stream, const ConvTranspose3dSize& s, Rows<const Elem> x, Rows<const Elem> w, const float* bias,
     Rows<Elem> out, void* workspace) {
@@ -30,13 +25,6 @@ template <class Backend, class Elem>
 void conv_transpose3d_bwd_data(
     const Stream& stream, const ConvTranspose3dSize& s, Rows<const Elem> d_out, Rows<const Elem> w, Rows<Elem> d_x) {
   conv_products::forward<Backend, Elem>("conv_transpose3d_bwd_data", stream, s.adjoint(), d_out, {}, w, nullptr, {}, d_x, nullptr);
-}
-
-template <class Backend, class Elem>
-std::int64_t conv_transpose3d_bwd_weight_workspace_bytes(const ConvTranspose3dSize& s) {
-  return std::max(
-      conv_products::weight_grad_workspace_bytes<Elem>("conv_transpose3d_bwd_weight", s.adjoint()),
-      column_sums_workspace_bytes(s.out_positions(), s.O));
 }
 
 template <class Backend, class Elem>
@@ -51,8 +39,6 @@ void conv_transpose3d_bwd_weight(
 }
 
 #define AVID_INSTANTIATE(Elem)                                                                                          \
-  template std::int64_t conv_transpose3d_fwd_workspace_bytes<Gpu, Elem>(const ConvTranspose3dSize&);                    \
-  template std::int64_t conv_transpose3d_bwd_weight_workspace_bytes<Gpu, Elem>(const ConvTranspose3dSize&);             \
   template void conv_transpose3d_fwd<Gpu, Elem>(                                                                        \
       const Stream&, const ConvTranspose3dSize&, Rows<const Elem>, Rows<const Elem>, const float*, Rows<Elem>, void*);  \
   template void conv_transpose3d_bwd_data<Gpu, Elem>(                                                                   \

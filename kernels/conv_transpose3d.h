@@ -56,9 +56,9 @@ void conv_transpose3d_ref_bwd_weight(
 
 // ---- on a device (conv_transpose3d.cu): element types, limits and workspace as in conv3d.h ----
 
-template <class Backend, class Elem>
+template <class Elem>
 std::int64_t conv_transpose3d_fwd_workspace_bytes(const ConvTranspose3dSize&);
-template <class Backend, class Elem>
+template <class Elem>
 std::int64_t conv_transpose3d_bwd_weight_workspace_bytes(const ConvTranspose3dSize&);
 
 /// bias (f32) may be null.

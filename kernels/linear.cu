@@ -12,46 +12,18 @@
 #include "kernels/device/gpu.h"
 
 namespace avid::kernels {
-namespace {
-
-Conv3dSize as_convolution(const LinearSize& s) {
-  Conv3dSize c;
-  c.B = 1;
-  c.in = c.out = {1, 1, s.P};
-  c.I = s.I, c.I2 = s.I2, c.O = s.O;
-  return c;
-}
-
-}  // namespace
-
-template <class Backend, class Elem>
-std::int64_t linear_fwd_workspace_bytes(const LinearSize& s) {
-  return conv_products::forward_workspace_bytes<Elem>(as_convolution(s));
-}
-
 template <class Backend, class Elem>
 void linear_fwd(
     const Stream& stream, const LinearSize& s, Rows<const Elem> x, Rows<const Elem> x2, Rows<const Elem> w, const float* bias,
     Rows<const Elem> residual, Rows<Elem> out, void* workspace) {
-  conv_products::forward<Backend, Elem>("linear_fwd", stream, as_convolution(s), x, x2, w, bias, residual, out, workspace);
-}
-
-template <class Backend, class Elem>
-std::int64_t linear_bwd_data_workspace_bytes(const LinearSize& s) {
-  return conv_products::adjoint_workspace_bytes<Elem>(as_convolution(s));
+  conv_products::forward<Backend, Elem>("linear_fwd", stream, conv_products::of_linear(s), x, x2, w, bias, residual, out, workspace);
 }
 
 template <class Backend, class Elem>
 void linear_bwd_data(
     const Stream& stream, const LinearSize& s, Rows<const Elem> d_out, Rows<const Elem> w, Rows<Elem> d_x, Rows<Elem> d_x2,
     void* workspace) {
-  conv_products::adjoint<Backend, Elem>("linear_bwd_data", stream, as_convolution(s), d_out, w, nullptr, d_x, d_x2, workspace);
-}
-
-template <class Backend, class Elem>
-std::int64_t linear_bwd_weight_workspace_bytes(const LinearSize& s) {
-  return std::max(
-      conv_products::weight_grad_workspace_bytes<Elem>("linear_bwd_weight", as_convolution(s)), column_sums_workspace_bytes(s.P, s.O));
+  conv_products::adjoint<Backend, Elem>("linear_bwd_data", stream, conv_products::of_linear(s), d_out, w, nullptr, d_x, d_x2, workspace);
 }
 
 template <class Backend, class Elem>
@@ -61,14 +33,11 @@ void linear_bwd_weight(
   float* partial = static_cast<float*>(workspace);
   if (d_w)
     gather_weight_grad<Backend>(
-        stream, conv_products::weight_grad("linear_bwd_weight", as_convolution(s), d_out, x, x2, d_w, partial));
+        stream, conv_products::weight_grad("linear_bwd_weight", conv_products::of_linear(s), d_out, x, x2, d_w, partial));
   if (d_bias) column_sums<Backend>(stream, s.P, s.O, d_out, d_bias, partial);
 }
 
 #define AVID_INSTANTIATE(Elem)                                                                                            \
-  template std::int64_t linear_fwd_workspace_bytes<Gpu, Elem>(const LinearSize&);                                         \
-  template std::int64_t linear_bwd_data_workspace_bytes<Gpu, Elem>(const LinearSize&);                                    \
-  template std::int64_t linear_bwd_weight_workspace_bytes<Gpu, Elem>(const LinearSize&);                                  \
   template void linear_fwd<Gpu, Elem>(                                                                                    \
       const Stream&, const LinearSize&, Rows<const Elem>, Rows<const Elem>, Rows<const Elem>, const float*,               \
       Rows<const Elem>, Rows<Elem>, void*);                                                                               \

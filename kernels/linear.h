@@ -51,11 +51,11 @@ void linear_ref_bwd_weight(
 
 // ---- on a device (linear.cu): element types, limits and workspace as in conv3d.h ----
 
-template <class Backend, class Elem>
+template <class Elem>
 std::int64_t linear_fwd_workspace_bytes(const LinearSize&);
-template <class Backend, class Elem>
+template <class Elem>
 std::int64_t linear_bwd_data_workspace_bytes(const LinearSize&);
-template <class Backend, class Elem>
+template <class Elem>
 std::int64_t linear_bwd_weight_workspace_bytes(const LinearSize&);
 
 /// out = [x | x2] w^T + bias + residual, rounded once; x2, bias (f32), residual may be null. residual may be out.

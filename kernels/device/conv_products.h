@@ -7,8 +7,18 @@
 #include <algorithm>
 
 #include "kernels/gather_gemm.h"
+#include "kernels/linear.h"
 
 namespace avid::kernels::conv_products {
+
+/// A linear layer as a convolution.
+inline Conv3dSize of_linear(const LinearSize& s) {
+  Conv3dSize c;
+  c.B = 1;
+  c.in = c.out = {1, 1, s.P};
+  c.I = s.I, c.I2 = s.I2, c.O = s.O;
+  return c;
+}
 
 struct Axes {
   int B;
