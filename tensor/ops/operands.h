@@ -7,23 +7,47 @@
 
 namespace avid::detail {
 
-/// Throws unless t is defined and f32 or f64.
+/// Throws unless t is defined and of a type that its device computes in: f32 or f64 on the CPU, f32 or bf16 elsewhere.
 inline void check_float(const Tensor& t, const char* op, const char* name) {
+  if (t.defined() && t.device().is_gpu()) {
+    check<DTypeError>(
+        t.dtype() == DType::f32 || t.dtype() == DType::bf16, "{}: {}: expected f32 or bf16 on {}, got {}", op, name,
+        t.device().to_string(), t.describe());
+    return;
+  }
   check<DTypeError>(
       t.defined() && (t.dtype() == DType::f32 || t.dtype() == DType::f64), "{}: {}: expected f32 or f64, got {}", op,
       name, t.describe());
 }
 
-/// Throws unless t has the shape and dtype of `like`.
+/// Throws unless t lives where `like` does.
+inline void check_same_device(const Tensor& t, const Tensor& like, const char* op, const char* name) {
+  check<DeviceError>(
+      t.device() == like.device(), "{}: {}: expected a tensor on {}, got one on {}", op, name, like.device().to_string(),
+      t.device().to_string());
+}
+
+/// Throws unless t has the shape, dtype and device of `like`.
 inline void check_like(const Tensor& t, const Tensor& like, const char* op, const char* name) {
   check_shape(t, like.shape(), op, name);
   check_dtype(t, like.dtype(), op, name);
+  check_same_device(t, like, op, name);
 }
 
 /// Throws unless t has this shape and the dtype `dtype`.
 inline void check_operand(const Tensor& t, const Shape& shape, DType dtype, const char* op, const char* name) {
   check_shape(t, shape, op, name);
   check_dtype(t, dtype, op, name);
+}
+
+/// The element type of vectors of parameters (gamma, biases, FiLM, ...) beside activations like x: that of x on the CPU,
+/// always f32 on a device. Gradients of parameters have it too.
+inline DType parameter_dtype(const Tensor& x) { return x.device().is_gpu() ? DType::f32 : x.dtype(); }
+
+/// Throws unless t has this shape, the parameter_dtype of x and its device.
+inline void check_parameter(const Tensor& t, const Shape& shape, const Tensor& x, const char* op, const char* name) {
+  check_operand(t, shape, parameter_dtype(x), op, name);
+  check_same_device(t, x, op, name);
 }
 
 /// t itself when its rows have the usual pitch, otherwise (mapped files, slices of vectors) a copy that has it. Kernels
