@@ -2,6 +2,7 @@
 #include "tensor/ops/layer_norm.h"
 
 #include "kernels/layer_norm.h"
+#include "tensor/ops/on_device.h"
 #include "tensor/ops/operands.h"
 
 namespace avid {
@@ -12,14 +13,64 @@ constexpr const char* kOp = "layer_norm";
 void check_inputs(const Tensor& x, const Tensor& gamma) {
   detail::check_float(x, kOp, "x");
   check<ShapeError>(x.rank() >= 1 && x.cols() > 0, "{}: x: expected [...,C] with C > 0, got {}", kOp, x.describe());
-  detail::check_operand(gamma, {x.cols()}, x.dtype(), kOp, "gamma");
+  detail::check_parameter(gamma, {x.cols()}, x, kOp, "gamma");
+}
+
+Tensor fwd_on_device(const Tensor& x, const Tensor& gamma, const Tensor& beta, double eps) {
+  Tensor out = Tensor::empty(x.shape(), x.dtype(), x.device());
+  dispatch_f32_bf16(x.dtype(), kOp, [&]<class Elem>() {
+    const kernels::LayerNormDeviceArgs<Elem> args{
+        .num_rows = x.rows(),
+        .C = x.cols(),
+        .x = device_rows_of<Elem>(x),
+        .gamma = device_data<float>(gamma),
+        .beta = device_data<float>(beta),
+        .eps = static_cast<float>(eps),
+        .out = device_mutable_rows_of<Elem>(out)};
+    on_device(x.device(), kOp, [&]<class Backend>(const kernels::Stream& stream) {
+      kernels::layer_norm_fwd<Backend, Elem>(stream, args);
+    });
+  });
+  return out;
+}
+
+LayerNormGradients bwd_on_device(
+    const Tensor& d_out, const Tensor& x, const Tensor& gamma, double eps, const LayerNormNeeds& needs) {
+  LayerNormGradients grads;
+  if (needs.x) grads.d_x = Tensor::empty(x.shape(), x.dtype(), x.device());
+  if (needs.gamma) grads.d_gamma = Tensor::empty(gamma.shape(), DType::f32, x.device());
+  if (needs.beta) grads.d_beta = Tensor::empty(gamma.shape(), DType::f32, x.device());
+  Tensor workspace =
+      Tensor::empty({kernels::layer_norm_bwd_workspace(x.rows(), x.cols())}, DType::f32, x.device());
+  dispatch_f32_bf16(x.dtype(), kOp, [&]<class Elem>() {
+    const kernels::LayerNormDeviceArgs<Elem> args{
+        .num_rows = x.rows(),
+        .C = x.cols(),
+        .x = device_rows_of<Elem>(x),
+        .gamma = device_data<float>(gamma),
+        .beta = nullptr,
+        .eps = static_cast<float>(eps),
+        .out = {}};
+    const kernels::LayerNormDeviceGrads<Elem> out{
+        .d_out = device_rows_of<Elem>(d_out),
+        .d_residual = {},
+        .d_x = device_mutable_rows_of<Elem>(grads.d_x),
+        .d_gamma = device_mutable_data<float>(grads.d_gamma),
+        .d_beta = device_mutable_data<float>(grads.d_beta),
+        .workspace = device_mutable_data<float>(workspace)};
+    on_device(x.device(), kOp, [&]<class Backend>(const kernels::Stream& stream) {
+      kernels::layer_norm_bwd<Backend, Elem>(stream, args, out);
+    });
+  });
+  return grads;
 }
 
 }  // namespace
 
 Tensor layer_norm_fwd(const Tensor& x, const Tensor& gamma, const Tensor& beta, double eps) {
   check_inputs(x, gamma);
-  if (beta.defined()) detail::check_operand(beta, {x.cols()}, x.dtype(), kOp, "beta");
+  if (beta.defined()) detail::check_parameter(beta, {x.cols()}, x, kOp, "beta");
+  if (x.device().is_gpu()) return fwd_on_device(detail::usual_pitch(x), gamma, beta, eps);
   Tensor out = Tensor::empty(x.shape(), x.dtype());
   dispatch_f32_f64(x.dtype(), kOp, [&]<class Elem>() {
     kernels::layer_norm_fwd<Elem>(
@@ -38,6 +89,7 @@ LayerNormGradients layer_norm_bwd(
     const Tensor& d_out, const Tensor& x, const Tensor& gamma, double eps, const LayerNormNeeds& needs) {
   check_inputs(x, gamma);
   detail::check_like(d_out, x, kOp, "d_out");
+  if (x.device().is_gpu()) return bwd_on_device(detail::usual_pitch(d_out), detail::usual_pitch(x), gamma, eps, needs);
   LayerNormGradients grads;
   if (needs.x) grads.d_x = Tensor::empty(x.shape(), x.dtype());
   if (needs.gamma) grads.d_gamma = Tensor::empty(gamma.shape(), x.dtype());

@@ -8,7 +8,7 @@ namespace avid {
 ///   out = (x - mean) / sqrt(var + eps) * gamma + beta,   mean and biased variance over the last dimension
 ///
 /// Shapes   x [...,C]; gamma [C]; beta [C] or undefined; returns [...,C].
-/// Dtypes   f32 or f64, one for all.
+/// Dtypes   CPU: f32 or f64, one for all. Device: x f32 or bf16, gamma and beta f32; d_gamma and the like f32.
 /// Grad     with xh = (x - mean) rstd and q = d_out gamma: d_x = rstd (q - mean(q) - xh mean(q xh)); d_gamma = sum
 ///          d_out xh;
 ///          d_beta = sum d_out. Needs x only; the statistics are computed again.

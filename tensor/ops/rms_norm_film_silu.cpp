@@ -2,6 +2,7 @@
 #include "tensor/ops/rms_norm_film_silu.h"
 
 #include "kernels/rms_norm_film_silu.h"
+#include "tensor/ops/on_device.h"
 #include "tensor/ops/operands.h"
 
 namespace avid {
@@ -12,8 +13,15 @@ constexpr const char* kOp = "rms_norm_film_silu";
 void check_inputs(const Tensor& x, const Tensor& gamma, const Tensor& film) {
   detail::check_float(x, kOp, "x");
   check<ShapeError>(x.rank() == 5 && x.dim(4) > 0, "{}: x: expected [B,T,H,W,C] with C > 0, got {}", kOp, x.describe());
-  detail::check_operand(gamma, {x.dim(4)}, x.dtype(), kOp, "gamma");
-  if (film.defined()) detail::check_operand(film, {x.dim(0), x.dim(1), 2 * x.dim(4)}, x.dtype(), kOp, "film");
+  detail::check_parameter(gamma, {x.dim(4)}, x, kOp, "gamma");
+  if (!film.defined()) return;
+  const Shape film_shape{x.dim(0), x.dim(1), 2 * x.dim(4)};
+  if (x.device().is_gpu() && film.dtype() == x.dtype()) {  // also as the linear layer left it; converted to f32 below
+    check_shape(film, film_shape, kOp, "film");
+    detail::check_same_device(film, x, kOp, "film");
+  } else {
+    detail::check_parameter(film, film_shape, x, kOp, "film");
+  }
 }
 
 template <class Elem>
@@ -29,6 +37,60 @@ kernels::RmsNormFilmSiluArgs<Elem> operands(const Tensor& x, const Tensor& gamma
       .out = {}};
 }
 
+template <class Elem>
+kernels::RmsNormFilmSiluDeviceArgs<Elem> device_operands(const Tensor& x, const Tensor& gamma, const Tensor& film_f32) {
+  return {
+      .F = x.dim(0) * x.dim(1),
+      .S = x.dim(2) * x.dim(3),
+      .C = x.dim(4),
+      .x = device_rows_of<Elem>(x),
+      .gamma = device_data<float>(gamma),
+      .film = device_rows_of<float>(film_f32),
+      .residual = {},
+      .out = {}};
+}
+
+Tensor in_f32(const Tensor& film) { return film.defined() && film.dtype() != DType::f32 ? film.to(DType::f32) : film; }
+
+Tensor fwd_on_device(const Tensor& x, const Tensor& gamma, const Tensor& film, const Tensor& residual) {
+  Tensor out = Tensor::empty(x.shape(), x.dtype(), x.device());
+  const Tensor film_f32 = in_f32(film);
+  dispatch_f32_bf16(x.dtype(), kOp, [&]<class Elem>() {
+    auto args = device_operands<Elem>(x, gamma, film_f32);
+    args.residual = device_rows_of<Elem>(residual);
+    args.out = device_mutable_rows_of<Elem>(out);
+    on_device(x.device(), kOp, [&]<class Backend>(const kernels::Stream& stream) {
+      kernels::rms_norm_film_silu_fwd<Backend, Elem>(stream, args);
+    });
+  });
+  return out;
+}
+
+RmsNormFilmSiluGradients bwd_on_device(
+    const Tensor& d_out, const Tensor& x, const Tensor& gamma, const Tensor& film, const RmsNormFilmSiluNeeds& needs) {
+  RmsNormFilmSiluGradients grads;
+  if (needs.x) grads.d_x = Tensor::empty(x.shape(), x.dtype(), x.device());
+  if (needs.gamma) grads.d_gamma = Tensor::empty(gamma.shape(), DType::f32, x.device());
+  if (needs.film && film.defined()) grads.d_film = Tensor::empty(film.shape(), DType::f32, x.device());
+  const Tensor film_f32 = in_f32(film);
+  dispatch_f32_bf16(x.dtype(), kOp, [&]<class Elem>() {
+    const auto args = device_operands<Elem>(x, gamma, film_f32);
+    Tensor workspace = Tensor::empty(
+        {kernels::rms_norm_film_silu_bwd_workspace(args.F, args.S, args.C)}, DType::f32, x.device());
+    const kernels::RmsNormFilmSiluDeviceGrads<Elem> out{
+        .d_out = device_rows_of<Elem>(d_out),
+        .d_x = device_mutable_rows_of<Elem>(grads.d_x),
+        .d_gamma = device_mutable_data<float>(grads.d_gamma),
+        .d_film = device_mutable_rows_of<float>(grads.d_film),
+        .workspace = device_mutable_data<float>(workspace)};
+    on_device(x.device(), kOp, [&]<class Backend>(const kernels::Stream& stream) {
+      kernels::rms_norm_film_silu_bwd<Backend, Elem>(stream, args, out);
+    });
+  });
+  if (grads.d_film.defined() && film.dtype() != DType::f32) grads.d_film = grads.d_film.to(film.dtype());
+  return grads;
+}
+
 }  // namespace
 
 Tensor rms_norm_film_silu_fwd(
@@ -37,6 +99,7 @@ Tensor rms_norm_film_silu_fwd(
   if (residual_any.defined()) detail::check_like(residual_any, x_any, kOp, "residual");
   const Tensor x = detail::usual_pitch(x_any);
   const Tensor residual = residual_any.defined() ? detail::usual_pitch(residual_any) : Tensor();
+  if (x.device().is_gpu()) return fwd_on_device(x, gamma, film, residual);
   Tensor out = Tensor::empty(x.shape(), x.dtype());
   dispatch_f32_f64(x.dtype(), kOp, [&]<class Elem>() {
     auto args = operands<Elem>(x, gamma, film);
@@ -53,6 +116,7 @@ RmsNormFilmSiluGradients rms_norm_film_silu_bwd(
   check_inputs(x_any, gamma, film);
   detail::check_like(d_out_any, x_any, kOp, "d_out");
   const Tensor x = detail::usual_pitch(x_any), d_out = detail::usual_pitch(d_out_any);
+  if (x.device().is_gpu()) return bwd_on_device(d_out, x, gamma, film, needs);
   RmsNormFilmSiluGradients grads;
   if (needs.x) grads.d_x = Tensor::empty(x.shape(), x.dtype());
   if (needs.gamma) grads.d_gamma = Tensor::empty(gamma.shape(), x.dtype());
