@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "kernels/device/backend.h"
 #include "kernels/rows.h"
 
 namespace avid::kernels {
@@ -17,5 +18,18 @@ template <class Elem>
 void cross_entropy_bwd(
     Rows<const Elem> logits, const std::int64_t* ids, std::int64_t num_rows, std::int64_t A, double d_loss,
     Rows<Elem> d_logits);
+
+// ---- on a device: Elem is float or BFloat16, arithmetic is f32; ids lie on the device, one outside [0, A) gives NaN ----
+
+/// *loss in f32, device; workspace: num_rows f32. Rows are added in f64 in a fixed order.
+template <class Backend, class Elem>
+void cross_entropy_fwd(
+    const Stream& stream, Rows<const Elem> logits, const std::int64_t* ids, std::int64_t num_rows, std::int64_t A,
+    float* loss, float* workspace);
+/// d_loss: f32 scalar, device. Gaps of d_logits stay as they are.
+template <class Backend, class Elem>
+void cross_entropy_bwd(
+    const Stream& stream, Rows<const Elem> logits, const std::int64_t* ids, std::int64_t num_rows, std::int64_t A,
+    const float* d_loss, Rows<Elem> d_logits);
 
 }  // namespace avid::kernels

@@ -66,13 +66,30 @@ void scale_fwd(const Elem* __restrict__ x, Elem factor, Elem* __restrict__ out, 
     out[i] = factor * x[i] + 0;  // + 0: a negative factor must not leave -0 in the gaps
 }
 
+template <class Elem>
+void clamp_unit(Elem* x, std::int64_t n) {
+#pragma omp parallel for simd schedule(static) if (n >= kParallelFrom)
+  for (std::int64_t i = 0; i < n; ++i) x[i] = x[i] < Elem{-1} ? Elem{-1} : x[i] > Elem{1} ? Elem{1} : x[i];
+}
+
+template <class Elem>
+bool all_finite(const Elem* x, std::int64_t n) {
+  // x - x is 0 for finite x and NaN otherwise; the sum keeps a NaN.
+  Elem sum = 0;
+#pragma omp parallel for simd schedule(static) reduction(+ : sum) if (n >= kParallelFrom)
+  for (std::int64_t i = 0; i < n; ++i) sum += x[i] - x[i];
+  return sum == 0;
+}
+
 #define AVID_INSTANTIATE(Elem)                                                 \
   template void silu_fwd<Elem>(const Elem*, Elem*, std::int64_t);              \
   template void silu_bwd<Elem>(const Elem*, const Elem*, Elem*, std::int64_t); \
   template void gelu_fwd<Elem>(const Elem*, Elem*, std::int64_t);              \
   template void gelu_bwd<Elem>(const Elem*, const Elem*, Elem*, std::int64_t); \
   template void add_fwd<Elem>(const Elem*, const Elem*, Elem*, std::int64_t);  \
-  template void scale_fwd<Elem>(const Elem*, Elem, Elem*, std::int64_t);
+  template void scale_fwd<Elem>(const Elem*, Elem, Elem*, std::int64_t);       \
+  template void clamp_unit<Elem>(Elem*, std::int64_t);                         \
+  template bool all_finite<Elem>(const Elem*, std::int64_t);
 AVID_INSTANTIATE(float)
 AVID_INSTANTIATE(double)
 #undef AVID_INSTANTIATE

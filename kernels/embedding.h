@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "kernels/device/backend.h"
 #include "kernels/rows.h"
 
 namespace avid::kernels {
@@ -20,6 +21,23 @@ void embedding_fwd(
 template <class Elem>
 void embedding_bwd(
     Rows<const Elem> d_out, const std::int64_t* ids, std::int64_t num_ids, std::int64_t num_rows, std::int64_t width,
+    Rows<Elem> d_table, Elem* d_null_row);
+
+// ---- on a device: Elem is float ----
+
+/// As above; ids on the device too, not read by the host: an id outside [-1, R), or -1 without a null row, gives a row of
+/// NaN.
+struct EmbeddingDeviceSizes {
+  std::int64_t num_ids = 0, num_rows = 0, width = 0;
+};
+template <class Backend, class Elem>
+void embedding_fwd(
+    const Stream& stream, const EmbeddingDeviceSizes& size, Rows<const Elem> table, const Elem* null_row,
+    const std::int64_t* ids, Rows<Elem> out);
+/// Either gradient may be absent. Sums in order of the ids.
+template <class Backend, class Elem>
+void embedding_bwd(
+    const Stream& stream, const EmbeddingDeviceSizes& size, Rows<const Elem> d_out, const std::int64_t* ids,
     Rows<Elem> d_table, Elem* d_null_row);
 
 }  // namespace avid::kernels

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "kernels/device/backend.h"
 #include "kernels/rows.h"
 
 namespace avid::kernels {
@@ -22,5 +23,17 @@ void film_condition_fwd(
 template <class Elem>
 void film_condition_bwd(
     const FilmConditionSizes& size, Rows<const Elem> d_out, Rows<Elem> d_time_code, Rows<Elem> d_action_code);
+
+// ---- on a device: Elem is float or BFloat16; gaps stay as they are ----
+
+template <class Backend, class Elem>
+void film_condition_fwd(
+    const Stream& stream, const FilmConditionSizes& size, Rows<const Elem> time_code, Rows<const Elem> action_code,
+    Rows<Elem> out);
+/// Either gradient may be absent; the sum over the frames in f32, in order.
+template <class Backend, class Elem>
+void film_condition_bwd(
+    const Stream& stream, const FilmConditionSizes& size, Rows<const Elem> d_out, Rows<Elem> d_time_code,
+    Rows<Elem> d_action_code);
 
 }  // namespace avid::kernels

@@ -32,6 +32,7 @@
 
 namespace avid::kernels {
 namespace AVID_GPU {
+namespace {
 
 template <class Elem>
 __global__ void __launch_bounds__(kPointwiseBlock) mask_mix_fwd_kernel(MaskMixDeviceArgs<Elem> p) {
@@ -117,6 +118,7 @@ __global__ void __launch_bounds__(kPointwiseBlock)
   if (d_b != nullptr) *d_b = static_cast<float>(sum_b);
 }
 
+}  // namespace
 }  // namespace AVID_GPU
 
 template <class Backend, class Elem>

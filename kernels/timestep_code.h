@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "kernels/device/backend.h"
 #include "kernels/rows.h"
 
 namespace avid::kernels {
@@ -11,5 +12,9 @@ namespace avid::kernels {
 /// (float, double)
 template <class Elem>
 void timestep_code(const std::int64_t* t, std::int64_t B, std::int64_t width, Rows<Elem> out);
+
+/// On a device: Elem is float or BFloat16, arithmetic is f32. t [B] lies on the device. Gaps stay as they are.
+template <class Backend, class Elem>
+void timestep_code(const Stream& stream, const std::int64_t* t, std::int64_t B, std::int64_t width, Rows<Elem> out);
 
 }  // namespace avid::kernels

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "kernels/device/backend.h"
 #include "kernels/rows.h"
 
 namespace avid::kernels {
@@ -21,5 +22,15 @@ void unet_input_fwd(
 /// d_x_t and d_base are copies of their channels of d_out; either may be absent.
 template <class Elem>
 void unet_input_bwd(const UnetInputSizes& size, Rows<const Elem> d_out, Rows<Elem> d_x_t, Rows<Elem> d_base);
+
+// ---- on a device: Elem is float or BFloat16; rows start at 16-byte boundaries; gaps of the outputs become zero ----
+
+template <class Backend, class Elem>
+void unet_input_fwd(
+    const Stream& stream, const UnetInputSizes& size, Rows<const Elem> cond, Rows<const Elem> x_t, Rows<const Elem> base,
+    Rows<Elem> out);
+template <class Backend, class Elem>
+void unet_input_bwd(
+    const Stream& stream, const UnetInputSizes& size, Rows<const Elem> d_out, Rows<Elem> d_x_t, Rows<Elem> d_base);
 
 }  // namespace avid::kernels
