@@ -1,0 +1,76 @@
+// eval/metrics/action_error.cpp -- Action Error Ratio from predictions
+#include "eval/metrics/action_error.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "tensor/error.h"
+
+namespace avid::eval {
+namespace {
+
+double mean_of(const std::vector<double>& values) {
+  check<Error>(!values.empty(), "aer: expected at least one clip, got none");
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
+
+std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+
+}  // namespace
+
+void ActionScores::append(const ActionScores& other) {
+  accuracy.insert(accuracy.end(), other.accuracy.begin(), other.accuracy.end());
+  probability.insert(probability.end(), other.probability.begin(), other.probability.end());
+}
+double ActionScores::mean_accuracy() const { return mean_of(accuracy); }
+double ActionScores::mean_probability() const { return mean_of(probability); }
+
+ActionScores score_actions(const Tensor& logits, const Tensor& actions) {
+  check_rank(logits, 3, "aer", "logits");
+  check_shape(actions, {logits.dim(0), logits.dim(1)}, "aer", "actions");
+  check_dtype(actions, DType::i64, "aer", "actions");
+  const std::int64_t num_clips = logits.dim(0), steps = logits.dim(1), classes = logits.dim(2);
+  const std::vector<double> values = logits.to_doubles();
+  const std::vector<std::int64_t> truth = actions.to_values<std::int64_t>();
+  ActionScores scores{std::vector<double>(at(num_clips), 0.0), std::vector<double>(at(num_clips), 0.0)};
+  for (std::int64_t i = 0; i < num_clips * steps; ++i) {
+    const double* row = values.data() + i * classes;
+    const std::int64_t action = truth[at(i)];
+    check<Error>(
+        action >= 0 && action < classes, "aer: actions: expected 0..{}, got {} | use the classifier of this data set",
+        classes - 1, action);
+    check<Error>(
+        std::all_of(row, row + classes, [](double v) { return std::isfinite(v); }),
+        "aer: logits of clip {} are not finite | check the classifier's weights", i / steps);
+    const double* best = std::max_element(row, row + classes);
+    double sum = 0;
+    for (std::int64_t c = 0; c < classes; ++c) sum += std::exp(row[c] - *best);
+    scores.accuracy[at(i / steps)] += best - row == action ? 1.0 : 0.0;
+    scores.probability[at(i / steps)] += std::exp(row[action] - *best) / sum;
+  }
+  for (auto* list : {&scores.accuracy, &scores.probability})
+    for (double& v : *list) v /= static_cast<double>(steps);
+  return scores;
+}
+
+std::vector<double> absolute_action_errors(const Tensor& predicted, const Tensor& actions) {
+  check_rank(actions, 3, "aer", "actions");
+  check_shape(predicted, actions.shape(), "aer", "predicted");
+  const std::vector<double> a = predicted.to_doubles(), b = actions.to_doubles();
+  std::vector<double> errors(at(actions.dim(0)), 0.0);
+  const std::int64_t per_clip = actions.dim(1) * actions.dim(2);
+  for (std::size_t i = 0; i < a.size(); ++i) errors[i / at(per_clip)] += std::abs(a[i] - b[i]);
+  for (double& v : errors) v /= static_cast<double>(per_clip);
+  return errors;
+}
+
+double action_error_ratio(double accuracy_real, double accuracy_generated) {
+  return accuracy_real / (accuracy_generated + 1e-9);
+}
+
+double action_error_ratio_of_distances(double error_real, double error_generated) {
+  return error_generated / error_real;
+}
+
+}  // namespace avid::eval

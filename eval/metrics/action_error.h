@@ -1,0 +1,34 @@
+// eval/metrics/action_error.h -- Action Error Ratio: can a frozen predictor still read the actions off generated clips?
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "tensor/tensor.h"
+
+namespace avid::eval {
+
+/// One number per clip, so that sets may be scored in batches and resampled over clips.
+struct ActionScores {
+  std::vector<double> accuracy;     ///< share of steps whose arg-max class is the true action
+  std::vector<double> probability;  ///< mean softmax probability of the true action
+
+  void append(const ActionScores& other);
+  double mean_accuracy() const;
+  double mean_probability() const;
+};
+
+/// Scores class predictions; of equal logits the first class counts.
+/// Shapes   logits [N,T,A] f32 or f64; actions [N,T] i64 in 0..A-1.
+/// Errors   ShapeError, DTypeError; Error for an action outside of 0..A-1 or logits that are not finite.
+ActionScores score_actions(const Tensor& logits, const Tensor& actions);
+
+/// Mean absolute error per clip over steps and components of continuous actions, [N,T,D] both, f32 or f64.
+std::vector<double> absolute_action_errors(const Tensor& predicted, const Tensor& actions);
+
+/// Lower is better, 1: as predictable as real video. Both sides are scored against the actions that the generated
+/// clips were conditioned on. Source: Rigter et al. 2024; the released code logs the inverse of the first.
+double action_error_ratio(double accuracy_real, double accuracy_generated);               ///< real / (generated + 1e-9)
+double action_error_ratio_of_distances(double error_real, double error_generated);        ///< generated / real
+
+}  // namespace avid::eval
