@@ -11,6 +11,7 @@
 
 #include "kernels/accumulate.h"
 #include "kernels/op_timer.h"
+#include "tensor/ops/on_device.h"
 
 namespace avid {
 
@@ -31,6 +32,9 @@ struct VarState {
   Tensor value;
   std::string name;
   std::shared_ptr<GraphNode> node;
+  Tensor converted = {};  // value in another type, made from version converted_version of it
+  std::uint64_t converted_version = 0;
+  bool converted_stale = true;  // the value may have become another tensor
 };
 
 }  // namespace detail
@@ -51,6 +55,15 @@ void add_to(Tensor& sum, Tensor contribution) {
   // Somebody else may hold the same storage (d_out handed on unchanged): then sum into a copy.
   if (sum.use_count() > 1) sum = sum.clone();
   const std::int64_t n = sum.rows() * sum.pitch();
+  if (sum.device().is_gpu()) {
+    dispatch_f32_bf16(sum.dtype(), "gradient", [&]<class Elem>() {
+      on_device(sum.device(), "gradient", [&]<class Backend>(const kernels::Stream& stream) {
+        kernels::accumulate<Backend>(stream, device_mutable_data<Elem>(sum), device_data<Elem>(contribution), n);
+      });
+    });
+    sum.bump_version();
+    return;
+  }
   dispatch_f32_f64(sum.dtype(), "gradient", [&]<class Elem>() {
     kernels::accumulate(sum.data<Elem>(), contribution.data<Elem>(), n);
   });
@@ -107,7 +120,22 @@ detail::VarState& Var::state() const {
 
 const Tensor& Var::value() const { return state().value; }
 
+const Tensor& Var::value_in(DType dtype) const {
+  detail::VarState& s = state();
+  if (s.value.dtype() == dtype) return s.value;
+  const bool wrong_type = !s.converted.defined() || s.converted.dtype() != dtype;
+  if (wrong_type || s.converted_stale || s.converted_version != s.value.version()) {
+    // The old copy may still be saved for a backward pass; then it stays as it is.
+    if (!wrong_type && s.converted.use_count() == 1 && s.converted.device() == s.value.device()) s.converted.copy_from(s.value);
+    else s.converted = s.value.to(dtype);
+    s.converted_version = s.value.version();
+    s.converted_stale = false;
+  }
+  return s.converted;
+}
+
 Tensor& Var::mutable_value() {
+  state().converted_stale = true;
   state().value.bump_version();
   return state().value;
 }
@@ -127,7 +155,7 @@ Var Var::detach() const { return Var(state().value); }
 
 void Var::backward() const {
   check<ShapeError>(value().numel() == 1, "backward: expected a scalar, got {} | pass a gradient of this shape", value().describe());
-  backward(Tensor::full(value().shape(), 1.0, value().dtype()));
+  backward(Tensor::full(value().shape(), 1.0, value().dtype(), value().device()));
 }
 
 void Var::backward(const Tensor& d_out) const {

@@ -84,7 +84,7 @@ Var UnetEncoder::action_code(const Tensor& actions, const Tensor& drop, std::int
     // A table of the null vector alone, so that the action table stays out of the graph: it gets no gradient, not a
     // zero one.
     const Var table = reshape(null_action_->var(), {1, sizes_.dim});
-    return action_mlp_->forward(embedding(table, {}, Tensor::zeros({batch, frames}, DType::i64)));
+    return action_mlp_->forward(embedding(table, {}, Tensor::zeros({batch, frames}, DType::i64, table.value().device())));
   }
   check_dtype(actions, DType::i64, "unet3d", "actions");
   check_shape(actions, {batch, frames}, "unet3d", "actions");
@@ -105,7 +105,9 @@ Var UnetEncoder::action_code(const Tensor& actions, const Tensor& drop, std::int
     }
   }
   const Var null_row = any_dropped ? null_action_->var() : Var();
-  return action_mlp_->forward(embedding(action_table_->var(), null_row, Tensor::from_values(ids, {batch, frames})));
+  const Var& table = action_table_->var();
+  const Tensor on_device = Tensor::from_values(ids, {batch, frames}).to(table.value().device());
+  return action_mlp_->forward(embedding(table, null_row, on_device));
 }
 
 EncoderOutput UnetEncoder::forward(const Var& x, const Tensor& t, const Var& action_code, const Probe& probe) const {
@@ -125,7 +127,7 @@ EncoderOutput UnetEncoder::forward(const Var& x, const Tensor& t, const Var& act
   see(probe, "init_temporal_attn", y);
   out.first = y;
 
-  const Var time_code = time_mlp_.forward(t, y.dtype());  // [B,4d]
+  const Var time_code = time_mlp_.forward(t);  // [B,4d]
   see(probe, "time_mlp", time_code);
   if (action_code.defined()) see(probe, "action_mlp", action_code);
   out.film = silu(film_condition(time_code, action_code, T));  // [B,T,F]

@@ -52,11 +52,9 @@ Var ResNetBlock::forward(const Var& x, const Var& x2, const Var& film_input) con
     shortcut = res_conv_->forward(x, x2);
   } else if (x2.defined()) {
     // Two inputs that together are as wide as the output: the shortcut is their concatenation, as a product with 1.
-    Tensor identity = Tensor::zeros({out_, in_}, x.dtype());
-    dispatch_f32_f64(x.dtype(), "ResNetBlock", [&]<class Elem>() {
-      for (std::int64_t i = 0; i < in_; ++i) identity.data<Elem>()[i * identity.pitch() + i] = 1;
-    });
-    shortcut = linear(x, Var(identity), {}, x2);
+    Tensor identity = Tensor::zeros({out_, in_}, DType::f32);
+    for (std::int64_t i = 0; i < in_; ++i) identity.data<float>()[i * identity.pitch() + i] = 1;
+    shortcut = linear(x, Var(identity.to(x.dtype()).to(x.value().device())), {}, x2);
   }
   return block2_.forward(hidden, {}, {}, shortcut);
 }
@@ -84,7 +82,7 @@ TemporalAttention::TemporalAttention(std::int64_t channels, const AttentionSizes
 
 Var TemporalAttention::forward(const Var& x, const Var& bias_table) const {
   return temporal_attention(
-      x, gamma_->var(), to_qkv_->var(), to_out_->var(), bias_table, rotary_,
+      x, gamma_->var(), to_qkv_->var(), to_out_->var(), bias_table, rotary_.on(x.value().device()),
       {.heads = sizes_.heads, .head_dim = sizes_.head_dim});
 }
 
@@ -120,8 +118,9 @@ TimeMlp::TimeMlp(std::int64_t dim) : dim_(dim), first_(dim, 4 * dim), second_(4 
   add_child("3", second_);
 }
 
-Var TimeMlp::forward(const Tensor& t, DType dtype) const {
-  return second_.forward(gelu(first_.forward(Var(timestep_code(t, dim_, dtype)))));
+Var TimeMlp::forward(const Tensor& t) const {
+  const Tensor& weight = first_.weight().value();
+  return second_.forward(gelu(first_.forward(Var(timestep_code(t.to(weight.device()), dim_, weight.dtype())))));
 }
 
 ActionMlp::ActionMlp(std::int64_t dim) : first_(dim, 4 * dim), second_(4 * dim, 4 * dim) {

@@ -59,7 +59,7 @@ class TemporalAttention : public Module {
 
  private:
   AttentionSizes sizes_;
-  Tensor rotary_;
+  Constant rotary_;
   Parameter *to_qkv_, *to_out_, *gamma_;
 };
 
@@ -91,8 +91,8 @@ class SpatialAttention : public Module {
 class TimeMlp : public Module {
  public:
   explicit TimeMlp(std::int64_t dim);
-  /// t [B] i64. Returns [B,4d].
-  Var forward(const Tensor& t, DType dtype) const;
+  /// t [B] i64 on the host. Returns [B,4d], where and in the type that the parameters have.
+  Var forward(const Tensor& t) const;
 
  private:
   std::int64_t dim_;

@@ -63,6 +63,12 @@ Tensor to_plain(const Tensor& ours, const Shape& plain_shape) {
   });
 }
 
+const Tensor& Constant::on(Device device) const {
+  if (!device.is_gpu()) return host_;
+  if (!elsewhere_.defined() || elsewhere_.device() != device) elsewhere_ = host_.to(device);
+  return elsewhere_;
+}
+
 const Var& Parameter::var() const {
   check(var_.defined(), "nn: parameter {} has no value yet | call initialize() or load a checkpoint first", spec_.name);
   return var_;
@@ -217,6 +223,20 @@ DType Module::dtype() const {
   const auto all = parameters();
   check(!all.empty(), "nn: a module without parameters has no dtype");
   return all.front().var().dtype();
+}
+
+void Module::to(Device device) {
+  walk("", [&](const std::string&, Parameter* parameter, const Tensor&) {
+    if (parameter == nullptr) return;
+    const Var& now = parameter->var();
+    parameter->var_ = Var(now.value().to(device), now.requires_grad(), now.name());
+  });
+}
+
+Device Module::device() const {
+  const auto all = parameters();
+  check(!all.empty(), "nn: a module without parameters is on no device");
+  return all.front().var().value().device();
 }
 
 void Module::set_trainable(bool on) {

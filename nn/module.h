@@ -83,6 +83,17 @@ struct CheckpointEntry {
   bool constant;  // the rotary frequencies: stored, never trained
 };
 
+/// A small host tensor that ops also need on devices; copied there once.
+class Constant {
+ public:
+  explicit Constant(Tensor value) : host_(std::move(value)) {}
+  const Tensor& on(Device device) const;
+
+ private:
+  Tensor host_;
+  mutable Tensor elsewhere_;
+};
+
 /// Base of all networks and layers. Derived constructors call add_parameter / add_constant / add_child; the order of
 /// the calls is the order of every list. Neither copied nor moved, because parents and layers point into it.
 class Module {
@@ -112,6 +123,11 @@ class Module {
   NamedTensors export_tensors(std::string_view prefix = {}) const;
   /// Gradients in plain shapes; parameters that got none are left out.
   NamedTensors export_gradients(std::string_view prefix = {}) const;
+
+  /// Moves all values to a device; gradients are dropped. Constants stay on the host: layers send them where they compute.
+  void to(Device device);
+  /// Where the values are; throws before there are any.
+  Device device() const;
 
   /// True once initialize() or import_tensors() ran.
   bool has_values() const;

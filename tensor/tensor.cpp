@@ -3,6 +3,8 @@
 
 #include <cstring>
 
+#include "kernels/cast.h"
+#include "kernels/fill.h"
 #include "tensor/ops/on_device.h"
 
 namespace avid {
@@ -38,6 +40,22 @@ void copy_device_rows(std::byte* to, Device to_device, std::size_t to_step, cons
   on_device(up ? to_device : from_device, "copy", [&]<class Backend>(const kernels::Stream& stream) {
     kernels::device_copy<Backend>(stream, kind, to, to_step, from, from_step, row_bytes, num_rows);
   });
+}
+
+template <class To, class From>
+void cast_rows(Tensor& to, const Tensor& from) {
+  on_device(to.device(), "cast", [&]<class Backend>(const kernels::Stream& stream) {
+    kernels::cast<Backend, To, From>(
+        stream, {to.numel() == 0 ? 0 : to.rows(), to.cols(), device_rows_of<From>(from), device_mutable_rows_of<To>(to)});
+  });
+}
+
+// f32 <-> bf16 where both tensors are on one device; false when that is not the case.
+bool cast_on_device(Tensor& to, const Tensor& from) {
+  if (to.device() != from.device()) return false;
+  if (to.dtype() == DType::bf16 && from.dtype() == DType::f32) return cast_rows<BFloat16, float>(to, from), true;
+  if (to.dtype() == DType::f32 && from.dtype() == DType::bf16) return cast_rows<float, BFloat16>(to, from), true;
+  return false;
 }
 
 }  // namespace
@@ -212,8 +230,11 @@ void Tensor::copy_from(const Tensor& source) {
   // An empty tensor may still have very many empty rows.
   const std::int64_t num_rows = numel() == 0 ? 0 : rows(), num_cols = cols();
   if (source.device().is_gpu() || device().is_gpu()) {
-    if (source.dtype() != dtype_) return copy_from(source.to(Device()).to(dtype_));  // converted on the host
     check_writable();
+    if (source.dtype() != dtype_) {
+      if (!cast_on_device(*this, source)) copy_from(source.to(Device()).to(dtype_));  // converted on the host
+      return bump_version();
+    }
     const std::size_t item = size_of(dtype_);
     copy_device_rows(storage_->data() + offset_bytes_, device(), static_cast<std::size_t>(pitch_) * item,
                      source.storage_->data() + source.offset_bytes_, source.device(), static_cast<std::size_t>(source.pitch()) * item,
@@ -236,7 +257,16 @@ void Tensor::copy_from(const Tensor& source) {
 }
 
 void Tensor::fill(double value) {
-  if (device().is_gpu()) return copy_from(full(shape_, value, dtype_));
+  if (device().is_gpu()) {
+    if (dtype_ != DType::f32 && dtype_ != DType::bf16) return copy_from(full(shape_, value, dtype_));
+    dispatch_f32_bf16(dtype_, "fill", [&]<class Elem>() {
+      on_device(device(), "fill", [&]<class Backend>(const kernels::Stream& stream) {
+        const std::int64_t num_rows = numel() == 0 ? 0 : rows();
+        kernels::fill<Backend, Elem>(stream, {num_rows, cols(), device_mutable_rows_of<Elem>(*this), static_cast<float>(value)});
+      });
+    });
+    return bump_version();
+  }
   dispatch_any(dtype_, [&]<class Elem>() {
     const Elem v = convert<Elem>(value);
     Elem* to = data<Elem>();

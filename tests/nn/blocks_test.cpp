@@ -88,7 +88,7 @@ TEST_CASE("blocks/time_mlp/gradients") {
   TimeMlp mlp(6);
   mlp.initialize(2, DType::f64);
   const Tensor t = Tensor::from_values(std::vector<std::int64_t>{0, 150}, {2});
-  const Var code = mlp.forward(t, DType::f64);
+  const Var code = mlp.forward(t);
   CHECK(code.shape() == Shape({2, 24}));
   code.backward(Tensor::full({2, 24}, 1.0, DType::f64));
   CHECK(mlp.export_gradients().size() == 4);
