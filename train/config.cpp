@@ -34,6 +34,10 @@ struct Rule {
     return fmt::format("{} {} and <= {}", above ? ">" : ">=", low, high);
   }
 };
+// What can be trained (train/README.md says what each is).
+const std::vector<std::string> kModelKinds = {"base",     "avid",       "avid_no_mask",     "avid_no_cond", "scratch",
+                                              "finetune", "controlnet", "controlnet_small", "classifier",   "noisy_classifier"};
+
 Rule any() { return {}; }
 Rule at_least(double low) { return {.low = low, .choices = {}}; }
 Rule more_than(double low) { return {.low = low, .above = true, .choices = {}}; }
@@ -60,6 +64,8 @@ const std::set<std::string> kFreeOnResume = {
     "data.train",
     "data.validation",
     "base.checkpoint"};
+// Keys that came later: at their defaults they leave the fingerprint of older runs as it was.
+const std::set<std::string> kLater = {"model.mlp", "model.control_order", "model.zero_projection"};
 
 // The one list. Config is TrainConfig or const TrainConfig; visit is called as visit(key, value, rule, help).
 template <class Config, class Visit>
@@ -75,17 +81,22 @@ void visit_keys(Config& c, Visit&& visit) {
       "data.resets", c.data.resets, one_of({"exclude", "allow"}),
       "whether a window may straddle a restart of the level");
   visit("data.windows", c.data.windows, one_of({"full", "reference"}), "every start, or only those the original uses");
-  visit(
-      "model.kind", c.model.kind, one_of({"base", "avid", "avid_no_mask", "avid_no_cond", "scratch", "finetune"}),
-      "what is trained");
+  visit("model.kind", c.model.kind, one_of(kModelKinds), "what is trained");
   visit("model.width", c.model.width, between(4, 4096), "base width d of the trained U-Net");
   visit("model.multipliers", c.model.multipliers, between(1, 64), "width of each level, in units of d");
   visit("model.heads", c.model.heads, between(1, 256), "attention heads");
   visit("model.head_dim", c.model.head_dim, between(2, 1024), "width of a temporal attention head");
   visit("model.actions", c.model.actions, between(1, 1e6), "number of discrete actions");
+  visit("model.mlp", c.model.mlp, between(1, 1e6), "classifiers: width of the hidden layer");
+  visit(
+      "model.control_order", c.model.control_order, one_of({"reversed", "natural"}),
+      "controlnets: how the two middle outputs enter the base; reversed as in the original");
+  visit(
+      "model.zero_projection", c.model.zero_projection, any(),
+      "controlnet_small: zero the biases of the projections, so that it starts as the base");
   visit(
       "base.checkpoint", c.base.checkpoint, file_path(),
-      "frozen base (avid*) or starting weights (finetune): file or run folder");
+      "frozen base (avid*, controlnet*) or starting weights (finetune): file, run folder or http://host:port");
   visit("diffusion.schedule", c.diffusion.schedule, one_of({"sigmoid", "cosine", "linear"}), "noise schedule");
   visit("diffusion.timesteps", c.diffusion.timesteps, between(2, 100000), "N: diffusion steps");
   visit(
@@ -99,6 +110,9 @@ void visit_keys(Config& c, Visit&& visit) {
   visit("train.accumulate", c.train.accumulate, between(1, 1e6), "micro-batches per update");
   visit("train.lr", c.train.lr, at_least(0), "learning rate of Adam after the warm-up");
   visit("train.warmup", c.train.warmup, at_least(0), "update k (from 0) uses lr * min(1, k / warmup); 0: no warm-up");
+  visit(
+      "train.cooldown", c.train.cooldown, at_least(0),
+      "the last so many updates lower the rate to 0 in a straight line; 0: none (the paper)");
   visit("train.beta1", c.train.beta1, between(0, 0.9999999), "Adam: decay of the mean");
   visit("train.beta2", c.train.beta2, between(0, 0.9999999), "Adam: decay of the mean square");
   visit("train.eps", c.train.eps, more_than(0), "Adam: added to the root");
@@ -231,7 +245,7 @@ bool obeys(const Rule& rule, const std::vector<Item>& v) {
 void resolve(
     std::string& path, const std::string& key, const std::filesystem::path& folder, const Given& given,
     TrainConfig::Files files) {
-  if (path.empty()) return;
+  if (path.empty() || path.starts_with("http://")) return;
   const std::filesystem::path whole = path;
   const bool pattern = path.find_first_of("*?[") != std::string::npos;
   std::vector<std::filesystem::path> roots = {std::filesystem::current_path(), folder};
@@ -298,6 +312,13 @@ void refuse_unknown(const GivenKeys& given) {
   }
 }
 
+// Whether this part of the architecture comes from base.checkpoint instead of the configuration.
+bool architecture_from_base(const TrainConfig& c, const std::string& name) {
+  if (c.model.kind == "finetune" || c.model.kind == "controlnet")
+    return name == "width" || name == "multipliers" || name == "heads" || name == "head_dim" || name == "actions";
+  return c.model.kind == "controlnet_small" && (name == "multipliers" || name == "actions");
+}
+
 // Keys that exclude or need each other. `given` tells what the user wrote, as opposed to defaults.
 void check_together(const TrainConfig& c, const GivenKeys& given, const std::string& name) {
   const auto where = [&](const char* key) { return given.count(key) ? given.at(key).where : name; };
@@ -307,7 +328,7 @@ void check_together(const TrainConfig& c, const GivenKeys& given, const std::str
   const auto clash = [&](bool bad, const char* key, const std::string& why) {
     check<ConfigError>(!bad, "config: {}: {} | {}", key, why, where(key));
   };
-  need("model.kind", "it says what to train: base, avid, avid_no_mask, avid_no_cond, scratch or finetune");
+  need("model.kind", fmt::format("it says what to train: {}", fmt::join(kModelKinds, ", ")));
   need("data.train", "it names the episodes to train on");
   need("train.updates", "it says how long to train");
   const std::string& kind = c.model.kind;
@@ -317,24 +338,37 @@ void check_together(const TrainConfig& c, const GivenKeys& given, const std::str
     clash(
         given.count("base.checkpoint") > 0, "base.checkpoint",
         fmt::format("not used by model.kind = {} | leave it out", kind));
-  if (kind == "finetune")
-    for (const char* key : {"model.width", "model.multipliers", "model.heads", "model.head_dim", "model.actions"})
-      clash(
-          given.count(key) > 0, key,
-          "model.kind = finetune takes the architecture from base.checkpoint | leave it out");
+  for (const char* key : {"model.width", "model.multipliers", "model.heads", "model.head_dim", "model.actions"})
+    clash(
+        given.count(key) > 0 && architecture_from_base(c, key + 6), key,
+        fmt::format("model.kind = {} takes the architecture from base.checkpoint | leave it out", kind));
+  clash(
+      given.count("model.mlp") > 0 && !c.is_classifier(), "model.mlp", "only classifiers have it | leave it out");
+  clash(
+      given.count("model.control_order") > 0 && !c.is_controlnet(), "model.control_order",
+      "only controlnet and controlnet_small have it | leave it out");
+  clash(
+      given.count("model.zero_projection") > 0 && kind != "controlnet_small", "model.zero_projection",
+      "only controlnet_small has projections | leave it out");
   clash(c.data.train.empty(), "data.train", "expected at least one file, got an empty list");
   clash(c.model.multipliers.empty(), "model.multipliers", "expected at least one level, got an empty list");
   clash(c.model.width % 2 != 0, "model.width", fmt::format("expected an even number, got {}", c.model.width));
   clash(c.model.head_dim % 2 != 0, "model.head_dim", fmt::format("expected an even number, got {}", c.model.head_dim));
-  const std::int64_t step = std::int64_t{1} << std::min<std::size_t>(c.model.multipliers.size() - 1, 20);
+  // A classifier halves its frames once more.
+  const std::int64_t step = std::int64_t{1}
+                            << std::min<std::size_t>(c.model.multipliers.size() - (c.is_classifier() ? 0 : 1), 20);
   clash(
-      kind != "finetune" && c.data.size % step != 0, "data.size",
+      !architecture_from_base(c, "multipliers") && c.data.size % step != 0, "data.size",
       fmt::format(
           "expected a multiple of {} (model.multipliers has {} levels), got {}", step, c.model.multipliers.size(),
           c.data.size));
   clash(
       kind == "base" && c.train.action_drop > 0, "train.action_drop",
       "model.kind = base never sees actions | leave it out");
+  clash(
+      (c.is_controlnet() || c.is_classifier()) && c.train.action_drop > 0, "train.action_drop",
+      fmt::format("model.kind = {} is never asked without actions | leave it out", kind));
+  clash(c.is_classifier() && c.samples.every > 0, "samples.every", "a classifier makes no videos | leave it out");
   clash(
       c.validation.every > 0 && c.data.validation.empty(), "validation.every",
       "validation needs held-out episodes | set data.validation, or validation.every = 0");
@@ -433,7 +467,10 @@ std::string TrainConfig::to_toml() const {
     const std::string name = dot == std::string::npos ? key : key.substr(dot + 1);
     // Keys a kind does not use are left out, so that the file passes its own checks.
     if (key == "base.checkpoint" && base.checkpoint.empty()) return;
-    if (key_section == "model" && name != "kind" && model.kind == "finetune") return;
+    if (key_section == "model" && architecture_from_base(*this, name)) return;
+    if (key == "model.mlp" && !is_classifier()) return;
+    if (key == "model.control_order" && !is_controlnet()) return;
+    if (key == "model.zero_projection" && model.kind != "controlnet_small") return;
     if (key_section != section) out += fmt::format("\n[{}]\n", section = key_section);
     out += fmt::format("{} = {}  # {}\n", name, toml_text(value), help);
   });
@@ -442,8 +479,15 @@ std::string TrainConfig::to_toml() const {
 
 std::string TrainConfig::fingerprint() const {
   Sha256 digest;
+  std::map<std::string, std::string> defaults;
+  const TrainConfig fresh;
+  visit_keys(fresh, [&](const std::string& key, const auto& value, const Rule&, const char*) {
+    if (kLater.count(key)) defaults[key] = toml_text(value);
+  });
   visit_keys(*this, [&](const std::string& key, const auto& value, const Rule&, const char*) {
-    if (!kFreeOnResume.count(key)) digest.update(key + "=" + toml_text(value) + "\n");
+    const std::string text = toml_text(value);
+    if (kFreeOnResume.count(key) || (kLater.count(key) && defaults[key] == text)) return;
+    digest.update(key + "=" + text + "\n");
   });
   return digest.hex();
 }

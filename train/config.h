@@ -28,11 +28,14 @@ struct TrainConfig {
   } data;
 
   struct Model {
-    std::string kind;  // base | avid | avid_no_mask | avid_no_cond | scratch | finetune
+    std::string kind;  // kModelKinds in config.cpp
     std::int64_t width = 50;
     std::vector<std::int64_t> multipliers = {1, 2, 4, 8};
     std::int64_t heads = 4, head_dim = 50;
     std::int64_t actions = 15;
+    std::int64_t mlp = 1024;                  // classifiers: width of the hidden layer
+    std::string control_order = "reversed";   // controlnets: how the middle outputs enter the base (models/controlnet.h)
+    bool zero_projection = false;             // controlnet_small: start from the base exactly
   } model;
 
   struct Base {
@@ -50,7 +53,7 @@ struct TrainConfig {
     std::int64_t updates = 0;
     std::int64_t batch = 32, accumulate = 2;  // clips per micro-batch, micro-batches per update
     double lr = 1e-4;
-    std::int64_t warmup = 1000;
+    std::int64_t warmup = 1000, cooldown = 0;
     double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
     double clip = 1.0;
     double action_drop = 0.0;         // probability that a clip's actions are withheld (0.2 for guidance)
@@ -82,8 +85,14 @@ struct TrainConfig {
     bool tensorboard = true;
   } log;
 
-  bool has_base() const { return model.kind.starts_with("avid"); }
+  bool is_avid() const { return model.kind.starts_with("avid"); }
+  bool is_controlnet() const { return model.kind.starts_with("controlnet"); }
+  bool is_classifier() const { return model.kind.ends_with("classifier"); }
+  /// Trained on top of a frozen base.
+  bool has_base() const { return is_avid() || is_controlnet(); }
   bool uses_actions() const { return model.kind != "base"; }
+  /// Classifiers are used with the weights they were trained to, everything else with the average.
+  bool uses_average() const { return !is_classifier(); }
   bool has_mask() const { return model.kind == "avid" || model.kind == "avid_no_cond"; }
 
   /// Whether files named in the configuration must exist; may_miss leaves unknown paths as they are (--dry-run).

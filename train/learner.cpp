@@ -46,11 +46,17 @@ Var Learner::loss_of(const Var& prediction, const TrainBatch& batch) const {
       schedule_, options_.objective, options_.loss_weight, prediction, batch.x0, batch.noise, batch.t);
 }
 
+double learning_rate(const LearnerOptions& options, std::int64_t k) {
+  const auto part = [](std::int64_t done, std::int64_t length) {
+    return length > 0 ? std::min(1.0, static_cast<double>(std::max<std::int64_t>(done, 0)) / static_cast<double>(length))
+                      : 1.0;
+  };
+  return options.lr * part(k, options.warmup) * part(options.updates - k, options.cooldown);
+}
+
 UpdateReport Learner::update(std::int64_t k, const std::function<TrainBatch(std::int64_t)>& batch_at) {
   UpdateReport report;
-  report.lr =
-      options_.lr *
-      (options_.warmup > 0 ? std::min(1.0, static_cast<double>(k) / static_cast<double>(options_.warmup)) : 1.0);
+  report.lr = learning_rate(options_, k);
   MaskSummary masks;
   trainee_.module().zero_grad();
 

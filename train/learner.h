@@ -33,11 +33,16 @@ struct LearnerOptions {
   diffusion::LossWeight loss_weight = diffusion::LossWeight::snr;
   std::int64_t accumulate = 1;
   double lr = 1e-4;
-  std::int64_t warmup = 1000;  // update k (from 0) uses lr * min(1, k / warmup)
+  std::int64_t warmup = 1000;  // see learning_rate
+  std::int64_t cooldown = 0, updates = 0;
   double clip = 1.0;           // largest global gradient norm
   AdamOptions adam = {};
   EmaOptions ema = {};
 };
+
+/// The rate of update k (from 0): lr * min(1, k / warmup) * min(1, (updates - k) / cooldown), a factor absent where its
+/// length is 0. The original only warms up; short runs gain from settling down at the end.
+double learning_rate(const LearnerOptions& options, std::int64_t k);
 
 /// What one update did.
 struct UpdateReport {

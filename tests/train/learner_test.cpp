@@ -166,6 +166,16 @@ TEST_CASE("learner/warmup/property_33_the_first_update_moves_nothing") {
   CHECK(learner.update(11, batch).lr == 1e-4);
 }
 
+TEST_CASE("learner/cooldown/the_last_updates_settle") {
+  const LearnerOptions options{.lr = 1e-3, .warmup = 10, .cooldown = 20, .updates = 100};
+  CHECK(learning_rate(options, 5) == doctest::Approx(5e-4));
+  CHECK(learning_rate(options, 10) == 1e-3);
+  CHECK(learning_rate(options, 80) == 1e-3);
+  CHECK(learning_rate(options, 90) == doctest::Approx(5e-4));
+  CHECK(learning_rate(options, 99) == doctest::Approx(5e-5));
+  CHECK(learning_rate({.lr = 1e-3, .warmup = 0, .updates = 100}, 99) == 1e-3);
+}
+
 TEST_CASE("learner/accumulate/property_41_equals_one_large_batch") {
   auto one = small_avid(DType::f64), two = small_avid(DType::f64);
   LearnerOptions options{.warmup = 0};
