@@ -4,6 +4,7 @@
 #include <initializer_list>
 
 #include "kernels/rows.h"
+#include "tensor/ops/operands.h"
 #include "tensor/tensor.h"
 
 namespace avid {
@@ -28,25 +29,22 @@ struct NamedTensor {
   const Tensor& tensor;
 };
 
-/// Throws DTypeError unless the first tensor is f32 or f64 and the other defined ones have its type, DeviceError unless
-/// all are on the CPU (the only device this op runs on in this build).
-inline void check_cpu_args(const char* op, std::initializer_list<NamedTensor> args) {
+/// Throws DTypeError unless the first tensor is of a type that its device computes in (f32 or f64 on the CPU, f32 or bf16 on
+/// a GPU backend) and the other defined ones have its type, DeviceError unless all are in one place.
+inline void check_args(const char* op, std::initializer_list<NamedTensor> args) {
   const NamedTensor& first = *args.begin();
+  check<ShapeError>(first.tensor.defined(), "{}: {}: expected a tensor, got an undefined one", op, first.name);
+  detail::check_float(first.tensor, op, first.name);
   for (const NamedTensor& arg : args) {
-    if (!arg.tensor.defined()) {
-      check<ShapeError>(&arg != &first, "{}: {}: expected a tensor, got an undefined one", op, arg.name);
-      continue;
-    }
-    if (&arg == &first) {
-      const DType t = arg.tensor.dtype();
-      check<DTypeError>(
-          t == DType::f32 || t == DType::f64, "{}: {}: expected f32 or f64, got {}", op, arg.name, name_of(t));
-    }
+    if (!arg.tensor.defined()) continue;
     check_dtype(arg.tensor, first.tensor.dtype(), op, arg.name);
-    check<DeviceError>(
-        arg.tensor.device().kind == DeviceKind::cpu, "{}: {}: expected a tensor on cpu, got one on {}", op, arg.name,
-        arg.tensor.device().to_string());
+    detail::check_same_device(arg.tensor, first.tensor, op, arg.name);
   }
+}
+
+/// Memory for a kernel's intermediate results beside `like`; undefined, and its pointer null, when bytes is 0.
+inline Tensor device_workspace(std::int64_t bytes, const Tensor& like) {
+  return bytes > 0 ? Tensor::empty({(bytes + 3) / 4}, DType::f32, like.device()) : Tensor();
 }
 
 }  // namespace avid

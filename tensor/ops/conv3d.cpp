@@ -3,6 +3,7 @@
 
 #include "kernels/conv3d.h"
 #include "tensor/kernel_args.h"
+#include "tensor/ops/on_device.h"
 
 namespace avid {
 namespace {
@@ -45,10 +46,21 @@ Shape shape_or_none(const Tensor& t) { return t.defined() ? t.shape() : Shape{};
 }  // namespace
 
 Tensor conv3d(const Tensor& x, const Tensor& w, const Tensor& bias, const Conv3dOptions& options, const Tensor& x2) {
-  check_cpu_args("conv3d", {{"x", x}, {"w", w}, {"bias", bias}, {"x2", x2}});
+  check_args("conv3d", {{"x", x}, {"w", w}, {"x2", x2}});
   const Conv3dSize s = size_of_conv("conv3d", x.shape(), shape_or_none(x2), w.shape(), options);
-  if (bias.defined()) check_shape(bias, {s.O}, "conv3d", "bias");
-  Tensor out = Tensor::empty(out_shape(s), x.dtype());  // [B,T',H',W',O]
+  if (bias.defined()) detail::check_parameter(bias, {s.O}, x, "conv3d", "bias");
+  Tensor out = Tensor::empty(out_shape(s), x.dtype(), x.device());  // [B,T',H',W',O]
+  if (x.device().is_gpu()) {
+    dispatch_f32_bf16(x.dtype(), "conv3d", [&]<class Elem>() {
+      Tensor workspace = device_workspace(kernels::conv3d_fwd_workspace_bytes<Elem>(s), x);
+      on_device(x.device(), "conv3d", [&]<class Backend>(const kernels::Stream& stream) {
+        kernels::conv3d_fwd<Backend, Elem>(
+            stream, s, device_rows_of<Elem>(x), device_rows_of<Elem>(x2), device_rows_of<Elem>(w), device_data<float>(bias),
+            device_mutable_rows_of<Elem>(out), device_mutable_data<float>(workspace));
+      });
+    });
+    return out;
+  }
   dispatch_f32_f64(x.dtype(), "conv3d", [&]<class Elem>() {
     kernels::conv3d_fwd(
         s, rows_of<Elem>(x), rows_of<Elem>(x2), rows_of<Elem>(w), rows_of<Elem>(bias).data, mutable_rows_of<Elem>(out));
@@ -59,12 +71,23 @@ Tensor conv3d(const Tensor& x, const Tensor& w, const Tensor& bias, const Conv3d
 Conv3dInputGrads conv3d_bwd_data(
     const Tensor& d_out, const Tensor& w, const Shape& x_shape, const Shape& x2_shape, const Conv3dOptions& options,
     bool needs_x, bool needs_x2) {
-  check_cpu_args("conv3d_bwd_data", {{"d_out", d_out}, {"w", w}});
+  check_args("conv3d_bwd_data", {{"d_out", d_out}, {"w", w}});
   const Conv3dSize s = size_of_conv("conv3d_bwd_data", x_shape, x2_shape, w.shape(), options);
   check_shape(d_out, out_shape(s), "conv3d_bwd_data", "d_out");
   Conv3dInputGrads grads;
-  if (needs_x) grads.d_x = Tensor::empty(x_shape, d_out.dtype());
-  if (needs_x2 && x2_shape.rank() > 0) grads.d_x2 = Tensor::empty(x2_shape, d_out.dtype());
+  if (needs_x) grads.d_x = Tensor::empty(x_shape, d_out.dtype(), d_out.device());
+  if (needs_x2 && x2_shape.rank() > 0) grads.d_x2 = Tensor::empty(x2_shape, d_out.dtype(), d_out.device());
+  if (d_out.device().is_gpu()) {
+    dispatch_f32_bf16(d_out.dtype(), "conv3d_bwd_data", [&]<class Elem>() {
+      Tensor workspace = device_workspace(kernels::conv3d_bwd_data_workspace_bytes<Elem>(s), d_out);
+      on_device(d_out.device(), "conv3d_bwd_data", [&]<class Backend>(const kernels::Stream& stream) {
+        kernels::conv3d_bwd_data<Backend, Elem>(
+            stream, s, device_rows_of<Elem>(d_out), device_rows_of<Elem>(w), device_mutable_rows_of<Elem>(grads.d_x),
+            device_mutable_rows_of<Elem>(grads.d_x2), device_mutable_data<float>(workspace));
+      });
+    });
+    return grads;
+  }
   dispatch_f32_f64(d_out.dtype(), "conv3d_bwd_data", [&]<class Elem>() {
     kernels::conv3d_bwd_data(
         s, rows_of<Elem>(d_out), rows_of<Elem>(w), mutable_rows_of<Elem>(grads.d_x), mutable_rows_of<Elem>(grads.d_x2));
@@ -75,7 +98,7 @@ Conv3dInputGrads conv3d_bwd_data(
 Conv3dWeightGrads conv3d_bwd_weight(
     const Tensor& d_out, const Tensor& x, const Tensor& x2, const Shape& w_shape, const Conv3dOptions& options,
     bool needs_w, bool needs_bias) {
-  check_cpu_args("conv3d_bwd_weight", {{"d_out", d_out}, {"x", x}, {"x2", x2}});
+  check_args("conv3d_bwd_weight", {{"d_out", d_out}, {"x", x}, {"x2", x2}});
   Conv3dSize s;
   if (needs_w) {
     check<ShapeError>(x.defined(), "conv3d_bwd_weight: x: expected a tensor, got an undefined one");
@@ -86,8 +109,21 @@ Conv3dWeightGrads conv3d_bwd_weight(
     s = {.B = d_out.dim(0), .out = {d_out.dim(1), d_out.dim(2), d_out.dim(3)}, .O = d_out.cols()};
   }
   Conv3dWeightGrads grads;
-  if (needs_w) grads.d_w = Tensor::empty(w_shape, d_out.dtype());
-  if (needs_bias) grads.d_bias = Tensor::empty({s.O}, d_out.dtype());
+  const DType grad_dtype = detail::parameter_dtype(d_out);
+  if (needs_w) grads.d_w = Tensor::empty(w_shape, grad_dtype, d_out.device());
+  if (needs_bias) grads.d_bias = Tensor::empty({s.O}, grad_dtype, d_out.device());
+  if (d_out.device().is_gpu()) {
+    dispatch_f32_bf16(d_out.dtype(), "conv3d_bwd_weight", [&]<class Elem>() {
+      Tensor workspace = device_workspace(kernels::conv3d_bwd_weight_workspace_bytes<Elem>(s), d_out);
+      on_device(d_out.device(), "conv3d_bwd_weight", [&]<class Backend>(const kernels::Stream& stream) {
+        kernels::conv3d_bwd_weight<Backend, Elem>(
+            stream, s, device_rows_of<Elem>(d_out), device_rows_of<Elem>(x), device_rows_of<Elem>(x2),
+            device_mutable_rows_of<float>(grads.d_w), device_mutable_data<float>(grads.d_bias),
+            device_mutable_data<float>(workspace));
+      });
+    });
+    return grads;
+  }
   dispatch_f32_f64(d_out.dtype(), "conv3d_bwd_weight", [&]<class Elem>() {
     kernels::conv3d_bwd_weight(
         s, rows_of<Elem>(d_out), rows_of<Elem>(x), rows_of<Elem>(x2), mutable_rows_of<Elem>(grads.d_w),

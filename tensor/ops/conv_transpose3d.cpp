@@ -3,6 +3,7 @@
 
 #include "kernels/conv_transpose3d.h"
 #include "tensor/kernel_args.h"
+#include "tensor/ops/on_device.h"
 
 namespace avid {
 namespace {
@@ -38,10 +39,21 @@ Shape out_shape(const ConvTranspose3dSize& s) { return {s.B, s.out[0], s.out[1],
 }  // namespace
 
 Tensor conv_transpose3d(const Tensor& x, const Tensor& w, const Tensor& bias, const Conv3dOptions& options) {
-  check_cpu_args("conv_transpose3d", {{"x", x}, {"w", w}, {"bias", bias}});
+  check_args("conv_transpose3d", {{"x", x}, {"w", w}});
   const ConvTranspose3dSize s = size_of_conv("conv_transpose3d", x.shape(), w.shape(), options);
-  if (bias.defined()) check_shape(bias, {s.O}, "conv_transpose3d", "bias");
-  Tensor out = Tensor::empty(out_shape(s), x.dtype());  // [B,T',H',W',O]
+  if (bias.defined()) detail::check_parameter(bias, {s.O}, x, "conv_transpose3d", "bias");
+  Tensor out = Tensor::empty(out_shape(s), x.dtype(), x.device());  // [B,T',H',W',O]
+  if (x.device().is_gpu()) {
+    dispatch_f32_bf16(x.dtype(), "conv_transpose3d", [&]<class Elem>() {
+      Tensor workspace = device_workspace(kernels::conv_transpose3d_fwd_workspace_bytes<Elem>(s), x);
+      on_device(x.device(), "conv_transpose3d", [&]<class Backend>(const kernels::Stream& stream) {
+        kernels::conv_transpose3d_fwd<Backend, Elem>(
+            stream, s, device_rows_of<Elem>(x), device_rows_of<Elem>(w), device_data<float>(bias),
+            device_mutable_rows_of<Elem>(out), device_mutable_data<float>(workspace));
+      });
+    });
+    return out;
+  }
   dispatch_f32_f64(x.dtype(), "conv_transpose3d", [&]<class Elem>() {
     kernels::conv_transpose3d_fwd(
         s, rows_of<Elem>(x), rows_of<Elem>(w), rows_of<Elem>(bias).data, mutable_rows_of<Elem>(out));
@@ -51,10 +63,19 @@ Tensor conv_transpose3d(const Tensor& x, const Tensor& w, const Tensor& bias, co
 
 Tensor conv_transpose3d_bwd_data(
     const Tensor& d_out, const Tensor& w, const Shape& x_shape, const Conv3dOptions& options) {
-  check_cpu_args("conv_transpose3d_bwd_data", {{"d_out", d_out}, {"w", w}});
+  check_args("conv_transpose3d_bwd_data", {{"d_out", d_out}, {"w", w}});
   const ConvTranspose3dSize s = size_of_conv("conv_transpose3d_bwd_data", x_shape, w.shape(), options);
   check_shape(d_out, out_shape(s), "conv_transpose3d_bwd_data", "d_out");
-  Tensor d_x = Tensor::empty(x_shape, d_out.dtype());
+  Tensor d_x = Tensor::empty(x_shape, d_out.dtype(), d_out.device());
+  if (d_out.device().is_gpu()) {
+    dispatch_f32_bf16(d_out.dtype(), "conv_transpose3d_bwd_data", [&]<class Elem>() {
+      on_device(d_out.device(), "conv_transpose3d_bwd_data", [&]<class Backend>(const kernels::Stream& stream) {
+        kernels::conv_transpose3d_bwd_data<Backend, Elem>(
+            stream, s, device_rows_of<Elem>(d_out), device_rows_of<Elem>(w), device_mutable_rows_of<Elem>(d_x));
+      });
+    });
+    return d_x;
+  }
   dispatch_f32_f64(d_out.dtype(), "conv_transpose3d_bwd_data", [&]<class Elem>() {
     kernels::conv_transpose3d_bwd_data(s, rows_of<Elem>(d_out), rows_of<Elem>(w), mutable_rows_of<Elem>(d_x));
   });
@@ -64,7 +85,7 @@ Tensor conv_transpose3d_bwd_data(
 Conv3dWeightGrads conv_transpose3d_bwd_weight(
     const Tensor& d_out, const Tensor& x, const Shape& w_shape, const Conv3dOptions& options, bool needs_w,
     bool needs_bias) {
-  check_cpu_args("conv_transpose3d_bwd_weight", {{"d_out", d_out}, {"x", x}});
+  check_args("conv_transpose3d_bwd_weight", {{"d_out", d_out}, {"x", x}});
   ConvTranspose3dSize s;
   if (needs_w) {
     check<ShapeError>(x.defined(), "conv_transpose3d_bwd_weight: x: expected a tensor, got an undefined one");
@@ -75,8 +96,20 @@ Conv3dWeightGrads conv_transpose3d_bwd_weight(
     s = {.B = d_out.dim(0), .out = {d_out.dim(1), d_out.dim(2), d_out.dim(3)}, .O = d_out.cols()};
   }
   Conv3dWeightGrads grads;
-  if (needs_w) grads.d_w = Tensor::empty(w_shape, d_out.dtype());
-  if (needs_bias) grads.d_bias = Tensor::empty({s.O}, d_out.dtype());
+  const DType grad_dtype = detail::parameter_dtype(d_out);
+  if (needs_w) grads.d_w = Tensor::empty(w_shape, grad_dtype, d_out.device());
+  if (needs_bias) grads.d_bias = Tensor::empty({s.O}, grad_dtype, d_out.device());
+  if (d_out.device().is_gpu()) {
+    dispatch_f32_bf16(d_out.dtype(), "conv_transpose3d_bwd_weight", [&]<class Elem>() {
+      Tensor workspace = device_workspace(kernels::conv_transpose3d_bwd_weight_workspace_bytes<Elem>(s), d_out);
+      on_device(d_out.device(), "conv_transpose3d_bwd_weight", [&]<class Backend>(const kernels::Stream& stream) {
+        kernels::conv_transpose3d_bwd_weight<Backend, Elem>(
+            stream, s, device_rows_of<Elem>(d_out), device_rows_of<Elem>(x), device_mutable_rows_of<float>(grads.d_w),
+            device_mutable_data<float>(grads.d_bias), device_mutable_data<float>(workspace));
+      });
+    });
+    return grads;
+  }
   dispatch_f32_f64(d_out.dtype(), "conv_transpose3d_bwd_weight", [&]<class Elem>() {
     kernels::conv_transpose3d_bwd_weight(
         s, rows_of<Elem>(d_out), rows_of<Elem>(x), mutable_rows_of<Elem>(grads.d_w),

@@ -3,6 +3,7 @@
 
 #include "kernels/linear.h"
 #include "tensor/kernel_args.h"
+#include "tensor/ops/on_device.h"
 
 namespace avid {
 namespace {
@@ -28,12 +29,23 @@ Shape shape_or_none(const Tensor& t) { return t.defined() ? t.shape() : Shape{};
 }  // namespace
 
 Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& x2, const Tensor& residual) {
-  check_cpu_args("linear", {{"x", x}, {"w", w}, {"bias", bias}, {"x2", x2}, {"residual", residual}});
+  check_args("linear", {{"x", x}, {"w", w}, {"x2", x2}, {"residual", residual}});
   const LinearSize s = size_of_linear("linear", x.shape(), shape_or_none(x2), w.shape());
-  if (bias.defined()) check_shape(bias, {s.O}, "linear", "bias");
+  if (bias.defined()) detail::check_parameter(bias, {s.O}, x, "linear", "bias");
   const Shape out_shape = x.shape().with_cols(s.O);
   if (residual.defined()) check_shape(residual, out_shape, "linear", "residual");
-  Tensor out = Tensor::empty(out_shape, x.dtype());  // [...,O]
+  Tensor out = Tensor::empty(out_shape, x.dtype(), x.device());  // [...,O]
+  if (x.device().is_gpu()) {
+    dispatch_f32_bf16(x.dtype(), "linear", [&]<class Elem>() {
+      Tensor workspace = device_workspace(kernels::linear_fwd_workspace_bytes<Elem>(s), x);
+      on_device(x.device(), "linear", [&]<class Backend>(const kernels::Stream& stream) {
+        kernels::linear_fwd<Backend, Elem>(
+            stream, s, device_rows_of<Elem>(x), device_rows_of<Elem>(x2), device_rows_of<Elem>(w), device_data<float>(bias),
+            device_rows_of<Elem>(residual), device_mutable_rows_of<Elem>(out), device_mutable_data<float>(workspace));
+      });
+    });
+    return out;
+  }
   dispatch_f32_f64(x.dtype(), "linear", [&]<class Elem>() {
     kernels::linear_fwd(
         s, rows_of<Elem>(x), rows_of<Elem>(x2), rows_of<Elem>(w), rows_of<Elem>(bias).data, rows_of<Elem>(residual),
@@ -44,12 +56,23 @@ Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor
 
 LinearInputGrads linear_bwd_data(
     const Tensor& d_out, const Tensor& w, const Shape& x_shape, const Shape& x2_shape, bool needs_x, bool needs_x2) {
-  check_cpu_args("linear_bwd_data", {{"d_out", d_out}, {"w", w}});
+  check_args("linear_bwd_data", {{"d_out", d_out}, {"w", w}});
   const LinearSize s = size_of_linear("linear_bwd_data", x_shape, x2_shape, w.shape());
   check_shape(d_out, x_shape.with_cols(s.O), "linear_bwd_data", "d_out");
   LinearInputGrads grads;
-  if (needs_x) grads.d_x = Tensor::empty(x_shape, d_out.dtype());
-  if (needs_x2 && x2_shape.rank() > 0) grads.d_x2 = Tensor::empty(x2_shape, d_out.dtype());
+  if (needs_x) grads.d_x = Tensor::empty(x_shape, d_out.dtype(), d_out.device());
+  if (needs_x2 && x2_shape.rank() > 0) grads.d_x2 = Tensor::empty(x2_shape, d_out.dtype(), d_out.device());
+  if (d_out.device().is_gpu()) {
+    dispatch_f32_bf16(d_out.dtype(), "linear_bwd_data", [&]<class Elem>() {
+      Tensor workspace = device_workspace(kernels::linear_bwd_data_workspace_bytes<Elem>(s), d_out);
+      on_device(d_out.device(), "linear_bwd_data", [&]<class Backend>(const kernels::Stream& stream) {
+        kernels::linear_bwd_data<Backend, Elem>(
+            stream, s, device_rows_of<Elem>(d_out), device_rows_of<Elem>(w), device_mutable_rows_of<Elem>(grads.d_x),
+            device_mutable_rows_of<Elem>(grads.d_x2), device_mutable_data<float>(workspace));
+      });
+    });
+    return grads;
+  }
   dispatch_f32_f64(d_out.dtype(), "linear_bwd_data", [&]<class Elem>() {
     kernels::linear_bwd_data(
         s, rows_of<Elem>(d_out), rows_of<Elem>(w), mutable_rows_of<Elem>(grads.d_x), mutable_rows_of<Elem>(grads.d_x2));
@@ -59,7 +82,7 @@ LinearInputGrads linear_bwd_data(
 
 LinearWeightGrads linear_bwd_weight(
     const Tensor& d_out, const Tensor& x, const Tensor& x2, const Shape& w_shape, bool needs_w, bool needs_bias) {
-  check_cpu_args("linear_bwd_weight", {{"d_out", d_out}, {"x", x}, {"x2", x2}});
+  check_args("linear_bwd_weight", {{"d_out", d_out}, {"x", x}, {"x2", x2}});
   LinearSize s{.P = d_out.rows(), .O = d_out.cols()};
   if (needs_w) {
     check<ShapeError>(x.defined(), "linear_bwd_weight: x: expected a tensor, got an undefined one");
@@ -67,8 +90,21 @@ LinearWeightGrads linear_bwd_weight(
     check_shape(d_out, x.shape().with_cols(s.O), "linear_bwd_weight", "d_out");
   }
   LinearWeightGrads grads;
-  if (needs_w) grads.d_w = Tensor::empty(w_shape, d_out.dtype());
-  if (needs_bias) grads.d_bias = Tensor::empty({s.O}, d_out.dtype());
+  const DType grad_dtype = detail::parameter_dtype(d_out);
+  if (needs_w) grads.d_w = Tensor::empty(w_shape, grad_dtype, d_out.device());
+  if (needs_bias) grads.d_bias = Tensor::empty({s.O}, grad_dtype, d_out.device());
+  if (d_out.device().is_gpu()) {
+    dispatch_f32_bf16(d_out.dtype(), "linear_bwd_weight", [&]<class Elem>() {
+      Tensor workspace = device_workspace(kernels::linear_bwd_weight_workspace_bytes<Elem>(s), d_out);
+      on_device(d_out.device(), "linear_bwd_weight", [&]<class Backend>(const kernels::Stream& stream) {
+        kernels::linear_bwd_weight<Backend, Elem>(
+            stream, s, device_rows_of<Elem>(d_out), device_rows_of<Elem>(x), device_rows_of<Elem>(x2),
+            device_mutable_rows_of<float>(grads.d_w), device_mutable_data<float>(grads.d_bias),
+            device_mutable_data<float>(workspace));
+      });
+    });
+    return grads;
+  }
   dispatch_f32_f64(d_out.dtype(), "linear_bwd_weight", [&]<class Elem>() {
     kernels::linear_bwd_weight(
         s, rows_of<Elem>(d_out), rows_of<Elem>(x), rows_of<Elem>(x2), mutable_rows_of<Elem>(grads.d_w),
