@@ -85,6 +85,7 @@ OpenShard open_shard(const fs::path& path) {
           ? fmt::format("deflate, chunks of {} frames", out.frames.chunk_dims.empty() ? 0 : out.frames.chunk_dims[0])
           : "contiguous";
   info.frame_checksum = file.uint_attribute("frame_checksum");
+  if (file.has_attribute("table_checksum")) info.table_checksum = file.uint_attribute("table_checksum");
   meta.game = file.text_attribute("game");
   meta.level_begin = static_cast<std::int32_t>(file.int_attribute("level_begin"));
   meta.level_end = static_cast<std::int32_t>(file.int_attribute("level_end"));

@@ -23,6 +23,7 @@ struct ShardInfo {
   std::int64_t num_frames = 0, num_runs = 0, num_segments = 0;
   std::string storage;  ///< "contiguous" or "deflate, chunks of 16 frames"
   std::uint64_t file_bytes = 0, frame_checksum = 0;
+  std::uint64_t table_checksum = 0;  ///< of actions, levels and segments; 0 in files that do not carry one
 };
 
 /// One recorded run of a level.

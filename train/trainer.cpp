@@ -38,6 +38,8 @@ LearnerOptions learner_options(const TrainConfig& config) {
   o.accumulate = config.train.accumulate;
   o.lr = config.train.lr;
   o.warmup = config.train.warmup;
+  o.cooldown = config.train.cooldown;
+  o.updates = config.train.updates;
   o.clip = config.train.clip;
   o.adam = {config.train.beta1, config.train.beta2, config.train.eps};
   o.ema = {
@@ -47,8 +49,10 @@ LearnerOptions learner_options(const TrainConfig& config) {
 
 std::map<std::string, std::string> input_digests(const TrainConfig& config) {
   std::map<std::string, std::string> digests;
-  for (const auto& path : data::find_shards(config.data.train))
-    digests["data.train"] += fmt::format("{:016x}", data::read_shard_info(path).frame_checksum);
+  for (const auto& path : data::find_shards(config.data.train)) {
+    const data::ShardInfo shard = data::read_shard_info(path);
+    digests["data.train"] += fmt::format("{:016x}{:016x}", shard.frame_checksum, shard.table_checksum);
+  }
   digests["data.train"] = sha256_hex(std::as_bytes(std::span(digests["data.train"])));
   if (!config.base.checkpoint.empty())
     digests["base.checkpoint"] = sha256_of_file(base_weights_path(config.base.checkpoint));

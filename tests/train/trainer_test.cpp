@@ -6,6 +6,7 @@
 
 #include "tensor/error.h"
 #include "tensor/io/atomic_file.h"
+#include "tests/data/fake_world.h"
 #include "tests/doctest.h"
 #include "tests/support.h"
 #include "train/progress.h"
@@ -108,6 +109,24 @@ TEST_CASE("trainer/inputs/other_data_is_noticed") {
   RunFolder folder = RunFolder::open(
       dir / "run",
       {"train.updates=2", "data.train=" + std::string(AVID_SOURCE_DIR) + "/data/samples/coinrun32-heldout.h5"});
+  CHECK_THROWS_AS(Trainer(folder, {}), ConfigError);
+}
+
+TEST_CASE("trainer/inputs/other_actions_on_the_same_frames_are_noticed") {
+  const test::TempDir dir;
+  const fs::path data = dir / "data.h5";
+  data::LevelRun played = test::counting_run(40, 16);
+  test::write_shard(data, {played}, test::small_meta(16));
+  const TrainConfig config = tiny(
+      "base.toml",
+      {"train.updates=1", "validation.every=0", "samples.every=0", "data.size=16", "data.train=" + data.string()});
+  RunFolder::create(dir / "run", config, info_for(config));
+  RunFolder folder = RunFolder::open(dir / "run");
+  CHECK_NOTHROW(Trainer(folder, {}));
+
+  played.actions[7] = 14;
+  fs::remove(data);
+  test::write_shard(data, {played}, test::small_meta(16));
   CHECK_THROWS_AS(Trainer(folder, {}), ConfigError);
 }
 
