@@ -3,7 +3,7 @@
 
 #include <charconv>
 
-#include "kernels/device/backend.h"
+#include "kernels/device/runtime.h"
 #include "tensor/error.h"
 
 namespace avid {
@@ -33,7 +33,23 @@ Device Device::parse(std::string_view text) {
   }
   if ((device.kind == DeviceKind::cuda && !AVID_HAVE_CUDA) || (device.kind == DeviceKind::sim && !AVID_HAVE_SIM))
     detail::fail_no_backend(device, "device");
+#if AVID_HAVE_CUDA
+  if (device.kind == DeviceKind::cuda) {
+    const std::string problem = kernels::device_problem<kernels::Cuda>(device.index);
+    check<DeviceError>(problem.empty(), "device: {} | use --device cpu", problem);
+  }
+#endif
   return device;
+}
+
+std::string Device::describe() const {
+  switch (kind) {
+#if AVID_HAVE_CUDA
+    case DeviceKind::cuda: return fmt::format("{} ({})", to_string(), kernels::device_name<kernels::Cuda>(index));
+#endif
+    case DeviceKind::sim: return "sim (kernel simulator on the host)";
+    default: return to_string();
+  }
 }
 
 namespace detail {

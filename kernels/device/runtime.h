@@ -9,11 +9,20 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include "kernels/device/backend.h"
 
 namespace avid::kernels {
+
+/// Why this machine cannot run the backend on this device (no driver, driver too old, no device, device too old), in one
+/// line; empty when it can.
+template <class Backend>
+std::string device_problem(int device_index);
+/// How many devices there are (0 without a driver), and what they are called.
+template <class Backend>
+int device_count();
+template <class Backend>
+std::string device_name(int device_index);
 
 /// The stream that all ops of this process use. Throws GpuError when there is no usable device.
 template <class Backend>
@@ -49,5 +58,22 @@ struct DeviceMemory {
 };
 template <class Backend>
 DeviceMemory device_memory(int device_index);
+
+// Defined per backend.
+#define AVID_DECLARE(Backend)                                                                                          \
+  template <> std::string device_problem<Backend>(int);                                                                \
+  template <> int device_count<Backend>();                                                                             \
+  template <> std::string device_name<Backend>(int);                                                                   \
+  template <> Stream device_stream<Backend>(int);                                                                      \
+  template <> void* device_allocate<Backend>(const Stream&, std::size_t);                                              \
+  template <> void device_free<Backend>(const Stream&, void*, std::size_t) noexcept;                                   \
+  template <> void device_copy<Backend>(                                                                               \
+      const Stream&, CopyKind, void*, std::size_t, const void*, std::size_t, std::size_t, std::int64_t);               \
+  template <> void device_zero<Backend>(const Stream&, void*, std::size_t, std::size_t, std::int64_t);                 \
+  template <> void device_synchronise<Backend>(const Stream&);                                                         \
+  template <> DeviceMemory device_memory<Backend>(int);
+AVID_DECLARE(Cuda)
+AVID_DECLARE(Sim)
+#undef AVID_DECLARE
 
 }  // namespace avid::kernels

@@ -12,6 +12,21 @@
 namespace avid::kernels {
 
 template <>
+std::string device_problem<Sim>(int) {
+  return {};
+}
+
+template <>
+int device_count<Sim>() {
+  return 1;
+}
+
+template <>
+std::string device_name<Sim>(int) {
+  return "kernel simulator on the host";
+}
+
+template <>
 Stream device_stream<Sim>(int) {
   return {};
 }

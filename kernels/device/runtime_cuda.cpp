@@ -1,0 +1,248 @@
+// kernels/device/runtime_cuda.cpp -- memory, copies and the stream of an NVIDIA GPU, through the CUDA runtime
+//
+// One stream per device carries everything, so that memory given back in stream order is safe to hand out again at once
+// (cudaMallocAsync; the pool keeps what was freed). Copies from and to pageable host memory go through one pinned buffer
+// per direction: the driver would stage them anyway, but would wait for the whole device to do it.
+#include "kernels/device/runtime.h"
+
+#if AVID_HAVE_CUDA
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <mutex>
+
+namespace avid::kernels {
+namespace {
+
+constexpr int kOldestMajor = 8;                         // tensor cores for bf16, asynchronous copies: Ampere
+constexpr std::size_t kStagingBytes = std::size_t{8} << 20;
+
+void check_cuda(cudaError_t status, const char* call) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // errors that are not sticky would be reported again by the next launch
+  throw GpuError(std::string("cuda: ") + call + ": " + cudaGetErrorString(status));
+}
+
+cudaStream_t native(const Stream& stream) { return static_cast<cudaStream_t>(stream.handle); }
+
+/// A pinned host buffer and the moment when the device has read it.
+struct Staging {
+  std::byte* data = nullptr;
+  cudaEvent_t read = nullptr;
+};
+
+/// What one device needs, made at its first use and kept to the end of the process.
+struct DeviceState {
+  int index = 0;
+  cudaStream_t stream = nullptr;
+  std::mutex mutex;  // of the buffers
+  Staging up[2];     // one is filled while the other is being read
+  std::byte* down = nullptr;
+  int next_up = 0;
+};
+
+std::mutex states_mutex;
+
+DeviceState* make_state(int index) {
+  if (const std::string problem = device_problem<Cuda>(index); !problem.empty()) throw GpuError(problem);
+  auto state = std::make_unique<DeviceState>();
+  state->index = index;
+  check_cuda(cudaSetDevice(index), "cudaSetDevice");
+  check_cuda(cudaStreamCreateWithFlags(&state->stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  cudaMemPool_t pool = nullptr;
+  check_cuda(cudaDeviceGetDefaultMemPool(&pool, index), "cudaDeviceGetDefaultMemPool");
+  std::uint64_t keep = ~std::uint64_t{0};  // give nothing back to the driver: the next step needs the same blocks
+  check_cuda(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep), "cudaMemPoolSetAttribute");
+  for (Staging& staging : state->up) {
+    check_cuda(cudaMallocHost(reinterpret_cast<void**>(&staging.data), kStagingBytes), "cudaMallocHost");
+    check_cuda(cudaEventCreateWithFlags(&staging.read, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+  }
+  check_cuda(cudaMallocHost(reinterpret_cast<void**>(&state->down), kStagingBytes), "cudaMallocHost");
+  return state.release();  // never destroyed: tensors in static objects may outlive any order we could choose
+}
+
+DeviceState& state_of(int index) {
+  static auto* states = new std::map<int, DeviceState*>;
+  const std::lock_guard lock(states_mutex);
+  DeviceState*& state = (*states)[index];
+  if (state == nullptr) state = make_state(index);
+  return *state;
+}
+
+/// The state that a stream belongs to.
+DeviceState& state_of(const Stream& stream) {
+  int current = 0;
+  check_cuda(cudaGetDevice(&current), "cudaGetDevice");
+  DeviceState& state = state_of(current);
+  if (state.stream == native(stream)) return state;
+  throw GpuError("cuda: a stream of another device was used");
+}
+
+/// Rows between host and device in pieces that fit a staging buffer; `piece(host_rows, device, rows)` moves one.
+template <class Piece>
+void in_pieces(std::size_t row_bytes, std::int64_t num_rows, Piece&& piece) {
+  const auto rows_per_piece = static_cast<std::int64_t>(std::max<std::size_t>(1, kStagingBytes / row_bytes));
+  for (std::int64_t r = 0; r < num_rows; r += rows_per_piece) piece(r, std::min(rows_per_piece, num_rows - r));
+}
+
+void copy_up(DeviceState& state, std::byte* to, std::size_t to_step, const std::byte* from, std::size_t from_step,
+             std::size_t row_bytes, std::int64_t num_rows) {
+  const std::lock_guard lock(state.mutex);
+  in_pieces(row_bytes, num_rows, [&](std::int64_t first, std::int64_t rows) {
+    Staging& staging = state.up[state.next_up];
+    state.next_up ^= 1;
+    check_cuda(cudaEventSynchronize(staging.read), "cudaEventSynchronize");
+    for (std::int64_t r = 0; r < rows; ++r)
+      std::memcpy(staging.data + static_cast<std::size_t>(r) * row_bytes, from + static_cast<std::size_t>(first + r) * from_step, row_bytes);
+    check_cuda(cudaMemcpy2DAsync(to + static_cast<std::size_t>(first) * to_step, to_step, staging.data, row_bytes, row_bytes,
+                                 static_cast<std::size_t>(rows), cudaMemcpyHostToDevice, state.stream), "copy to the device");
+    check_cuda(cudaEventRecord(staging.read, state.stream), "cudaEventRecord");
+  });
+}
+
+void copy_down(DeviceState& state, std::byte* to, std::size_t to_step, const std::byte* from, std::size_t from_step,
+               std::size_t row_bytes, std::int64_t num_rows) {
+  const std::lock_guard lock(state.mutex);
+  in_pieces(row_bytes, num_rows, [&](std::int64_t first, std::int64_t rows) {
+    check_cuda(cudaMemcpy2DAsync(state.down, row_bytes, from + static_cast<std::size_t>(first) * from_step, from_step, row_bytes,
+                                 static_cast<std::size_t>(rows), cudaMemcpyDeviceToHost, state.stream), "copy from the device");
+    check_cuda(cudaStreamSynchronize(state.stream), "copy from the device");
+    for (std::int64_t r = 0; r < rows; ++r)
+      std::memcpy(to + static_cast<std::size_t>(first + r) * to_step, state.down + static_cast<std::size_t>(r) * row_bytes, row_bytes);
+  });
+}
+
+}  // namespace
+
+template <>
+std::string device_problem<Cuda>(int device_index) {
+  int driver = 0, runtime = 0, count = 0;
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
+    cudaGetLastError();
+    return "cuda: no NVIDIA driver is installed on this machine";
+  }
+  cudaRuntimeGetVersion(&runtime);
+  const auto version = [](int v) { return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10); };
+  if (driver / 1000 < runtime / 1000)
+    return "cuda: the driver supports CUDA " + version(driver) + ", this build needs " + version(runtime) + ": update the driver";
+  if (const cudaError_t status = cudaGetDeviceCount(&count); status != cudaSuccess || count == 0) {
+    cudaGetLastError();
+    return std::string("cuda: no device: ") + (status == cudaSuccess ? "the driver lists none" : cudaGetErrorString(status));
+  }
+  if (device_index >= count)
+    return "cuda: expected a device below " + std::to_string(count) + ", got cuda:" + std::to_string(device_index);
+  int major = 0, minor = 0;
+  if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device_index) != cudaSuccess ||
+      cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device_index) != cudaSuccess)
+    return "cuda: the device does not answer: " + std::string(cudaGetErrorString(cudaGetLastError()));
+  if (major < kOldestMajor)
+    return device_name<Cuda>(device_index) + " has compute capability " + std::to_string(major) + "." + std::to_string(minor) +
+           ", the kernels need 8.0 (Ampere) or newer";
+  return {};
+}
+
+template <>
+int device_count<Cuda>() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) {
+    cudaGetLastError();
+    return 0;
+  }
+  return count;
+}
+
+template <>
+std::string device_name<Cuda>(int device_index) {
+  cudaDeviceProp properties;
+  if (cudaGetDeviceProperties(&properties, device_index) != cudaSuccess) {
+    cudaGetLastError();
+    return "unknown device";
+  }
+  return properties.name;
+}
+
+template <>
+Stream device_stream<Cuda>(int device_index) {
+  DeviceState& state = state_of(device_index);
+  check_cuda(cudaSetDevice(device_index), "cudaSetDevice");  // of this thread
+  return {state.stream};
+}
+
+template <>
+void* device_allocate<Cuda>(const Stream& stream, std::size_t bytes) {
+  void* block = nullptr;
+  const cudaError_t status = cudaMallocAsync(&block, std::max<std::size_t>(bytes, 1), native(stream));
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    return nullptr;
+  }
+  check_cuda(status, "cudaMallocAsync");
+  return block;
+}
+
+template <>
+void device_free<Cuda>(const Stream& stream, void* block, std::size_t) noexcept {
+  // An error here is one of an earlier launch: the next call that may throw reports it.
+  cudaFreeAsync(block, native(stream));
+}
+
+template <>
+void device_copy<Cuda>(const Stream& stream, CopyKind kind, void* to, std::size_t to_step, const void* from,
+                       std::size_t from_step, std::size_t row_bytes, std::int64_t num_rows) {
+  if (row_bytes == 0 || num_rows == 0) return;
+  if (num_rows == 1 || (to_step == row_bytes && from_step == row_bytes)) {  // one run; cut so that a piece fits a buffer
+    const std::size_t all = row_bytes * static_cast<std::size_t>(num_rows);
+    if (kind == CopyKind::on_device) {
+      check_cuda(cudaMemcpyAsync(to, from, all, cudaMemcpyDeviceToDevice, native(stream)), "copy on the device");
+      return;
+    }
+    auto* target = static_cast<std::byte*>(to);
+    const auto* source = static_cast<const std::byte*>(from);
+    DeviceState& state = state_of(stream);
+    const auto copy = kind == CopyKind::to_device ? copy_up : copy_down;
+    const std::size_t whole = all / kStagingBytes, rest = all % kStagingBytes;
+    if (whole > 0) copy(state, target, kStagingBytes, source, kStagingBytes, kStagingBytes, static_cast<std::int64_t>(whole));
+    if (rest > 0) copy(state, target + whole * kStagingBytes, rest, source + whole * kStagingBytes, rest, rest, 1);
+    return;
+  }
+  if (kind == CopyKind::on_device) {
+    check_cuda(cudaMemcpy2DAsync(to, to_step, from, from_step, row_bytes, static_cast<std::size_t>(num_rows),
+                                 cudaMemcpyDeviceToDevice, native(stream)), "copy on the device");
+    return;
+  }
+  if (row_bytes > kStagingBytes) {  // rows longer than a buffer: one by one
+    for (std::int64_t r = 0; r < num_rows; ++r)
+      device_copy<Cuda>(stream, kind, static_cast<std::byte*>(to) + static_cast<std::size_t>(r) * to_step, row_bytes,
+                        static_cast<const std::byte*>(from) + static_cast<std::size_t>(r) * from_step, row_bytes, row_bytes, 1);
+    return;
+  }
+  const auto copy = kind == CopyKind::to_device ? copy_up : copy_down;
+  copy(state_of(stream), static_cast<std::byte*>(to), to_step, static_cast<const std::byte*>(from), from_step, row_bytes, num_rows);
+}
+
+template <>
+void device_zero<Cuda>(const Stream& stream, void* to, std::size_t step, std::size_t row_bytes, std::int64_t num_rows) {
+  if (row_bytes == 0 || num_rows == 0) return;
+  check_cuda(cudaMemset2DAsync(to, step, 0, row_bytes, static_cast<std::size_t>(num_rows), native(stream)), "cudaMemset2DAsync");
+}
+
+template <>
+void device_synchronise<Cuda>(const Stream& stream) {
+  check_cuda(cudaStreamSynchronize(native(stream)), "waiting for the device");
+}
+
+template <>
+DeviceMemory device_memory<Cuda>(int device_index) {
+  device_stream<Cuda>(device_index);
+  DeviceMemory memory;
+  check_cuda(cudaMemGetInfo(&memory.free, &memory.total), "cudaMemGetInfo");
+  return memory;
+}
+
+}  // namespace avid::kernels
+
+#endif  // AVID_HAVE_CUDA
