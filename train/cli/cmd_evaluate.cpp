@@ -56,7 +56,7 @@ Clips read_clips(const Options& options, const WorldModel& world, std::int64_t f
   return {
       .cond_u8 = eval::take_frames(batch.frames, 0, k),
       .real_u8 = eval::take_frames(batch.frames, k, batch.frames.dim(1)),
-      .cond = train::split_clips(batch.frames, k).cond,
+      .cond = train::split_clips(batch.frames, k).cond.to(world.device()),
       .actions = batch.actions};
 }
 
@@ -73,7 +73,8 @@ class Evaluation {
     diffusion::MaskTrace trace;
     sampler.on_step = [&](const diffusion::StepReport& step) { trace.add(step); };
     show_sampling_progress(sampler, name);
-    const Tensor made = diffusion::sample(denoiser, schedule, clips_.cond, actions, clips_.real_u8.dim(1), sampler);
+    const Tensor made =
+        diffusion::sample(denoiser, schedule, clips_.cond, actions, clips_.real_u8.dim(1), sampler).to(Device());
     table_.add({name, eval::score_frames(frames_to_u8(made), clips_.real_u8)});
     for (const auto& point : trace.points()) masks_[name].push_back({{"t", point.t}, {"mean", point.mean}});
   }
@@ -117,7 +118,8 @@ std::pair<std::string, std::string> named_file(const std::string& text) {
 
 void print_table(const Options& options, const Json& report, const eval::ScoreTable& table) {
   std::printf(
-      "%lld held-out clips of %lld + %lld frames, %lldx%lld, %s with %zu steps, seed %llu\n",
+      "device %s\n%lld held-out clips of %lld + %lld frames, %lldx%lld, %s with %zu steps, seed %llu\n",
+      report["device"].get<std::string>().c_str(),
       static_cast<long long>(options.clips), report["t_cond"].get<long long>(), report["frames"].get<long long>(),
       report["height"].get<long long>(), report["width"].get<long long>(),
       report["sampler"]["kind"].get<std::string>().c_str(), report["sampler"]["steps"].get<std::size_t>(),
@@ -174,6 +176,7 @@ void evaluate(const Options& options) {
       {"seed", options.sampling.seed}};
   report["switches"] = {{"quantise", "trunc"}, {"ssim.crop", "full"}, {"resets", options.resets}};
   report["program"] = std::string("avid ") + AVID_VERSION;
+  report["device"] = world->device().describe();
   report["sources"] = sources;
   report.update(evaluation.table().json());
   report["mask_mean_per_step"] = evaluation.masks();

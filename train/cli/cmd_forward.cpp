@@ -20,8 +20,7 @@ struct Options {
 
 DType parse_compute_dtype(const std::string& text) {
   if (text == "f32") return DType::f32;
-  if (text == "f64") return DType::f64;
-  check<DTypeError>(text != "bf16", "forward: --dtype bf16: the CPU backend computes in f32 and f64 | use --dtype f32");
+  if (text == "f64" || text == "bf16") return text == "f64" ? DType::f64 : DType::bf16;
   fail<UsageError>("forward: --dtype: expected f32, f64 or bf16, got {}", text);
 }
 
@@ -34,10 +33,13 @@ void forward(Options& options) {
   } catch (const ConfigError& error) {
     throw UsageError(error.what());
   }
-  request.dtype = parse_compute_dtype(options.dtype);
-  const Device device = Device::parse(options.device);
-  check<DeviceError>(
-      device.kind == DeviceKind::cpu, "forward: --device {}: only cpu is there in this build", options.device);
+  // bf16 is a way to keep activations; the weights stay f32.
+  request.activations = parse_compute_dtype(options.dtype);
+  request.dtype = request.activations == DType::f64 ? DType::f64 : DType::f32;
+  request.device = Device::parse(options.device);
+  check<DTypeError>(
+      request.dtype != DType::f64 || !request.device.is_gpu(),
+      "forward: --dtype f64 --device {}: devices compute in f32 and bf16 | use --device cpu", options.device);
 
   const NamedTensors outputs = audit(request);
   save_safetensors(
@@ -45,11 +47,14 @@ void forward(Options& options) {
       {{"program", std::string("avid ") + AVID_VERSION},
        {"command", "forward"},
        {"dtype", options.dtype},
+       {"device", request.device.describe()},
        {"schedule", options.schedule},
        {"timesteps", std::to_string(request.num_steps)},
        {"objective", options.objective}});
   nlohmann::ordered_json report;
   report["output"] = options.output;
+  report["device"] = request.device.describe();
+  if (!options.json) std::printf("%-22s %s\n", "device", request.device.describe().c_str());
   report["tensors"] = nlohmann::ordered_json::object();
   for (const auto& [name, tensor] : outputs) {
     if (!options.json) {
@@ -95,8 +100,8 @@ const CommandRegistrar registrar(
           ->capture_default_str();
       command->add_option("--objective", options->objective, "pred_noise, pred_x0 or pred_v")->capture_default_str();
       command->add_flag("--grads", request.grads, "also grad.<name> of the loss for every trained tensor");
-      command->add_option("--dtype", options->dtype, "f32 or f64")->capture_default_str();
-      command->add_option("--device", options->device, "cpu")->capture_default_str();
+      command->add_option("--dtype", options->dtype, "f32, f64 (cpu only), or bf16: activations in bf16, weights in f32")->capture_default_str();
+      command->add_option("--device", options->device, "cpu, cuda, cuda:N or sim (the kernel simulator)")->capture_default_str();
       command->add_flag("--json", options->json, "print scalars and shapes as one JSON value");
       set_example(
           command,

@@ -5,11 +5,14 @@
 #include <unistd.h>
 
 #include <toml++/toml.h>
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "kernels/device/runtime.h"
+#include "tensor/device.h"
 #include "tensor/error.h"
 #include "tensor/io/zip_archive.h"
 #include "train/cli/command.h"
@@ -79,6 +82,33 @@ Json library_versions() {
        fmt::format("{}.{}.{}", NLOHMANN_JSON_VERSION_MAJOR, NLOHMANN_JSON_VERSION_MINOR, NLOHMANN_JSON_VERSION_PATCH)}};
 }
 
+// What --device takes here, with the reason where it does not.
+Json device_list() {
+  Json list = Json::array({{{"name", "cpu"}}});
+#if AVID_HAVE_CUDA
+  const int count = kernels::device_count<kernels::Cuda>();
+  for (int i = 0; i < std::max(count, 1); ++i) {
+    const std::string problem = kernels::device_problem<kernels::Cuda>(i);
+    Json entry{{"name", fmt::format("cuda:{}", i)}};
+    if (problem.empty()) {
+      const kernels::DeviceMemory memory = kernels::device_memory<kernels::Cuda>(i);
+      entry["name"] = Device{DeviceKind::cuda, i}.describe();
+      entry["memory_gib"] = static_cast<double>(memory.total) / (1 << 30);
+      entry["free_gib"] = static_cast<double>(memory.free) / (1 << 30);
+    } else {
+      entry["problem"] = problem;
+    }
+    list.push_back(entry);
+  }
+#else
+  list.push_back({{"name", "cuda"}, {"problem", "this build has no CUDA kernels"}});
+#endif
+#if AVID_HAVE_SIM
+  list.push_back({{"name", Device{DeviceKind::sim, 0}.describe()}});
+#endif
+  return list;
+}
+
 void run_info(bool as_json) {
   Json info;
   info["version"] = AVID_VERSION;
@@ -90,8 +120,12 @@ void run_info(bool as_json) {
   info["threads"] = omp_get_max_threads();
   info["memory_gib"] =
       static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE)) / (1 << 30);
-  info["devices"] = {"cpu"};
-  info["cuda"] = false;
+  const Json devices = device_list();
+  info["devices"] = Json::array();  // the names of those that can be used; device_details has all, with reasons
+  for (const Json& device : devices)
+    if (!device.contains("problem")) info["devices"].push_back(device["name"]);
+  info["device_details"] = devices;
+  info["cuda"] = AVID_HAVE_CUDA != 0;
   info["libraries"] = library_versions();
   if (as_json) {
     std::printf("%s\n", info.dump(2).c_str());
@@ -108,7 +142,8 @@ void run_info(bool as_json) {
       fmt::format(
           "{} (OMP_NUM_THREADS changes it) on {} cores", omp_get_max_threads(), std::thread::hardware_concurrency()));
   line("memory", fmt::format("{:.1f} GiB", info["memory_gib"].get<double>()));
-  line("devices", "cpu (this build has no CUDA)");
+  for (const Json& device : devices)
+    line("device", device["name"].get<std::string>() + (device.contains("problem") ? ": " + device["problem"].get<std::string>() : ""));
   std::string libraries;
   for (const auto& [name, version] : info["libraries"].items())
     libraries += (libraries.empty() ? "" : ", ") + name + " " + version.get<std::string>();

@@ -124,7 +124,7 @@ struct Made {
 
 Made make_videos(
     const Options& options, WorldModel& world, const Start& start, const Tensor& actions, std::int64_t frames) {
-  const Tensor cond = train::split_clips(start.cond, world.cond_frames()).cond;
+  const Tensor cond = train::split_clips(start.cond, world.cond_frames()).cond.to(world.device());
   diffusion::SamplerOptions sampler = sampler_options(options.sampling, world.schedule());
   Made made;
   diffusion::MaskTrace trace;
@@ -132,18 +132,20 @@ Made make_videos(
     trace.add(step);
     if (!step.mask.defined() || step.index + 1 != step.num_steps) return;
     // The last step's mask is the one that composed the picture that is shown.
-    const Tensor levels = eval::mask_to_u8(step.mask);
+    const Tensor levels = eval::mask_to_u8(step.mask.to(Device()));
     if (!made.mask.defined()) made.mask = Tensor::empty({cond.dim(0), frames, cond.dim(2), cond.dim(3), 1}, DType::u8);
     Tensor part = made.mask.slice(step.first_clip, step.first_clip + levels.dim(0));
     part.copy_from(levels);
   };
   show_sampling_progress(sampler, world.base() != nullptr ? "adapter" : "model");
-  made.generated = frames_to_u8(diffusion::sample(world.denoiser(), world.schedule(), cond, actions, frames, sampler));
+  made.generated = frames_to_u8(
+      diffusion::sample(world.denoiser(), world.schedule(), cond, actions, frames, sampler).to(Device()));
   for (const auto& point : trace.points()) made.mask_trace.push_back({{"t", point.t}, {"mean", point.mean}});
   if (world.base() != nullptr) {
     sampler.on_step = {};
     show_sampling_progress(sampler, "base");
-    made.base = frames_to_u8(diffusion::sample(*world.base(), world.schedule(), cond, {}, frames, sampler));
+    made.base = frames_to_u8(
+        diffusion::sample(*world.base(), world.schedule(), cond, {}, frames, sampler).to(Device()));
   }
   return made;
 }
@@ -162,6 +164,7 @@ Json describe(
   Json settings;
   settings["program"] = std::string("avid ") + AVID_VERSION;
   settings["command"] = "sample";
+  settings["device"] = world.device().describe();
   settings["sources"] = world.sources();
   settings["schedule"] = {{"kind", name_of(world.schedule().kind())}, {"timesteps", world.schedule().num_steps()}};
   settings["sampler"] = {
@@ -255,6 +258,7 @@ void sample(const Options& options) {
     std::printf("%s\n", settings.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
     return;
   }
+  std::printf("device %s\n", world->device().describe().c_str());
   for (const char* key : {"strip", "samples", "settings"})
     std::printf("%s\n", (options.out / files[key].get<std::string>()).c_str());
   for (const Json& name : files["gifs"]) std::printf("%s\n", (options.out / name.get<std::string>()).c_str());

@@ -21,14 +21,16 @@ using Json = nlohmann::ordered_json;
 using namespace avid::train;
 
 struct Options {
-  std::string config, run, resume;
+  std::string config, run, resume, device = "cpu";
   std::vector<std::string> set;
   bool dry_run = false, json = false;
   int threads = 0;
 };
 
 // Never gives up a device silently: says what is used and why.
-void say_device(int threads) { std::fprintf(stderr, "device cpu, %d threads\n", threads); }
+void say_device(Device device, int threads) {
+  std::fprintf(stderr, "device %s, %d threads\n", device.describe().c_str(), threads);
+}
 
 std::string size_text(double bytes) {
   return bytes < 1073741824.0 ? fmt::format("{:.0f} MiB", bytes / 1048576.0)
@@ -39,8 +41,9 @@ void print_dry_run(const Options& options) {
   check<UsageError>(!options.config.empty(), "train: --dry-run needs --config FILE");
   const TrainConfig config = TrainConfig::load(options.config, options.set, TrainConfig::Files::may_miss);
   if (options.threads > 0) kernels::set_num_threads(options.threads);
-  say_device(kernels::num_threads());
-  const DryRun d = dry_run(config);
+  const Device device = Device::parse(options.device);
+  say_device(device, kernels::num_threads());
+  const DryRun d = dry_run(config, device);
   if (options.json) {
     const Json json = {
         {"description", d.description},
@@ -80,6 +83,7 @@ void train(const Options& options) {
   signal(SIGXFSZ, SIG_IGN);  // a file size limit is then an error of write(), which we report
   const StopSignal stop;
   const bool resuming = !options.resume.empty();
+  const Device device = Device::parse(options.device);
 
   int threads = options.threads > 0 ? options.threads : kernels::num_threads();
   RunInfo info = current_run_info();
@@ -95,7 +99,7 @@ void train(const Options& options) {
   // The same number of threads as at the start: sums of another split would round differently.
   if (resuming && options.threads == 0) threads = folder.info().threads;
   kernels::set_num_threads(threads);
-  say_device(threads);
+  say_device(device, threads);
 
   ProgressLine line;
   TrainProgress last;
@@ -108,7 +112,7 @@ void train(const Options& options) {
     if (p.report.mask) n.mask_mean = p.report.mask->mean;
     line.show(n, p.update == p.num_updates);
   };
-  Trainer trainer(folder, hooks);
+  Trainer trainer(folder, hooks, device);
   line.say(trainer.trainee().description());
   line.say(fmt::format(
       "{} update {} of {}, run folder {}", trainer.state().update > 0 ? "going on after" : "starting at",
@@ -152,6 +156,8 @@ const CommandRegistrar registrar("train", "Train a base, an AVID adapter or a ba
   command->add_option("--set", options->set, "change one key of the configuration: train.lr=2e-5 (repeatable)")
       ->allow_extra_args(false);
   command->add_flag("--dry-run", options->dry_run, "print parameters, FLOPs, predicted memory and time; write nothing");
+  command->add_option("--device", options->device, "cpu, cuda, cuda:N or sim (the kernel simulator)")
+      ->capture_default_str();
   command->add_option("--threads", options->threads, "CPU threads (default: all, or those the run started with)")
       ->check(CLI::Range(1, 4096));
   command->add_flag("--json", options->json, "print the outcome as JSON");

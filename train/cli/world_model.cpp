@@ -65,11 +65,18 @@ void add_model_options(CLI::App* command, ModelFiles& files) {
       ->check(CLI::PositiveNumber);
   command->add_option(
       "--objective", files.objective, "pred_noise, pred_x0 or pred_v (default: as trained, else pred_x0)");
+  command->add_option("--device", files.device, "cpu, cuda, cuda:N or sim (the kernel simulator)")
+      ->capture_default_str();
+  command->add_option("--dtype", files.dtype, "of activations: f32 or bf16 (weights are f32)")
+      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->capture_default_str();
 }
 
 void WorldModel::load_unet(const path& file, const char* role, bool takes_actions, diffusion::Objective objective) {
   unet_ = load_unet3d(file);
   unet_->set_trainable(false);
+  unet_->to(device_);
+  unet_->set_activation_dtype(activations_);
   check<ConfigError>(
       unet_->config().out_channels == 3,
       "{}: expected a network with 3 output channels, got {} | an adapter goes with --adapter", file.string(),
@@ -84,6 +91,8 @@ void WorldModel::load_unet(const path& file, const char* role, bool takes_action
 void WorldModel::load_adapter(const path& file) {
   avid_ = load_avid(file, DType::f32, unet_->config().cond_frames);
   avid_->set_trainable(false);
+  avid_->to(device_);
+  avid_->set_activation_dtype(activations_);
   composed_ = std::make_unique<AvidDenoiser>(*unet_denoiser_, *avid_);
   sources_["adapter"] = file.string();
   sources_["sha256.adapter"] = sha256_of_file(file);
@@ -124,6 +133,8 @@ std::unique_ptr<WorldModel> WorldModel::load(const ModelFiles& files) {
       hints.timesteps == 0 ? 200 : hints.timesteps);
   world->trained_frames_ = hints.frames;
   world->trained_size_ = hints.size;
+  world->device_ = Device::parse(files.device);
+  world->activations_ = files.dtype == "bf16" ? DType::bf16 : DType::f32;
   world->load_unet(model.empty() ? base : model, model.empty() ? "base" : "model", !model.empty(), objective);
   if (!adapter.empty()) world->load_adapter(adapter);
   return world;
@@ -138,6 +149,8 @@ std::unique_ptr<WorldModel> WorldModel::with_adapter(const path& adapter) const 
   world->schedule_ = schedule_;
   world->trained_frames_ = trained_frames_;
   world->trained_size_ = trained_size_;
+  world->device_ = device_;
+  world->activations_ = activations_;
   for (const char* key : {"base", "sha256.base"}) world->sources_[key] = sources_.at(key);
   world->load_adapter(adapter);
   return world;

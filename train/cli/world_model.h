@@ -23,8 +23,10 @@ struct ModelFiles {
   std::filesystem::path model;      ///< U-Net that takes actions itself
   std::string schedule, objective;  ///< empty: from the files' metadata, else sigmoid and pred_x0
   std::int64_t timesteps = 0;       ///< 0: from the files' metadata, else 200
+  std::string device = "cpu";       ///< where the networks compute
+  std::string dtype = "f32";        ///< of their activations: f32 or bf16
 };
-/// Declares --run, --adapter, --base, --model, --schedule, --timesteps, --objective.
+/// Declares --run, --adapter, --base, --model, --schedule, --timesteps, --objective, --device, --dtype.
 void add_model_options(CLI::App* command, ModelFiles& files);
 
 /// A trained model with averaged weights, ready to sample.
@@ -40,6 +42,8 @@ class WorldModel {
   diffusion::Denoiser* base() { return avid_ ? unet_denoiser_.get() : nullptr; }
   bool uses_actions() const { return avid_ != nullptr || takes_actions_; }
   const diffusion::Schedule& schedule() const { return *schedule_; }
+  /// Where conditioning frames must be; actions stay on the host.
+  Device device() const { return device_; }
   std::int64_t cond_frames() const { return unet_->config().cond_frames; }
   std::int64_t num_actions() const { return avid_ ? avid_->config().adapter.num_actions : unet_->config().num_actions; }
   /// Frames it was trained to generate, and their size; 0 when the files do not say.
@@ -62,6 +66,8 @@ class WorldModel {
   std::unique_ptr<AvidDenoiser> composed_;
   std::shared_ptr<const diffusion::Schedule> schedule_;
   bool takes_actions_ = false;
+  Device device_;
+  DType activations_ = DType::f32;
   std::int64_t trained_frames_ = 0, trained_size_ = 0;
   std::map<std::string, std::string> sources_;
 };
