@@ -104,12 +104,19 @@ AuditInput read_input(const std::filesystem::path& path, const Schedule& schedul
   return in;
 }
 
+// Where the networks are. Actions stay on the host, which looks at them.
+AuditInput sent_to(Device device, AuditInput in) {
+  for (Tensor* tensor : {&in.x0, &in.noise, &in.x_t, &in.t, &in.cond})
+    if (tensor->defined()) *tensor = tensor->to(device);
+  return in;
+}
+
 class Auditor {
  public:
   explicit Auditor(const AuditRequest& request)
       : request_(request),
         schedule_(request.schedule, request.num_steps),
-        in_(read_input(request.input, schedule_, request.dtype)) {}
+        in_(sent_to(request.device, read_input(request.input, schedule_, request.dtype))) {}
 
   NamedTensors run() {
     if (!request_.classifier.empty()) {
@@ -127,8 +134,16 @@ class Auditor {
   }
 
  private:
-  void put(const std::string& name, const Tensor& tensor) { outputs_.emplace_back(name, tensor); }
-  void put_video(const std::string& name, const Tensor& video) { put(name, to_channels_first(video)); }
+  void put(const std::string& name, const Tensor& tensor) { outputs_.emplace_back(name, tensor.to(Device())); }
+  void put_video(const std::string& name, const Tensor& video) { put(name, to_channels_first(video.to(Device()).to(request_.dtype))); }
+
+  // A network as it was read, where and in the type that the request asks for.
+  template <class Network>
+  std::unique_ptr<Network> placed(std::unique_ptr<Network> network) const {
+    network->to(request_.device);
+    if (request_.activations == DType::bf16) network->set_activation_dtype(DType::bf16);
+    return network;
+  }
   void put_scalar(const std::string& name, double value) { put(name, Tensor::scalar(value, DType::f64)); }
 
   void need_actions(const char* method) const {
@@ -137,7 +152,7 @@ class Auditor {
   }
 
   std::unique_ptr<Unet3d> load_base(bool trainable) const {
-    auto base = load_unet3d(request_.base, request_.dtype);
+    auto base = placed(load_unet3d(request_.base, request_.dtype));
     check_cond(base->config().cond_frames, request_.base);
     base->set_trainable(trainable);
     return base;
@@ -189,7 +204,7 @@ class Auditor {
     PixelDenoiser frozen(*base, request_.objective, PixelDenoiser::Actions::ignore);
     const Tensor base_output = frozen.predict({.x_t = in_.x_t, .t = in_.t, .cond = in_.cond, .actions = {}});
     put_video("base", base_output);
-    const auto avid = load_avid(request_.adapter, request_.dtype, base->config().cond_frames);
+    const auto avid = placed(load_avid(request_.adapter, request_.dtype, base->config().cond_frames));
     AvidOutput out;
     const Var prediction = forward_recorded([&] {
       out = avid->forward(in_.x_t, in_.t, in_.cond, in_.actions, base_output);
@@ -210,7 +225,7 @@ class Auditor {
     const auto base = load_base(false);
     PixelDenoiser frozen(*base, request_.objective, PixelDenoiser::Actions::ignore);
     put_video("base", frozen.predict({.x_t = in_.x_t, .t = in_.t, .cond = in_.cond, .actions = {}}));
-    const auto control = load_controlnet(request_.controlnet, request_.dtype);
+    const auto control = placed(load_controlnet(request_.controlnet, request_.dtype));
     ControlledOutput out;
     const Var prediction = forward_recorded([&] {
       out = run_controlled(*base, *control, in_.x_t, in_.t, in_.cond, in_.actions);
@@ -224,19 +239,19 @@ class Auditor {
 
   void classifier() {
     need_actions("a classifier");
-    const auto network = load_action_classifier(request_.classifier, request_.dtype, in_.cond.dim(1));
+    const auto network = placed(load_action_classifier(request_.classifier, request_.dtype, in_.cond.dim(1)));
     if (in_.x0.defined()) {
       const NoGrad no_grad;
       const Var logits =
-          network->forward(Var(join_frames(in_.cond, in_.x0)), Tensor::zeros({in_.x0.dim(0)}, DType::i64));
+          network->forward(Var(join_frames(in_.cond, in_.x0)), Tensor::zeros({in_.x0.dim(0)}, DType::i64, request_.device));
       put("logits_clean", logits.value());
-      put_scalar("loss_clean", cross_entropy(logits, in_.actions).value().item());
+      put_scalar("loss_clean", cross_entropy(logits, in_.actions.to(request_.device)).value().item());
     }
     Var loss;
     forward_recorded([&] {
       const Var logits = network->forward(Var(join_frames(in_.cond, in_.x_t)), in_.t);
       put("logits_noisy", logits.value());
-      return loss = cross_entropy(logits, in_.actions);
+      return loss = cross_entropy(logits, in_.actions.to(request_.device));
     });
     put_scalar("loss_noisy", loss.value().item());
     if (request_.grads) {
@@ -252,7 +267,7 @@ class Auditor {
   void compositions() {
     need_actions("an action model");
     const auto base = load_base(false);
-    const auto action_model = load_unet3d(request_.action_model, request_.dtype);
+    const auto action_model = placed(load_unet3d(request_.action_model, request_.dtype));
     check_cond(action_model->config().cond_frames, request_.action_model);
     PixelDenoiser base_denoiser(*base, request_.objective, PixelDenoiser::Actions::ignore);
     PixelDenoiser action_denoiser(*action_model, request_.objective, PixelDenoiser::Actions::use);

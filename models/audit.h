@@ -24,7 +24,9 @@ struct AuditRequest {
   std::int64_t num_steps = 200;
   diffusion::Objective objective = diffusion::Objective::pred_x0;
   bool grads = false;        ///< also grad.<name> of the loss for every trained tensor
-  DType dtype = DType::f32;  ///< f32 or f64
+  DType dtype = DType::f32;        ///< of weights and inputs: f32 or f64
+  DType activations = DType::f32;  ///< bf16 only with f32 weights; otherwise ignored
+  Device device = {};              ///< where the networks run; outputs are on the host
 };
 
 /// Throws UsageError when the request names no network, or ones that do not go together.

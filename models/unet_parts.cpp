@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "autograd/ops/cast.h"
 #include "autograd/ops/elementwise.h"
 #include "autograd/ops/embedding.h"
 #include "autograd/ops/film_condition.h"
@@ -121,7 +122,7 @@ EncoderOutput UnetEncoder::forward(const Var& x, const Tensor& t, const Var& act
   check_shape(t, {B}, "unet3d", "t");
 
   EncoderOutput out;
-  Var y = init_conv_.forward(x);  // [B,T,H,W,d]
+  Var y = init_conv_.forward(cast(x, activation_dtype()));  // [B,T,H,W,d]
   see(probe, "init_conv", y);
   y = init_temporal_attn_.forward(y, bias_table());
   see(probe, "init_temporal_attn", y);
@@ -218,7 +219,8 @@ UnetHead::UnetHead(const UnetSizes& sizes, std::int64_t out_channels)
 Var UnetHead::forward(const Var& x, const Var& first, const Probe& probe) const {
   const Var y = block_.forward(x, first, {});
   see(probe, "final_conv.0", y);
-  const Var out = out_.forward(y);
+  // Mask, mixing and loss are f32 whatever the activations are.
+  const Var out = cast(out_.forward(y), out_.dtype());
   see(probe, "final_conv.1", out);
   return out;
 }

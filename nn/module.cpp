@@ -191,7 +191,9 @@ void Module::import_tensors(const TensorMap& tensors, std::string_view source, D
   walk("", [&](const std::string& name, Parameter* parameter, const Tensor&) {
     if (parameter == nullptr) return;
     const Tensor& plain = tensors.find(name)->second;
-    parameter->var_ = Var(from_plain(plain, parameter->shape()).to(dtype), true, name);
+    // Values that were moved to a device stay there.
+    const Device device = parameter->defined() ? parameter->var().value().device() : Device();
+    parameter->var_ = Var(from_plain(plain, parameter->shape()).to(dtype).to(device), true, name);
   });
 }
 
@@ -237,6 +239,14 @@ Device Module::device() const {
   const auto all = parameters();
   check(!all.empty(), "nn: a module without parameters is on no device");
   return all.front().var().value().device();
+}
+
+void Module::set_activation_dtype(DType dtype) {
+  check<DTypeError>(
+      dtype == DType::bf16 || dtype == DType::f32, "nn: activations: expected f32 or bf16, got {}", name_of(dtype));
+  activations_ = dtype;
+  for (const Entry& entry : entries_)
+    if (entry.child != nullptr) entry.child->set_activation_dtype(dtype);
 }
 
 void Module::set_trainable(bool on) {

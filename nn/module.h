@@ -16,6 +16,7 @@
 
 #include <deque>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -129,6 +130,11 @@ class Module {
   /// Where the values are; throws before there are any.
   Device device() const;
 
+  /// The type that networks keep their activations in: that of the values unless set. bf16 halves memory and traffic;
+  /// values, norms, codes of time and action, and gradients of parameters stay f32. Throws DTypeError for other types.
+  void set_activation_dtype(DType dtype);
+  DType activation_dtype() const { return activations_ ? *activations_ : dtype(); }
+
   /// True once initialize() or import_tensors() ran.
   bool has_values() const;
   /// The element type of the values; throws before there are any.
@@ -156,6 +162,7 @@ class Module {
 
   std::deque<Parameter> owned_;
   std::vector<Entry> entries_;
+  std::optional<DType> activations_;
 };
 
 }  // namespace avid::nn

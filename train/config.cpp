@@ -65,7 +65,7 @@ const std::set<std::string> kFreeOnResume = {
     "data.validation",
     "base.checkpoint"};
 // Keys that came later: at their defaults they leave the fingerprint of older runs as it was.
-const std::set<std::string> kLater = {"model.mlp", "model.control_order", "model.zero_projection"};
+const std::set<std::string> kLater = {"model.mlp", "model.control_order", "model.zero_projection", "train.precision"};
 
 // The one list. Config is TrainConfig or const TrainConfig; visit is called as visit(key, value, rule, help).
 template <class Config, class Visit>
@@ -124,6 +124,9 @@ void visit_keys(Config& c, Visit&& visit) {
   visit(
       "train.time_limit_minutes", c.train.time_limit_minutes, at_least(0),
       "stop after so many minutes of training; 0: no limit");
+  visit(
+      "train.precision", c.train.precision, one_of({"f32", "bf16"}),
+      "type of the activations; weights, gradients and losses are f32");
   visit("ema.decay", c.ema.decay, between(0, 1), "largest decay of the averaged weights");
   visit("ema.power", c.ema.power, more_than(0), "decay grows as 1 - (1 + s - update_after)^-power");
   visit("ema.update_every", c.ema.update_every, at_least(1), "micro-batches from one average to the next");

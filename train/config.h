@@ -59,6 +59,7 @@ struct TrainConfig {
     double action_drop = 0.0;         // probability that a clip's actions are withheld (0.2 for guidance)
     std::int64_t max_bad_steps = 10;  // stop after so many non-finite updates in a row
     double time_limit_minutes = 0;    // 0: none
+    std::string precision = "f32";    // f32 | bf16: type of the activations; weights and gradients are f32
   } train;
 
   struct Ema {

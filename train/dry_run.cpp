@@ -31,8 +31,9 @@ TrainBatch made_up_clips(const TrainConfig& config, std::int64_t b) {
 
 }  // namespace
 
-DryRun dry_run(const TrainConfig& config) {
+DryRun dry_run(const TrainConfig& config, Device device) {
   const std::unique_ptr<Trainee> trainee = make_trainee(config);
+  trainee->place(device, activation_dtype(config));
   LearnerOptions options = learner_options(config);
   options.accumulate = 1;
   Learner learner(*trainee, options);

@@ -21,6 +21,6 @@ struct DryRun {
 
 /// Builds the networks in memory and runs two updates of a few made-up clips to measure this machine. Reads base.checkpoint;
 /// reads no data and writes nothing.
-DryRun dry_run(const TrainConfig& config);
+DryRun dry_run(const TrainConfig& config, Device device = {});
 
 }  // namespace avid::train

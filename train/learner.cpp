@@ -9,22 +9,19 @@
 #include "diffusion/training_loss.h"
 #include "tensor/error.h"
 #include "tensor/ops/adam.h"
+#include "tensor/ops/elementwise.h"
 
 namespace avid::train {
 namespace {
 
-bool all_finite(const Tensor& tensor) {
-  if (!tensor.defined() || !is_float(tensor.dtype())) return true;
-  bool finite = true;
-  dispatch_f32_f64(tensor.dtype(), "all_finite", [&]<class Elem>() {
-    const Elem* values = tensor.data<Elem>();
-    const std::int64_t n = tensor.rows() * tensor.pitch();
-    // x - x is 0 for finite x and NaN otherwise; the sum keeps a NaN.
-    Elem sum = 0;
-    for (std::int64_t i = 0; i < n; ++i) sum += values[i] - values[i];
-    finite = sum == 0;
-  });
-  return finite;
+bool finite_if_float(const Tensor& tensor) {
+  return !tensor.defined() || !is_float(tensor.dtype()) || all_finite(tensor);
+}
+
+// What the network computes with, where it computes. Actions and drops stay on the host, which looks at them.
+TrainBatch sent_to(Device device, TrainBatch batch) {
+  for (Tensor* tensor : {&batch.x0, &batch.cond, &batch.noise, &batch.t}) *tensor = tensor->to(device);
+  return batch;
 }
 
 }  // namespace
@@ -33,6 +30,7 @@ Learner::Learner(Trainee& trainee, const LearnerOptions& options)
     : trainee_(trainee),
       options_(options),
       schedule_(options.schedule, options.timesteps),
+      device_(trainee.module().device()),
       adam_(trainee.module().parameters(), options.adam),
       ema_(trainee.module().parameters(), options.ema) {}
 
@@ -61,7 +59,7 @@ UpdateReport Learner::update(std::int64_t k, const std::function<TrainBatch(std:
   trainee_.module().zero_grad();
 
   for (std::int64_t i = 0; i < options_.accumulate; ++i) {
-    const TrainBatch batch = batch_at(i);
+    const TrainBatch batch = sent_to(device_, batch_at(i));
 
     // 1. Noise the clips: x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) n.
     const NoisedClips clips = noised(batch);
@@ -94,7 +92,7 @@ UpdateReport Learner::update(std::int64_t k, const std::function<TrainBatch(std:
     // Gradients flow from the output to the input: the last parameter in the network's order met it first.
     const auto parameters = trainee_.module().parameters();
     for (auto p = parameters.rbegin(); p != parameters.rend() && report.problem.empty(); ++p)
-      if (!all_finite(p->var().grad())) report.problem = fmt::format("gradient of {} is not finite", p->name);
+      if (!finite_if_float(p->var().grad())) report.problem = fmt::format("gradient of {} is not finite", p->name);
     if (report.problem.empty()) report.problem = "the norm of the gradient overflows";
   }
   report.applied = report.problem.empty();
@@ -106,8 +104,9 @@ UpdateReport Learner::update(std::int64_t k, const std::function<TrainBatch(std:
   return report;
 }
 
-Learner::Evaluation Learner::evaluate(const TrainBatch& batch) {
+Learner::Evaluation Learner::evaluate(const TrainBatch& host_batch) {
   const NoGrad no_grad;
+  const TrainBatch batch = sent_to(device_, host_batch);
   const NoisedClips clips = noised(batch);
   const Trainee::Output out = trainee_.forward(clips, trainee_.base_prediction(clips));
   const Var loss = loss_of(out.prediction, batch);
@@ -118,16 +117,16 @@ Learner::Evaluation Learner::evaluate(const TrainBatch& batch) {
 
 // Runs the batch again and looks at every value on the way to the loss.
 std::string Learner::find_problem(const TrainBatch& batch, double loss) {
-  if (!all_finite(batch.x0) || !all_finite(batch.cond)) return "the training clips hold values that are not finite";
+  if (!finite_if_float(batch.x0) || !finite_if_float(batch.cond)) return "the training clips hold values that are not finite";
   for (const nn::NamedParameter& p : trainee_.module().parameters())
-    if (!all_finite(p.var().value())) return fmt::format("weight {} is not finite", p.name);
+    if (!finite_if_float(p.var().value())) return fmt::format("weight {} is not finite", p.name);
   const NoGrad no_grad;
   const NoisedClips clips = noised(batch);
   const Tensor base = trainee_.base_prediction(clips);
-  if (!all_finite(base)) return "the frozen base's prediction is not finite";
+  if (!finite_if_float(base)) return "the frozen base's prediction is not finite";
   std::string first;
   trainee_.forward(clips, base, [&](std::string_view name, const Tensor& value) {
-    if (first.empty() && !all_finite(value)) first = name;
+    if (first.empty() && !finite_if_float(value)) first = name;
   });
   if (!first.empty()) return fmt::format("output of {} is not finite", first);
   return fmt::format("loss is {}, although every module's output is finite", loss);

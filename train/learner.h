@@ -83,6 +83,7 @@ class Learner {
   Trainee& trainee_;
   LearnerOptions options_;
   diffusion::Schedule schedule_;
+  Device device_;  // of the network; batches are sent there
   Adam adam_;
   Ema ema_;
 };

@@ -7,11 +7,17 @@
 #include "tensor/ops/adam.h"
 
 namespace avid::train {
+namespace {
+
+Tensor host_copy(const Tensor& t) { return t.device().is_gpu() ? t.to(Device()) : t.clone(); }
+
+}  // namespace
+
 Adam::Adam(std::vector<nn::NamedParameter> parameters, const AdamOptions& options)
     : parameters_(std::move(parameters)), options_(options) {
   for (const nn::NamedParameter& p : parameters_) {
-    m_.push_back(Tensor::zeros(p.var().shape(), p.var().dtype()));
-    v_.push_back(Tensor::zeros(p.var().shape(), p.var().dtype()));
+    m_.push_back(Tensor::zeros(p.var().shape(), p.var().dtype(), p.var().value().device()));
+    v_.push_back(Tensor::zeros(p.var().shape(), p.var().dtype(), p.var().value().device()));
   }
 }
 
@@ -40,8 +46,8 @@ void Adam::step(double lr, double grad_scale) {
 NamedTensors Adam::export_moments() const {
   NamedTensors list;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
-    list.emplace_back("m." + parameters_[i].name, m_[i].clone());
-    list.emplace_back("v." + parameters_[i].name, v_[i].clone());
+    list.emplace_back("m." + parameters_[i].name, host_copy(m_[i]));
+    list.emplace_back("v." + parameters_[i].name, host_copy(v_[i]));
   }
   return list;
 }

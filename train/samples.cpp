@@ -15,18 +15,19 @@ namespace avid::train {
 void write_training_samples(
     const std::filesystem::path& folder, const TrainConfig& config, Trainee& trainee,
     const diffusion::Schedule& schedule, const data::Batch& clips) {
-  const SplitClips split = split_clips(clips.frames, config.data.cond_frames);
+  const Tensor cond_frames = split_clips(clips.frames, config.data.cond_frames).cond.to(trainee.module().device());
   const Tensor actions = config.uses_actions() ? clips.actions : Tensor();
   diffusion::SamplerOptions options;
   options.num_steps = config.samples.steps;
   options.eta = config.samples.eta;
   options.seed = static_cast<std::uint64_t>(config.seed);
   const std::int64_t num_frames = config.data.frames;
-  const Tensor made = diffusion::sample(trainee.denoiser(), schedule, split.cond, actions, num_frames, options);
-  const Tensor mask = trainee.denoiser().last_mask();
-  Tensor base;
+  const Tensor made =
+      diffusion::sample(trainee.denoiser(), schedule, cond_frames, actions, num_frames, options).to(Device());
+  Tensor mask = trainee.denoiser().last_mask(), base;
+  if (mask.defined()) mask = mask.to(Device());
   if (trainee.base_denoiser() != nullptr)
-    base = diffusion::sample(*trainee.base_denoiser(), schedule, split.cond, {}, num_frames, options);
+    base = diffusion::sample(*trainee.base_denoiser(), schedule, cond_frames, {}, num_frames, options).to(Device());
 
   std::error_code error;
   std::filesystem::create_directories(folder, error);

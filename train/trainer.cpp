@@ -47,6 +47,10 @@ LearnerOptions learner_options(const TrainConfig& config) {
   return o;
 }
 
+DType activation_dtype(const TrainConfig& config) {
+  return config.train.precision == "bf16" ? DType::bf16 : DType::f32;
+}
+
 std::map<std::string, std::string> input_digests(const TrainConfig& config) {
   std::map<std::string, std::string> digests;
   for (const auto& path : data::find_shards(config.data.train)) {
@@ -59,12 +63,13 @@ std::map<std::string, std::string> input_digests(const TrainConfig& config) {
   return digests;
 }
 
-Trainer::Trainer(RunFolder& folder, TrainHooks hooks)
+Trainer::Trainer(RunFolder& folder, TrainHooks hooks, Device device)
     : folder_(folder), config_(folder.config()), hooks_(std::move(hooks)) {
   folder_.check_inputs(input_digests(config_));
   batches_ = std::make_unique<TrainingBatches>(config_);
   if (!config_.data.validation.empty()) validation_ = std::make_unique<ValidationBatches>(config_);
   trainee_ = make_trainee(config_);
+  trainee_->place(device, activation_dtype(config_));
   learner_ = std::make_unique<Learner>(*trainee_, learner_options(config_));
   state_.fingerprint = config_.fingerprint();
   state_.ema_counter = config_.ema.start_counter;
@@ -252,7 +257,10 @@ void Trainer::write_samples() {
       validation_->clips(config_.samples.clips));
 }
 
-double Trainer::peak_memory_mib() const { return mib(host_pool_stats().peak_in_use_bytes); }
+double Trainer::peak_memory_mib() const {
+  const Device device = trainee_->module().device();
+  return mib((device.is_gpu() ? device_pool_stats(device) : host_pool_stats()).peak_in_use_bytes);
+}
 
 double Trainer::last_logged(const std::string& name) const {
   const auto& records = folder_.log().records();

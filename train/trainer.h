@@ -34,7 +34,8 @@ struct TrainHooks {
 class Trainer {
  public:
   /// Builds the networks and opens the data; goes on from the folder's newest checkpoint, if it has one.
-  Trainer(RunFolder& folder, TrainHooks hooks);
+  /// Networks compute on `device`; what is saved does not depend on it.
+  Trainer(RunFolder& folder, TrainHooks hooks, Device device = {});
 
   /// Trains until train.updates, the time limit or should_stop; the folder then holds a checkpoint of exactly this state.
   /// Errors   Error after train.max_bad_steps non-finite updates in a row; FileError (disk full ...): the newest
@@ -72,6 +73,9 @@ class Trainer {
 
 /// The learner's part of a configuration.
 LearnerOptions learner_options(const TrainConfig& config);
+
+/// The type that train.precision names.
+DType activation_dtype(const TrainConfig& config);
 
 /// Digests of what decides a run's numbers besides its configuration: "data.train" (over the frame checksums of all shards) and
 /// "base.checkpoint" (sha256 of the file). Errors: FileError for anything missing or damaged at first sight.
