@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "kernels/device/backend.h"
+
 namespace avid::kernels {
 
 /// The numbers of one Adam step, the same for all parameters.
@@ -26,5 +28,59 @@ void lerp_towards(Elem* shadow, const Elem* online, double share, std::int64_t n
 /// sum of x^2 in f64, chunks in order: same bits for any thread count. Infinite or NaN if some x is.
 template <class Elem>
 double sum_of_squares(const Elem* x, std::int64_t n);
+
+// ---- on a device: all parameters at once, f32; n counts whole buffers, gaps included ----
+
+/// One parameter. Segments are cut into chunks of kAdamChunk elements, none shared by two.
+struct AdamSegment {
+  float* param = nullptr;
+  const float* grad = nullptr;  ///< null counts as zeros
+  float *m = nullptr, *v = nullptr;
+  float* average = nullptr;     ///< running average of param, or null
+  BFloat16* shadow = nullptr;   ///< param in two bytes, or null
+  std::int64_t n = 0;
+  std::int64_t first_chunk = 0;  ///< chunks of the segments before
+};
+inline constexpr std::int64_t kAdamChunk = 65536;
+constexpr std::int64_t adam_chunks(std::int64_t n) { return (n + kAdamChunk - 1) / kAdamChunk; }
+
+/// A device array of segments in order, and their chunks in total.
+struct AdamSegments {
+  const AdamSegment* segments = nullptr;
+  std::int64_t count = 0, num_chunks = 0;
+};
+
+/// What the device knows after an update. Before the first: AdamRecord{} with the steps taken so far.
+struct AdamRecord {
+  double norm = 0;                      ///< of all gradients, before clipping
+  std::int64_t first_non_finite = -1;   ///< segment with the first infinity or NaN: then nothing was changed
+  std::int64_t num_steps = 0;           ///< applied steps
+  double clip_scale = 1;
+  double size = 0, root = 1;            ///< lr / correction1 and 1 / sqrt(correction2) of this step
+};
+
+/// Norm, first bad segment, clip factor min(1, max_norm / (norm + 1e-6)), and, when all gradients are finite, the next
+/// step's number and bias corrections, into *record (device). step.lr, beta1 and beta2 are read.
+/// workspace: num_chunks f64. Sums in f64 in a fixed order: the same bits in every run.
+template <class Backend>
+void adam_measure(
+    const Stream& stream, const AdamSegments& parameters, const AdamStep& step, double max_norm, AdamRecord* record,
+    double* workspace);
+
+/// One Adam step of all parameters by the record that adam_measure left: nothing happens when some gradient is not finite.
+/// Corrections, clipping and step size come from the record, the rest from `step`. Then
+/// average += average_share * (param - average) and shadow = param, where they exist.
+template <class Backend>
+void adam_apply(
+    const Stream& stream, const AdamSegments& parameters, const AdamStep& step, double average_share,
+    const AdamRecord* record);
+
+/// One parameter's step with all numbers in `step`; a null grad counts as zeros.
+template <class Backend>
+void adam_step(
+    const Stream& stream, const AdamStep& step, float* param, const float* grad, float* m, float* v, std::int64_t n);
+/// shadow += share * (online - shadow), the difference in f64
+template <class Backend>
+void lerp_towards(const Stream& stream, float* shadow, const float* online, double share, std::int64_t n);
 
 }  // namespace avid::kernels

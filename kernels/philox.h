@@ -9,6 +9,8 @@
 #include <array>
 #include <cstdint>
 
+#include "kernels/device/backend.h"
+
 namespace avid::kernels {
 
 inline constexpr std::uint32_t kPhiloxMul0 = 0xD2511F53, kPhiloxMul1 = 0xCD9E8D57;
@@ -60,5 +62,16 @@ void uniform_fill(
 void uniform_fill(
     double* out, std::int64_t rows, std::int64_t cols, std::int64_t pitch, const PhiloxStream& stream,
     std::uint64_t first, double low, double high);
+
+// ---- on a device: Elem is float or BFloat16. f32: the CPU's numbers; bf16: those, rounded ----
+
+template <class Backend, class Elem>
+void normal_fill(
+    const Stream& stream, Elem* out, std::int64_t rows, std::int64_t cols, std::int64_t pitch,
+    const PhiloxStream& numbers, std::uint64_t first);
+template <class Backend, class Elem>
+void uniform_fill(
+    const Stream& stream, Elem* out, std::int64_t rows, std::int64_t cols, std::int64_t pitch,
+    const PhiloxStream& numbers, std::uint64_t first, double low, double high);
 
 }  // namespace avid::kernels

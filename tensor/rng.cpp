@@ -2,18 +2,14 @@
 #include "tensor/rng.h"
 
 #include "kernels/philox.h"
+#include "tensor/ops/on_device.h"
+#include "tensor/ops/operands.h"
 
 namespace avid {
 namespace {
 
 kernels::PhiloxStream stream_of(const RngKey& key) {
   return {.seed = key.seed, .step = key.step, .tag = static_cast<std::uint16_t>(key.purpose)};
-}
-
-void check_fillable(const Tensor& t, const char* op) {
-  check<DTypeError>(
-      t.defined() && (t.dtype() == DType::f32 || t.dtype() == DType::f64), "{}: t: expected f32 or f64, got {}", op,
-      t.describe());
 }
 
 }  // namespace
@@ -35,7 +31,17 @@ float random_uniform(const RngKey& key, std::uint64_t element) {
 }
 
 void fill_normal(Tensor& t, const RngKey& key, std::uint64_t first_element) {
-  check_fillable(t, "fill_normal");
+  detail::check_float(t, "fill_normal", "t");
+  if (t.device().is_gpu()) {
+    dispatch_f32_bf16(t.dtype(), "fill_normal", [&]<class Elem>() {
+      on_device(t.device(), "fill_normal", [&]<class Backend>(const kernels::Stream& stream) {
+        kernels::normal_fill<Backend, Elem>(
+            stream, device_mutable_data<Elem>(t), t.rows(), t.cols(), t.pitch(), stream_of(key), first_element);
+      });
+    });
+    t.bump_version();
+    return;
+  }
   dispatch_f32_f64(t.dtype(), "fill_normal", [&]<class Elem>() {
     kernels::normal_fill(t.data<Elem>(), t.rows(), t.cols(), t.pitch(), stream_of(key), first_element);
   });
@@ -43,8 +49,19 @@ void fill_normal(Tensor& t, const RngKey& key, std::uint64_t first_element) {
 }
 
 void fill_uniform(Tensor& t, const RngKey& key, double low, double high, std::uint64_t first_element) {
-  check_fillable(t, "fill_uniform");
+  detail::check_float(t, "fill_uniform", "t");
   check(low < high, "fill_uniform: expected low < high, got [{}, {})", low, high);
+  if (t.device().is_gpu()) {
+    dispatch_f32_bf16(t.dtype(), "fill_uniform", [&]<class Elem>() {
+      on_device(t.device(), "fill_uniform", [&]<class Backend>(const kernels::Stream& stream) {
+        kernels::uniform_fill<Backend, Elem>(
+            stream, device_mutable_data<Elem>(t), t.rows(), t.cols(), t.pitch(), stream_of(key), first_element, low,
+            high);
+      });
+    });
+    t.bump_version();
+    return;
+  }
   dispatch_f32_f64(t.dtype(), "fill_uniform", [&]<class Elem>() {
     kernels::uniform_fill(t.data<Elem>(), t.rows(), t.cols(), t.pitch(), stream_of(key), first_element, low, high);
   });

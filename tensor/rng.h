@@ -44,7 +44,7 @@ std::uint32_t random_below(const RngKey& key, std::uint64_t element, std::uint32
 /// Uniform in [0, 1) with 24 bits.
 float random_uniform(const RngKey& key, std::uint64_t element);
 
-/// Fills t (f32 or f64; dense order over logical elements, gaps untouched) with N(0,1) by Box-Muller on pairs of words.
+/// Fills t (f32 or f64, on a device f32 or bf16; dense order over logical elements, gaps untouched) with N(0,1) by Box-Muller on pairs of words.
 /// Element e of t is number `first_element + e` of the stream. Same bits for any thread count; f64 and f32 get the same
 /// values up to rounding.
 void fill_normal(Tensor& t, const RngKey& key, std::uint64_t first_element = 0);

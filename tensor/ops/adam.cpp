@@ -3,8 +3,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <vector>
 
 #include "kernels/adam.h"
+#include "tensor/ops/on_device.h"
 #include "tensor/ops/operands.h"
 
 namespace avid {
@@ -16,6 +19,132 @@ void check_same_buffer(const Tensor& t, const Tensor& like, const char* op, cons
   check<ShapeError>(
       t.pitch() == like.pitch(), "{}: {}: expected rows {} elements apart, got {} | clone() it first", op, name,
       like.pitch(), t.pitch());
+}
+
+kernels::AdamStep kernel_step(const AdamUpdateOptions& options) {
+  return {
+      .lr = options.lr,
+      .beta1 = options.beta1,
+      .beta2 = options.beta2,
+      .eps = options.eps,
+      .weight_decay = options.weight_decay};
+}
+
+/// Plain structs as bytes on a device; `values` may go when this returns.
+template <class T>
+Tensor upload(const std::vector<T>& values, Device device) {
+  const auto* bytes = reinterpret_cast<const std::uint8_t*>(values.data());
+  const std::size_t num_bytes = values.size() * sizeof(T);
+  return Tensor::from_values(std::span(bytes, num_bytes), {static_cast<std::int64_t>(num_bytes)}).to(device);
+}
+
+/// The table of segments, and what launches need to know of it.
+struct DeviceSegments {
+  Tensor table;
+  kernels::AdamSegments segments;
+};
+DeviceSegments upload_segments(std::vector<kernels::AdamSegment> list, Device device) {
+  std::int64_t num_chunks = 0;
+  for (kernels::AdamSegment& segment : list) {
+    segment.first_chunk = num_chunks;
+    num_chunks += kernels::adam_chunks(segment.n);
+  }
+  DeviceSegments out{.table = upload(list, device), .segments = {}};
+  out.segments = {
+      .segments = reinterpret_cast<const kernels::AdamSegment*>(device_data<std::uint8_t>(out.table)),
+      .count = static_cast<std::int64_t>(list.size()),
+      .num_chunks = num_chunks};
+  return out;
+}
+
+kernels::AdamRecord* record_of(Tensor& state) {
+  return reinterpret_cast<kernels::AdamRecord*>(device_mutable_data<std::uint8_t>(state));
+}
+
+void measure(const DeviceSegments& parameters, const kernels::AdamStep& step, double max_norm, Tensor& state) {
+  Tensor workspace = Tensor::empty({parameters.segments.num_chunks}, DType::f64, state.device());
+  on_device(state.device(), "adam_update", [&]<class Backend>(const kernels::Stream& stream) {
+    kernels::adam_measure<Backend>(
+        stream, parameters.segments, step, max_norm, record_of(state), device_mutable_data<double>(workspace));
+  });
+}
+
+GradNorm grad_norm_on_device(std::span<const Tensor> grads, Device device) {
+  std::vector<kernels::AdamSegment> list;
+  for (const Tensor& grad : grads) {
+    kernels::AdamSegment segment;
+    if (grad.defined()) {
+      check_dtype(grad, DType::f32, "grad_norm", "grads");
+      segment.grad = device_data<float>(grad);
+      segment.n = detail::buffer_elements(grad);
+    }
+    list.push_back(segment);
+  }
+  Tensor state = make_adam_state(0, device);
+  measure(upload_segments(std::move(list), device), {}, 1, state);
+  const AdamOutcome outcome = read_adam_state(state);
+  return {outcome.norm, outcome.first_non_finite};
+}
+
+void check_parameter(const AdamParameter& p) {
+  detail::check_float(p.param, "adam_update", "param");
+  if (p.param.device().is_gpu()) check_dtype(p.param, DType::f32, "adam_update", "param");
+  for (const auto& [name, t] : {std::pair{"grad", &p.grad}, {"m", &p.m}, {"v", &p.v}, {"average", &p.average}}) {
+    const bool optional = t == &p.grad || t == &p.average;
+    check<ShapeError>(optional || t->defined(), "adam_update: {}: expected a tensor, got an undefined one", name);
+    if (t->defined()) check_same_buffer(*t, p.param, "adam_update", name);
+  }
+  if (!p.shadow.defined()) return;
+  detail::check_operand(p.shadow, p.param.shape(), DType::bf16, "adam_update", "shadow");
+  detail::check_same_device(p.shadow, p.param, "adam_update", "shadow");
+  check<DeviceError>(p.param.device().is_gpu(), "adam_update: shadow: expected parameters on a device, got cpu");
+}
+
+void update_on_device(std::span<AdamParameter> parameters, const AdamUpdateOptions& options, Tensor& state) {
+  std::vector<kernels::AdamSegment> list;
+  for (AdamParameter& p : parameters)
+    list.push_back(
+        {.param = device_mutable_data<float>(p.param),
+         .grad = device_data<float>(p.grad),
+         .m = device_mutable_data<float>(p.m),
+         .v = device_mutable_data<float>(p.v),
+         .average = device_mutable_data<float>(p.average),
+         .shadow = device_mutable_data<BFloat16>(p.shadow),
+         .n = detail::buffer_elements(p.param)});
+  const DeviceSegments segments = upload_segments(std::move(list), state.device());
+  measure(segments, kernel_step(options), options.max_norm, state);
+  on_device(state.device(), "adam_update", [&]<class Backend>(const kernels::Stream& stream) {
+    kernels::adam_apply<Backend>(
+        stream, segments.segments, kernel_step(options), 1 - options.average_decay, record_of(state));
+  });
+}
+
+/// On the CPU the state is the same record, in a tensor of the host.
+void update_on_cpu(std::span<AdamParameter> parameters, const AdamUpdateOptions& options, Tensor& state) {
+  kernels::AdamRecord record;
+  std::memcpy(&record, state.raw_data(), sizeof(record));
+  std::vector<Tensor> grads;
+  for (const AdamParameter& p : parameters) grads.push_back(p.grad);
+  const GradNorm norm = grad_norm(grads);
+  record.norm = norm.norm;
+  record.first_non_finite = norm.first_non_finite;
+  if (norm.first_non_finite < 0) {
+    ++record.num_steps;
+    record.clip_scale = clip_factor(norm.norm, options.max_norm);
+    for (AdamParameter& p : parameters) {
+      adam_step(
+          p.param, p.grad, p.m, p.v,
+          {.lr = options.lr,
+           .beta1 = options.beta1,
+           .beta2 = options.beta2,
+           .eps = options.eps,
+           .weight_decay = options.weight_decay,
+           .num_steps = record.num_steps,
+           .grad_scale = record.clip_scale});
+      if (p.average.defined() && options.average_decay < 1) ema_lerp(p.average, p.param, options.average_decay);
+    }
+  }
+  std::memcpy(state.raw_data(), &record, sizeof(record));
 }
 
 }  // namespace
@@ -37,11 +166,20 @@ void adam_step(Tensor& param, const Tensor& grad, Tensor& m, Tensor& v, const Ad
       .correction1 = 1 - std::pow(options.beta1, n),
       .correction2 = 1 - std::pow(options.beta2, n),
       .grad_scale = options.grad_scale};
-  dispatch_f32_f64(param.dtype(), "adam_step", [&]<class Elem>() {
-    kernels::adam_step<Elem>(
-        step, param.data<Elem>(), detail::data_or_null<Elem>(grad), m.data<Elem>(), v.data<Elem>(),
-        detail::buffer_elements(param));
-  });
+  if (param.device().is_gpu()) {
+    check_dtype(param, DType::f32, "adam_step", "param");
+    on_device(param.device(), "adam_step", [&]<class Backend>(const kernels::Stream& stream) {
+      kernels::adam_step<Backend>(
+          stream, step, device_mutable_data<float>(param), device_data<float>(grad), device_mutable_data<float>(m),
+          device_mutable_data<float>(v), detail::buffer_elements(param));
+    });
+  } else {
+    dispatch_f32_f64(param.dtype(), "adam_step", [&]<class Elem>() {
+      kernels::adam_step<Elem>(
+          step, param.data<Elem>(), detail::data_or_null<Elem>(grad), m.data<Elem>(), v.data<Elem>(),
+          detail::buffer_elements(param));
+    });
+  }
   param.bump_version();
   m.bump_version();
   v.bump_version();
@@ -50,13 +188,24 @@ void adam_step(Tensor& param, const Tensor& grad, Tensor& m, Tensor& v, const Ad
 void ema_lerp(Tensor& shadow, const Tensor& online, double decay) {
   detail::check_float(shadow, "ema_lerp", "shadow");
   check_same_buffer(online, shadow, "ema_lerp", "online");
-  dispatch_f32_f64(shadow.dtype(), "ema_lerp", [&]<class Elem>() {
-    kernels::lerp_towards<Elem>(shadow.data<Elem>(), online.data<Elem>(), 1 - decay, detail::buffer_elements(shadow));
-  });
+  if (shadow.device().is_gpu()) {
+    check_dtype(shadow, DType::f32, "ema_lerp", "shadow");
+    on_device(shadow.device(), "ema_lerp", [&]<class Backend>(const kernels::Stream& stream) {
+      kernels::lerp_towards<Backend>(
+          stream, device_mutable_data<float>(shadow), device_data<float>(online), 1 - decay,
+          detail::buffer_elements(shadow));
+    });
+  } else {
+    dispatch_f32_f64(shadow.dtype(), "ema_lerp", [&]<class Elem>() {
+      kernels::lerp_towards<Elem>(shadow.data<Elem>(), online.data<Elem>(), 1 - decay, detail::buffer_elements(shadow));
+    });
+  }
   shadow.bump_version();
 }
 
 GradNorm grad_norm(std::span<const Tensor> grads) {
+  for (const Tensor& grad : grads)
+    if (grad.defined() && grad.device().is_gpu()) return grad_norm_on_device(grads, grad.device());
   GradNorm result;
   double total = 0;
   for (std::size_t i = 0; i < grads.size(); ++i) {
@@ -72,6 +221,30 @@ GradNorm grad_norm(std::span<const Tensor> grads) {
   }
   result.norm = std::sqrt(total);
   return result;
+}
+
+void adam_update(std::span<AdamParameter> parameters, const AdamUpdateOptions& options, Tensor& state) {
+  for (const AdamParameter& p : parameters) {
+    check_parameter(p);
+    detail::check_same_device(p.param, state, "adam_update", "param");
+  }
+  state.device().is_gpu() ? update_on_device(parameters, options, state) : update_on_cpu(parameters, options, state);
+  for (AdamParameter& p : parameters)
+    for (Tensor* t : {&p.param, &p.m, &p.v, &p.average, &p.shadow})
+      if (t->defined()) t->bump_version();
+}
+
+Tensor make_adam_state(std::int64_t num_steps, Device device) {
+  kernels::AdamRecord record;
+  record.num_steps = num_steps;
+  return upload(std::vector{record}, device);
+}
+
+AdamOutcome read_adam_state(const Tensor& state) {
+  const Tensor here = state.to(Device{});
+  kernels::AdamRecord record;
+  std::memcpy(&record, here.raw_data(), sizeof(record));
+  return {record.norm, record.first_non_finite, record.num_steps, record.clip_scale};
 }
 
 double clip_factor(double norm, double max_norm) { return std::min(1.0, max_norm / (norm + 1e-6)); }

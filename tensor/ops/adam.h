@@ -22,7 +22,7 @@ struct AdamStepOptions {
 ///   param = param (1 - lr weight_decay) - lr m / (1 - beta1^n) / (sqrt(v / (1 - beta2^n)) + eps)
 ///
 /// Shapes   all of one shape; an undefined grad counts as zeros.
-/// Dtypes   f32 or f64, one for all.
+/// Dtypes   f32 or f64, one for all; f32 on a device.
 /// Errors   ShapeError, DTypeError, before anything changes; ConfigError for num_steps < 1.
 /// Cost     memory bound: reads 4, writes 3 numbers per element.
 /// Source   Kingma and Ba 2015, Algorithm 1; Loshchilov and Hutter 2019 for the decay; pixel.md 7.1. Deviations: none.
@@ -36,10 +36,49 @@ struct GradNorm {
   double norm = 0;                     ///< sqrt of the sum of squares, f64, tensors in order
   std::int64_t first_non_finite = -1;  ///< index of the first tensor with an infinity or NaN, -1 when all are finite
 };
-/// Undefined tensors count as zeros. Same bits for any thread count. f32 or f64.
+/// Undefined tensors count as zeros. Same bits for any thread count. f32 or f64; f32 on a device, which it waits for.
 GradNorm grad_norm(std::span<const Tensor> grads);
 
 /// min(1, max_norm / (norm + 1e-6)): what clipping to `max_norm` multiplies all gradients by (pixel.md 7.1).
 double clip_factor(double norm, double max_norm);
+
+/// One parameter of adam_update(). An undefined grad counts as zeros, an undefined average or shadow is left out.
+struct AdamParameter {
+  Tensor param, grad, m, v;
+  Tensor average;  ///< running average of param
+  Tensor shadow;   ///< bf16: what kernels read; written after every applied step. Devices only
+};
+
+struct AdamUpdateOptions {
+  double lr = 1e-4;
+  double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
+  double weight_decay = 0;
+  double max_norm = 1;       ///< of all gradients together
+  double average_decay = 1;  ///< average = decay average + (1 - decay) param; 1 leaves it alone
+};
+
+/// How an update went.
+struct AdamOutcome {
+  double norm = 0;                     ///< of all gradients, before clipping
+  std::int64_t first_non_finite = -1;  ///< the first parameter whose gradient is not finite: then nothing changed
+  std::int64_t num_steps = 0;          ///< applied steps so far
+  double clip_scale = 1;               ///< of the last applied step
+};
+
+/// Clip the norm of all gradients to max_norm, then one Adam step of all parameters; or, when some gradient is infinite or
+/// NaN, nothing at all.
+///
+/// On a device three kernels do all of it, whatever the number of parameters, and the host does not wait: the decision
+/// is made there, and the outcome stays there until read_adam_state() is called. On the CPU it is grad_norm() and
+/// adam_step(). The `state` carries the number of steps from update to update.
+///
+/// Shapes   as in adam_step().
+/// Dtypes   f32 or f64, f32 on a device; shadow bf16.
+/// Errors   ShapeError, DTypeError, DeviceError, before anything changes.
+void adam_update(std::span<AdamParameter> parameters, const AdamUpdateOptions& options, Tensor& state);
+/// The state of adam_update() after `num_steps` steps, on the parameters' device.
+Tensor make_adam_state(std::int64_t num_steps, Device device);
+/// Waits for the device.
+AdamOutcome read_adam_state(const Tensor& state);
 
 }  // namespace avid

@@ -1,6 +1,6 @@
 // tensor/ops/elementwise.h -- activations, sum, multiple, frame slices
 //
-// Dtypes   f32 or f64, one dtype per call. Shapes: any, outputs have the shape of the input unless said. Gaps stay
+// Dtypes   f32 or f64, on a device f32 or bf16; one dtype per call. Shapes: any, outputs have the shape of the input unless said. Gaps stay
 //          zero.
 // Errors   ShapeError, DTypeError, before any allocation.
 #pragma once
@@ -24,6 +24,12 @@ Tensor add_fwd(const Tensor& a, const Tensor& b);
 
 /// factor * x, factor finite; its own adjoint
 Tensor scale_fwd(const Tensor& x, double factor);
+
+/// Clamps to [-1,1] in place; NaN stays NaN.
+void clamp_to_unit(Tensor& x);
+
+/// Whether no element is infinite or NaN; true for undefined and for integer tensors. Waits for the device to know.
+bool all_finite(const Tensor& x);
 
 /// Frames begin .. end-1 of every clip: [B,T,...] -> [B,end-begin,...]. A copy.
 Tensor slice_frames_fwd(const Tensor& x, std::int64_t begin, std::int64_t end);

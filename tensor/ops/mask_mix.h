@@ -15,7 +15,7 @@ struct MaskMixResult {
 ///   m = sigmoid(w * adapter[..,C] + b);   out[..,c] = m * base[..,c] + (1 - m) * adapter[..,c]
 ///
 /// Shapes   base [..,C]; adapter [..,C+1]; w, b [1].
-/// Dtypes   f32 or f64, one for all.
+/// Dtypes   f32 or f64, one for all; on a device f32 or bf16, with w, b and the mask in f32.
 /// Grad     see mask_mix_bwd.
 /// Errors   ShapeError, DTypeError, before any allocation.
 /// Exact    m == 1 returns base and m == 0 returns the adapter's colours, for finite inputs, up to zero's sign;

@@ -12,8 +12,8 @@ namespace {
 
 // No op of their own: what several ops share.
 const std::set<std::string> kShared = {"attention_block", "operands"};
-// Never differentiated: data in and out, fixed codes, the optimiser. They have a kernel and a test in tests/tensor.
-const std::set<std::string> kNoGradient = {"adam", "frames", "timestep_code"};
+// Never differentiated: data in and out, fixed codes, the optimiser, diffusion steps. They have a kernel and a test in tests/tensor.
+const std::set<std::string> kNoGradient = {"adam", "clip_mix", "frames", "timestep_code"};
 // Small ops whose gradients are checked in one file together.
 const std::map<std::string, std::string> kTestedIn = {
     {"cross_entropy", "losses"},        {"weighted_mse", "losses"},     {"embedding", "conditioning"},
