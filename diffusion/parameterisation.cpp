@@ -1,8 +1,8 @@
 // diffusion/parameterisation.cpp -- adding noise, and going between noise, clean video and velocity
 #include "diffusion/parameterisation.h"
 
-#include "diffusion/per_clip.h"
 #include "tensor/error.h"
+#include "tensor/ops/clip_mix.h"
 
 namespace avid::diffusion {
 namespace {
@@ -15,26 +15,10 @@ void check_pair(
   check_times(schedule, t, x.dim(0), where);
 }
 
-/// a[t_b] * x + b[t_b] * y
+/// a[t_b] * x + sign * b[t_b] * y
 Tensor weighted_sum(
-    const std::vector<float>& a, const Tensor& x, const std::vector<float>& b, const Tensor& y, const Tensor& t) {
-  Tensor out = Tensor::empty(x.shape(), x.dtype());
-  const std::int64_t* time = t.data<std::int64_t>();
-  dispatch_f32_f64(x.dtype(), "diffusion", [&]<class Elem>() {
-    map_per_clip<Elem>(x, y, out, [&](std::int64_t clip, Elem u, Elem v) {
-      const auto at = static_cast<std::size_t>(time[clip]);
-      return static_cast<Elem>(a[at]) * u + static_cast<Elem>(b[at]) * v;
-    });
-  });
-  return out;
-}
-
-/// a[t_b] * x - b[t_b] * y
-Tensor weighted_difference(
-    const std::vector<float>& a, const Tensor& x, const std::vector<float>& b, const Tensor& y, const Tensor& t) {
-  std::vector<float> minus_b(b.size());
-  std::transform(b.begin(), b.end(), minus_b.begin(), [](float v) { return -v; });
-  return weighted_sum(a, x, minus_b, y, t);
+    const TimeTable& a, const Tensor& x, const TimeTable& b, const Tensor& y, const Tensor& t, double sign = 1) {
+  return clip_mix(x, {.table = a.on(x.device())}, y, {.table = b.on(x.device()), .value = sign}, t);
 }
 
 }  // namespace
@@ -42,6 +26,7 @@ Tensor weighted_difference(
 void check_times(const Schedule& schedule, const Tensor& t, std::int64_t num_clips, const char* where) {
   check_shape(t, {num_clips}, where, "t");
   check_dtype(t, DType::i64, where, "t");
+  if (t.device().is_gpu()) return;  // not read back: a time outside the schedule gives NaN there (tensor/ops/clip_mix.h)
   for (std::int64_t b = 0; b < num_clips; ++b) {
     const std::int64_t time = t.data<std::int64_t>()[b];
     check<ConfigError>(
@@ -53,7 +38,7 @@ void check_times(const Schedule& schedule, const Tensor& t, std::int64_t num_cli
 
 Tensor q_sample(const Schedule& schedule, const Tensor& x0, const Tensor& noise, const Tensor& t) {
   check_pair(schedule, x0, noise, t, "q_sample", "noise");
-  return weighted_sum(schedule.f32().sqrt_abar, x0, schedule.f32().sqrt_one_minus_abar, noise, t);
+  return weighted_sum(schedule.tables().sqrt_abar, x0, schedule.tables().sqrt_one_minus_abar, noise, t);
 }
 
 Tensor regression_target(
@@ -65,7 +50,7 @@ Tensor regression_target(
     case Objective::pred_x0:
       return x0;
     case Objective::pred_v:
-      return weighted_difference(schedule.f32().sqrt_abar, noise, schedule.f32().sqrt_one_minus_abar, x0, t);
+      return weighted_sum(schedule.tables().sqrt_abar, noise, schedule.tables().sqrt_one_minus_abar, x0, t, -1);
   }
   fail<ConfigError>("regression_target: unknown objective {}", static_cast<int>(objective));
 }
@@ -75,11 +60,11 @@ Tensor x0_from_output(
   check_pair(schedule, output, x_t, t, "x0_from_output", "x_t");
   switch (objective) {
     case Objective::pred_noise:
-      return weighted_difference(schedule.f32().sqrt_recip_abar, x_t, schedule.f32().sqrt_recipm1_abar, output, t);
+      return weighted_sum(schedule.tables().sqrt_recip_abar, x_t, schedule.tables().sqrt_recipm1_abar, output, t, -1);
     case Objective::pred_x0:
       return output;
     case Objective::pred_v:
-      return weighted_difference(schedule.f32().sqrt_abar, x_t, schedule.f32().sqrt_one_minus_abar, output, t);
+      return weighted_sum(schedule.tables().sqrt_abar, x_t, schedule.tables().sqrt_one_minus_abar, output, t, -1);
   }
   fail<ConfigError>("x0_from_output: unknown objective {}", static_cast<int>(objective));
 }
@@ -95,31 +80,15 @@ Tensor noise_from_output(
 
 Tensor noise_from_x0(const Schedule& schedule, const Tensor& x0, const Tensor& x_t, const Tensor& t) {
   check_pair(schedule, x0, x_t, t, "noise_from_x0", "x_t");
-  Tensor out = Tensor::empty(x0.shape(), x0.dtype());
-  const ScheduleTables<float>& table = schedule.f32();
-  const std::int64_t* time = t.data<std::int64_t>();
-  dispatch_f32_f64(x0.dtype(), "noise_from_x0", [&]<class Elem>() {
-    map_per_clip<Elem>(x_t, x0, out, [&](std::int64_t clip, Elem noisy, Elem clean) {
-      const auto at = static_cast<std::size_t>(time[clip]);
-      return (static_cast<Elem>(table.sqrt_recip_abar[at]) * noisy - clean) /
-             static_cast<Elem>(table.sqrt_recipm1_abar[at]);
-    });
-  });
-  return out;
+  const TimeTables& table = schedule.tables();
+  return clip_mix(
+      x_t, {.table = table.sqrt_recip_abar.on(x_t.device())}, x0, {.value = -1}, t,
+      {.table = table.sqrt_recipm1_abar.on(x_t.device())});
 }
 
 Tensor posterior_mean(const Schedule& schedule, const Tensor& x0, const Tensor& x_t, const Tensor& t) {
   check_pair(schedule, x0, x_t, t, "posterior_mean", "x_t");
-  return weighted_sum(schedule.f32().posterior_c1, x0, schedule.f32().posterior_c2, x_t, t);
-}
-
-void clamp_to_unit(Tensor& x) {
-  dispatch_f32_f64(x.dtype(), "clamp_to_unit", [&]<class Elem>() {
-    Elem* p = x.data<Elem>();
-    const std::int64_t count = x.rows() * x.pitch();
-    for (std::int64_t i = 0; i < count; ++i) p[i] = p[i] < Elem{-1} ? Elem{-1} : p[i] > Elem{1} ? Elem{1} : p[i];
-  });
-  x.bump_version();
+  return weighted_sum(schedule.tables().posterior_c1, x0, schedule.tables().posterior_c2, x_t, t);
 }
 
 }  // namespace avid::diffusion

@@ -5,8 +5,8 @@
 #include <cmath>
 
 #include "diffusion/parameterisation.h"
-#include "diffusion/per_clip.h"
 #include "tensor/error.h"
+#include "tensor/ops/clip_mix.h"
 #include "tensor/rng.h"
 
 namespace avid::diffusion {
@@ -16,19 +16,12 @@ namespace {
 void add_scaled(Tensor& x, double scale, const Tensor& z) {
   check_shape(z, x.shape(), "sampler", "z");
   check_dtype(z, x.dtype(), "sampler", "z");
-  dispatch_f32_f64(x.dtype(), "sampler", [&]<class Elem>() {
-    const auto s = static_cast<Elem>(scale);
-    map_per_clip<Elem>(x, z, x, [s](std::int64_t, Elem a, Elem b) { return a + s * b; });
-  });
+  clip_mix_into(x, {}, z, {.value = scale});
 }
 
 void check_finite(const Tensor& x, std::int64_t t) {
-  const bool finite = dispatch_f32_f64(x.dtype(), "sampler", [&]<class Elem>() {
-    const Elem* p = x.data<Elem>();
-    return std::all_of(p, p + x.rows() * x.pitch(), [](Elem v) { return std::isfinite(v); });
-  });
   check<Error>(
-      finite,
+      all_finite(x),
       "sampler: step t = {}: the network's output is not finite | check the weights and the conditioning frames", t);
 }
 
@@ -44,17 +37,18 @@ class Sampling {
   /// One batch; `first_clip` counts from the start of this call.
   Tensor run(const Tensor& cond, const Tensor& actions, std::int64_t num_frames, std::int64_t first_clip) const {
     const Shape shape{cond.dim(0), num_frames, cond.dim(2), cond.dim(3), cond.dim(4)};
-    Tensor x = draw(0, shape, cond.dtype(), first_clip);
+    Tensor x = draw(0, shape, cond.dtype(), cond.device(), first_clip);
     for (std::size_t i = 0; i < pairs_.size(); ++i) {
       const TimePair pair = pairs_[i];
-      const DenoiserInput input{x, Tensor::full({shape[0]}, static_cast<double>(pair.t), DType::i64), cond, actions};
+      const Tensor t = Tensor::full({shape[0]}, static_cast<double>(pair.t), DType::i64, cond.device());
+      const DenoiserInput input{x, t, cond, actions};
       const Tensor output = denoiser_.predict(input);
       check_shape(output, shape, "sampler", "network output");
       // A copy: with pred_x0 the estimate is the network's own output tensor.
       Tensor x0_hat = x0_from_output(schedule_, denoiser_.objective(), output, x, input.t).clone();
       clamp_to_unit(x0_hat);
       const bool random = pair.next >= 0 && (options_.kind == SamplerKind::ddpm || options_.eta > 0);
-      const Tensor z = random ? draw(static_cast<std::int64_t>(i) + 1, shape, cond.dtype(), first_clip) : Tensor{};
+      const Tensor z = random ? draw(static_cast<std::int64_t>(i) + 1, shape, cond.dtype(), cond.device(), first_clip) : Tensor{};
       if (options_.kind == SamplerKind::ddim) {
         x = ddim_step(schedule_, pair, options_.eta, x0_hat, x, z);
       } else {
@@ -81,14 +75,15 @@ class Sampling {
   bool guided(std::int64_t t) const { return options_.guidance.gradient && t >= options_.guidance.first_t && t > 0; }
   double variance(std::int64_t t) const { return schedule_.f32().posterior_variance[static_cast<std::size_t>(t)]; }
 
-  Tensor draw(std::int64_t number, const Shape& shape, DType dtype, std::int64_t first_clip) const {
+  Tensor draw(
+      std::int64_t number, const Shape& shape, DType dtype, Device device, std::int64_t first_clip) const {
     if (options_.noise) {
-      Tensor given = options_.noise(number, shape, dtype);
+      const Tensor given = options_.noise(number, shape, dtype).to(device);
       check_shape(given, shape, "sampler", "given noise");
       check_dtype(given, dtype, "sampler", "given noise");
       return given;
     }
-    Tensor noise = Tensor::empty(shape, dtype);
+    Tensor noise = Tensor::empty(shape, dtype, device);
     const std::int64_t per_clip = shape.numel() / std::max<std::int64_t>(shape[0], 1);
     fill_normal(
         noise, {options_.seed, RngPurpose::sample_noise, static_cast<std::uint64_t>(number)},
@@ -132,7 +127,7 @@ double ddim_sigma(const Schedule& schedule, TimePair pair, double eta) {
 }
 
 Tensor ddpm_step(const Schedule& schedule, std::int64_t t, const Tensor& x0_hat, const Tensor& x_t, const Tensor& z) {
-  const Tensor times = Tensor::full({x_t.dim(0)}, static_cast<double>(t), DType::i64);
+  const Tensor times = Tensor::full({x_t.dim(0)}, static_cast<double>(t), DType::i64, x_t.device());
   Tensor x = posterior_mean(schedule, x0_hat, x_t, times);
   if (t > 0 && z.defined())
     add_scaled(x, std::exp(0.5 * schedule.f32().posterior_log_variance[static_cast<std::size_t>(t)]), z);
@@ -142,20 +137,15 @@ Tensor ddpm_step(const Schedule& schedule, std::int64_t t, const Tensor& x0_hat,
 Tensor ddim_step(
     const Schedule& schedule, TimePair pair, double eta, const Tensor& x0_hat, const Tensor& x_t, const Tensor& z) {
   if (pair.next < 0) return x0_hat.clone();
-  const Tensor times = Tensor::full({x_t.dim(0)}, static_cast<double>(pair.t), DType::i64);
-  Tensor noise_hat = noise_from_x0(schedule, x0_hat, x_t, times);
+  const Tensor times = Tensor::full({x_t.dim(0)}, static_cast<double>(pair.t), DType::i64, x_t.device());
+  const Tensor noise_hat = noise_from_x0(schedule, x0_hat, x_t, times);
   const double abar_next = schedule.f32().abar[static_cast<std::size_t>(pair.next)];
   const double sigma = ddim_sigma(schedule, pair, eta);
-  dispatch_f32_f64(x_t.dtype(), "ddim_step", [&]<class Elem>() {
-    // Rounding can push 1 - abar - sigma^2 just below zero when eta = 1 and abar_next is close to 1.
-    const auto keep = static_cast<Elem>(std::sqrt(abar_next));
-    const auto direction = static_cast<Elem>(std::sqrt(std::max(0.0, 1 - abar_next - sigma * sigma)));
-    map_per_clip<Elem>(x0_hat, noise_hat, noise_hat, [=](std::int64_t, Elem clean, Elem noise) {
-      return keep * clean + direction * noise;
-    });
-  });
-  if (sigma > 0 && z.defined()) add_scaled(noise_hat, sigma, z);
-  return noise_hat;
+  // Rounding can push 1 - abar - sigma^2 just below zero when eta = 1 and abar_next is close to 1.
+  const double direction = std::sqrt(std::max(0.0, 1 - abar_next - sigma * sigma));
+  Tensor x = clip_mix(x0_hat, {.value = std::sqrt(abar_next)}, noise_hat, {.value = direction});
+  if (sigma > 0 && z.defined()) add_scaled(x, sigma, z);
+  return x;
 }
 
 Tensor sample(
@@ -175,7 +165,7 @@ Tensor sample(
   const Sampling sampling(denoiser, schedule, options, num_clips);
   const std::int64_t batch = options.batch_clips > 0 ? options.batch_clips : num_clips;
   if (batch >= num_clips) return sampling.run(cond, actions, num_frames, 0);
-  Tensor out = Tensor::empty({num_clips, num_frames, cond.dim(2), cond.dim(3), cond.dim(4)}, cond.dtype());
+  Tensor out = Tensor::empty({num_clips, num_frames, cond.dim(2), cond.dim(3), cond.dim(4)}, cond.dtype(), cond.device());
   for (std::int64_t first = 0; first < num_clips; first += batch) {
     const std::int64_t end = std::min(first + batch, num_clips);
     Tensor part = out.slice(first, end);

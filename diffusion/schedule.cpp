@@ -3,8 +3,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <deque>
 #include <functional>
+#include <mutex>
 #include <numbers>
+#include <utility>
 
 #include "tensor/error.h"
 
@@ -100,7 +103,30 @@ ScheduleTables<float> rounded(const ScheduleTables<double>& t) {
       .snr = rounded(t.snr)};
 }
 
+TimeTable time_table(const std::vector<float>& values) { return TimeTable({values.begin(), values.end()}); }
+
 }  // namespace
+
+/// A handful of entries at most: the CPU and the device in use.
+struct TimeTable::Copies {
+  std::vector<double> values;
+  std::mutex mutex;
+  std::deque<std::pair<Device, Tensor>> on_device;  // a deque: references stay good
+};
+
+TimeTable::TimeTable(std::vector<double> values) : copies_(std::make_shared<Copies>()) {
+  copies_->values = std::move(values);
+}
+
+const Tensor& TimeTable::on(Device device) const {
+  check(defined(), "time table: used before it was filled");
+  const std::lock_guard lock(copies_->mutex);
+  for (const auto& [where, table] : copies_->on_device)
+    if (where == device) return table;
+  Tensor table = Tensor::from_values(copies_->values, {static_cast<std::int64_t>(copies_->values.size())});
+  if (device.is_gpu()) table = table.to(DType::f32).to(device);
+  return copies_->on_device.emplace_back(device, std::move(table)).second;
+}
 
 const char* name_of(ScheduleKind kind) {
   switch (kind) {
@@ -120,6 +146,11 @@ ScheduleKind parse_schedule(std::string_view text) {
   fail<ConfigError>("schedule: expected linear, cosine or sigmoid, got '{}'", text);
 }
 
+struct Schedule::LossTables {
+  std::mutex mutex;
+  TimeTable table[3][3];  // objective, weight
+};
+
 Schedule::Schedule(ScheduleKind kind, std::int64_t num_steps) : kind_(kind), num_steps_(num_steps) {
   check<ConfigError>(
       num_steps >= 1 && num_steps <= 1'000'000, "schedule: timesteps: expected 1 to 1000000, got {}", num_steps);
@@ -129,6 +160,14 @@ Schedule::Schedule(ScheduleKind kind, std::int64_t num_steps) : kind_(kind), num
         num_steps);
   f64_ = make_tables(make_betas(kind, num_steps));
   f32_ = rounded(f64_);
+  tables_ = {
+      .sqrt_abar = time_table(f32_.sqrt_abar),
+      .sqrt_one_minus_abar = time_table(f32_.sqrt_one_minus_abar),
+      .sqrt_recip_abar = time_table(f32_.sqrt_recip_abar),
+      .sqrt_recipm1_abar = time_table(f32_.sqrt_recipm1_abar),
+      .posterior_c1 = time_table(f32_.posterior_c1),
+      .posterior_c2 = time_table(f32_.posterior_c2)};
+  loss_tables_ = std::make_shared<LossTables>();
 }
 
 std::vector<float> Schedule::loss_weights(Objective objective, LossWeight weight) const {
@@ -148,6 +187,13 @@ std::vector<float> Schedule::loss_weights(Objective objective, LossWeight weight
   std::vector<float> out;
   for (const double snr : f64_.snr) out.push_back(static_cast<float>(weight_at(snr)));
   return out;
+}
+
+const TimeTable& Schedule::loss_weight_table(Objective objective, LossWeight weight) const {
+  const std::lock_guard lock(loss_tables_->mutex);
+  TimeTable& table = loss_tables_->table[static_cast<int>(objective)][static_cast<int>(weight)];
+  if (!table.defined()) table = time_table(loss_weights(objective, weight));
+  return table;
 }
 
 std::vector<TimePair> ddim_times(std::int64_t num_steps, std::int64_t num_sample_steps) {

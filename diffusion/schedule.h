@@ -4,10 +4,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string_view>
 #include <vector>
 
 #include "diffusion/objective.h"
+#include "tensor/tensor.h"
 
 namespace avid::diffusion {
 
@@ -35,6 +37,25 @@ struct ScheduleTables {
   std::vector<Elem> snr;           ///< abar / (1 - abar)
 };
 
+/// One number per diffusion time, as a tensor on every device that asks for it; copied there once.
+class TimeTable {
+ public:
+  TimeTable() = default;
+  explicit TimeTable(std::vector<double> values);
+  bool defined() const { return copies_ != nullptr; }
+  /// [N]: f64 on the CPU, f32 on another device.
+  const Tensor& on(Device device) const;
+
+ private:
+  struct Copies;
+  std::shared_ptr<Copies> copies_;  // shared by copies of this table
+};
+
+/// The tables that videos are multiplied with; the f32 values.
+struct TimeTables {
+  TimeTable sqrt_abar, sqrt_one_minus_abar, sqrt_recip_abar, sqrt_recipm1_abar, posterior_c1, posterior_c2;
+};
+
 /// The tables of one schedule, computed in f64 and rounded once to f32.
 ///
 /// Range    N >= 1. Betas of cosine and sigmoid are clipped to [0, 0.999].
@@ -50,15 +71,22 @@ class Schedule {
   /// What training and sampling use.
   const ScheduleTables<float>& f32() const { return f32_; }
   const ScheduleTables<double>& f64() const { return f64_; }
+  /// Those of f32() that act on videos, for tensor/ops/clip_mix.h.
+  const TimeTables& tables() const { return tables_; }
 
   /// w_t of every t (pixel.md 1.4), computed in f64 and rounded once.
   std::vector<float> loss_weights(Objective objective, LossWeight weight) const;
+  /// The same, for tensor/ops/clip_mix.h.
+  const TimeTable& loss_weight_table(Objective objective, LossWeight weight) const;
 
  private:
   ScheduleKind kind_;
   std::int64_t num_steps_;
   ScheduleTables<double> f64_;
   ScheduleTables<float> f32_;
+  TimeTables tables_;
+  struct LossTables;
+  std::shared_ptr<LossTables> loss_tables_;  // filled when asked for; shared by copies of this schedule
 };
 
 /// A pair of neighbouring times of a DDIM path; `next` = -1 ends it.

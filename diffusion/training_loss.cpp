@@ -3,15 +3,13 @@
 
 #include "autograd/ops/weighted_mse.h"
 #include "diffusion/parameterisation.h"
+#include "tensor/ops/clip_mix.h"
 
 namespace avid::diffusion {
 
 Tensor clip_weights(const Schedule& schedule, Objective objective, LossWeight weight, const Tensor& t, DType dtype) {
   check_times(schedule, t, t.dim(0), "training_loss");
-  const std::vector<float> table = schedule.loss_weights(objective, weight);
-  std::vector<float> values;
-  for (const std::int64_t time : t.to_values<std::int64_t>()) values.push_back(table[static_cast<std::size_t>(time)]);
-  return Tensor::from_values(values, t.shape()).to(dtype);
+  return clip_lookup(schedule.loss_weight_table(objective, weight).on(t.device()), t, dtype);
 }
 
 Var training_loss(

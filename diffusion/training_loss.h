@@ -22,7 +22,7 @@ Var training_loss(
     const Schedule& schedule, Objective objective, LossWeight weight, const Var& output, const Tensor& x0,
     const Tensor& noise, const Tensor& t);
 
-/// w_{t_b} of every clip, [B] in `dtype`.
+/// w_{t_b} of every clip, [B] in `dtype`; f32 on a device.
 Tensor clip_weights(const Schedule& schedule, Objective objective, LossWeight weight, const Tensor& t, DType dtype);
 
 }  // namespace avid::diffusion
