@@ -17,7 +17,7 @@ class Conv3dRule : public Rule {
   Conv3dRule(const Var& x, const Var& w, const Conv3dOptions& options, const Var& x2)
       : options_(options), x_shape_(x.shape()), w_shape_(w.shape()) {
     if (x2.defined()) x2_shape_ = x2.shape();
-    if (x.requires_grad() || (x2.defined() && x2.requires_grad())) w_ = Saved("conv3d", "w", w.value());
+    if (x.requires_grad() || (x2.defined() && x2.requires_grad())) w_ = Saved("conv3d", "w", w.value_in(x.dtype()));
     if (w.requires_grad()) {
       x_ = Saved("conv3d", "x", x.value());
       if (x2.defined()) x2_ = Saved("conv3d", "x2", x2.value());
@@ -52,7 +52,7 @@ class Conv3dRule : public Rule {
 
 Var conv3d(const Var& x, const Var& w, const Var& b, const Conv3dOptions& options, const Var& x2) {
   const kernels::OpTimer timer("conv3d");
-  Tensor out = conv3d(x.value(), w.value(), value_or_none(b), options, value_or_none(x2));
+  Tensor out = conv3d(x.value(), w.value_in(x.dtype()), value_or_none(b), options, value_or_none(x2));
   if (!needs_record({&x, &w, &b, &x2})) return Var(std::move(out));
   return record(std::make_unique<Conv3dRule>(x, w, options, x2), std::move(out), {x, w, b, x2});
 }

@@ -15,7 +15,7 @@ class ConvTranspose3dRule : public Rule {
  public:
   ConvTranspose3dRule(const Var& x, const Var& w, const Conv3dOptions& options)
       : options_(options), x_shape_(x.shape()), w_shape_(w.shape()) {
-    if (x.requires_grad()) w_ = Saved("conv_transpose3d", "w", w.value());
+    if (x.requires_grad()) w_ = Saved("conv_transpose3d", "w", w.value_in(x.dtype()));
     if (w.requires_grad()) x_ = Saved("conv_transpose3d", "x", x.value());
   }
   const char* op() const override { return "conv_transpose3d"; }
@@ -41,7 +41,7 @@ class ConvTranspose3dRule : public Rule {
 
 Var conv_transpose3d(const Var& x, const Var& w, const Var& b, const Conv3dOptions& options) {
   const kernels::OpTimer timer("conv_transpose3d");
-  Tensor out = conv_transpose3d(x.value(), w.value(), b.defined() ? b.value() : Tensor(), options);
+  Tensor out = conv_transpose3d(x.value(), w.value_in(x.dtype()), b.defined() ? b.value() : Tensor(), options);
   if (!needs_record({&x, &w, &b})) return Var(std::move(out));
   return record(std::make_unique<ConvTranspose3dRule>(x, w, options), std::move(out), {x, w, b});
 }

@@ -16,7 +16,7 @@ class LinearRule : public Rule {
  public:
   LinearRule(const Var& x, const Var& w, const Var& x2) : x_shape_(x.shape()), w_shape_(w.shape()) {
     if (x2.defined()) x2_shape_ = x2.shape();
-    if (x.requires_grad() || (x2.defined() && x2.requires_grad())) w_ = Saved("linear", "w", w.value());
+    if (x.requires_grad() || (x2.defined() && x2.requires_grad())) w_ = Saved("linear", "w", w.value_in(x.dtype()));
     if (w.requires_grad()) {
       x_ = Saved("linear", "x", x.value());
       if (x2.defined()) x2_ = Saved("linear", "x2", x2.value());
@@ -50,7 +50,7 @@ class LinearRule : public Rule {
 
 Var linear(const Var& x, const Var& w, const Var& b, const Var& x2, const Var& residual) {
   const kernels::OpTimer timer("linear");
-  Tensor out = linear(x.value(), w.value(), value_or_none(b), value_or_none(x2), value_or_none(residual));
+  Tensor out = linear(x.value(), w.value_in(x.dtype()), value_or_none(b), value_or_none(x2), value_or_none(residual));
   if (!needs_record({&x, &w, &b, &x2, &residual})) return Var(std::move(out));
   return record(std::make_unique<LinearRule>(x, w, x2), std::move(out), {x, w, b, x2, residual});
 }

@@ -16,8 +16,8 @@ class LinearAttentionRule : public Rule {
       const AttentionOptions& options)
       : x_(kOp, "x", x.value()),
         norm_gamma_(kOp, "norm_gamma", norm_gamma.value()),
-        w_qkv_(kOp, "w_qkv", w_qkv.value()),
-        w_out_(kOp, "w_out", w_out.value()),
+        w_qkv_(kOp, "w_qkv", w_qkv.value_in(x.dtype())),
+        w_out_(kOp, "w_out", w_out.value_in(x.dtype())),
         b_out_(kOp, "b_out", b_out.value()),
         options_(options) {}
 
@@ -50,7 +50,7 @@ Var linear_attention(
     const Var& x, const Var& norm_gamma, const Var& w_qkv, const Var& w_out, const Var& b_out,
     const AttentionOptions& options) {
   Tensor out =
-      linear_attention_fwd(x.value(), norm_gamma.value(), w_qkv.value(), w_out.value(), b_out.value(), options);
+      linear_attention_fwd(x.value(), norm_gamma.value(), w_qkv.value_in(x.dtype()), w_out.value_in(x.dtype()), b_out.value(), options);
   if (!needs_record({&x, &norm_gamma, &w_qkv, &w_out, &b_out})) return Var(std::move(out));
   auto rule = std::make_unique<LinearAttentionRule>(x, norm_gamma, w_qkv, w_out, b_out, options);
   return record(std::move(rule), std::move(out), {x, norm_gamma, w_qkv, w_out, b_out});

@@ -16,8 +16,8 @@ class TemporalAttentionRule : public Rule {
       const Tensor& rotary_freqs, const AttentionOptions& options)
       : x_(kOp, "x", x.value()),
         norm_gamma_(kOp, "norm_gamma", norm_gamma.value()),
-        w_qkv_(kOp, "w_qkv", w_qkv.value()),
-        w_out_(kOp, "w_out", w_out.value()),
+        w_qkv_(kOp, "w_qkv", w_qkv.value_in(x.dtype())),
+        w_out_(kOp, "w_out", w_out.value_in(x.dtype())),
         bias_table_(kOp, "bias_table", bias_table.value()),
         rotary_freqs_(kOp, "rotary_freqs", rotary_freqs),
         options_(options) {}
@@ -52,7 +52,7 @@ Var temporal_attention(
     const Var& x, const Var& norm_gamma, const Var& w_qkv, const Var& w_out, const Var& bias_table,
     const Tensor& rotary_freqs, const AttentionOptions& options) {
   Tensor out = temporal_attention_fwd(
-      x.value(), norm_gamma.value(), w_qkv.value(), w_out.value(), bias_table.value(), rotary_freqs, options);
+      x.value(), norm_gamma.value(), w_qkv.value_in(x.dtype()), w_out.value_in(x.dtype()), bias_table.value(), rotary_freqs, options);
   if (!needs_record({&x, &norm_gamma, &w_qkv, &w_out, &bias_table})) return Var(std::move(out));
   auto rule = std::make_unique<TemporalAttentionRule>(x, norm_gamma, w_qkv, w_out, bias_table, rotary_freqs, options);
   return record(std::move(rule), std::move(out), {x, norm_gamma, w_qkv, w_out, bias_table});

@@ -3,6 +3,7 @@
 
 #include "kernels/conv3d.h"
 #include "tensor/kernel_args.h"
+#include "tensor/ops/emulated_bf16.h"
 #include "tensor/ops/on_device.h"
 
 namespace avid {
@@ -46,6 +47,8 @@ Shape shape_or_none(const Tensor& t) { return t.defined() ? t.shape() : Shape{};
 }  // namespace
 
 Tensor conv3d(const Tensor& x, const Tensor& w, const Tensor& bias, const Conv3dOptions& options, const Tensor& x2) {
+  if (detail::is_emulated_bf16(x))
+    return detail::narrowed(conv3d(detail::widened(x), detail::widened(w), bias, options, detail::widened(x2)));
   check_args("conv3d", {{"x", x}, {"w", w}, {"x2", x2}});
   const Conv3dSize s = size_of_conv("conv3d", x.shape(), shape_or_none(x2), w.shape(), options);
   if (bias.defined()) detail::check_parameter(bias, {s.O}, x, "conv3d", "bias");
@@ -71,6 +74,11 @@ Tensor conv3d(const Tensor& x, const Tensor& w, const Tensor& bias, const Conv3d
 Conv3dInputGrads conv3d_bwd_data(
     const Tensor& d_out, const Tensor& w, const Shape& x_shape, const Shape& x2_shape, const Conv3dOptions& options,
     bool needs_x, bool needs_x2) {
+  if (detail::is_emulated_bf16(d_out)) {
+    const Conv3dInputGrads wide =
+        conv3d_bwd_data(detail::widened(d_out), detail::widened(w), x_shape, x2_shape, options, needs_x, needs_x2);
+    return {detail::narrowed(wide.d_x), detail::narrowed(wide.d_x2)};
+  }
   check_args("conv3d_bwd_data", {{"d_out", d_out}, {"w", w}});
   const Conv3dSize s = size_of_conv("conv3d_bwd_data", x_shape, x2_shape, w.shape(), options);
   check_shape(d_out, out_shape(s), "conv3d_bwd_data", "d_out");
@@ -98,6 +106,9 @@ Conv3dInputGrads conv3d_bwd_data(
 Conv3dWeightGrads conv3d_bwd_weight(
     const Tensor& d_out, const Tensor& x, const Tensor& x2, const Shape& w_shape, const Conv3dOptions& options,
     bool needs_w, bool needs_bias) {
+  if (detail::is_emulated_bf16(d_out))
+    return conv3d_bwd_weight(
+        detail::widened(d_out), detail::widened(x), detail::widened(x2), w_shape, options, needs_w, needs_bias);
   check_args("conv3d_bwd_weight", {{"d_out", d_out}, {"x", x}, {"x2", x2}});
   Conv3dSize s;
   if (needs_w) {

@@ -3,6 +3,7 @@
 
 #include "kernels/conv_transpose3d.h"
 #include "tensor/kernel_args.h"
+#include "tensor/ops/emulated_bf16.h"
 #include "tensor/ops/on_device.h"
 
 namespace avid {
@@ -39,6 +40,8 @@ Shape out_shape(const ConvTranspose3dSize& s) { return {s.B, s.out[0], s.out[1],
 }  // namespace
 
 Tensor conv_transpose3d(const Tensor& x, const Tensor& w, const Tensor& bias, const Conv3dOptions& options) {
+  if (detail::is_emulated_bf16(x))
+    return detail::narrowed(conv_transpose3d(detail::widened(x), detail::widened(w), bias, options));
   check_args("conv_transpose3d", {{"x", x}, {"w", w}});
   const ConvTranspose3dSize s = size_of_conv("conv_transpose3d", x.shape(), w.shape(), options);
   if (bias.defined()) detail::check_parameter(bias, {s.O}, x, "conv_transpose3d", "bias");
@@ -63,6 +66,8 @@ Tensor conv_transpose3d(const Tensor& x, const Tensor& w, const Tensor& bias, co
 
 Tensor conv_transpose3d_bwd_data(
     const Tensor& d_out, const Tensor& w, const Shape& x_shape, const Conv3dOptions& options) {
+  if (detail::is_emulated_bf16(d_out))
+    return detail::narrowed(conv_transpose3d_bwd_data(detail::widened(d_out), detail::widened(w), x_shape, options));
   check_args("conv_transpose3d_bwd_data", {{"d_out", d_out}, {"w", w}});
   const ConvTranspose3dSize s = size_of_conv("conv_transpose3d_bwd_data", x_shape, w.shape(), options);
   check_shape(d_out, out_shape(s), "conv_transpose3d_bwd_data", "d_out");
@@ -85,6 +90,9 @@ Tensor conv_transpose3d_bwd_data(
 Conv3dWeightGrads conv_transpose3d_bwd_weight(
     const Tensor& d_out, const Tensor& x, const Shape& w_shape, const Conv3dOptions& options, bool needs_w,
     bool needs_bias) {
+  if (detail::is_emulated_bf16(d_out))
+    return conv_transpose3d_bwd_weight(
+        detail::widened(d_out), detail::widened(x), w_shape, options, needs_w, needs_bias);
   check_args("conv_transpose3d_bwd_weight", {{"d_out", d_out}, {"x", x}});
   ConvTranspose3dSize s;
   if (needs_w) {

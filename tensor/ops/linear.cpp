@@ -3,6 +3,7 @@
 
 #include "kernels/linear.h"
 #include "tensor/kernel_args.h"
+#include "tensor/ops/emulated_bf16.h"
 #include "tensor/ops/on_device.h"
 
 namespace avid {
@@ -29,6 +30,9 @@ Shape shape_or_none(const Tensor& t) { return t.defined() ? t.shape() : Shape{};
 }  // namespace
 
 Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& x2, const Tensor& residual) {
+  if (detail::is_emulated_bf16(x))
+    return detail::narrowed(linear(
+        detail::widened(x), detail::widened(w), bias, detail::widened(x2), detail::widened(residual)));
   check_args("linear", {{"x", x}, {"w", w}, {"x2", x2}, {"residual", residual}});
   const LinearSize s = size_of_linear("linear", x.shape(), shape_or_none(x2), w.shape());
   if (bias.defined()) detail::check_parameter(bias, {s.O}, x, "linear", "bias");
@@ -56,6 +60,11 @@ Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor
 
 LinearInputGrads linear_bwd_data(
     const Tensor& d_out, const Tensor& w, const Shape& x_shape, const Shape& x2_shape, bool needs_x, bool needs_x2) {
+  if (detail::is_emulated_bf16(d_out)) {
+    const LinearInputGrads wide =
+        linear_bwd_data(detail::widened(d_out), detail::widened(w), x_shape, x2_shape, needs_x, needs_x2);
+    return {detail::narrowed(wide.d_x), detail::narrowed(wide.d_x2)};
+  }
   check_args("linear_bwd_data", {{"d_out", d_out}, {"w", w}});
   const LinearSize s = size_of_linear("linear_bwd_data", x_shape, x2_shape, w.shape());
   check_shape(d_out, x_shape.with_cols(s.O), "linear_bwd_data", "d_out");
@@ -82,6 +91,9 @@ LinearInputGrads linear_bwd_data(
 
 LinearWeightGrads linear_bwd_weight(
     const Tensor& d_out, const Tensor& x, const Tensor& x2, const Shape& w_shape, bool needs_w, bool needs_bias) {
+  if (detail::is_emulated_bf16(d_out))
+    return linear_bwd_weight(
+        detail::widened(d_out), detail::widened(x), detail::widened(x2), w_shape, needs_w, needs_bias);
   check_args("linear_bwd_weight", {{"d_out", d_out}, {"x", x}, {"x2", x2}});
   LinearSize s{.P = d_out.rows(), .O = d_out.cols()};
   if (needs_w) {

@@ -2,6 +2,7 @@
 #include "tensor/ops/rms_norm_film_silu.h"
 
 #include "kernels/rms_norm_film_silu.h"
+#include "tensor/ops/emulated_bf16.h"
 #include "tensor/ops/on_device.h"
 #include "tensor/ops/operands.h"
 
@@ -95,6 +96,9 @@ RmsNormFilmSiluGradients bwd_on_device(
 
 Tensor rms_norm_film_silu_fwd(
     const Tensor& x_any, const Tensor& gamma, const Tensor& film, const Tensor& residual_any) {
+  if (detail::is_emulated_bf16(x_any))
+    return detail::narrowed(rms_norm_film_silu_fwd(
+        detail::widened(x_any), gamma, film, detail::widened(residual_any)));
   check_inputs(x_any, gamma, film);
   if (residual_any.defined()) detail::check_like(residual_any, x_any, kOp, "residual");
   const Tensor x = detail::usual_pitch(x_any);
@@ -113,6 +117,12 @@ Tensor rms_norm_film_silu_fwd(
 RmsNormFilmSiluGradients rms_norm_film_silu_bwd(
     const Tensor& d_out_any, const Tensor& x_any, const Tensor& gamma, const Tensor& film,
     const RmsNormFilmSiluNeeds& needs) {
+  if (detail::is_emulated_bf16(x_any)) {
+    RmsNormFilmSiluGradients grads =
+        rms_norm_film_silu_bwd(detail::widened(d_out_any), detail::widened(x_any), gamma, film, needs);
+    grads.d_x = detail::narrowed(grads.d_x);
+    return grads;
+  }
   check_inputs(x_any, gamma, film);
   detail::check_like(d_out_any, x_any, kOp, "d_out");
   const Tensor x = detail::usual_pitch(x_any), d_out = detail::usual_pitch(d_out_any);
