@@ -46,8 +46,9 @@ SplitClips split_clips(const Tensor& frames, std::int64_t num_cond) {
   return out;
 }
 
-TrainingBatches::TrainingBatches(const TrainConfig& config)
+TrainingBatches::TrainingBatches(const TrainConfig& config, Device device)
     : config_(config),
+      device_(device),
       loader_(make_loader(config, config.data.train, "data.train", config.train.batch * config.train.accumulate)) {}
 
 void TrainingBatches::start(std::int64_t update) {
@@ -72,7 +73,7 @@ TrainBatch TrainingBatches::micro_batch(std::int64_t update, std::int64_t i) {
   batch.x0 = clips.x0;
   batch.cond = clips.cond;
   if (config_.uses_actions()) batch.actions = current_.actions.slice(first, first + b).clone();
-  batch.noise = Tensor::empty(batch.x0.shape());
+  batch.noise = Tensor::empty(batch.x0.shape(), DType::f32, device_);
   fill_normal(
       batch.noise, {seed, RngPurpose::train_noise, step}, static_cast<std::uint64_t>(first * (batch.x0.numel() / b)));
   batch.t = Tensor::empty({b}, DType::i64);
@@ -92,8 +93,9 @@ TrainBatch TrainingBatches::micro_batch(std::int64_t update, std::int64_t i) {
   return batch;
 }
 
-ValidationBatches::ValidationBatches(const TrainConfig& config)
+ValidationBatches::ValidationBatches(const TrainConfig& config, Device device)
     : config_(config),
+      device_(device),
       loader_(make_loader(config, config.data.validation, "data.validation", config.train.batch)),
       starts_(loader_->sampler().draw_evaluation(static_cast<std::uint64_t>(config.seed), config.validation.clips)) {}
 
@@ -111,7 +113,7 @@ TrainBatch ValidationBatches::batch(std::int64_t i) const {
   batch.x0 = split.x0;
   batch.cond = split.cond;
   if (config_.uses_actions()) batch.actions = clips.actions;
-  batch.noise = Tensor::empty(batch.x0.shape());
+  batch.noise = Tensor::empty(batch.x0.shape(), DType::f32, device_);
   fill_normal(
       batch.noise, {seed, RngPurpose::eval_noise, 0}, static_cast<std::uint64_t>(first * (batch.x0.numel() / b)));
   batch.t = Tensor::empty({b}, DType::i64);

@@ -17,7 +17,8 @@ namespace avid::train {
 class TrainingBatches {
  public:
   /// Errors   FileError, ConfigError: data missing, damaged, too short, of another size, actions the model does not have.
-  explicit TrainingBatches(const TrainConfig& config);
+  /// Noise is drawn on `device`; everything else is on the host.
+  explicit TrainingBatches(const TrainConfig& config, Device device = {});
 
   /// Begins to read ahead.
   void start(std::int64_t update);
@@ -28,6 +29,7 @@ class TrainingBatches {
 
  private:
   TrainConfig config_;
+  Device device_;
   std::unique_ptr<data::Loader> loader_;
   data::Batch current_;
   std::int64_t current_update_ = -1, next_update_ = -1;
@@ -36,7 +38,7 @@ class TrainingBatches {
 /// The same held-out clips every time, with fixed noise and times spread evenly over the schedule.
 class ValidationBatches {
  public:
-  explicit ValidationBatches(const TrainConfig& config);
+  explicit ValidationBatches(const TrainConfig& config, Device device = {});
   std::int64_t num_batches() const;
   TrainBatch batch(std::int64_t i) const;
   std::int64_t num_clips() const { return static_cast<std::int64_t>(starts_.size()); }
@@ -46,6 +48,7 @@ class ValidationBatches {
 
  private:
   TrainConfig config_;
+  Device device_;
   std::unique_ptr<data::Loader> loader_;
   std::vector<std::int64_t> starts_;
 };

@@ -66,8 +66,8 @@ std::map<std::string, std::string> input_digests(const TrainConfig& config) {
 Trainer::Trainer(RunFolder& folder, TrainHooks hooks, Device device)
     : folder_(folder), config_(folder.config()), hooks_(std::move(hooks)) {
   folder_.check_inputs(input_digests(config_));
-  batches_ = std::make_unique<TrainingBatches>(config_);
-  if (!config_.data.validation.empty()) validation_ = std::make_unique<ValidationBatches>(config_);
+  batches_ = std::make_unique<TrainingBatches>(config_, device);
+  if (!config_.data.validation.empty()) validation_ = std::make_unique<ValidationBatches>(config_, device);
   trainee_ = make_trainee(config_);
   trainee_->place(device, activation_dtype(config_));
   learner_ = std::make_unique<Learner>(*trainee_, learner_options(config_));
