@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,9 +27,8 @@ struct Comparison {
 enum class PixelMetric { mse, psnr, ssim };
 inline constexpr PixelMetric kPixelMetrics[] = {PixelMetric::mse, PixelMetric::psnr, PixelMetric::ssim};
 const char* name_of(PixelMetric metric);
-/// Reads "mse", "psnr", "ssim". A metric that needs a network ("lpips", "fid", ...) is refused with a reason; other
-/// words with the list of names. Throws Error / UsageError.
-PixelMetric parse_pixel_metric(const std::string& word);
+/// Nothing for other words.
+std::optional<PixelMetric> find_pixel_metric(const std::string& word);
 const std::vector<double>& values_of(const PixelScores& scores, PixelMetric metric);
 
 /// Mean over clips and frames with its bootstrap interval over clips.

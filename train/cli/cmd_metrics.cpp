@@ -4,10 +4,17 @@
 #include <cstdio>
 #include <memory>
 
-#include "eval/metrics/frechet.h"
-#include "eval/score_table.h"
+#include "eval/metrics/action_predictor.h"
+#include "eval/metrics/normalised_score.h"
+#include "eval/metrics/resize.h"
+#include "eval/opponents.h"
+#include "models/checkpoint.h"
+#include "tensor/io/sha256.h"
+#include "tensor/ops/frames.h"
 #include "train/cli/command.h"
+#include "train/cli/metric_options.h"
 #include "train/cli/video_file.h"
+#include "train/version.h"
 
 namespace avid::cli {
 namespace {
@@ -15,16 +22,17 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 struct Options {
-  std::string real, generated;
-  std::vector<std::string> metrics{"mse", "psnr", "ssim"};
-  std::string ssim_crop = "full";
+  std::string real, generated, cond, actions, score, dataset;
+  std::filesystem::path classifier;
+  std::int64_t cond_frames = 0;
+  MetricFlags flags{.metrics = {"mse", "psnr", "ssim"}, .set = {}, .weights = {}};
   eval::BootstrapOptions bootstrap;
-  bool features = false, per_video = false, json = false;
+  bool features = false, json = false;
 };
 
 void print(const Options& options, const Json& result) {
   if (options.json) {
-    std::printf("%s\n", result.dump().c_str());
+    std::printf("%s\n", result.dump(-1, ' ', false, Json::error_handler_t::replace).c_str());
     return;
   }
   for (const auto& [key, value] : result.items())
@@ -40,39 +48,173 @@ void compare_features(const Options& options) {
   result["n_real"] = real.dim(0);
   result["n_generated"] = generated.dim(0);
   result["dimensions"] = real.dim(1);
+  if (std::min(real.dim(0), generated.dim(0)) <= real.dim(1))
+    print_warnings({fmt::format(
+        "features: {} and {} samples of {} features: biased upwards, comparable only with values of exactly as many",
+        real.dim(0), generated.dim(0), real.dim(1))});
   print(options, result);
 }
 
-void score_videos(const Options& options) {
-  std::vector<eval::PixelMetric> metrics;
-  for (const std::string& word : options.metrics) metrics.push_back(eval::parse_pixel_metric(word));
-  if (options.ssim_crop != "full" && options.ssim_crop != "valid")
-    fail<UsageError>("metrics: --ssim-crop: expected full or valid, got '{}'", options.ssim_crop);
-  const Tensor real = load_videos(options.real), generated = load_videos(options.generated);
-  const auto border = options.ssim_crop == "valid" ? eval::SsimBorder::valid : eval::SsimBorder::full;
-  const eval::PixelScores scores = eval::score_frames(generated, real, border);
-  Json result, curves, intervals;
-  for (const eval::PixelMetric m : metrics) {
+/// The clips, u8 [N,T,H,W,3].
+struct Clips {
+  Tensor real, generated;  // the frames that were to be generated
+  Tensor cond;             // before them, the same for both; or undefined
+};
+
+/// Model output in [-1,1] is quantised, bytes stay.
+Tensor load_u8_videos(const std::string& place, const char* tensor, bool round) {
+  const Tensor video = load_named_tensor(place, tensor);
+  if (!is_float(video.dtype())) return load_videos(place, tensor);
+  const Tensor f32 = video.dtype() == DType::f32 ? video : video.to(DType::f32);
+  return videos_channels_last(round ? eval::quantise_rounded(f32) : frames_to_u8(f32), place);
+}
+
+Clips load_clips(const Options& options, const MetricChoice& choice) {
+  Clips clips{
+      load_u8_videos(options.real, "frames", choice.round), load_u8_videos(options.generated, "frames", choice.round),
+      {}};
+  check<ShapeError>(
+      clips.real.shape() == clips.generated.shape(),
+      "metrics: --generated: expected {} as --real, got {} | give the same clips in the same order, generated",
+      clips.real.shape(), clips.generated.shape());
+  check<ShapeError>(clips.real.numel() > 0, "metrics: expected at least one clip, got {}", clips.real.shape());
+  check<UsageError>(
+      options.cond.empty() || options.cond_frames == 0, "metrics: --cond and --cond-frames say the same: give one");
+  if (!options.cond.empty()) {
+    clips.cond = load_u8_videos(options.cond, "cond", choice.round);
+    check<ShapeError>(
+        clips.cond.dim(0) == clips.real.dim(0), "metrics: --cond: expected {} clips as in --real, got {}",
+        clips.real.dim(0), clips.cond.dim(0));
+  }
+  if (options.cond_frames > 0) {
+    const std::int64_t frames = clips.real.dim(1);
+    check<UsageError>(
+        options.cond_frames < frames, "metrics: --cond-frames: expected fewer than the {} frames of a clip, got {}",
+        frames, options.cond_frames);
+    clips.cond = eval::take_frames(clips.real, 0, options.cond_frames);
+    clips.real = eval::take_frames(clips.real, options.cond_frames, frames);
+    clips.generated = eval::take_frames(clips.generated, options.cond_frames, frames);
+  }
+  return clips;
+}
+
+void add_pixel_metrics(Json& result, const Options& options, const MetricChoice& choice, const Clips& clips) {
+  if (choice.pixel.empty()) return;
+  const eval::PixelScores scores = eval::score_frames(clips.generated, clips.real, choice.border);
+  for (const eval::PixelMetric m : choice.pixel) {
     const std::vector<double>& values = eval::values_of(scores, m);
     const eval::Interval interval = eval::interval_of(scores, m, options.bootstrap);
-    const bool pooled = m == eval::PixelMetric::psnr && options.per_video;
+    const bool pooled = m == eval::PixelMetric::psnr && choice.psnr_per_video;
     result[eval::name_of(m)] = pooled ? eval::overall(eval::psnr_per_video(scores)) : eval::overall(values);
-    curves[eval::name_of(m)] = eval::curve(scores, values);
-    if (!pooled) intervals[eval::name_of(m)] = {interval.low, interval.high};
+    result["curves"][eval::name_of(m)] = eval::curve(scores, values);
+    if (!pooled) result["intervals"][eval::name_of(m)] = {interval.low, interval.high};
   }
-  result["n_clips"] = scores.num_clips;
-  result["frames"] = scores.num_frames;
-  result["height"] = real.dim(2);
-  result["width"] = real.dim(3);
-  result["curves"] = curves;
-  result["intervals"] = intervals;
-  result["switches"] = {
-      {"ssim.crop", options.ssim_crop},
-      {"psnr.per_video", options.per_video},
-      {"bootstrap.seed", options.bootstrap.seed},
-      {"bootstrap.resamples", options.bootstrap.resamples},
-      {"bootstrap.level", options.bootstrap.level}};
+}
+
+/// Ratio, both accuracies and both mean probabilities of the true action. Returns why not, or nothing.
+std::string add_action_error(Json& result, Json& weights, const Options& options, const Clips& clips) {
+  if (options.classifier.empty() || options.actions.empty() || !clips.cond.defined())
+    return "aer: unavailable: it needs a trained classifier, the actions and the conditioning frames | add --classifier "
+           "F --actions F:TENSOR and --cond F:TENSOR or --cond-frames K";
+  const auto classifier = load_action_classifier(options.classifier, DType::f32, clips.cond.dim(1));
+  classifier->set_trainable(false);
+  const Tensor actions = load_named_tensor(options.actions, "actions").to(DType::i64);
+  const eval::ActionScores real = eval::predict_actions(*classifier, clips.cond, clips.real, actions),
+                           generated = eval::predict_actions(*classifier, clips.cond, clips.generated, actions);
+  result["aer"] = eval::action_error_ratio(real.mean_accuracy(), generated.mean_accuracy());
+  result["details"]["aer.accuracy_real"] = real.mean_accuracy();
+  result["details"]["aer.accuracy_generated"] = generated.mean_accuracy();
+  result["details"]["aer.probability_real"] = real.mean_probability();
+  result["details"]["aer.probability_generated"] = generated.mean_probability();
+  weights["classifier"] = {
+      {"file", options.classifier.string()}, {"sha256", sha256_of_file(options.classifier)}};
+  return {};
+}
+
+void add_normalised_score(Json& result, const Options& options) {
+  if (options.score.empty()) return;
+  std::vector<std::string> missing;
+  for (const char* key : {"aer", "fvd_i3d", "fid_ref", "ssim", "lpips", "psnr"})
+    if (!result.contains(key)) missing.push_back(key);
+  if (!missing.empty()) {
+    result["unavailable"]["normalised_score"] = fmt::format(
+        "normalised_score: unavailable: {} missing | ask for all six metrics with --metrics", fmt::join(missing, ", "));
+    return;
+  }
+  const eval::NormalisedScore score = eval::normalised_score(
+      {result["aer"], result["fvd_i3d"], result["fid_ref"], result["ssim"], result["lpips"], result["psnr"]},
+      options.score);
+  result["normalised_score"] = score.score;
+  result["details"]["normalised"] = score.parts;
+}
+
+void score_videos(const Options& options) {
+  const MetricChoice choice = choose_metrics(options.flags);
+  if (!options.score.empty()) eval::normalised_score({1, 1, 1, 1, 1, 1}, options.score);  // a wrong name shows now
+  Clips clips = load_clips(options, choice);
+  Json result, weights = Json::object(), switches;
+  const std::string real_sha = sha256_hex(clips.real.to_dense_bytes()),
+                    generated_sha = sha256_hex(clips.generated.to_dense_bytes());
+
+  // Frame metrics may leave out a frame that FVD keeps, so they are scored apart.
+  Clips frames = clips;
+  if (choice.skip_first_frame) {
+    check<ShapeError>(clips.real.dim(1) >= 2, "metrics: rt1.skip_first_frame: expected clips of 2 frames or more");
+    frames.real = eval::take_frames(clips.real, 1, clips.real.dim(1));
+    frames.generated = eval::take_frames(clips.generated, 1, clips.real.dim(1));
+  }
+  add_pixel_metrics(result, options, choice, frames);
+  std::vector<eval::NetworkMetric> of_frames, of_clips;
+  for (const eval::NetworkMetric m : choice.network)
+    (m == eval::NetworkMetric::fvd_i3d || m == eval::NetworkMetric::fvd_i3d_tf ? of_clips : of_frames).push_back(m);
+  Json unavailable = Json::object();
+  for (const auto& [metrics, sets] : {std::pair{of_frames, frames}, std::pair{of_clips, clips}}) {
+    eval::NetworkScorer scorer(metrics, choice.options);
+    scorer.set_real(sets.real, sets.cond);
+    add_network_scores(result, scorer.score(sets.generated), options.bootstrap);
+    print_warnings(scorer.warnings());
+    for (const std::string& text : scorer.warnings()) result["warnings"].push_back(text);
+    for (const auto& [name, reason] : scorer.unavailable()) unavailable[name] = reason;
+    weights.update(scorer.weights_record());
+    switches.update(scorer.switches());
+  }
+  if (choice.aer) {
+    const std::string reason = add_action_error(result, weights, options, clips);
+    if (!reason.empty()) unavailable["aer"] = reason;
+  }
+  if (!unavailable.empty()) result["unavailable"] = unavailable;
+  add_normalised_score(result, options);
+
+  result["n_clips"] = frames.real.dim(0);
+  result["frames"] = frames.real.dim(1);
+  result["t_cond"] = clips.cond.defined() ? clips.cond.dim(1) : 0;
+  result["height"] = clips.real.dim(2);
+  result["width"] = clips.real.dim(3);
+  if (choice.has(eval::PixelMetric::ssim)) switches["ssim.crop"] = choice.border == eval::SsimBorder::full ? "full" : "valid";
+  if (choice.has(eval::PixelMetric::psnr)) switches["psnr.per_video"] = choice.psnr_per_video;
+  switches["quantise"] = choice.round ? "round" : "trunc";
+  switches["rt1.skip_first_frame"] = choice.skip_first_frame;
+  switches["bootstrap.seed"] = options.bootstrap.seed;
+  switches["bootstrap.resamples"] = options.bootstrap.resamples;
+  switches["bootstrap.level"] = options.bootstrap.level;
+  result["switches"] = switches;
+  if (!weights.empty()) result["weights"] = weights;
+  result["data"] = {
+      {"dataset", options.dataset},
+      {"real", {{"from", options.real}, {"sha256", real_sha}}},
+      {"generated", {{"from", options.generated}, {"sha256", generated_sha}}}};
+  result["seed"] = options.bootstrap.seed;
+  result["program"] = "avid " + train::program_version();
+  result["commit"] = train::program_commit();
+  result["device"] = "cpu";
   print(options, result);
+  if (!result.contains("unavailable") || choice.all) return;
+  // What could be computed has been printed; the command as asked for has failed all the same.
+  std::fflush(stdout);
+  std::vector<std::string> reasons;
+  for (const auto& [name, reason] : result["unavailable"].items()) reasons.push_back(reason);
+  for (std::size_t i = 0; i + 1 < reasons.size(); ++i) std::fprintf(stderr, "error: %s\n", reasons[i].c_str());
+  fail<Error>("{}", reasons.back());
 }
 
 const CommandRegistrar registrar(
@@ -80,26 +222,47 @@ const CommandRegistrar registrar(
       auto options = std::make_shared<Options>();
       command
           ->add_option(
-              "--real", options->real, "u8 videos [N,T,3,H,W] or [N,T,H,W,3] in safetensors or npz (tensor frames)")
+              "--real", options->real,
+              "videos [N,T,3,H,W] or [N,T,H,W,3] in safetensors or npz (tensor frames): u8, or floats in [-1,1]")
           ->type_name("F[:TENSOR]")
           ->required();
       command->add_option("--generated", options->generated, "the same clips, generated")
           ->type_name("F[:TENSOR]")
           ->required();
-      command->add_option("--metrics", options->metrics, "comma-separated: mse, psnr, ssim")
-          ->delimiter(',')
-          ->capture_default_str();
-      command->add_option("--ssim-crop", options->ssim_crop, "full, or valid to leave out 5 pixels at every border")
-          ->capture_default_str();
-      command->add_flag("--psnr-per-video", options->per_video, "pool the MSE over a clip before taking decibels");
+      add_metric_options(command, options->flags);
+      command
+          ->add_option(
+              "--cond", options->cond, "the real frames before the clips (tensor cond): FVD and AER see them first")
+          ->type_name("F[:TENSOR]");
+      command
+          ->add_option(
+              "--cond-frames", options->cond_frames,
+              "the first K frames of both files are conditioning frames: only FVD and AER see them, those of --real")
+          ->type_name("K")
+          ->check(CLI::NonNegativeNumber);
+      command->add_option("--classifier", options->classifier, "aer: a trained action classifier")->type_name("F");
+      command->add_option("--actions", options->actions, "aer: the actions that led to each frame, [N,T]")
+          ->type_name("F[:TENSOR]");
+      command
+          ->add_option(
+              "--score", options->score, "add the paper's normalised score with the ranges of coinrun or rt1")
+          ->type_name("DATASET");
+      command->add_option("--dataset", options->dataset, "a name for the real clips, for the record");
       command->add_option("--seed", options->bootstrap.seed, "of the bootstrap over clips")->capture_default_str();
       command->add_flag(
           "--features", options->features, "compare feature matrices [N,D] by their Frechet distance instead");
+      command->add_option_function<std::string>(
+          "--ssim-crop", [options](const std::string& v) { options->flags.set.push_back("ssim.crop=" + v); },
+          "the same as --set ssim.crop=full or valid");
+      command->add_flag_callback(
+          "--psnr-per-video", [options] { options->flags.set.push_back("psnr.per_video=true"); },
+          "the same as --set psnr.per_video=true");
       command->add_flag("--json", options->json, "print one JSON value");
       set_example(
           command,
           "avid metrics --real real.npz:frames --generated samples.safetensors:generated --metrics mse,psnr,ssim "
-          "--json");
+          "--json\n  avid metrics --real clips.npz:real --generated clips.npz:generated --cond clips.npz:cond --metrics "
+          "lpips,fid,fvd_i3d");
       command->callback([options] { options->features ? compare_features(*options) : score_videos(*options); });
     });
 

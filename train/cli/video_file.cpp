@@ -17,9 +17,7 @@ Tensor load_named_tensor(const std::string& place, const char* default_tensor) {
   return open_tensor_file(file)->load(name);
 }
 
-Tensor load_videos(const std::string& place, const char* default_tensor) {
-  const Tensor video = load_named_tensor(place, default_tensor);
-  check<DTypeError>(video.dtype() == DType::u8, "{}: expected u8 frames 0..255, got {}", place, name_of(video.dtype()));
+Tensor videos_channels_last(const Tensor& video, const std::string& place) {
   check<ShapeError>(
       video.rank() == 5 && (video.dim(4) == 3 || video.dim(2) == 3), "{}: expected [N,T,3,H,W] or [N,T,H,W,3], got {}",
       place, video.shape());
@@ -33,6 +31,12 @@ Tensor load_videos(const std::string& place, const char* default_tensor) {
     for (std::int64_t c = 0; c < 3; ++c)
       for (std::int64_t i = 0; i < plane; ++i) target[(image * plane + i) * 3 + c] = *source++;
   return out;
+}
+
+Tensor load_videos(const std::string& place, const char* default_tensor) {
+  const Tensor video = load_named_tensor(place, default_tensor);
+  check<DTypeError>(video.dtype() == DType::u8, "{}: expected u8 frames 0..255, got {}", place, name_of(video.dtype()));
+  return videos_channels_last(video, place);
 }
 
 }  // namespace avid::cli

@@ -1,0 +1,244 @@
+// eval/metrics/network_metrics.cpp -- which frames enter which network, in which batches (metrics.md 1.1, 6, 7)
+#include "eval/metrics/network_metrics.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "eval/metrics/resize.h"
+#include "eval/metrics/weight_files.h"
+#include "models/i3d_features.h"
+#include "models/inception_features.h"
+#include "tensor/error.h"
+
+namespace avid::eval {
+namespace {
+
+// The original's batches, which fid_ref depends on: updates of 16 videos, the network sees 128 images at a time.
+constexpr std::int64_t kUpdateClips = 16, kBatchImages = 128;
+
+bool is_frechet(NetworkMetric m) { return m != NetworkMetric::lpips; }
+bool is_fvd(NetworkMetric m) { return m == NetworkMetric::fvd_i3d || m == NetworkMetric::fvd_i3d_tf; }
+
+/// [N,T,H,W,3] -> [N*T,H,W,3], all frames of the first video first.
+Tensor images_of(const Tensor& videos) {
+  return videos.reshape({videos.dim(0) * videos.dim(1), videos.dim(2), videos.dim(3), videos.dim(4)});
+}
+
+/// The frames of `first` followed in time by those of `second`, u8.
+Tensor joined_in_time(const Tensor& first, const Tensor& second) {
+  Tensor out = Tensor::empty(
+      {second.dim(0), first.dim(1) + second.dim(1), second.dim(2), second.dim(3), second.dim(4)}, DType::u8);
+  const std::int64_t a = first.numel() / first.dim(0), b = second.numel() / second.dim(0);
+  for (std::int64_t n = 0; n < second.dim(0); ++n) {
+    std::uint8_t* to = out.data<std::uint8_t>() + n * (a + b);
+    std::copy_n(first.data<std::uint8_t>() + n * a, a, to);
+    std::copy_n(second.data<std::uint8_t>() + n * b, b, to + a);
+  }
+  return out;
+}
+
+}  // namespace
+
+const char* name_of(NetworkMetric metric) {
+  switch (metric) {
+    case NetworkMetric::lpips:
+      return "lpips";
+    case NetworkMetric::fid:
+      return "fid";
+    case NetworkMetric::fid_ref:
+      return "fid_ref";
+    case NetworkMetric::fvd_i3d:
+      return "fvd_i3d";
+    case NetworkMetric::fvd_i3d_tf:
+      return "fvd_i3d_tf";
+  }
+  return "?";
+}
+
+std::optional<NetworkMetric> find_network_metric(const std::string& word) {
+  for (const NetworkMetric m : kNetworkMetrics)
+    if (word == name_of(m)) return m;
+  return std::nullopt;
+}
+
+const char* network_of(NetworkMetric metric) {
+  if (metric == NetworkMetric::lpips) return Lpips::kNetwork;
+  return is_fvd(metric) ? I3dFeatures::kNetwork : InceptionFeatures::kNetwork;
+}
+
+struct NetworkScorer::Networks {
+  std::map<std::string, WeightStatus> status;
+  std::unique_ptr<Lpips> lpips;
+  std::map<NetworkMetric, std::unique_ptr<InceptionFeatures>> inception;
+  std::map<NetworkMetric, std::unique_ptr<I3dFeatures>> i3d;
+};
+
+NetworkScorer::NetworkScorer(std::vector<NetworkMetric> metrics, NetworkMetricOptions options)
+    : options_(std::move(options)), networks_(std::make_unique<Networks>()) {
+  for (const NetworkMetric m : metrics) {
+    if (uses(m)) continue;
+    try {
+      load(m);
+      metrics_.push_back(m);
+    } catch (const FileError& error) {
+      unavailable_[name_of(m)] = error.what();
+    }
+  }
+}
+
+NetworkScorer::~NetworkScorer() = default;
+
+bool NetworkScorer::uses(NetworkMetric metric) const {
+  return std::find(metrics_.begin(), metrics_.end(), metric) != metrics_.end();
+}
+
+void NetworkScorer::load(NetworkMetric metric) {
+  const NetworkWeights weights =
+      load_network_weights(options_.weights, network_of(metric), name_of(metric), options_.allow_unofficial);
+  const features::WeightReader reader(weights.tensors, weights.status.file.string(), network_of(metric));
+  if (metric == NetworkMetric::lpips) {
+    networks_->lpips = std::make_unique<Lpips>(reader, options_.lpips_norm);
+  } else if (is_fvd(metric)) {
+    networks_->i3d[metric] = std::make_unique<I3dFeatures>(
+        reader, metric == NetworkMetric::fvd_i3d ? I3dFeatures::kPaperEps : I3dFeatures::kTrainedEps);
+  } else {
+    networks_->inception[metric] = std::make_unique<InceptionFeatures>(
+        reader, metric == NetworkMetric::fid ? InceptionFeatures::Norm::stored : InceptionFeatures::Norm::batch);
+  }
+  networks_->status[network_of(metric)] = weights.status;
+}
+
+Tensor NetworkScorer::frame_features(NetworkMetric metric, const Tensor& videos) const {
+  const InceptionFeatures& network = *networks_->inception.at(metric);
+  constexpr std::int64_t kSize = InceptionFeatures::kSize;
+  const std::int64_t num_clips = videos.dim(0), frames = videos.dim(1);
+  const Tensor images = images_of(videos);
+  Tensor out = Tensor::empty({num_clips * frames, InceptionFeatures::kFeatures});
+  for (std::int64_t clip = 0; clip < num_clips; clip += kUpdateClips) {
+    const std::int64_t last = std::min(clip + kUpdateClips, num_clips) * frames;
+    for (std::int64_t begin = clip * frames; begin < last; begin += kBatchImages) {
+      const std::int64_t end = std::min(begin + kBatchImages, last);
+      out.slice(begin, end).copy_from(network.features(resize_bilinear_u8(images.slice(begin, end), kSize, kSize)));
+    }
+  }
+  return out;
+}
+
+Tensor NetworkScorer::clip_features(NetworkMetric metric, const Tensor& videos) const {
+  const I3dFeatures& network = *networks_->i3d.at(metric);
+  constexpr std::int64_t kSize = I3dFeatures::kSize;
+  Tensor out = Tensor::empty({videos.dim(0), I3dFeatures::kFeatures});
+  for (std::int64_t n = 0; n < videos.dim(0); ++n) {
+    Tensor clip = videos.slice(n, n + 1);
+    if (cond_.defined()) clip = joined_in_time(cond_.slice(n, n + 1), clip);
+    out.slice(n, n + 1).copy_from(network.features(resize_bilinear_u8(clip, kSize, kSize)));
+  }
+  return out;
+}
+
+Tensor NetworkScorer::set_features(NetworkMetric metric, const Tensor& videos) const {
+  return is_fvd(metric) ? clip_features(metric, videos) : frame_features(metric, videos);
+}
+
+void NetworkScorer::set_real(const Tensor& real, const Tensor& cond) {
+  check_rank(real, 5, "metrics", "real");
+  check_dtype(real, DType::u8, "metrics", "real");
+  if (cond.defined()) {
+    check_shape(cond, {real.dim(0), cond.dim(1), real.dim(2), real.dim(3), 3}, "metrics", "cond");
+    check_dtype(cond, DType::u8, "metrics", "cond");
+  }
+  real_ = real;
+  cond_ = cond.defined() && cond.dim(1) > 0 ? cond : Tensor{};
+  real_features_.clear();
+  const std::int64_t clip_frames = real.dim(1) + (cond_.defined() ? cond_.dim(1) : 0);
+  std::erase_if(metrics_, [&](NetworkMetric m) {
+    try {
+      if (is_fvd(m)) I3dFeatures::check_frames(clip_frames);
+      const std::int64_t samples = is_fvd(m) ? real.dim(0) : real.dim(0) * real.dim(1);
+      check<ShapeError>(
+          !is_frechet(m) || samples >= 2, "{}: expected at least 2 samples, got {} | score more clips", name_of(m),
+          samples);
+      check<ShapeError>(
+          m != NetworkMetric::lpips || (real.dim(2) >= 16 && real.dim(3) >= 16),
+          "lpips: expected frames of at least 16x16 pixels, got {}x{}", real.dim(2), real.dim(3));
+      return false;
+    } catch (const ShapeError& error) {
+      unavailable_[name_of(m)] = error.what();
+      return true;
+    }
+  });
+}
+
+NetworkScores NetworkScorer::score(const Tensor& generated) {
+  check<Error>(real_.defined(), "metrics: set_real must come before score");
+  check_shape(generated, real_.shape(), "metrics", "generated");
+  check_dtype(generated, DType::u8, "metrics", "generated");
+  NetworkScores scores{.num_clips = real_.dim(0), .num_frames = real_.dim(1), .lpips = {}, .distances = {}};
+  for (const NetworkMetric m : metrics_) {
+    if (m == NetworkMetric::lpips) {
+      scores.lpips = networks_->lpips->distances(images_of(generated), images_of(real_));
+      continue;
+    }
+    if (!real_features_.contains(m)) real_features_[m] = set_features(m, real_);
+    const Tensor features = set_features(m, generated);
+    const std::string name = name_of(m);
+    if (!is_fvd(m)) {
+      scores.distances[name] = frechet_distance(real_features_[m], features, Covariance::unbiased);
+      continue;
+    }
+    const double biased = frechet_distance(real_features_[m], features, Covariance::biased),
+                 unbiased = frechet_distance(real_features_[m], features, Covariance::unbiased);
+    scores.distances[name] = options_.fvd_covariance == Covariance::biased ? biased : unbiased;
+    scores.distances[name + ".biased"] = biased;
+    scores.distances[name + ".unbiased"] = unbiased;
+  }
+  return scores;
+}
+
+std::vector<std::string> NetworkScorer::warnings() const {
+  std::vector<std::string> list;
+  for (const NetworkMetric m : metrics_) {
+    if (!real_.defined() || !is_frechet(m)) continue;
+    const std::int64_t features = is_fvd(m) ? I3dFeatures::kFeatures : InceptionFeatures::kFeatures;
+    const std::int64_t samples = is_fvd(m) ? real_.dim(0) : real_.dim(0) * real_.dim(1);
+    if (samples <= features)
+      list.push_back(fmt::format(
+          "{}: {} {} for {} features: biased upwards, comparable only with values of exactly as many | score more "
+          "clips",
+          name_of(m), samples, is_fvd(m) ? "clips" : "frames", features));
+  }
+  for (const auto& [network, status] : networks_->status)
+    if (status.state != WeightStatus::State::official)
+      list.push_back(fmt::format(
+          "{}: unofficial weights: these scores are not comparable with published ones", status.file.string()));
+  return list;
+}
+
+nlohmann::ordered_json NetworkScorer::weights_record() const {
+  nlohmann::ordered_json record = nlohmann::ordered_json::object();
+  for (const auto& [network, status] : networks_->status)
+    record[network] = {
+        {"file", status.file.string()},
+        {"sha256", status.sha256},
+        {"source_sha256", status.source_sha256},
+        {"state", name_of(status.state)}};
+  return record;
+}
+
+nlohmann::ordered_json NetworkScorer::switches() const {
+  nlohmann::ordered_json record = nlohmann::ordered_json::object();
+  if (uses(NetworkMetric::lpips))
+    record["lpips.norm"] = options_.lpips_norm == LpipsNorm::torchmetrics ? "torchmetrics" : "original";
+  if (uses(NetworkMetric::fid)) record["fid.bn"] = "eval";
+  if (uses(NetworkMetric::fid_ref))
+    record["fid_ref.bn"] = fmt::format("batch, {} images of updates of {} clips", kBatchImages, kUpdateClips);
+  if (uses(NetworkMetric::fvd_i3d)) record["fvd_i3d.bn_eps"] = I3dFeatures::kPaperEps;
+  if (uses(NetworkMetric::fvd_i3d_tf)) record["fvd_i3d_tf.bn_eps"] = I3dFeatures::kTrainedEps;
+  if (uses(NetworkMetric::fvd_i3d) || uses(NetworkMetric::fvd_i3d_tf)) {
+    record["fvd.backbone"] = "i3d";
+    record["fvd.cov"] = options_.fvd_covariance == Covariance::biased ? "biased" : "unbiased";
+  }
+  return record;
+}
+
+}  // namespace avid::eval

@@ -1,0 +1,119 @@
+// train/cli/cmd_weights.cpp -- avid weights: which pretrained weights the metrics need, and their conversion
+#include <nlohmann/json.hpp>
+
+#include <cstdio>
+#include <memory>
+
+#include "eval/metrics/weight_conversion.h"
+#include "eval/metrics/weight_files.h"
+#include "train/cli/command.h"
+
+namespace avid::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct Options {
+  std::string dir;
+  std::vector<std::filesystem::path> files;
+  bool allow_unofficial = false, json = false;
+};
+
+Json record(const std::filesystem::path& folder) {
+  Json result{{"folder", folder.string()}, {"networks", Json::array()}};
+  for (const eval::MetricNetwork& network : eval::metric_networks()) {
+    const eval::WeightStatus status = eval::weight_status(folder, network.name);
+    Json entry{
+        {"network", network.name},
+        {"metrics", network.metrics},
+        {"file", status.file.string()},
+        {"state", eval::name_of(status.state)},
+        {"sha256", status.sha256},
+        {"source_sha256", status.source_sha256},
+        {"problem", status.problem},
+        {"convert", network.how},
+        {"official", Json::array()}};
+    for (const eval::OfficialFile& file : eval::official_files()) {
+      if (std::string_view(file.network) != network.name) continue;
+      entry["official"].push_back(
+          {{"file_name", file.file_name},
+           {"part", file.part},
+           {"bytes", file.num_bytes},
+           {"sha256", file.sha256},
+           {"origin", file.origin},
+           {"licence", file.licence}});
+    }
+    result["networks"].push_back(std::move(entry));
+  }
+  return result;
+}
+
+void list(const Options& options) {
+  const Json result = record(eval::weights_folder(options.dir));
+  if (options.json) {
+    std::printf("%s\n", result.dump(2).c_str());
+    return;
+  }
+  std::printf("folder %s (--dir, or $AVID_WEIGHTS)\n", result["folder"].get<std::string>().c_str());
+  for (const Json& network : result["networks"]) {
+    std::string metrics;
+    for (const Json& metric : network["metrics"]) metrics += (metrics.empty() ? "" : ", ") + metric.get<std::string>();
+    std::printf(
+        "\n%s  for %s: %s%s\n", network["network"].get<std::string>().c_str(), metrics.c_str(),
+        network["state"].get<std::string>().c_str(),
+        network["problem"].get<std::string>().empty() ? "" : (" (" + network["problem"].get<std::string>() + ")").c_str());
+    for (const Json& file : network["official"]) {
+      const bool wrong = file["part"] == "wrong";
+      std::printf(
+          "  %s%s  %s, %s\n    sha256 %s\n", wrong ? "not " : "", file["file_name"].get<std::string>().c_str(),
+          file["origin"].get<std::string>().c_str(), file["licence"].get<std::string>().c_str(),
+          file["sha256"].get<std::string>().c_str());
+    }
+    if (network["state"] != "official") std::printf("  then: %s\n", network["convert"].get<std::string>().c_str());
+  }
+}
+
+void convert(const Options& options) {
+  const eval::ConvertedWeights made =
+      eval::convert_weights(options.files, eval::weights_folder(options.dir), options.allow_unofficial);
+  if (options.json) {
+    const Json result{
+        {"network", made.network},
+        {"file", made.file.string()},
+        {"source_sha256", made.source_sha256},
+        {"official", made.official},
+        {"num_tensors", made.num_tensors}};
+    std::printf("%s\n", result.dump(2).c_str());
+    return;
+  }
+  std::printf(
+      "%s: %s, %zu tensors, %s\n", made.file.c_str(), made.network.c_str(), made.num_tensors,
+      made.official ? "from the official files" : "NOT from the official files: scores will say so");
+}
+
+const CommandRegistrar registrar(
+    "weights", "pretrained weights of LPIPS, FID and FVD: what is needed, what is there; converts official files",
+    [](CLI::App* command) {
+      auto options = std::make_shared<Options>();
+      command->add_option("--dir", options->dir, "folder of converted weights (default: $AVID_WEIGHTS, else weights)")
+          ->type_name("DIR");
+      command->add_flag("--json", options->json, "print one JSON value");
+      CLI::App* conversion =
+          command->add_subcommand("convert", "official .pth, .pt or TorchScript files -> <network>.safetensors");
+      conversion->add_option("files", options->files, "the files of one network (LPIPS: trunk and heads)")
+          ->type_name("FILE")
+          ->required();
+      conversion->add_option("--dir", options->dir, "where to write")->type_name("DIR");
+      conversion->add_flag(
+          "--allow-unofficial", options->allow_unofficial, "convert files whose sha256 is not an official one");
+      conversion->add_flag("--json", options->json, "print one JSON value");
+      set_example(conversion, "avid weights convert vgg16-397923af.pth vgg.pth --dir weights");
+      set_example(command, "avid weights\n  avid weights convert pt_inception-2015-12-05-6726825d.pth");
+      conversion->callback([options] { convert(*options); });
+      command->callback([options, command] {
+        if (command->get_subcommands().empty()) list(*options);
+      });
+    });
+
+}  // namespace
+}  // namespace avid::cli
