@@ -5,8 +5,8 @@
 //           straddle taps and sources and only the very last one is padded
 // Parallel  a block owns BM rows x BN columns (conv_tiles.h); grid (row tiles, column tiles, phases of the adjoint).
 //           A warp owns WM x WN of them in registers. In the loads four neighbouring threads fetch the 4 chunks of a row;
-//           a thread keeps its chunk column and its BM*4/threads windows (gather_geometry.h), and walks the taps with
-//           counters: no division, no table, no branch per row
+//           a thread keeps its chunk column and its BM*4/threads windows (gather_geometry.h), and walks the taps by
+//           a table in shared memory: no division and no branch per row
 // Pipeline  cp.async into kStages buffers, one barrier a step. Rows of 64 bytes with chunk index XOR (row/2 mod 4): free
 //           of bank conflicts for the copies and for ldmatrix
 // Traffic   each block reads its source rows once per tap (from the cache after the first) and its weights once
@@ -32,21 +32,37 @@ constexpr int kRowBytes = 16 * kStepChunks;  // a row of a stage
 /// Byte of chunk c of row r in a stage.
 AVID_DEVICE constexpr int swizzled(int r, int c) { return r * kRowBytes + ((c ^ ((r >> 1) & 3)) << 4); }
 
+/// One tap of the phase: source rows from a window's origin, the bits it asks of a window, and its place in the weights.
+struct alignas(16) Tap {
+  int row;
+  std::uint32_t bits;
+  int weight;
+};
+
+/// Tap i of the phase in the order t, y, x.
+template <class Problem>
+AVID_DEVICE Tap tap_at(const Problem& p, const GatherView& g, int i) {
+  const int ix = i % g.x.taps, iy = i / g.x.taps % g.y.taps, it = i / g.x.taps / g.y.taps;
+  return {
+      (it * g.t.direction * g.y_in + iy * g.y.direction) * g.x_in + ix * g.x.direction, tap_bits(it, iy, ix),
+      ((g.t.first_tap + g.t.tap_step * it) * p.y.taps + g.y.first_tap + g.y.tap_step * iy) * p.x.taps + g.x.first_tap +
+          g.x.tap_step * ix};
+}
+
 /// One thread's place in the flattened inner dimension: its source, tap and chunk.
 template <class Elem>
 struct InnerCursor {
   const GatherGemm<Elem>& p;
-  const GatherView& g;
-  const Elem* data;       // of the current source
-  std::uint32_t pitch;    // in chunks
-  std::uint32_t offset;   // chunks from a window's origin row to this tap's chunk, modulo 2^32
-  std::uint32_t bits;     // what the tap asks of a window; kNoTap past the end
-  std::int64_t weight;    // chunk in a row of weights
-  int source = 0, chunk, it = 0, iy = 0, ix = 0;
+  const Tap* taps;        // in shared memory
+  int num_taps, tap = 0, source = 0, chunk;
+  const Elem* data = nullptr;  // of the current source
+  std::uint32_t pitch = 0;     // in chunks
+  std::uint32_t offset = 0;    // chunks from a window's origin row to this tap's chunk, modulo 2^32
+  std::uint32_t bits = 0;      // what the tap asks of a window; kNoTap past the end
+  int weight = 0;              // chunk in a row of weights
 
-  AVID_DEVICE InnerCursor(const GatherGemm<Elem>& problem, const GatherView& view, int first_chunk)
-      : p(problem), g(view), data(nullptr), pitch(0), offset(0), bits(0), weight(0), chunk(first_chunk) {
-    if (g.t.taps * g.y.taps * g.x.taps == 0) bits = kNoTap;  // a phase without taps: only bias and residual
+  AVID_DEVICE InnerCursor(const GatherGemm<Elem>& problem, const Tap* table, int table_size, int first_chunk)
+      : p(problem), taps(table), num_taps(table_size), chunk(first_chunk) {
     settle();
   }
   AVID_DEVICE bool done() const { return bits == kNoTap; }
@@ -60,26 +76,22 @@ struct InnerCursor {
  private:
   /// Carries chunk into the taps and sources, and derives the rest.
   AVID_DEVICE void settle() {
-    while (!done() && chunk >= p.source[source].chunks) {
+    while (tap < num_taps && chunk >= p.source[source].chunks) {
       chunk -= p.source[source].chunks;
-      if (++ix < g.x.taps) continue;
-      ix = 0;
-      if (++iy < g.y.taps) continue;
-      iy = 0;
-      if (++it < g.t.taps) continue;
-      it = 0;
-      if (source == 1 || p.source[1].chunks == 0) bits = kNoTap;
-      else source = 1;
+      if (++tap < num_taps || source == 1 || p.source[1].chunks == 0) continue;
+      source = 1;
+      tap = 0;
     }
     data = p.source[source].data;
+    if (tap == num_taps) {
+      bits = kNoTap;
+      return;
+    }
+    const Tap at = taps[tap];
     pitch = p.source[source].pitch;
-    if (done()) return;
-    const int row = (it * g.t.direction * g.y_in + iy * g.y.direction) * g.x_in + ix * g.x.direction;
-    offset = static_cast<std::uint32_t>(row) * pitch + static_cast<std::uint32_t>(chunk);
-    bits = tap_bits(it, iy, ix);
-    const int tap = ((g.t.first_tap + g.t.tap_step * it) * p.y.taps + g.y.first_tap + g.y.tap_step * iy) * p.x.taps +
-                    g.x.first_tap + g.x.tap_step * ix;
-    weight = p.weight_source[source] + std::int64_t{tap} * p.weight_tap[source] + chunk;
+    offset = static_cast<std::uint32_t>(at.row) * pitch + static_cast<std::uint32_t>(chunk);
+    bits = at.bits;
+    weight = p.weight_source[source] + at.weight * p.weight_tap[source] + chunk;
   }
 };
 
@@ -91,8 +103,9 @@ template <class Tile>
 constexpr int kPaddedBN = (Tile::BN + 15) / 16 * 16;  // ldmatrix takes 16 rows of weights at a time
 
 template <class Tile>
-constexpr std::size_t kGatherGemmSharedBytes =
-    std::size_t{Tile::kStages} * (Tile::BM + kPaddedBN<Tile>) * kRowBytes + Tile::BM * sizeof(int);
+constexpr std::size_t gather_gemm_shared_bytes(int taps) {
+  return std::size_t{Tile::kStages} * (Tile::BM + kPaddedBN<Tile>) * kRowBytes + Tile::BM * sizeof(int) + taps * sizeof(Tap);
+}
 
 template <class Elem, class Tile>
 __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGemm<Elem> p) {
@@ -112,6 +125,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
   unsigned char* stages_a = arena.take<unsigned char>(Tile::kStages * (kStageA + kStageB), "stages");
   unsigned char* stages_b = stages_a + Tile::kStages * kStageA;
   int* out_row = arena.take<int>(Tile::BM, "out_row");
+  Tap* taps = arena.take<Tap>(p.t.taps * p.y.taps * p.x.taps, "taps");  // a phase of the adjoint uses fewer
 
   const int thread = static_cast<int>(threadIdx.x), lane = thread & 31, warp = thread >> 5;
   const int load_column = thread % kStepChunks, load_row = thread / kStepChunks;
@@ -131,9 +145,16 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
     }
   }
 
-  InnerCursor<Elem> inner(p, g, load_column);
+  const int num_taps = g.t.taps * g.y.taps * g.x.taps;
+  for (int i = thread; i < num_taps; i += Tile::kThreads) taps[i] = tap_at(p, g, i);
+  __syncthreads();
+
+  const int num_weight_rows = min(Tile::BN, p.num_weight_rows - n0);  // of this block; rows past them are zero
+  InnerCursor<Elem> inner(p, taps, num_taps, load_column);
   const shared_address load_a = shared_address(stages_a) + swizzled(load_row, load_column);
   const shared_address load_b = shared_address(stages_b) + swizzled(load_row, load_column);
+  const Elem* weight_row = p.weights + (n0 + load_row) * p.weight_row * kChunk<Elem>;
+  const std::int64_t weight_step = kRowStep * p.weight_row * kChunk<Elem>;
   const auto load = [&](int stage) {
 #pragma unroll
     for (int i = 0; i < kLoadsA; ++i) {
@@ -141,18 +162,19 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
       const std::uint32_t at = window[i].origin * inner.pitch + inner.offset;
       cp_async_16(load_a + (stage * kStageA + i * kRowStep * kRowBytes), inner.data + (valid ? std::size_t{at} * kChunk<Elem> : 0), valid);
     }
+    const Elem* weights = weight_row + inner.weight * kChunk<Elem>;
+    const int weight_rows = inner.done() ? 0 : num_weight_rows;
 #pragma unroll
-    for (int i = 0; i < kLoadsB; ++i) {
+    for (int i = 0; i < kLoadsB; ++i, weights += weight_step) {
       const int r = load_row + i * kRowStep;
       if (kPaddedBN<Tile> % kRowStep != 0 && r >= kPaddedBN<Tile>) break;
-      const bool valid = r < Tile::BN && n0 + r < p.num_weight_rows && !inner.done();
-      const std::int64_t at = (n0 + r) * p.weight_row + inner.weight;
-      cp_async_16(load_b + (stage * kStageB + i * kRowStep * kRowBytes), p.weights + (valid ? at * kChunk<Elem> : 0), valid);
+      const bool valid = r < weight_rows;
+      cp_async_16(load_b + (stage * kStageB + i * kRowStep * kRowBytes), valid ? weights : p.weights, valid);
     }
     inner.advance();
   };
 
-  const int inner_chunks = g.t.taps * g.y.taps * g.x.taps * (p.source[0].chunks + p.source[1].chunks);
+  const int inner_chunks = num_taps * (p.source[0].chunks + p.source[1].chunks);
   const int steps = (inner_chunks + kStepChunks - 1) / kStepChunks;
 #pragma unroll
   for (int s = 0; s < Tile::kStages - 1; ++s) {
@@ -201,7 +223,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
     fill = fill + 1 == Tile::kStages ? 0 : fill + 1;
   }
   cp_async_wait<0>();
-  __syncthreads();  // the stages are free for the epilogue; out_row is visible even without a step
+  __syncthreads();  // the stages are free for the epilogue
 
   // Epilogue: 16 rows of a warp at a time through its own shared memory in f32, then whole chunks.
   constexpr int kPitch = kStagedPitch<Tile>;
@@ -263,6 +285,7 @@ __global__ void __launch_bounds__(256) pack_weights_kernel(PackWeights<Elem> p) 
     const int block = n < first ? 0 : 1;
     const std::int64_t column = block == 0 ? n : n - first;
     const std::int64_t tap = c / chunks_of<Elem>(p.O), o = c % chunks_of<Elem>(p.O) * kChunk<Elem>;
+#pragma unroll
     for (int k = 0; k < kChunk<Elem>; ++k)
       v[k] = column < p.columns(block) && o + k < p.O
                  ? to_float(p.from.row((o + k) * p.taps + tap)[(block == 0 ? 0 : p.I) + column])
@@ -274,6 +297,7 @@ __global__ void __launch_bounds__(256) pack_weights_kernel(PackWeights<Elem> p) 
     const std::int64_t channels = block == 0 ? p.I : p.I2, chunks = chunks_of<Elem>(channels);
     const std::int64_t tap = c / chunks, channel = c % chunks * kChunk<Elem>;
     const Elem* from = p.from.row(n * p.taps + tap) + (block == 0 ? 0 : p.I) + channel;
+#pragma unroll
     for (int k = 0; k < kChunk<Elem>; ++k) v[k] = channel + k < channels ? to_float(from[k]) : 0.0f;
   }
   store_chunk(p.to + i * kChunk<Elem>, v);
@@ -288,13 +312,12 @@ void gather_gemm(const Stream& stream, const GatherGemm<Elem>& p) {
   const int phases = p.adjoint ? p.t.stride * p.y.stride * p.x.stride : 1;
   const std::int64_t N = std::int64_t{p.out[0].chunks + p.out[1].chunks} * kChunk<Elem>;
   if (M == 0 || N == 0) return;
-  GatherGemmTiles<Elem>::choose(M * phases, N, [&]<class Tile>() {
+  GatherGemmTiles<Elem>::choose(p.tile, M * phases, N, [&]<class Tile>() {
     const dim3 grid(
         static_cast<unsigned>((M + Tile::BM - 1) / Tile::BM), static_cast<unsigned>((N + Tile::BN - 1) / Tile::BN),
         static_cast<unsigned>(phases));
     AVID_GPU::launch(
-        AVID_GPU::gather_gemm_kernel<Elem, Tile>, grid, dim3(Tile::kThreads), AVID_GPU::kGatherGemmSharedBytes<Tile>,
-        stream, p);
+        AVID_GPU::gather_gemm_kernel<Elem, Tile>, grid, dim3(Tile::kThreads), AVID_GPU::gather_gemm_shared_bytes<Tile>(p.t.taps * p.y.taps * p.x.taps), stream, p);
   });
 }
 

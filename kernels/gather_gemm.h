@@ -22,6 +22,9 @@ constexpr std::int64_t chunks_of(std::int64_t channels) {
   return (channels + kChunk<Elem> - 1) / kChunk<Elem>;
 }
 
+/// The rule of device/conv_tiles.h picks the tile. Other values name one: for tests of each, and for timing them.
+inline constexpr int kChooseTile = -1;
+
 /// One axis of the window. Forward: result j, tap k meet at source j*stride - padding + k. Adjoint: result q, tap k meet
 /// at the source p with q = p*stride - padding + k.
 struct GatherAxis {
@@ -54,6 +57,7 @@ struct GatherGemm {
   int num_bias = 0;
   ChunkRows<const Elem> residual;  ///< of the shape of out[0], or absent
   ChunkRows<Elem> out[2];          ///< columns are split: the first out[0].chunks chunks of every row, then the others
+  int tile = kChooseTile;          ///< a tile of device/conv_tiles.h by its place in the list
 };
 
 /// Runs the product. Sums in f32; f32 elements are multiplied as three TF32 products of their halves. Every row of every
@@ -65,16 +69,16 @@ void gather_gemm(const Stream& stream, const GatherGemm<Elem>& p);
 ///
 /// `from` has rows (o, tap), each holding I + I2 channels. Plain: n = o, the sources are the two column blocks. Transposed:
 /// n runs over whole chunks of the first column block, then of the second, and the one source is the channels o.
-/// Column blocks with `use[b]` false are left out (transposed only).
+/// A column block that is not used is left out (transposed only).
 template <class Elem>
 struct PackWeights {
   Rows<const Elem> from;
   std::int64_t O = 0, taps = 1, I = 0, I2 = 0;
   bool transposed = false;
-  bool use[2] = {true, true};
+  bool use_first = true, use_second = true;
   Elem* to = nullptr;
 
-  constexpr std::int64_t columns(int block) const { return use[block] ? (block == 0 ? I : I2) : 0; }
+  constexpr std::int64_t columns(int block) const { return block == 0 ? (use_first ? I : 0) : (use_second ? I2 : 0); }
   constexpr std::int64_t to_rows() const {
     return transposed ? (chunks_of<Elem>(columns(0)) + chunks_of<Elem>(columns(1))) * kChunk<Elem> : O;
   }
@@ -98,6 +102,7 @@ struct GatherWeightGrad {
   ChunkRows<const Elem> rows;  ///< d_out of a convolution
   int num_columns = 0;         ///< n < num_columns
   Rows<float> d_w;             ///< rows (n, tap) of source_channels[0] + [1] columns
+  int tile = kChooseTile;      ///< a tile of device/conv_tiles.h by its place in the list
   float* workspace = nullptr;  ///< gather_weight_grad_workspace_bytes
 };
 

@@ -97,7 +97,8 @@ void forward(
 
 template <class Elem>
 PackWeights<Elem> adjoint_weights(const Conv3dSize& s, Rows<const Elem> w, bool first, bool second, Elem* to) {
-  return {.from = w, .O = s.O, .taps = s.taps(), .I = s.I, .I2 = s.I2, .transposed = true, .use = {first, second}, .to = to};
+  return {.from = w, .O = s.O, .taps = s.taps(), .I = s.I, .I2 = s.I2, .transposed = true, .use_first = first, .use_second = second,
+          .to = to};
 }
 
 template <class Elem>

@@ -34,15 +34,15 @@ constexpr double tile_cost(std::int64_t M, std::int64_t N, int BM, int BN, doubl
   return rounds * BM * BN / share;
 }
 
-/// Calls f.operator()<Tile>() with the best of the tiles in the list for an M x N product.
+/// Calls f.operator()<Tile>() with the given tile of the list, or with the best for an M x N product if that is negative.
 template <class... Entries>
 struct TileList {
+  static constexpr int kCount = sizeof...(Entries);
   template <class F>
-  static void choose(std::int64_t M, std::int64_t N, F&& f) {
-    constexpr int kCount = sizeof...(Entries);
+  static void choose(int given, std::int64_t M, std::int64_t N, F&& f) {
     const double costs[kCount] = {tile_cost(M, N, Entries::Tile::BM, Entries::Tile::BN, Entries::share)...};
-    int best = 0;
-    for (int i = 1; i < kCount; ++i)
+    int best = given < 0 ? 0 : given;
+    for (int i = 1; i < kCount && given < 0; ++i)
       if (costs[i] < costs[best]) best = i;
     int i = 0;
     (void)((i++ == best ? (f.template operator()<typename Entries::Tile>(), true) : false) || ...);

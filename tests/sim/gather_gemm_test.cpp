@@ -1,0 +1,129 @@
+// tests/sim/gather_gemm_test.cpp -- every tile of the gathered products and of the weight gradient, whatever the rule picks
+#include "kernels/gather_gemm.h"
+
+#include "kernels/device/conv_tiles.h"
+#include "tests/sim/conv_support.h"
+#include "tests/sim/orders.h"
+
+namespace avid::test {
+namespace {
+
+using kernels::Sim;
+using kernels::Stream;
+
+constexpr std::int64_t kTaps = 3;
+
+/// A row of W positions, taps of 3 along it with padding 1, two sources of channels. By its definition in f64.
+struct Line {
+  std::int64_t W, I, I2, N;
+  template <class F>
+  void for_each_pair(F&& f) const {  // result r, tap k, source row
+    for (std::int64_t r = 0; r < W; ++r)
+      for (std::int64_t k = 0; k < kTaps; ++k)
+        if (const std::int64_t at = r + k - 1; at >= 0 && at < W) f(r, k, at);
+  }
+  template <class Problem>
+  void set_axes(Problem& p) const {
+    p.B = 1;
+    p.x = {.source = static_cast<int>(W), .result = static_cast<int>(W), .taps = kTaps, .stride = 1, .padding = 1};
+  }
+};
+
+template <class Elem>
+void check_product(const Line& line, int tile) {
+  INFO("tile " << tile << (sizeof(Elem) == 2 ? " bf16" : " f32") << " W " << line.W << " N " << line.N);
+  const auto x = DeviceRows<Elem>::random(line.W, line.I, 1), x2 = DeviceRows<Elem>::random(line.W, line.I2, 2);
+  const auto w = DeviceRows<Elem>::random(line.N * kTaps, line.I + line.I2, 3);
+  const auto residual = DeviceRows<Elem>::random(line.W, line.N, 4);
+  const auto bias = DeviceRows<float>::random(1, line.N, 5);
+  std::vector<double> expected = residual.values();
+  for (std::int64_t r = 0; r < line.W; ++r)
+    for (std::int64_t n = 0; n < line.N; ++n) expected[static_cast<std::size_t>(r * line.N + n)] += bias.at(0)[n];
+  line.for_each_pair([&](std::int64_t r, std::int64_t k, std::int64_t at) {
+    for (std::int64_t n = 0; n < line.N; ++n) {
+      const Elem* row = w.at(n * kTaps + k);
+      double sum = 0.0;
+      for (std::int64_t i = 0; i < line.I; ++i) sum += static_cast<double>(static_cast<float>(x.at(at)[i])) * static_cast<double>(static_cast<float>(row[i]));
+      for (std::int64_t i = 0; i < line.I2; ++i)
+        sum += static_cast<double>(static_cast<float>(x2.at(at)[i])) * static_cast<double>(static_cast<float>(row[line.I + i]));
+      expected[static_cast<std::size_t>(r * line.N + n)] += sum;
+    }
+  });
+
+  const kernels::PackWeights<Elem> sizes{.from = w.rows(), .O = line.N, .taps = kTaps, .I = line.I, .I2 = line.I2};
+  Workspace packed(sizes.to_bytes());
+  kernels::PackWeights<Elem> pack = sizes;
+  pack.to = static_cast<Elem*>(packed.data());
+  kernels::pack_weights<Sim>(Stream{}, pack);
+
+  auto out = DeviceRows<Elem>::poisoned(line.W, line.N);
+  kernels::GatherGemm<Elem> p;
+  line.set_axes(p);
+  p.source[0] = kernels::chunk_rows("test", "x", x.rows(), line.I);
+  p.source[1] = kernels::chunk_rows("test", "x2", x2.rows(), line.I2);
+  p.weights = pack.to;
+  p.weight_row = pack.to_row_chunks();
+  p.weight_tap[0] = p.source[0].chunks, p.weight_tap[1] = p.source[1].chunks;
+  p.weight_source[1] = static_cast<int>(kTaps) * p.source[0].chunks;
+  p.num_weight_rows = static_cast<int>(line.N);
+  p.bias = bias.at(0), p.num_bias = static_cast<int>(line.N);
+  p.residual = kernels::chunk_rows("test", "residual", residual.rows(), line.N);
+  p.out[0] = kernels::chunk_rows("test", "out", out.rows(), line.N);
+  p.tile = tile;
+  kernels::gather_gemm<Sim>(Stream{}, p);
+  CHECK(worst_error(out.values(), expected, kUnit<Elem>) < 1.0);
+  CHECK(out.gaps_are_zero());
+}
+
+template <class Elem>
+void check_weight_grad(const Line& line, int tile) {
+  INFO("tile " << tile << (sizeof(Elem) == 2 ? " bf16" : " f32") << " W " << line.W << " N " << line.N);
+  const auto x = DeviceRows<Elem>::random(line.W, line.I, 1), x2 = DeviceRows<Elem>::random(line.W, line.I2, 2);
+  const auto d_out = DeviceRows<Elem>::random(line.W, line.N, 3);
+  const std::int64_t I = line.I + line.I2;
+  std::vector<double> expected(static_cast<std::size_t>(line.N * kTaps * I));
+  line.for_each_pair([&](std::int64_t r, std::int64_t k, std::int64_t at) {
+    for (std::int64_t n = 0; n < line.N; ++n)
+      for (std::int64_t i = 0; i < I; ++i)
+        expected[static_cast<std::size_t>((n * kTaps + k) * I + i)] += static_cast<double>(static_cast<float>(d_out.at(r)[n])) *
+            static_cast<double>(static_cast<float>(i < line.I ? x.at(at)[i] : x2.at(at)[i - line.I]));
+  });
+  DeviceRows<float> d_w(line.N * kTaps, I);
+  kernels::GatherWeightGrad<Elem> p;
+  line.set_axes(p);
+  p.source[0] = kernels::chunk_rows("test", "x", x.rows(), line.I);
+  p.source[1] = kernels::chunk_rows("test", "x2", x2.rows(), line.I2);
+  p.source_channels[0] = static_cast<int>(line.I), p.source_channels[1] = static_cast<int>(line.I2);
+  p.rows = kernels::chunk_rows("test", "d_out", d_out.rows(), line.N);
+  p.num_columns = static_cast<int>(line.N);
+  p.d_w = d_w.rows();
+  p.tile = tile;
+  Workspace space(kernels::gather_weight_grad_workspace_bytes(p));
+  p.workspace = static_cast<float*>(space.data());
+  kernels::gather_weight_grad<Sim>(Stream{}, p);
+  CHECK(worst_error(d_w.values(), expected, kUnit<float>) < 1.0);
+  CHECK(d_w.gaps_are_zero());
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("gather_gemm/every_tile", Elem, float, bf16) {
+  using Tiles = kernels::GatherGemmTiles<Elem>;
+  for (int i = 0; i < Tiles::kCount; ++i)
+    Tiles::choose(i, 0, 0, [&]<class Tile>() { check_product<Elem>({.W = Tile::BM + 1, .I = 20, .I2 = 9, .N = Tile::BN + 2}, i); });
+}
+
+TEST_CASE_TEMPLATE("gather_gemm/weight_grad_every_tile", Elem, float, bf16) {
+  using Tiles = kernels::WeightGradTiles<Elem>;
+  for (int i = 0; i < Tiles::kCount; ++i)  // M is 3 taps x channels: one tile and a bit of the first source, a part of the second
+    Tiles::choose(i, 0, 0, [&]<class Tile>() { check_weight_grad<Elem>({.W = 70, .I = Tile::BM / 3 + 2, .I2 = 5, .N = Tile::BN + 2}, i); });
+}
+
+TEST_CASE("gather_gemm/wide_tiles_in_every_order") {
+  for_each_order([] {
+    check_product<bf16>({.W = 193, .I = 12, .I2 = 3, .N = 104}, 5);
+    check_weight_grad<bf16>({.W = 300, .I = 12, .I2 = 3, .N = 20}, 1);
+  });
+}
+
+}  // namespace avid::test
