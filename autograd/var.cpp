@@ -11,6 +11,7 @@
 
 #include "kernels/accumulate.h"
 #include "kernels/op_timer.h"
+#include "tensor/ops/emulated_bf16.h"
 #include "tensor/ops/on_device.h"
 
 namespace avid {
@@ -62,6 +63,12 @@ void add_to(Tensor& sum, Tensor contribution) {
       });
     });
     sum.bump_version();
+    return;
+  }
+  if (detail::is_emulated_bf16(sum)) {
+    Tensor wide = detail::widened(sum);
+    kernels::accumulate(wide.data<float>(), detail::widened(contribution).data<float>(), wide.rows() * wide.pitch());
+    sum.copy_from(wide);
     return;
   }
   dispatch_f32_f64(sum.dtype(), "gradient", [&]<class Elem>() {

@@ -14,10 +14,6 @@
 namespace avid::train {
 namespace {
 
-bool finite_if_float(const Tensor& tensor) {
-  return !tensor.defined() || !is_float(tensor.dtype()) || all_finite(tensor);
-}
-
 // What the network computes with, where it computes. Actions and drops stay on the host, which looks at them.
 TrainBatch sent_to(Device device, TrainBatch batch) {
   for (Tensor* tensor : {&batch.x0, &batch.cond, &batch.noise, &batch.t}) *tensor = tensor->to(device);
@@ -92,7 +88,7 @@ UpdateReport Learner::update(std::int64_t k, const std::function<TrainBatch(std:
     // Gradients flow from the output to the input: the last parameter in the network's order met it first.
     const auto parameters = trainee_.module().parameters();
     for (auto p = parameters.rbegin(); p != parameters.rend() && report.problem.empty(); ++p)
-      if (!finite_if_float(p->var().grad())) report.problem = fmt::format("gradient of {} is not finite", p->name);
+      if (!all_finite(p->var().grad())) report.problem = fmt::format("gradient of {} is not finite", p->name);
     if (report.problem.empty()) report.problem = "the norm of the gradient overflows";
   }
   report.applied = report.problem.empty();
@@ -117,16 +113,16 @@ Learner::Evaluation Learner::evaluate(const TrainBatch& host_batch) {
 
 // Runs the batch again and looks at every value on the way to the loss.
 std::string Learner::find_problem(const TrainBatch& batch, double loss) {
-  if (!finite_if_float(batch.x0) || !finite_if_float(batch.cond)) return "the training clips hold values that are not finite";
+  if (!all_finite(batch.x0) || !all_finite(batch.cond)) return "the training clips hold values that are not finite";
   for (const nn::NamedParameter& p : trainee_.module().parameters())
-    if (!finite_if_float(p.var().value())) return fmt::format("weight {} is not finite", p.name);
+    if (!all_finite(p.var().value())) return fmt::format("weight {} is not finite", p.name);
   const NoGrad no_grad;
   const NoisedClips clips = noised(batch);
   const Tensor base = trainee_.base_prediction(clips);
-  if (!finite_if_float(base)) return "the frozen base's prediction is not finite";
+  if (!all_finite(base)) return "the frozen base's prediction is not finite";
   std::string first;
   trainee_.forward(clips, base, [&](std::string_view name, const Tensor& value) {
-    if (first.empty() && !finite_if_float(value)) first = name;
+    if (first.empty() && !all_finite(value)) first = name;
   });
   if (!first.empty()) return fmt::format("output of {} is not finite", first);
   return fmt::format("loss is {}, although every module's output is finite", loss);

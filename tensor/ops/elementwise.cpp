@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "kernels/elementwise.h"
+#include "tensor/ops/emulated_bf16.h"
 #include "tensor/ops/on_device.h"
 #include "tensor/ops/operands.h"
 
@@ -12,6 +13,7 @@ namespace avid {
 namespace {
 
 using detail::buffer_elements, detail::check_float, detail::check_like, detail::usual_pitch;
+using detail::is_emulated_bf16, detail::narrowed, detail::widened;
 
 Shape with_frames(const Shape& shape, std::int64_t num_frames) {
   auto extents = shape.to_vector();
@@ -55,6 +57,7 @@ void copy_frames(
 }  // namespace
 
 Tensor silu_fwd(const Tensor& x_any) {
+  if (is_emulated_bf16(x_any)) return narrowed(silu_fwd(widened(x_any)));
   check_float(x_any, "silu", "x");
   const Tensor x = usual_pitch(x_any);
   Tensor out = Tensor::empty(x.shape(), x.dtype(), x.device());
@@ -74,6 +77,7 @@ Tensor silu_fwd(const Tensor& x_any) {
 }
 
 Tensor silu_bwd(const Tensor& d_out_any, const Tensor& x_any) {
+  if (is_emulated_bf16(x_any)) return narrowed(silu_bwd(widened(d_out_any), widened(x_any)));
   check_float(x_any, "silu", "x");
   check_like(d_out_any, x_any, "silu", "d_out");
   const Tensor x = usual_pitch(x_any), d_out = usual_pitch(d_out_any);
@@ -94,6 +98,7 @@ Tensor silu_bwd(const Tensor& d_out_any, const Tensor& x_any) {
 }
 
 Tensor gelu_fwd(const Tensor& x_any) {
+  if (is_emulated_bf16(x_any)) return narrowed(gelu_fwd(widened(x_any)));
   check_float(x_any, "gelu", "x");
   const Tensor x = usual_pitch(x_any);
   Tensor out = Tensor::empty(x.shape(), x.dtype(), x.device());
@@ -113,6 +118,7 @@ Tensor gelu_fwd(const Tensor& x_any) {
 }
 
 Tensor gelu_bwd(const Tensor& d_out_any, const Tensor& x_any) {
+  if (is_emulated_bf16(x_any)) return narrowed(gelu_bwd(widened(d_out_any), widened(x_any)));
   check_float(x_any, "gelu", "x");
   check_like(d_out_any, x_any, "gelu", "d_out");
   const Tensor x = usual_pitch(x_any), d_out = usual_pitch(d_out_any);
@@ -133,6 +139,7 @@ Tensor gelu_bwd(const Tensor& d_out_any, const Tensor& x_any) {
 }
 
 Tensor add_fwd(const Tensor& a_any, const Tensor& b_any) {
+  if (is_emulated_bf16(a_any)) return narrowed(add_fwd(widened(a_any), widened(b_any)));
   check_float(a_any, "add", "a");
   check_like(b_any, a_any, "add", "b");
   const Tensor a = usual_pitch(a_any), b = usual_pitch(b_any);
@@ -153,6 +160,7 @@ Tensor add_fwd(const Tensor& a_any, const Tensor& b_any) {
 }
 
 Tensor scale_fwd(const Tensor& x_any, double factor) {
+  if (is_emulated_bf16(x_any)) return narrowed(scale_fwd(widened(x_any), factor));
   check_float(x_any, "scale", "x");
   // inf * 0 would put NaN into the gaps.
   check(std::isfinite(factor), "scale: factor: expected a finite number, got {}", factor);
@@ -191,6 +199,7 @@ void clamp_to_unit(Tensor& x) {
 
 bool all_finite(const Tensor& x) {
   if (!x.defined() || !is_float(x.dtype())) return true;
+  if (is_emulated_bf16(x)) return all_finite(widened(x));
   check_float(x, "all_finite", "x");
   if (x.device().is_gpu()) {
     Tensor found = Tensor::zeros({1}, DType::i32, x.device());
