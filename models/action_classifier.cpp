@@ -1,8 +1,10 @@
 // models/action_classifier.cpp -- the action classifier and its guidance gradient
 #include "models/action_classifier.h"
 
+#include <algorithm>
 #include <cmath>
 
+#include "autograd/ops/cast.h"
 #include "autograd/ops/cross_entropy.h"
 #include "autograd/ops/elementwise.h"
 #include "autograd/ops/layer_norm.h"
@@ -94,8 +96,23 @@ Var ActionClassifier::forward(const Var& frames, const Tensor& t, const Probe& p
   Var y = middle_.forward(encoded.x, encoded.film, encoder_.bias_table(), {}, probe).out;
   y = slice_frames(final_down_.forward(y), K, all);  // [B,T,S/2^levels,S/2^levels,C]
   y = reshape(y, {B, all - K, features_});           // (h,w,c) order
+  y = cast(y, norm_gamma_->var().dtype());           // the head is f32 whatever the activations are
   y = layer_norm(y, norm_gamma_->var(), norm_beta_->var());
   return out_.forward(gelu(hidden_.forward(y)));  // [B,T,A]
+}
+
+double action_accuracy(const Tensor& logits, const Tensor& actions) {
+  check_rank(logits, 3, "action_accuracy", "logits");
+  check_shape(actions, {logits.dim(0), logits.dim(1)}, "action_accuracy", "actions");
+  const std::vector<double> values = logits.to_doubles();
+  const std::vector<std::int64_t> truth = actions.to_values<std::int64_t>();
+  const auto classes = static_cast<std::size_t>(logits.dim(2));
+  std::size_t right = 0;
+  for (std::size_t i = 0; i < truth.size(); ++i) {
+    const auto begin = values.begin() + static_cast<std::ptrdiff_t>(i * classes);
+    right += std::max_element(begin, begin + static_cast<std::ptrdiff_t>(classes)) - begin == truth[i];
+  }
+  return truth.empty() ? 0 : static_cast<double>(right) / static_cast<double>(truth.size());
 }
 
 Tensor join_frames(const Tensor& cond, const Tensor& x) {
@@ -103,7 +120,7 @@ Tensor join_frames(const Tensor& cond, const Tensor& x) {
   check_rank(x, 5, "join_frames", "x");
   const std::int64_t B = x.dim(0), K = cond.dim(1), T = x.dim(1);
   check_shape(cond, {B, K, x.dim(2), x.dim(3), x.dim(4)}, "join_frames", "cond");
-  Tensor joined = Tensor::empty({B, K + T, x.dim(2), x.dim(3), x.dim(4)}, x.dtype());
+  Tensor joined = Tensor::empty({B, K + T, x.dim(2), x.dim(3), x.dim(4)}, x.dtype(), x.device());
   for (std::int64_t b = 0; b < B; ++b) {
     Tensor clip = joined.select(b);
     Tensor first = clip.slice(0, K), rest = clip.slice(K, K + T);
@@ -119,10 +136,10 @@ ClassifierGuidance classifier_guidance(
     check<GraphError>(
         !p.var().requires_grad(), "classifier guidance: {} is trainable | call set_trainable(false) first", p.name);
   const Var frames(join_frames(cond, x_t), true, "frames");
-  const Var loss = cross_entropy(classifier.forward(frames, t), actions);  // mean over clips and frames
+  const Var loss = cross_entropy(classifier.forward(frames, t), actions.to(x_t.device()));  // mean over clips and frames
   const auto count = static_cast<double>(actions.numel());
   const Var log_prob = scale(loss, -count);
-  ClassifierGuidance guidance{.log_prob = log_prob.value().item(), .gradient = Tensor::empty(x_t.shape(), x_t.dtype())};
+  ClassifierGuidance guidance{.log_prob = log_prob.value().item(), .gradient = Tensor::empty(x_t.shape(), x_t.dtype(), x_t.device())};
   log_prob.backward();
   const std::int64_t K = cond.dim(1), T = x_t.dim(1);
   for (std::int64_t b = 0; b < x_t.dim(0); ++b) {

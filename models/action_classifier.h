@@ -46,6 +46,10 @@ class ActionClassifier final : public nn::Module {
   nn::Linear hidden_, out_;
 };
 
+/// Share of (clip, frame) pairs whose largest logit is that of the given action; the first of equal ones counts.
+/// logits [B,T,A]; actions [B,T] i64.
+double action_accuracy(const Tensor& logits, const Tensor& actions);
+
 /// Conditioning frames [B,K,H,W,3] followed in time by x [B,T,H,W,3].
 Tensor join_frames(const Tensor& cond, const Tensor& x);
 

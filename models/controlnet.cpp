@@ -90,6 +90,14 @@ void ControlNet::copy_from_base(const Unet3d& base) {
   import_tensors(merged, "controlnet: copy of the base", dtype());
 }
 
+void ControlNet::zero_projection_biases() {
+  for (const nn::NamedParameter& p : parameters()) {
+    if (!p.name.starts_with("projection_layers.") || !p.name.ends_with(".bias")) continue;
+    Var bias = p.var();
+    bias.mutable_value().fill(0);
+  }
+}
+
 std::vector<Var> ControlNet::forward(const Var& x, const Tensor& t, const Tensor& actions, const Probe& probe) const {
   check_rank(x.value(), 5, "controlnet", "x");
   const Var action_code = action_out_.forward(encoder_.action_code(actions, {}, x.dim(0), x.dim(1)));
@@ -105,14 +113,26 @@ std::vector<Var> ControlNet::forward(const Var& x, const Tensor& t, const Tensor
 
 ControlledOutput run_controlled(
     const Unet3d& base, const ControlNet& control, const Tensor& x_t, const Tensor& t, const Tensor& cond,
-    const Tensor& actions, ControlOrder order) {
+    const Tensor& actions, ControlOrder order, const Probe& probe) {
+  check<ConfigError>(actions.defined(), "controlnet: actions: expected one per frame, got none");
   const Var x = unet_input(cond, Var(x_t), {});
   ControlledOutput out;
-  out.controls = control.forward(x, t, actions);
+  out.controls = control.forward(x, t, actions, probe);
   std::vector<Var> entering = out.controls;
   if (order == ControlOrder::reversed) std::swap(entering[entering.size() - 1], entering[entering.size() - 2]);
   out.prediction = base.forward_controlled(x, t, {}, entering);
   return out;
+}
+
+ControlOrder parse_control_order(std::string_view text) {
+  if (text == "reversed") return ControlOrder::reversed;
+  if (text == "natural") return ControlOrder::natural;
+  fail<ConfigError>("control order: expected reversed or natural, got '{}'", text);
+}
+
+Tensor ControlledDenoiser::predict(const diffusion::DenoiserInput& input) {
+  const NoGrad no_grad;
+  return run_controlled(base_, control_, input.x_t, input.t, input.cond, input.actions, order_).prediction.value();
 }
 
 }  // namespace avid

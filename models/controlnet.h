@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "diffusion/denoiser.h"
 #include "models/unet3d.h"
 
 namespace avid {
@@ -35,6 +36,9 @@ class ControlNet final : public nn::Module {
   /// Gives every tensor that has a namesake in the base the base's value; only the zero layers keep theirs.
   /// Both need values; the base must have the same sizes.
   void copy_from_base(const Unet3d& base);
+  /// Zeroes the biases of projection_layers.*, so that the initial output is the base's. Deviation: the original leaves
+  /// them at their random values. Nothing happens without projections.
+  void zero_projection_biases();
 
   /// x [B,T,H,W,3K+3]; t [B] i64; actions [B,T] i64. Returns z_0 .. z_{L-1} (one per level, where the base takes its
   /// skips), z_A (from after mid_temporal_attn) and z_B (from after mid_block2).
@@ -54,6 +58,8 @@ class ControlNet final : public nn::Module {
 ///   reversed  z_B before the base's mid_block2 and z_A after it: what the original does, and the default
 ///   natural   z_A before, z_B after
 enum class ControlOrder { reversed, natural };
+/// Reads "reversed", "natural". Throws ConfigError.
+ControlOrder parse_control_order(std::string_view text);
 
 struct ControlledOutput {
   Var prediction;             // [B,T,H,W,3]
@@ -64,6 +70,25 @@ struct ControlledOutput {
 /// (set_trainable(false)); gradients pass through it to the copy.
 ControlledOutput run_controlled(
     const Unet3d& base, const ControlNet& control, const Tensor& x_t, const Tensor& t, const Tensor& cond,
-    const Tensor& actions, ControlOrder order = ControlOrder::reversed);
+    const Tensor& actions, ControlOrder order = ControlOrder::reversed, const Probe& probe = {});
+
+/// A frozen base plus a ControlNet as one Denoiser.
+class ControlledDenoiser final : public diffusion::Denoiser {
+ public:
+  /// Both must outlive this object.
+  ControlledDenoiser(
+      const Unet3d& base, const ControlNet& control, diffusion::Objective objective,
+      ControlOrder order = ControlOrder::reversed)
+      : base_(base), control_(control), objective_(objective), order_(order) {}
+
+  Tensor predict(const diffusion::DenoiserInput& input) override;
+  diffusion::Objective objective() const override { return objective_; }
+
+ private:
+  const Unet3d& base_;
+  const ControlNet& control_;
+  diffusion::Objective objective_;
+  ControlOrder order_;
+};
 
 }  // namespace avid

@@ -1,15 +1,14 @@
-// train/trainee.cpp -- a U-Net alone, or an AVID adapter on a frozen base
+// train/trainee.cpp -- what can be trained: U-Nets, AVID adapters, ControlNets, action classifiers
 #include "train/trainee.h"
 
+#include "autograd/ops/cross_entropy.h"
 #include "autograd/ops/unet_input.h"
+#include "models/action_classifier.h"
 #include "models/avid.h"
-#include "models/checkpoint.h"
+#include "models/controlnet.h"
 #include "models/pixel_denoiser.h"
 #include "models/unet3d.h"
 #include "tensor/error.h"
-#include "tensor/io/atomic_file.h"
-#include "tensor/io/tensor_file.h"
-#include "train/run_state.h"
 
 namespace avid::train {
 namespace {
@@ -29,33 +28,37 @@ Unet3dConfig unet_config(const TrainConfig& config) {
   return c;
 }
 
-void check_fits(const Unet3dConfig& base, const TrainConfig& config) {
+// A base under another diffusion would predict nonsense; files of avid train and servers say which one it was.
+void check_fits(const FrozenBase& base, const TrainConfig& config) {
+  const auto same = [](const char* key, const std::string& found, const std::string& ours) {
+    check<ConfigError>(
+        found.empty() || found == ours, "config: diffusion.{}: expected {} as in base.checkpoint, got {}", key, found,
+        ours);
+  };
+  same("schedule", base.schedule, config.diffusion.schedule);
+  same(
+      "timesteps", base.timesteps == 0 ? "" : std::to_string(base.timesteps),
+      std::to_string(config.diffusion.timesteps));
+  same("objective", base.objective, config.diffusion.objective);
   check<ConfigError>(
       base.cond_frames == config.data.cond_frames,
       "config: data.cond_frames: expected {} as in base.checkpoint, got {}", base.cond_frames, config.data.cond_frames);
   check<ConfigError>(
-      base.out_channels == 3,
-      "config: base.checkpoint: expected a network with 3 output channels, got {} | this is an adapter, not a base",
-      base.out_channels);
-  const std::int64_t step = std::int64_t{1} << (base.dim_mults.size() - 1);
-  check<ConfigError>(
-      config.data.size % step == 0, "config: data.size: expected a multiple of {} (the base has {} levels), got {}",
-      step, base.dim_mults.size(), config.data.size);
+      config.data.size % base.multiple == 0,
+      "config: data.size: expected a multiple of {} (what the base's levels need), got {}", base.multiple,
+      config.data.size);
 }
 
-// Weight files that avid train wrote say how they were trained; a base under another diffusion would predict nonsense.
-void check_diffusion(const std::filesystem::path& weights, const TrainConfig& config) {
-  const auto metadata = open_tensor_file(weights)->metadata();
-  const auto same = [&](const std::string& key, const std::string& ours) {
-    const auto found = metadata.find("avid." + key);
-    check<ConfigError>(
-        found == metadata.end() || found->second == ours,
-        "config: diffusion.{}: expected {} as in base.checkpoint, got {}", key,
-        found == metadata.end() ? "" : printable(found->second), ours);
-  };
-  same("schedule", config.diffusion.schedule);
-  same("timesteps", std::to_string(config.diffusion.timesteps));
-  same("objective", config.diffusion.objective);
+void place_module(nn::Module& module, Device device, DType activations) {
+  module.to(device);
+  module.set_activation_dtype(activations);
+}
+
+void place_base(FrozenBase& base, Device device, DType activations) {
+  check<DeviceError>(
+      base.unet || !device.is_gpu(), "config: base.checkpoint: {}: a served base works with --device cpu, got {}",
+      base.source, device.to_string());
+  if (base.unet) place_module(*base.unet, device, activations);
 }
 
 // base, scratch, finetune: the network itself predicts.
@@ -67,6 +70,7 @@ class UnetTrainee final : public Trainee {
         denoiser_(*unet_, objective, uses_actions ? PixelDenoiser::Actions::use : PixelDenoiser::Actions::ignore) {}
 
   nn::Module& module() override { return *unet_; }
+  void place(Device device, DType activations) override { place_module(*unet_, device, activations); }
   Tensor base_prediction(const NoisedClips&) override { return {}; }
   Output forward(const NoisedClips& clips, const Tensor&, const Probe& probe) override {
     const Var input = unet_input(clips.cond, Var(clips.x_t), Var());
@@ -91,86 +95,213 @@ class UnetTrainee final : public Trainee {
 // avid, avid_no_mask, avid_no_cond: the base is a Denoiser, nothing else of it is known here.
 class AvidTrainee final : public Trainee {
  public:
-  AvidTrainee(std::unique_ptr<Unet3d> base, std::unique_ptr<Avid> avid, diffusion::Objective objective)
-      : base_unet_(std::move(base)),
-        base_(*base_unet_, objective, PixelDenoiser::Actions::ignore),
-        avid_(std::move(avid)),
-        denoiser_(base_, *avid_) {}
+  AvidTrainee(FrozenBase base, std::unique_ptr<Avid> avid)
+      : base_(std::move(base)), avid_(std::move(avid)), denoiser_(*base_.denoiser, *avid_) {}
 
   nn::Module& module() override { return *avid_; }
+  void place(Device device, DType activations) override {
+    place_base(base_, device, activations);
+    place_module(*avid_, device, activations);
+  }
   Tensor base_prediction(const NoisedClips& clips) override {
-    return base_.predict({clips.x_t, clips.t, clips.cond, {}});
+    return base_.denoiser->predict({clips.x_t, clips.t, clips.cond, {}});
   }
   Output forward(const NoisedClips& clips, const Tensor& base, const Probe& probe) override {
     AvidOutput out = avid_->forward(clips.x_t, clips.t, clips.cond, clips.actions, base, clips.drop, probe);
     return {out.prediction, out.mask};
   }
   diffusion::Denoiser& denoiser() override { return denoiser_; }
-  diffusion::Denoiser* base_denoiser() override { return &base_; }
+  diffusion::Denoiser* base_denoiser() override { return base_.denoiser.get(); }
   Cost forward_flops(const VideoSize& size) const override {
-    return {
-        static_cast<double>(forward_cost(avid_->config().adapter, size).total),
-        static_cast<double>(forward_cost(base_unet_->config(), size).total)};
+    return {static_cast<double>(forward_cost(avid_->config().adapter, size).total), base_.forward_flops(size)};
   }
-  std::int64_t frozen_parameters() const override { return base_unet_->num_trainable(); }
+  std::int64_t frozen_parameters() const override {
+    return base_.unet ? base_.unet->num_trainable() : base_.parameters;
+  }
   std::string description() const override {
     return fmt::format(
-        "AVID ({}), adapter {} parameters, on a frozen base of {}", name_of(avid_->config().variant),
-        millions(avid_->num_parameters()), millions(base_unet_->num_parameters()));
+        "AVID ({}), adapter {} parameters, on a frozen base of {}{}", name_of(avid_->config().variant),
+        millions(avid_->num_parameters()), millions(base_.parameters),
+        base_.unet ? "" : " served by " + base_.source);
   }
 
  private:
-  std::unique_ptr<Unet3d> base_unet_;
-  PixelDenoiser base_;
+  FrozenBase base_;
   std::unique_ptr<Avid> avid_;
   AvidDenoiser denoiser_;
 };
 
-}  // namespace
+// controlnet, controlnet_small: gradients pass through the frozen base's decoder to the copy.
+class ControlNetTrainee final : public Trainee {
+ public:
+  ControlNetTrainee(
+      FrozenBase base, std::unique_ptr<ControlNet> control, diffusion::Objective objective, ControlOrder order)
+      : base_(std::move(base)),
+        control_(std::move(control)),
+        order_(order),
+        denoiser_(*base_.unet, *control_, objective, order) {}
 
-std::filesystem::path base_weights_path(const std::filesystem::path& checkpoint) {
-  if (!std::filesystem::is_directory(checkpoint)) return checkpoint;
-  const CheckpointStore store(checkpoint);
-  const auto folder = store.best() ? store.best() : store.latest();
-  check<FileError>(
-      folder.has_value(),
-      "base.checkpoint: {}: a folder without checkpoints | give a weights file or a run of avid train",
-      checkpoint.string());
-  return *folder / "ema.safetensors";
-}
+  nn::Module& module() override { return *control_; }
+  void place(Device device, DType activations) override {
+    place_base(base_, device, activations);
+    place_module(*control_, device, activations);
+  }
+  Tensor base_prediction(const NoisedClips&) override { return {}; }
+  Output forward(const NoisedClips& clips, const Tensor&, const Probe& probe) override {
+    return {
+        run_controlled(*base_.unet, *control_, clips.x_t, clips.t, clips.cond, clips.actions, order_, probe).prediction,
+        {}};
+  }
+  diffusion::Denoiser& denoiser() override { return denoiser_; }
+  diffusion::Denoiser* base_denoiser() override { return base_.denoiser.get(); }
+  Cost forward_flops(const VideoSize& size) const override {
+    const ForwardCost base = forward_cost(base_.unet->config(), size);
+    Cost cost{static_cast<double>(forward_cost(control_->config(), size).total), static_cast<double>(base.total)};
+    // Backward through the base: the gradient of the inputs (one forward's worth) from the output to the first place
+    // where a control tensor enters; its weights get none.
+    for (const auto& [block, flops] : base.by_block)
+      if (block.starts_with("ups.") || block.starts_with("final_conv") || block == "mid_block2")
+        cost.frozen += static_cast<double>(flops);
+    return cost;
+  }
+  std::int64_t frozen_parameters() const override { return base_.unet->num_trainable(); }
+  std::string description() const override {
+    return fmt::format(
+        "ControlNet{}, copy of {} parameters, on a frozen base of {}",
+        control_->config().base_dim > 0 ? " (small)" : "", millions(control_->num_parameters()),
+        millions(base_.parameters));
+  }
+
+ private:
+  FrozenBase base_;
+  std::unique_ptr<ControlNet> control_;
+  ControlOrder order_;
+  ControlledDenoiser denoiser_;
+};
+
+// classifier, noisy_classifier: which action led to each frame.
+class ClassifierTrainee final : public Trainee {
+ public:
+  ClassifierTrainee(std::unique_ptr<ActionClassifier> network, bool noisy)
+      : network_(std::move(network)), noisy_(noisy) {}
+
+  nn::Module& module() override { return *network_; }
+  void place(Device device, DType activations) override { place_module(*network_, device, activations); }
+  Tensor base_prediction(const NoisedClips&) override { return {}; }
+  Output forward(const NoisedClips& clips, const Tensor&, const Probe& probe) override {
+    return {network_->forward(Var(join_frames(clips.cond, clips.x_t)), clips.t, probe), {}};
+  }
+  bool sees_clean_frames() const override { return !noisy_; }
+  OwnLoss own_loss(const Output& out, const NoisedClips& clips) const override {
+    return {cross_entropy(out.prediction, clips.actions.to(out.prediction.value().device())), action_accuracy(out.prediction.value(), clips.actions)};
+  }
+  diffusion::Denoiser& denoiser() override { fail<GraphError>("a classifier makes no videos"); }
+  Cost forward_flops(const VideoSize& size) const override {
+    return {static_cast<double>(forward_cost(network_->config(), size).total), 0};
+  }
+  std::string description() const override {
+    return fmt::format(
+        "action classifier of {} frames, {} parameters", noisy_ ? "noisy" : "clean", millions(network_->num_parameters()));
+  }
+
+ private:
+  std::unique_ptr<ActionClassifier> network_;
+  bool noisy_;
+};
+
+}  // namespace
 
 std::unique_ptr<Trainee> make_avid_trainee(
     std::unique_ptr<Unet3d> base, std::unique_ptr<Avid> avid, diffusion::Objective objective) {
   base->set_trainable(false);
   avid->set_trainable(true);
-  return std::make_unique<AvidTrainee>(std::move(base), std::move(avid), objective);
+  FrozenBase frozen;
+  frozen.cond_frames = base->config().cond_frames;
+  frozen.parameters = base->num_parameters();
+  frozen.denoiser = std::make_unique<PixelDenoiser>(*base, objective, PixelDenoiser::Actions::ignore);
+  frozen.unet = std::move(base);
+  return std::make_unique<AvidTrainee>(std::move(frozen), std::move(avid));
 }
 
-std::unique_ptr<Trainee> make_trainee(const TrainConfig& config) {
-  const auto objective = diffusion::parse_objective(config.diffusion.objective);
-  const auto seed = static_cast<std::uint64_t>(config.seed);
+namespace {
+
+std::unique_ptr<Trainee> make_avid(const TrainConfig& config, FrozenBase base) {
   const std::string& kind = config.model.kind;
-  if (!config.base.checkpoint.empty()) check_diffusion(base_weights_path(config.base.checkpoint), config);
-  if (config.has_base()) {
-    auto base = load_unet3d(base_weights_path(config.base.checkpoint));
-    check_fits(base->config(), config);
-    const AvidVariant variant = kind == "avid"           ? AvidVariant::mask
-                                : kind == "avid_no_mask" ? AvidVariant::no_mask
-                                                         : AvidVariant::no_conditioning;
-    auto avid = std::make_unique<Avid>(make_avid_config(variant, unet_config(config)));
-    avid->initialize(seed);
-    return make_avid_trainee(std::move(base), std::move(avid), objective);
+  const AvidVariant variant = kind == "avid"           ? AvidVariant::mask
+                              : kind == "avid_no_mask" ? AvidVariant::no_mask
+                                                       : AvidVariant::no_conditioning;
+  auto avid = std::make_unique<Avid>(make_avid_config(variant, unet_config(config)));
+  avid->initialize(static_cast<std::uint64_t>(config.seed));
+  avid->set_trainable(true);
+  return std::make_unique<AvidTrainee>(std::move(base), std::move(avid));
+}
+
+// Deviation: the original copies the base's online weights; we copy the averaged ones, which the frozen base uses too.
+std::unique_ptr<Trainee> make_controlnet(const TrainConfig& config, FrozenBase base) {
+  check<ConfigError>(
+      base.unet != nullptr, "config: base.checkpoint: {}: a ControlNet needs the base's weights | give a file, or use "
+      "model.kind = avid, which only needs its predictions", base.source);
+  const Unet3dConfig& sizes = base.unet->config();
+  ControlNetConfig c{
+      .dim = sizes.dim,
+      .dim_mults = sizes.dim_mults,
+      .heads = sizes.heads,
+      .head_dim = sizes.head_dim,
+      .cond_frames = sizes.cond_frames,
+      .num_actions = sizes.num_actions};
+  const bool small = config.model.kind == "controlnet_small";
+  if (small) {
+    c.dim = config.model.width;
+    c.heads = config.model.heads;
+    c.head_dim = config.model.head_dim;
+    c.base_dim = sizes.dim;
   }
-  std::unique_ptr<Unet3d> unet;
-  if (kind == "finetune") {
-    unet = load_unet3d(base_weights_path(config.base.checkpoint));
-    check_fits(unet->config(), config);
-  } else {
-    unet = std::make_unique<Unet3d>(unet_config(config));
-    unet->initialize(seed);
+  auto control = std::make_unique<ControlNet>(c);
+  control->initialize(static_cast<std::uint64_t>(config.seed));
+  if (!small) control->copy_from_base(*base.unet);
+  if (config.model.zero_projection) control->zero_projection_biases();
+  control->set_trainable(true);
+  return std::make_unique<ControlNetTrainee>(
+      std::move(base), std::move(control), diffusion::parse_objective(config.diffusion.objective),
+      parse_control_order(config.model.control_order));
+}
+
+std::unique_ptr<Trainee> make_classifier(const TrainConfig& config) {
+  auto network = std::make_unique<ActionClassifier>(ActionClassifierConfig{
+      .dim = config.model.width,
+      .dim_mults = config.model.multipliers,
+      .heads = config.model.heads,
+      .head_dim = config.model.head_dim,
+      .cond_frames = config.data.cond_frames,
+      .num_actions = config.model.actions,
+      .mlp_dim = config.model.mlp,
+      .image_size = config.data.size});
+  network->initialize(static_cast<std::uint64_t>(config.seed));
+  network->set_trainable(true);
+  return std::make_unique<ClassifierTrainee>(std::move(network), config.model.kind == "noisy_classifier");
+}
+
+}  // namespace
+
+std::unique_ptr<Trainee> make_trainee(const TrainConfig& config) {
+  if (config.is_classifier()) return make_classifier(config);
+  if (!config.base.checkpoint.empty()) {
+    FrozenBase base = open_base(config.base.checkpoint, config.diffusion.objective);
+    check_fits(base, config);
+    if (config.is_avid()) return make_avid(config, std::move(base));
+    if (config.is_controlnet()) return make_controlnet(config, std::move(base));
+    check<ConfigError>(
+        base.unet != nullptr, "config: base.checkpoint: {}: finetuning needs the base's weights | give a file",
+        base.source);
+    base.unet->set_trainable(true);
+    return std::make_unique<UnetTrainee>(
+        std::move(base.unet), diffusion::parse_objective(config.diffusion.objective), true);
   }
+  auto unet = std::make_unique<Unet3d>(unet_config(config));
+  unet->initialize(static_cast<std::uint64_t>(config.seed));
   unet->set_trainable(true);
-  return std::make_unique<UnetTrainee>(std::move(unet), objective, config.uses_actions());
+  return std::make_unique<UnetTrainee>(
+      std::move(unet), diffusion::parse_objective(config.diffusion.objective), config.uses_actions());
 }
 
 }  // namespace avid::train

@@ -4,15 +4,17 @@
 #include <memory>
 #include <string>
 
+#include "autograd/var.h"
 #include "diffusion/denoiser.h"
 #include "models/avid.h"
 #include "models/cost.h"
 #include "nn/module.h"
 #include "train/config.h"
+#include "train/frozen_base.h"
 
 namespace avid::train {
 
-/// What a prediction is made from. `drop` [b] i64 or undefined: clips with 1 have their actions withheld.
+/// What a prediction is made from (a classifier of clean frames gets x_0 as x_t, and t = 0). `drop` [b] i64 or undefined: clips with 1 have their actions withheld.
 struct NoisedClips {
   Tensor x_t;      // [b,T,H,W,3]
   Tensor t;        // [b] i64
@@ -25,7 +27,7 @@ struct NoisedClips {
 class Trainee {
  public:
   struct Output {
-    Var prediction;  // [b,T,H,W,3], in the objective's space
+    Var prediction;  // [b,T,H,W,3], in the objective's space; a classifier's logits [b,T,A]
     Tensor mask;     // [b,T,H,W,1], undefined for networks without one
   };
 
@@ -36,8 +38,20 @@ class Trainee {
   virtual Tensor base_prediction(const NoisedClips& clips) = 0;
   /// `base` is what base_prediction returned. probe sees every intermediate value by name.
   virtual Output forward(const NoisedClips& clips, const Tensor& base, const Probe& probe = {}) = 0;
+  /// Networks that see clean frames are given x_0 at t = 0 instead of x_t.
+  virtual bool sees_clean_frames() const { return false; }
+  /// A loss of its own instead of the denoising loss: scalar, and the share of right answers if it has answers.
+  /// Undefined for denoisers.
+  struct OwnLoss {
+    Var loss;
+    double accuracy = 0;
+  };
+  virtual OwnLoss own_loss(const Output&, const NoisedClips&) const { return {}; }
   /// The whole model for sampling and validation, with the weights it has when asked. Lives as long as the trainee.
+  /// GraphError for a classifier, which makes no videos.
   virtual diffusion::Denoiser& denoiser() = 0;
+  /// Moves trained and frozen networks to a device and sets the type of their activations (f32 or bf16).
+  virtual void place(Device device, DType activations) = 0;
   /// The frozen base alone, or nullptr.
   virtual diffusion::Denoiser* base_denoiser() { return nullptr; }
   /// FLOPs of one forward pass of clips of this size, and what is kept frozen.
@@ -57,9 +71,5 @@ std::unique_ptr<Trainee> make_trainee(const TrainConfig& config);
 /// AVID on a frozen base, both with values. The base is frozen here.
 std::unique_ptr<Trainee> make_avid_trainee(
     std::unique_ptr<Unet3d> base, std::unique_ptr<Avid> avid, diffusion::Objective objective);
-
-/// The weights file that base.checkpoint means: the file itself, or for a run folder the averaged weights of its best
-/// checkpoint, or of its newest when there was no validation.
-std::filesystem::path base_weights_path(const std::filesystem::path& checkpoint);
 
 }  // namespace avid::train

@@ -1,0 +1,108 @@
+// diffusion/served/client.cpp -- a Denoiser in another process, reached over HTTP
+#include "diffusion/served/client.h"
+
+#include <httplib.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <thread>
+
+#include "tensor/error.h"
+#include "tensor/io/atomic_file.h"
+
+namespace avid::diffusion {
+namespace {
+
+double seconds_from(const char* name, double otherwise) {
+  const char* text = std::getenv(name);
+  if (text == nullptr || *text == 0) return otherwise;
+  char* end = nullptr;
+  const double value = std::strtod(text, &end);
+  check<UsageError>(
+      *end == 0 && std::isfinite(value) && value >= 0, "{}: expected seconds, got '{}'", name, printable(text));
+  return value;
+}
+
+}  // namespace
+
+ServedOptions ServedOptions::from_environment() {
+  ServedOptions options;
+  if (const char* token = std::getenv("AVID_BASE_TOKEN")) options.token = token;
+  options.timeout_s = seconds_from("AVID_BASE_TIMEOUT", options.timeout_s);
+  options.patience_s = seconds_from("AVID_BASE_PATIENCE", options.patience_s);
+  return options;
+}
+
+bool is_served(const std::string& place) { return place.starts_with("http://"); }
+
+struct ServedDenoiser::Connection {
+  explicit Connection(const std::string& url) : client(url) {}
+  httplib::Client client;
+
+  /// Sends until an answer comes or patience ends. `send` returns httplib's result.
+  template <class Send>
+  std::string ask(const std::string& url, const ServedOptions& options, Send&& send) {
+    using Clock = std::chrono::steady_clock;
+    const auto start = Clock::now();
+    std::chrono::milliseconds pause(50);
+    for (std::string why;;) {
+      const httplib::Result result = send();
+      if (result) {
+        if (result->status == 200) return std::move(result->body);
+        const std::string said = printable(result->body.substr(0, result->body.find('\n')));
+        check<Error>(
+            result->status != 401 && result->status != 403,
+            "{}: it wants another token | set AVID_BASE_TOKEN to the one its owner gave", url);
+        // 5xx but for 500 is a server (or a proxy before it) that is starting, stopping or busy.
+        check<Error>(
+            result->status > 500, "{}: it refused: {} {}", url, result->status,
+            said.empty() ? "without a reason | is it avid serve-denoiser?" : said);
+        why = fmt::format("it is busy ({})", result->status);
+      } else if (result.error() == httplib::Error::Read || result.error() == httplib::Error::Write) {
+        why = fmt::format("no whole answer within {:g} s", options.timeout_s);
+      } else {
+        why = "nobody answers there";
+      }
+      const double waited = std::chrono::duration<double>(Clock::now() - start).count();
+      check<Error>(
+          waited + std::chrono::duration<double>(pause).count() <= options.patience_s,
+          "{}: {}, asked again for {:.0f} s | start it with avid serve-denoiser, or raise AVID_BASE_TIMEOUT / "
+          "AVID_BASE_PATIENCE (seconds)",
+          url, why, waited);
+      std::this_thread::sleep_for(pause);
+      pause = std::min(pause * 2, std::chrono::milliseconds(2000));
+    }
+  }
+};
+
+ServedDenoiser::ServedDenoiser(std::string url, const ServedOptions& options) : url_(std::move(url)), options_(options) {
+  while (url_.ends_with('/')) url_.pop_back();
+  check<UsageError>(is_served(url_), "{}: expected http://host:port", url_);
+  connection_ = std::make_unique<Connection>(url_);
+  httplib::Client& client = connection_->client;
+  check<UsageError>(client.is_valid(), "{}: expected http://host:port", printable(url_));
+  const auto micros = [](double s) { return std::chrono::microseconds(static_cast<std::int64_t>(s * 1e6)); };
+  client.set_connection_timeout(micros(std::min(options_.timeout_s, 10.0)));
+  client.set_read_timeout(micros(options_.timeout_s));
+  client.set_write_timeout(micros(options_.timeout_s));
+  client.set_keep_alive(true);
+  client.set_tcp_nodelay(true);
+  if (!options_.token.empty()) client.set_default_headers({{"Authorization", "Bearer " + options_.token}});
+  card_ = ModelCard::from_text(
+      connection_->ask(url_, options_, [&] { return client.Get("/v1/info"); }), url_);
+}
+
+ServedDenoiser::~ServedDenoiser() = default;
+
+Tensor ServedDenoiser::predict(const DenoiserInput& input) {
+  // Actions stay here: a base is asked without them.
+  const std::string body =
+      encode_request({.x_t = input.x_t, .t = input.t, .cond = input.cond, .actions = {}}, card_.id());
+  const std::string answer = connection_->ask(url_, options_, [&] {
+    return connection_->client.Post("/v1/predict", body, "application/octet-stream");
+  });
+  return decode_response(answer, card_.id(), input.x_t.shape(), url_);
+}
+
+}  // namespace avid::diffusion
