@@ -5,13 +5,16 @@
 // free must stay visible.
 #include "tensor/storage.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstdlib>
 #include <map>
 #include <mutex>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
+#include "kernels/op_timer.h"
 #include "tensor/error.h"
 #include "tensor/ops/on_device.h"
 
@@ -90,31 +93,69 @@ HostPool& host_pool() {
   return *pool;
 }
 
-// What GPU backends hold; their runtimes keep pools of their own.
-std::mutex device_stats_mutex;
-std::map<std::pair<DeviceKind, int>, PoolStats> device_stats;
+double mib(std::size_t bytes) { return static_cast<double>(bytes) / 1048576.0; }
+
+/// What a GPU backend has handed out; its runtime keeps the pool itself.
+struct DeviceLedger {
+  struct Block {
+    std::size_t bytes;
+    const char* op;  // the op that asked for it, null outside of ops
+  };
+  PoolStats stats;
+  std::unordered_map<const std::byte*, Block> blocks;
+
+  /// "conv3d 812.0 MiB, weights and batches 96.5 MiB": the ops whose outputs are the most.
+  std::string largest_holders() const {
+    constexpr std::size_t kShown = 4;
+    std::map<std::string, std::size_t> by_op;
+    for (const auto& [address, block] : blocks)
+      by_op[block.op != nullptr ? block.op : "weights and batches"] += block.bytes;
+    std::vector<std::pair<std::size_t, std::string>> sorted;
+    for (const auto& [op, bytes] : by_op) sorted.emplace_back(bytes, op);
+    std::sort(sorted.rbegin(), sorted.rend());
+    std::string text;
+    for (std::size_t i = 0; i < std::min(kShown, sorted.size()); ++i)
+      text += fmt::format("{}{} {:.1f} MiB", i == 0 ? "" : ", ", sorted[i].second, mib(sorted[i].first));
+    return text;
+  }
+};
+
+std::mutex ledgers_mutex;
+
+DeviceLedger& ledger_of(Device device) {
+  static auto* ledgers = new std::map<std::pair<DeviceKind, int>, DeviceLedger>;  // never destroyed, like the pool
+  return (*ledgers)[{device.kind, device.index}];
+}
 
 std::byte* take_from_device(std::size_t block_bytes, Device device) {
-  void* block = on_device(device, "storage", [&]<class Backend>(const kernels::Stream& stream) {
+  auto* block = static_cast<std::byte*>(on_device(device, "storage", [&]<class Backend>(const kernels::Stream& stream) {
     return kernels::device_allocate<Backend>(stream, block_bytes);
-  });
-  const std::lock_guard lock(device_stats_mutex);
-  PoolStats& stats = device_stats[{device.kind, device.index}];
-  check<OutOfMemoryError>(block != nullptr,
-                          "{}: could not get {:.1f} MiB more, {:.1f} MiB are in use | use a smaller batch or model, or more accumulation",
-                          device.to_string(), static_cast<double>(block_bytes) / 1048576.0,
-                          static_cast<double>(stats.in_use_bytes) / 1048576.0);
-  stats.in_use_bytes += block_bytes;
-  stats.peak_in_use_bytes = std::max(stats.peak_in_use_bytes, stats.in_use_bytes);
-  return static_cast<std::byte*>(block);
+  }));
+  const char* op = kernels::current_op();
+  const std::lock_guard lock(ledgers_mutex);
+  DeviceLedger& ledger = ledger_of(device);
+  if (block == nullptr)
+    fail<OutOfMemoryError>(
+        "{}: {}: could not get {:.1f} MiB more, {:.1f} MiB are in use ({}) | use a smaller batch or model, or more "
+        "accumulation",
+        device.to_string(), op != nullptr ? op : "storage", mib(block_bytes), mib(ledger.stats.in_use_bytes),
+        ledger.largest_holders());
+  ledger.blocks[block] = {block_bytes, op};
+  ledger.stats.in_use_bytes += block_bytes;
+  ledger.stats.peak_in_use_bytes = std::max(ledger.stats.peak_in_use_bytes, ledger.stats.in_use_bytes);
+  return block;
 }
 
 void give_back_to_device(std::byte* block, std::size_t block_bytes, Device device) {
+  {
+    const std::lock_guard lock(ledgers_mutex);
+    DeviceLedger& ledger = ledger_of(device);
+    ledger.blocks.erase(block);
+    ledger.stats.in_use_bytes -= block_bytes;
+  }
   on_device(device, "storage", [&]<class Backend>(const kernels::Stream& stream) {
     kernels::device_free<Backend>(stream, block, block_bytes);
   });
-  const std::lock_guard lock(device_stats_mutex);
-  device_stats[{device.kind, device.index}].in_use_bytes -= block_bytes;
 }
 
 }  // namespace
@@ -154,8 +195,14 @@ void reset_host_pool_peak() {
 }
 
 PoolStats device_pool_stats(Device device) {
-  const std::lock_guard lock(device_stats_mutex);
-  return device_stats[{device.kind, device.index}];
+  const std::lock_guard lock(ledgers_mutex);
+  return ledger_of(device).stats;
+}
+
+void reset_device_pool_peak(Device device) {
+  const std::lock_guard lock(ledgers_mutex);
+  PoolStats& stats = ledger_of(device).stats;
+  stats.peak_in_use_bytes = stats.in_use_bytes;
 }
 
 void trim_host_pool() { host_pool().trim(); }

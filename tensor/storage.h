@@ -56,6 +56,7 @@ struct PoolStats {
 PoolStats host_pool_stats();
 /// The same for a GPU backend (cached_bytes is not known here: its runtime keeps the cache).
 PoolStats device_pool_stats(Device device);
+void reset_device_pool_peak(Device device);
 /// Sets the peak to what is in use now.
 void reset_host_pool_peak();
 /// Gives all cached blocks back to the system.

@@ -65,7 +65,12 @@ Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
   t.shape_ = shape;
   t.dtype_ = dtype;
   t.pitch_ = row_pitch(shape, dtype);
-  t.storage_ = Storage::allocate(t.num_bytes(), device);
+  try {
+    t.storage_ = Storage::allocate(t.num_bytes(), device);
+  } catch (const OutOfMemoryError& error) {
+    if (!device.is_gpu()) throw;
+    fail<OutOfMemoryError>("{} {}: {}", name_of(dtype), shape, error.what());
+  }
   if (t.pitch_ != shape.cols()) {
     const std::size_t item = size_of(dtype), row_bytes = static_cast<std::size_t>(shape.cols()) * item;
     const std::size_t pitch_bytes = static_cast<std::size_t>(t.pitch_) * item;

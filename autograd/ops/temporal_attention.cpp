@@ -3,6 +3,8 @@
 
 #include <utility>
 
+#include "kernels/op_timer.h"
+
 namespace avid {
 namespace {
 
@@ -51,6 +53,7 @@ class TemporalAttentionRule : public Rule {
 Var temporal_attention(
     const Var& x, const Var& norm_gamma, const Var& w_qkv, const Var& w_out, const Var& bias_table,
     const Tensor& rotary_freqs, const AttentionOptions& options) {
+  const kernels::OpTimer timer(kOp);
   Tensor out = temporal_attention_fwd(
       x.value(), norm_gamma.value(), w_qkv.value_in(x.dtype()), w_out.value_in(x.dtype()), bias_table.value(), rotary_freqs, options);
   if (!needs_record({&x, &norm_gamma, &w_qkv, &w_out, &bias_table})) return Var(std::move(out));
