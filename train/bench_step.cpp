@@ -13,6 +13,7 @@
 #include "models/cost.h"
 #include "models/video_layout.h"
 #include "tensor/io/tensor_file.h"
+#include "tensor/ops/on_device.h"
 #include "tensor/rng.h"
 #include "train/learner.h"
 
@@ -66,6 +67,14 @@ BenchResult bench_step(const BenchRequest& request) {
   const auto trainee = make_trainee(config_of(request, trained_config, video));
   trainee->module().import_tensors(trained_tensors, request.kind == "base" ? request.base.string() : request.adapter.string());
   trainee->module().set_trainable(true);
+  trainee->place(request.device, request.activations);
+  // A step is over when the device has done it.
+  const auto wait = [&] {
+    if (!request.device.is_gpu()) return;
+    on_device(request.device, "bench", []<class Backend>(const kernels::Stream& stream) {
+      kernels::device_synchronise<Backend>(stream);
+    });
+  };
   Learner learner(*trainee, {});
 
   BenchResult result;
@@ -82,12 +91,15 @@ BenchResult bench_step(const BenchRequest& request) {
     const double loss = run();
     if (i == 0) result.loss = loss;
   }
+  wait();
   reset_host_pool_peak();
+  if (request.device.is_gpu()) reset_device_pool_peak(request.device);
   kernels::reset_slow_path_counts();
-  if (request.per_op) kernels::set_op_timing(true);
+  if (request.per_op) kernels::set_op_timing(true, wait);
   for (std::int64_t i = 0; i < request.steps; ++i) {
     const auto start = std::chrono::steady_clock::now();
     run();
+    wait();
     result.seconds.push_back(seconds_since(start));
   }
   if (request.per_op) {
@@ -95,7 +107,8 @@ BenchResult bench_step(const BenchRequest& request) {
     kernels::set_op_timing(false);
   }
   result.slow_paths = kernels::slow_path_counts();
-  result.peak_pool_bytes = host_pool_stats().peak_in_use_bytes;
+  result.peak_pool_bytes =
+      (request.device.is_gpu() ? device_pool_stats(request.device) : host_pool_stats()).peak_in_use_bytes;
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   result.peak_process_mib = static_cast<double>(usage.ru_maxrss) / 1024.0;

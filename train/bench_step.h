@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/op_timer.h"
+#include "tensor/tensor.h"
 
 namespace avid::train {
 
@@ -17,6 +18,8 @@ struct BenchRequest {
   std::filesystem::path input;            ///< x0, noise, x_t, t, cond, actions in the layout of `avid forward`
   std::int64_t steps = 5, warmup = 2;
   bool per_op = false;                    ///< collect where the time goes
+  Device device = {};                     ///< where the networks compute
+  DType activations = DType::f32;         ///< f32 or bf16
 };
 
 struct BenchResult {

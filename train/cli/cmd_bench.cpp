@@ -15,7 +15,7 @@ namespace {
 
 struct Options {
   train::BenchRequest request;
-  std::string dtype = "f32";
+  std::string dtype = "f32", device = "cpu";
   int threads = 0;
   bool json = false;
 };
@@ -40,14 +40,17 @@ void print_ops(const train::BenchResult& result, double steps) {
 }
 
 void run(Options& options, bool per_op) {
-  check<UsageError>(options.dtype == "f32", "bench: --dtype {}: the CPU backend trains in f32 | use --dtype f32", options.dtype);
+  check<UsageError>(
+      options.dtype == "f32" || options.dtype == "bf16", "bench: --dtype: expected f32 or bf16, got {}", options.dtype);
+  options.request.device = Device::parse(options.device);
+  options.request.activations = options.dtype == "bf16" ? DType::bf16 : DType::f32;
   if (options.threads > 0) kernels::set_num_threads(options.threads);
   options.request.per_op = per_op;
   const train::BenchResult result = train::bench_step(options.request);
   const double gemm = train::measure_gemm_flops_per_second(), seconds = median(result.seconds);
   const double rate = result.flops_per_step / seconds;
   if (options.json) {
-    nlohmann::ordered_json out = {{"kind", options.request.kind}, {"device", "cpu"}, {"threads", kernels::num_threads()},
+    nlohmann::ordered_json out = {{"kind", options.request.kind}, {"device", options.request.device.describe()}, {"threads", kernels::num_threads()},
                                   {"dtype", options.dtype}, {"seconds", result.seconds}, {"median_s", seconds}, {"loss", result.loss},
                                   {"gflop_per_step", result.flops_per_step * 1e-9}, {"gflop_per_s", rate * 1e-9},
                                   {"gemm_gflop_per_s", gemm * 1e-9}, {"share_of_gemm", rate / gemm},
@@ -59,16 +62,15 @@ void run(Options& options, bool per_op) {
     std::printf("%s\n", out.dump(1).c_str());
     return;
   }
-  std::printf("%s step on cpu, %d threads: median %.4f s of %zu, %.1f GFLOP, %.1f GFLOP/s = %.0f%% of GEMM (%.0f GFLOP/s)\n",
-              options.request.kind.c_str(), kernels::num_threads(), seconds, result.seconds.size(), result.flops_per_step * 1e-9,
+  std::printf("%s step on %s, %d threads: median %.4f s of %zu, %.1f GFLOP, %.1f GFLOP/s = %.0f%% of the CPU's f32 GEMM (%.0f GFLOP/s)\n",
+              options.request.kind.c_str(), options.request.device.describe().c_str(), kernels::num_threads(), seconds, result.seconds.size(), result.flops_per_step * 1e-9,
               rate * 1e-9, 100 * rate / gemm, gemm * 1e-9);
   std::printf("loss %.8g, tensors peak %.0f MiB, process peak %.0f MiB\n", result.loss,
               static_cast<double>(result.peak_pool_bytes) / 1048576.0, result.peak_process_mib);
   if (per_op) print_ops(result, static_cast<double>(result.seconds.size()));
 }
 
-void add(CLI::App* bench, const char* name, const char* description, bool per_op) {
-  CLI::App* command = bench->add_subcommand(name, description);
+void add_options(CLI::App* command, bool per_op) {
   auto options = std::make_shared<Options>();
   train::BenchRequest& request = options->request;
   command->add_option("--kind", request.kind, "avid (adapter update), base (base update) or sample (one denoising step)")->capture_default_str();
@@ -77,7 +79,8 @@ void add(CLI::App* bench, const char* name, const char* description, bool per_op
   command->add_option("--input", request.input, "Clips: x0, noise, t, cond, actions as for 'avid forward'")->required();
   command->add_option("--steps", request.steps, "Timed steps")->check(CLI::Range(1, 10000))->capture_default_str();
   command->add_option("--warmup", request.warmup, "Steps before timing")->check(CLI::Range(1, 1000))->capture_default_str();
-  command->add_option("--dtype", options->dtype, "Element type")->capture_default_str();
+  command->add_option("--dtype", options->dtype, "Type of the activations: f32 or bf16")->capture_default_str();
+  command->add_option("--device", options->device, "cpu, cuda, cuda:N or sim (the kernel simulator)")->capture_default_str();
   command->add_option("--threads", options->threads, "CPU threads (0: all)")->check(CLI::Range(0, 4096))->capture_default_str();
   command->add_flag("--json", options->json, "Print one JSON value");
   command->callback([options, per_op] { run(*options, per_op); });
@@ -85,11 +88,22 @@ void add(CLI::App* bench, const char* name, const char* description, bool per_op
 
 void setup(CLI::App* command) {
   command->require_subcommand(1);
-  add(command, "step", "Time whole training updates or sampling steps", false);
-  add(command, "ops", "The same, with a table of where the time goes and which slow paths were taken", true);
+  add_options(command->add_subcommand("step", "Time whole training updates or sampling steps"), false);
+  add_options(
+      command->add_subcommand("ops", "The same, with a table of where the time goes and which slow paths were taken"), true);
   set_example(command, "avid bench ops --kind avid --base base.safetensors --adapter adapter.safetensors --input clips.safetensors");
 }
 
+void setup_profile(CLI::App* command) {
+  add_options(command, true);
+  set_example(
+      command,
+      "avid profile --device cuda --dtype bf16 --base base.safetensors --adapter adapter.safetensors --input "
+      "clips.safetensors");
+}
+
+const CommandRegistrar kProfile(
+    "profile", "Where the time of a training or sampling step goes, op by op; on a device each op is waited for", setup_profile);
 const CommandRegistrar kRegistrar("bench", "Time training and sampling steps on this machine", setup);
 
 }  // namespace
