@@ -47,5 +47,8 @@ function(avid_device_backends)
   if(AVID_SIM)
     add_subdirectory(${PROJECT_SOURCE_DIR}/kernels/sim)
     target_link_libraries(avid_tensor PUBLIC avid_kernels_sim)
+    foreach(flavour IN ITEMS sim sim_asan sim_race)  # for tests/sim
+      set(AVID_SIM_FLAGS_${flavour} ${AVID_SIM_FLAGS_${flavour}} PARENT_SCOPE)
+    endforeach()
   endif()
 endfunction()

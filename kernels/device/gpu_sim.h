@@ -319,7 +319,7 @@ AVID_DEVICE std::uint32_t to_tf32(float v) {
 
 #define AVID_SIM_LDMATRIX(suffix, count)                                                                   \
   inline void ldmatrix_##suffix(std::uint32_t (&r)[count], const void* row, AVID_SITE) {                   \
-    simulator::MatrixLoad x{r, row};                                                                       \
+    simulator::MatrixLoad x{r, row, site};                                                                 \
     simulator::warp_collective(simulator::load_##suffix, ~0u, &x, site);                                   \
   }                                                                                                        \
   inline void ldmatrix_##suffix(std::uint32_t (&r)[count], shared_address row, AVID_SITE) {                \
@@ -358,7 +358,7 @@ inline void cp_async_4(shared_address dst, const void* src, bool valid = true, A
 inline void cp_async_commit() { simulator::cp_async_commit(); }
 /// Waits until at most N of this thread's groups are under way. Other threads' copies need a barrier as well.
 template <int N>
-void cp_async_wait() { simulator::cp_async_wait(N); }
+void cp_async_wait(AVID_SITE) { simulator::cp_async_wait(N, site); }
 
 // ---- launch -----------------------------------------------------------------------------------------------------------
 

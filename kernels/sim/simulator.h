@@ -80,7 +80,7 @@ void warp_collective(const Collective& what, std::uint32_t mask, void* argument,
 
 void cp_async(void* dst, const void* src, unsigned bytes, bool valid, Site site);
 void cp_async_commit();
-void cp_async_wait(int keep);
+void cp_async_wait(int keep, Site site);
 
 [[noreturn]] void fail(ErrorKind kind, const std::string& message, Site site);
 
@@ -96,6 +96,7 @@ struct MmaOperands {
 struct MatrixLoad {
   std::uint32_t* r;
   const void* row;
+  Site site;
 };
 extern const Collective mma_bf16_k16, mma_bf16_k8, mma_tf32_k8;
 extern const Collective load_x1, load_x1_trans, load_x2, load_x2_trans, load_x4, load_x4_trans, move_matrix;

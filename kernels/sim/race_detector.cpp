@@ -1,0 +1,109 @@
+// kernels/sim/race_detector.cpp -- see race_detector.h
+#include "kernels/sim/race_detector.h"
+
+#include <dlfcn.h>
+
+#include <new>
+
+#include "kernels/sim/engine.h"
+#include "kernels/sim/report.h"
+
+namespace avid::kernels::simulator {
+
+void RaceDetector::begin_launch() {
+  if (!have_race_hooks()) return;
+  if (bytes_ == nullptr) {
+    bytes_.reset(static_cast<Byte*>(std::calloc(SharedMemory::kArenaBytes, sizeof(Byte))));
+    if (bytes_ == nullptr) throw std::bad_alloc();
+    clocks_.resize(32);
+    Dl_info info{};
+    if (dladdr(reinterpret_cast<void*>(&have_race_hooks), &info) != 0) program_ = reinterpret_cast<std::uintptr_t>(info.dli_fbase);
+  }
+}
+
+void RaceDetector::begin_block() { first_epoch_of_block_ = ++epoch_; }
+
+void RaceDetector::warp_barrier(unsigned warp, std::uint32_t lanes, bool whole) {
+  if (bytes_ == nullptr) return;
+  WarpClock& clock = clocks_[warp];
+  const std::uint32_t now = ++clock.now;
+  if (whole) {
+    clock.all = now;
+    return;
+  }
+  for (int i = 0; i < 32; ++i)
+    for (int j = 0; j < 32; ++j)
+      if ((lanes >> i & 1u) != 0 && (lanes >> j & 1u) != 0) clock.pair[i][j] = now;
+}
+
+bool RaceDetector::conflicts(const Touch& past, const Thread& thread, bool atomic) const {
+  if (past.epoch != epoch_ || past.thread == thread.number || (atomic && past.atomic)) return false;
+  if (past.thread / 32 != thread.warp()) return true;
+  const WarpClock& clock = clocks_[thread.warp()];
+  return past.warp_time >= clock.all && past.warp_time >= clock.pair[thread.lane()][past.thread & 31];
+}
+
+std::uint32_t RaceDetector::pack(std::uintptr_t place) const {
+  return (place & kPlaceIsSite) != 0 ? static_cast<std::uint32_t>(place) | 0x80000000u : static_cast<std::uint32_t>(place - program_) & 0x7fffffffu;
+}
+std::uintptr_t RaceDetector::unpack(std::uint32_t place) const {
+  return (place & 0x80000000u) != 0 ? kPlaceIsSite | (place & 0x7fffffffu) : program_ + place;
+}
+
+RaceDetector::Touch RaceDetector::touch(const Thread& thread, std::uintptr_t place, bool atomic) const {
+  return {epoch_, clocks_[thread.warp()].now, pack(place), static_cast<std::uint16_t>(thread.number), atomic};
+}
+
+void RaceDetector::access(std::uintptr_t address, unsigned num_bytes, Access kind, const Thread& thread, std::uintptr_t place) {
+  Engine& e = engine();
+  const bool write = kind != Access::read, atomic = kind == Access::atomic;
+  const std::size_t begin = e.shared.offset(reinterpret_cast<const void*>(address));
+  for (std::size_t i = begin; i < begin + num_bytes && i < SharedMemory::kArenaBytes; ++i) {
+    Byte& byte = bytes_[i];
+    const auto array = [&] { return e.shared.describe(e.shared.at(i)); };
+    const auto race = [&](const Touch& past, const char* what, const char* before) {
+      fail(ErrorKind::race, std::string("race, no barrier between: ") + what + " by thread " + std::to_string(thread.number) + " at " +
+                                source_line(place) + " and " + before + " by thread " + std::to_string(past.thread) + " at " +
+                                source_line(unpack(past.place)) + " on " + array(), Site{});
+    };
+    if (byte.copy_pending && byte.write.epoch >= first_epoch_of_block_)
+      fail(ErrorKind::cp_async, std::string(write ? "write to" : "read of") + " the destination of an asynchronous copy before its wait: " +
+                                    array() + " at " + source_line(place) + ", copy issued by thread " + std::to_string(byte.write.thread) + " at " +
+                                    source_line(unpack(byte.write.place)), Site{});
+    if (conflicts(byte.write, thread, atomic)) race(byte.write, write ? "write" : "read", "write");
+    if (write) {
+      for (const Touch& read : byte.read)
+        if (conflicts(read, thread, atomic)) race(read, "write", "read");
+      byte.write = touch(thread, place, atomic);
+    } else {
+      if (byte.write.epoch < first_epoch_of_block_)
+        fail(ErrorKind::uninitialised, "read of uninitialised " + array() + " at " + source_line(place), Site{});
+      // Two readers are remembered: this thread's last read, else the older slot.
+      const int slot = byte.read[0].thread == thread.number || byte.read[0].epoch != epoch_   ? 0
+                       : byte.read[1].thread == thread.number || byte.read[1].epoch != epoch_ ? 1
+                                                                                              : static_cast<int>(thread.number & 1);
+      byte.read[slot] = touch(thread, place, false);
+    }
+  }
+}
+
+void RaceDetector::begin_copy(const void* dst, unsigned num_bytes, const Thread& thread, const Site& site) {
+  if (bytes_ == nullptr || !options().detect_races) return;
+  access(reinterpret_cast<std::uintptr_t>(dst), num_bytes, Access::write, thread, place_of(site));
+  const std::size_t begin = engine().shared.offset(dst);
+  for (std::size_t i = begin; i < begin + num_bytes; ++i) bytes_[i].copy_pending = true;
+}
+
+void RaceDetector::end_copy(const void* dst, unsigned num_bytes, const Thread& thread, const Site& site) {
+  if (bytes_ == nullptr || !options().detect_races) return;
+  const std::size_t begin = engine().shared.offset(dst);
+  for (std::size_t i = begin; i < begin + num_bytes; ++i) bytes_[i].copy_pending = false;
+  access(reinterpret_cast<std::uintptr_t>(dst), num_bytes, Access::write, thread, place_of(site));
+}
+
+void RaceDetector::forget_pending_copies() {
+  if (bytes_ == nullptr) return;
+  for (std::size_t i = 0; i < SharedMemory::kArenaBytes; ++i) bytes_[i].copy_pending = false;
+}
+
+}  // namespace avid::kernels::simulator
