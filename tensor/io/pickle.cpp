@@ -28,12 +28,17 @@ constexpr std::string_view kAllowed[] = {
     "torch.DoubleStorage", "torch.FloatStorage", "torch.HalfStorage", "torch.BFloat16Storage", "torch.LongStorage",
     "torch.IntStorage", "torch.ShortStorage", "torch.CharStorage", "torch.ByteStorage", "torch.BoolStorage",
     "torch.ComplexFloatStorage", "torch.ComplexDoubleStorage",
+    "torch.jit._pickle.build_intlist", "torch.jit._pickle.build_doublelist", "torch.jit._pickle.build_boollist",
+    "torch.jit._pickle.build_tensorlist", "torch.jit._pickle.restore_type_tag",
     "torch.float64", "torch.float32", "torch.float16", "torch.bfloat16", "torch.int64", "torch.int32", "torch.int16",
     "torch.int8", "torch.uint8", "torch.bool"};
 // clang-format on
 
+// The class of a TorchScript module: its objects are attributes and nothing else.
+bool is_script_class(std::string_view name) { return name.starts_with("__torch__."); }
+
 bool is_allowed(std::string_view name) {
-  return std::find(std::begin(kAllowed), std::end(kAllowed), name) != std::end(kAllowed);
+  return is_script_class(name) || std::find(std::begin(kAllowed), std::end(kAllowed), name) != std::end(kAllowed);
 }
 
 class Machine {
@@ -49,6 +54,7 @@ class Machine {
         stack_.size() == 1 && marks_.empty(), path_,
         "pickle: {} values left on the stack at its end | the file is damaged", stack_.size());
     result_.root = stack_.back();
+    result_.num_bytes = at_;
     return std::move(result_);
   }
 
@@ -174,6 +180,12 @@ class Machine {
     const auto is = [&](std::size_t i, Kind kind) { return i < args.size() && args[i]->kind == kind; };
     const auto ends = [&](std::string_view end) { return name.ends_with(end); };
 
+    if (is_script_class(name)) return make_text(Kind::dict, name);
+    if (name.starts_with("torch.jit._pickle.")) {  // a container and its type: build_intlist(list)
+      if (!is(0, Kind::list) && !is(0, Kind::tuple) && !is(0, Kind::dict))
+        damaged("a typed container of something else");
+      return copy_items(args[0]->kind, args[0]);
+    }
     if (name == "torch._utils._rebuild_tensor_v2" || name == "torch._utils._rebuild_tensor")
       return rebuild_tensor(args);
     if (ends("._rebuild_parameter") || ends("._rebuild_parameter_with_state")) {
@@ -262,6 +274,7 @@ class Machine {
                       id->items[0]->text == "storage" && (is(1, Kind::global) || is(1, Kind::opaque)) &&
                       is(2, Kind::text) && is(4, Kind::integer);
     if (!good) damaged("an outside reference that is no tensor storage");
+    if (id->items.size() > 5 && !is(5, Kind::none)) damaged("a view of a storage, as versions before 0.4 wrote,");
     if (is(1, Kind::opaque)) return make_text(Kind::opaque, id->items[1]->text);
     const Value storage = make_text(Kind::storage, id->items[1]->text);
     storage->key = id->items[2]->text;
@@ -407,9 +420,13 @@ void Machine::step() {
       const Value arguments = pop(), callee = pop();
       return push(call(callee, arguments));
     }
-    case 'b': {  // BUILD: the attributes of an OrderedDict (a state_dict's _metadata) are of no use here
-      pop();
+    case 'b': {  // BUILD: the attributes of a TorchScript module; an OrderedDict's (_metadata) are of no use here
+      const Value attributes = pop();
       if (top()->kind != Kind::opaque && top()->kind != Kind::dict) damaged("attributes for a value that has none");
+      if (top()->kind != Kind::dict || !is_script_class(top()->text)) return;
+      if (attributes->kind != Kind::dict) damaged("a module whose attributes are no dictionary");
+      count_copied(attributes->items.size());
+      top()->items.insert(top()->items.end(), attributes->items.begin(), attributes->items.end());
       return;
     }
     case 'Q': return push(persistent(pop()));

@@ -46,9 +46,11 @@ struct PickleValue {
 struct Pickle {
   std::vector<std::unique_ptr<PickleValue>> values;
   const PickleValue* root = nullptr;
+  std::size_t num_bytes = 0;  ///< from the first opcode to behind the last
 };
 
-/// Interprets one pickle. At most `max_values` values are made (a bound on memory).
+/// Interprets one pickle; bytes behind its end are left alone. Objects of TorchScript modules (classes __torch__.*)
+/// become dicts of their attributes. At most `max_values` values are made (a bound on memory).
 /// Errors   FileError: truncated or damaged pickle, an opcode outside protocols 2-5, a name outside the allow-list.
 Pickle read_pickle(
     const std::filesystem::path& path, std::span<const std::byte> bytes, UnknownObjects unknown,

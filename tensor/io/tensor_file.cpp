@@ -8,6 +8,7 @@
 #include "tensor/io/mapped_file.h"
 #include "tensor/io/npz.h"
 #include "tensor/io/safetensors.h"
+#include "tensor/io/torch_legacy.h"
 #include "tensor/io/torch_zip.h"
 #include "tensor/io/zip_archive.h"
 
@@ -108,6 +109,7 @@ FileKind detect_file_kind(const std::filesystem::path& path) {
       if (member.name == "data.pkl" || member.name.ends_with("/data.pkl")) return FileKind::torch_zip;
     return FileKind::npz;
   }
+  if (TorchLegacyFile::starts(bytes)) return FileKind::torch_legacy;
   // The first byte of the JSON header is its opening brace.
   if (bytes.size() > 8 && bytes[8] == std::byte{'{'}) return FileKind::safetensors;
   return FileKind::unknown;
@@ -119,6 +121,8 @@ std::unique_ptr<TensorFile> open_tensor_file(const std::filesystem::path& path, 
       return std::make_unique<SafetensorsFile>(path);
     case FileKind::torch_zip:
       return std::make_unique<TorchZipFile>(path, unknown);
+    case FileKind::torch_legacy:
+      return std::make_unique<TorchLegacyFile>(path, unknown);
     case FileKind::npz:
       return std::make_unique<NpzFile>(path);
     case FileKind::npy:

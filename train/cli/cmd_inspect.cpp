@@ -46,7 +46,7 @@ void inspect_tensors(const Settings& s) {
     numel += info.numel();
   }
   std::vector<std::string> skipped;
-  if (const auto* torch = dynamic_cast<const TorchZipFile*>(file.get())) skipped = torch->skipped();
+  if (const auto* torch = dynamic_cast<const TorchCheckpoint*>(file.get())) skipped = torch->skipped();
 
   if (s.json) {
     Json json{

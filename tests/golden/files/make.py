@@ -58,10 +58,27 @@ class Recorder:
         return self.function, self.args
 
 
+class Scripted(torch.nn.Module):
+    """Nested modules, parameters, buffers, a list: what a TorchScript archive keeps beside its program."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1, bias=False), torch.nn.BatchNorm2d(3))
+        self.first[0].weight.data = ramp(3, 2, 1, 1)
+        self.first[1].running_mean = ramp(3)
+        self.sizes: list[int] = [4, 5]
+        self.eval()
+
+    def forward(self, x):
+        return self.first(x) + float(self.sizes[0])
+
+
 def torch_files():
     torch.save(tensors(), path("tensors.pt"))
     torch.save(tensors(), path("tensors_protocol5.pt"), pickle_protocol=5)
     torch.save(ramp(2, 2), path("bare.pt"))
+    torch.save(tensors(), path("tensors_legacy.pt"), _use_new_zipfile_serialization=False)
+    torch.jit.save(torch.jit.script(Scripted()), path("script.pt"))
 
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
