@@ -42,7 +42,6 @@ void affine_relu_rows(
 
 /// mean[c] and (biased) var[c] of a column over all rows, in f64 and two passes. The same bits for any number of
 /// threads.
-void column_moments(
-    Rows<const float> rows, std::int64_t num_rows, std::int64_t num_cols, double* mean, double* var);
+void column_moments(Rows<const float> rows, std::int64_t num_rows, std::int64_t num_cols, double* mean, double* var);
 
 }  // namespace avid::kernels

@@ -101,8 +101,7 @@ void affine_relu_rows(
   });
 }
 
-void column_moments(
-    Rows<const float> rows, std::int64_t num_rows, std::int64_t num_cols, double* mean, double* var) {
+void column_moments(Rows<const float> rows, std::int64_t num_rows, std::int64_t num_cols, double* mean, double* var) {
   const Index pieces = pieces_of(num_rows);
   std::vector<double> parts(static_cast<std::size_t>(pieces * num_cols));
   // Partial sums of f(value, column) per piece, then the pieces in order.

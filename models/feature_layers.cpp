@@ -230,8 +230,7 @@ Tensor Block::run(const Tensor& x) const {
   return out;
 }
 
-Tensor frames_to_input(
-    const Tensor& frames, const Shape& out, std::array<float, 3> shift, std::array<float, 3> scale) {
+Tensor frames_to_input(const Tensor& frames, const Shape& out, std::array<float, 3> shift, std::array<float, 3> scale) {
   check_dtype(frames, DType::u8, "feature network", "frames");
   check<ShapeError>(
       frames.numel() == out.numel() && out.cols() == 3, "feature network: frames: expected {} with 3 colours, got {}",
@@ -260,7 +259,8 @@ Tensor global_average(const Tensor& x) {
       for (std::int64_t c = 0; c < channels; ++c) mean[at(c)] += row[c];
     }
     float* to = out.data<float>() + b * out.pitch();
-    for (std::int64_t c = 0; c < channels; ++c) to[c] = static_cast<float>(mean[at(c)] / static_cast<double>(positions));
+    for (std::int64_t c = 0; c < channels; ++c)
+      to[c] = static_cast<float>(mean[at(c)] / static_cast<double>(positions));
   }
   return out;
 }

@@ -19,8 +19,8 @@ struct Slice {
   std::vector<int> convs;  // indices in torchvision's `features`
   std::int64_t channels;
 };
-const std::array<Slice, 5> kSlices{{
-    {{0, 2}, 64}, {{5, 7}, 128}, {{10, 12, 14}, 256}, {{17, 19, 21}, 512}, {{24, 26, 28}, 512}}};
+const std::array<Slice, 5> kSlices{
+    {{{0, 2}, 64}, {{5, 7}, 128}, {{10, 12, 14}, 256}, {{17, 19, 21}, 512}, {{24, 26, 28}, 512}}};
 
 // ImageNet's mean and deviation for images in [-1,1].
 constexpr std::array<float, 3> kShift{-0.030f, -0.088f, -0.188f}, kScale{0.458f, 0.448f, 0.450f};

@@ -35,8 +35,8 @@ class Lpips {
   /// Adds the distance of one tap, features [N,1,H,W,C] of a and b, to out[n].
   void add_tap(const Tensor& a, const Tensor& b, const std::vector<float>& weights, double* out) const;
 
-  std::vector<features::Block> slices_;       // up to each tap
-  std::vector<std::vector<float>> heads_;     // [C] per tap
+  std::vector<features::Block> slices_;    // up to each tap
+  std::vector<std::vector<float>> heads_;  // [C] per tap
   LpipsNorm norm_;
 };
 

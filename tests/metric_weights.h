@@ -26,11 +26,11 @@ inline Tensor hash_tensor(const std::string& prefix, const std::string& name, co
     h = (h ^ h >> 13) * 0xC2B2AE35u;
     h ^= h >> 16;
     const double u = h / 4294967296.0 - 0.5;
-    const double value = is_lin                           ? u + 0.5
-                         : shape.rank() > 1               ? u * std::sqrt(24 / fan_in)
-                         : name.ends_with("bn.weight")    ? 1 + 0.2 * u
-                         : name.ends_with("running_var")  ? 1 + u
-                                                          : 0.2 * u;
+    const double value = is_lin                          ? u + 0.5
+                         : shape.rank() > 1              ? u * std::sqrt(24 / fan_in)
+                         : name.ends_with("bn.weight")   ? 1 + 0.2 * u
+                         : name.ends_with("running_var") ? 1 + u
+                                                         : 0.2 * u;
     values[j] = static_cast<float>(value);
   }
   return Tensor::from_values(values, shape);
@@ -38,12 +38,13 @@ inline Tensor hash_tensor(const std::string& prefix, const std::string& name, co
 
 /// A reader whose weights come from the hash; `asked` collects what was taken.
 inline features::WeightReader hash_reader(const std::string& prefix, NamedTensors* asked = nullptr) {
-  return {[prefix, asked](const std::string& name, const Shape& shape) {
-            Tensor t = hash_tensor(prefix, name, shape);
-            if (asked) asked->emplace_back(name, t);
-            return t;
-          },
-          "hash", "test"};
+  return {
+      [prefix, asked](const std::string& name, const Shape& shape) {
+        Tensor t = hash_tensor(prefix, name, shape);
+        if (asked) asked->emplace_back(name, t);
+        return t;
+      },
+      "hash", "test"};
 }
 
 /// [N,3,H,W] or [N,T,3,H,W] u8 -> colours last.

@@ -28,7 +28,7 @@ std::vector<double> absolute_action_errors(const Tensor& predicted, const Tensor
 
 /// Lower is better, 1: as predictable as real video. Both sides are scored against the actions that the generated
 /// clips were conditioned on. Source: Rigter et al. 2024; the released code logs the inverse of the first.
-double action_error_ratio(double accuracy_real, double accuracy_generated);               ///< real / (generated + 1e-9)
-double action_error_ratio_of_distances(double error_real, double error_generated);        ///< generated / real
+double action_error_ratio(double accuracy_real, double accuracy_generated);         ///< real / (generated + 1e-9)
+double action_error_ratio_of_distances(double error_real, double error_generated);  ///< generated / real
 
 }  // namespace avid::eval

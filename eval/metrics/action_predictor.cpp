@@ -23,8 +23,7 @@ ActionScores predict_actions(
   ActionScores scores;
   for (std::int64_t begin = 0; begin < num_clips; begin += kPass) {
     const std::int64_t end = std::min(begin + kPass, num_clips);
-    const Tensor joined =
-        join_frames(frames_from_u8(cond.slice(begin, end)), frames_from_u8(clips.slice(begin, end)));
+    const Tensor joined = join_frames(frames_from_u8(cond.slice(begin, end)), frames_from_u8(clips.slice(begin, end)));
     const Var logits = classifier.forward(Var(joined), Tensor::zeros({end - begin}, DType::i64));
     scores.append(score_actions(logits.value(), actions.slice(begin, end)));
   }

@@ -38,9 +38,9 @@ struct NetworkMetricOptions {
 /// Scores of one generated set.
 struct NetworkScores {
   std::int64_t num_clips = 0, num_frames = 0;
-  std::vector<double> lpips;               ///< per clip n and frame t at n * num_frames + t; empty when not asked for
-  std::map<std::string, double> distances; ///< "fid", "fid_ref", "fvd_i3d", "fvd_i3d_tf" (by the chosen covariance),
-                                           ///< and "fvd_i3d.biased", "fvd_i3d.unbiased", ...
+  std::vector<double> lpips;                ///< per clip n and frame t at n * num_frames + t; empty when not asked for
+  std::map<std::string, double> distances;  ///< "fid", "fid_ref", "fvd_i3d", "fvd_i3d_tf" (by the chosen covariance),
+                                            ///< and "fvd_i3d.biased", "fvd_i3d.unbiased", ...
 };
 
 /// Scores sets of clips against one set of real clips, whose features are computed once.

@@ -23,10 +23,9 @@ NormalisedScore normalised_score(const SixMetrics& v, const std::string& dataset
     const auto rising = [](double value, double low, double high) { return (value - low) / (high - low); };
     const auto falling = [&](double value, double low, double high) { return 1 - rising(value, low, high); };
     NormalisedScore result;
-    result.parts = {
-        falling(v.aer, r.low.aer, r.high.aer), falling(v.fvd, r.low.fvd, r.high.fvd),
-        falling(v.fid, r.low.fid, r.high.fid), rising(v.ssim, r.low.ssim, r.high.ssim),
-        falling(v.lpips, r.low.lpips, r.high.lpips), rising(v.psnr, r.low.psnr, r.high.psnr)};
+    result.parts = {falling(v.aer, r.low.aer, r.high.aer),       falling(v.fvd, r.low.fvd, r.high.fvd),
+                    falling(v.fid, r.low.fid, r.high.fid),       rising(v.ssim, r.low.ssim, r.high.ssim),
+                    falling(v.lpips, r.low.lpips, r.high.lpips), rising(v.psnr, r.low.psnr, r.high.psnr)};
     for (const double part : result.parts) result.score += part / 6;
     return result;
   }

@@ -68,7 +68,8 @@ std::string state_dict_name(std::string name) {
 
 nn::TensorMap rename_torchscript_i3d(nn::TensorMap tensors) {
   constexpr std::string_view kFirst = "conv3d_1a_7x7.conv3d.weight";
-  const auto first = std::find_if(tensors.begin(), tensors.end(), [&](const auto& t) { return t.first.ends_with(kFirst); });
+  const auto first =
+      std::find_if(tensors.begin(), tensors.end(), [&](const auto& t) { return t.first.ends_with(kFirst); });
   if (first == tensors.end()) return tensors;
   const std::string prefix = first->first.substr(0, first->first.size() - kFirst.size());
   nn::TensorMap renamed;
@@ -104,15 +105,20 @@ ConvertedWeights convert_weights(
   all = rename_torchscript_i3d(std::move(all));
   const char* network = recognise(all);
   check<FileError>(
-      network != nullptr, "{}: the tensors of no metric network | give one of the files that avid weights lists", shown);
+      network != nullptr, "{}: the tensors of no metric network | give one of the files that avid weights lists",
+      shown);
   if (network == Lpips::kNetwork)
     check<FileError>(
         all.contains("features.28.weight") && all.contains("lin0.model.1.weight"),
         "{}: LPIPS needs the trunk and the heads together | {}", shown, metric_network(network).how);
 
-  ConvertedWeights result{.network = network, .file = folder / (std::string(network) + ".safetensors"),
-                          .source_sha256 = {}, .official = true};
-  std::stable_sort(sources.begin(), sources.end(), [](const Source& a, const Source& b) { return a.is_trunk > b.is_trunk; });
+  ConvertedWeights result{
+      .network = network,
+      .file = folder / (std::string(network) + ".safetensors"),
+      .source_sha256 = {},
+      .official = true};
+  std::stable_sort(
+      sources.begin(), sources.end(), [](const Source& a, const Source& b) { return a.is_trunk > b.is_trunk; });
   for (const Source& source : sources) {
     const OfficialFile* official = find_official_file(source.sha256);
     result.official = result.official && official != nullptr && std::string_view(official->network) == network;

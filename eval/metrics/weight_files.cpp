@@ -29,9 +29,8 @@ constexpr OfficialFile kOfficial[] = {
      "pytorch-fid, release fid_weights (torch-fidelity: weights-inception-2015-12-05-6726825d.pth)", "Apache-2.0"},
     {kI3d, "all", "i3d_pretrained_400.pt", 0, "55095f049e706479d48e221adcdb145b2b9dc930ba28b081ed72367ffaa32343",
      "conversion of DeepMind's i3d-kinetics-400 in VideoGPT and TATS (digest seen on one mirror only)", "Apache-2.0"},
-    {kI3d, "all", "i3d_torchscript.pt", 51'235'320,
-     "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2", "StyleGAN-V's port of the same weights",
-     "Apache-2.0"},
+    {kI3d, "all", "i3d_torchscript.pt", 51'235'320, "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2",
+     "StyleGAN-V's port of the same weights", "Apache-2.0"},
     {kI3d, "wrong", "rgb_imagenet.pt", 50'883'138, "2609088c2e8c868187c9921c50bc225329a9057ed75e76120e0b4a397a2c7538",
      "other I3D weights (initialised from ImageNet): the same shapes, but not those of FVD", "Apache-2.0"}};
 
@@ -95,8 +94,11 @@ const char* name_of(WeightStatus::State state) {
 
 WeightStatus weight_status(const std::filesystem::path& folder, std::string_view network) {
   WeightStatus status{
-      .state = WeightStatus::State::missing, .file = folder / (std::string(network) + ".safetensors"), .sha256 = {},
-      .source_sha256 = {}, .problem = {}};
+      .state = WeightStatus::State::missing,
+      .file = folder / (std::string(network) + ".safetensors"),
+      .sha256 = {},
+      .source_sha256 = {},
+      .problem = {}};
   std::error_code ignored;
   if (!std::filesystem::exists(status.file, ignored)) return status;
   try {

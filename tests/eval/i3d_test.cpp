@@ -35,8 +35,7 @@ TEST_CASE("i3d/golden/reference_case") {
   CHECK(test::deviation(real, want.load("real.i3d")) < 1e-4);
   CHECK(test::deviation(generated, want.load("pred.i3d")) < 1e-4);
   const auto& values = expected["fvd_i3d"];
-  CHECK(
-      frechet(real, generated, Covariance::biased) == doctest::Approx(values["cov_N"].get<double>()).epsilon(1e-4));
+  CHECK(frechet(real, generated, Covariance::biased) == doctest::Approx(values["cov_N"].get<double>()).epsilon(1e-4));
   CHECK(
       frechet(real, generated, Covariance::unbiased) ==
       doctest::Approx(values["cov_N_minus_1"].get<double>()).epsilon(1e-4));

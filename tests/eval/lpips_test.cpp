@@ -70,10 +70,11 @@ TEST_CASE("lpips/errors/missing_and_misshapen_tensors_are_named") {
   };
   CHECK_NOTHROW(build("", ""));
   CHECK_THROWS_WITH_AS(
-      build("lin3.model.1.weight", ""), doctest::Contains("file.safetensors: lpips-vgg: no tensor 'lin3.model.1.weight'"),
-      FileError);
+      build("lin3.model.1.weight", ""),
+      doctest::Contains("file.safetensors: lpips-vgg: no tensor 'lin3.model.1.weight'"), FileError);
   CHECK_THROWS_WITH_AS(
-      build("", "features.7.bias"), doctest::Contains("'features.7.bias': expected f32 [128], got f32 [2,2]"), FileError);
+      build("", "features.7.bias"), doctest::Contains("'features.7.bias': expected f32 [128], got f32 [2,2]"),
+      FileError);
 }
 
 }  // namespace avid::eval

@@ -71,7 +71,8 @@ Tensor load_u8_videos(const std::string& place, const char* tensor, bool round) 
 
 Clips load_clips(const Options& options, const MetricChoice& choice) {
   Clips clips{
-      load_u8_videos(options.real, "frames", choice.round), load_u8_videos(options.generated, "frames", choice.round),
+      load_u8_videos(options.real, "frames", choice.round),
+      load_u8_videos(options.generated, "frames", choice.round),
       {}};
   check<ShapeError>(
       clips.real.shape() == clips.generated.shape(),
@@ -114,7 +115,8 @@ void add_pixel_metrics(Json& result, const Options& options, const MetricChoice&
 /// Ratio, both accuracies and both mean probabilities of the true action. Returns why not, or nothing.
 std::string add_action_error(Json& result, Json& weights, const Options& options, const Clips& clips) {
   if (options.classifier.empty() || options.actions.empty() || !clips.cond.defined())
-    return "aer: unavailable: it needs a trained classifier, the actions and the conditioning frames | add --classifier "
+    return "aer: unavailable: it needs a trained classifier, the actions and the conditioning frames | add "
+           "--classifier "
            "F --actions F:TENSOR and --cond F:TENSOR or --cond-frames K";
   const auto classifier = load_action_classifier(options.classifier, DType::f32, clips.cond.dim(1));
   classifier->set_trainable(false);
@@ -126,8 +128,7 @@ std::string add_action_error(Json& result, Json& weights, const Options& options
   result["details"]["aer.accuracy_generated"] = generated.mean_accuracy();
   result["details"]["aer.probability_real"] = real.mean_probability();
   result["details"]["aer.probability_generated"] = generated.mean_probability();
-  weights["classifier"] = {
-      {"file", options.classifier.string()}, {"sha256", sha256_of_file(options.classifier)}};
+  weights["classifier"] = {{"file", options.classifier.string()}, {"sha256", sha256_of_file(options.classifier)}};
   return {};
 }
 
@@ -190,7 +191,8 @@ void score_videos(const Options& options) {
   result["t_cond"] = clips.cond.defined() ? clips.cond.dim(1) : 0;
   result["height"] = clips.real.dim(2);
   result["width"] = clips.real.dim(3);
-  if (choice.has(eval::PixelMetric::ssim)) switches["ssim.crop"] = choice.border == eval::SsimBorder::full ? "full" : "valid";
+  if (choice.has(eval::PixelMetric::ssim))
+    switches["ssim.crop"] = choice.border == eval::SsimBorder::full ? "full" : "valid";
   if (choice.has(eval::PixelMetric::psnr)) switches["psnr.per_video"] = choice.psnr_per_video;
   switches["quantise"] = choice.round ? "round" : "trunc";
   switches["rt1.skip_first_frame"] = choice.skip_first_frame;
@@ -244,8 +246,7 @@ const CommandRegistrar registrar(
       command->add_option("--actions", options->actions, "aer: the actions that led to each frame, [N,T]")
           ->type_name("F[:TENSOR]");
       command
-          ->add_option(
-              "--score", options->score, "add the paper's normalised score with the ranges of coinrun or rt1")
+          ->add_option("--score", options->score, "add the paper's normalised score with the ranges of coinrun or rt1")
           ->type_name("DATASET");
       command->add_option("--dataset", options->dataset, "a name for the real clips, for the record");
       command->add_option("--seed", options->bootstrap.seed, "of the bootstrap over clips")->capture_default_str();
@@ -261,7 +262,8 @@ const CommandRegistrar registrar(
       set_example(
           command,
           "avid metrics --real real.npz:frames --generated samples.safetensors:generated --metrics mse,psnr,ssim "
-          "--json\n  avid metrics --real clips.npz:real --generated clips.npz:generated --cond clips.npz:cond --metrics "
+          "--json\n  avid metrics --real clips.npz:real --generated clips.npz:generated --cond clips.npz:cond "
+          "--metrics "
           "lpips,fid,fvd_i3d");
       command->callback([options] { options->features ? compare_features(*options) : score_videos(*options); });
     });

@@ -23,16 +23,11 @@ Json record(const std::filesystem::path& folder) {
   Json result{{"folder", folder.string()}, {"networks", Json::array()}};
   for (const eval::MetricNetwork& network : eval::metric_networks()) {
     const eval::WeightStatus status = eval::weight_status(folder, network.name);
-    Json entry{
-        {"network", network.name},
-        {"metrics", network.metrics},
-        {"file", status.file.string()},
-        {"state", eval::name_of(status.state)},
-        {"sha256", status.sha256},
-        {"source_sha256", status.source_sha256},
-        {"problem", status.problem},
-        {"convert", network.how},
-        {"official", Json::array()}};
+    Json entry{{"network", network.name},      {"metrics", network.metrics},
+               {"file", status.file.string()}, {"state", eval::name_of(status.state)},
+               {"sha256", status.sha256},      {"source_sha256", status.source_sha256},
+               {"problem", status.problem},    {"convert", network.how},
+               {"official", Json::array()}};
     for (const eval::OfficialFile& file : eval::official_files()) {
       if (std::string_view(file.network) != network.name) continue;
       entry["official"].push_back(
@@ -61,7 +56,8 @@ void list(const Options& options) {
     std::printf(
         "\n%s  for %s: %s%s\n", network["network"].get<std::string>().c_str(), metrics.c_str(),
         network["state"].get<std::string>().c_str(),
-        network["problem"].get<std::string>().empty() ? "" : (" (" + network["problem"].get<std::string>() + ")").c_str());
+        network["problem"].get<std::string>().empty() ? ""
+                                                      : (" (" + network["problem"].get<std::string>() + ")").c_str());
     for (const Json& file : network["official"]) {
       const bool wrong = file["part"] == "wrong";
       std::printf(

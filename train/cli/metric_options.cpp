@@ -11,8 +11,7 @@
 namespace avid::cli {
 namespace {
 
-const std::vector<std::string> kWords{"mse", "psnr", "ssim",    "lpips",      "fid",
-                                      "fid_ref", "fvd_i3d", "fvd_i3d_tf", "aer"};
+const std::vector<std::string> kWords{"mse", "psnr", "ssim", "lpips", "fid", "fid_ref", "fvd_i3d", "fvd_i3d_tf", "aer"};
 
 template <class T>
 void add_once(std::vector<T>& list, T value) {
@@ -54,11 +53,14 @@ void apply_switch(const std::string& text, MetricChoice& choice, Switches& switc
     choice.options.fvd_covariance = which == 0 ? eval::Covariance::biased : eval::Covariance::unbiased;
   else if (key == "fvd.backbone")
     check<UsageError>(
-        value == "i3d", "metrics: --set fvd.backbone: expected i3d, got '{}' (VideoMAE is not built in; no number of the "
-        "paper uses it)", value);
+        value == "i3d",
+        "metrics: --set fvd.backbone: expected i3d, got '{}' (VideoMAE is not built in; no number of the "
+        "paper uses it)",
+        value);
   else
     fail<UsageError>(
-        "metrics: --set: expected one of ssim.crop, psnr.per_video, quantise, rt1.skip_first_frame, lpips.norm, fid.bn, "
+        "metrics: --set: expected one of ssim.crop, psnr.per_video, quantise, rt1.skip_first_frame, lpips.norm, "
+        "fid.bn, "
         "fvd.bn_eps, fvd.cov, fvd.backbone, got '{}'",
         text);
 }
