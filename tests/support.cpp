@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
@@ -74,7 +75,21 @@ Tensor random_tensor(const Shape& shape, DType dtype, std::uint64_t seed, double
   return Tensor::from_values(values, shape).to(dtype);
 }
 
-std::filesystem::path golden(const std::string& name) { return std::filesystem::path(AVID_SOURCE_DIR) / "tests" / "golden" / name; }
+Device device_under_test() {
+  const char* name = std::getenv("AVID_TEST_DEVICE");
+  if (name == nullptr) return {DeviceKind::sim, 0};
+  try {
+    return Device::parse(name);
+  } catch (const DeviceError& error) {
+    std::printf("skipped: %s\n", error.what());
+    std::exit(0);
+  }
+}
+
+std::filesystem::path golden(const std::string& name) {
+  const char* elsewhere = std::getenv("AVID_GOLDEN");  // a bundle without the source tree
+  return (elsewhere != nullptr ? std::filesystem::path(elsewhere) : std::filesystem::path(AVID_SOURCE_DIR) / "tests/golden") / name;
+}
 
 TempDir::TempDir() {
   std::string pattern = (std::filesystem::temp_directory_path() / "avid-test-XXXXXX").string();

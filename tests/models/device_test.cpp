@@ -1,0 +1,167 @@
+// tests/models/device_test.cpp -- whole networks on a device (the simulator, or a GPU) against the CPU
+//
+// The CPU path is checked against reference files and differences elsewhere; here the same numbers must come out of the
+// device kernels, through every layer, backward pass, optimiser step and sampler step. Nothing may be computed on the
+// host on the way: host code cannot touch the device's memory.
+#include <cmath>
+#include <map>
+
+#include "diffusion/parameterisation.h"
+#include "diffusion/sampler.h"
+#include "diffusion/training_loss.h"
+#include "models/audit.h"
+#include "models/avid.h"
+#include "models/checkpoint.h"
+#include "models/pixel_denoiser.h"
+#include "tensor/ops/adam.h"
+#include "tensor/rng.h"
+#include "tests/doctest.h"
+#include "tests/support.h"
+
+namespace avid {
+namespace {
+
+const Device kDevice = test::device_under_test();
+
+// Two levels, widths and a head width that fill no register (10, 30; 6).
+Unet3dConfig micro_unet(std::int64_t dim) {
+  return {.dim = dim, .dim_mults = {1, 3}, .heads = 2, .head_dim = 6, .cond_frames = 2, .num_actions = 5, .in_channels = 9, .out_channels = 3};
+}
+
+struct Outcome {
+  std::vector<double> losses, norms;
+  std::map<std::string, Tensor> weights, gradients;
+  Tensor sample;
+};
+
+// Three updates of an adapter on a frozen base, then a sample of it.
+Outcome train_and_sample(Device device, DType activations, int updates = 3) {
+  const diffusion::Schedule schedule(diffusion::ScheduleKind::sigmoid, 20);
+  Unet3d base(micro_unet(6));
+  Avid avid(make_avid_config(AvidVariant::mask, micro_unet(10)));
+  base.initialize(1);
+  avid.initialize(2);
+  base.set_trainable(false);
+  for (nn::Module* module : {static_cast<nn::Module*>(&base), static_cast<nn::Module*>(&avid)}) {
+    module->to(device);
+    module->set_activation_dtype(activations);
+  }
+  PixelDenoiser frozen(base, diffusion::Objective::pred_x0, PixelDenoiser::Actions::ignore);
+
+  const std::int64_t B = 2, T = 3, H = 8, W = 4;
+  const Tensor cond = test::random_tensor({B, 2, H, W, 3}, DType::f32, 3).to(device);
+  const Tensor actions = Tensor::from_values(std::vector<std::int64_t>{0, 1, 4, 2, 2, 3}, {B, T});
+  const auto parameters = avid.parameters();
+  std::vector<Tensor> m, v;
+  for (const nn::NamedParameter& p : parameters)
+    for (std::vector<Tensor>* moments : {&m, &v}) moments->push_back(Tensor::zeros(p.var().shape(), DType::f32, device));
+
+  Outcome outcome;
+  for (int k = 0; k < updates; ++k) {
+    const auto seed = static_cast<std::uint64_t>(10 * k);
+    const Tensor x0 = test::random_tensor({B, T, H, W, 3}, DType::f32, seed + 5).to(device);
+    Tensor noise = Tensor::empty(x0.shape(), DType::f32, device);
+    fill_normal(noise, {.seed = seed, .purpose = RngPurpose::test});
+    const Tensor t = Tensor::from_values(std::vector<std::int64_t>{3 + 5 * k, 17 - 4 * k}, {B}).to(device);
+    const Tensor drop = Tensor::from_values(std::vector<std::int64_t>{0, k == 1}, {B});
+    const Tensor x_t = diffusion::q_sample(schedule, x0, noise, t);
+    const Tensor base_output = frozen.predict({x_t, t, cond, {}});
+    const AvidOutput out = avid.forward(x_t, t, cond, actions, base_output, drop);
+    const Var loss = diffusion::training_loss(
+        schedule, diffusion::Objective::pred_x0, diffusion::LossWeight::none, out.prediction, x0, noise, t);
+    loss.backward();
+    outcome.losses.push_back(loss.value().item());
+    std::vector<Tensor> grads;
+    for (const nn::NamedParameter& p : parameters) grads.push_back(p.var().grad());
+    outcome.norms.push_back(grad_norm(grads).norm);
+    if (k == 0)
+      for (auto& [name, tensor] : avid.export_gradients()) outcome.gradients.emplace(name, tensor);
+    for (std::size_t i = 0; i < parameters.size(); ++i) {
+      Var leaf = parameters[i].var();
+      adam_step(leaf.mutable_value(), leaf.grad(), m[i], v[i], {.lr = 1e-3, .num_steps = k + 1, .grad_scale = 0.5});
+    }
+    avid.zero_grad();
+  }
+  for (auto& [name, tensor] : avid.export_tensors()) outcome.weights.emplace(name, tensor);
+  AvidDenoiser denoiser(frozen, avid);
+  outcome.sample =
+      diffusion::sample(denoiser, schedule, cond, actions, T, {.num_steps = 4, .eta = 0.5, .seed = 9}).to(Device());
+  return outcome;
+}
+
+double largest_error(const std::map<std::string, Tensor>& got, const std::map<std::string, Tensor>& expected) {
+  double worst = 0;
+  for (const auto& [name, reference] : expected) {
+    const double error = got.contains(name) ? test::rel_l2(got.at(name), reference) : INFINITY;
+    if (!(error <= worst)) {
+      worst = error;
+      MESSAGE(name << ": " << error);
+    }
+  }
+  return got.size() == expected.size() ? worst : INFINITY;
+}
+
+}  // namespace
+
+TEST_CASE("device/avid/trains and samples as on the CPU") {
+  const Outcome cpu = train_and_sample({}, DType::f32), sim = train_and_sample(kDevice, DType::f32);
+  REQUIRE(sim.losses.size() == 3);
+  for (std::size_t k = 0; k < 3; ++k) {
+    CAPTURE(k);
+    CHECK(std::abs(sim.losses[k] - cpu.losses[k]) <= 1e-4 * cpu.losses[k]);
+    CHECK(std::abs(sim.norms[k] - cpu.norms[k]) <= 1e-4 * cpu.norms[k]);
+  }
+  CHECK(largest_error(sim.gradients, cpu.gradients) < 2e-4);
+  // Adam divides by the gradient's size: where a gradient is nearly zero its sign decides a step of 1e-3.
+  CHECK(largest_error(sim.weights, cpu.weights) < 2e-3);
+  CHECK(test::max_abs_diff(sim.sample, cpu.sample) < 2e-3);
+  CHECK(cpu.losses[0] != cpu.losses[2]);
+}
+
+TEST_CASE("device/avid/bf16 agrees with the CPU's emulation") {
+  const Outcome f32 = train_and_sample({}, DType::f32, 1), cpu = train_and_sample({}, DType::bf16, 1),
+                sim = train_and_sample(kDevice, DType::bf16, 1);
+  // Both round at the same places, but sums of different order may round to neighbours.
+  CHECK(std::abs(sim.losses[0] - cpu.losses[0]) <= 1e-2 * cpu.losses[0]);
+  CHECK(std::abs(cpu.losses[0] - f32.losses[0]) <= 3e-2 * f32.losses[0]);
+  CHECK(std::abs(sim.norms[0] - cpu.norms[0]) <= 5e-2 * cpu.norms[0]);
+  CHECK(cpu.losses[0] != f32.losses[0]);
+}
+
+TEST_CASE("device/golden/avid_mask on the simulator") {
+  AuditRequest request;
+  request.base = test::golden("pixel/avid_mask/base.safetensors");
+  request.adapter = test::golden("pixel/avid_mask/adapter.safetensors");
+  request.input = test::golden("pixel/avid_mask/input.safetensors");
+  request.device = kDevice;
+  const NamedTensors list = audit(request);
+  const std::map<std::string, Tensor> outputs(list.begin(), list.end());
+  const auto file = open_tensor_file(test::golden("pixel/avid_mask/expected.safetensors"));
+  for (const char* name : {"base", "adapter", "mask", "prediction"}) {
+    CAPTURE(name);
+    CHECK(test::rel_l2(outputs.at(name), file->load(name)) < 5e-6);
+  }
+  CHECK(std::abs(outputs.at("loss").item() - file->load("loss").item()) < 1e-6 * file->load("loss").item());
+}
+
+TEST_CASE("device/checkpoint/moves between devices") {
+  Unet3d there(micro_unet(6)), back(micro_unet(6));
+  there.initialize(5);
+  const NamedTensors before = there.export_tensors();
+  there.to(kDevice);
+  CHECK(there.device() == kDevice);
+  const test::TempDir dir;
+  save_module(there, dir / "a.safetensors");
+  back.initialize(6);
+  const auto file = open_tensor_file(dir / "a.safetensors");
+  const NamedTensors loaded = file->load_all();
+  back.import_tensors(nn::TensorMap(loaded.begin(), loaded.end()), "a");
+  const NamedTensors after = back.export_tensors();
+  REQUIRE(after.size() == before.size());
+  for (std::size_t i = 0; i < after.size(); ++i) CHECK(test::same_bits(after[i].second, before[i].second));
+  // Values imported into a network on a device stay there.
+  there.import_tensors(nn::TensorMap(loaded.begin(), loaded.end()), "a");
+  CHECK(there.device() == kDevice);
+}
+
+}  // namespace avid
