@@ -5,6 +5,7 @@
 #include <chrono>
 
 #include "models/cost.h"
+#include "tensor/ops/on_device.h"
 #include "tensor/rng.h"
 #include "train/learner.h"
 #include "train/trainer.h"
@@ -49,11 +50,24 @@ DryRun dry_run(const TrainConfig& config, Device device) {
   const std::int64_t clips =
       std::clamp<std::int64_t>(static_cast<std::int64_t>(kMeasureFlops / per_clip), 1, config.train.batch);
   const TrainBatch batch = made_up_clips(config, clips);
-  const auto fixed = static_cast<double>(host_pool_stats().in_use_bytes);
+  const auto pool = [&] { return device.is_gpu() ? device_pool_stats(device) : host_pool_stats(); };
+  const auto wait = [&] {  // an update is over when the device has done it
+    if (!device.is_gpu()) return;
+    on_device(device, "dry run", []<class Backend>(const kernels::Stream& stream) {
+      kernels::device_synchronise<Backend>(stream);
+    });
+  };
+  const auto fixed = static_cast<double>(pool().in_use_bytes);
   learner.update(0, [&](std::int64_t) { return batch; });  // memory and kernels warm up
-  reset_host_pool_peak();
+  wait();
+  if (device.is_gpu()) {
+    reset_device_pool_peak(device);
+  } else {
+    reset_host_pool_peak();
+  }
   const auto start = std::chrono::steady_clock::now();
   learner.update(1, [&](std::int64_t) { return batch; });
+  wait();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 
   result.measured_clips = clips;
@@ -62,7 +76,7 @@ DryRun dry_run(const TrainConfig& config, Device device) {
   result.total_seconds = result.seconds_per_update * static_cast<double>(config.train.updates);
   if (config.train.time_limit_minutes > 0)
     result.total_seconds = std::min(result.total_seconds, config.train.time_limit_minutes * 60);
-  const double activations = static_cast<double>(host_pool_stats().peak_in_use_bytes) - fixed;
+  const double activations = static_cast<double>(pool().peak_in_use_bytes) - fixed;
   result.memory_bytes = fixed + activations * static_cast<double>(config.train.batch) / static_cast<double>(clips);
   return result;
 }
