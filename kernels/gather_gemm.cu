@@ -159,8 +159,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
 #pragma unroll
     for (int i = 0; i < kLoadsA; ++i) {
       const bool valid = (window[i].inside & inner.bits) == inner.bits;
-      const std::uint32_t at = window[i].origin * inner.pitch + inner.offset;
-      cp_async_16(load_a + (stage * kStageA + i * kRowStep * kRowBytes), inner.data + (valid ? std::size_t{at} * kChunk<Elem> : 0), valid);
+      const std::uint32_t at = valid ? window[i].origin * inner.pitch + inner.offset : 0;
+      cp_async_16(load_a + (stage * kStageA + i * kRowStep * kRowBytes), inner.data + std::size_t{at} * kChunk<Elem>, valid);
     }
     const Elem* weights = weight_row + inner.weight * kChunk<Elem>;
     const int weight_rows = inner.done() ? 0 : num_weight_rows;
@@ -168,8 +168,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
     for (int i = 0; i < kLoadsB; ++i, weights += weight_step) {
       const int r = load_row + i * kRowStep;
       if (kPaddedBN<Tile> % kRowStep != 0 && r >= kPaddedBN<Tile>) break;
-      const bool valid = r < weight_rows;
-      cp_async_16(load_b + (stage * kStageB + i * kRowStep * kRowBytes), valid ? weights : p.weights, valid);
+      cp_async_16(load_b + (stage * kStageB + i * kRowStep * kRowBytes), weights, r < weight_rows);  // not read past them
     }
     inner.advance();
   };

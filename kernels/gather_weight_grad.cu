@@ -161,16 +161,16 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
       const int r = row_m + i * kRowStepM;
       const Window w = in_step[r];
       const bool valid = (w.inside & bits_m) == bits_m;
-      const std::uint32_t at = w.origin * source.pitch + offset_m;
-      cp_async_16(to_m + (r * S::kPitchM + column_m) * 16, source.data + (valid ? std::size_t{at} * kChunk<Elem> : 0), valid);
+      const std::uint32_t at = valid ? w.origin * source.pitch + offset_m : 0;
+      cp_async_16(to_m + (r * S::kPitchM + column_m) * 16, source.data + std::size_t{at} * kChunk<Elem>, valid);
     }
 #pragma unroll
     for (int i = 0; i < kLoadsN; ++i) {
       const int r = row_n + i * kRowStepN, position = (first_step + step) * kPositions + r;
       if (column_n >= S::kChunksN || r >= kPositions) break;
       const bool valid = use_n && position < num_positions;
-      const std::size_t at = std::size_t{static_cast<unsigned>(position)} * p.rows.pitch + chunk_n;
-      cp_async_16(to_n + (r * S::kPitchN + column_n) * 16, p.rows.data + (valid ? at * kChunk<Elem> : 0), valid);
+      const std::uint32_t at = valid ? static_cast<std::uint32_t>(position) * p.rows.pitch + chunk_n : 0;
+      cp_async_16(to_n + (r * S::kPitchN + column_n) * 16, p.rows.data + std::size_t{at} * kChunk<Elem>, valid);
     }
   };
 

@@ -62,6 +62,7 @@ struct GatherGemmTiles;
 template <>
 struct GatherGemmTiles<BFloat16> : TileList<
     //        share  BM   BN  WM  WN stages
+    TileEntry<12,    32,  16, 16, 16, 4>,  // few results
     TileEntry<20,    32,  32, 16, 32, 4>,  // few rows: embeddings, FiLM, deep levels of small networks
     TileEntry<20,   128,  16, 32, 16, 4>,  // few columns: heads with 3 or 4 channels
     TileEntry<45,   128,  64, 32, 64, 4>,  // rounds of few blocks
@@ -75,6 +76,7 @@ struct GatherGemmTiles<BFloat16> : TileList<
 
 template <>
 struct GatherGemmTiles<float> : TileList<
+    TileEntry<12,    32,  16, 16, 16, 4>,
     TileEntry<20,    32,  32, 16, 32, 4>,
     TileEntry<20,   128,  16, 32, 16, 4>,
     TileEntry<60,   128,  64, 32, 64, 3>
