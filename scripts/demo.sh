@@ -2,17 +2,18 @@
 # From a fresh clone to a trained, sampled and scored AVID adapter on real CoinRun, on a CPU, in under 15 minutes.
 #
 # Usage: scripts/demo.sh [RUN_DIR]            (default: runs/demo; made anew if it is there and finished or stopped)
-#   AVID_DEMO_MINUTES=5   minutes of adapter training
+#   AVID_DEMO_MINUTES=6   minutes of adapter training
 set -euo pipefail
 cd "$(dirname "$0")/.."
 run=${1:-runs/demo}
-minutes=${AVID_DEMO_MINUTES:-5}
+minutes=${AVID_DEMO_MINUTES:-6}
 started=$(date +%s)
 say() { printf '\n== %s  (%d s)\n' "$1" $(($(date +%s) - started)); }
 
 base=data/pretrained/base32.safetensors
 shipped=data/pretrained/coinrun32_adapter.safetensors
 heldout=data/samples/coinrun32-heldout.h5
+held_actions=data/samples/coinrun32-heldout-hold.h5
 avid=build/avid
 
 say "set-up and build"
@@ -36,10 +37,14 @@ say "scores on held-out levels"
 $avid evaluate --run "$run" --name "this demo" --also "shipped=$shipped" --data $heldout --clips 96 --steps 10 \
   --shuffle-actions --out "$run/scores.json"
 
+say "does the shipped adapter follow actions? the same levels with actions held for 4 steps; true against shuffled actions"
+$avid evaluate --base $base --adapter $shipped --name shipped --data $held_actions --clips 96 --steps 10 \
+  --shuffle-actions --out "$run/scores_held_actions.json"
+
 say "pictures"
 $avid sample --run "$run" --data $heldout --clips 6 --steps 20 --seed 4 --out "$run/pictures/heldout"
 for action in right left; do
-  $avid sample --base $base --adapter $shipped --data $heldout --clips 4 --steps 20 --seed 4 --actions "$action*8" \
+  $avid sample --base $base --adapter $shipped --data $held_actions --clips 4 --steps 20 --seed 4 --actions "$action*8" \
     --out "$run/pictures/shipped_$action"
 done
 
@@ -50,5 +55,6 @@ Look at:
   $run/pictures/heldout/strip.png          held-out clips: conditioning, real, base, this demo's adapter, mask
   $run/pictures/shipped_right/strip.png    the shipped adapter from the same start frames, told to go right ...
   $run/pictures/shipped_left/strip.png     ... and told to go left
-  $run/scores.json                         the table above, with every setting
+  $run/scores.json                         the first table above, with every setting
+  $run/scores_held_actions.json            the second
 EOF
