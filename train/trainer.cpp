@@ -125,6 +125,7 @@ void Trainer::save() {
 TrainEnd Trainer::run() {
   using Clock = std::chrono::steady_clock;
   reset_host_pool_peak();
+  if (const Device device = trainee_->module().device(); device.is_gpu()) reset_device_pool_peak(device);
   batches_->start(state_.update);
   auto before = Clock::now();
   const auto seconds_since_last = [&before] {
