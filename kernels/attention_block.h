@@ -58,6 +58,9 @@ struct AttentionBlockGrads {
 
 // ---- on a device ----
 
+/// Widest head of linear and spatial attention on a device.
+inline constexpr std::int64_t kMaxCoreHead = 64;
+
 /// Operands on a device. Elem is float or BFloat16: activations and the two matrices. gamma and b_out are f32.
 template <class Elem>
 struct AttentionBlockDeviceArgs {

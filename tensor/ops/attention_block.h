@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/attention_block.h"
+#include "tensor/ops/on_device.h"
 #include "tensor/tensor.h"
 
 namespace avid {
@@ -28,8 +29,23 @@ struct AttentionGrads {
 
 namespace detail {
 
-/// Checks shapes, dtypes and devices of the common operands and fills `args` with them. `b_out` may be undefined.
-/// `op` opens every message.
+/// Checks shapes, dtypes and devices of the common operands. `b_out` may be undefined. `op` opens every message.
+/// On a device the matrices have the type of x, norm_gamma and b_out are f32.
+void check_attention_operands(
+    const char* op, const Tensor& x, const Tensor& norm_gamma, const Tensor& w_qkv, const Tensor& w_out,
+    const Tensor& b_out, const AttentionOptions& options);
+/// Checks d_out against x.
+void check_attention_grad(const char* op, const Tensor& d_out, const Tensor& x);
+/// Throws ShapeError for heads wider than the device cores of linear and spatial attention hold.
+void check_core_head(const char* op, const AttentionOptions& options);
+/// The gradients that are needed, uninitialised; those of parameters are f32 on a device.
+AttentionGrads allocate_attention_grads(
+    const Tensor& x, const Tensor& norm_gamma, const Tensor& w_qkv, const Tensor& w_out, const Tensor& b_out,
+    const AttentionNeeds& needs);
+
+// ---- on the CPU ----
+
+/// Checks the common operands and fills `args` with them.
 void set_attention_operands(
     kernels::AttentionBlockArgs& args, const char* op, const Tensor& x, const Tensor& norm_gamma, const Tensor& w_qkv,
     const Tensor& w_out, const Tensor& b_out, const AttentionOptions& options);
@@ -38,6 +54,41 @@ void set_attention_operands(
 AttentionGrads allocate_attention_grads(
     kernels::AttentionBlockGrads& grads, const char* op, const Tensor& d_out, const Tensor& x, const Tensor& norm_gamma,
     const Tensor& w_qkv, const Tensor& w_out, const Tensor& b_out, const AttentionNeeds& needs);
+
+// ---- on a device: checked operands as pointers ----
+
+template <class Elem>
+void set_device_attention_operands(
+    kernels::AttentionBlockDeviceArgs<Elem>& args, const Tensor& x, const Tensor& norm_gamma, const Tensor& w_qkv,
+    const Tensor& w_out, const Tensor& b_out, const AttentionOptions& options) {
+  args.B = x.dim(0);
+  args.T = x.dim(1);
+  args.S = x.dim(2) * x.dim(3);
+  args.C = x.cols();
+  args.N = options.heads;
+  args.D = options.head_dim;
+  args.x = device_rows_of<Elem>(x);
+  args.gamma = device_data<float>(norm_gamma);
+  args.w_qkv = device_rows_of<Elem>(w_qkv);
+  args.w_out = device_rows_of<Elem>(w_out);
+  args.b_out = device_data<float>(b_out);
+}
+
+template <class Elem>
+void set_device_attention_grads(
+    kernels::AttentionBlockDeviceGrads<Elem>& args, const Tensor& d_out, AttentionGrads& grads) {
+  args.d_y = device_rows_of<Elem>(d_out);
+  args.d_x = device_mutable_rows_of<Elem>(grads.d_x);
+  args.d_gamma = device_mutable_data<float>(grads.d_norm_gamma);
+  args.d_w_qkv = device_mutable_rows_of<float>(grads.d_w_qkv);
+  args.d_w_out = device_mutable_rows_of<float>(grads.d_w_out);
+  args.d_b_out = device_mutable_data<float>(grads.d_b_out);
+}
+
+/// `bytes` of workspace on the device of x.
+inline Tensor attention_workspace(std::int64_t bytes, const Tensor& x) {
+  return Tensor::empty({(bytes + 3) / 4}, DType::f32, x.device());
+}
 
 }  // namespace detail
 }  // namespace avid

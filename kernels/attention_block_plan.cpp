@@ -1,0 +1,23 @@
+// kernels/attention_block_plan.cpp -- sizes of workspaces, without a backend
+#include "kernels/attention_block_plan.h"
+
+#include "kernels/linear_attention.h"
+#include "kernels/spatial_attention.h"
+
+namespace avid::kernels {
+
+template <class Elem>
+std::int64_t linear_attention_workspace_bytes(const AttentionBlockDeviceArgs<Elem>& p, bool backward) {
+  return linear_attention_plan(p, backward).total_bytes;
+}
+template <class Elem>
+std::int64_t spatial_attention_workspace_bytes(const AttentionBlockDeviceArgs<Elem>& p, bool backward) {
+  return spatial_attention_plan(p, backward).total_bytes;
+}
+
+template std::int64_t linear_attention_workspace_bytes(const AttentionBlockDeviceArgs<float>&, bool);
+template std::int64_t linear_attention_workspace_bytes(const AttentionBlockDeviceArgs<BFloat16>&, bool);
+template std::int64_t spatial_attention_workspace_bytes(const AttentionBlockDeviceArgs<float>&, bool);
+template std::int64_t spatial_attention_workspace_bytes(const AttentionBlockDeviceArgs<BFloat16>&, bool);
+
+}  // namespace avid::kernels

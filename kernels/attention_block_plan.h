@@ -1,0 +1,82 @@
+// kernels/attention_block_plan.h -- working memory of an attention block composed of norm, products and a core on a device
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "kernels/attention_block.h"
+#include "kernels/layer_norm.h"
+#include "kernels/linear.h"
+
+namespace avid::kernels {
+
+/// Which buffers of a backward pass a core needs besides those of the forward pass.
+enum class CoreGradient {
+  in_place,  ///< d_a may be written over a, d_qkv over qkv
+  apart,     ///< d_a and d_qkv have buffers of their own
+};
+
+/// Byte offsets into the workspace, and pitches in elements. A function of sizes and element type only.
+struct AttentionBlockPlan {
+  std::int64_t rows = 0, inner = 0;  ///< B*T*S; N*D
+  std::int64_t h_pitch = 0, qkv_pitch = 0, a_pitch = 0;
+  std::int64_t h = 0, qkv = 0, a = 0, d_a = 0, d_qkv = 0, core = 0, linear = 0, norm = 0;
+  std::int64_t total_bytes = 0;
+  LinearSize qkv_size, out_size;
+};
+
+template <class Elem>
+AttentionBlockPlan attention_block_plan(
+    const AttentionBlockDeviceArgs<Elem>& p, bool backward, CoreGradient gradient, std::int64_t core_bytes = 0) {
+  const auto up_to_8 = [](std::int64_t n) { return (n + 7) / 8 * 8; };
+  AttentionBlockPlan plan;
+  const auto take = [&plan](std::int64_t bytes) {
+    const std::int64_t at = plan.total_bytes;
+    plan.total_bytes += (bytes + 255) / 256 * 256;
+    return at;
+  };
+  plan.rows = p.B * p.T * p.S;
+  plan.inner = p.N * p.D;
+  plan.h_pitch = up_to_8(p.C);
+  plan.qkv_pitch = up_to_8(3 * plan.inner);
+  plan.a_pitch = up_to_8(plan.inner);
+  plan.qkv_size = {.P = plan.rows, .I = p.C, .O = 3 * plan.inner};
+  plan.out_size = {.P = plan.rows, .I = plan.inner, .O = p.C};
+  constexpr std::int64_t kElem = sizeof(Elem);
+  plan.h = take(plan.rows * plan.h_pitch * kElem);
+  plan.qkv = take(plan.rows * plan.qkv_pitch * kElem);
+  plan.a = take(plan.rows * plan.a_pitch * kElem);
+  plan.core = take(core_bytes);
+  std::int64_t linear_bytes =
+      std::max(linear_fwd_workspace_bytes<Elem>(plan.qkv_size), linear_fwd_workspace_bytes<Elem>(plan.out_size));
+  if (backward) {
+    for (const LinearSize& size : {plan.qkv_size, plan.out_size})
+      linear_bytes = std::max(
+          {linear_bytes, linear_bwd_data_workspace_bytes<Elem>(size), linear_bwd_weight_workspace_bytes<Elem>(size)});
+    const bool apart = gradient == CoreGradient::apart;
+    plan.d_a = apart ? take(plan.rows * plan.a_pitch * kElem) : plan.a;
+    plan.d_qkv = apart ? take(plan.rows * plan.qkv_pitch * kElem) : plan.qkv;
+    plan.norm = take(layer_norm_bwd_workspace(plan.rows, p.C) * 4);
+  }
+  plan.linear = take(linear_bytes);
+  return plan;
+}
+
+/// Slabs of 512 positions that the sums over a frame are cut into.
+constexpr int linear_attention_slabs(std::int64_t S) { return static_cast<int>((S + 511) / 512); }
+
+/// With the core's contexts: those of slabs, their combination, its gradient.
+template <class Elem>
+AttentionBlockPlan linear_attention_plan(const AttentionBlockDeviceArgs<Elem>& p, bool backward) {
+  const std::int64_t matrix = p.D * p.D + 2 * p.D;
+  const std::int64_t per_head = (linear_attention_slabs(p.S) + 2) * matrix;
+  return attention_block_plan(p, backward, CoreGradient::in_place, p.B * p.T * p.N * per_head * 4);
+}
+
+/// With one log-sum and one correction per query and head.
+template <class Elem>
+AttentionBlockPlan spatial_attention_plan(const AttentionBlockDeviceArgs<Elem>& p, bool backward) {
+  return attention_block_plan(p, backward, CoreGradient::apart, backward ? 2 * p.B * p.T * p.S * p.N * 4 : 0);
+}
+
+}  // namespace avid::kernels
