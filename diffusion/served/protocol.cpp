@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "tensor/error.h"
+#include "tensor/io/atomic_file.h"
 
 namespace avid::diffusion {
 namespace {
