@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <random>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "kernels/dtype.h"
+#include "kernels/rows.h"
 
 namespace avid::test {
 
@@ -66,5 +68,65 @@ bool gaps_are_zero(const std::vector<Elem>& values, std::int64_t used, std::int6
     if (static_cast<std::int64_t>(i) % pitch >= used && static_cast<float>(values[i]) != 0) return false;
   return true;
 }
+
+/// A pitched matrix as a device sees it, 16-byte rows, and its numbers as doubles.
+template <class Elem>
+struct DeviceMatrix {
+  std::int64_t num_rows = 0, cols = 0, pitch = 0;
+  std::vector<double> values;  ///< [num_rows, cols] what it was made of
+  std::vector<Elem> elements;  ///< [num_rows, pitch]
+
+  DeviceMatrix() = default;
+  /// Random numbers that an Elem holds exactly; zero gaps.
+  DeviceMatrix(std::int64_t rows_count, std::int64_t cols_count, std::uint64_t seed, double factor)
+      : DeviceMatrix(rows_count, cols_count, Elem(0.0f)) {
+    Random random(seed);
+    for (std::int64_t r = 0; r < num_rows; ++r) {
+      for (std::int64_t c = 0; c < cols; ++c) {
+        values.push_back(rounded_to<Elem>(random.normal() * factor));
+        elements[static_cast<std::size_t>(r * pitch + c)] = Elem(static_cast<float>(values.back()));
+      }
+    }
+  }
+  /// Full of 7s, gaps included: whatever is not written shows.
+  static DeviceMatrix dirty(std::int64_t rows_count, std::int64_t cols_count) {
+    return DeviceMatrix(rows_count, cols_count, Elem(7.0f));
+  }
+
+  kernels::Rows<const Elem> rows() const { return {elements.data(), pitch}; }
+  kernels::Rows<Elem> mutable_rows() { return {elements.data(), pitch}; }
+  const Elem* data() const { return elements.data(); }
+  std::vector<double> read() const {
+    std::vector<double> out;
+    for (std::int64_t r = 0; r < num_rows; ++r)
+      for (std::int64_t c = 0; c < cols; ++c)
+        out.push_back(static_cast<double>(static_cast<float>(elements[static_cast<std::size_t>(r * pitch + c)])));
+    return out;
+  }
+  bool gaps_are_zero() const { return avid::test::gaps_are_zero(elements, cols, pitch); }
+  bool is_dirty() const {
+    for (const Elem e : elements)
+      if (static_cast<float>(e) != 7.0f) return false;
+    return true;
+  }
+
+ private:
+  DeviceMatrix(std::int64_t rows_count, std::int64_t cols_count, Elem fill)
+      : num_rows(rows_count), cols(cols_count), pitch((cols_count * sizeof(Elem) + 15) / 16 * 16 / sizeof(Elem)),
+        elements(static_cast<std::size_t>(num_rows * pitch), fill) {}
+};
+
+/// Working memory full of NaNs, 256-byte aligned, exactly as long as asked for.
+class Workspace {
+ public:
+  void* allocate(std::int64_t bytes) {
+    memory_.assign(static_cast<std::size_t>(bytes) + 256, std::byte{0xff});
+    const auto address = reinterpret_cast<std::uintptr_t>(memory_.data());
+    return memory_.data() + (256 - address % 256) % 256;
+  }
+
+ private:
+  std::vector<std::byte> memory_;
+};
 
 }  // namespace avid::test

@@ -203,7 +203,7 @@ TEST_CASE("temporal_attention_core/plan/refuses a sequence that does not fit sha
   CHECK_THROWS_WITH_AS(
       kernels::temporal_core_plan({1, 150, 4, 1, 64, 16}, DType::f32, false),
       "temporal_attention: expected a clip whose sequences fit 163840 bytes of shared memory, got T = 150, D = 64, which "
-      "need 207008 bytes | use fewer frames",
+      "need 207024 | use fewer frames",
       std::invalid_argument);
 }
 

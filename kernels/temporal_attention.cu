@@ -1,0 +1,311 @@
+// kernels/temporal_attention.cu -- the temporal attention block, composed (contract: kernels/temporal_attention.h)
+//
+// Math       kernels/temporal_attention_cpu.cpp
+// Order      fwd: one kernel where the sizes allow (temporal_attention_fused.cu), else chunk by chunk of whole clips: norm -> qkv projection -> core -> output projection + residual.
+//            bwd the same to qkv, then d_o = d_y w_out; core backward (d_qkv over qkv, o over d_o); weight gradients;
+//            d_h = d_qkv w_qkv over h; norm backward with the residual's gradient. Nothing but x is kept from fwd.
+// Layout     heads padded to 8 channels (head_pitch): weights with padded heads are made here once per call
+// Traffic    the composed form writes and reads qkv and o once each; chunks keep the workspace below about 256 MB
+// Numerics   h, qkv, o, d_o, d_qkv, d_h are rounded to Elem; gradients of parameters are sums of chunks in f32, in order
+// Limits     kernels/temporal_attention_core_plan.cpp
+// Measured   never run on a GPU yet
+// Open       a chunk of a 64x64 clip does not stay in L2 (140 MB at base width 100)
+// Oracle     kernels/temporal_attention_cpu.cpp in f64, compared in tests/sim/temporal_attention_test.cpp
+#include "kernels/temporal_attention.h"
+
+#include <algorithm>
+#include <type_traits>
+
+#include "kernels/device/gpu.h"
+#include "kernels/device/runtime.h"
+#include "kernels/layer_norm.h"
+#include "kernels/linear.h"
+#include "kernels/relative_bias.h"
+#include "kernels/temporal_attention_core.h"
+#include "kernels/temporal_attention_fused.h"
+#include "kernels/temporal_attention_plan.h"
+
+namespace avid::kernels {
+namespace AVID_GPU {
+
+/// rotary [T,num_pairs,2] and bias [N,T,T] from frequencies and table. One thread per element of the longer one.
+__global__ void temporal_tables_kernel(
+    const float* freqs, int R, int num_pairs, Rows<const float> table, int T, int N, float* rotary, float* bias) {
+  const int e = blockIdx.x * blockDim.x + threadIdx.x;
+  if (e < T * num_pairs) {
+    const int frame = e / num_pairs, r = e - frame * num_pairs;
+    // The product in f64 and brought to [-pi, pi] there: as exact as the CPU's table, and cheap at this size.
+    double angle = r < R ? static_cast<double>(frame) * static_cast<double>(freqs[r]) : 0.0;
+    angle -= 6.283185307179586 * rint(angle * 0.15915494309189535);
+    rotary[2 * e] = cosf(static_cast<float>(angle));
+    rotary[2 * e + 1] = sinf(static_cast<float>(angle));
+  }
+  if (e < N * T * T) {
+    const int n = e / (T * T), i = e / T % T, j = e % T;
+    bias[e] = table.row(relative_bias_bucket(j - i))[n];
+  }
+}
+
+/// Which row or column of a weight a padded one is, or -1 in the gap of a head.
+AVID_DEVICE int without_head_gaps(int padded, int D, int head_pitch) {
+  const int head = padded / head_pitch, d = padded - head * head_pitch;
+  return d < D ? head * D + d : -1;
+}
+
+/// to [rows,cols] = from with gaps of zeros behind every head, in its rows (of qkv) or in its columns (of out).
+template <class Elem, bool kHeadsInRows>
+__global__ void pad_heads_kernel(
+    Rows<const Elem> from, int from_cols, Rows<Elem> to, int rows, int cols, int D, int head_pitch) {
+  const int e = blockIdx.x * blockDim.x + threadIdx.x;
+  if (e >= rows * cols) return;
+  const int row = e / cols, col = e - row * cols;
+  const int from_row = kHeadsInRows ? without_head_gaps(row, D, head_pitch) : row;
+  const int from_col = kHeadsInRows ? col : without_head_gaps(col, D, head_pitch);
+  const bool exists = from_row >= 0 && from_col >= 0 && from_col < from_cols;
+  to.row(row)[col] = exists ? from.row(from_row)[from_col] : Elem{};
+}
+
+/// total (=, or += after the first chunk) the gradient of one chunk, without the gaps of its heads.
+template <bool kHeadsInRows>
+__global__ void add_chunk_gradient_kernel(
+    Rows<const float> chunk, Rows<float> total, int rows, int cols, int D, int head_pitch, bool first) {
+  const int e = blockIdx.x * blockDim.x + threadIdx.x;
+  if (e >= rows * cols) return;
+  const int row = e / cols, col = e - row * cols;
+  const int gaps = head_pitch - D;
+  const float value = kHeadsInRows ? chunk.row(row + row / D * gaps)[col] : chunk.row(row)[col + col / D * gaps];
+  float* to = total.row(row) + col;
+  *to = first ? value : *to + value;
+}
+
+/// out[c] = sum over rows of partials[row, c], in order within each of kSumSlices slices, then over the slices.
+constexpr int kSumSlices = 8;
+__global__ void sum_partials_kernel(const float* partials, int num_rows, int num_cols, float* out) {
+  AVID_SHARED(float, slices, [kSumSlices][32]);
+  const int c = blockIdx.x * 32 + threadIdx.x;
+  float sum = 0;
+  if (c < num_cols) {
+    for (int row = threadIdx.y; row < num_rows; row += kSumSlices) sum += partials[std::int64_t{row} * num_cols + c];
+  }
+  slices[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.y > 0 || c >= num_cols) return;
+  for (int s = 1; s < kSumSlices; ++s) sum += slices[s][threadIdx.x];
+  out[c] = sum;
+}
+
+/// d_table[row, n] = sum of d_bias[n, i, j] over the pairs whose bucket is row; block n, thread row.
+__global__ void bias_table_gradient_kernel(const float* d_bias, int T, Rows<float> d_table) {
+  const int n = blockIdx.x, row = threadIdx.x;
+  float sum = 0;
+  for (int i = 0; i < T; ++i)
+    for (int j = 0; j < T; ++j)
+      if (relative_bias_bucket(j - i) == row) sum += d_bias[(n * T + i) * T + j];
+  d_table.row(row)[n] = sum;
+}
+
+
+constexpr int kBlock = 256;
+inline dim3 blocks_for(std::int64_t elements) {
+  return dim3(static_cast<unsigned>(std::max<std::int64_t>(1, (elements + kBlock - 1) / kBlock)));
+}
+
+/// The workspace's pieces as pointers, and one method per step.
+template <class Elem>
+class Block {
+ public:
+  Block(const Stream& stream, const TemporalAttentionDeviceArgs<Elem>& p, bool backward)
+      : stream_(stream), p_(p), plan_(temporal_attention_plan(p, backward)) {
+    h_ = {at<Elem>(plan_.h), plan_.h_pitch};
+    qkv_ = {at<Elem>(plan_.qkv), 3 * plan_.inner};
+    o_ = {at<Elem>(plan_.o), plan_.inner};
+    w_qkv_ = p.w_qkv;
+    w_out_ = p.w_out;
+    if (plan_.w_qkv < 0) return;
+    w_qkv_ = {at<Elem>(plan_.w_qkv), plan_.h_pitch};
+    w_out_ = {at<Elem>(plan_.w_out), plan_.inner};
+  }
+
+  /// Tables and padded weights, once per pass.
+  void prepare() const {
+    const int T = narrow(p_.T), N = narrow(p_.N), pairs = narrow(plan_.num_pairs);
+    launch(
+        temporal_tables_kernel, blocks_for(std::max(T * pairs, N * T * T)), dim3(kBlock), 0, stream_,
+        p_.rotary_freqs, narrow(p_.R), pairs, p_.bias_table, T, N, at<float>(plan_.rotary), at<float>(plan_.bias));
+    if (plan_.w_qkv < 0) return;
+    const int D = narrow(p_.D), C = narrow(p_.C), inner = narrow(plan_.inner), pitch = narrow(plan_.h_pitch);
+    const int head_pitch = narrow(plan_.head_pitch);
+    launch(
+        pad_heads_kernel<Elem, true>, blocks_for(std::int64_t{3} * inner * pitch), dim3(kBlock), 0, stream_,
+        p_.w_qkv, C, Rows<Elem>{at<Elem>(plan_.w_qkv), pitch}, 3 * inner, pitch, D, head_pitch);
+    launch(
+        pad_heads_kernel<Elem, false>, blocks_for(std::int64_t{C} * inner), dim3(kBlock), 0, stream_,
+        p_.w_out, N * D, Rows<Elem>{at<Elem>(plan_.w_out), inner}, C, inner, D, head_pitch);
+  }
+
+  std::int64_t num_chunks() const { return plan_.num_chunks; }
+  std::int64_t clips(std::int64_t chunk) const {
+    return std::min(plan_.clips_per_chunk, p_.B - chunk * plan_.clips_per_chunk);
+  }
+  std::int64_t num_rows(std::int64_t chunk) const { return clips(chunk) * p_.T * p_.S; }
+  /// The rows of a chunk in a tensor of all clips.
+  template <class E>
+  Rows<E> of_chunk(Rows<E> all, std::int64_t chunk) const {
+    return all ? Rows<E>{all.row(chunk * plan_.clips_per_chunk * p_.T * p_.S), all.pitch} : all;
+  }
+
+  LayerNormDeviceArgs<Elem> norm(std::int64_t chunk) const {
+    return {
+        .num_rows = num_rows(chunk), .C = p_.C, .x = of_chunk(p_.x, chunk), .gamma = p_.gamma,
+        .eps = static_cast<float>(kPrenormEps), .out = h_};
+  }
+  LinearSize qkv_size(std::int64_t chunk) const { return {.P = num_rows(chunk), .I = p_.C, .O = 3 * plan_.inner}; }
+  LinearSize out_size(std::int64_t chunk) const { return {.P = num_rows(chunk), .I = plan_.inner, .O = p_.C}; }
+  TemporalCoreArgs<Elem> core(std::int64_t chunk) const {
+    return {
+        .B = clips(chunk), .T = p_.T, .S = p_.S, .N = p_.N, .D = p_.D, .head_pitch = plan_.head_pitch, .qkv = qkv_,
+        .bias = at<float>(plan_.bias), .rotary = at<float>(plan_.rotary), .num_pairs = plan_.num_pairs, .o = o_};
+  }
+
+  void project(std::int64_t chunk) const {
+    layer_norm_fwd<Gpu, Elem>(stream_, norm(chunk));
+    linear_fwd<Gpu, Elem>(stream_, qkv_size(chunk), h_, {}, w_qkv_, nullptr, {}, qkv_, linear());
+  }
+
+  /// The whole forward pass, after prepare().
+  void fwd() const {
+    if constexpr (std::is_same_v<Elem, BFloat16>) {
+      if (plan_.fused) {
+        return temporal_fused_fwd<Gpu>(
+            stream_, {.B = p_.B, .S = p_.S, .C = p_.C, .N = p_.N, .D = p_.D, .head_pitch = plan_.head_pitch,
+                      .num_pairs = plan_.num_pairs, .x = p_.x, .gamma = p_.gamma, .w_qkv = w_qkv_, .w_out = w_out_,
+                      .bias = at<float>(plan_.bias), .rotary = at<float>(plan_.rotary), .y = p_.y});
+      }
+    }
+    for (std::int64_t chunk = 0; chunk < num_chunks(); ++chunk) fwd(chunk);
+  }
+  void fwd(std::int64_t chunk) const {
+    project(chunk);
+    temporal_core_fwd<Gpu, Elem>(stream_, core(chunk));
+    linear_fwd<Gpu, Elem>(
+        stream_, out_size(chunk), o_, {}, w_out_, nullptr, of_chunk(p_.x, chunk), of_chunk(p_.y, chunk),
+        linear());
+  }
+
+  void bwd(std::int64_t chunk, const TemporalAttentionDeviceGrads<Elem>& g, float* d_bias_partials) const {
+    const bool first = chunk == 0;
+    const Rows<const Elem> d_y = of_chunk(g.d_y, chunk);
+    project(chunk);
+    linear_bwd_data<Gpu, Elem>(stream_, out_size(chunk), d_y, w_out_, o_, {}, linear());
+    TemporalCoreArgs<Elem> core_args = core(chunk);
+    core_args.d_bias_partials = d_bias_partials;
+    temporal_core_bwd<Gpu, Elem>(stream_, core_args);
+    if (g.d_w_out) {
+      const Rows<float> part{at<float>(plan_.d_w_out), plan_.inner};
+      linear_bwd_weight<Gpu, Elem>(stream_, out_size(chunk), d_y, o_, {}, part, nullptr, linear());
+      add_weight_gradient<false>(part, g.d_w_out, p_.C, p_.N * p_.D, first);
+    }
+    if (g.d_w_qkv) {
+      const Rows<float> part{at<float>(plan_.d_w_qkv), plan_.h_pitch};
+      linear_bwd_weight<Gpu, Elem>(stream_, qkv_size(chunk), qkv_, h_, {}, part, nullptr, linear());
+      add_weight_gradient<true>(part, g.d_w_qkv, 3 * p_.N * p_.D, p_.C, first);
+    }
+    if (!g.d_x && g.d_gamma == nullptr) return;
+    linear_bwd_data<Gpu, Elem>(stream_, qkv_size(chunk), qkv_, w_qkv_, h_, {}, linear());
+    float* d_gamma = g.d_gamma != nullptr ? at<float>(plan_.d_gamma) : nullptr;
+    layer_norm_bwd<Gpu, Elem>(
+        stream_, norm(chunk),
+        {.d_out = h_, .d_residual = d_y, .d_x = of_chunk(g.d_x, chunk), .d_gamma = d_gamma,
+         .workspace = at<float>(plan_.norm)});
+    if (d_gamma == nullptr) return;
+    const Rows<const float> part{d_gamma, p_.C};
+    const int C = narrow(p_.C);
+    launch(
+        add_chunk_gradient_kernel<true>, blocks_for(C), dim3(kBlock), 0, stream_, part,
+        Rows<float>{g.d_gamma, p_.C}, 1, C, 1, 1, first);
+  }
+
+  /// Sums of d_logits of one chunk: where its partials begin. Returns how many rows they are.
+  float* d_bias_partials(std::int64_t first_row) const {
+    return at<float>(plan_.d_bias_partials) + first_row * p_.N * p_.T * p_.T;
+  }
+  std::int64_t num_partials(std::int64_t chunk) const {
+    return temporal_core_plan({clips(chunk), p_.T, p_.S, p_.N, p_.D, plan_.num_pairs}, dtype_of<Elem>, true).num_partials;
+  }
+  void finish_bias_table(std::int64_t num_partial_rows, Rows<float> d_table) const {
+    const int T = narrow(p_.T), N = narrow(p_.N), cols = N * T * T;
+    float* d_bias = at<float>(plan_.d_bias);
+    if (cols > 0) {
+      launch(
+          sum_partials_kernel, dim3(static_cast<unsigned>((cols + 31) / 32)), dim3(32, kSumSlices), 0,
+          stream_, d_bias_partials(0), narrow(num_partial_rows), cols, d_bias);
+    }
+    launch(
+        bias_table_gradient_kernel, dim3(static_cast<unsigned>(N)),
+        dim3(static_cast<unsigned>(kRelativeBiasBuckets)), 0, stream_, d_bias, T, d_table);
+  }
+
+  void zero_parameter_gradients(const TemporalAttentionDeviceGrads<Elem>& g) const {
+    const auto zero = [&](Rows<float> rows, std::int64_t num_rows, std::int64_t cols) {
+      if (rows) device_zero<Gpu>(stream_, rows.data, static_cast<std::size_t>(rows.pitch) * 4, static_cast<std::size_t>(cols) * 4, num_rows);
+    };
+    zero({g.d_gamma, p_.C}, 1, p_.C);
+    zero(g.d_w_qkv, 3 * p_.N * p_.D, p_.C);
+    zero(g.d_w_out, p_.C, p_.N * p_.D);
+    zero(g.d_bias_table, kRelativeBiasBuckets, p_.N);
+  }
+
+ private:
+  void* linear() const { return at<void>(plan_.linear); }
+  static int narrow(std::int64_t value) { return static_cast<int>(value); }
+  template <class E>
+  E* at(std::int64_t offset) const {
+    return reinterpret_cast<E*>(static_cast<std::byte*>(p_.workspace) + offset);
+  }
+  template <bool kHeadsInRows>
+  void add_weight_gradient(
+      Rows<const float> part, Rows<float> total, std::int64_t rows, std::int64_t cols, bool first) const {
+    launch(
+        add_chunk_gradient_kernel<kHeadsInRows>, blocks_for(rows * cols), dim3(kBlock), 0, stream_, part, total,
+        narrow(rows), narrow(cols), narrow(p_.D), narrow(plan_.head_pitch), first);
+  }
+
+  const Stream& stream_;
+  const TemporalAttentionDeviceArgs<Elem>& p_;
+  TemporalAttentionPlan plan_;
+  Rows<Elem> h_, qkv_, o_;
+  Rows<const Elem> w_qkv_, w_out_;
+};
+
+}  // namespace AVID_GPU
+
+template <class Backend, class Elem>
+void temporal_attention_fwd(const Stream& stream, const TemporalAttentionDeviceArgs<Elem>& p) {
+  const AVID_GPU::Block<Elem> block(stream, p, false);
+  if (block.num_chunks() == 0) return;
+  block.prepare();
+  block.fwd();
+}
+
+template <class Backend, class Elem>
+void temporal_attention_bwd(
+    const Stream& stream, const TemporalAttentionDeviceArgs<Elem>& p, const TemporalAttentionDeviceGrads<Elem>& g) {
+  const AVID_GPU::Block<Elem> block(stream, p, true);
+  if (block.num_chunks() == 0) return block.zero_parameter_gradients(g);
+  block.prepare();
+  std::int64_t partial_rows = 0;
+  for (std::int64_t chunk = 0; chunk < block.num_chunks(); ++chunk) {
+    block.bwd(chunk, g, g.d_bias_table ? block.d_bias_partials(partial_rows) : nullptr);
+    partial_rows += block.num_partials(chunk);
+  }
+  if (g.d_bias_table) block.finish_bias_table(partial_rows, g.d_bias_table);
+}
+
+template void temporal_attention_fwd<Gpu, float>(const Stream&, const TemporalAttentionDeviceArgs<float>&);
+template void temporal_attention_fwd<Gpu, BFloat16>(const Stream&, const TemporalAttentionDeviceArgs<BFloat16>&);
+template void temporal_attention_bwd<Gpu, float>(
+    const Stream&, const TemporalAttentionDeviceArgs<float>&, const TemporalAttentionDeviceGrads<float>&);
+template void temporal_attention_bwd<Gpu, BFloat16>(
+    const Stream&, const TemporalAttentionDeviceArgs<BFloat16>&, const TemporalAttentionDeviceGrads<BFloat16>&);
+
+}  // namespace avid::kernels

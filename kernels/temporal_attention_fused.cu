@@ -1,0 +1,370 @@
+// kernels/temporal_attention_fused.cu -- temporal attention forward in one kernel (contract: temporal_attention_fused.h)
+//
+// Math       kernels/temporal_attention_cpu.cpp
+// Parallel   a block is 16 pixels x 8 frames = 128 rows, 4 warps of 32 rows (4 pixels). Rows are normalised into shared
+//            memory once; then, head by head, everything stays in the registers of a warp:
+//              q, k    projected rows; the C fragment of q is the A fragment of the logits, that of k their B fragment
+//              v       projected transposed (weights as A, rows as B): its C fragment is the B fragment of P v
+//              o       its C fragment is the A fragment of the output projection, which sums over the heads in registers
+//            The residual is added on the way out. Weights stream through three buffers of shared memory.
+// Traffic    x is read twice (the second time from L2), y written once; every block reads all weights through L2
+// Numerics   h, q, k, v, p, o are rounded to bf16, sums in f32; softmax in base 2
+// Limits     T = 8, bf16; C and D of kTemporalFusedShapes (registers: accumulators of a whole row)
+// Measured   never run on a GPU yet
+// Predicted  6.6 ms instead of 15.2 ms composed for 64 clips of 64x64 at C = 100 on an A100 (kernel study 5.1)
+// Oracle     kernels/temporal_attention_cpu.cpp in f64, compared in tests/sim/temporal_attention_test.cpp
+#include "kernels/temporal_attention_fused.h"
+
+#include <cmath>
+#include <stdexcept>
+#include <string>
+
+#include "kernels/attention_block.h"
+#include "kernels/device/gpu.h"
+#include "kernels/device/temporal_fragments.h"
+
+namespace avid::kernels {
+namespace AVID_GPU {
+
+constexpr int kFusedFrames = 8, kFusedPixels = 16, kFusedRows = kFusedFrames * kFusedPixels, kFusedThreads = 128;
+constexpr int kFusedStages = 3;
+constexpr float kFusedLog2E = 1.4426950408889634f;
+
+/// kSteps x 16 channels of a row, kOutTiles x 8 channels of the output, heads of kHeadTiles x 8 channels.
+template <int kSteps, int kOutTiles, int kHeadTiles>
+struct FusedShape {
+  static constexpr int kChunks = 2 * kSteps;
+  static constexpr int kRowPitch = (kChunks | 1) * 8;  ///< an odd number of chunks: ldmatrix meets no bank twice
+  static constexpr int kHead = kHeadTiles * 8;
+  static constexpr int kHeadRows = (kHead + 15) / 16 * 16;  ///< rows of a slice of q, k or v weights
+  static constexpr int kOutPitch = 9 * 8;                   ///< of a slice of the output weights: 64 channels and a chunk
+  static constexpr int kOutRows = (kOutTiles + 1) / 2 * 16;
+  static constexpr int kSlice = kHeadRows * kRowPitch > kOutRows * kOutPitch ? kHeadRows * kRowPitch : kOutRows * kOutPitch;
+  static constexpr int kSharedBytes = (kFusedRows * kRowPitch + kFusedStages * kSlice) * 2;
+  static_assert(kOutTiles <= kChunks);
+};
+
+/// A row of the tile: pixel row / 8, frame row % 8; pixels are counted over all clips.
+struct FusedRow {
+  std::int64_t row;
+  bool valid;
+  AVID_DEVICE FusedRow(const TemporalFusedArgs& p, int tile_row) {
+    const unsigned pixel = blockIdx.x * kFusedPixels + tile_row / kFusedFrames, S = static_cast<unsigned>(p.S), clip = pixel / S;
+    row = (std::int64_t{clip} * kFusedFrames + tile_row % kFusedFrames) * S + (pixel - clip * S);
+    valid = clip < p.B;
+  }
+};
+
+/// h = normalised rows of a warp into shared memory; a quad of lanes per row.
+template <class Shape>
+AVID_DEVICE void normalise_rows(const TemporalFusedArgs& p, bf16* rows, int warp, int g, int t) {
+  constexpr int kPerLane = (Shape::kChunks + 3) / 4;
+  const int C = static_cast<int>(p.C), chunks = (C + 7) / 8;
+  for (int pass = 0; pass < 4; ++pass) {
+    const int r = warp * 32 + pass * 8 + g;
+    const FusedRow at(p, r);
+    const bf16* from = p.x.row(at.row);
+    std::uint32_t v[kPerLane][4];
+    float sum = 0, squares = 0;
+#pragma unroll
+    for (int j = 0; j < kPerLane; ++j) {
+      const int c = j * 4 + t;
+      const uint4 chunk = at.valid && c < chunks ? *reinterpret_cast<const uint4*>(from + c * 8) : make_uint4(0, 0, 0, 0);
+      v[j][0] = chunk.x, v[j][1] = chunk.y, v[j][2] = chunk.z, v[j][3] = chunk.w;
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const float2 pair = unpack_bf16x2(v[j][k]);  // the gap behind a row is zero
+        sum += pair.x + pair.y;
+      }
+    }
+    const float mean = quad_sum(sum) / C;
+#pragma unroll
+    for (int j = 0; j < kPerLane; ++j) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const int c = (j * 4 + t) * 8 + 2 * k;
+        const float2 pair = unpack_bf16x2(v[j][k]);
+        if (c < C) squares = fmaf(pair.x - mean, pair.x - mean, squares);
+        if (c + 1 < C) squares = fmaf(pair.y - mean, pair.y - mean, squares);
+      }
+    }
+    const float rstd = rsqrtf(quad_sum(squares) / C + static_cast<float>(kPrenormEps));
+#pragma unroll
+    for (int j = 0; j < kPerLane; ++j) {
+      const int chunk = j * 4 + t;
+      if (chunk >= Shape::kChunks) continue;
+      std::uint32_t h[4];
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const int c = chunk * 8 + 2 * k;
+        const float2 pair = unpack_bf16x2(v[j][k]);
+        const float first = c < C ? (pair.x - mean) * rstd * p.gamma[c] : 0.0f;
+        const float second = c + 1 < C ? (pair.y - mean) * rstd * p.gamma[c + 1] : 0.0f;
+        h[k] = pack_bf16x2(first, second);
+      }
+      *reinterpret_cast<uint4*>(rows + r * Shape::kRowPitch + chunk * 8) = make_uint4(h[0], h[1], h[2], h[3]);
+    }
+  }
+}
+
+/// Starts copying slice `index` of the weights: q, k, v and output of head 0, then of head 1, ... Behind the last one only
+/// an empty group is committed.
+template <class Shape>
+AVID_DEVICE void load_weight_slice(const TemporalFusedArgs& p, bf16* slices, int index) {
+  const int head = index / 4, part = index % 4, chunks = static_cast<int>((p.C + 7) / 8);
+  bf16* to = slices + index % kFusedStages * Shape::kSlice;
+  if (head < p.N && part < 3) {
+    const bf16* from = p.w_qkv.row((part * p.N + head) * p.head_pitch);
+    for (int e = threadIdx.x; e < Shape::kHeadRows * Shape::kChunks; e += kFusedThreads) {
+      const int r = e / Shape::kChunks, c = e % Shape::kChunks;
+      const bool valid = r < p.head_pitch && c < chunks;
+      cp_async_16(to + r * Shape::kRowPitch + c * 8, valid ? from + r * p.w_qkv.pitch + c * 8 : from, valid);
+    }
+  } else if (head < p.N) {
+    const bf16* from = p.w_out.data + head * p.head_pitch;
+    for (int e = threadIdx.x; e < Shape::kOutRows * 8; e += kFusedThreads) {
+      const int r = e / 8, c = e % 8;
+      const bool valid = r < p.C && c * 8 < p.head_pitch;
+      cp_async_16(to + r * Shape::kOutPitch + c * 8, valid ? from + r * p.w_out.pitch + c * 8 : from, valid);
+    }
+  }
+  cp_async_commit();
+}
+
+/// Two rows blocks of 16 (i) by 8 tiles of 8 channels (j).
+using HeadAccumulators = float[2][8][4];
+
+/// acc = 32 rows of h times a head's weights.
+template <class Shape, int kSteps, int kHeadTiles>
+AVID_DEVICE void project_rows(HeadAccumulators& acc, const bf16* rows, const bf16* weights, int lane) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i)
+#pragma unroll
+    for (int j = 0; j < 8; ++j)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) acc[i][j][e] = 0;
+  const bf16* left = rows + lane % 16 * Shape::kRowPitch + lane / 16 * 8;
+  const bf16* right = weights + (lane / 16 * 8 + lane % 8) * Shape::kRowPitch + lane / 8 % 2 * 8;
+#pragma unroll 2  // a full unroll spills
+  for (int s = 0; s < kSteps; ++s) {
+    std::uint32_t a[2][4];
+    ldmatrix_x4(a[0], left + s * 16);
+    ldmatrix_x4(a[1], left + 16 * Shape::kRowPitch + s * 16);
+#pragma unroll
+    for (int j = 0; j < kHeadTiles; j += 2) {
+      std::uint32_t b[4];
+      ldmatrix_x4(b, right + j * 8 * Shape::kRowPitch + s * 16);
+      const std::uint32_t b0[2] = {b[0], b[1]}, b1[2] = {b[2], b[3]};
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        mma_bf16_16x8x16(acc[i][j], a[i], b0, acc[i][j]);
+        if (j + 1 < kHeadTiles) mma_bf16_16x8x16(acc[i][j + 1], a[i], b1, acc[i][j + 1]);
+      }
+    }
+  }
+}
+
+/// The rotary code of channels 0 .. 31 (tile j, lane t holds pair 4j + t), then a factor on all.
+AVID_DEVICE void rotate_accumulators(HeadAccumulators& acc, const float (&cosine)[4], const float (&sine)[4], float factor) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float& x = acc[i][j][2 * half];
+        float& y = acc[i][j][2 * half + 1];
+        if (j < 4) {
+          const float a = x, b = y;
+          x = a * cosine[j] - b * sine[j];
+          y = b * cosine[j] + a * sine[j];
+        }
+        x *= factor;
+        y *= factor;
+      }
+    }
+  }
+}
+
+template <int kSteps, int kOutTiles, int kHeadTiles>
+__global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(TemporalFusedArgs p, float scale) {
+  using Shape = FusedShape<kSteps, kOutTiles, kHeadTiles>;
+  SharedArena arena;
+  bf16* tile = arena.take<bf16>(kFusedRows * Shape::kRowPitch, "rows");
+  bf16* slices = arena.take<bf16>(kFusedStages * Shape::kSlice, "weights");
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+  load_weight_slice<Shape>(p, slices, 0);
+  load_weight_slice<Shape>(p, slices, 1);
+  normalise_rows<Shape>(p, tile, warp, g, t);
+  float cosine[4], sine[4];
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    const float* angle = p.rotary + (g * p.num_pairs + j * 4 + t) * 2;
+    cosine[j] = angle[0];
+    sine[j] = angle[1];
+  }
+  const bf16* rows = tile + warp * 32 * Shape::kRowPitch;
+  int slice = 0;
+  const auto next_weights = [&] {  // the slice that is due; the buffer freed by the barrier takes the one after the next
+    cp_async_wait<1>();
+    __syncthreads();
+    load_weight_slice<Shape>(p, slices, slice + 2);
+    return slices + slice++ % kFusedStages * Shape::kSlice;
+  };
+
+  float y[2][kOutTiles][4] = {};
+  for (int head = 0; head < p.N; ++head) {
+    std::uint32_t q[2][4][4];  // A fragments over 16 channels each
+    {
+      HeadAccumulators acc;
+      project_rows<Shape, kSteps, kHeadTiles>(acc, rows, next_weights(), lane);
+      rotate_accumulators(acc, cosine, sine, scale * kFusedLog2E);
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+#pragma unroll
+        for (int k = 0; k < 4; ++k)
+#pragma unroll
+          for (int e = 0; e < 4; ++e)
+            q[i][k][e] = pack_bf16x2(acc[i][2 * k + e / 2][2 * (e % 2)], acc[i][2 * k + e / 2][2 * (e % 2) + 1]);
+    }
+    TokenLogits s[2];
+    {
+      HeadAccumulators acc;
+      project_rows<Shape, kSteps, kHeadTiles>(acc, rows, next_weights(), lane);
+      rotate_accumulators(acc, cosine, sine, 1.0f);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        float first[4] = {}, second[4] = {};  // logits with the keys of the block's first and second pixel
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          const std::uint32_t b0[2] = {
+              pack_bf16x2(acc[i][2 * k][0], acc[i][2 * k][1]), pack_bf16x2(acc[i][2 * k + 1][0], acc[i][2 * k + 1][1])};
+          const std::uint32_t b1[2] = {
+              pack_bf16x2(acc[i][2 * k][2], acc[i][2 * k][3]), pack_bf16x2(acc[i][2 * k + 1][2], acc[i][2 * k + 1][3])};
+          mma_bf16_16x8x16(first, q[i][k], b0, first);
+          mma_bf16_16x8x16(second, q[i][k], b1, second);
+        }
+        s[i].v[0][0][0] = first[0], s[i].v[0][0][1] = first[1];
+        s[i].v[1][1][0] = second[2], s[i].v[1][1][1] = second[3];
+      }
+    }
+    TokenLogits bias;
+#pragma unroll
+    for (int e = 0; e < 2; ++e)
+      bias.v[0][0][e] = bias.v[1][1][e] = p.bias[(head * kFusedFrames + g) * kFusedFrames + 2 * t + e] * kFusedLog2E;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) softmax_tokens<true>(s[i], bias);
+
+    float v[4][4][4] = {};  // transposed: 4 blocks of 16 channels by the 4 pixels' 8 frames
+    {
+      const bf16* weights = next_weights();
+      const bf16* left = weights + lane % 16 * Shape::kRowPitch + lane / 16 * 8;
+      const bf16* right = rows + (lane / 16 * 8 + lane % 8) * Shape::kRowPitch + lane / 8 % 2 * 8;
+#pragma unroll 2
+      for (int step = 0; step < kSteps; ++step) {
+        std::uint32_t b[2][4];
+        ldmatrix_x4(b[0], right + step * 16);
+        ldmatrix_x4(b[1], right + 16 * Shape::kRowPitch + step * 16);
+#pragma unroll
+        for (int c = 0; c < Shape::kHeadRows / 16; ++c) {
+          std::uint32_t a[4];
+          ldmatrix_x4(a, left + c * 16 * Shape::kRowPitch + step * 16);
+#pragma unroll
+          for (int pixel = 0; pixel < 4; ++pixel) {
+            const std::uint32_t cols[2] = {b[pixel / 2][pixel % 2 * 2], b[pixel / 2][pixel % 2 * 2 + 1]};
+            mma_bf16_16x8x16(v[c][pixel], a, cols, v[c][pixel]);
+          }
+        }
+      }
+    }
+    std::uint32_t o[2][4][4];  // A fragments over 16 channels each
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      std::uint32_t prob[4];
+      logits_fragment<true>(prob, s[i]);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        float low[4] = {}, high[4] = {};  // channels 16k .. +7 and 16k+8 .. +15
+        const std::uint32_t b0[2] = {
+            pack_bf16x2(v[k][2 * i][0], v[k][2 * i][1]), pack_bf16x2(v[k][2 * i + 1][0], v[k][2 * i + 1][1])};
+        const std::uint32_t b1[2] = {
+            pack_bf16x2(v[k][2 * i][2], v[k][2 * i][3]), pack_bf16x2(v[k][2 * i + 1][2], v[k][2 * i + 1][3])};
+        mma_bf16_16x8x16(low, prob, b0, low);
+        mma_bf16_16x8x16(high, prob, b1, high);
+        o[i][k][0] = pack_bf16x2(low[0], low[1]), o[i][k][1] = pack_bf16x2(low[2], low[3]);
+        o[i][k][2] = pack_bf16x2(high[0], high[1]), o[i][k][3] = pack_bf16x2(high[2], high[3]);
+      }
+    }
+    const bf16* weights = next_weights() + (lane / 16 * 8 + lane % 8) * Shape::kOutPitch + lane / 8 % 2 * 8;
+#pragma unroll
+    for (int k = 0; k < (kHeadTiles + 1) / 2; ++k) {
+#pragma unroll
+      for (int j = 0; j < kOutTiles; j += 2) {
+        std::uint32_t b[4];
+        ldmatrix_x4(b, weights + j * 8 * Shape::kOutPitch + k * 16);
+        const std::uint32_t b0[2] = {b[0], b[1]}, b1[2] = {b[2], b[3]};
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          mma_bf16_16x8x16(y[i][j], o[i][k], b0, y[i][j]);
+          if (j + 1 < kOutTiles) mma_bf16_16x8x16(y[i][j + 1], o[i][k], b1, y[i][j + 1]);
+        }
+      }
+    }
+  }
+  cp_async_wait<0>();
+
+  // The warp's own rows of h are done: they stage its output, so that it leaves in whole chunks.
+  __syncthreads();
+  bf16* stage = tile + warp * 32 * Shape::kRowPitch;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+#pragma unroll
+    for (int j = 0; j < kOutTiles; ++j) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        *reinterpret_cast<std::uint32_t*>(stage + (i * 16 + half * 8 + g) * Shape::kRowPitch + j * 8 + 2 * t) =
+            pack_bf16x2(y[i][j][2 * half], y[i][j][2 * half + 1]);
+    }
+  }
+  __syncwarp();
+  const int chunks = static_cast<int>((p.C + 7) / 8);
+  for (int e = lane; e < 32 * chunks; e += 32) {
+    const int r = e / chunks, c = e - r * chunks;
+    const FusedRow at(p, warp * 32 + r);
+    if (!at.valid) continue;
+    const uint4 a = *reinterpret_cast<const uint4*>(stage + r * Shape::kRowPitch + c * 8);
+    const uint4 b = *reinterpret_cast<const uint4*>(p.x.row(at.row) + c * 8);
+    const auto sum = [](std::uint32_t u, std::uint32_t w) {
+      const float2 x = unpack_bf16x2(u), z = unpack_bf16x2(w);
+      return pack_bf16x2(x.x + z.x, x.y + z.y);
+    };
+    *reinterpret_cast<uint4*>(p.y.row(at.row) + c * 8) = make_uint4(sum(a.x, b.x), sum(a.y, b.y), sum(a.z, b.z), sum(a.w, b.w));
+  }
+}
+
+template <int kSteps, int kOutTiles, int kHeadTiles>
+void launch_fused(const Stream& stream, const TemporalFusedArgs& p) {
+  const std::int64_t blocks = (p.B * p.S + kFusedPixels - 1) / kFusedPixels;
+  launch(
+      temporal_fused_fwd_kernel<kSteps, kOutTiles, kHeadTiles>, dim3(static_cast<unsigned>(blocks)), dim3(kFusedThreads),
+      FusedShape<kSteps, kOutTiles, kHeadTiles>::kSharedBytes, stream, p,
+      1.0f / std::sqrt(static_cast<float>(p.D)));
+}
+
+}  // namespace AVID_GPU
+
+template <class Backend>
+void temporal_fused_fwd(const Stream& stream, const TemporalFusedArgs& p) {
+  if (p.B * p.S == 0) return;
+  switch (temporal_fused_kernel(DType::bf16, 8, p.C, p.D, 0)) {
+    case 0: return AVID_GPU::launch_fused<2, 4, 4>(stream, p);
+    case 1: return AVID_GPU::launch_fused<4, 7, 7>(stream, p);
+    case 2: return AVID_GPU::launch_fused<6, 12, 7>(stream, p);
+    case 3: return AVID_GPU::launch_fused<7, 13, 8>(stream, p);
+  }
+  throw std::invalid_argument("temporal_fused_fwd: no kernel for C = " + std::to_string(p.C) + ", D = " + std::to_string(p.D));
+}
+
+template void temporal_fused_fwd<Gpu>(const Stream&, const TemporalFusedArgs&);
+
+}  // namespace avid::kernels

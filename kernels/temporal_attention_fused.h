@@ -1,0 +1,36 @@
+// kernels/temporal_attention_fused.h -- the whole temporal attention block in one kernel, for narrow rows of 8 frames
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/device/backend.h"
+#include "kernels/rows.h"
+
+namespace avid::kernels {
+
+/// Operands of the fused forward pass: those of temporal_attention (kernels/temporal_attention.h), with the tables and
+/// head-padded weights of temporal_attention_core.h. T is 8.
+struct TemporalFusedArgs {
+  std::int64_t B = 0, S = 0, C = 0, N = 0, D = 0, head_pitch = 0, num_pairs = 0;
+  Rows<const BFloat16> x;        ///< [B*8*S,C]
+  const float* gamma = nullptr;  ///< [C]
+  Rows<const BFloat16> w_qkv;    ///< [3*N*head_pitch,C]
+  Rows<const BFloat16> w_out;    ///< [C,N*head_pitch]
+  const float* bias = nullptr;   ///< [N,8,8]
+  const float* rotary = nullptr;  ///< [8,num_pairs,2]
+  Rows<BFloat16> y;              ///< [B*8*S,C]; gaps are written as zero
+};
+
+/// The fused kernels: rows of up to `channels`, heads of up to `head` channels.
+struct TemporalFusedShape {
+  std::int64_t channels, head;
+};
+inline constexpr TemporalFusedShape kTemporalFusedShapes[] = {{32, 32}, {56, 56}, {96, 56}, {104, 64}};
+
+/// Index of the fused kernel that these sizes fill well, or -1: then the block is composed.
+int temporal_fused_kernel(DType dtype, std::int64_t T, std::int64_t C, std::int64_t D, std::int64_t R);
+
+template <class Backend>
+void temporal_fused_fwd(const Stream& stream, const TemporalFusedArgs& p);
+
+}  // namespace avid::kernels

@@ -1,0 +1,100 @@
+// kernels/temporal_attention_plan.cpp -- how temporal_attention is cut into chunks on a device, and its working memory
+#include "kernels/temporal_attention_plan.h"
+
+#include <algorithm>
+
+#include "kernels/layer_norm.h"
+#include "kernels/linear.h"
+#include "kernels/temporal_attention_core.h"
+#include "kernels/temporal_attention_fused.h"
+
+namespace avid::kernels {
+namespace {
+
+/// Rows of one chunk are kept below this: the largest level of the largest network at B = 64 would need 8 GB at once.
+constexpr std::int64_t kChunkBytes = std::int64_t{256} << 20;
+
+std::int64_t up_to(std::int64_t value, std::int64_t step) { return (value + step - 1) / step * step; }
+
+/// The fraction of a kernel's products that sizes must use.
+constexpr double kFusedUse = 0.7;
+
+}  // namespace
+
+int temporal_fused_kernel(DType dtype, std::int64_t T, std::int64_t C, std::int64_t D, std::int64_t R) {
+  if (dtype != DType::bf16 || T != 8 || R > 16) return -1;
+  int index = 0;
+  for (const TemporalFusedShape& shape : kTemporalFusedShapes) {
+    if (C <= shape.channels && D <= shape.head)
+      return static_cast<double>(C * D) >= kFusedUse * static_cast<double>(shape.channels * shape.head) ? index : -1;
+    ++index;
+  }
+  return -1;
+}
+
+template <class Elem>
+TemporalAttentionPlan temporal_attention_plan(const TemporalAttentionDeviceArgs<Elem>& p, bool backward) {
+  TemporalAttentionPlan plan;
+  plan.head_pitch = up_to(p.D, 8);
+  plan.num_pairs = std::max<std::int64_t>(up_to(p.R, 16), 16);
+  plan.inner = p.N * plan.head_pitch;
+  plan.h_pitch = up_to(p.C, 8);
+  const std::int64_t elem = sizeof(Elem), rows_per_clip = p.T * p.S;
+  const std::int64_t clip_bytes = std::max<std::int64_t>(1, rows_per_clip * (plan.h_pitch + 4 * plan.inner) * elem);
+  plan.clips_per_chunk = std::clamp<std::int64_t>(
+      p.clips_per_chunk > 0 ? p.clips_per_chunk : kChunkBytes / clip_bytes, 1, std::max<std::int64_t>(1, p.B));
+  plan.num_chunks = rows_per_clip > 0 ? (p.B + plan.clips_per_chunk - 1) / plan.clips_per_chunk : 0;
+  const std::int64_t rows = plan.clips_per_chunk * rows_per_clip;
+  const TemporalCorePlan core = temporal_core_plan(
+      {plan.clips_per_chunk, p.T, p.S, p.N, p.D, plan.num_pairs}, dtype_of<Elem>, backward);
+  plan.num_partials = plan.num_chunks * core.num_partials;
+
+  const auto take = [&plan](std::int64_t bytes) {
+    const std::int64_t at = plan.total_bytes;
+    plan.total_bytes += up_to(bytes, 256);
+    return at;
+  };
+  if (plan.head_pitch != p.D) {
+    plan.w_qkv = take(3 * plan.inner * plan.h_pitch * elem);
+    plan.w_out = take(p.C * plan.inner * elem);
+  }
+  plan.rotary = take(p.T * plan.num_pairs * 2 * 4);
+  plan.bias = take(p.N * p.T * p.T * 4);
+  plan.fused = !backward && temporal_fused_kernel(dtype_of<Elem>, p.T, p.C, p.D, p.R) >= 0;
+  if (plan.fused) return plan;
+  plan.h = take(rows * plan.h_pitch * elem);
+  plan.qkv = take(rows * 3 * plan.inner * elem);
+  plan.o = take(rows * plan.inner * elem);
+  std::int64_t linear_bytes = 0;
+  const std::int64_t clips_of_last_chunk = p.B - (plan.num_chunks - 1) * plan.clips_per_chunk;
+  for (const std::int64_t num_rows : {rows, clips_of_last_chunk * rows_per_clip}) {
+    for (const LinearSize& size :
+         {LinearSize{.P = num_rows, .I = p.C, .O = 3 * plan.inner}, LinearSize{.P = num_rows, .I = plan.inner, .O = p.C}}) {
+      linear_bytes = std::max(linear_bytes, linear_fwd_workspace_bytes<Elem>(size));
+      if (!backward) continue;
+      linear_bytes = std::max(linear_bytes, linear_bwd_data_workspace_bytes<Elem>(size));
+      linear_bytes = std::max(linear_bytes, linear_bwd_weight_workspace_bytes<Elem>(size));
+    }
+  }
+  plan.linear = take(linear_bytes);
+  if (!backward) return plan;
+  plan.d_w_qkv = take(3 * plan.inner * plan.h_pitch * 4);
+  plan.d_w_out = take(p.C * plan.inner * 4);
+  plan.d_gamma = take(p.C * 4);
+  plan.d_bias_partials = take(plan.num_partials * p.N * p.T * p.T * 4);
+  plan.d_bias = take(p.N * p.T * p.T * 4);
+  plan.norm = take(layer_norm_bwd_workspace(rows, p.C) * 4);
+  return plan;
+}
+
+template <class Elem>
+std::int64_t temporal_attention_workspace_bytes(const TemporalAttentionDeviceArgs<Elem>& p, bool backward) {
+  return temporal_attention_plan(p, backward).total_bytes;
+}
+
+template TemporalAttentionPlan temporal_attention_plan(const TemporalAttentionDeviceArgs<float>&, bool);
+template TemporalAttentionPlan temporal_attention_plan(const TemporalAttentionDeviceArgs<BFloat16>&, bool);
+template std::int64_t temporal_attention_workspace_bytes(const TemporalAttentionDeviceArgs<float>&, bool);
+template std::int64_t temporal_attention_workspace_bytes(const TemporalAttentionDeviceArgs<BFloat16>&, bool);
+
+}  // namespace avid::kernels
