@@ -66,6 +66,13 @@ const char* network_of(NetworkMetric metric) {
   return is_fvd(metric) ? I3dFeatures::kNetwork : InceptionFeatures::kNetwork;
 }
 
+std::vector<double> lpips_per_clip(const NetworkScores& scores) {
+  std::vector<double> means(static_cast<std::size_t>(scores.num_clips), 0.0);
+  for (std::size_t i = 0; i < scores.lpips.size(); ++i)
+    means[i / static_cast<std::size_t>(scores.num_frames)] += scores.lpips[i] / static_cast<double>(scores.num_frames);
+  return means;
+}
+
 struct NetworkScorer::Networks {
   std::map<std::string, WeightStatus> status;
   std::unique_ptr<Lpips> lpips;

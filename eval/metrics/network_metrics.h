@@ -43,6 +43,9 @@ struct NetworkScores {
                                             ///< and "fvd_i3d.biased", "fvd_i3d.unbiased", ...
 };
 
+/// Mean over frames for every clip: what a bootstrap over clips resamples.
+std::vector<double> lpips_per_clip(const NetworkScores& scores);
+
 /// Scores sets of clips against one set of real clips, whose features are computed once.
 ///
 /// A metric that cannot be computed (no weights, clips too short for I3D) is listed with the reason and left out; the

@@ -63,7 +63,7 @@ TEST_CASE("names/configs/every shipped configuration parses") {
 
 TEST_CASE("names/commands/each explains itself with an example") {
   for (const char* command :
-       {"collect", "import", "inspect", "convert", "train", "sample", "forward", "evaluate", "metrics", "bench", "info",
+       {"collect", "import", "inspect", "convert", "train", "sample", "forward", "evaluate", "metrics", "weights", "bench", "info",
         "export"}) {
     CAPTURE(command);
     const auto help = avid::test::run_program({AVID_PROGRAM, command, "--help"});

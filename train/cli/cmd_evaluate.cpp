@@ -6,13 +6,19 @@
 #include <memory>
 
 #include "data/loader.h"
+#include "eval/metrics/action_predictor.h"
+#include "eval/metrics/resize.h"
 #include "eval/opponents.h"
 #include "eval/score_table.h"
+#include "models/checkpoint.h"
 #include "tensor/io/atomic_file.h"
+#include "tensor/io/sha256.h"
 #include "tensor/ops/frames.h"
 #include "train/batches.h"
 #include "train/cli/command.h"
+#include "train/cli/metric_options.h"
 #include "train/cli/world_model.h"
+#include "train/version.h"
 
 namespace avid::cli {
 namespace {
@@ -24,6 +30,8 @@ struct Options {
   SamplingFlags sampling;
   std::vector<std::string> data, more_adapters;  // the latter NAME=FILE or FILE
   std::string name, out, resets = "exclude";
+  std::filesystem::path classifier;
+  MetricFlags metrics{.metrics = {"mse", "psnr", "ssim"}, .set = {}, .weights = {}};
   std::int64_t clips = 64, frames = 0, size = 0;
   eval::BootstrapOptions bootstrap;
   bool shuffle_actions = false, json = false;
@@ -60,11 +68,34 @@ Clips read_clips(const Options& options, const WorldModel& world, std::int64_t f
       .actions = batch.actions};
 }
 
+/// What a row has beside the frame metrics of the table.
+struct MoreScores {
+  eval::NetworkScores networks;
+  eval::ActionScores actions;  ///< empty without a classifier
+};
+
 /// Collects rows, and for each the mean mask per diffusion step.
 class Evaluation {
  public:
-  Evaluation(const Options& options, const Clips& clips)
-      : options_(options), clips_(clips), table_(options.bootstrap) {}
+  /// Fails at once, not after the sampling, when a metric that was asked for cannot be computed.
+  Evaluation(const Options& options, const MetricChoice& choice, const Clips& clips)
+      : options_(options),
+        choice_(choice),
+        clips_(clips),
+        table_(options.bootstrap),
+        scorer_(choice.network, choice.options) {
+    scorer_.set_real(clips.real_u8, clips.cond_u8);
+    if (choice.aer && !options.classifier.empty()) {
+      classifier_ = load_action_classifier(options.classifier, DType::f32, clips.cond_u8.dim(1));
+      classifier_->set_trainable(false);
+      real_actions_ = eval::predict_actions(*classifier_, clips.cond_u8, clips.real_u8, clips.actions);
+    }
+    if (choice.aer && !classifier_)
+      unavailable_["aer"] = "aer: unavailable: it needs a trained action classifier | add --classifier F";
+    for (const auto& [metric, reason] : scorer_.unavailable()) unavailable_[metric] = reason;
+    if (!unavailable_.empty() && !choice.all) fail<Error>("{}", unavailable_.begin()->second);
+    print_warnings(scorer_.warnings());
+  }
 
   void add(
       const std::string& name, diffusion::Denoiser& denoiser, const diffusion::Schedule& schedule,
@@ -73,26 +104,107 @@ class Evaluation {
     diffusion::MaskTrace trace;
     sampler.on_step = [&](const diffusion::StepReport& step) { trace.add(step); };
     show_sampling_progress(sampler, name);
-    const Tensor made =
-        diffusion::sample(denoiser, schedule, clips_.cond, actions, clips_.real_u8.dim(1), sampler).to(Device());
-    table_.add({name, eval::score_frames(frames_to_u8(made), clips_.real_u8)});
+    const Tensor made = diffusion::sample(denoiser, schedule, clips_.cond, actions, clips_.real_u8.dim(1), sampler);
+    add_clips(name, choice_.round ? eval::quantise_rounded(made) : frames_to_u8(made), actions);
     for (const auto& point : trace.points()) masks_[name].push_back({{"t", point.t}, {"mean", point.mean}});
   }
   void add_repeat_last_frame() {
-    table_.add(
-        {kRepeat, eval::score_frames(eval::repeat_last_frame(clips_.cond_u8, clips_.real_u8.dim(1)), clips_.real_u8)});
+    add_clips(kRepeat, eval::repeat_last_frame(clips_.cond_u8, clips_.real_u8.dim(1)), {});
   }
+  /// Adds the scores that the table does not know to its JSON: rows, paired differences, what they were made with.
+  void complete(Json& report) const;
+  /// Lines for people: the scores behind the table.
+  std::string text() const;
   eval::ScoreTable& table() { return table_; }
   const Json& masks() const { return masks_; }
 
   static constexpr const char* kRepeat = "repeat-last-frame";
 
  private:
+  /// `actions`: those that the clips were generated with; the data's when undefined.
+  void add_clips(const std::string& name, const Tensor& made, const Tensor& actions) {
+    table_.add({name, eval::score_frames(made, clips_.real_u8, choice_.border)});
+    MoreScores& more = more_[name];
+    more.networks = scorer_.score(made);
+    if (classifier_)
+      more.actions =
+          eval::predict_actions(*classifier_, clips_.cond_u8, made, actions.defined() ? actions : clips_.actions);
+  }
+
   const Options& options_;
+  const MetricChoice& choice_;
   const Clips& clips_;
   eval::ScoreTable table_;
+  eval::NetworkScorer scorer_;
+  std::unique_ptr<ActionClassifier> classifier_;
+  eval::ActionScores real_actions_;
+  std::map<std::string, MoreScores> more_;
+  std::map<std::string, std::string> unavailable_;
   Json masks_ = Json::object();
 };
+
+Json interval_json(const eval::Interval& i) { return {{"mean", i.mean}, {"low", i.low}, {"high", i.high}}; }
+
+void Evaluation::complete(Json& report) const {
+  for (Json& row : report["rows"]) {
+    const MoreScores& more = more_.at(row["name"].get<std::string>());
+    Json scores = Json::object();
+    add_network_scores(scores, more.networks, options_.bootstrap);
+    if (scores.contains("lpips")) {
+      const Json interval = scores["intervals"]["lpips"];
+      row["lpips"] = {
+          {"mean", scores["lpips"]},
+          {"low", interval[0]},
+          {"high", interval[1]},
+          {"per_frame", scores["curves"]["lpips"]}};
+    }
+    for (const auto& [key, value] : more.networks.distances) row[key] = value;
+    if (classifier_) {
+      row["aer"] = eval::action_error_ratio(real_actions_.mean_accuracy(), more.actions.mean_accuracy());
+      row["action_accuracy"] = interval_json(eval::bootstrap_mean(more.actions.accuracy, options_.bootstrap));
+      row["action_probability"] = interval_json(eval::bootstrap_mean(more.actions.probability, options_.bootstrap));
+    }
+  }
+  for (Json& difference : report["differences"]) {
+    const MoreScores &a = more_.at(difference["a"].get<std::string>()),
+                     &b = more_.at(difference["b"].get<std::string>());
+    const auto add = [&](const char* key, const std::vector<double>& x, const std::vector<double>& y) {
+      const eval::Interval i = eval::bootstrap_difference(x, y, options_.bootstrap);
+      difference[key] = interval_json(i);
+      difference[key]["excludes_zero"] = i.excludes_zero();
+    };
+    if (!a.networks.lpips.empty()) add("lpips", eval::lpips_per_clip(a.networks), eval::lpips_per_clip(b.networks));
+    if (classifier_) add("action_accuracy", a.actions.accuracy, b.actions.accuracy);
+  }
+  report["switches"].update(scorer_.switches());
+  if (Json weights = scorer_.weights_record(); !weights.empty()) report["weights"] = weights;
+  if (classifier_) {
+    report["weights"]["classifier"] = {
+        {"file", options_.classifier.string()}, {"sha256", sha256_of_file(options_.classifier)}};
+    report["real_action_accuracy"] = real_actions_.mean_accuracy();
+    report["real_action_probability"] = real_actions_.mean_probability();
+  }
+  for (const std::string& warning : scorer_.warnings()) report["warnings"].push_back(warning);
+  if (!unavailable_.empty()) report["unavailable"] = unavailable_;
+}
+
+std::string Evaluation::text() const {
+  std::string out;
+  for (const eval::ScoreRow& row : table_.rows()) {
+    const MoreScores& more = more_.at(row.name);
+    std::string line;
+    if (!more.networks.lpips.empty()) line += fmt::format("  LPIPS {:.4f}", eval::overall(more.networks.lpips));
+    for (const auto& [key, value] : more.networks.distances)
+      if (key.find('.') == std::string::npos) line += fmt::format("  {} {:.2f}", key, value);
+    if (classifier_)
+      line += fmt::format(
+          "  AER {:.3f} (accuracy {:.3f}, real {:.3f})",
+          eval::action_error_ratio(real_actions_.mean_accuracy(), more.actions.mean_accuracy()),
+          more.actions.mean_accuracy(), real_actions_.mean_accuracy());
+    if (!line.empty()) out += row.name + ":" + line + "\n";
+  }
+  return out;
+}
 
 /// Scores one model, and the same model under other clips' actions if asked.
 void add_model(
@@ -116,19 +228,19 @@ std::pair<std::string, std::string> named_file(const std::string& text) {
   return {text.substr(0, equals), text.substr(equals + 1)};
 }
 
-void print_table(const Options& options, const Json& report, const eval::ScoreTable& table) {
+void print_table(const Options& options, const Json& report, Evaluation& evaluation) {
   std::printf(
       "device %s\n%lld held-out clips of %lld + %lld frames, %lldx%lld, %s with %zu steps, seed %llu\n",
-      report["device"].get<std::string>().c_str(),
-      static_cast<long long>(options.clips), report["t_cond"].get<long long>(), report["frames"].get<long long>(),
-      report["height"].get<long long>(), report["width"].get<long long>(),
-      report["sampler"]["kind"].get<std::string>().c_str(), report["sampler"]["steps"].get<std::size_t>(),
-      static_cast<unsigned long long>(options.sampling.seed));
-  std::printf("%s", table.text().c_str());
+      report["device"].get<std::string>().c_str(), static_cast<long long>(options.clips),
+      report["t_cond"].get<long long>(), report["frames"].get<long long>(), report["height"].get<long long>(),
+      report["width"].get<long long>(), report["sampler"]["kind"].get<std::string>().c_str(),
+      report["sampler"]["steps"].get<std::size_t>(), static_cast<unsigned long long>(options.sampling.seed));
+  std::printf("%s%s", evaluation.table().text().c_str(), evaluation.text().c_str());
 }
 
 void evaluate(const Options& options) {
   check<UsageError>(options.clips >= 1, "evaluate: --clips: expected at least 1, got {}", options.clips);
+  const MetricChoice choice = choose_metrics(options.metrics);
   const std::unique_ptr<WorldModel> world = WorldModel::load(options.files);
   const std::int64_t frames = options.frames != 0            ? options.frames
                               : world->trained_frames() != 0 ? world->trained_frames()
@@ -137,7 +249,7 @@ void evaluate(const Options& options) {
   const Clips clips = read_clips(options, *world, frames);
   if (!options.out.empty()) AtomicFile(options.out);  // shows now, not after minutes, that it cannot be written
 
-  Evaluation evaluation(options, clips);
+  Evaluation evaluation(options, choice, clips);
   evaluation.add_repeat_last_frame();
   const bool has_base = world->base() != nullptr;
   if (has_base) {
@@ -174,18 +286,23 @@ void evaluate(const Options& options) {
       {"steps", diffusion::sampling_times(world->schedule(), sampler).size()},
       {"eta", sampler.eta},
       {"seed", options.sampling.seed}};
-  report["switches"] = {{"quantise", "trunc"}, {"ssim.crop", "full"}, {"resets", options.resets}};
-  report["program"] = std::string("avid ") + AVID_VERSION;
+  report["switches"] = {
+      {"quantise", choice.round ? "round" : "trunc"},
+      {"ssim.crop", choice.border == eval::SsimBorder::full ? "full" : "valid"},
+      {"resets", options.resets}};
+  report["program"] = "avid " + train::program_version();
+  report["commit"] = train::program_commit();
   report["device"] = world->device().describe();
   report["sources"] = sources;
   report.update(evaluation.table().json());
+  evaluation.complete(report);
   report["mask_mean_per_step"] = evaluation.masks();
   const std::string json = report.dump(2, ' ', false, Json::error_handler_t::replace);
   // Printed first: a full disk costs the file only.
   if (options.json)
     std::printf("%s\n", json.c_str());
   else
-    print_table(options, report, evaluation.table());
+    print_table(options, report, evaluation);
   if (!options.out.empty()) write_text_atomic(options.out, json + "\n");
 }
 
@@ -209,6 +326,8 @@ const CommandRegistrar registrar(
           ->check(CLI::PositiveNumber);
       command->add_option("--resets", options->resets, "exclude or allow windows over a restart")
           ->capture_default_str();
+      add_metric_options(command, options->metrics);
+      command->add_option("--classifier", options->classifier, "aer: a trained action classifier")->type_name("F");
       command->add_option("--out", options->out, "write the JSON report here as well")->type_name("FILE");
       command->add_flag("--json", options->json, "print the report as JSON");
       set_example(

@@ -131,7 +131,7 @@ void add_network_scores(
     eval::PixelScores frames;  // for its means over clips and frames
     frames.num_clips = scores.num_clips;
     frames.num_frames = scores.num_frames;
-    const eval::Interval interval = eval::bootstrap_mean(eval::clip_means(frames, scores.lpips), bootstrap);
+    const eval::Interval interval = eval::bootstrap_mean(eval::lpips_per_clip(scores), bootstrap);
     result["lpips"] = eval::overall(scores.lpips);
     result["curves"]["lpips"] = eval::curve(frames, scores.lpips);
     result["intervals"]["lpips"] = {interval.low, interval.high};

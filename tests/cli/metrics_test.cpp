@@ -1,0 +1,192 @@
+// tests/cli/metrics_test.cpp -- avid metrics with networks and avid weights, from outside
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "models/i3d_features.h"
+#include "models/inception_features.h"
+#include "models/lpips.h"
+#include "tensor/io/atomic_file.h"
+#include "tensor/io/safetensors.h"
+#include "tensor/io/sha256.h"
+#include "tests/doctest.h"
+#include "tests/metric_weights.h"
+#include "tests/support.h"
+
+namespace avid::test {
+namespace {
+
+using Json = nlohmann::json;
+
+ProgramResult avid_program(std::vector<std::string> words) {
+  words.insert(words.begin(), AVID_PROGRAM);
+  return run_program(words);
+}
+
+std::vector<std::string> score(
+    const std::string& input, const std::string& metrics, const std::filesystem::path& weights,
+    std::vector<std::string> more = {}) {
+  std::vector<std::string> words{"metrics",   "--real", input + ":real", "--generated", input + ":pred",
+                                 "--metrics", metrics,  "--weights",     weights,       "--json"};
+  words.insert(words.end(), more.begin(), more.end());
+  return words;
+}
+
+/// A folder with one network of hash weights, as a conversion would leave it.
+template <class Network>
+void save_hash_weights(const std::filesystem::path& folder, const std::string& prefix) {
+  NamedTensors asked;
+  Network(hash_reader(prefix, &asked));
+  save_safetensors(
+      folder / (std::string(Network::kNetwork) + ".safetensors"), asked,
+      {{"arch", Network::kNetwork}, {"source_sha256", "made by a test"}});
+}
+
+Json expected_values(const std::string& name) {
+  return Json::parse(read_text(golden("metrics/" + name + "/case.json")))["expected_values"];
+}
+
+}  // namespace
+
+TEST_CASE("metrics/golden/lpips_through_the_program") {
+  const TempDir dir;
+  save_hash_weights<Lpips>(dir.path(), "lpips.");
+  const std::string input = golden("metrics/pixel_metrics/input.safetensors");
+  // Weights of unknown origin are refused unless asked for; what needs none is still printed.
+  const ProgramResult refused = avid_program(score(input, "mse,lpips", dir.path()));
+  CHECK(refused.exit_code == 1);
+  CHECK(refused.err.find("error: lpips: unavailable:") != std::string::npos);
+  CHECK(std::count(refused.err.begin(), refused.err.end(), '\n') == 1);
+  CHECK(Json::parse(refused.out)["mse"].is_number());
+  CHECK(!Json::parse(refused.out).contains("lpips"));
+
+  const ProgramResult result =
+      avid_program(score(input, "lpips,psnr", dir.path(), {"--allow-unofficial", "--dataset", "golden"}));
+  CAPTURE(result.err);
+  REQUIRE(result.exit_code == 0);
+  CHECK(result.err.find("not comparable with published") != std::string::npos);
+  const Json got = Json::parse(result.out);
+  const Json want = expected_values("pixel_metrics");
+  CHECK(got["lpips"].get<double>() == doctest::Approx(want["lpips"].get<double>()).epsilon(1e-5));
+  for (std::size_t t = 0; t < 4; ++t)
+    CHECK(
+        got["curves"]["lpips"][t].get<double>() == doctest::Approx(want["lpips_curve"][t].get<double>()).epsilon(1e-5));
+  // The audit record.
+  CHECK(got["weights"]["lpips-vgg"]["sha256"] == sha256_of_file(dir / "lpips-vgg.safetensors"));
+  CHECK(got["weights"]["lpips-vgg"]["state"] == "unofficial");
+  CHECK(got["switches"]["lpips.norm"] == "torchmetrics");
+  CHECK(got["switches"]["quantise"] == "trunc");
+  CHECK(got["n_clips"] == 3);
+  CHECK(got["frames"] == 4);
+  CHECK(got["t_cond"] == 0);
+  CHECK(got["data"]["dataset"] == "golden");
+  CHECK(got["data"]["real"]["sha256"].get<std::string>().size() == 64);
+  CHECK(got["data"]["real"]["sha256"] != got["data"]["generated"]["sha256"]);
+  for (const char* key : {"commit", "program", "device", "seed"}) CHECK(got.contains(key));
+}
+
+TEST_CASE("metrics/golden/fvd_through_the_program") {
+  const TempDir dir;
+  save_hash_weights<I3dFeatures>(dir.path(), "i3d.");
+  const std::string input = golden("metrics/fvd/input.safetensors");
+  const ProgramResult result = avid_program(score(input, "fvd_i3d", dir.path(), {"--allow-unofficial"}));
+  CAPTURE(result.err);
+  REQUIRE(result.exit_code == 0);
+  CHECK(result.err.find("fvd_i3d: 3 clips for 400 features") != std::string::npos);
+  const Json got = Json::parse(result.out), want = expected_values("fvd");
+  CHECK(got["fvd_i3d"].get<double>() == doctest::Approx(want["fvd_i3d"]["cov_N"].get<double>()).epsilon(1e-3));
+  CHECK(
+      got["details"]["fvd_i3d.unbiased"].get<double>() ==
+      doctest::Approx(want["fvd_i3d"]["cov_N_minus_1"].get<double>()).epsilon(1e-3));
+  CHECK(!got.contains("fvd_i3d_tf"));
+  CHECK(got["switches"]["fvd.cov"] == "biased");
+  // Eight frames are too short for I3D, and no other network steps in.
+  const SafetensorsFile file(input);
+  const Tensor whole = colours_last(file.load("real"));
+  Tensor eight = Tensor::empty({1, 8, whole.dim(2), whole.dim(3), 3}, DType::u8);
+  std::copy_n(whole.data<std::uint8_t>(), eight.numel(), eight.data<std::uint8_t>());
+  save_safetensors(dir / "short.safetensors", {{"real", eight}, {"pred", eight}});
+  const ProgramResult refused =
+      avid_program(score(dir / "short.safetensors", "mse,fvd_i3d", dir.path(), {"--allow-unofficial"}));
+  CHECK(refused.exit_code == 1);
+  CHECK(refused.err.find("at least 9 frames") != std::string::npos);
+  CHECK(Json::parse(refused.out)["mse"] == 0);
+  CHECK(!Json::parse(refused.out).contains("fvd_i3d"));
+}
+
+TEST_CASE("metrics/switches/keys_and_mistakes") {
+  const std::string input = golden("metrics/pixel_metrics/input.safetensors");
+  const TempDir empty;
+  const auto out_of = [&](std::vector<std::string> more) {
+    return Json::parse(avid_program(score(input, "psnr,ssim", empty.path(), std::move(more))).out);
+  };
+  const Json want = expected_values("pixel_metrics");
+  CHECK(
+      out_of({"--set", "ssim.crop=valid"})["ssim"].get<double>() ==
+      doctest::Approx(want["ssim_crop"].get<double>()).epsilon(1e-6));
+  CHECK(out_of({"--ssim-crop", "valid"})["switches"]["ssim.crop"] == "valid");
+  CHECK(
+      out_of({"--psnr-per-video"})["psnr"].get<double>() ==
+      doctest::Approx(want["psnr_per_video"].get<double>()).epsilon(1e-6));
+  const Json conditioned = out_of({"--cond-frames", "1"});
+  CHECK(conditioned["frames"] == 3);
+  CHECK(conditioned["t_cond"] == 1);
+  CHECK(
+      conditioned["curves"]["psnr"][0].get<double>() ==
+      doctest::Approx(want["psnr_curve"][1].get<double>()).epsilon(1e-6));
+  // One key never means two things.
+  const ProgramResult batch = avid_program(score(input, "fid", empty.path(), {"--set", "fid.bn=batch"}));
+  CHECK(batch.err.find("fid_ref: unavailable") != std::string::npos);
+  const ProgramResult trained = avid_program(score(input, "fvd", empty.path(), {"--set", "fvd.bn_eps=1e-3"}));
+  CHECK(trained.err.find("fvd_i3d_tf: unavailable") != std::string::npos);
+  const ProgramResult all = avid_program(score(input, "all", empty.path()));
+  CHECK(all.exit_code == 0);
+  CHECK(Json::parse(all.out)["unavailable"].size() == 6);
+  CHECK(Json::parse(all.out)["ssim"].is_number());
+
+  const auto fails = [&](int code, const std::string& text, std::vector<std::string> words) {
+    CAPTURE(text);
+    const ProgramResult result = avid_program(std::move(words));
+    CHECK(result.exit_code == code);
+    CHECK(result.err.find(text) != std::string::npos);
+    CHECK(std::count(result.err.begin(), result.err.end(), '\n') == 1);
+  };
+  fails(2, "did you mean fvd_i3d?", score(input, "fvd_i3", empty.path()));
+  fails(2, "expected full or valid", score(input, "ssim", empty.path(), {"--set", "ssim.crop=half"}));
+  fails(2, "expected one of ssim.crop", score(input, "ssim", empty.path(), {"--set", "nothing=1"}));
+  fails(2, "expected i3d, got 'videomae'", score(input, "mse", empty.path(), {"--set", "fvd.backbone=videomae"}));
+  fails(2, "fewer than the 4 frames", score(input, "mse", empty.path(), {"--cond-frames", "4"}));
+  fails(2, "expected coinrun or rt1", score(input, "mse", empty.path(), {"--score", "atari"}));
+  fails(1, "--classifier", score(input, "aer", empty.path()));
+  fails(
+      1, "--generated: expected [3,4,32,40,3] as --real, got [3,10,36,44,3]",
+      {"metrics", "--real", input + ":real", "--generated",
+       golden("metrics/fvd/input.safetensors").string() + ":real"});
+}
+
+TEST_CASE("weights/list/origin_digest_and_state_of_every_network") {
+  const TempDir dir;
+  const ProgramResult result = avid_program({"weights", "--dir", dir.path(), "--json"});
+  REQUIRE(result.exit_code == 0);
+  const Json got = Json::parse(result.out);
+  REQUIRE(got["networks"].size() == 3);
+  for (const Json& network : got["networks"]) {
+    CHECK(network["state"] == "missing");
+    CHECK(!network["official"].empty());
+    for (const Json& file : network["official"]) CHECK(file["sha256"].get<std::string>().size() == 64);
+  }
+  const ProgramResult text = avid_program({"weights", "--dir", dir.path()});
+  CHECK(text.out.find("6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2") != std::string::npos);
+  CHECK(text.out.find("avid weights convert vgg16-397923af.pth vgg.pth") != std::string::npos);
+}
+
+TEST_CASE("weights/convert/refuses_what_it_does_not_know") {
+  const TempDir dir;
+  const ProgramResult result =
+      avid_program({"weights", "convert", golden("files/tensors_legacy.pt"), "--dir", dir.path()});
+  CHECK(result.exit_code == 1);
+  CHECK(result.err.find("is not that of an official weight file") != std::string::npos);
+  CHECK(std::count(result.err.begin(), result.err.end(), '\n') == 1);
+  CHECK(avid_program({"weights", "convert"}).exit_code == 2);
+}
+
+}  // namespace avid::test

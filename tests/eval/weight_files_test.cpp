@@ -1,0 +1,136 @@
+// tests/eval/weight_files_test.cpp -- where weights lie, what is refused, and the conversion of official files
+#include "eval/metrics/weight_files.h"
+
+#include "eval/metrics/weight_conversion.h"
+#include "models/i3d_features.h"
+#include "models/lpips.h"
+#include "tensor/error.h"
+#include "tensor/io/atomic_file.h"
+#include "tensor/io/safetensors.h"
+#include "tensor/io/sha256.h"
+#include "tests/doctest.h"
+#include "tests/metric_weights.h"
+#include "tests/support.h"
+
+namespace avid::eval {
+namespace {
+
+using State = WeightStatus::State;
+
+const OfficialFile& official(const char* file_name) {
+  for (const OfficialFile& file : official_files())
+    if (std::string(file.file_name) == file_name) return file;
+  FAIL("no official file " << file_name);
+  return official_files()[0];
+}
+
+void save_one(const std::filesystem::path& path, const std::map<std::string, std::string>& metadata) {
+  save_safetensors(path, {{"t", Tensor::zeros({2})}}, metadata);
+}
+
+}  // namespace
+
+TEST_CASE("weight_files/status/missing_official_unofficial_damaged") {
+  const test::TempDir dir;
+  CHECK(weight_status(dir.path(), "i3d-k400").state == State::missing);
+  const auto path = dir / "i3d-k400.safetensors";
+  const std::string source = official("i3d_torchscript.pt").sha256;
+  save_one(path, {{"arch", "i3d-k400"}, {"source_sha256", source}});
+  const WeightStatus good = weight_status(dir.path(), "i3d-k400");
+  CHECK(good.state == State::official);
+  CHECK(good.source_sha256 == source);
+  CHECK(good.sha256 == sha256_of_file(path));
+  save_one(path, {{"arch", "i3d-k400"}, {"source_sha256", official("rgb_imagenet.pt").sha256}});
+  CHECK(weight_status(dir.path(), "i3d-k400").state == State::unofficial);  // the same shapes, other weights
+  save_one(path, {{"arch", "i3d-k400"}, {"source_sha256", official("vgg.pth").sha256}});
+  CHECK(weight_status(dir.path(), "i3d-k400").state == State::unofficial);
+  save_one(path, {});
+  CHECK(weight_status(dir.path(), "i3d-k400").state == State::unofficial);
+  save_one(path, {{"arch", "fid-inception"}, {"source_sha256", source}});
+  CHECK(weight_status(dir.path(), "i3d-k400").state == State::damaged);
+  write_text_atomic(path, "not tensors");
+  CHECK(weight_status(dir.path(), "i3d-k400").state == State::damaged);
+  // Two parts, both official and of this network.
+  const std::string both = std::string(official("vgg16-397923af.pth").sha256) + "+" + official("vgg.pth").sha256;
+  save_one(dir / "lpips-vgg.safetensors", {{"arch", "lpips-vgg"}, {"source_sha256", both}});
+  CHECK(weight_status(dir.path(), "lpips-vgg").state == State::official);
+  save_one(dir / "lpips-vgg.safetensors", {{"arch", "lpips-vgg"}, {"source_sha256", both + "+" + source}});
+  CHECK(weight_status(dir.path(), "lpips-vgg").state == State::unofficial);
+}
+
+TEST_CASE("weight_files/load/unavailable_says_what_to_do") {
+  const test::TempDir dir;
+  CHECK_THROWS_WITH_AS(
+      load_network_weights(dir.path(), "fid-inception", "fid", false), doctest::Contains("fid: unavailable: no "),
+      FileError);
+  CHECK_THROWS_WITH_AS(
+      load_network_weights(dir.path(), "fid-inception", "fid", false),
+      doctest::Contains("avid weights convert pt_inception-2015-12-05-6726825d.pth"), FileError);
+  save_one(dir / "fid-inception.safetensors", {});
+  CHECK_THROWS_WITH_AS(
+      load_network_weights(dir.path(), "fid-inception", "fid", false), doctest::Contains("--allow-unofficial"),
+      FileError);
+  CHECK(load_network_weights(dir.path(), "fid-inception", "fid", true).tensors.size() == 1);
+}
+
+TEST_CASE("weight_conversion/i3d/torchscript_names_become_those_of_the_state_dict") {
+  nn::TensorMap tensors;
+  for (const char* name :
+       {"net.conv3d_1a_7x7.conv3d.weight", "net.conv3d_1a_7x7.batch3d.running_var", "net.conv3d_0c_1x1.conv3d.bias",
+        "net.mixed_3b.branch_0.conv3d.weight", "net.mixed_4f.branch_1.0.batch3d.bias",
+        "net.mixed_4f.branch_1.1.batch3d.bias", "net.mixed_5c.branch_2.0.conv3d.weight",
+        "net.mixed_5c.branch_2.1.conv3d.weight", "net.mixed_5c.branch_3.1.conv3d.weight", "other"})
+    tensors.emplace(name, Tensor::zeros({1}));
+  std::vector<std::string> names;
+  for (const auto& [name, tensor] : rename_torchscript_i3d(tensors)) names.push_back(name);
+  CHECK(
+      names == std::vector<std::string>{
+                   "Conv3d_1a_7x7.bn.running_var", "Conv3d_1a_7x7.conv3d.weight", "Mixed_3b.b0.conv3d.weight",
+                   "Mixed_4f.b1a.bn.bias", "Mixed_4f.b1b.bn.bias", "Mixed_5c.b2a.conv3d.weight",
+                   "Mixed_5c.b2b.conv3d.weight", "Mixed_5c.b3b.conv3d.weight", "logits.conv3d.bias"});
+  const nn::TensorMap plain{{"Mixed_3b.b0.conv3d.weight", Tensor::zeros({1})}};
+  CHECK(rename_torchscript_i3d(plain).size() == 1);
+}
+
+TEST_CASE("weight_conversion/lpips/two_files_become_one_with_its_record") {
+  const test::TempDir dir;
+  NamedTensors asked, trunk, heads;
+  Lpips(test::hash_reader("lpips.", &asked));
+  for (const auto& [name, tensor] : asked) (name.starts_with("lin") ? heads : trunk).emplace_back(name, tensor);
+  trunk.emplace_back("classifier.0.weight", Tensor::zeros({3, 3}));  // torchvision's file goes on; not needed
+  save_safetensors(dir / "trunk.safetensors", trunk);
+  save_safetensors(dir / "heads.safetensors", heads);
+  const std::vector<std::filesystem::path> files{dir / "heads.safetensors", dir / "trunk.safetensors"};
+  CHECK_THROWS_WITH_AS(
+      convert_weights(files, dir / "out", false), doctest::Contains("is not that of an official weight file"),
+      FileError);
+  CHECK_THROWS_WITH_AS(
+      convert_weights({files[1]}, dir / "out", true), doctest::Contains("trunk and the heads together"), FileError);
+  const ConvertedWeights made = convert_weights(files, dir / "out", true);
+  CHECK(made.network == "lpips-vgg");
+  CHECK(!made.official);
+  CHECK(made.num_tensors == 31);
+  CHECK(made.source_sha256 == sha256_of_file(files[1]) + "+" + sha256_of_file(files[0]));
+  const SafetensorsFile file(made.file);
+  CHECK(file.metadata().at("arch") == "lpips-vgg");
+  CHECK(file.metadata().at("source_sha256") == made.source_sha256);
+  CHECK(!file.contains("classifier.0.weight"));
+  CHECK(test::same_bits(
+      file.load("features.28.weight"), test::hash_tensor("lpips.", "features.28.weight", {512, 512, 3, 3})));
+  CHECK(weight_status(dir / "out", "lpips-vgg").state == State::unofficial);
+}
+
+TEST_CASE("weight_conversion/errors/files_of_no_network_and_missing_tensors") {
+  const test::TempDir dir;
+  save_safetensors(dir / "other.safetensors", {{"a.weight", Tensor::zeros({2})}});
+  CHECK_THROWS_WITH_AS(
+      convert_weights({dir / "other.safetensors"}, dir / "out", true), doctest::Contains("no metric network"),
+      FileError);
+  save_safetensors(dir / "part.safetensors", {{"Mixed_5c.b3b.conv3d.weight", Tensor::zeros({128, 832, 1, 1, 1})}});
+  CHECK_THROWS_WITH_AS(
+      convert_weights({dir / "part.safetensors"}, dir / "out", true),
+      doctest::Contains("i3d-k400: no tensor 'Conv3d_1a_7x7.bn.weight'"), FileError);
+  CHECK(!std::filesystem::exists(dir / "out"));
+}
+
+}  // namespace avid::eval
