@@ -6,6 +6,9 @@
 
 namespace avid::test {
 
+/// How this program's kernels are compiled: "sim" plain, "sim_asan", "sim_race".
+const char* sim_suite();
+
 /// Calls f in forward order, in reverse, and in two seeded random orders. A kernel whose result depends on the order, or
 /// that only works in some, has a race; f checks the results each time.
 template <class F>

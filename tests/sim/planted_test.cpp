@@ -23,7 +23,7 @@ using avid::kernels::simulator::ErrorKind;
 using avid::kernels::simulator::Order;
 using avid::kernels::simulator::SimError;
 
-const std::string kSuite = AVID_SIM_SUITE;
+const std::string kSuite = sim_suite();
 
 const char* name_of(ErrorKind kind) {
   switch (kind) {
