@@ -21,6 +21,22 @@ WindowOptions window_options(const LoaderOptions& o) {
   return {.num_frames = o.context + o.targets, .resets = o.resets, .windows = o.windows};
 }
 
+/// Over all runs, or the first `runs` of them.
+WindowSampler make_sampler(const EpisodeStore& store, const LoaderOptions& o) {
+  std::span<const Run> runs = store.runs();
+  std::span<const Segment> segments = store.segments();
+  check<ConfigError>(
+      o.runs >= 0 && o.runs <= static_cast<std::int64_t>(runs.size()), "data: levels: expected 0 to {} (there are {}), got {}",
+      runs.size(), runs.size(), o.runs);
+  if (o.runs > 0) {
+    runs = runs.first(static_cast<std::size_t>(o.runs));
+    std::size_t count = 0;  // segments stand in the order of their runs
+    while (count < segments.size() && segments[count].run < o.runs) ++count;
+    segments = segments.first(count);
+  }
+  return WindowSampler(runs, segments, store.resets_known(), window_options(o));
+}
+
 }  // namespace
 
 /// Batches in the making. Step numbers are handed out in order; a finished batch waits under its number.
@@ -87,7 +103,7 @@ struct Loader::Workers {
 };
 
 Loader::Loader(std::shared_ptr<const EpisodeStore> store, const LoaderOptions& options)
-    : store_(std::move(store)), options_(options), sampler_(*store_, window_options(options)) {
+    : store_(std::move(store)), options_(options), sampler_(make_sampler(*store_, options)) {
   if (options.size == 0) return;
   const std::int64_t height = store_->height(), width = store_->width();
   check<ConfigError>(

@@ -27,6 +27,7 @@ struct LoaderOptions {
   std::int64_t size = 0;     ///< frames of this height and width (box average); 0 = as stored
   ResetPolicy resets = ResetPolicy::exclude;
   WindowSet windows = WindowSet::full;
+  std::int64_t runs = 0;  ///< only windows of the first so many runs (recorded levels); 0 = all
   std::uint64_t seed = 0;
   int workers = 1;  ///< 0: batches are read when asked for
   int ahead = 4;    ///< batches kept ready

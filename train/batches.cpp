@@ -12,13 +12,14 @@ namespace avid::train {
 namespace {
 
 std::unique_ptr<data::Loader> make_loader(
-    const TrainConfig& config, const std::vector<std::string>& places, const char* key, std::int64_t batch) {
+    const TrainConfig& config, const std::vector<std::string>& places, const char* key, std::int64_t batch,
+    std::int64_t levels) {
   auto store = std::make_shared<const data::EpisodeStore>(places);
   check<ConfigError>(
       !config.uses_actions() || store->action_width() == 0, "config: {}: expected numbered actions, got vectors of {}",
       key, store->action_width());
   check<ConfigError>(
-      !config.uses_actions() || config.model.kind == "finetune" || store->num_actions() <= config.model.actions,
+      !config.uses_actions() || config.model.kind == "finetune" || config.is_controlnet() || store->num_actions() <= config.model.actions,
       "config: model.actions: expected at least {} as in {}, got {}", store->num_actions(), key, config.model.actions);
   return std::make_unique<data::Loader>(
       store, data::LoaderOptions{
@@ -28,6 +29,7 @@ std::unique_ptr<data::Loader> make_loader(
                  .size = config.data.size,
                  .resets = data::parse_reset_policy(config.data.resets),
                  .windows = data::parse_window_set(config.data.windows),
+                 .runs = levels,
                  .seed = static_cast<std::uint64_t>(config.seed)});
 }
 
@@ -49,7 +51,8 @@ SplitClips split_clips(const Tensor& frames, std::int64_t num_cond) {
 TrainingBatches::TrainingBatches(const TrainConfig& config, Device device)
     : config_(config),
       device_(device),
-      loader_(make_loader(config, config.data.train, "data.train", config.train.batch * config.train.accumulate)) {}
+      loader_(make_loader(
+          config, config.data.train, "data.train", config.train.batch * config.train.accumulate, config.data.levels)) {}
 
 void TrainingBatches::start(std::int64_t update) {
   loader_->start(static_cast<std::uint64_t>(update));
@@ -96,7 +99,7 @@ TrainBatch TrainingBatches::micro_batch(std::int64_t update, std::int64_t i) {
 ValidationBatches::ValidationBatches(const TrainConfig& config, Device device)
     : config_(config),
       device_(device),
-      loader_(make_loader(config, config.data.validation, "data.validation", config.train.batch)),
+      loader_(make_loader(config, config.data.validation, "data.validation", config.train.batch, 0)),
       starts_(loader_->sampler().draw_evaluation(static_cast<std::uint64_t>(config.seed), config.validation.clips)) {}
 
 std::int64_t ValidationBatches::num_batches() const {

@@ -65,7 +65,8 @@ const std::set<std::string> kFreeOnResume = {
     "data.validation",
     "base.checkpoint"};
 // Keys that came later: at their defaults they leave the fingerprint of older runs as it was.
-const std::set<std::string> kLater = {"model.mlp", "model.control_order", "model.zero_projection", "train.precision"};
+const std::set<std::string> kLater = {
+    "data.levels", "model.mlp", "model.control_order", "model.zero_projection", "train.precision"};
 
 // The one list. Config is TrainConfig or const TrainConfig; visit is called as visit(key, value, rule, help).
 template <class Config, class Visit>
@@ -81,6 +82,7 @@ void visit_keys(Config& c, Visit&& visit) {
       "data.resets", c.data.resets, one_of({"exclude", "allow"}),
       "whether a window may straddle a restart of the level");
   visit("data.windows", c.data.windows, one_of({"full", "reference"}), "every start, or only those the original uses");
+  visit("data.levels", c.data.levels, at_least(0), "train on the first so many recorded levels of data.train; 0: all");
   visit("model.kind", c.model.kind, one_of(kModelKinds), "what is trained");
   visit("model.width", c.model.width, between(4, 4096), "base width d of the trained U-Net");
   visit("model.multipliers", c.model.multipliers, between(1, 64), "width of each level, in units of d");

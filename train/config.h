@@ -25,6 +25,7 @@ struct TrainConfig {
     std::int64_t cond_frames = 2, frames = 8;    // K and T
     std::string resets = "exclude";              // exclude | allow: may a window straddle a restart
     std::string windows = "full";                // full | reference: which starts exist
+    std::int64_t levels = 0;                     // train on the first so many recorded levels; 0: all
   } data;
 
   struct Model {

@@ -63,6 +63,14 @@ double FrozenBase::forward_flops(const VideoSize& video) const {
   return flops_per_pixel * static_cast<double>(video.batch * video.frames * video.height * video.width);
 }
 
+void FrozenBase::place(Device device, DType activations) {
+  check<DeviceError>(
+      unet || !device.is_gpu(), "base: {}: a served base works with --device cpu, got {}", source, device.to_string());
+  if (!unet) return;
+  unet->to(device);
+  unet->set_activation_dtype(activations);
+}
+
 FrozenBase open_base(const std::string& place, const std::string& objective, bool sees_actions) {
   if (diffusion::is_served(place)) {
     check<ConfigError>(!sees_actions, "{}: a served base is asked without actions | give its weights file", place);

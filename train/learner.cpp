@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "autograd/ops/elementwise.h"
 #include "diffusion/parameterisation.h"
@@ -31,13 +32,19 @@ Learner::Learner(Trainee& trainee, const LearnerOptions& options)
       ema_(trainee.module().parameters(), options.ema) {}
 
 NoisedClips Learner::noised(const TrainBatch& batch) const {
+  if (trainee_.sees_clean_frames())
+    return {batch.x0, Tensor::zeros({batch.x0.dim(0)}, DType::i64, device_), batch.cond, batch.actions, {}};
   const Tensor x_t = diffusion::q_sample(schedule_, batch.x0, batch.noise, batch.t);
   return {x_t, batch.t, batch.cond, batch.actions, batch.drop};
 }
 
-Var Learner::loss_of(const Var& prediction, const TrainBatch& batch) const {
-  return diffusion::training_loss(
-      schedule_, options_.objective, options_.loss_weight, prediction, batch.x0, batch.noise, batch.t);
+Trainee::OwnLoss Learner::loss_of(
+    const Trainee::Output& out, const NoisedClips& clips, const TrainBatch& batch) const {
+  if (Trainee::OwnLoss own = trainee_.own_loss(out, clips); own.loss.defined()) return own;
+  return {
+      diffusion::training_loss(
+          schedule_, options_.objective, options_.loss_weight, out.prediction, batch.x0, batch.noise, batch.t),
+      std::numeric_limits<double>::quiet_NaN()};
 }
 
 double learning_rate(const LearnerOptions& options, std::int64_t k) {
@@ -65,11 +72,15 @@ UpdateReport Learner::update(std::int64_t k, const std::function<TrainBatch(std:
     Trainee::Output out = trainee_.forward(clips, base);
 
     // 3. The loss; the running average moves before the backward pass, as in the original.
-    Var loss = loss_of(out.prediction, batch);
+    const Trainee::OwnLoss measured = loss_of(out, clips, batch);
+    Var loss = measured.loss;
     const double value = loss.value().item();
     report.loss += value / static_cast<double>(options_.accumulate);
     report.micro_losses.push_back(value);
     if (out.mask.defined()) masks.add(mask_stats(out.mask));
+    if (std::isfinite(measured.accuracy))
+      report.accuracy =
+          report.accuracy.value_or(0) + measured.accuracy / static_cast<double>(options_.accumulate);
     report.ema_decays.push_back(ema_.before_backward());
     if (!std::isfinite(value)) {
       if (report.problem.empty()) report.problem = find_problem(batch, value);
@@ -105,8 +116,9 @@ Learner::Evaluation Learner::evaluate(const TrainBatch& host_batch) {
   const TrainBatch batch = sent_to(device_, host_batch);
   const NoisedClips clips = noised(batch);
   const Trainee::Output out = trainee_.forward(clips, trainee_.base_prediction(clips));
-  const Var loss = loss_of(out.prediction, batch);
-  Evaluation result{loss.value().item(), {}};
+  const Trainee::OwnLoss measured = loss_of(out, clips, batch);
+  Evaluation result{measured.loss.value().item(), {}, {}};
+  if (std::isfinite(measured.accuracy)) result.accuracy = measured.accuracy;
   if (out.mask.defined()) result.mask = mask_stats(out.mask);
   return result;
 }

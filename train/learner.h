@@ -51,6 +51,7 @@ struct UpdateReport {
   double clip_scale = 1;
   double lr = 0;
   std::optional<MaskStats> mask;  // mean of mean and std, least min, largest max over the micro-batches
+  std::optional<double> accuracy;  // of a classifier, mean over the micro-batches
   bool applied = true;
   std::string problem;  // why not: names the first module with a value that is not finite
   std::vector<double> micro_losses, ema_decays;
@@ -67,6 +68,7 @@ class Learner {
   struct Evaluation {
     double loss = 0;
     std::optional<MaskStats> mask;
+    std::optional<double> accuracy;
   };
   Evaluation evaluate(const TrainBatch& batch);
 
@@ -77,7 +79,7 @@ class Learner {
 
  private:
   NoisedClips noised(const TrainBatch& batch) const;
-  Var loss_of(const Var& prediction, const TrainBatch& batch) const;
+  Trainee::OwnLoss loss_of(const Trainee::Output& out, const NoisedClips& clips, const TrainBatch& batch) const;
   std::string find_problem(const TrainBatch& batch, double loss);
 
   Trainee& trainee_;

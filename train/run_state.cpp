@@ -78,6 +78,7 @@ void visit_state(State& s, Visit&& visit) {
   visit("window_mask_std", s.window.mask_std);
   visit("window_mask_min", s.window.mask_min);
   visit("window_mask_max", s.window.mask_max);
+  visit("window_accuracy", s.window.accuracy);
 }
 
 }  // namespace
@@ -98,6 +99,7 @@ RunState RunState::from_json(const std::string& text, const std::string& source)
   RunState state;
   visit_state(state, [&]<class Field>(const char* name, Field& field) {
     const auto found = json.find(name);
+    if (found == json.end() && std::string_view(name) == "window_accuracy") return;  // checkpoints without classifiers
     check<FileError>(found != json.end(), "{}: damaged: {} is missing | resume from another checkpoint", source, name);
     if constexpr (std::is_same_v<Field, double>) {
       if (found->is_null()) {

@@ -26,7 +26,7 @@ struct RunState {
   /// Sums since the last log line, so that a line is the same whether or not the run stopped in between.
   struct Window {
     std::int64_t updates = 0;
-    double loss = 0, grad_norm = 0, mask_mean = 0, mask_std = 0;
+    double loss = 0, grad_norm = 0, mask_mean = 0, mask_std = 0, accuracy = 0;
     double mask_min = 1, mask_max = 0;
   } window;
 

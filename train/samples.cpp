@@ -37,7 +37,7 @@ void write_training_samples(
     const Tensor cond = clip.slice(0, config.data.cond_frames);
     std::vector<eval::ClipRow> rows = {{"real", cond, clip.slice(config.data.cond_frames, clip.dim(0))}};
     if (base.defined()) rows.push_back({"base", cond, frames_to_u8(base.select(i))});
-    rows.push_back({base.defined() ? "avid" : "model", cond, frames_to_u8(made.select(i))});
+    rows.push_back({config.is_avid() ? "avid" : "model", cond, frames_to_u8(made.select(i))});
     if (mask.defined()) rows.push_back({"mask", {}, eval::mask_to_u8(mask.select(i))});
     eval::StripOptions strip;
     strip.scale = config.data.size <= 32 ? 3 : 2;

@@ -54,13 +54,6 @@ void place_module(nn::Module& module, Device device, DType activations) {
   module.set_activation_dtype(activations);
 }
 
-void place_base(FrozenBase& base, Device device, DType activations) {
-  check<DeviceError>(
-      base.unet || !device.is_gpu(), "config: base.checkpoint: {}: a served base works with --device cpu, got {}",
-      base.source, device.to_string());
-  if (base.unet) place_module(*base.unet, device, activations);
-}
-
 // base, scratch, finetune: the network itself predicts.
 class UnetTrainee final : public Trainee {
  public:
@@ -100,7 +93,7 @@ class AvidTrainee final : public Trainee {
 
   nn::Module& module() override { return *avid_; }
   void place(Device device, DType activations) override {
-    place_base(base_, device, activations);
+    base_.place(device, activations);
     place_module(*avid_, device, activations);
   }
   Tensor base_prediction(const NoisedClips& clips) override {
@@ -143,7 +136,7 @@ class ControlNetTrainee final : public Trainee {
 
   nn::Module& module() override { return *control_; }
   void place(Device device, DType activations) override {
-    place_base(base_, device, activations);
+    base_.place(device, activations);
     place_module(*control_, device, activations);
   }
   Tensor base_prediction(const NoisedClips&) override { return {}; }
@@ -193,7 +186,8 @@ class ClassifierTrainee final : public Trainee {
   }
   bool sees_clean_frames() const override { return !noisy_; }
   OwnLoss own_loss(const Output& out, const NoisedClips& clips) const override {
-    return {cross_entropy(out.prediction, clips.actions.to(out.prediction.value().device())), action_accuracy(out.prediction.value(), clips.actions)};
+    const Tensor& logits = out.prediction.value();
+    return {cross_entropy(out.prediction, clips.actions.to(logits.device())), action_accuracy(logits, clips.actions)};
   }
   diffusion::Denoiser& denoiser() override { fail<GraphError>("a classifier makes no videos"); }
   Cost forward_flops(const VideoSize& size) const override {

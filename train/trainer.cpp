@@ -59,7 +59,7 @@ std::map<std::string, std::string> input_digests(const TrainConfig& config) {
   }
   digests["data.train"] = sha256_hex(std::as_bytes(std::span(digests["data.train"])));
   if (!config.base.checkpoint.empty())
-    digests["base.checkpoint"] = sha256_of_file(base_weights_path(config.base.checkpoint));
+    digests["base.checkpoint"] = base_digest(config.base.checkpoint);
   return digests;
 }
 
@@ -182,6 +182,7 @@ void Trainer::after_update(std::int64_t k, const UpdateReport& report) {
       w.mask_min = std::min(w.mask_min, report.mask->min);
       w.mask_max = std::max(w.mask_max, report.mask->max);
     }
+    if (report.accuracy) w.accuracy += *report.accuracy;
   } else {
     ++state_.bad_in_a_row;
     ++state_.bad_total;
@@ -213,6 +214,7 @@ void Trainer::write_log_line(const UpdateReport& report) {
   if (w.updates > 0) {
     const auto n = static_cast<double>(w.updates);
     record.values = {{"train/loss", w.loss / n}, {"train/grad_norm", w.grad_norm / n}, {"train/lr", report.lr}};
+    if (report.accuracy) record.values.emplace_back("train/acc", w.accuracy / n);
     if (report.mask) add_mask(record.values, "train", {w.mask_mean / n, w.mask_std / n, w.mask_min, w.mask_max});
   }
   recent_clips_per_s_ = static_cast<double>(window_updates_ * config_.train.batch * config_.train.accumulate) /
@@ -226,18 +228,23 @@ void Trainer::write_log_line(const UpdateReport& report) {
 }
 
 bool Trainer::validate() {
-  double loss = 0;
+  double loss = 0, accuracy = 0;
+  bool has_accuracy = false;
   MaskSummary masks;
   {
-    const Ema::Swapped averaged(learner_->ema());
+    std::optional<Ema::Swapped> averaged;
+    if (config_.uses_average()) averaged.emplace(learner_->ema());
     for (std::int64_t i = 0; i < validation_->num_batches(); ++i) {
       const TrainBatch batch = validation_->batch(i);
       const Learner::Evaluation e = learner_->evaluate(batch);
-      loss += e.loss * static_cast<double>(batch.x0.dim(0)) / static_cast<double>(validation_->num_clips());
+      const double share = static_cast<double>(batch.x0.dim(0)) / static_cast<double>(validation_->num_clips());
+      loss += e.loss * share;
+      if (e.accuracy) has_accuracy = true, accuracy += *e.accuracy * share;
       if (e.mask) masks.add(*e.mask);
     }
   }
   LogRecord record{state_.update, unix_now(), {{"val/loss", loss}}, {}};
+  if (has_accuracy) record.values.emplace_back("val/acc", accuracy);
   if (const auto mask = masks.result()) add_mask(record.values, "val", *mask);
   folder_.log().append(std::move(record));
   const bool best = std::isfinite(loss) && !(loss >= state_.best_loss);  // true as well when there was none

@@ -20,13 +20,28 @@ double quantile(const std::vector<double>& sorted, double p) {
   return sorted[below] + (position - std::floor(position)) * (sorted[above] - sorted[below]);
 }
 
-}  // namespace
-
-Interval bootstrap_mean(std::span<const double> values, const BootstrapOptions& options) {
-  check<Error>(!values.empty(), "bootstrap: expected at least one clip, got none");
+void check_options(std::size_t num_values, const BootstrapOptions& options) {
+  check<Error>(num_values > 0, "bootstrap: expected at least one clip, got none");
   check<ConfigError>(
       options.resamples >= 1 && options.level > 0 && options.level < 1,
       "bootstrap: expected resamples >= 1 and 0 < level < 1, got {} and {}", options.resamples, options.level);
+}
+
+/// value, and the percentile interval of `resampled`.
+Interval interval_of_resamples(double value, std::vector<double> resampled, const BootstrapOptions& options) {
+  std::sort(resampled.begin(), resampled.end());
+  const double tail = (1 - options.level) / 2;
+  return {.mean = value, .low = quantile(resampled, tail), .high = quantile(resampled, 1 - tail)};
+}
+
+double mean_of(std::span<const double> values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
+
+}  // namespace
+
+Interval bootstrap_mean(std::span<const double> values, const BootstrapOptions& options) {
+  check_options(values.size(), options);
   const auto n = static_cast<std::uint32_t>(values.size());
   std::vector<double> means(static_cast<std::size_t>(options.resamples));
   for (std::size_t r = 0; r < means.size(); ++r) {
@@ -35,12 +50,27 @@ Interval bootstrap_mean(std::span<const double> values, const BootstrapOptions& 
     for (std::uint32_t i = 0; i < n; ++i) sum += values[random_below(key, i, n)];
     means[r] = sum / n;
   }
-  std::sort(means.begin(), means.end());
-  const double tail = (1 - options.level) / 2;
-  return {
-      .mean = std::accumulate(values.begin(), values.end(), 0.0) / n,
-      .low = quantile(means, tail),
-      .high = quantile(means, 1 - tail)};
+  return interval_of_resamples(mean_of(values), std::move(means), options);
+}
+
+Interval bootstrap_ratio(
+    std::span<const double> a, std::span<const double> b, double guard, const BootstrapOptions& options) {
+  check<ShapeError>(
+      a.size() == b.size(), "bootstrap: expected scores of the same clips, got {} and {}", a.size(), b.size());
+  check_options(a.size(), options);
+  const auto n = static_cast<std::uint32_t>(a.size());
+  std::vector<double> ratios(static_cast<std::size_t>(options.resamples));
+  for (std::size_t r = 0; r < ratios.size(); ++r) {
+    const RngKey key{options.seed, RngPurpose::bootstrap, r};
+    double above = 0, below = 0;
+    for (std::uint32_t i = 0; i < n; ++i) {
+      const auto clip = random_below(key, i, n);
+      above += a[clip];
+      below += b[clip];
+    }
+    ratios[r] = above / n / (below / n + guard);
+  }
+  return interval_of_resamples(mean_of(a) / (mean_of(b) + guard), std::move(ratios), options);
 }
 
 Interval bootstrap_difference(std::span<const double> a, std::span<const double> b, const BootstrapOptions& options) {

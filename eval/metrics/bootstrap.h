@@ -29,4 +29,9 @@ Interval bootstrap_mean(std::span<const double> values, const BootstrapOptions& 
 Interval bootstrap_difference(
     std::span<const double> a, std::span<const double> b, const BootstrapOptions& options = {});
 
+/// mean(a) / (mean(b) + guard) with the interval of the same ratio over resamples, drawn together: a[i] and b[i] belong
+/// to one clip. ShapeError when sizes differ.
+Interval bootstrap_ratio(
+    std::span<const double> a, std::span<const double> b, double guard, const BootstrapOptions& options = {});
+
 }  // namespace avid::eval

@@ -137,12 +137,14 @@ Made make_videos(
     Tensor part = made.mask.slice(step.first_clip, step.first_clip + levels.dim(0));
     part.copy_from(levels);
   };
-  show_sampling_progress(sampler, world.base() != nullptr ? "adapter" : "model");
+  world.guide(sampler);
+  show_sampling_progress(sampler, world.label());
   made.generated = frames_to_u8(
       diffusion::sample(world.denoiser(), world.schedule(), cond, actions, frames, sampler).to(Device()));
   for (const auto& point : trace.points()) made.mask_trace.push_back({{"t", point.t}, {"mean", point.mean}});
   if (world.base() != nullptr) {
     sampler.on_step = {};
+    sampler.guidance = {};
     show_sampling_progress(sampler, "base");
     made.base = frames_to_u8(
         diffusion::sample(*world.base(), world.schedule(), cond, {}, frames, sampler).to(Device()));
@@ -209,8 +211,7 @@ Json write_files(
     if (real) rows.push_back({"real", start.cond.select(b), start.real.select(b)});
     const Tensor given = real ? Tensor{} : start.cond.select(b);  // shown once if the real frames are there to show it
     if (made.base.defined()) rows.push_back({"base", given, made.base.select(b)});
-    rows.push_back(
-        {world.uses_actions() ? (made.base.defined() ? "avid" : "model") : "base", given, made.generated.select(b)});
+    rows.push_back({world.label(), given, made.generated.select(b)});
     if (made.mask.defined()) rows.push_back({"mask", {}, made.mask.select(b)});
     strip.actions.clear();
     for (const std::string& name : action_names(actions, b)) strip.actions.push_back(eval::action_caption(name));
@@ -235,6 +236,9 @@ void sample(const Options& options) {
   check<UsageError>(
       options.data.empty() != options.start_from.empty(), "sample: expected either --data or --start-from");
   check<UsageError>(options.clips >= 1, "sample: --clips: expected at least 1, got {}", options.clips);
+  check<UsageError>(
+      sweep(options.files).size() == 1, "sample: expected one weight of each method, got {} combinations | sweeps go with avid evaluate",
+      sweep(options.files).size());
   const std::unique_ptr<WorldModel> world = WorldModel::load(options.files);
   const std::int64_t frames = options.frames != 0            ? options.frames
                               : world->trained_frames() != 0 ? world->trained_frames()
@@ -267,7 +271,7 @@ void sample(const Options& options) {
 const CommandRegistrar registrar(
     "sample", "make videos from start frames and actions, as GIF and PNG", [](CLI::App* command) {
       auto options = std::make_shared<Options>();
-      add_model_options(command, options->files);
+      add_model_options(command, options->files, "--guidance-classifier,--classifier");
       CLI::Option* data =
           command->add_option("--data", options->data, "episodes to start from: files, folders or patterns")
               ->type_name("DATASET");

@@ -1,4 +1,4 @@
-// train/cli/world_model.cpp -- what `avid sample` and `avid evaluate` load: a run or weight files, as one Denoiser
+// train/cli/world_model.cpp -- what `avid sample` and `avid evaluate` load: networks and a method, as one Denoiser
 #include "train/cli/world_model.h"
 
 #include <unistd.h>
@@ -7,19 +7,20 @@
 #include <charconv>
 #include <cstdio>
 
+#include "diffusion/served/client.h"
 #include "models/checkpoint.h"
 #include "tensor/error.h"
+#include "tensor/io/atomic_file.h"
 #include "tensor/io/sha256.h"
 #include "train/config.h"
 #include "train/run_state.h"
-#include "train/trainee.h"
 
 namespace avid::cli {
 namespace {
 
 using std::filesystem::path;
 
-/// Settings that training wrote beside the weights (Trainer::save); what is not there stays as it is.
+/// Settings that training wrote beside the weights (Trainer::save); what is known already stays as it is.
 struct Hints {
   std::string schedule, objective;
   std::int64_t timesteps = 0, frames = 0, size = 0;
@@ -37,7 +38,7 @@ struct Hints {
       const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
       check<FileError>(
           error == std::errc() && end == digits.data() + digits.size() && value > 0,
-          "{}: metadata: {}: expected a positive number, got '{}'", file.string(), key, digits);
+          "{}: metadata: {}: expected a positive number, got '{}'", file.string(), key, printable(digits));
     };
     text("avid.schedule", schedule);
     text("avid.objective", objective);
@@ -47,19 +48,89 @@ struct Hints {
   }
 };
 
+/// The networks of a run, as if they had been named one by one.
+void expand_run(ModelFiles& files, Hints& hints) {
+  if (files.run.empty()) return;
+  check<FileError>(
+      train::is_run_folder(files.run), "{}: not a folder made by avid train | weight files go with --base and --adapter",
+      files.run.string());
+  const train::TrainConfig config = train::TrainConfig::load(files.run / "config.toml");
+  check<ConfigError>(
+      !config.is_classifier(), "{}: a classifier makes no videos | it goes with --classifier", files.run.string());
+  const path weights = train::base_weights_path(files.run);
+  if (config.has_base()) {
+    files.base = config.base.checkpoint;
+    (config.is_avid() ? files.adapter : files.controlnet) = weights;
+    if (files.control_order.empty()) files.control_order = config.model.control_order;
+  } else if (config.uses_actions()) {
+    files.model = weights;
+  } else {
+    files.base = weights.string();
+  }
+  if (hints.schedule.empty()) hints.schedule = config.diffusion.schedule;
+  if (hints.objective.empty()) hints.objective = config.diffusion.objective;
+  if (hints.timesteps == 0) hints.timesteps = config.diffusion.timesteps;
+  hints.frames = config.data.frames;
+  hints.size = config.data.size;
+}
+
+/// What goes together, before anything is loaded.
+void check_files(const ModelFiles& f) {
+  check<UsageError>(
+      !f.run.empty() || !f.base.empty() || !f.model.empty(),
+      "no model given | use --run DIR, or --adapter F --base F, or --base F, or --model F");
+  const bool mixes = !f.poe.empty() || !f.action_cfg.empty();
+  check<UsageError>(f.action_model.empty() || mixes, "--action-model: needs a weight | give --poe W or --action-cfg W");
+  check<UsageError>(!f.action_model.empty() || !mixes, "--poe, --action-cfg: they mix with a second network | give --action-model F");
+  check<UsageError>(
+      f.guidance.empty() == f.guidance_classifier.empty(),
+      "--guidance and --guidance-classifier go together | give both or none");
+}
+
 }  // namespace
 
-void add_model_options(CLI::App* command, ModelFiles& files) {
+void add_model_options(CLI::App* command, ModelFiles& files, const std::string& guidance_names) {
   CLI::Option* run = command->add_option("--run", files.run, "a folder made by avid train")->type_name("DIR");
   CLI::Option* adapter =
       command->add_option("--adapter", files.adapter, "AVID adapter weights; needs --base")->type_name("F");
+  CLI::Option* control =
+      command->add_option("--controlnet", files.controlnet, "ControlNet weights; needs --base")->type_name("F");
   CLI::Option* base =
-      command->add_option("--base", files.base, "base model weights, or its run folder")->type_name("F");
+      command->add_option("--base", files.base, "base model: weights, its run folder, or http://host:port")
+          ->type_name("F");
   CLI::Option* model =
       command->add_option("--model", files.model, "weights of a U-Net that takes actions itself")->type_name("F");
-  adapter->needs(base);
-  run->excludes(adapter)->excludes(base)->excludes(model);
-  model->excludes(adapter)->excludes(base);
+  adapter->needs(base)->excludes(control);
+  control->needs(base);
+  run->excludes(adapter)->excludes(base)->excludes(model)->excludes(control);
+  model->excludes(adapter)->excludes(base)->excludes(control);
+  command->add_option("--control-order", files.control_order, "reversed or natural (default: as trained, else reversed)")
+      ->check(CLI::IsMember({"reversed", "natural"}));
+  command->add_option("--action-model", files.action_model, "action-conditioned U-Net to mix with, weights or run folder")
+      ->type_name("F");
+  command->add_option("--poe", files.poe, "product of experts with the action model: its weight; several are a sweep")
+      ->type_name("W")
+      ->expected(1, 100)
+      ->allow_extra_args();
+  command
+      ->add_option("--action-cfg", files.action_cfg, "action guidance by the action model: its weight; several are a sweep")
+      ->type_name("W")
+      ->expected(1, 100)
+      ->allow_extra_args();
+  command
+      ->add_option(
+          guidance_names, files.guidance_classifier, "noisy action classifier that guides DDPM, weights or run")
+      ->type_name("F");
+  command->add_option("--guidance", files.guidance, "weight of the classifier's gradient; several are a sweep")
+      ->type_name("W")
+      ->expected(1, 100)
+      ->allow_extra_args();
+  command->add_option("--method-first-t", files.first_t, "mixtures and guidance are off for diffusion times below this")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_flag(
+      "--base-sees-actions", files.base_sees_actions,
+      "give the base the actions too, as the original does under classifier guidance");
   command->add_option("--schedule", files.schedule, "linear, cosine or sigmoid (default: as trained, else sigmoid)");
   command->add_option("--timesteps", files.timesteps, "diffusion steps N (default: as trained, else 200)")
       ->check(CLI::PositiveNumber);
@@ -72,83 +143,194 @@ void add_model_options(CLI::App* command, ModelFiles& files) {
       ->capture_default_str();
 }
 
-void WorldModel::load_unet(const path& file, const char* role, bool takes_actions, diffusion::Objective objective) {
-  unet_ = load_unet3d(file);
-  unet_->set_trainable(false);
-  unet_->to(device_);
-  unet_->set_activation_dtype(activations_);
-  check<ConfigError>(
-      unet_->config().out_channels == 3,
-      "{}: expected a network with 3 output channels, got {} | an adapter goes with --adapter", file.string(),
-      unet_->config().out_channels);
-  takes_actions_ = takes_actions;
-  unet_denoiser_ = std::make_unique<PixelDenoiser>(
-      *unet_, objective, takes_actions ? PixelDenoiser::Actions::use : PixelDenoiser::Actions::ignore);
-  sources_[role] = file.string();
-  sources_[std::string("sha256.") + role] = sha256_of_file(file);
+std::string MethodWeights::text() const {
+  std::string out;
+  const auto add = [&](const char* name, const std::optional<double>& weight) {
+    if (weight) out += fmt::format("{}{} {:g}", out.empty() ? "" : ", ", name, *weight);
+  };
+  add("poe", poe);
+  add("action-cfg", action_cfg);
+  add("guidance", guidance);
+  return out;
+}
+
+std::vector<MethodWeights> sweep(const ModelFiles& files) {
+  std::vector<MethodWeights> all = {{}};
+  const auto cross = [&](const std::vector<double>& weights, std::optional<double> MethodWeights::*member) {
+    if (weights.empty()) return;
+    std::vector<MethodWeights> more;
+    for (const MethodWeights& w : all)
+      for (const double value : weights) {
+        more.push_back(w);
+        more.back().*member = value;
+      }
+    all = std::move(more);
+  };
+  cross(files.poe, &MethodWeights::poe);
+  cross(files.action_cfg, &MethodWeights::action_cfg);
+  cross(files.guidance, &MethodWeights::guidance);
+  return all;
+}
+
+void WorldModel::note(const std::string& role, const std::string& place, const std::string& sha256) {
+  sources_[role] = place;
+  sources_["sha256." + role] = sha256;
 }
 
 void WorldModel::load_adapter(const path& file) {
-  avid_ = load_avid(file, DType::f32, unet_->config().cond_frames);
+  avid_ = load_avid(file, DType::f32, network_->cond_frames);
   avid_->set_trainable(false);
   avid_->to(device_);
   avid_->set_activation_dtype(activations_);
-  composed_ = std::make_unique<AvidDenoiser>(*unet_denoiser_, *avid_);
-  sources_["adapter"] = file.string();
-  sources_["sha256.adapter"] = sha256_of_file(file);
+  adapted_ = std::make_unique<AvidDenoiser>(*network_->denoiser, *avid_);
+  top_ = adapted_.get();
+  kind_ = "avid";
+  has_base_ = takes_actions_ = uses_actions_ = true;
+  num_actions_ = avid_->config().adapter.num_actions;
+  multiple_ = std::max(multiple_, std::int64_t{1} << (avid_->config().adapter.dim_mults.size() - 1));
+  note("adapter", file.string(), sha256_of_file(file));
 }
 
-std::unique_ptr<WorldModel> WorldModel::load(const ModelFiles& files) {
-  check<UsageError>(
-      !files.run.empty() || !files.base.empty() || !files.model.empty(),
-      "no model given | use --run DIR, or --adapter F --base F, or --base F, or --model F");
-  path base = files.base, adapter = files.adapter, model = files.model;
-  Hints hints{.schedule = files.schedule, .objective = files.objective, .timesteps = files.timesteps};
-  if (!files.run.empty()) {
-    check<FileError>(
-        train::is_run_folder(files.run),
-        "{}: not a folder made by avid train | weight files go with --base and --adapter", files.run.string());
-    const train::TrainConfig config = train::TrainConfig::load(files.run / "config.toml");
-    const path weights = train::base_weights_path(files.run);
-    if (config.has_base()) {
-      base = config.base.checkpoint;
-      adapter = weights;
-    } else {
-      (config.uses_actions() ? model : base) = weights;
-    }
-    if (hints.schedule.empty()) hints.schedule = config.diffusion.schedule;
-    if (hints.objective.empty()) hints.objective = config.diffusion.objective;
-    if (hints.timesteps == 0) hints.timesteps = config.diffusion.timesteps;
-    hints.frames = config.data.frames;
-    hints.size = config.data.size;
+void WorldModel::load_controlnet(const path& file, const std::string& order) {
+  check<ConfigError>(
+      network_->unet != nullptr, "{}: a ControlNet needs the base's weights | give --base a file", network_->source);
+  control_ = avid::load_controlnet(file);
+  control_->set_trainable(false);
+  control_->to(device_);
+  control_->set_activation_dtype(activations_);
+  const Unet3dConfig& base = network_->unet->config();
+  const ControlNetConfig& c = control_->config();
+  const std::int64_t width = c.base_dim > 0 ? c.base_dim : c.dim;
+  check<ConfigError>(
+      c.dim_mults == base.dim_mults && width == base.dim && c.cond_frames == base.cond_frames,
+      "{}: expected a ControlNet for a base of width {} with {} levels and {} conditioning frames, got {}, {} and {}",
+      file.string(), base.dim, base.dim_mults.size(), base.cond_frames, width, c.dim_mults.size(), c.cond_frames);
+  adapted_ = std::make_unique<ControlledDenoiser>(
+      *network_->unet, *control_, network_->denoiser->objective(),
+      parse_control_order(order.empty() ? "reversed" : order));
+  top_ = adapted_.get();
+  kind_ = "controlnet";
+  has_base_ = takes_actions_ = uses_actions_ = true;
+  num_actions_ = c.num_actions;
+  note("controlnet", file.string(), sha256_of_file(file));
+}
+
+void WorldModel::load_action_model(const path& place) {
+  action_model_ = std::make_unique<train::FrozenBase>(
+      train::open_base(place.string(), name_of(network_->denoiser->objective()), true));
+  action_model_->place(device_, activations_);
+  check<ConfigError>(
+      action_model_->cond_frames == network_->cond_frames, "{}: expected {} conditioning frames as in the base, got {}",
+      place.string(), network_->cond_frames, action_model_->cond_frames);
+  check<ConfigError>(
+      action_model_->timesteps == 0 || action_model_->timesteps == schedule_->num_steps(),
+      "{}: trained with {} diffusion steps, the base with {} | mix networks of one schedule", place.string(),
+      action_model_->timesteps, schedule_->num_steps());
+  multiple_ = std::max(multiple_, action_model_->multiple);
+  num_actions_ = num_actions_ == 0 || !takes_actions_ ? action_model_->unet->config().num_actions
+                                                      : std::min(num_actions_, action_model_->unet->config().num_actions);
+  uses_actions_ = true;
+  has_base_ = kind_ != "model";
+  note("action_model", action_model_->source, action_model_->sha256);
+}
+
+void WorldModel::load_guidance(const path& place) {
+  const path file = train::base_weights_path(place);
+  classifier_ = load_action_classifier(file, DType::f32, network_->cond_frames);
+  classifier_->set_trainable(false);
+  classifier_->to(device_);
+  classifier_->set_activation_dtype(activations_);
+  image_size_ = classifier_->config().image_size;
+  num_actions_ = uses_actions_ ? std::min(num_actions_, classifier_->config().num_actions)
+                               : classifier_->config().num_actions;
+  uses_actions_ = true;
+  has_base_ = kind_ != "model";
+  note("guidance_classifier", file.string(), sha256_of_file(file));
+}
+
+void WorldModel::set_weights(const MethodWeights& weights) {
+  weights_ = weights;
+  experts_.reset();
+  action_guidance_.reset();
+  top_ = adapted_ ? adapted_.get() : network_->denoiser.get();
+  bool takes = takes_actions_;  // whether what is below the next mixture wants the actions
+  if (weights.poe) {
+    experts_ = std::make_unique<diffusion::ProductOfExperts>(
+        *schedule_, *top_, *action_model_->denoiser,
+        diffusion::ComposeOptions{.weight = *weights.poe, .first_t = first_t_, .base_actions = takes});
+    top_ = experts_.get();
+    takes = true;
   }
-  if (!base.empty()) base = train::base_weights_path(base);
-  for (const path& file : {adapter, base, model})
-    if (!file.empty()) hints.take(file);
-  const auto objective = diffusion::parse_objective(hints.objective.empty() ? "pred_x0" : hints.objective);
+  if (weights.action_cfg) {
+    action_guidance_ = std::make_unique<diffusion::ActionGuidance>(
+        *schedule_, *top_, *action_model_->denoiser,
+        diffusion::ComposeOptions{.weight = *weights.action_cfg, .first_t = first_t_, .base_actions = takes});
+    top_ = action_guidance_.get();
+  }
+}
+
+void WorldModel::guide(diffusion::SamplerOptions& options) const {
+  if (!classifier_ || !weights_.guidance) return;
+  check<UsageError>(
+      options.kind == diffusion::SamplerKind::ddpm,
+      "--guidance: it shifts the mean of a DDPM step | use --sampler ddpm (all {} steps)", schedule_->num_steps());
+  options.guidance.weight = *weights_.guidance;
+  options.guidance.first_t = first_t_;
+  options.guidance.gradient = [this](const diffusion::DenoiserInput& in) {
+    return classifier_guidance(*classifier_, in.x_t, in.t, in.cond, in.actions).gradient;
+  };
+}
+
+std::unique_ptr<WorldModel> WorldModel::load(const ModelFiles& given) {
+  check_files(given);
+  ModelFiles files = given;
+  Hints hints{.schedule = files.schedule, .objective = files.objective, .timesteps = files.timesteps};
+  expand_run(files, hints);
+  const std::string place = files.model.empty() ? files.base : files.model.string();
+  if (!files.adapter.empty()) hints.take(files.adapter);
+  if (!files.controlnet.empty()) hints.take(files.controlnet);
 
   std::unique_ptr<WorldModel> world(new WorldModel);
+  const bool takes_actions = !files.model.empty() || files.base_sees_actions;
+  check<UsageError>(
+      !files.base_sees_actions || files.model.empty(), "--base-sees-actions: this model takes actions anyway | leave it out");
+  world->device_ = Device::parse(files.device);
+  world->activations_ = files.dtype == "bf16" ? DType::bf16 : DType::f32;
+  auto network = train::open_base(place, hints.objective, takes_actions);
+  network.place(world->device_, world->activations_);
+  if (hints.schedule.empty()) hints.schedule = network.schedule;
+  if (hints.timesteps == 0) hints.timesteps = network.timesteps;
+  if (hints.frames == 0) hints.frames = network.frames;
+  if (hints.size == 0) hints.size = network.size;
   world->schedule_ = std::make_shared<diffusion::Schedule>(
       diffusion::parse_schedule(hints.schedule.empty() ? "sigmoid" : hints.schedule),
       hints.timesteps == 0 ? 200 : hints.timesteps);
   world->trained_frames_ = hints.frames;
   world->trained_size_ = hints.size;
-  world->device_ = Device::parse(files.device);
-  world->activations_ = files.dtype == "bf16" ? DType::bf16 : DType::f32;
-  world->load_unet(model.empty() ? base : model, model.empty() ? "base" : "model", !model.empty(), objective);
-  if (!adapter.empty()) world->load_adapter(adapter);
+  world->multiple_ = network.multiple;
+  world->kind_ = files.model.empty() ? "base" : "model";
+  world->takes_actions_ = world->uses_actions_ = takes_actions;
+  world->num_actions_ = network.unet ? network.unet->config().num_actions : 0;
+  world->first_t_ = files.first_t;
+  world->note(world->kind_, network.source, network.sha256);
+  world->network_ = std::make_shared<train::FrozenBase>(std::move(network));
+  world->top_ = world->network_->denoiser.get();
+  if (!files.adapter.empty()) world->load_adapter(files.adapter);
+  if (!files.controlnet.empty()) world->load_controlnet(files.controlnet, files.control_order);
+  if (!files.action_model.empty()) world->load_action_model(files.action_model);
+  if (!files.guidance_classifier.empty()) world->load_guidance(files.guidance_classifier);
+  world->set_weights(sweep(files)[0]);
   return world;
 }
 
 std::unique_ptr<WorldModel> WorldModel::with_adapter(const path& adapter) const {
-  check<UsageError>(!takes_actions_, "{}: this model has no base to put another adapter on", adapter.string());
+  check<UsageError>(kind_ != "model", "{}: this model has no base to put another adapter on", adapter.string());
   std::unique_ptr<WorldModel> world(new WorldModel);
-  world->unet_ = unet_;
-  world->unet_denoiser_ =
-      std::make_unique<PixelDenoiser>(*unet_, unet_denoiser_->objective(), PixelDenoiser::Actions::ignore);
+  world->network_ = network_;
   world->schedule_ = schedule_;
   world->trained_frames_ = trained_frames_;
   world->trained_size_ = trained_size_;
+  world->multiple_ = network_->multiple;
   world->device_ = device_;
   world->activations_ = activations_;
   for (const char* key : {"base", "sha256.base"}) world->sources_[key] = sources_.at(key);
@@ -156,14 +338,27 @@ std::unique_ptr<WorldModel> WorldModel::with_adapter(const path& adapter) const 
   return world;
 }
 
+std::map<std::string, std::string> WorldModel::sources() const {
+  auto all = sources_;
+  const auto weight = [&](const char* name, const std::optional<double>& value) {
+    if (value) all[name] = fmt::format("{:g}", *value);
+  };
+  weight("poe", weights_.poe);
+  weight("action_cfg", weights_.action_cfg);
+  weight("guidance", weights_.guidance);
+  if (first_t_ > 0) all["method_first_t"] = std::to_string(first_t_);
+  return all;
+}
+
 void WorldModel::check_size(std::int64_t height, std::int64_t width) const {
-  std::size_t levels = unet_->config().dim_mults.size();
-  if (avid_) levels = std::max(levels, avid_->config().adapter.dim_mults.size());
-  const std::int64_t step = std::int64_t{1} << (levels - 1);
   check<ConfigError>(
-      height % step == 0 && width % step == 0,
-      "frames: expected sides that are multiples of {} (the model has {} levels), got {}x{} | use --size", step, levels,
-      height, width);
+      height % multiple_ == 0 && width % multiple_ == 0,
+      "frames: expected sides that are multiples of {} (what the model's levels need), got {}x{} | use --size",
+      multiple_, height, width);
+  check<ConfigError>(
+      image_size_ == 0 || (height == image_size_ && width == image_size_),
+      "frames: expected {}x{} as the guiding classifier was trained on, got {}x{} | use --size {}", image_size_,
+      image_size_, height, width, image_size_);
 }
 
 void add_sampling_options(CLI::App* command, SamplingFlags& flags) {

@@ -1,4 +1,9 @@
-// train/cli/world_model.h -- what `avid sample` and `avid evaluate` load: a run or weight files, as one Denoiser
+// train/cli/world_model.h -- what `avid sample` and `avid evaluate` load: networks and a method, as one Denoiser
+//
+// Methods stack, each on what the ones before it made:
+//   1. a network:   a base, a U-Net that takes actions, an AVID adapter on a base, or a ControlNet on a base
+//   2. mixtures:    product of experts with an action model, then action guidance by it
+//   3. guidance of the DDPM sampler by a classifier
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -6,69 +11,113 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "diffusion/compose.h"
 #include "diffusion/sampler.h"
+#include "models/action_classifier.h"
 #include "models/avid.h"
+#include "models/controlnet.h"
 #include "models/pixel_denoiser.h"
+#include "train/frozen_base.h"
 
 namespace avid::cli {
 
 /// How a model was named on the command line.
 struct ModelFiles {
-  std::filesystem::path run;        ///< a folder of avid train: everything below comes from its config.toml
-  std::filesystem::path adapter;    ///< AVID adapter; needs base
-  std::filesystem::path base;       ///< U-Net without actions, a weights file or a run
-  std::filesystem::path model;      ///< U-Net that takes actions itself
-  std::string schedule, objective;  ///< empty: from the files' metadata, else sigmoid and pred_x0
-  std::int64_t timesteps = 0;       ///< 0: from the files' metadata, else 200
-  std::string device = "cpu";       ///< where the networks compute
-  std::string dtype = "f32";        ///< of their activations: f32 or bf16
+  std::filesystem::path run;          ///< a folder of avid train: networks and settings come from its config.toml
+  std::filesystem::path adapter;      ///< AVID adapter; needs base
+  std::filesystem::path controlnet;   ///< ControlNet; needs base
+  std::string base;                   ///< U-Net without actions: a weights file, a run, or http://host:port
+  std::filesystem::path model;        ///< U-Net that takes actions itself
+  std::string control_order;          ///< empty: as trained, else reversed
+  std::filesystem::path action_model; ///< second network of the mixtures
+  std::vector<double> poe, action_cfg;      ///< weights; more than one is a sweep
+  std::filesystem::path guidance_classifier;
+  std::vector<double> guidance;       ///< weights of classifier guidance
+  std::int64_t first_t = 0;           ///< mixtures and guidance have weight 0 for t below it
+  bool base_sees_actions = false;     ///< the reference's quirk: a base whose action table was never trained gets actions
+  std::string schedule, objective;    ///< empty: from the files' metadata, else sigmoid and pred_x0
+  std::int64_t timesteps = 0;         ///< 0: from the files' metadata, else 200
+  std::string device = "cpu";         ///< where the networks compute
+  std::string dtype = "f32";          ///< of their activations: f32 or bf16
 };
-/// Declares --run, --adapter, --base, --model, --schedule, --timesteps, --objective, --device, --dtype.
-void add_model_options(CLI::App* command, ModelFiles& files);
+/// Declares the options of everything above. `guidance_names`: what the guiding classifier's option is called.
+void add_model_options(
+    CLI::App* command, ModelFiles& files, const std::string& guidance_names = "--guidance-classifier");
+
+/// One choice of weights out of the sweeps.
+struct MethodWeights {
+  std::optional<double> poe, action_cfg, guidance;
+  /// "poe 0.4", "poe 0.4, guidance 0.1", empty without any.
+  std::string text() const;
+};
+/// Every combination of the listed weights; one without weights when nothing is mixed.
+std::vector<MethodWeights> sweep(const ModelFiles& files);
 
 /// A trained model with averaged weights, ready to sample.
 class WorldModel {
  public:
-  /// Errors   UsageError when the files do not name a model; FileError, ShapeError for what cannot be loaded.
+  /// With the first weights of every sweep.
+  /// Errors   UsageError when the files do not name a model, or ones that do not go together; FileError, ShapeError
+  ///          for what cannot be loaded; ConfigError for networks that do not fit each other.
   static std::unique_ptr<WorldModel> load(const ModelFiles& files);
-  /// Another adapter on the same base.
+  /// Another adapter on the same base, without mixtures and guidance.
   std::unique_ptr<WorldModel> with_adapter(const std::filesystem::path& adapter) const;
+  /// Other weights of the mixtures and the guidance.
+  void set_weights(const MethodWeights& weights);
+  const MethodWeights& weights() const { return weights_; }
 
-  diffusion::Denoiser& denoiser() { return avid_ ? static_cast<diffusion::Denoiser&>(*composed_) : *unet_denoiser_; }
-  /// The frozen base, or null when the model has none.
-  diffusion::Denoiser* base() { return avid_ ? unet_denoiser_.get() : nullptr; }
-  bool uses_actions() const { return avid_ != nullptr || takes_actions_; }
+  diffusion::Denoiser& denoiser() { return *top_; }
+  /// The frozen base alone, or null when there is none beside the model.
+  diffusion::Denoiser* base() { return has_base_ ? network_->denoiser.get() : nullptr; }
+  /// Sets the sampler's guidance; nothing without a guiding classifier. UsageError for another sampler than DDPM.
+  void guide(diffusion::SamplerOptions& options) const;
+  bool uses_actions() const { return uses_actions_; }
   const diffusion::Schedule& schedule() const { return *schedule_; }
   /// Where conditioning frames must be; actions stay on the host.
   Device device() const { return device_; }
-  std::int64_t cond_frames() const { return unet_->config().cond_frames; }
-  std::int64_t num_actions() const { return avid_ ? avid_->config().adapter.num_actions : unet_->config().num_actions; }
+  std::int64_t cond_frames() const { return network_->cond_frames; }
+  std::int64_t num_actions() const { return num_actions_; }
   /// Frames it was trained to generate, and their size; 0 when the files do not say.
   std::int64_t trained_frames() const { return trained_frames_; }
   std::int64_t trained_size() const { return trained_size_; }
+  /// "avid", "controlnet", "model", "base": what the first network is.
+  const std::string& kind() const { return kind_; }
+  /// The method in a word or two, for pictures: "avid", "poe 0.4".
+  std::string label() const { return weights_.text().empty() ? kind_ : weights_.text(); }
   /// Throws ConfigError unless frames of this size go through the networks.
   void check_size(std::int64_t height, std::int64_t width) const;
-  /// "base" -> path and "sha256.base" -> digest, and so on: for metadata.
-  const std::map<std::string, std::string>& sources() const { return sources_; }
+  /// "base" -> path and "sha256.base" -> digest, and so on, and the method's weights: for metadata.
+  std::map<std::string, std::string> sources() const;
 
  private:
   WorldModel() = default;
-  void load_unet(
-      const std::filesystem::path& path, const char* role, bool takes_actions, diffusion::Objective objective);
   void load_adapter(const std::filesystem::path& path);
+  void load_controlnet(const std::filesystem::path& path, const std::string& order);
+  void load_action_model(const std::filesystem::path& path);
+  void load_guidance(const std::filesystem::path& path);
+  void note(const std::string& role, const std::string& place, const std::string& sha256);
 
-  std::shared_ptr<Unet3d> unet_;  // shared by with_adapter
-  std::unique_ptr<PixelDenoiser> unet_denoiser_;
+  std::shared_ptr<train::FrozenBase> network_;  // shared by with_adapter
   std::unique_ptr<Avid> avid_;
-  std::unique_ptr<AvidDenoiser> composed_;
+  std::unique_ptr<ControlNet> control_;
+  std::unique_ptr<diffusion::Denoiser> adapted_;  // AVID or ControlNet on network_
+  std::unique_ptr<train::FrozenBase> action_model_;
+  std::unique_ptr<diffusion::Denoiser> experts_, action_guidance_;
+  std::unique_ptr<ActionClassifier> classifier_;
+  diffusion::Denoiser* top_ = nullptr;
   std::shared_ptr<const diffusion::Schedule> schedule_;
-  bool takes_actions_ = false;
   Device device_;
   DType activations_ = DType::f32;
+  MethodWeights weights_;
+  std::int64_t first_t_ = 0;
+  bool takes_actions_ = false, uses_actions_ = false, has_base_ = false;
+  std::int64_t num_actions_ = 0, multiple_ = 1, image_size_ = 0;
   std::int64_t trained_frames_ = 0, trained_size_ = 0;
+  std::string kind_;
   std::map<std::string, std::string> sources_;
 };
 
@@ -82,7 +131,7 @@ struct SamplingFlags {
 };
 /// Declares --sampler, --steps, --eta, --seed, --batch.
 void add_sampling_options(CLI::App* command, SamplingFlags& flags);
-/// Errors   UsageError for a sampler or number of steps that the schedule does not allow.
+/// Errors   UsageError for a sampler or number of steps that the schedule does not allow, or that guidance does not.
 diffusion::SamplerOptions sampler_options(const SamplingFlags& flags, const diffusion::Schedule& schedule);
 
 /// Reports steps on stderr, on one line that is redrawn when it is a terminal; silent otherwise.

@@ -1,0 +1,272 @@
+#!/usr/bin/env bash
+# The paper's CoinRun tables from one command: train every model, sample, score, and set the numbers beside the paper's.
+#
+# Usage: scripts/reproduce.sh [--budget minutes|hours|paper] --out DIR [--table 1|3|4|5|6 | --figure mask|strips|normalised|data | all]
+#
+#   minutes  all methods, networks and frames as small as they go (a base trained here, 16x16, 10 diffusion steps): shows
+#            that everything works, says nothing about the methods. Under 5 minutes on two cores.
+#   hours    the shipped base and CoinRun frames at 32x32, 200 diffusion steps; AVID_REPRODUCE_MINUTES (10) of training
+#            for each model.
+#   paper    the published sizes at 64x64, 260,000 + 200,000 updates a model. Needs the game library and a GPU's worth of time.
+#
+# Every stage leaves a mark in DIR/done when it is finished; the same command goes on where it stopped, in the middle of a
+# training too. The result is DIR/report.html and DIR/report.json.
+# AVID=path of the program (default build/avid); AVID_REPRODUCE_DRY=1 prints the plan and the cost, and stops.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() {
+  sed -n '2,/^set -/p' "$0" | sed '$d; s/^# \{0,1\}//' >&2
+  exit 2
+}
+budget=minutes out= what=all
+while [ $# -gt 0 ]; do
+  case $1 in
+    --budget) budget=${2:-}; shift 2 || usage ;;
+    --out) out=${2:-}; shift 2 || usage ;;
+    --table | --figure) what="${1#--} ${2:-}"; shift 2 || usage ;;
+    all) what=all; shift ;;
+    *) usage ;;
+  esac
+done
+[ -n "$out" ] || usage
+case $budget in minutes | hours | paper) ;; *) echo "reproduce: --budget: expected minutes, hours or paper, got '$budget'" >&2; exit 2 ;; esac
+case $what in
+  all | "table 1" | "table 3" | "table 4" | "table 5" | "table 6") ;;
+  "figure mask" | "figure strips" | "figure normalised" | "figure data") ;;
+  *) echo "reproduce: expected --table 1, 3, 4, 5 or 6, or --figure mask, strips, normalised or data, got '$what'" >&2; exit 2 ;;
+esac
+avid=${AVID:-build/avid}
+[ -x "$avid" ] || { echo "reproduce: $avid: no such program | build it (README) or set AVID" >&2; exit 1; }
+mkdir -p "$out/done" "$out/runs" "$out/scores" "$out/pictures" "$out/logs"
+exec 9>"$out/lock"
+flock -n 9 || { echo "reproduce: $out: another reproduce.sh works there" >&2; exit 1; }
+if [ -f "$out/budget" ] && [ "$(cat "$out/budget")" != "$budget" ]; then
+  echo "reproduce: $out: begun with --budget $(cat "$out/budget") | use that, or another --out" >&2
+  exit 1
+fi
+echo "$budget" >"$out/budget"
+
+# ---- what a budget means: data, sizes, and how long ----
+samples=data/samples
+case $budget in
+  minutes)
+    base=$out/runs/base clips=6 frames=4 size=16 ddpm=(--sampler ddpm) fast=(--sampler ddpm) batch=6
+    train_data=$samples/coinrun32-train.h5 heldout=$samples/coinrun32-heldout.h5
+    levels_coinrun100k=32 levels_coinrun500k=96 levels_coinrun2500k=0
+    common=(data.size=16 data.frames=4 diffusion.timesteps=10 diffusion.loss_weight=none train.updates=24 train.batch=4
+      train.accumulate=1 train.lr=2e-3 train.warmup=4 ema.update_every=1 ema.update_after=4 checkpoint.every=8
+      checkpoint.keep=1 validation.every=0 samples.every=0 log.every=8 log.tensorboard=false)
+    u22=(model.width=8 "model.multipliers=[1,2]" model.heads=1 model.head_dim=8)
+    u71=(model.width=12 "model.multipliers=[1,2]" model.heads=1 model.head_dim=8)
+    small_control=(model.width=8 model.heads=1 model.head_dim=8)
+    judge=(model.width=8 "model.multipliers=[1,2]" model.heads=1 model.head_dim=8 model.mlp=32) ;;
+  hours)
+    base=data/pretrained/base32.safetensors clips=${AVID_REPRODUCE_CLIPS:-96} frames=8 size=32 ddpm=(--sampler ddpm)
+    fast=(--sampler ddim --steps 20) batch=8 train_data=$samples/coinrun32-train.h5 heldout=$samples/coinrun32-heldout.h5
+    levels_coinrun100k=32 levels_coinrun500k=96 levels_coinrun2500k=0
+    common=(data.size=32 diffusion.loss_weight=none train.updates=1000000 train.batch=8 train.accumulate=1 train.lr=1e-3
+      train.warmup=50 ema.decay=0.999 ema.update_every=1 ema.update_after=20 checkpoint.every=200 checkpoint.keep=2
+      validation.every=0 samples.every=0 log.every=20 "train.time_limit_minutes=${AVID_REPRODUCE_MINUTES:-10}")
+    u22=(model.width=12 "model.multipliers=[1,2,4]" model.heads=2 model.head_dim=32)
+    u71=(model.width=20 "model.multipliers=[1,2,4]" model.heads=2 model.head_dim=32)
+    small_control=(model.width=12 model.heads=2 model.head_dim=32)
+    judge=(model.width=16 "model.multipliers=[1,2,4]" model.heads=2 model.head_dim=32 model.mlp=128) ;;
+  paper)
+    base=$out/runs/base clips=1024 frames=8 size=64 ddpm=(--sampler ddpm) fast=(--sampler ddpm) batch=16
+    train_data= heldout=$out/data/coinrun-test common=() u22=() u71=() small_control=() judge=() ;;
+esac
+overrides_of() {  # configuration -> the budget's keys for its kind
+  local config=$1
+  [ "$budget" = paper ] && return
+  printf '%s\n' "${common[@]}" "data.train=$train_data" "data.validation=$heldout" data.resets=exclude data.windows=full
+  case $config in
+    *controlnet_small) printf '%s\n' "${small_control[@]}" ;;
+    *controlnet | *finetune) ;;
+    classifier*) printf '%s\n' "${judge[@]}" ;;
+    *_71m) printf '%s\n' "${u71[@]}" ;;
+    base) printf '%s\n' "${u22[@]}" ;;
+    *) printf '%s\n' "${u22[@]}" ;;
+  esac
+  case $config in
+    coinrun*) local key=levels_${config%%_*}; printf 'data.levels=%s\n' "${!key}" ;;
+  esac
+}
+data_of() {  # configuration -> where the paper's budget collects its data
+  case $1 in
+    base) echo "data.train=$out/data/procgen15" "data.validation=$out/data/procgen15-test" ;;
+    classifier_eval*) echo "data.train=$out/data/coinrun10m" "data.validation=$heldout" ;;
+    classifier_noisy) echo "data.train=$out/data/coinrun500k" "data.validation=$heldout" ;;
+    *) echo "data.train=$out/data/${1%%_*}" "data.validation=$heldout" ;;
+  esac
+}
+
+# ---- what is needed for what was asked ----
+main22="avid_22m scratch_22m" main71="avid_71m scratch_71m" both="controlnet_small controlnet finetune"
+case $what in
+  "table 4") wanted=(coinrun100k) ;;
+  "table 5") wanted=(coinrun2500k) ;;
+  "figure normalised" | "figure data" | all) wanted=(coinrun500k coinrun100k coinrun2500k) ;;
+  *) wanted=(coinrun500k) ;;
+esac
+models_of() {  # data set -> its methods, in the order in which they can be made
+  case "$what:$1" in
+    "table 3:"* | "table 6:"*) echo avid_22m avid_71m avid_no_mask_22m avid_no_mask_71m avid_no_cond_22m avid_no_cond_71m ;;
+    "figure mask:"* | "figure strips:"*) echo avid_22m avid_71m ;;
+    "table 1:"*) echo base $main22 $main71 $both cfg_22m cfg_71m poe_22m poe_71m classifier_guidance ;;
+    *:coinrun500k)
+      echo base $main22 $main71 $both cfg_22m cfg_71m poe_22m poe_71m classifier_guidance avid_no_mask_22m avid_no_mask_71m \
+        avid_no_cond_22m avid_no_cond_71m ;;
+    *) echo base $main22 $main71 $both ;;
+  esac
+}
+network_of() {  # method -> the configuration of the network that it trains; empty for none
+  case $2 in
+    base) [ "$budget" = hours ] || echo base ;;
+    poe_*) echo "$1_scratch_${2#poe_}" ;;
+    classifier_guidance) echo classifier_noisy ;;
+    *) echo "$1_$2" ;;
+  esac
+}
+
+started=$(date +%s)
+say() { printf '%s  %s\n' "$(printf '%4d s' $(($(date +%s) - started)))" "$1"; }
+stage() {  # name, command...: runs it unless it is done; its words go to a log
+  local name=$1
+  shift
+  [ -e "$out/done/$name" ] && return
+  say "$name"
+  if ! "$@" >"$out/logs/$name.log" 2>&1; then
+    echo "reproduce: $name failed | the same command goes on from here; what it said last ($out/logs/$name.log):" >&2
+    tail -n 3 "$out/logs/$name.log" >&2
+    exit 1
+  fi
+  touch "$out/done/$name"
+}
+set_options=()
+options_of() {  # configuration -> --set options in set_options
+  set_options=()
+  local line
+  while IFS= read -r line; do [ -n "$line" ] && set_options+=(--set "$line"); done < <(overrides_of "$1")
+  [ "$budget" != paper ] || for line in $(data_of "$1"); do set_options+=(--set "$line"); done
+  case $1 in
+    *_avid_* | *_controlnet* | *_finetune) set_options+=(--set "base.checkpoint=$base") ;;
+  esac
+}
+train() {  # configuration: begins or goes on
+  local run=$out/runs/$1
+  if [ -e "$run/checkpoints/latest" ]; then
+    $avid train --resume "$run"
+  else
+    rm -rf "$run"  # killed before its first checkpoint
+    options_of "$1"
+    $avid train --config "configs/paper/$1.toml" --run "$run" "${set_options[@]}"
+  fi
+}
+poe_weights="0.2 0.4 0.6" cfg_weights="0.3 1 3 10" guidance_weights="0.003 0.01 0.03 0.1 0.3"
+method_options() {  # data set, method -> options of avid evaluate and avid sample in method
+  local runs=$out/runs
+  method=("${fast[@]}")
+  case $2 in
+    base) method+=(--base "$base") ;;
+    scratch_* | finetune) method+=(--run "$runs/$1_$2") ;;
+    poe_*) method+=(--base "$base" --action-model "$runs/$1_scratch_${2#poe_}" --poe $poe_weights) ;;
+    cfg_*) method+=(--base "$base" --action-model "$runs/$1_$2" --action-cfg $cfg_weights) ;;
+    classifier_guidance)
+      method=("${ddpm[@]}" --base "$base" --guidance-classifier "$runs/classifier_noisy" --guidance $guidance_weights) ;;
+    *) method+=(--run "$runs/$1_$2") ;;
+  esac
+}
+evaluate() {
+  method_options "$1" "$2"
+  $avid evaluate "${method[@]}" --data "$heldout" --clip-list "$out/clips.json" --clips 0 --size "$size" --frames "$frames" \
+    --batch "$batch" --name method --classifier "$out/runs/classifier_eval" --out "$out/scores/$1__$2.json"
+}
+pictures() {
+  method_options "$1" "$2"
+  $avid sample "${method[@]}" --data "$heldout" --clips 2 --size "$size" --frames "$frames" --seed 7 --out "$out/pictures/$1__$2"
+}
+
+# ---- the plan and its cost ----
+networks=(classifier_eval)
+[ "$budget" = hours ] || networks=(base classifier_eval)
+methods=()
+for dataset in "${wanted[@]}"; do
+  for m in $(models_of "$dataset"); do
+    methods+=("$dataset $m")
+    network=$(network_of "$dataset" "$m")
+    case " ${networks[*]} " in *" $network "*) network= ;; esac
+    [ -z "$network" ] || networks+=("$network")
+  done
+done
+plan() {
+  echo "budget $budget, $what: ${#networks[@]} networks to train, ${#methods[@]} rows to score on $clips clips, into $out"
+  case $budget in
+    minutes) echo "cost: about 3 minutes on two cores, 200 MiB of disk" ;;
+    hours)
+      echo "cost: $((${#networks[@]} * ${AVID_REPRODUCE_MINUTES:-10})) minutes of training (AVID_REPRODUCE_MINUTES each), and sampling," \
+        "of which classifier guidance with its 200 steps and 5 weights takes most; 500 MiB of disk" ;;
+    paper)
+      # A clip costs 3 forward passes of what is trained and one of what is frozen (docs/methods.md); 64 clips an update.
+      echo "cost: the base takes 14.9e18 FLOP (260,000 updates of 64 clips); 200,000 updates of AVID 71M take 12.4e18, of 22M 6.7e18;" \
+        "scoring 1024 clips takes 0.015e18 (22M) to 0.16e18 (classifier guidance) a row and weight." \
+        "Frames: 30M for the base, 10M for the classifier, 2.5M for table 5: about 520 GB" ;;
+  esac
+}
+plan
+[ -z "${AVID_REPRODUCE_DRY:-}" ] || exit 0
+
+# ---- data ----
+collect() {  # place, game, levels, more...
+  local place=$1 game=$2 levels=$3
+  shift 3
+  $avid collect --game "$game" --levels "$levels" --steps 1000 --out "$out/data/$place" "$@"
+}
+if [ "$budget" = paper ]; then
+  games="bigfish bossfight caveflyer chaser climber dodgeball fruitbot heist jumper leaper maze miner ninja plunder starpilot"
+  mkdir -p "$out/data/procgen15" "$out/data/procgen15-test"
+  for game in $games; do
+    stage "collect_$game" collect "procgen15/$game" "$game" 0:2000
+    stage "collect_test_$game" collect "procgen15-test/$game" "$game" 2000:2100
+  done
+  stage collect_coinrun_test collect coinrun-test coinrun 10000:11000 --seed 1
+  stage collect_classifier collect coinrun10m coinrun 0:10000
+  stage collect_coinrun500k collect coinrun500k coinrun 0:500
+  for dataset in "${wanted[@]}"; do
+    case $dataset in
+      coinrun100k) stage collect_coinrun100k collect coinrun100k coinrun 0:100 ;;
+      coinrun2500k) stage collect_coinrun2500k collect coinrun2500k coinrun 0:2500 ;;
+    esac
+  done
+fi
+stage clips "$avid" clips --data "$heldout" --count "$clips" --seed 0 --targets "$frames" --name "coinrun-eval$clips" --out "$out/clips.json"
+
+# ---- networks, scores, pictures ----
+for network in "${networks[@]}"; do stage "train_$network" train "$network"; done
+for entry in "${methods[@]}"; do
+  read -r dataset m <<<"$entry"
+  if [ "$m" = base ] && [ -e "$out/done/score_coinrun500k__base" ] && [ "$dataset" != coinrun500k ]; then
+    cp "$out/scores/coinrun500k__base.json" "$out/scores/${dataset}__base.json"  # one base, whatever the data set
+    continue
+  fi
+  stage "score_${dataset}__$m" evaluate "$dataset" "$m"
+  case $dataset:$m in
+    coinrun500k:avid_* | coinrun500k:scratch_22m | coinrun500k:controlnet | coinrun500k:finetune) stage "pictures_${dataset}__$m" pictures "$dataset" "$m" ;;
+  esac
+done
+
+# ---- report: always made anew, it costs a second ----
+notes=()
+case $budget in
+  minutes)
+    notes+=(--note "Budget minutes: networks of a few thousand numbers, 24 updates each, 16x16 frames, $clips clips. This shows that every stage works; it says nothing about the methods."
+      --note "The base was trained here on CoinRun without actions, not on 15 other games.") ;;
+  hours)
+    notes+=(--note "Budget hours: 32x32 frames, networks of width 12 (for 22M) and 20 (for 71M) on the shipped base of width 16, ${AVID_REPRODUCE_MINUTES:-10} minutes of training each, $clips clips, DDIM with 20 steps (classifier guidance: DDPM with 200)."
+      --note "Data sets are the first 32, 96 and all 160 levels of the shipped sample (4k, 12k and 20k frames) in place of 100k, 500k and 2.5M.") ;;
+esac
+tables=()
+case $what in "table "*) tables=(--table "${what#table }") ;; esac
+$avid report --scores "$out/scores" --pictures "$out/pictures" "${notes[@]}" ${tables[@]+"${tables[@]}"} \
+  --title "AVID on CoinRun, budget $budget" --out "$out/report.html" --json-out "$out/report.json"
+say "done"
