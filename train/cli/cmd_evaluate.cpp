@@ -2,10 +2,12 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <memory>
 
 #include "data/loader.h"
+#include "eval/clip_list.h"
 #include "eval/metrics/action_predictor.h"
 #include "eval/metrics/resize.h"
 #include "eval/opponents.h"
@@ -29,7 +31,7 @@ struct Options {
   ModelFiles files;
   SamplingFlags sampling;
   std::vector<std::string> data, more_adapters;  // the latter NAME=FILE or FILE
-  std::string name, out, resets = "exclude";
+  std::string name, out, resets = "exclude", clip_list;
   std::filesystem::path classifier;
   MetricFlags metrics{.metrics = {"mse", "psnr", "ssim"}, .set = {}, .weights = {}};
   std::int64_t clips = 64, frames = 0, size = 0;
@@ -42,7 +44,38 @@ struct Clips {
   Tensor cond_u8, real_u8;  // [B,K,H,W,3], [B,T,H,W,3]
   Tensor cond;              // [B,K,H,W,3] in [-1,1]
   Tensor actions;           // [B,T] i64
+  std::string dataset;      // digest of the frames they are from
+  std::string list_name, list_hash;
 };
+
+/// The list that was given, or windows drawn now: the same as `avid clips` would store.
+eval::ClipList choose_clips(
+    const Options& options, const WorldModel& world, const data::EpisodeStore& store, const data::Loader& loader,
+    std::int64_t frames) {
+  eval::ClipList list{
+      .name = "",
+      .dataset = eval::dataset_digest(store),
+      .context = world.cond_frames(),
+      .targets = frames,
+      .resets = options.resets,
+      .seed = options.sampling.seed,
+      .starts = {}};
+  if (options.clip_list.empty()) {
+    list.starts = loader.sampler().draw_evaluation(options.sampling.seed, options.clips);
+    return list;
+  }
+  eval::ClipList given = eval::load_clip_list(options.clip_list);
+  check<ConfigError>(
+      given.dataset == list.dataset, "{}: made for other episodes than --data holds | make it again with avid clips",
+      options.clip_list);
+  check<ConfigError>(
+      given.context == list.context && given.targets == frames,
+      "{}: clips of {} + {} frames, the model needs {} + {} | make it again with avid clips --context {} --targets {}",
+      options.clip_list, given.context, given.targets, list.context, frames, list.context, frames);
+  if (options.clips > 0 && options.clips < static_cast<std::int64_t>(given.starts.size()))
+    given.starts.resize(static_cast<std::size_t>(options.clips));
+  return given;
+}
 
 Clips read_clips(const Options& options, const WorldModel& world, std::int64_t frames) {
   auto store = std::make_shared<const data::EpisodeStore>(options.data);
@@ -59,13 +92,31 @@ Clips read_clips(const Options& options, const WorldModel& world, std::int64_t f
               .seed = options.sampling.seed,
               .workers = 0});
   world.check_size(loader.height(), loader.width());
-  const data::Batch batch = loader.read_windows(loader.sampler().draw_evaluation(options.sampling.seed, options.clips));
+  const eval::ClipList list = choose_clips(options, world, *store, loader, frames);
+  const data::Batch batch = loader.read_windows(list.starts);
   const std::int64_t k = world.cond_frames();
   return {
       .cond_u8 = eval::take_frames(batch.frames, 0, k),
       .real_u8 = eval::take_frames(batch.frames, k, batch.frames.dim(1)),
       .cond = train::split_clips(batch.frames, k).cond.to(world.device()),
-      .actions = batch.actions};
+      .actions = batch.actions,
+      .dataset = list.dataset,
+      .list_name = list.name,
+      .list_hash = list.hash()};
+}
+
+/// The evaluation classifier, checked against the clips.
+std::unique_ptr<ActionClassifier> load_judge(const std::filesystem::path& place, const Clips& clips) {
+  auto judge = load_action_classifier(train::base_weights_path(place), DType::f32, clips.cond_u8.dim(1));
+  judge->set_trainable(false);
+  const std::int64_t size = judge->config().image_size;
+  check<ConfigError>(
+      clips.real_u8.dim(2) == size && clips.real_u8.dim(3) == size,
+      "{}: a classifier of {}x{} frames, the clips are {}x{} | use --size {}", place.string(), size, size,
+      clips.real_u8.dim(2), clips.real_u8.dim(3), size);
+  check<ConfigError>(
+      clips.actions.dtype() == DType::i64, "{}: needs numbered actions, the data has vectors", place.string());
+  return judge;
 }
 
 /// What a row has beside the frame metrics of the table.
@@ -85,9 +136,8 @@ class Evaluation {
         table_(options.bootstrap),
         scorer_(choice.network, choice.options) {
     scorer_.set_real(clips.real_u8, clips.cond_u8);
-    if (choice.aer && !options.classifier.empty()) {
-      classifier_ = load_action_classifier(options.classifier, DType::f32, clips.cond_u8.dim(1));
-      classifier_->set_trainable(false);
+    if (!options.classifier.empty()) {
+      classifier_ = load_judge(options.classifier, clips);
       real_actions_ = eval::predict_actions(*classifier_, clips.cond_u8, clips.real_u8, clips.actions);
     }
     if (choice.aer && !classifier_)
@@ -97,14 +147,18 @@ class Evaluation {
     print_warnings(scorer_.warnings());
   }
 
+  /// `world` guides the sampler where it has guidance; null for a base alone.
   void add(
       const std::string& name, diffusion::Denoiser& denoiser, const diffusion::Schedule& schedule,
-      const Tensor& actions) {
+      const Tensor& actions, const WorldModel* world) {
     diffusion::SamplerOptions sampler = sampler_options(options_.sampling, schedule);
+    if (world != nullptr) world->guide(sampler);
     diffusion::MaskTrace trace;
     sampler.on_step = [&](const diffusion::StepReport& step) { trace.add(step); };
     show_sampling_progress(sampler, name);
+    const auto start = std::chrono::steady_clock::now();
     const Tensor made = diffusion::sample(denoiser, schedule, clips_.cond, actions, clips_.real_u8.dim(1), sampler);
+    seconds_[name] = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     add_clips(name, choice_.round ? eval::quantise_rounded(made) : frames_to_u8(made), actions);
     for (const auto& point : trace.points()) masks_[name].push_back({{"t", point.t}, {"mean", point.mean}});
   }
@@ -117,6 +171,11 @@ class Evaluation {
   std::string text() const;
   eval::ScoreTable& table() { return table_; }
   const Json& masks() const { return masks_; }
+  const Json& seconds() const { return seconds_; }
+  /// Per row: both accuracies, mean probability of the true action, and their ratio with its interval over clips.
+  Json action_errors() const;
+  /// Per row and metric one number per clip: what paired differences between reports need.
+  Json per_clip() const;
 
   static constexpr const char* kRepeat = "repeat-last-frame";
 
@@ -140,7 +199,7 @@ class Evaluation {
   eval::ActionScores real_actions_;
   std::map<std::string, MoreScores> more_;
   std::map<std::string, std::string> unavailable_;
-  Json masks_ = Json::object();
+  Json masks_ = Json::object(), seconds_ = Json::object();
 };
 
 Json interval_json(const eval::Interval& i) { return {{"mean", i.mean}, {"low", i.low}, {"high", i.high}}; }
@@ -180,12 +239,40 @@ void Evaluation::complete(Json& report) const {
   if (Json weights = scorer_.weights_record(); !weights.empty()) report["weights"] = weights;
   if (classifier_) {
     report["weights"]["classifier"] = {
-        {"file", options_.classifier.string()}, {"sha256", sha256_of_file(options_.classifier)}};
+        {"file", options_.classifier.string()}, {"sha256", sha256_of_file(train::base_weights_path(options_.classifier))}};
     report["real_action_accuracy"] = real_actions_.mean_accuracy();
     report["real_action_probability"] = real_actions_.mean_probability();
   }
   for (const std::string& warning : scorer_.warnings()) report["warnings"].push_back(warning);
   if (!unavailable_.empty()) report["unavailable"] = unavailable_;
+}
+
+Json Evaluation::action_errors() const {
+  Json out = Json::object();
+  for (const auto& [name, more] : more_)
+    out[name] = {
+        {"acc_real", real_actions_.mean_accuracy()},
+        {"acc_generated", more.actions.mean_accuracy()},
+        {"prob_real", real_actions_.mean_probability()},
+        {"prob_generated", more.actions.mean_probability()},
+        {"aer", interval_json(eval::bootstrap_ratio(
+                    real_actions_.accuracy, more.actions.accuracy, 1e-9, options_.bootstrap))}};
+  return out;
+}
+
+Json Evaluation::per_clip() const {
+  Json out = Json::object();
+  for (const eval::ScoreRow& row : table_.rows()) {
+    const MoreScores& more = more_.at(row.name);
+    for (const eval::PixelMetric m : eval::kPixelMetrics)
+      out[row.name][name_of(m)] = eval::clip_means(row.scores, eval::values_of(row.scores, m));
+    if (!more.networks.lpips.empty()) out[row.name]["lpips"] = eval::lpips_per_clip(more.networks);
+    if (!classifier_) continue;
+    out[row.name]["acc"] = more.actions.accuracy;
+    out[row.name]["prob"] = more.actions.probability;
+  }
+  if (classifier_) out["real"] = {{"acc", real_actions_.accuracy}, {"prob", real_actions_.probability}};
+  return out;
 }
 
 std::string Evaluation::text() const {
@@ -206,17 +293,18 @@ std::string Evaluation::text() const {
   return out;
 }
 
-/// Scores one model, and the same model under other clips' actions if asked.
+/// Scores one model at the weights it has, and the same under other clips' actions if asked.
 void add_model(
     Evaluation& evaluation, const Options& options, const std::string& name, WorldModel& world, const Clips& clips,
     bool has_base) {
-  evaluation.add(name, world.denoiser(), world.schedule(), world.uses_actions() ? clips.actions : Tensor{});
+  evaluation.add(name, world.denoiser(), world.schedule(), world.uses_actions() ? clips.actions : Tensor{}, &world);
   if (has_base) evaluation.table().compare(name, "base");
   evaluation.table().compare(name, Evaluation::kRepeat);
   if (!options.shuffle_actions || !world.uses_actions()) return;
   const std::string shuffled = name + ", shuffled actions";
   evaluation.add(
-      shuffled, world.denoiser(), world.schedule(), eval::shuffle_actions(clips.actions, options.sampling.seed));
+      shuffled, world.denoiser(), world.schedule(), eval::shuffle_actions(clips.actions, options.sampling.seed),
+      &world);
   evaluation.table().compare(name, shuffled);
 }
 
@@ -231,7 +319,7 @@ std::pair<std::string, std::string> named_file(const std::string& text) {
 void print_table(const Options& options, const Json& report, Evaluation& evaluation) {
   std::printf(
       "device %s\n%lld held-out clips of %lld + %lld frames, %lldx%lld, %s with %zu steps, seed %llu\n",
-      report["device"].get<std::string>().c_str(), static_cast<long long>(options.clips),
+      report["device"].get<std::string>().c_str(), report["n_clips"].get<long long>(),
       report["t_cond"].get<long long>(), report["frames"].get<long long>(), report["height"].get<long long>(),
       report["width"].get<long long>(), report["sampler"]["kind"].get<std::string>().c_str(),
       report["sampler"]["steps"].get<std::size_t>(), static_cast<unsigned long long>(options.sampling.seed));
@@ -239,13 +327,16 @@ void print_table(const Options& options, const Json& report, Evaluation& evaluat
 }
 
 void evaluate(const Options& options) {
-  check<UsageError>(options.clips >= 1, "evaluate: --clips: expected at least 1, got {}", options.clips);
+  check<UsageError>(
+      options.clips >= (options.clip_list.empty() ? 1 : 0), "evaluate: --clips: expected at least 1, got {}",
+      options.clips);
   const MetricChoice choice = choose_metrics(options.metrics);
   const std::unique_ptr<WorldModel> world = WorldModel::load(options.files);
   const std::int64_t frames = options.frames != 0            ? options.frames
                               : world->trained_frames() != 0 ? world->trained_frames()
                                                              : 8;
   const diffusion::SamplerOptions sampler = sampler_options(options.sampling, world->schedule());
+  if (diffusion::SamplerOptions probe = sampler; true) world->guide(probe);  // refuses a wrong sampler now
   const Clips clips = read_clips(options, *world, frames);
   if (!options.out.empty()) AtomicFile(options.out);  // shows now, not after minutes, that it cannot be written
 
@@ -253,15 +344,22 @@ void evaluate(const Options& options) {
   evaluation.add_repeat_last_frame();
   const bool has_base = world->base() != nullptr;
   if (has_base) {
-    evaluation.add("base", *world->base(), world->schedule(), {});
+    evaluation.add("base", *world->base(), world->schedule(), {}, nullptr);
     evaluation.table().compare("base", Evaluation::kRepeat);
   }
-  const std::string name = !options.name.empty()   ? options.name
-                           : has_base              ? "adapter"
-                           : world->uses_actions() ? "model"
-                                                   : "base";
-  add_model(evaluation, options, name, *world, clips, has_base);
-  Json sources{{name, world->sources()}};
+  const std::string first = !options.name.empty() ? options.name : world->kind() == "avid" ? "adapter" : world->kind();
+  Json sources = Json::object();
+  const std::vector<MethodWeights> weights = sweep(options.files);
+  for (const MethodWeights& w : weights) {
+    world->set_weights(w);
+    // A name given for a single choice stands as it is; otherwise the weights tell the rows apart.
+    const bool plain = w.text().empty() || (!options.name.empty() && weights.size() == 1);
+    const std::string name = plain                                             ? first
+                             : options.name.empty() && world->kind() == "base" ? w.text()
+                                                                               : first + ", " + w.text();
+    add_model(evaluation, options, name, *world, clips, has_base);
+    sources[name] = world->sources();
+  }
   for (const std::string& text : options.more_adapters) {
     const auto [other, file] = named_file(text);
     check<UsageError>(
@@ -275,12 +373,14 @@ void evaluate(const Options& options) {
   }
 
   Json report;
-  report["n_clips"] = options.clips;
+  report["n_clips"] = clips.real_u8.dim(0);
   report["frames"] = frames;
   report["t_cond"] = world->cond_frames();
   report["height"] = clips.real_u8.dim(2);
   report["width"] = clips.real_u8.dim(3);
   report["data"] = options.data;
+  report["dataset_sha256"] = clips.dataset;
+  report["clips"] = {{"name", clips.list_name}, {"hash", clips.list_hash}};
   report["sampler"] = {
       {"kind", name_of(sampler.kind)},
       {"steps", diffusion::sampling_times(world->schedule(), sampler).size()},
@@ -296,7 +396,10 @@ void evaluate(const Options& options) {
   report["sources"] = sources;
   report.update(evaluation.table().json());
   evaluation.complete(report);
+  if (!options.classifier.empty()) report["action_error"] = evaluation.action_errors();
   report["mask_mean_per_step"] = evaluation.masks();
+  report["sampling_seconds"] = evaluation.seconds();
+  report["per_clip"] = evaluation.per_clip();
   const std::string json = report.dump(2, ' ', false, Json::error_handler_t::replace);
   // Printed first: a full disk costs the file only.
   if (options.json)
@@ -313,7 +416,9 @@ const CommandRegistrar registrar(
       command->add_option("--data", options->data, "held-out episodes: files, folders or patterns")
           ->type_name("HELDOUT")
           ->required();
-      command->add_option("--clips", options->clips, "how many clips")->capture_default_str();
+      command->add_option("--clips", options->clips, "how many clips; 0: all of --clip-list")->capture_default_str();
+      command->add_option("--clip-list", options->clip_list, "score the clips of this list (avid clips)")
+          ->type_name("F");
       add_sampling_options(command, options->sampling);
       command->add_option("--also", options->more_adapters, "another adapter on the same base; may be repeated")
           ->type_name("[NAME=]F");
@@ -327,7 +432,7 @@ const CommandRegistrar registrar(
       command->add_option("--resets", options->resets, "exclude or allow windows over a restart")
           ->capture_default_str();
       add_metric_options(command, options->metrics);
-      command->add_option("--classifier", options->classifier, "aer: a trained action classifier")->type_name("F");
+      command->add_option("--classifier", options->classifier, "a trained action classifier, weights or run: adds the Action Error Ratio")->type_name("F");
       command->add_option("--out", options->out, "write the JSON report here as well")->type_name("FILE");
       command->add_flag("--json", options->json, "print the report as JSON");
       set_example(
