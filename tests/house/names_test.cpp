@@ -15,7 +15,7 @@ const fs::path kRoot = AVID_SOURCE_DIR;
 }  // namespace
 
 TEST_CASE("names/scripts/are there, executable and parse") {
-  for (const char* name : {"demo.sh", "test.sh", "setup.sh", "get_procgen.sh"}) {
+  for (const char* name : {"demo.sh", "test.sh", "setup.sh", "get_procgen.sh", "reproduce.sh"}) {
     CAPTURE(name);
     const fs::path script = kRoot / "scripts" / name;
     CHECK(access(script.c_str(), X_OK) == 0);
@@ -64,7 +64,7 @@ TEST_CASE("names/configs/every shipped configuration parses") {
 TEST_CASE("names/commands/each explains itself with an example") {
   for (const char* command :
        {"collect", "import", "inspect", "convert", "train", "sample", "forward", "evaluate", "metrics", "weights", "bench", "info",
-        "export"}) {
+        "export", "clips", "report", "serve-denoiser"}) {
     CAPTURE(command);
     const auto help = avid::test::run_program({AVID_PROGRAM, command, "--help"});
     CHECK(help.exit_code == 0);
