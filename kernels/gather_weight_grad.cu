@@ -4,8 +4,8 @@
 // Layout    as gather_gemm; both operands lie with the position outermost, so fragments come through ldmatrix.trans (bf16)
 //           or single words (f32). M is (tap, chunk of channels) flattened, one source per block; N the columns of rows
 // Parallel  grid (M tiles of both sources, N tiles, splits of the positions). A block steps through its positions 32 at a
-//           time; one warp keeps the windows of the next 32 positions (advanced with carries, never divided) in shared
-//           memory, every thread copies one fixed chunk column of some of the positions
+//           time; the warps in turn put the windows of the next 32 positions (advanced with carries, never divided) into
+//           shared memory, every thread copies one fixed chunk column of some of the positions
 // Traffic   each block reads its positions' d_out once and its taps' source rows once per tap tile; partial sums of a
 //           split are written and read once (f32)
 // Numerics  f32 sums within a split, splits added in index order: the same bits in every run. f32 as in gather_gemm
@@ -44,15 +44,15 @@ struct WeightGradShape {
       std::size_t{Tile::kStages} * (kStageM + kStageN) + 2 * kPositions * sizeof(Window);
 };
 
-/// The windows of 32 successive positions, one per lane of the warp that keeps them.
+/// A position that walks through the rows of the result.
 struct WindowWalker {
   RowPosition at;
   AVID_DEVICE WindowWalker(const GatherView& g, int first) : at(g, first) {}
   AVID_DEVICE Window window(const GatherView& g, bool inside) const {
     return inside ? window_at(g, at.b, at.t, at.y, at.x) : Window{};
   }
-  AVID_DEVICE void advance(const GatherView& g) {
-    at.x += kPositions;
+  AVID_DEVICE void advance(const GatherView& g, int distance) {
+    at.x += distance;
     while (at.x >= g.x.rows) {
       at.x -= g.x.rows;
       if (++at.y < g.y.rows) continue;
@@ -174,13 +174,14 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
     }
   };
 
-  // The windows of step j lie in half j & 1 and are written one barrier before they are used.
-  WindowWalker walker(g, first_step * kPositions + lane);
+  // The windows of step j lie in half j & 1 and are written one barrier before they are used; the warps take turns.
+  constexpr int kWarps = Tile::kThreads / 32;
+  WindowWalker walker(g, (first_step + warp) * kPositions + lane);
   const auto write_windows = [&](int step) {
-    if (warp != 0) return;
+    if (step % kWarps != warp) return;
     windows[(step & 1) * kPositions + lane] =
         walker.window(g, (first_step + step) * kPositions + lane < num_positions);
-    walker.advance(g);
+    walker.advance(g, kWarps * kPositions);
   };
   write_windows(0);
   for (int j = 0; j < Tile::kStages - 1; ++j) {

@@ -46,13 +46,11 @@ struct GatherView {
 inline constexpr int kBitsY = 9, kBitsX = 20;
 inline constexpr std::uint32_t kNoTap = 1u << 31;
 
+/// The taps k with 0 <= first + direction*k < extent: a run of bits.
 AVID_DEVICE std::uint32_t axis_bits(const AxisView& a, int extent, int first, int shift) {
-  std::uint32_t bits = 0;
-  for (int k = 0; k < a.taps; ++k) {
-    const int at = first + a.direction * k;
-    if (at >= 0 && at < extent) bits |= 1u << (shift + k);
-  }
-  return bits;
+  const int begin = max(a.direction > 0 ? -first : first - extent + 1, 0);
+  const int end = min(a.direction > 0 ? extent - first : first + 1, a.taps);
+  return begin < end ? ((1u << end) - (1u << begin)) << shift : 0;
 }
 
 AVID_DEVICE std::uint32_t tap_bits(int t, int y, int x) { return 1u << t | 1u << (kBitsY + y) | 1u << (kBitsX + x); }
