@@ -11,7 +11,8 @@
 #
 # Every stage leaves a mark in DIR/done when it is finished; the same command goes on where it stopped, in the middle of a
 # training too. The result is DIR/report.html and DIR/report.json.
-# AVID=path of the program (default build/avid); AVID_REPRODUCE_DRY=1 prints the plan and the cost, and stops.
+# AVID=path of the program (default build/avid); AVID_DEVICE=cpu|cuda|cuda:N where networks compute (default cpu);
+# AVID_REPRODUCE_DRY=1 prints the plan and the cost, and stops.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -36,7 +37,7 @@ case $what in
   "figure mask" | "figure strips" | "figure normalised" | "figure data") ;;
   *) echo "reproduce: expected --table 1, 3, 4, 5 or 6, or --figure mask, strips, normalised or data, got '$what'" >&2; exit 2 ;;
 esac
-avid=${AVID:-build/avid}
+avid=${AVID:-build/avid} device=${AVID_DEVICE:-cpu}
 [ -x "$avid" ] || { echo "reproduce: $avid: no such program | build it (README) or set AVID" >&2; exit 1; }
 mkdir -p "$out/done" "$out/runs" "$out/scores" "$out/pictures" "$out/logs"
 exec 9>"$out/lock"
@@ -156,11 +157,11 @@ options_of() {  # configuration -> --set options in set_options
 train() {  # configuration: begins or goes on
   local run=$out/runs/$1
   if [ -e "$run/checkpoints/latest" ]; then
-    $avid train --resume "$run"
+    $avid train --resume "$run" --device "$device"
   else
     rm -rf "$run"  # killed before its first checkpoint
     options_of "$1"
-    $avid train --config "configs/paper/$1.toml" --run "$run" "${set_options[@]}"
+    $avid train --config "configs/paper/$1.toml" --run "$run" --device "$device" "${set_options[@]}"
   fi
 }
 poe_weights="0.2 0.4 0.6" cfg_weights="0.3 1 3 10" guidance_weights="0.003 0.01 0.03 0.1 0.3"
@@ -179,12 +180,12 @@ method_options() {  # data set, method -> options of avid evaluate and avid samp
 }
 evaluate() {
   method_options "$1" "$2"
-  $avid evaluate "${method[@]}" --data "$heldout" --clip-list "$out/clips.json" --clips 0 --size "$size" --frames "$frames" \
+  $avid evaluate "${method[@]}" --device "$device" --data "$heldout" --clip-list "$out/clips.json" --clips 0 --size "$size" --frames "$frames" \
     --batch "$batch" --name method --classifier "$out/runs/classifier_eval" --out "$out/scores/$1__$2.json"
 }
 pictures() {
   method_options "$1" "$2"
-  $avid sample "${method[@]}" --data "$heldout" --clips 2 --size "$size" --frames "$frames" --seed 7 --out "$out/pictures/$1__$2"
+  $avid sample "${method[@]}" --device "$device" --data "$heldout" --clips 2 --size "$size" --frames "$frames" --seed 7 --out "$out/pictures/$1__$2"
 }
 
 # ---- the plan and its cost ----
