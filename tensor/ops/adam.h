@@ -44,9 +44,9 @@ double clip_factor(double norm, double max_norm);
 
 /// One parameter of adam_update(). An undefined grad counts as zeros, an undefined average or shadow is left out.
 struct AdamParameter {
-  Tensor param, grad, m, v;
-  Tensor average;  ///< running average of param
-  Tensor shadow;   ///< bf16: what kernels read; written after every applied step. Devices only
+  Tensor param = {}, grad = {}, m = {}, v = {};
+  Tensor average = {};  ///< running average of param
+  Tensor shadow = {};   ///< bf16: what kernels read; written after every applied step. Devices only
 };
 
 struct AdamUpdateOptions {
