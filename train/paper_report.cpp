@@ -186,12 +186,15 @@ Json tables_json(const Material& material) {
 
 /// Our paired interval of how much better `a` is than `b`, where both have values for each clip.
 std::optional<Interval> advantage(const Scores& a, const Scores& b, PaperMetric metric) {
-  const char* key = metric == PaperMetric::psnr ? "psnr" : metric == PaperMetric::ssim ? "ssim" : metric == PaperMetric::aer ? "acc" : nullptr;
+  const char* key = metric == PaperMetric::psnr    ? "psnr"
+                    : metric == PaperMetric::ssim  ? "ssim"
+                    : metric == PaperMetric::lpips ? "lpips"
+                    : metric == PaperMetric::aer   ? "acc"  // of the same real clips: higher accuracy, lower ratio
+                                                   : nullptr;
   if (key == nullptr || !a.per_clip.contains(key) || !b.per_clip.contains(key)) return {};
   const auto &x = a.per_clip.at(key), &y = b.per_clip.at(key);
   if (x.size() != y.size()) return {};
-  // Of the same real clips, the lower ratio is the higher accuracy on generated frames.
-  return eval::bootstrap_difference(x, y);
+  return metric == PaperMetric::lpips ? eval::bootstrap_difference(y, x) : eval::bootstrap_difference(x, y);
 }
 
 Json ranks_json(const Material& material) {
