@@ -26,8 +26,8 @@ WindowSampler make_sampler(const EpisodeStore& store, const LoaderOptions& o) {
   std::span<const Run> runs = store.runs();
   std::span<const Segment> segments = store.segments();
   check<ConfigError>(
-      o.runs >= 0 && o.runs <= static_cast<std::int64_t>(runs.size()), "data: levels: expected 0 to {} (there are {}), got {}",
-      runs.size(), runs.size(), o.runs);
+      o.runs >= 0 && o.runs <= static_cast<std::int64_t>(runs.size()),
+      "data: levels: expected 0 to {} (there are {}), got {}", runs.size(), runs.size(), o.runs);
   if (o.runs > 0) {
     runs = runs.first(static_cast<std::size_t>(o.runs));
     std::size_t count = 0;  // segments stand in the order of their runs

@@ -22,9 +22,9 @@ std::string ClipList::hash() const {
 }
 
 std::string ClipList::to_json() const {
-  const nlohmann::ordered_json json = {{"format", kFormat},   {"name", name},       {"hash", hash()},
-                                       {"dataset", dataset},  {"context", context}, {"targets", targets},
-                                       {"resets", resets},    {"seed", seed},       {"starts", starts}};
+  const nlohmann::ordered_json json = {{"format", kFormat},  {"name", name},       {"hash", hash()},
+                                       {"dataset", dataset}, {"context", context}, {"targets", targets},
+                                       {"resets", resets},   {"seed", seed},       {"starts", starts}};
   return json.dump() + "\n";
 }
 

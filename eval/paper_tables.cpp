@@ -94,7 +94,8 @@ bool in_normalisation_pool(const PaperRow& row) {
 MetricBounds bounds_of(const std::vector<PaperValues>& pool) {
   MetricBounds bounds;
   for (const PaperMetric m : kPaperMetrics) {
-    if (pool.empty() || !std::all_of(pool.begin(), pool.end(), [&](const auto& v) { return at(v, m).has_value(); })) continue;
+    if (pool.empty() || !std::all_of(pool.begin(), pool.end(), [&](const auto& v) { return at(v, m).has_value(); }))
+      continue;
     const auto by_value = [&](const auto& a, const auto& b) { return *at(a, m) < *at(b, m); };
     const auto [low, high] = std::minmax_element(pool.begin(), pool.end(), by_value);
     at(bounds.low, m) = *at(*low, m);

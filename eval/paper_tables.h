@@ -1,4 +1,4 @@
-// eval/paper_tables.h -- the paper's CoinRun tables beside our own numbers: which cell is which, ranks, normalised scores
+// eval/paper_tables.h -- the paper's CoinRun tables beside our own numbers: cells, ranks, normalised scores
 //
 // Source   AVID (arXiv 2410.12822), tables 1, 3, 4, 5, 6 and 11, as configs/paper/tables.json holds them; metrics.md 9.
 #pragma once

@@ -136,10 +136,12 @@ ClassifierGuidance classifier_guidance(
     check<GraphError>(
         !p.var().requires_grad(), "classifier guidance: {} is trainable | call set_trainable(false) first", p.name);
   const Var frames(join_frames(cond, x_t), true, "frames");
-  const Var loss = cross_entropy(classifier.forward(frames, t), actions.to(x_t.device()));  // mean over clips and frames
+  const Var loss =
+      cross_entropy(classifier.forward(frames, t), actions.to(x_t.device()));  // mean over clips and frames
   const auto count = static_cast<double>(actions.numel());
   const Var log_prob = scale(loss, -count);
-  ClassifierGuidance guidance{.log_prob = log_prob.value().item(), .gradient = Tensor::empty(x_t.shape(), x_t.dtype(), x_t.device())};
+  ClassifierGuidance guidance{
+      .log_prob = log_prob.value().item(), .gradient = Tensor::empty(x_t.shape(), x_t.dtype(), x_t.device())};
   log_prob.backward();
   const std::int64_t K = cond.dim(1), T = x_t.dim(1);
   for (std::int64_t b = 0; b < x_t.dim(0); ++b) {

@@ -19,7 +19,8 @@ std::unique_ptr<data::Loader> make_loader(
       !config.uses_actions() || store->action_width() == 0, "config: {}: expected numbered actions, got vectors of {}",
       key, store->action_width());
   check<ConfigError>(
-      !config.uses_actions() || config.model.kind == "finetune" || config.is_controlnet() || store->num_actions() <= config.model.actions,
+      !config.uses_actions() || config.model.kind == "finetune" || config.is_controlnet() ||
+          store->num_actions() <= config.model.actions,
       "config: model.actions: expected at least {} as in {}, got {}", store->num_actions(), key, config.model.actions);
   return std::make_unique<data::Loader>(
       store, data::LoaderOptions{

@@ -35,8 +35,9 @@ struct Rule {
   }
 };
 // What can be trained (train/README.md says what each is).
-const std::vector<std::string> kModelKinds = {"base",     "avid",       "avid_no_mask",     "avid_no_cond", "scratch",
-                                              "finetune", "controlnet", "controlnet_small", "classifier",   "noisy_classifier"};
+const std::vector<std::string> kModelKinds = {
+    "base",     "avid",       "avid_no_mask",     "avid_no_cond", "scratch",
+    "finetune", "controlnet", "controlnet_small", "classifier",   "noisy_classifier"};
 
 Rule any() { return {}; }
 Rule at_least(double low) { return {.low = low, .choices = {}}; }
@@ -347,8 +348,7 @@ void check_together(const TrainConfig& c, const GivenKeys& given, const std::str
     clash(
         given.count(key) > 0 && architecture_from_base(c, key + 6), key,
         fmt::format("model.kind = {} takes the architecture from base.checkpoint | leave it out", kind));
-  clash(
-      given.count("model.mlp") > 0 && !c.is_classifier(), "model.mlp", "only classifiers have it | leave it out");
+  clash(given.count("model.mlp") > 0 && !c.is_classifier(), "model.mlp", "only classifiers have it | leave it out");
   clash(
       given.count("model.control_order") > 0 && !c.is_controlnet(), "model.control_order",
       "only controlnet and controlnet_small have it | leave it out");

@@ -31,7 +31,7 @@ struct Scores {
   std::string row;  // its name in the file
   std::array<std::optional<Interval>, 6> intervals;
   PaperValues values;
-  Json extra = Json::object();                        // metrics that are not the paper's
+  Json extra = Json::object();                          // metrics that are not the paper's
   std::map<std::string, std::vector<double>> per_clip;  // "psnr", "ssim", "acc"
   std::vector<double> real_accuracy;
   Json record, masks;
@@ -77,12 +77,12 @@ const Json& choose_row(const Json& file, const std::string& source) {
     const std::string name = row.at("name");
     if (name != "method" && !name.starts_with("method, ")) continue;
     if (name.find("shuffled actions") != std::string::npos) continue;
-    const auto fvd = interval_at(row, "fvd_i3d"), substitute = interval_at(row, "fvd_procgen"), psnr = interval_at(row, "psnr");
+    const auto fvd = interval_at(row, "fvd_i3d"), substitute = interval_at(row, "fvd_procgen"),
+               psnr = interval_at(row, "psnr");
     const double value = fvd ? -fvd->mean : substitute ? -substitute->mean : psnr ? psnr->mean : 0;
     if (best == nullptr || value > best_value) best = &row, best_value = value;
   }
-  check<FileError>(
-      best != nullptr, "{}: no row named 'method' in it | evaluate with --name method", source);
+  check<FileError>(best != nullptr, "{}: no row named 'method' in it | evaluate with --name method", source);
   return *best;
 }
 
@@ -104,13 +104,14 @@ Scores read_scores(const fs::path& path) {
       for (const char* key : {"acc_real", "acc_generated", "prob_real", "prob_generated"})
         scores.extra[key] = errors->at(scores.row).at(key);
     if (const auto clips = file.find("per_clip"); clips != file.end()) {
-      for (const auto& [key, values] : clips->at(scores.row).items()) scores.per_clip[key] = values.get<std::vector<double>>();
+      for (const auto& [key, values] : clips->at(scores.row).items())
+        scores.per_clip[key] = values.get<std::vector<double>>();
       if (clips->contains("real")) scores.real_accuracy = clips->at("real").at("acc").get<std::vector<double>>();
     }
     scores.record = Json::object();
     for (const char* key :
-         {"n_clips", "frames", "t_cond", "height", "width", "data", "dataset_sha256", "clips", "sampler", "switches", "classifier",
-          "program", "device"})
+         {"n_clips", "frames", "t_cond", "height", "width", "data", "dataset_sha256", "clips", "sampler", "switches",
+          "classifier", "program", "device"})
       if (file.contains(key)) scores.record[key] = file.at(key);
     scores.record["row"] = scores.row;
     if (file.at("sources").contains(scores.row)) scores.record["sources"] = file.at("sources").at(scores.row);
@@ -164,7 +165,12 @@ Json tables_json(const Material& material) {
   for (const PaperTable& table : material.tables) {
     Json out{{"number", table.number}, {"title", table.title}, {"rows", Json::array()}};
     for (const PaperRow& row : table.rows) {
-      Json line{{"dataset", row.dataset}, {"group", row.group}, {"method", row.method}, {"params", row.params}, {"key", row.key}};
+      Json line{
+          {"dataset", row.dataset},
+          {"group", row.group},
+          {"method", row.method},
+          {"params", row.params},
+          {"key", row.key}};
       const Scores* ours = material.find(row);
       for (const PaperMetric m : kPaperMetrics) {
         const auto i = static_cast<std::size_t>(m);
@@ -284,7 +290,8 @@ Json claim(const Material& material, const std::string& text, const std::string&
   Json out{{"claim", text}, {"better", a}, {"worse", b}, {"metrics", Json::array()}};
   const Scores *x = nullptr, *y = nullptr;
   for (const char* dataset : {"coinrun500k", "coinrun100k", "coinrun2500k"}) {
-    const auto first = material.scores.find(std::string(dataset) + "__" + a), second = material.scores.find(std::string(dataset) + "__" + b);
+    const auto first = material.scores.find(std::string(dataset) + "__" + a),
+               second = material.scores.find(std::string(dataset) + "__" + b);
     if (first == material.scores.end() || second == material.scores.end()) continue;
     x = &first->second;
     y = &second->second;
@@ -308,7 +315,9 @@ Json claim(const Material& material, const std::string& text, const std::string&
 
 Json claims_json(const Material& material) {
   Json claims = Json::array();
-  const auto add = [&](const char* text, const char* a, const char* b) { claims.push_back(claim(material, text, a, b)); };
+  const auto add = [&](const char* text, const char* a, const char* b) {
+    claims.push_back(claim(material, text, a, b));
+  };
   add("AVID beats the same network trained from scratch (22M)", "avid_22m", "scratch_22m");
   add("AVID beats the same network trained from scratch (71M)", "avid_71m", "scratch_71m");
   add("AVID beats the product of experts (22M)", "avid_22m", "poe_22m");

@@ -19,9 +19,9 @@ struct PaperReportRequest {
 };
 
 /// Everything the report says, as JSON:
-///   tables      per table its rows, each with the paper's values and ours (mean, low, high, and which weight of a sweep)
-///   ranks       per table and metric Kendall's tau between the paper's order and ours, and how many of the paper's pairs
-///               our paired intervals confirm, contradict, or leave open
+///   tables      per table its rows, each with the paper's values and ours (mean, low, high, which weight of a sweep)
+///   ranks       per table and metric Kendall's tau between the paper's order and ours, and how many of the paper's
+///               pairs our paired intervals confirm, contradict, or leave open
 ///   normalised  the paper's normalised score of every row, and ours over the metrics that all rows of the pool have
 ///   claims      the paper's main statements, each with what our numbers say
 ///   masks       mean mask against diffusion time

@@ -114,8 +114,7 @@ class AvidTrainee final : public Trainee {
   std::string description() const override {
     return fmt::format(
         "AVID ({}), adapter {} parameters, on a frozen base of {}{}", name_of(avid_->config().variant),
-        millions(avid_->num_parameters()), millions(base_.parameters),
-        base_.unet ? "" : " served by " + base_.source);
+        millions(avid_->num_parameters()), millions(base_.parameters), base_.unet ? "" : " served by " + base_.source);
   }
 
  private:
@@ -195,7 +194,8 @@ class ClassifierTrainee final : public Trainee {
   }
   std::string description() const override {
     return fmt::format(
-        "action classifier of {} frames, {} parameters", noisy_ ? "noisy" : "clean", millions(network_->num_parameters()));
+        "action classifier of {} frames, {} parameters", noisy_ ? "noisy" : "clean",
+        millions(network_->num_parameters()));
   }
 
  private:
@@ -233,8 +233,10 @@ std::unique_ptr<Trainee> make_avid(const TrainConfig& config, FrozenBase base) {
 // Deviation: the original copies the base's online weights; we copy the averaged ones, which the frozen base uses too.
 std::unique_ptr<Trainee> make_controlnet(const TrainConfig& config, FrozenBase base) {
   check<ConfigError>(
-      base.unet != nullptr, "config: base.checkpoint: {}: a ControlNet needs the base's weights | give a file, or use "
-      "model.kind = avid, which only needs its predictions", base.source);
+      base.unet != nullptr,
+      "config: base.checkpoint: {}: a ControlNet needs the base's weights | give a file, or use "
+      "model.kind = avid, which only needs its predictions",
+      base.source);
   const Unet3dConfig& sizes = base.unet->config();
   ControlNetConfig c{
       .dim = sizes.dim,

@@ -76,7 +76,8 @@ struct ServedDenoiser::Connection {
   }
 };
 
-ServedDenoiser::ServedDenoiser(std::string url, const ServedOptions& options) : url_(std::move(url)), options_(options) {
+ServedDenoiser::ServedDenoiser(std::string url, const ServedOptions& options)
+    : url_(std::move(url)), options_(options) {
   while (url_.ends_with('/')) url_.pop_back();
   check<UsageError>(is_served(url_), "{}: expected http://host:port", url_);
   connection_ = std::make_unique<Connection>(url_);
@@ -89,8 +90,7 @@ ServedDenoiser::ServedDenoiser(std::string url, const ServedOptions& options) : 
   client.set_keep_alive(true);
   client.set_tcp_nodelay(true);
   if (!options_.token.empty()) client.set_default_headers({{"Authorization", "Bearer " + options_.token}});
-  card_ = ModelCard::from_text(
-      connection_->ask(url_, options_, [&] { return client.Get("/v1/info"); }), url_);
+  card_ = ModelCard::from_text(connection_->ask(url_, options_, [&] { return client.Get("/v1/info"); }), url_);
 }
 
 ServedDenoiser::~ServedDenoiser() = default;
@@ -99,9 +99,8 @@ Tensor ServedDenoiser::predict(const DenoiserInput& input) {
   // Actions stay here: a base is asked without them.
   const std::string body =
       encode_request({.x_t = input.x_t, .t = input.t, .cond = input.cond, .actions = {}}, card_.id());
-  const std::string answer = connection_->ask(url_, options_, [&] {
-    return connection_->client.Post("/v1/predict", body, "application/octet-stream");
-  });
+  const std::string answer = connection_->ask(
+      url_, options_, [&] { return connection_->client.Post("/v1/predict", body, "application/octet-stream"); });
   return decode_response(answer, card_.id(), input.x_t.shape(), url_);
 }
 

@@ -149,8 +149,8 @@ ModelCard ModelCard::from_text(const std::string& text, const std::string& where
     char* end = nullptr;
     const long long value = std::strtoll(digits.c_str(), &end, 10);
     check<Error>(
-        end != digits.c_str() && *end == 0 && value >= least && value <= most,
-        "{}: {}: expected {} to {}, got '{}'", where, key, least, most, printable(digits));
+        end != digits.c_str() && *end == 0 && value >= least && value <= most, "{}: {}: expected {} to {}, got '{}'",
+        where, key, least, most, printable(digits));
     return static_cast<std::int64_t>(value);
   };
   const std::int64_t version = number("protocol", 0, 1 << 30);

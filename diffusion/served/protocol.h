@@ -31,10 +31,10 @@ struct ModelCard {
   Objective objective = Objective::pred_x0;
   ScheduleKind schedule = ScheduleKind::sigmoid;
   std::int64_t timesteps = 200;
-  std::int64_t cond_frames = 2;   ///< K
-  std::int64_t multiple = 1;      ///< height and width are multiples of this
+  std::int64_t cond_frames = 2;  ///< K
+  std::int64_t multiple = 1;     ///< height and width are multiples of this
   std::int64_t parameters = 0;
-  double flops_per_pixel = 0;     ///< of one forward pass, per pixel of a generated frame; for predictions of cost
+  double flops_per_pixel = 0;         ///< of one forward pass, per pixel of a generated frame; for predictions of cost
   std::int64_t frames = 0, size = 0;  ///< trained at; 0 = not known
 
   std::uint64_t id() const;  ///< first 8 bytes of sha256

@@ -54,9 +54,7 @@ Tensor concatenate(const std::vector<const Tensor*>& parts) {
 
 }  // namespace
 
-bool is_loopback(const std::string& host) {
-  return host == "localhost" || host == "::1" || host.starts_with("127.");
-}
+bool is_loopback(const std::string& host) { return host == "localhost" || host == "::1" || host.starts_with("127."); }
 
 struct DenoiserServer::Impl {
   Impl(Denoiser& network, ModelCard model, const ServerOptions& given)
@@ -94,8 +92,7 @@ struct DenoiserServer::Impl {
       DecodedRequest decoded = decode_request(request.body, options.max_clips);
       if (decoded.model != 0 && decoded.model != card.id())
         return refuse(
-            response, 409,
-            fmt::format("asked for model {:016x}, this server has {:016x}", decoded.model, card.id()));
+            response, 409, fmt::format("asked for model {:016x}, this server has {:016x}", decoded.model, card.id()));
       const DenoiserInput& in = decoded.input;
       check<Error>(
           in.cond.dim(1) == card.cond_frames && in.x_t.dim(2) % card.multiple == 0 &&

@@ -1,4 +1,4 @@
-// tests/cli/methods_test.cpp -- the paper's methods through the program: mixtures, sweeps, guidance, served bases, reports
+// tests/cli/methods_test.cpp -- the paper's methods through the program: mixtures, guidance, served bases, reports
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -45,7 +45,8 @@ struct Networks {
     control.initialize(4);
     control.copy_from_base(base);
     save_module(control, dir / "control.safetensors");
-    ActionClassifier classifier({.dim = 4, .dim_mults = {1, 2}, .heads = 1, .head_dim = 8, .mlp_dim = 8, .image_size = 16});
+    ActionClassifier classifier(
+        {.dim = 4, .dim_mults = {1, 2}, .heads = 1, .head_dim = 8, .mlp_dim = 8, .image_size = 16});
     classifier.initialize(5);
     save_module(classifier, dir / "classifier.safetensors");
   }
@@ -58,7 +59,8 @@ const Networks& networks() {
 }
 
 Words evaluate(Words more) {
-  Words words{"evaluate", "--timesteps", "6", "--sampler", "ddpm", "--frames", "3", "--clips", "2", "--size", "16", "--data", kHeldOut, "--json"};
+  Words words{"evaluate", "--timesteps", "6",      "--sampler", "ddpm",   "--frames", "3",
+              "--clips",  "2",           "--size", "16",        "--data", kHeldOut,   "--json"};
   words.insert(words.end(), more.begin(), more.end());
   return words;
 }
@@ -104,8 +106,9 @@ class Server {
       if (dup2(out[1], STDOUT_FILENO) < 0) _exit(126);
       close(out[0]);
       const std::string text = std::to_string(port);
-      execl(AVID_PROGRAM, "avid", "serve-denoiser", "--base", base.c_str(), "--port", text.c_str(), "--threads", "1",
-            "--timesteps", "6", "--json", nullptr);
+      execl(
+          AVID_PROGRAM, "avid", "serve-denoiser", "--base", base.c_str(), "--port", text.c_str(), "--threads", "1",
+          "--timesteps", "6", "--json", nullptr);
       _exit(127);
     }
     close(out[1]);
@@ -141,13 +144,20 @@ TEST_CASE("methods/sweep/property_35_and_36_through_the_program") {
   CHECK(names(r) == std::vector<std::string>{"repeat-last-frame", "base", "poe 0", "poe 0.4", "poe 1"});
   const Json alone = report({"--model", n / "action"});
   // Weight 0 is the base and 1 the action model, to rounding (frames are truncated to bytes).
-  CHECK(row(r, "poe 0")["psnr"]["mean"].get<double>() == doctest::Approx(row(r, "base")["psnr"]["mean"].get<double>()).epsilon(1e-4));
-  CHECK(row(r, "poe 1")["psnr"]["mean"].get<double>() == doctest::Approx(row(alone, "model")["psnr"]["mean"].get<double>()).epsilon(1e-4));
+  CHECK(
+      row(r, "poe 0")["psnr"]["mean"].get<double>() ==
+      doctest::Approx(row(r, "base")["psnr"]["mean"].get<double>()).epsilon(1e-4));
+  CHECK(
+      row(r, "poe 1")["psnr"]["mean"].get<double>() ==
+      doctest::Approx(row(alone, "model")["psnr"]["mean"].get<double>()).epsilon(1e-4));
   CHECK(row(r, "poe 0.4")["psnr"]["mean"] != row(r, "poe 1")["psnr"]["mean"]);
   CHECK(r["sources"]["poe 0.4"]["poe"] == "0.4");
   CHECK(r["sources"]["poe 0.4"]["sha256.action_model"].get<std::string>().size() == 64);
-  const Json cfg = report({"--base", n / "base", "--action-model", n / "action", "--action-cfg", "0", "3", "--name", "method"});
-  CHECK(names(cfg) == std::vector<std::string>{"repeat-last-frame", "base", "method, action-cfg 0", "method, action-cfg 3"});
+  const Json cfg =
+      report({"--base", n / "base", "--action-model", n / "action", "--action-cfg", "0", "3", "--name", "method"});
+  CHECK(
+      names(cfg) ==
+      std::vector<std::string>{"repeat-last-frame", "base", "method, action-cfg 0", "method, action-cfg 3"});
   CHECK(row(cfg, "method, action-cfg 0")["psnr"]["mean"] == row(cfg, "base")["psnr"]["mean"]);
   CHECK(row(cfg, "method, action-cfg 3")["psnr"]["mean"] != row(cfg, "base")["psnr"]["mean"]);
 }
@@ -167,7 +177,8 @@ TEST_CASE("methods/guidance/property_38_weight_0_is_the_base") {
   CHECK(row(r, "guidance 0")["psnr"] == row(r, "base")["psnr"]);
   CHECK(row(r, "guidance 50")["psnr"] != row(r, "base")["psnr"]);
   // The reference's quirk: the base is given the actions too.
-  const Json quirk = report({"--base", n / "base", "--guidance-classifier", n / "classifier", "--guidance", "0", "--base-sees-actions"});
+  const Json quirk = report(
+      {"--base", n / "base", "--guidance-classifier", n / "classifier", "--guidance", "0", "--base-sees-actions"});
   CHECK(row(quirk, "guidance 0")["psnr"] != row(r, "base")["psnr"]);
   CHECK(row(quirk, "base")["psnr"] == row(r, "base")["psnr"]);
 }
@@ -177,14 +188,17 @@ TEST_CASE("methods/nesting/mixtures_stand_on_what_is_below_them") {
   const Words adapter{"--base", n / "base", "--adapter", n / "adapter"};
   const Json plain = report(adapter);
   Words nested = adapter;
-  for (const char* word : {"--action-model", "", "--poe", "0", "--action-cfg", "0", "0.5", "--guidance-classifier", "", "--guidance", "0"})
+  for (const char* word :
+       {"--action-model", "", "--poe", "0", "--action-cfg", "0", "0.5", "--guidance-classifier", "", "--guidance", "0"})
     nested.push_back(word);
   nested[5] = n / "action";
   nested[12] = n / "classifier";
   const Json r = report(nested);
   // All weights 0: the adapter itself, with its mask.
   const std::string zero = "adapter, poe 0, action-cfg 0, guidance 0";
-  CHECK(row(r, zero)["psnr"]["mean"].get<double>() == doctest::Approx(row(plain, "adapter")["psnr"]["mean"].get<double>()).epsilon(1e-4));
+  CHECK(
+      row(r, zero)["psnr"]["mean"].get<double>() ==
+      doctest::Approx(row(plain, "adapter")["psnr"]["mean"].get<double>()).epsilon(1e-4));
   CHECK(r["mask_mean_per_step"][zero].size() == 6);
   CHECK(row(r, "adapter, poe 0, action-cfg 0.5, guidance 0")["psnr"]["mean"] != row(plain, "adapter")["psnr"]["mean"]);
 }
@@ -193,7 +207,8 @@ TEST_CASE("methods/aer/property_44_accuracies_and_the_stored_list") {
   const Networks& n = networks();
   const TempDir dir;
   const ProgramResult made = avid_program(
-      {"clips", "--data", kHeldOut, "--count", "3", "--seed", "5", "--targets", "3", "--out", (dir / "few.json").string(), "--json"});
+      {"clips", "--data", kHeldOut, "--count", "3", "--seed", "5", "--targets", "3", "--out",
+       (dir / "few.json").string(), "--json"});
   CAPTURE(made.err);
   REQUIRE(made.exit_code == 0);
   const std::string hash = Json::parse(made.out)["hash"];
@@ -216,8 +231,14 @@ TEST_CASE("methods/aer/property_44_accuracies_and_the_stored_list") {
   }
   CHECK(x["per_clip"]["base"]["psnr"].size() == 3);
   CHECK(x["per_clip"]["real"]["acc"].size() == 3);
-  expect_error(1, "made for other episodes", evaluate({"--base", n / "base", "--clip-list", (dir / "few.json").string(), "--data", std::string(AVID_SOURCE_DIR) + "/data/samples/coinrun32-train.h5"}));
-  expect_error(1, "clips of 2 + 3 frames", evaluate({"--base", n / "base", "--clip-list", (dir / "few.json").string(), "--frames", "4"}));
+  expect_error(
+      1, "made for other episodes",
+      evaluate(
+          {"--base", n / "base", "--clip-list", (dir / "few.json").string(), "--data",
+           std::string(AVID_SOURCE_DIR) + "/data/samples/coinrun32-train.h5"}));
+  expect_error(
+      1, "clips of 2 + 3 frames",
+      evaluate({"--base", n / "base", "--clip-list", (dir / "few.json").string(), "--frames", "4"}));
 }
 
 TEST_CASE("methods/served/same_numbers_and_a_restart") {
@@ -248,8 +269,29 @@ TEST_CASE("methods/served/same_numbers_and_a_restart") {
 TEST_CASE("methods/sample/one_weight_and_a_label") {
   const Networks& n = networks();
   const TempDir dir;
-  Words words{"sample", "--timesteps", "6", "--sampler", "ddpm", "--frames", "3", "--clips", "1", "--size", "16", "--data", kHeldOut,
-              "--base", n / "base", "--classifier", n / "classifier", "--guidance", "2", "--out", (dir / "p").string(), "--json"};
+  Words words{
+      "sample",
+      "--timesteps",
+      "6",
+      "--sampler",
+      "ddpm",
+      "--frames",
+      "3",
+      "--clips",
+      "1",
+      "--size",
+      "16",
+      "--data",
+      kHeldOut,
+      "--base",
+      n / "base",
+      "--classifier",
+      n / "classifier",
+      "--guidance",
+      "2",
+      "--out",
+      (dir / "p").string(),
+      "--json"};
   const ProgramResult result = avid_program(words);
   CAPTURE(result.err);
   REQUIRE(result.exit_code == 0);
@@ -264,8 +306,14 @@ TEST_CASE("methods/errors/one_line_each") {
   expect_error(2, "--poe", evaluate({"--base", n / "base", "--poe", "0.4"}));
   expect_error(2, "needs a weight", evaluate({"--base", n / "base", "--action-model", n / "action"}));
   expect_error(2, "go together", evaluate({"--base", n / "base", "--guidance", "1"}));
-  expect_error(2, "use --sampler ddpm", evaluate({"--base", n / "base", "--guidance-classifier", n / "classifier", "--guidance", "1", "--sampler", "ddim", "--steps", "3"}));
-  expect_error(1, "--size 16", evaluate({"--base", n / "base", "--guidance-classifier", n / "classifier", "--guidance", "1", "--size", "32"}));
+  expect_error(
+      2, "use --sampler ddpm",
+      evaluate(
+          {"--base", n / "base", "--guidance-classifier", n / "classifier", "--guidance", "1", "--sampler", "ddim",
+           "--steps", "3"}));
+  expect_error(
+      1, "--size 16",
+      evaluate({"--base", n / "base", "--guidance-classifier", n / "classifier", "--guidance", "1", "--size", "32"}));
   expect_error(1, "--size 16", evaluate({"--base", n / "base", "--classifier", n / "classifier", "--size", "32"}));
   expect_error(2, "http://host:port", evaluate({"--base", "http://"}));
 }
@@ -277,7 +325,9 @@ TEST_CASE("methods/report/tables_ranks_and_a_page_without_scores") {
     Json json;
     json["clips"] = {{"hash", hash}, {"name", "x"}};
     json["sources"] = Json::object();
-    json["rows"] = {{{"name", "base"}, {"psnr", {{"mean", 99}}}}, {{"name", "method"}, {"psnr", {{"mean", psnr}, {"low", psnr - 1}, {"high", psnr + 1}}}}};
+    json["rows"] = {
+        {{"name", "base"}, {"psnr", {{"mean", 99}}}},
+        {{"name", "method"}, {"psnr", {{"mean", psnr}, {"low", psnr - 1}, {"high", psnr + 1}}}}};
     json["per_clip"] = {{"method", {{"psnr", {psnr, psnr + 0.5, psnr - 0.5, psnr + 0.1}}}}};
     return json.dump();
   };
@@ -287,8 +337,17 @@ TEST_CASE("methods/report/tables_ranks_and_a_page_without_scores") {
   put("coinrun500k__avid_22m", 22);
   put("coinrun500k__scratch_22m", 25);  // against the paper
   put("coinrun500k__cfg_22m", 10);
-  const Words words{"report", "--scores", (dir / "scores").string(), "--tables", std::string(AVID_SOURCE_DIR) + "/configs/paper/tables.json",
-                    "--out", (dir / "r.html").string(), "--json", "--note", "a <note>"};
+  const Words words{
+      "report",
+      "--scores",
+      (dir / "scores").string(),
+      "--tables",
+      std::string(AVID_SOURCE_DIR) + "/configs/paper/tables.json",
+      "--out",
+      (dir / "r.html").string(),
+      "--json",
+      "--note",
+      "a <note>"};
   const ProgramResult result = avid_program(words);
   CAPTURE(result.err);
   REQUIRE(result.exit_code == 0);
@@ -307,7 +366,8 @@ TEST_CASE("methods/report/tables_ranks_and_a_page_without_scores") {
   const std::string html = read_text(dir / "r.html");
   CHECK(html.find("a &lt;note&gt;") != std::string::npos);
   for (const char* part : {"Table 1", "not measured", "viewport", "22.00"}) CHECK(html.find(part) != std::string::npos);
-  for (const char* outside : {"<script", "http-equiv", "src=\"http", "href="}) CHECK(html.find(outside) == std::string::npos);
+  for (const char* outside : {"<script", "http-equiv", "src=\"http", "href="})
+    CHECK(html.find(outside) == std::string::npos);
   CHECK(avid_program(words).out == result.out);
 
   put("coinrun500k__finetune", 20, "another");

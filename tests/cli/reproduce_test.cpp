@@ -80,7 +80,9 @@ TEST_CASE("reproduce/kill/any_instant_gives_the_same_report") {
       setpgid(0, 0);
       setenv("AVID", AVID_PROGRAM, 1);
       if (freopen("/dev/null", "w", stdout) == nullptr || freopen("/dev/null", "w", stderr) == nullptr) _exit(126);
-      execl("/bin/bash", "bash", kScript.c_str(), "--budget", "minutes", "--table", "3", "--out", (dir / "killed").c_str(), nullptr);
+      execl(
+          "/bin/bash", "bash", kScript.c_str(), "--budget", "minutes", "--table", "3", "--out",
+          (dir / "killed").c_str(), nullptr);
       _exit(127);
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(300 + random() % 4000));
@@ -92,7 +94,8 @@ TEST_CASE("reproduce/kill/any_instant_gives_the_same_report") {
   CAPTURE(last.err);
   REQUIRE(last.exit_code == 0);
   // Paths differ, numbers do not.
-  auto a = nlohmann::json::parse(read_text(dir / "straight/report.json")), b = nlohmann::json::parse(read_text(dir / "killed/report.json"));
+  auto a = nlohmann::json::parse(read_text(dir / "straight/report.json")),
+       b = nlohmann::json::parse(read_text(dir / "killed/report.json"));
   for (const char* part : {"tables", "ranks", "normalised", "claims", "masks"}) CHECK(a[part] == b[part]);
   // Everything done: a second call makes only the report.
   CHECK(run("killed").out.find("train_") == std::string::npos);

@@ -53,8 +53,10 @@ ModelCard card(char digit = 'a') {
 
 DenoiserInput input(std::uint64_t seed, std::int64_t b = 2) {
   return {
-      test::random_tensor({b, 3, 4, 4, 3}, DType::f32, seed), Tensor::full({b}, static_cast<double>(seed), DType::i64),
-      test::random_tensor({b, 2, 4, 4, 3}, DType::f32, seed + 1), {}};
+      test::random_tensor({b, 3, 4, 4, 3}, DType::f32, seed),
+      Tensor::full({b}, static_cast<double>(seed), DType::i64),
+      test::random_tensor({b, 2, 4, 4, 3}, DType::f32, seed + 1),
+      {}};
 }
 
 ServedOptions impatient() { return {.token = "", .timeout_s = 5, .patience_s = 0.3}; }
@@ -77,7 +79,9 @@ bool has(const std::string& text, const char* part) {
 /// A server that answers a request with whatever `answer` makes of the right response.
 struct Liar {
   explicit Liar(std::function<void(const DenoiserInput&, httplib::Response&)> lie) {
-    http.Get("/v1/info", [](const httplib::Request&, httplib::Response& r) { r.set_content(card().to_text(), "text/plain"); });
+    http.Get("/v1/info", [](const httplib::Request&, httplib::Response& r) {
+      r.set_content(card().to_text(), "text/plain");
+    });
     http.Post("/v1/predict", [lie](const httplib::Request& request, httplib::Response& r) {
       lie(decode_request(request.body, 99).input, r);
     });
@@ -155,15 +159,17 @@ TEST_CASE("served/restart/the_client_waits_and_goes_on") {
   server.reset();  // and now with other weights under the same address
   server = std::make_unique<DenoiserServer>(network, card('b'), ServerOptions{.port = port});
   server->start();
-  CHECK(has(message([&] { served.predict(in); }), "asked for model aaaaaaaaaaaaaaaa, this server has bbbbbbbbbbbbbbbb"));
+  CHECK(
+      has(message([&] { served.predict(in); }), "asked for model aaaaaaaaaaaaaaaa, this server has bbbbbbbbbbbbbbbb"));
 }
 
 TEST_CASE("served/token/wanted_and_given") {
-  CHECK(has(message([] {
-          Known network;
-          DenoiserServer server(network, card(), {.host = "0.0.0.0"});
-        }),
-            "set a token"));
+  CHECK(
+      has(message([] {
+            Known network;
+            DenoiserServer server(network, card(), {.host = "0.0.0.0"});
+          }),
+          "set a token"));
   Known network;
   DenoiserServer server(network, card(), {.token = "secret"});
   server.start();
@@ -203,26 +209,34 @@ TEST_CASE("served/errors/lying_servers") {
   const auto send = [](httplib::Response& r, const std::string& bytes) {
     r.set_content(bytes, "application/octet-stream");
   };
-  CHECK(told([&](const DenoiserInput& in, httplib::Response& r) { send(r, encode_response(in.x_t, card().id())); }) == "");
-  CHECK(has(told([&](const DenoiserInput&, httplib::Response& r) {
-              send(r, encode_response(Tensor::zeros({2, 3, 4, 5, 3}), card().id()));
-            }),
-            "expected a prediction of [2,3,4,4,3], got [2,3,4,5,3]"));
-  CHECK(has(told([&](const DenoiserInput& in, httplib::Response& r) {
-              Tensor bad = in.x_t.clone();
-              bad.data<float>()[5] = std::nanf("");
-              send(r, encode_response(bad, card().id()));
-            }),
-            "not finite"));
-  CHECK(has(told([&](const DenoiserInput& in, httplib::Response& r) { send(r, encode_response(in.x_t, 5)); }),
-            "its weights changed"));
-  CHECK(has(told([&](const DenoiserInput& in, httplib::Response& r) {
-              std::string bytes = encode_response(in.x_t, card().id());
-              bytes[100] = static_cast<char>(bytes[100] ^ 1);
-              send(r, bytes);
-            }),
-            "checksum"));
-  CHECK(has(told([&](const DenoiserInput&, httplib::Response& r) { send(r, "hello"); }), "expected a message of this protocol"));
+  CHECK(told([&](const DenoiserInput& in, httplib::Response& r) {
+          send(r, encode_response(in.x_t, card().id()));
+        }) == "");
+  CHECK(
+      has(told([&](const DenoiserInput&, httplib::Response& r) {
+            send(r, encode_response(Tensor::zeros({2, 3, 4, 5, 3}), card().id()));
+          }),
+          "expected a prediction of [2,3,4,4,3], got [2,3,4,5,3]"));
+  CHECK(
+      has(told([&](const DenoiserInput& in, httplib::Response& r) {
+            Tensor bad = in.x_t.clone();
+            bad.data<float>()[5] = std::nanf("");
+            send(r, encode_response(bad, card().id()));
+          }),
+          "not finite"));
+  CHECK(
+      has(told([&](const DenoiserInput& in, httplib::Response& r) { send(r, encode_response(in.x_t, 5)); }),
+          "its weights changed"));
+  CHECK(
+      has(told([&](const DenoiserInput& in, httplib::Response& r) {
+            std::string bytes = encode_response(in.x_t, card().id());
+            bytes[100] = static_cast<char>(bytes[100] ^ 1);
+            send(r, bytes);
+          }),
+          "checksum"));
+  CHECK(
+      has(told([&](const DenoiserInput&, httplib::Response& r) { send(r, "hello"); }),
+          "expected a message of this protocol"));
   CHECK(has(told([&](const DenoiserInput&, httplib::Response& r) { r.status = 404; }), "404"));
   CHECK(has(told([&](const DenoiserInput&, httplib::Response& r) { r.status = 503; }), "busy (503)"));
 }

@@ -23,9 +23,7 @@ namespace {
 [[maybe_unused]] const bool g_one_thread = (kernels::set_num_threads(1), true);
 const fs::path kRoot = AVID_SOURCE_DIR;
 
-TrainConfig tiny(std::vector<std::string> set) {
-  return TrainConfig::load(kRoot / "configs/tiny/scratch.toml", set);
-}
+TrainConfig tiny(std::vector<std::string> set) { return TrainConfig::load(kRoot / "configs/tiny/scratch.toml", set); }
 
 RunInfo info_for(const TrainConfig& config) {
   RunInfo info = current_run_info();
@@ -46,7 +44,8 @@ const fs::path& base_run() {
   static test::TempDir dir;
   static const fs::path path = dir / "base";
   if (!fs::exists(path))
-    run(path, TrainConfig::load(kRoot / "configs/tiny/base.toml", {"train.updates=2", "validation.every=0", "checkpoint.every=2"}));
+    run(path, TrainConfig::load(
+                  kRoot / "configs/tiny/base.toml", {"train.updates=2", "validation.every=0", "checkpoint.every=2"}));
   return path;
 }
 
@@ -77,8 +76,10 @@ TrainConfig config_of(const std::string& kind, std::vector<std::string> set) {
   }
   set.push_back("model.kind=" + kind);
   return TrainConfig::parse(
-      "seed = 7\n[data]\ntrain = [\"data/samples/coinrun32-train.h5\"]\nvalidation = [\"data/samples/coinrun32-heldout.h5\"]\nsize = 16\n"
-      "[train]\nupdates = 4\nbatch = 2\naccumulate = 2\nlr = 1e-3\nwarmup = 2\n[ema]\nupdate_every = 2\nupdate_after = 4\n",
+      "seed = 7\n[data]\ntrain = [\"data/samples/coinrun32-train.h5\"]\nvalidation = "
+      "[\"data/samples/coinrun32-heldout.h5\"]\nsize = 16\n"
+      "[train]\nupdates = 4\nbatch = 2\naccumulate = 2\nlr = 1e-3\nwarmup = 2\n[ema]\nupdate_every = 2\nupdate_after = "
+      "4\n",
       (kRoot / "x.toml").string(), set);
 }
 
@@ -86,10 +87,12 @@ TrainConfig config_of(const std::string& kind, std::vector<std::string> set) {
 
 TEST_CASE("kinds/resume/an_interrupted_run_is_the_same_run") {
   const std::string base_before = sha256_of_file(base_weights_path(base_run()));
-  for (const std::string kind : {"controlnet", "controlnet_small", "classifier", "noisy_classifier", "scratch_dropping"}) {
+  for (const std::string kind :
+       {"controlnet", "controlnet_small", "classifier", "noisy_classifier", "scratch_dropping"}) {
     CAPTURE(kind);
     const test::TempDir dir;
-    const std::vector<std::string> common = {"checkpoint.every=2", "validation.every=2", "validation.clips=3", "log.every=1", "train.batch=2"};
+    const std::vector<std::string> common = {
+        "checkpoint.every=2", "validation.every=2", "validation.clips=3", "log.every=1", "train.batch=2"};
     const auto with_updates = [&](const char* updates) {
       auto set = common;
       set.push_back(updates);
@@ -206,7 +209,9 @@ TEST_CASE("kinds/served/an_adapter_trains_on_a_served_base_as_on_its_file") {
   CHECK(a.weights == b.weights);
   CHECK(a.ema == b.ema);
   CHECK(server.counts().requests == 6);  // 3 updates of 2 micro-batches
-  CHECK(message([&] { make_trainee(config_of("controlnet", {"base.checkpoint=" + server.url()})); }).find("base.checkpoint") != std::string::npos);
+  CHECK(message([&] {
+          make_trainee(config_of("controlnet", {"base.checkpoint=" + server.url()}));
+        }).find("base.checkpoint") != std::string::npos);
 }
 
 TEST_CASE("kinds/dry_run/says_what_is_trained") {
@@ -222,7 +227,8 @@ TEST_CASE("kinds/errors/keys_that_do_not_fit_the_kind") {
     INFO(text);
     return text.find(part) != std::string::npos;
   };
-  CHECK(has(message([] { config_of("controlnet", {"model.width=8"}); }), "takes the architecture from base.checkpoint"));
+  CHECK(
+      has(message([] { config_of("controlnet", {"model.width=8"}); }), "takes the architecture from base.checkpoint"));
   CHECK(has(message([] { config_of("controlnet_small", {"model.multipliers=[1,2]"}); }), "takes the architecture"));
   CHECK(has(message([] { config_of("controlnet", {"train.action_drop=0.2"}); }), "never asked without actions"));
   CHECK(has(message([] { config_of("classifier", {"samples.every=2"}); }), "makes no videos"));
@@ -234,11 +240,21 @@ TEST_CASE("kinds/errors/keys_that_do_not_fit_the_kind") {
 // What the paper's configurations train, against pixel.md 8.1.
 TEST_CASE("kinds/paper/parameter_counts_of_every_configuration") {
   const std::map<std::string, std::int64_t> expected = {
-      {"base", 91975875},          {"avid_22m", 22667448},          {"avid_71m", 72241592},
-      {"avid_no_mask_22m", 22667397}, {"avid_no_mask_71m", 72241501},  {"avid_no_cond_22m", 22660098},
-      {"avid_no_cond_71m", 72228362}, {"scratch_22m", 22660047},       {"scratch_71m", 72228271},
-      {"cfg_22m", 22660047},       {"cfg_71m", 72228271},           {"controlnet_small", 22158492},
-      {"classifier_noisy", 59747471}, {"classifier_eval", 39699359},  {"classifier_eval_60m", 59747471}};
+      {"base", 91975875},
+      {"avid_22m", 22667448},
+      {"avid_71m", 72241592},
+      {"avid_no_mask_22m", 22667397},
+      {"avid_no_mask_71m", 72241501},
+      {"avid_no_cond_22m", 22660098},
+      {"avid_no_cond_71m", 72228362},
+      {"scratch_22m", 22660047},
+      {"scratch_71m", 72228271},
+      {"cfg_22m", 22660047},
+      {"cfg_71m", 72228271},
+      {"controlnet_small", 22158492},
+      {"classifier_noisy", 59747471},
+      {"classifier_eval", 39699359},
+      {"classifier_eval_60m", 59747471}};
   int seen = 0;
   for (const auto& entry : fs::directory_iterator(kRoot / "configs/paper")) {
     if (entry.path().extension() != ".toml") continue;
@@ -261,10 +277,19 @@ TEST_CASE("kinds/paper/parameter_counts_of_every_configuration") {
     unet.head_dim = c.model.head_dim;
     std::int64_t count = 0;
     if (c.is_classifier()) {
-      count = ActionClassifier({.dim = unet.dim, .dim_mults = unet.dim_mults, .heads = unet.heads, .head_dim = unet.head_dim,
-                                .mlp_dim = c.model.mlp, .image_size = c.data.size}).num_parameters();
+      count = ActionClassifier({.dim = unet.dim,
+                                .dim_mults = unet.dim_mults,
+                                .heads = unet.heads,
+                                .head_dim = unet.head_dim,
+                                .mlp_dim = c.model.mlp,
+                                .image_size = c.data.size})
+                  .num_parameters();
     } else if (c.is_controlnet()) {
-      count = ControlNet({.dim = unet.dim, .dim_mults = {1, 2, 4, 8}, .heads = unet.heads, .head_dim = unet.head_dim, .base_dim = 100})
+      count = ControlNet({.dim = unet.dim,
+                          .dim_mults = {1, 2, 4, 8},
+                          .heads = unet.heads,
+                          .head_dim = unet.head_dim,
+                          .base_dim = 100})
                   .num_parameters();
     } else if (c.is_avid()) {
       const AvidVariant variant = c.model.kind == "avid"           ? AvidVariant::mask

@@ -53,7 +53,9 @@ const CommandRegistrar registrar(
       command->add_option("--data", options->data, "held-out episodes: files, folders or patterns")
           ->type_name("HELDOUT")
           ->required();
-      command->add_option("--count", options->count, "how many clips")->check(CLI::PositiveNumber)->capture_default_str();
+      command->add_option("--count", options->count, "how many clips")
+          ->check(CLI::PositiveNumber)
+          ->capture_default_str();
       command->add_option("--seed", options->seed, "which clips are drawn")->capture_default_str();
       command->add_option("--context", options->context, "conditioning frames K")
           ->check(CLI::PositiveNumber)
@@ -61,13 +63,16 @@ const CommandRegistrar registrar(
       command->add_option("--targets", options->targets, "frames to generate T")
           ->check(CLI::PositiveNumber)
           ->capture_default_str();
-      command->add_option("--resets", options->resets, "exclude or allow windows over a restart")->capture_default_str();
-      command->add_option("--windows", options->windows, "full or reference: which starts exist")->capture_default_str();
+      command->add_option("--resets", options->resets, "exclude or allow windows over a restart")
+          ->capture_default_str();
+      command->add_option("--windows", options->windows, "full or reference: which starts exist")
+          ->capture_default_str();
       command->add_option("--name", options->name, "the list's name (default: the file's)");
       command->add_option("--out", options->out, "the list, JSON")->type_name("FILE")->required();
       command->add_flag("--json", options->json, "print name, hash and count as JSON");
       set_example(
-          command, "avid clips --data data/samples/coinrun32-heldout.h5 --count 256 --seed 0 --out coinrun32-eval256.json");
+          command,
+          "avid clips --data data/samples/coinrun32-heldout.h5 --count 256 --seed 0 --out coinrun32-eval256.json");
       command->callback([options] { clips(*options); });
     });
 

@@ -239,7 +239,8 @@ void Evaluation::complete(Json& report) const {
   if (Json weights = scorer_.weights_record(); !weights.empty()) report["weights"] = weights;
   if (classifier_) {
     report["weights"]["classifier"] = {
-        {"file", options_.classifier.string()}, {"sha256", sha256_of_file(train::base_weights_path(options_.classifier))}};
+        {"file", options_.classifier.string()},
+        {"sha256", sha256_of_file(train::base_weights_path(options_.classifier))}};
     report["real_action_accuracy"] = real_actions_.mean_accuracy();
     report["real_action_probability"] = real_actions_.mean_probability();
   }
@@ -255,8 +256,8 @@ Json Evaluation::action_errors() const {
         {"acc_generated", more.actions.mean_accuracy()},
         {"prob_real", real_actions_.mean_probability()},
         {"prob_generated", more.actions.mean_probability()},
-        {"aer", interval_json(eval::bootstrap_ratio(
-                    real_actions_.accuracy, more.actions.accuracy, 1e-9, options_.bootstrap))}};
+        {"aer", interval_json(
+                    eval::bootstrap_ratio(real_actions_.accuracy, more.actions.accuracy, 1e-9, options_.bootstrap))}};
   return out;
 }
 
@@ -432,7 +433,11 @@ const CommandRegistrar registrar(
       command->add_option("--resets", options->resets, "exclude or allow windows over a restart")
           ->capture_default_str();
       add_metric_options(command, options->metrics);
-      command->add_option("--classifier", options->classifier, "a trained action classifier, weights or run: adds the Action Error Ratio")->type_name("F");
+      command
+          ->add_option(
+              "--classifier", options->classifier,
+              "a trained action classifier, weights or run: adds the Action Error Ratio")
+          ->type_name("F");
       command->add_option("--out", options->out, "write the JSON report here as well")->type_name("FILE");
       command->add_flag("--json", options->json, "print the report as JSON");
       set_example(

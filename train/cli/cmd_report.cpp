@@ -52,7 +52,9 @@ const CommandRegistrar registrar(
       command->add_option("--out", options->html, "the page")->type_name("FILE");
       command->add_option("--json-out", options->json_file, "the same as JSON")->type_name("FILE");
       command->add_flag("--json", options->json, "print the JSON");
-      set_example(command, "avid report --scores out/scores --pictures out/pictures --out out/report.html --json-out out/report.json");
+      set_example(
+          command,
+          "avid report --scores out/scores --pictures out/pictures --out out/report.html --json-out out/report.json");
       command->callback([options] { report(*options); });
     });
 

@@ -139,15 +139,15 @@ Made make_videos(
   };
   world.guide(sampler);
   show_sampling_progress(sampler, world.label());
-  made.generated = frames_to_u8(
-      diffusion::sample(world.denoiser(), world.schedule(), cond, actions, frames, sampler).to(Device()));
+  made.generated =
+      frames_to_u8(diffusion::sample(world.denoiser(), world.schedule(), cond, actions, frames, sampler).to(Device()));
   for (const auto& point : trace.points()) made.mask_trace.push_back({{"t", point.t}, {"mean", point.mean}});
   if (world.base() != nullptr) {
     sampler.on_step = {};
     sampler.guidance = {};
     show_sampling_progress(sampler, "base");
-    made.base = frames_to_u8(
-        diffusion::sample(*world.base(), world.schedule(), cond, {}, frames, sampler).to(Device()));
+    made.base =
+        frames_to_u8(diffusion::sample(*world.base(), world.schedule(), cond, {}, frames, sampler).to(Device()));
   }
   return made;
 }
@@ -237,7 +237,8 @@ void sample(const Options& options) {
       options.data.empty() != options.start_from.empty(), "sample: expected either --data or --start-from");
   check<UsageError>(options.clips >= 1, "sample: --clips: expected at least 1, got {}", options.clips);
   check<UsageError>(
-      sweep(options.files).size() == 1, "sample: expected one weight of each method, got {} combinations | sweeps go with avid evaluate",
+      sweep(options.files).size() == 1,
+      "sample: expected one weight of each method, got {} combinations | sweeps go with avid evaluate",
       sweep(options.files).size());
   const std::unique_ptr<WorldModel> world = WorldModel::load(options.files);
   const std::int64_t frames = options.frames != 0            ? options.frames

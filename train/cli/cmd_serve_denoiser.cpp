@@ -1,4 +1,4 @@
-// train/cli/cmd_serve_denoiser.cpp -- avid serve-denoiser: a base's predictions for other processes, its weights for none
+// train/cli/cmd_serve_denoiser.cpp -- avid serve-denoiser: a base's predictions for other processes
 #include <signal.h>
 
 #include <cstdio>
@@ -40,7 +40,8 @@ diffusion::ModelCard card_of(const train::FrozenBase& base, const Options& optio
   card.parameters = base.parameters;
   card.frames = base.frames;
   card.size = base.size;
-  const VideoSize video{1, base.frames != 0 ? base.frames : 8, base.size != 0 ? base.size : 64, base.size != 0 ? base.size : 64};
+  const VideoSize video{
+      1, base.frames != 0 ? base.frames : 8, base.size != 0 ? base.size : 64, base.size != 0 ? base.size : 64};
   card.flops_per_pixel = base.forward_flops(video) / static_cast<double>(video.frames * video.height * video.width);
   return card;
 }
@@ -103,8 +104,10 @@ const CommandRegistrar registrar(
       command->add_option("--timeout", options->server.timeout_s, "seconds for reading a request or writing an answer")
           ->check(CLI::PositiveNumber)
           ->capture_default_str();
-      command->add_option("--name", options->name, "what clients are told the model is called (default: the file's name)");
-      command->add_option("--schedule", options->schedule, "linear, cosine or sigmoid (default: as trained, else sigmoid)");
+      command->add_option(
+          "--name", options->name, "what clients are told the model is called (default: the file's name)");
+      command->add_option(
+          "--schedule", options->schedule, "linear, cosine or sigmoid (default: as trained, else sigmoid)");
       command->add_option("--timesteps", options->timesteps, "diffusion steps N (default: as trained, else 200)")
           ->check(CLI::PositiveNumber);
       command->add_option("--objective", options->objective, "pred_noise, pred_x0 or pred_v (default: as trained)");

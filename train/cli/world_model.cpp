@@ -52,8 +52,8 @@ struct Hints {
 void expand_run(ModelFiles& files, Hints& hints) {
   if (files.run.empty()) return;
   check<FileError>(
-      train::is_run_folder(files.run), "{}: not a folder made by avid train | weight files go with --base and --adapter",
-      files.run.string());
+      train::is_run_folder(files.run),
+      "{}: not a folder made by avid train | weight files go with --base and --adapter", files.run.string());
   const train::TrainConfig config = train::TrainConfig::load(files.run / "config.toml");
   check<ConfigError>(
       !config.is_classifier(), "{}: a classifier makes no videos | it goes with --classifier", files.run.string());
@@ -81,7 +81,8 @@ void check_files(const ModelFiles& f) {
       "no model given | use --run DIR, or --adapter F --base F, or --base F, or --model F");
   const bool mixes = !f.poe.empty() || !f.action_cfg.empty();
   check<UsageError>(f.action_model.empty() || mixes, "--action-model: needs a weight | give --poe W or --action-cfg W");
-  check<UsageError>(!f.action_model.empty() || !mixes, "--poe, --action-cfg: they mix with a second network | give --action-model F");
+  check<UsageError>(
+      !f.action_model.empty() || !mixes, "--poe, --action-cfg: they mix with a second network | give --action-model F");
   check<UsageError>(
       f.guidance.empty() == f.guidance_classifier.empty(),
       "--guidance and --guidance-classifier go together | give both or none");
@@ -104,16 +105,19 @@ void add_model_options(CLI::App* command, ModelFiles& files, const std::string& 
   control->needs(base);
   run->excludes(adapter)->excludes(base)->excludes(model)->excludes(control);
   model->excludes(adapter)->excludes(base)->excludes(control);
-  command->add_option("--control-order", files.control_order, "reversed or natural (default: as trained, else reversed)")
+  command
+      ->add_option("--control-order", files.control_order, "reversed or natural (default: as trained, else reversed)")
       ->check(CLI::IsMember({"reversed", "natural"}));
-  command->add_option("--action-model", files.action_model, "action-conditioned U-Net to mix with, weights or run folder")
+  command
+      ->add_option("--action-model", files.action_model, "action-conditioned U-Net to mix with, weights or run folder")
       ->type_name("F");
   command->add_option("--poe", files.poe, "product of experts with the action model: its weight; several are a sweep")
       ->type_name("W")
       ->expected(1, 100)
       ->allow_extra_args();
   command
-      ->add_option("--action-cfg", files.action_cfg, "action guidance by the action model: its weight; several are a sweep")
+      ->add_option(
+          "--action-cfg", files.action_cfg, "action guidance by the action model: its weight; several are a sweep")
       ->type_name("W")
       ->expected(1, 100)
       ->allow_extra_args();
@@ -227,8 +231,9 @@ void WorldModel::load_action_model(const path& place) {
       "{}: trained with {} diffusion steps, the base with {} | mix networks of one schedule", place.string(),
       action_model_->timesteps, schedule_->num_steps());
   multiple_ = std::max(multiple_, action_model_->multiple);
-  num_actions_ = num_actions_ == 0 || !takes_actions_ ? action_model_->unet->config().num_actions
-                                                      : std::min(num_actions_, action_model_->unet->config().num_actions);
+  num_actions_ = num_actions_ == 0 || !takes_actions_
+                     ? action_model_->unet->config().num_actions
+                     : std::min(num_actions_, action_model_->unet->config().num_actions);
   uses_actions_ = true;
   has_base_ = kind_ != "model";
   note("action_model", action_model_->source, action_model_->sha256);
@@ -241,8 +246,8 @@ void WorldModel::load_guidance(const path& place) {
   classifier_->to(device_);
   classifier_->set_activation_dtype(activations_);
   image_size_ = classifier_->config().image_size;
-  num_actions_ = uses_actions_ ? std::min(num_actions_, classifier_->config().num_actions)
-                               : classifier_->config().num_actions;
+  num_actions_ =
+      uses_actions_ ? std::min(num_actions_, classifier_->config().num_actions) : classifier_->config().num_actions;
   uses_actions_ = true;
   has_base_ = kind_ != "model";
   note("guidance_classifier", file.string(), sha256_of_file(file));
@@ -293,7 +298,8 @@ std::unique_ptr<WorldModel> WorldModel::load(const ModelFiles& given) {
   std::unique_ptr<WorldModel> world(new WorldModel);
   const bool takes_actions = !files.model.empty() || files.base_sees_actions;
   check<UsageError>(
-      !files.base_sees_actions || files.model.empty(), "--base-sees-actions: this model takes actions anyway | leave it out");
+      !files.base_sees_actions || files.model.empty(),
+      "--base-sees-actions: this model takes actions anyway | leave it out");
   world->device_ = Device::parse(files.device);
   world->activations_ = files.dtype == "bf16" ? DType::bf16 : DType::f32;
   auto network = train::open_base(place, hints.objective, takes_actions);

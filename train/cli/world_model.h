@@ -27,22 +27,22 @@ namespace avid::cli {
 
 /// How a model was named on the command line.
 struct ModelFiles {
-  std::filesystem::path run;          ///< a folder of avid train: networks and settings come from its config.toml
-  std::filesystem::path adapter;      ///< AVID adapter; needs base
-  std::filesystem::path controlnet;   ///< ControlNet; needs base
-  std::string base;                   ///< U-Net without actions: a weights file, a run, or http://host:port
-  std::filesystem::path model;        ///< U-Net that takes actions itself
-  std::string control_order;          ///< empty: as trained, else reversed
-  std::filesystem::path action_model; ///< second network of the mixtures
-  std::vector<double> poe, action_cfg;      ///< weights; more than one is a sweep
+  std::filesystem::path run;            ///< a folder of avid train: networks and settings come from its config.toml
+  std::filesystem::path adapter;        ///< AVID adapter; needs base
+  std::filesystem::path controlnet;     ///< ControlNet; needs base
+  std::string base;                     ///< U-Net without actions: a weights file, a run, or http://host:port
+  std::filesystem::path model;          ///< U-Net that takes actions itself
+  std::string control_order;            ///< empty: as trained, else reversed
+  std::filesystem::path action_model;   ///< second network of the mixtures
+  std::vector<double> poe, action_cfg;  ///< weights; more than one is a sweep
   std::filesystem::path guidance_classifier;
-  std::vector<double> guidance;       ///< weights of classifier guidance
-  std::int64_t first_t = 0;           ///< mixtures and guidance have weight 0 for t below it
-  bool base_sees_actions = false;     ///< the reference's quirk: a base whose action table was never trained gets actions
-  std::string schedule, objective;    ///< empty: from the files' metadata, else sigmoid and pred_x0
-  std::int64_t timesteps = 0;         ///< 0: from the files' metadata, else 200
-  std::string device = "cpu";         ///< where the networks compute
-  std::string dtype = "f32";          ///< of their activations: f32 or bf16
+  std::vector<double> guidance;     ///< weights of classifier guidance
+  std::int64_t first_t = 0;         ///< mixtures and guidance have weight 0 for t below it
+  bool base_sees_actions = false;   ///< the reference's quirk: a base whose action table was never trained gets actions
+  std::string schedule, objective;  ///< empty: from the files' metadata, else sigmoid and pred_x0
+  std::int64_t timesteps = 0;       ///< 0: from the files' metadata, else 200
+  std::string device = "cpu";       ///< where the networks compute
+  std::string dtype = "f32";        ///< of their activations: f32 or bf16
 };
 /// Declares the options of everything above. `guidance_names`: what the guiding classifier's option is called.
 void add_model_options(
