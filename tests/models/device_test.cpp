@@ -35,7 +35,7 @@ struct Outcome {
 };
 
 // Three updates of an adapter on a frozen base, then a sample of it.
-Outcome train_and_sample(Device device, DType activations, int updates = 3) {
+Outcome train_and_sample(Device device, DType activations, int updates = 3, int sample_steps = 3) {
   const diffusion::Schedule schedule(diffusion::ScheduleKind::sigmoid, 20);
   Unet3d base(micro_unet(6));
   Avid avid(make_avid_config(AvidVariant::mask, micro_unet(10)));
@@ -48,7 +48,7 @@ Outcome train_and_sample(Device device, DType activations, int updates = 3) {
   }
   PixelDenoiser frozen(base, diffusion::Objective::pred_x0, PixelDenoiser::Actions::ignore);
 
-  const std::int64_t B = 2, T = 3, H = 8, W = 4;
+  const std::int64_t B = 2, T = 3, H = 4, W = 6;
   const Tensor cond = test::random_tensor({B, 2, H, W, 3}, DType::f32, 3).to(device);
   const Tensor actions = Tensor::from_values(std::vector<std::int64_t>{0, 1, 4, 2, 2, 3}, {B, T});
   const auto parameters = avid.parameters();
@@ -83,21 +83,25 @@ Outcome train_and_sample(Device device, DType activations, int updates = 3) {
     avid.zero_grad();
   }
   for (auto& [name, tensor] : avid.export_tensors()) outcome.weights.emplace(name, tensor);
+  if (sample_steps == 0) return outcome;
   AvidDenoiser denoiser(frozen, avid);
   outcome.sample =
-      diffusion::sample(denoiser, schedule, cond, actions, T, {.num_steps = 4, .eta = 0.5, .seed = 9}).to(Device());
+      diffusion::sample(denoiser, schedule, cond, actions, T, {.num_steps = sample_steps, .eta = 0.5, .seed = 9}).to(Device());
   return outcome;
 }
 
 double largest_error(const std::map<std::string, Tensor>& got, const std::map<std::string, Tensor>& expected) {
   double worst = 0;
+  std::string worst_name;
   for (const auto& [name, reference] : expected) {
     const double error = got.contains(name) ? test::rel_l2(got.at(name), reference) : INFINITY;
     if (!(error <= worst)) {
       worst = error;
-      MESSAGE(name << ": " << error);
+      worst_name = name;
     }
   }
+  CAPTURE(worst_name);
+  CHECK(worst < 1);  // names it when it is far off
   return got.size() == expected.size() ? worst : INFINITY;
 }
 
@@ -111,16 +115,16 @@ TEST_CASE("device/avid/trains and samples as on the CPU") {
     CHECK(std::abs(sim.losses[k] - cpu.losses[k]) <= 1e-4 * cpu.losses[k]);
     CHECK(std::abs(sim.norms[k] - cpu.norms[k]) <= 1e-4 * cpu.norms[k]);
   }
-  CHECK(largest_error(sim.gradients, cpu.gradients) < 2e-4);
+  CHECK(largest_error(sim.gradients, cpu.gradients) < 1e-4);
   // Adam divides by the gradient's size: where a gradient is nearly zero its sign decides a step of 1e-3.
-  CHECK(largest_error(sim.weights, cpu.weights) < 2e-3);
-  CHECK(test::max_abs_diff(sim.sample, cpu.sample) < 2e-3);
+  CHECK(largest_error(sim.weights, cpu.weights) < 1e-3);
+  CHECK(test::max_abs_diff(sim.sample, cpu.sample) < 1e-4);
   CHECK(cpu.losses[0] != cpu.losses[2]);
 }
 
 TEST_CASE("device/avid/bf16 agrees with the CPU's emulation") {
-  const Outcome f32 = train_and_sample({}, DType::f32, 1), cpu = train_and_sample({}, DType::bf16, 1),
-                sim = train_and_sample(kDevice, DType::bf16, 1);
+  const Outcome f32 = train_and_sample({}, DType::f32, 1, 0), cpu = train_and_sample({}, DType::bf16, 1, 0),
+                sim = train_and_sample(kDevice, DType::bf16, 1, 0);
   // Both round at the same places, but sums of different order may round to neighbours.
   CHECK(std::abs(sim.losses[0] - cpu.losses[0]) <= 1e-2 * cpu.losses[0]);
   CHECK(std::abs(cpu.losses[0] - f32.losses[0]) <= 3e-2 * f32.losses[0]);
@@ -141,7 +145,8 @@ TEST_CASE("device/golden/avid_mask on the simulator") {
     CAPTURE(name);
     CHECK(test::rel_l2(outputs.at(name), file->load(name)) < 5e-6);
   }
-  CHECK(std::abs(outputs.at("loss").item() - file->load("loss").item()) < 1e-6 * file->load("loss").item());
+  // The weight of the least noisy clip magnifies the prediction's rounding.
+  CHECK(std::abs(outputs.at("loss").item() - file->load("loss").item()) < 1e-5 * file->load("loss").item());
 }
 
 TEST_CASE("device/checkpoint/moves between devices") {
