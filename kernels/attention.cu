@@ -1,0 +1,330 @@
+// kernels/attention.cu -- softmax attention on a device, tile by tile without a matrix of probabilities
+//
+// Math       kernels/attention.h. With P the probabilities and d_P = d_out v^T, row sums delta_i = sum_d d_out out:
+//              d_S = P (d_P - delta);  d_q = scale d_S k;  d_k = scale d_S^T q;  d_v = P^T d_out
+// Parallel   a block is 64 rows of one head of one sequence, 4 warps of 16 rows, and walks over tiles of 64 rows of the other
+//            side, the next tile copied (cp.async) behind the products. fwd and d_q: the block owns queries; d_k and d_v: keys,
+//            with transposed products, so that every sum stays in the registers of one warp. Products never pass through
+//            shared memory (flash_tiles.h). One text for bf16 and f32.
+// Traffic    each block reads all tiles of the other side: (rows / 64) times through L2
+// Numerics   running maximum and sum in base 2, one division at the end. bf16: P and d_S are rounded to bf16 for their
+//            products, sums in f32. f32: three TF32 products each. P is 0 in masked tails.
+// Exact      no atomics: 7 products in bwd instead of 5
+// Limits     D <= 64; D not a multiple of 16 bytes loads element by element
+// Measured   never run on a GPU yet
+// Open       128 queries per block and q kept in registers (kernel study 5.4); few queries leave warps idle
+// Oracle     kernels/attention_cpu.cpp in f64, compared in tests/sim/attention_test.cpp
+#include "kernels/attention.h"
+
+#include <algorithm>
+
+#include "kernels/device/flash_tiles.h"
+#include "kernels/device/gpu.h"
+
+namespace avid::kernels {
+namespace AVID_GPU {
+
+constexpr float kFlashLog2E = 1.4426950408889634f;
+
+/// Which 64 rows of which head: from the flat block index.
+struct FlashPlace {
+  std::int64_t b, first;
+  int n;
+  AVID_DEVICE FlashPlace(std::int64_t num_rows, std::int64_t N) {
+    const std::int64_t tiles = (num_rows + kFlashRows - 1) / kFlashRows, item = blockIdx.x / tiles;
+    first = (blockIdx.x - item * tiles) * kFlashRows;
+    b = item / N;
+    n = static_cast<int>(item - b * N);
+  }
+};
+
+/// Head n of sequence b: its first element.
+template <class Elem>
+AVID_DEVICE Elem* head_of(Rows<Elem> rows, std::int64_t b, std::int64_t length, int n, std::int64_t D) {
+  return rows.row(b * length) + n * D;
+}
+
+AVID_DEVICE float quad_sum_of(float v) {
+  v += __shfl_xor_sync(0xffffffffu, v, 1);
+  return v + __shfl_xor_sync(0xffffffffu, v, 2);
+}
+
+template <class Elem, int kD>
+__global__ void __launch_bounds__(kFlashThreads, 2) attention_fwd_kernel(AttentionArgs<Elem> p) {
+  using Tile = FlashTile<Elem, kD>;
+  SharedArena arena;
+  Elem* q_tile = arena.take<Elem>(Tile::kElems, "q");
+  Elem* k_tiles = arena.take<Elem>(2 * Tile::kElems, "k");
+  Elem* v_tiles = arena.take<Elem>(2 * Tile::kElems, "v");
+  const FlashPlace at(p.Q, p.N);
+  const int D = static_cast<int>(p.D), lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+  const Elem* k_head = head_of(p.k, at.b, p.K, at.n, p.D);
+  const Elem* v_head = head_of(p.v, at.b, p.K, at.n, p.D);
+  const int num_tiles = static_cast<int>((p.K + kFlashRows - 1) / kFlashRows);
+  const auto load = [&](int tile) {
+    if (tile < num_tiles) {
+      const std::int64_t first = std::int64_t{tile} * kFlashRows;
+      load_flash_tile<Elem, kD>(k_tiles + tile % 2 * Tile::kElems, k_head, p.k.pitch, first, p.K, D);
+      load_flash_tile<Elem, kD>(v_tiles + tile % 2 * Tile::kElems, v_head, p.v.pitch, first, p.K, D);
+    }
+    cp_async_commit();
+  };
+  load_flash_tile<Elem, kD>(q_tile, head_of(p.q, at.b, p.Q, at.n, p.D), p.q.pitch, at.first, p.Q, D);
+  load(0);
+
+  const float scale = static_cast<float>(p.scale) * kFlashLog2E;
+  float out[kD / 8][4] = {}, largest[2] = {-INFINITY, -INFINITY}, sum[2] = {};
+  for (int tile = 0; tile < num_tiles; ++tile) {
+    load(tile + 1);
+    cp_async_wait<1>();
+    __syncthreads();
+    float s[8][4];
+    multiply_rows<Elem, kD>(s, q_tile, warp * 16, k_tiles + tile % 2 * Tile::kElems, lane);
+    const std::int64_t keys = p.K - std::int64_t{tile} * kFlashRows;
+    float top[2] = {largest[0], largest[1]};
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        s[j][e] = j * 8 + 2 * t + (e & 1) < keys ? s[j][e] * scale : -INFINITY;
+        top[e >> 1] = fmaxf(top[e >> 1], s[j][e]);
+      }
+    }
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {  // the first key of a tile exists: top is finite
+      top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 1));
+      top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 2));
+      const float shrink = exp2f(largest[h] - top[h]);
+      largest[h] = top[h];
+      sum[h] *= shrink;
+#pragma unroll
+      for (int j = 0; j < kD / 8; ++j) out[j][2 * h] *= shrink, out[j][2 * h + 1] *= shrink;
+    }
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sum[e >> 1] += s[j][e] = exp2f(s[j][e] - largest[e >> 1]);
+    }
+    multiply_columns<Elem, kD>(out, s, v_tiles + tile % 2 * Tile::kElems, lane);
+    __syncthreads();  // the next round overwrites this tile's buffers
+  }
+  cp_async_wait<0>();
+  const float total[2] = {quad_sum_of(sum[0]), quad_sum_of(sum[1])};
+  const std::int64_t row0 = at.first + warp * 16;
+  store_rows<Elem, kD>(
+      head_of(p.out, at.b, p.Q, at.n, p.D), p.out.pitch, row0, p.Q, D, out, 1.0f / total[0], 1.0f / total[1], lane);
+  if (t > 0) return;
+  float* log_sum = static_cast<float*>(p.log_sum) + (at.b * p.N + at.n) * p.Q;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const std::int64_t row = row0 + g + 8 * h;
+    if (row < p.Q) log_sum[row] = (largest[h] + log2f(total[h])) * (1.0f / kFlashLog2E);
+  }
+}
+
+/// delta[b,n,i] = sum_d d_out out; a thread per element.
+template <class Elem>
+__global__ void attention_delta_kernel(AttentionArgs<Elem> p, Rows<const Elem> d_out, float* delta) {
+  const std::int64_t e = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (e >= p.B * p.N * p.Q) return;
+  const std::int64_t head = e / p.Q, i = e - head * p.Q, b = head / p.N;
+  const int n = static_cast<int>(head - b * p.N);
+  const Elem* out = head_of(p.out, b, p.Q, n, p.D) + i * p.out.pitch;
+  const Elem* d = head_of(d_out, b, p.Q, n, p.D) + i * d_out.pitch;
+  float sum = 0;
+  for (int c = 0; c < p.D; ++c) sum = fmaf(to_float(out[c]), to_float(d[c]), sum);
+  delta[e] = sum;
+}
+
+/// Of 64 queries, into shared memory: log sums in base 2 and deltas. Queries that do not exist get P = 0.
+template <class Elem>
+AVID_DEVICE void load_row_numbers(
+    float* log_sums, float* deltas, const AttentionArgs<Elem>& p, const float* all_deltas, const FlashPlace& at,
+    std::int64_t first) {
+  const int r = threadIdx.x;
+  if (r >= kFlashRows) return;
+  const std::int64_t index = (at.b * p.N + at.n) * p.Q + first + r;
+  const bool exists = first + r < p.Q;
+  log_sums[r] = exists ? static_cast<const float*>(p.log_sum)[index] * kFlashLog2E : INFINITY;
+  deltas[r] = exists ? all_deltas[index] : 0.0f;
+}
+
+template <class Elem, int kD>
+__global__ void __launch_bounds__(kFlashThreads, 2) attention_bwd_query_kernel(AttentionArgs<Elem> p, AttentionGrads<Elem> grads) {
+  using Tile = FlashTile<Elem, kD>;
+  SharedArena arena;
+  Elem* q_tile = arena.take<Elem>(Tile::kElems, "q");
+  Elem* d_out_tile = arena.take<Elem>(Tile::kElems, "d_out");
+  Elem* k_tiles = arena.take<Elem>(2 * Tile::kElems, "k");
+  Elem* v_tiles = arena.take<Elem>(2 * Tile::kElems, "v");
+  float* log_sums = arena.take<float>(kFlashRows, "log_sums");
+  float* deltas = arena.take<float>(kFlashRows, "deltas");
+  const FlashPlace at(p.Q, p.N);
+  const int D = static_cast<int>(p.D), lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+  const Elem* k_head = head_of(p.k, at.b, p.K, at.n, p.D);
+  const Elem* v_head = head_of(p.v, at.b, p.K, at.n, p.D);
+  const int num_tiles = static_cast<int>((p.K + kFlashRows - 1) / kFlashRows);
+  const auto load = [&](int tile) {
+    if (tile < num_tiles) {
+      const std::int64_t first = std::int64_t{tile} * kFlashRows;
+      load_flash_tile<Elem, kD>(k_tiles + tile % 2 * Tile::kElems, k_head, p.k.pitch, first, p.K, D);
+      load_flash_tile<Elem, kD>(v_tiles + tile % 2 * Tile::kElems, v_head, p.v.pitch, first, p.K, D);
+    }
+    cp_async_commit();
+  };
+  load_flash_tile<Elem, kD>(q_tile, head_of(p.q, at.b, p.Q, at.n, p.D), p.q.pitch, at.first, p.Q, D);
+  load_flash_tile<Elem, kD>(d_out_tile, head_of(grads.d_out, at.b, p.Q, at.n, p.D), grads.d_out.pitch, at.first, p.Q, D);
+  load_row_numbers(log_sums, deltas, p, grads.workspace, at, at.first);
+  load(0);
+
+  const float scale = static_cast<float>(p.scale);
+  float d_q[kD / 8][4] = {};
+  for (int tile = 0; tile < num_tiles; ++tile) {
+    load(tile + 1);
+    cp_async_wait<1>();
+    __syncthreads();
+    const Elem* k_tile = k_tiles + tile % 2 * Tile::kElems;
+    const std::int64_t keys = p.K - std::int64_t{tile} * kFlashRows;
+    float s[8][4], d_p[8][4];
+    multiply_rows<Elem, kD>(s, q_tile, warp * 16, k_tile, lane);
+    multiply_rows<Elem, kD>(d_p, d_out_tile, warp * 16, v_tiles + tile % 2 * Tile::kElems, lane);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int row = warp * 16 + g + 8 * (e >> 1);
+        const bool exists = j * 8 + 2 * t + (e & 1) < keys;
+        const float prob = exists ? exp2f(s[j][e] * (scale * kFlashLog2E) - log_sums[row]) : 0.0f;
+        s[j][e] = prob * (d_p[j][e] - deltas[row]);
+      }
+    }
+    multiply_columns<Elem, kD>(d_q, s, k_tile, lane);
+    __syncthreads();
+  }
+  cp_async_wait<0>();
+  store_rows<Elem, kD>(
+      head_of(grads.d_q, at.b, p.Q, at.n, p.D), grads.d_q.pitch, at.first + warp * 16, p.Q, D, d_q, scale, scale, lane);
+}
+
+template <class Elem, int kD>
+__global__ void __launch_bounds__(kFlashThreads, 2) attention_bwd_key_kernel(AttentionArgs<Elem> p, AttentionGrads<Elem> grads) {
+  using Tile = FlashTile<Elem, kD>;
+  SharedArena arena;
+  Elem* k_tile = arena.take<Elem>(Tile::kElems, "k");
+  Elem* v_tile = arena.take<Elem>(Tile::kElems, "v");
+  Elem* q_tiles = arena.take<Elem>(2 * Tile::kElems, "q");
+  Elem* d_out_tiles = arena.take<Elem>(2 * Tile::kElems, "d_out");
+  float* log_sums = arena.take<float>(2 * kFlashRows, "log_sums");
+  float* deltas = arena.take<float>(2 * kFlashRows, "deltas");
+  const FlashPlace at(p.K, p.N);
+  const int D = static_cast<int>(p.D), lane = threadIdx.x % 32, warp = threadIdx.x / 32, t = lane % 4;
+  const Elem* q_head = head_of(p.q, at.b, p.Q, at.n, p.D);
+  const Elem* d_out_head = head_of(grads.d_out, at.b, p.Q, at.n, p.D);
+  const int num_tiles = static_cast<int>((p.Q + kFlashRows - 1) / kFlashRows);
+  const auto load = [&](int tile) {
+    if (tile < num_tiles) {
+      const std::int64_t first = std::int64_t{tile} * kFlashRows;
+      const int buffer = tile % 2;
+      load_flash_tile<Elem, kD>(q_tiles + buffer * Tile::kElems, q_head, p.q.pitch, first, p.Q, D);
+      load_flash_tile<Elem, kD>(d_out_tiles + buffer * Tile::kElems, d_out_head, grads.d_out.pitch, first, p.Q, D);
+      load_row_numbers(log_sums + buffer * kFlashRows, deltas + buffer * kFlashRows, p, grads.workspace, at, first);
+    }
+    cp_async_commit();
+  };
+  load_flash_tile<Elem, kD>(k_tile, head_of(p.k, at.b, p.K, at.n, p.D), p.k.pitch, at.first, p.K, D);
+  load_flash_tile<Elem, kD>(v_tile, head_of(p.v, at.b, p.K, at.n, p.D), p.v.pitch, at.first, p.K, D);
+  load(0);
+
+  const float scale = static_cast<float>(p.scale);
+  float d_k[kD / 8][4] = {}, d_v[kD / 8][4] = {};
+  for (int tile = 0; tile < num_tiles; ++tile) {
+    load(tile + 1);
+    cp_async_wait<1>();
+    __syncthreads();
+    const int buffer = tile % 2;
+    const Elem* q_tile = q_tiles + buffer * Tile::kElems;
+    const Elem* d_out_tile = d_out_tiles + buffer * Tile::kElems;
+    float prob[8][4], d_s[8][4];  // [16 keys, 64 queries]
+    multiply_rows<Elem, kD>(prob, k_tile, warp * 16, q_tile, lane);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e)
+        prob[j][e] = exp2f(prob[j][e] * (scale * kFlashLog2E) - log_sums[buffer * kFlashRows + j * 8 + 2 * t + (e & 1)]);
+    }
+    multiply_columns<Elem, kD>(d_v, prob, d_out_tile, lane);
+    multiply_rows<Elem, kD>(d_s, v_tile, warp * 16, d_out_tile, lane);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e)
+        d_s[j][e] = prob[j][e] * (d_s[j][e] - deltas[buffer * kFlashRows + j * 8 + 2 * t + (e & 1)]);
+    }
+    multiply_columns<Elem, kD>(d_k, d_s, q_tile, lane);
+    __syncthreads();
+  }
+  cp_async_wait<0>();
+  const std::int64_t row0 = at.first + warp * 16;
+  if (grads.d_k)
+    store_rows<Elem, kD>(
+        head_of(grads.d_k, at.b, p.K, at.n, p.D), grads.d_k.pitch, row0, p.K, D, d_k, scale, scale, lane);
+  if (grads.d_v)
+    store_rows<Elem, kD>(head_of(grads.d_v, at.b, p.K, at.n, p.D), grads.d_v.pitch, row0, p.K, D, d_v, 1.0f, 1.0f, lane);
+}
+
+/// Calls f.operator()<kD>() with the capacity for heads of D channels.
+template <class F>
+void with_flash_head(std::int64_t D, F&& f) {
+  D <= 32 ? f.template operator()<32>() : f.template operator()<64>();
+}
+
+template <class Elem>
+dim3 flash_grid(const AttentionArgs<Elem>& p, std::int64_t rows) {
+  return dim3(static_cast<unsigned>((rows + kFlashRows - 1) / kFlashRows * p.N * p.B));
+}
+
+template <class Elem>
+void launch_attention_fwd(const Stream& stream, const AttentionArgs<Elem>& p) {
+  if (p.B * p.Q * p.N == 0) return;
+  with_flash_head(p.D, [&]<int kD>() {
+    const std::size_t bytes = 5 * FlashTile<Elem, kD>::kElems * sizeof(Elem);
+    launch(attention_fwd_kernel<Elem, kD>, flash_grid(p, p.Q), dim3(kFlashThreads), bytes, stream, p);
+  });
+}
+
+template <class Elem>
+void launch_attention_bwd(const Stream& stream, const AttentionArgs<Elem>& p, const AttentionGrads<Elem>& g) {
+  if (p.B * p.N == 0) return;
+  const std::int64_t queries = p.B * p.N * p.Q;
+  if (queries > 0)
+    launch(
+        attention_delta_kernel<Elem>, dim3(static_cast<unsigned>((queries + 255) / 256)), dim3(256), 0, stream, p, g.d_out,
+        g.workspace);
+  with_flash_head(p.D, [&]<int kD>() {
+    const std::size_t tiles = 6 * FlashTile<Elem, kD>::kElems * sizeof(Elem), numbers = 2 * kFlashRows * sizeof(float);
+    if (g.d_q && queries > 0)
+      launch(
+          attention_bwd_query_kernel<Elem, kD>, flash_grid(p, p.Q), dim3(kFlashThreads), tiles + numbers, stream, p, g);
+    if (g.d_k || g.d_v)
+      launch(
+          attention_bwd_key_kernel<Elem, kD>, flash_grid(p, p.K), dim3(kFlashThreads), tiles + 2 * numbers, stream, p, g);
+  });
+}
+
+}  // namespace AVID_GPU
+
+template <class Backend, class Elem>
+void attention_fwd(const Stream& stream, const AttentionArgs<Elem>& p) {
+  AVID_GPU::launch_attention_fwd(stream, p);
+}
+template <class Backend, class Elem>
+void attention_bwd(const Stream& stream, const AttentionArgs<Elem>& p, const AttentionGrads<Elem>& g) {
+  AVID_GPU::launch_attention_bwd(stream, p, g);
+}
+
+template void attention_fwd<Gpu, float>(const Stream&, const AttentionArgs<float>&);
+template void attention_fwd<Gpu, BFloat16>(const Stream&, const AttentionArgs<BFloat16>&);
+template void attention_bwd<Gpu, float>(const Stream&, const AttentionArgs<float>&, const AttentionGrads<float>&);
+template void attention_bwd<Gpu, BFloat16>(const Stream&, const AttentionArgs<BFloat16>&, const AttentionGrads<BFloat16>&);
+
+}  // namespace avid::kernels
