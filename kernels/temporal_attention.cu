@@ -2,7 +2,7 @@
 //
 // Math       kernels/temporal_attention_cpu.cpp
 // Order      fwd: one kernel where the sizes allow (temporal_attention_fused.cu), else chunk by chunk of whole clips: norm -> qkv projection -> core -> output projection + residual.
-//            bwd the same to qkv, then d_o = d_y w_out; core backward (d_qkv over qkv, o over d_o); weight gradients;
+//            bwd: one kernel to h, o and d_qkv (temporal_attention_fused_bwd.cu), or the same to qkv, then d_o = d_y w_out; core backward (d_qkv over qkv, o over d_o); then weight gradients;
 //            d_h = d_qkv w_qkv over h; norm backward with the residual's gradient. Nothing but x is kept from fwd.
 // Layout     heads padded to 8 channels (head_pitch): weights with padded heads are made here once per call
 // Traffic    the composed form writes and reads qkv and o once each; chunks keep the workspace below about 256 MB
@@ -172,15 +172,19 @@ class Block {
     linear_fwd<Gpu, Elem>(stream_, qkv_size(chunk), h_, {}, w_qkv_, nullptr, {}, qkv_, linear());
   }
 
+  TemporalFusedArgs fused(std::int64_t num_clips, Rows<const BFloat16> x, Rows<BFloat16> y) const
+    requires std::is_same_v<Elem, BFloat16>
+  {
+    return {
+        .B = num_clips, .S = p_.S, .C = p_.C, .N = p_.N, .D = p_.D, .head_pitch = plan_.head_pitch,
+        .num_pairs = plan_.num_pairs, .x = x, .gamma = p_.gamma, .w_qkv = w_qkv_, .w_out = w_out_,
+        .bias = at<float>(plan_.bias), .rotary = at<float>(plan_.rotary), .y = y};
+  }
+
   /// The whole forward pass, after prepare().
   void fwd() const {
     if constexpr (std::is_same_v<Elem, BFloat16>) {
-      if (plan_.fused) {
-        return temporal_fused_fwd<Gpu>(
-            stream_, {.B = p_.B, .S = p_.S, .C = p_.C, .N = p_.N, .D = p_.D, .head_pitch = plan_.head_pitch,
-                      .num_pairs = plan_.num_pairs, .x = p_.x, .gamma = p_.gamma, .w_qkv = w_qkv_, .w_out = w_out_,
-                      .bias = at<float>(plan_.bias), .rotary = at<float>(plan_.rotary), .y = p_.y});
-      }
+      if (plan_.fused) return temporal_fused_fwd<Gpu>(stream_, fused(p_.B, p_.x, p_.y));
     }
     for (std::int64_t chunk = 0; chunk < num_chunks(); ++chunk) fwd(chunk);
   }
@@ -192,14 +196,25 @@ class Block {
         linear());
   }
 
-  void bwd(std::int64_t chunk, const TemporalAttentionDeviceGrads<Elem>& g, float* d_bias_partials) const {
-    const bool first = chunk == 0;
-    const Rows<const Elem> d_y = of_chunk(g.d_y, chunk);
+  /// From x and d_y to h, o and d_qkv.
+  void core_bwd(std::int64_t chunk, Rows<const Elem> d_y, float* d_bias_partials) const {
+    if constexpr (std::is_same_v<Elem, BFloat16>) {
+      if (plan_.fused) {
+        return temporal_fused_bwd<Gpu>(
+            stream_, fused(clips(chunk), of_chunk(p_.x, chunk), {}),
+            {.d_y = d_y, .h = h_, .d_qkv = qkv_, .o = o_, .d_bias_partials = d_bias_partials});
+      }
+    }
     project(chunk);
     linear_bwd_data<Gpu, Elem>(stream_, out_size(chunk), d_y, w_out_, o_, {}, linear());
     TemporalCoreArgs<Elem> core_args = core(chunk);
     core_args.d_bias_partials = d_bias_partials;
     temporal_core_bwd<Gpu, Elem>(stream_, core_args);
+  }
+  void bwd(std::int64_t chunk, const TemporalAttentionDeviceGrads<Elem>& g, float* d_bias_partials) const {
+    const bool first = chunk == 0;
+    const Rows<const Elem> d_y = of_chunk(g.d_y, chunk);
+    core_bwd(chunk, d_y, d_bias_partials);
     if (g.d_w_out) {
       const Rows<float> part{at<float>(plan_.d_w_out), plan_.inner};
       linear_bwd_weight<Gpu, Elem>(stream_, out_size(chunk), d_y, o_, {}, part, nullptr, linear());
@@ -230,6 +245,7 @@ class Block {
     return at<float>(plan_.d_bias_partials) + first_row * p_.N * p_.T * p_.T;
   }
   std::int64_t num_partials(std::int64_t chunk) const {
+    if (plan_.fused) return temporal_fused_partials(clips(chunk), p_.S);
     return temporal_core_plan({clips(chunk), p_.T, p_.S, p_.N, p_.D, plan_.num_pairs}, dtype_of<Elem>, true).num_partials;
   }
   void finish_bias_table(std::int64_t num_partial_rows, Rows<float> d_table) const {

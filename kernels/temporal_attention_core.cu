@@ -278,7 +278,7 @@ __global__ void __launch_bounds__(kCoreWarps * 32, kMinBlocks)
       rotate_token(q.r[h], constants.cosine[kPair ? 0 : h], constants.sine[kPair ? 0 : h], 1.0f, scale * kLog2E);
       rotate_token(k.r[h], constants.cosine[kPair ? 0 : h], constants.sine[kPair ? 0 : h], 1.0f, 1.0f);
     }
-    TokenLogits s;
+    TokenLogits s = {};  // a pair leaves half of it unused
     token_products<kPair>(s, q, k);
     softmax_tokens<kPair>(s, constants.bias);
     std::uint32_t prob[4];
@@ -313,7 +313,7 @@ __global__ void __launch_bounds__(kCoreWarps * 32, kMinBlocks)
       rotate_token(q.r[h], constants.cosine[kPair ? 0 : h], constants.sine[kPair ? 0 : h], 1.0f, scale * kLog2E);
       rotate_token(k.r[h], constants.cosine[kPair ? 0 : h], constants.sine[kPair ? 0 : h], 1.0f, 1.0f);
     }
-    TokenLogits prob, d;
+    TokenLogits prob = {}, d = {};
     token_products<kPair>(prob, q, k);
     softmax_tokens<kPair>(prob, constants.bias);
     token_products<kPair>(d, d_o, v);

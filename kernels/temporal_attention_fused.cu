@@ -19,16 +19,14 @@
 #include <stdexcept>
 #include <string>
 
-#include "kernels/attention_block.h"
 #include "kernels/device/gpu.h"
 #include "kernels/device/temporal_fragments.h"
+#include "kernels/device/temporal_fused.h"
 
 namespace avid::kernels {
 namespace AVID_GPU {
 
-constexpr int kFusedFrames = 8, kFusedPixels = 16, kFusedRows = kFusedFrames * kFusedPixels, kFusedThreads = 128;
 constexpr int kFusedStages = 3;
-constexpr float kFusedLog2E = 1.4426950408889634f;
 
 /// kSteps x 16 channels of a row, kOutTiles x 8 channels of the output, heads of kHeadTiles x 8 channels.
 template <int kSteps, int kOutTiles, int kHeadTiles>
@@ -43,69 +41,6 @@ struct FusedShape {
   static constexpr int kSharedBytes = (kFusedRows * kRowPitch + kFusedStages * kSlice) * 2;
   static_assert(kOutTiles <= kChunks);
 };
-
-/// A row of the tile: pixel row / 8, frame row % 8; pixels are counted over all clips.
-struct FusedRow {
-  std::int64_t row;
-  bool valid;
-  AVID_DEVICE FusedRow(const TemporalFusedArgs& p, int tile_row) {
-    const unsigned pixel = blockIdx.x * kFusedPixels + tile_row / kFusedFrames, S = static_cast<unsigned>(p.S), clip = pixel / S;
-    row = (std::int64_t{clip} * kFusedFrames + tile_row % kFusedFrames) * S + (pixel - clip * S);
-    valid = clip < p.B;
-  }
-};
-
-/// h = normalised rows of a warp into shared memory; a quad of lanes per row.
-template <class Shape>
-AVID_DEVICE void normalise_rows(const TemporalFusedArgs& p, bf16* rows, int warp, int g, int t) {
-  constexpr int kPerLane = (Shape::kChunks + 3) / 4;
-  const int C = static_cast<int>(p.C), chunks = (C + 7) / 8;
-  for (int pass = 0; pass < 4; ++pass) {
-    const int r = warp * 32 + pass * 8 + g;
-    const FusedRow at(p, r);
-    const bf16* from = p.x.row(at.row);
-    std::uint32_t v[kPerLane][4];
-    float sum = 0, squares = 0;
-#pragma unroll
-    for (int j = 0; j < kPerLane; ++j) {
-      const int c = j * 4 + t;
-      const uint4 chunk = at.valid && c < chunks ? *reinterpret_cast<const uint4*>(from + c * 8) : make_uint4(0, 0, 0, 0);
-      v[j][0] = chunk.x, v[j][1] = chunk.y, v[j][2] = chunk.z, v[j][3] = chunk.w;
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        const float2 pair = unpack_bf16x2(v[j][k]);  // the gap behind a row is zero
-        sum += pair.x + pair.y;
-      }
-    }
-    const float mean = quad_sum(sum) / C;
-#pragma unroll
-    for (int j = 0; j < kPerLane; ++j) {
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        const int c = (j * 4 + t) * 8 + 2 * k;
-        const float2 pair = unpack_bf16x2(v[j][k]);
-        if (c < C) squares = fmaf(pair.x - mean, pair.x - mean, squares);
-        if (c + 1 < C) squares = fmaf(pair.y - mean, pair.y - mean, squares);
-      }
-    }
-    const float rstd = rsqrtf(quad_sum(squares) / C + static_cast<float>(kPrenormEps));
-#pragma unroll
-    for (int j = 0; j < kPerLane; ++j) {
-      const int chunk = j * 4 + t;
-      if (chunk >= Shape::kChunks) continue;
-      std::uint32_t h[4];
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        const int c = chunk * 8 + 2 * k;
-        const float2 pair = unpack_bf16x2(v[j][k]);
-        const float first = c < C ? (pair.x - mean) * rstd * p.gamma[c] : 0.0f;
-        const float second = c + 1 < C ? (pair.y - mean) * rstd * p.gamma[c + 1] : 0.0f;
-        h[k] = pack_bf16x2(first, second);
-      }
-      *reinterpret_cast<uint4*>(rows + r * Shape::kRowPitch + chunk * 8) = make_uint4(h[0], h[1], h[2], h[3]);
-    }
-  }
-}
 
 /// Starts copying slice `index` of the weights: q, k, v and output of head 0, then of head 1, ... Behind the last one only
 /// an empty group is committed.
@@ -195,7 +130,8 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
   load_weight_slice<Shape>(p, slices, 0);
   load_weight_slice<Shape>(p, slices, 1);
-  normalise_rows<Shape>(p, tile, warp, g, t);
+  normalise_rows<Shape::kChunks, Shape::kRowPitch>(
+      tile, p.x, p.gamma, static_cast<int>(p.C), p.B, p.S, blockIdx.x, {}, warp, g, t);
   float cosine[4], sine[4];
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
@@ -227,7 +163,7 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
           for (int e = 0; e < 4; ++e)
             q[i][k][e] = pack_bf16x2(acc[i][2 * k + e / 2][2 * (e % 2)], acc[i][2 * k + e / 2][2 * (e % 2) + 1]);
     }
-    TokenLogits s[2];
+    TokenLogits s[2] = {};
     {
       HeadAccumulators acc;
       project_rows<Shape, kSteps, kHeadTiles>(acc, rows, next_weights(), lane);
@@ -248,7 +184,7 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
         s[i].v[1][1][0] = second[2], s[i].v[1][1][1] = second[3];
       }
     }
-    TokenLogits bias;
+    TokenLogits bias = {};
 #pragma unroll
     for (int e = 0; e < 2; ++e)
       bias.v[0][0][e] = bias.v[1][1][e] = p.bias[(head * kFusedFrames + g) * kFusedFrames + 2 * t + e] * kFusedLog2E;
@@ -330,7 +266,7 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
   const int chunks = static_cast<int>((p.C + 7) / 8);
   for (int e = lane; e < 32 * chunks; e += 32) {
     const int r = e / chunks, c = e - r * chunks;
-    const FusedRow at(p, warp * 32 + r);
+    const FusedRow at(p.B, p.S, blockIdx.x, warp * 32 + r);
     if (!at.valid) continue;
     const uint4 a = *reinterpret_cast<const uint4*>(stage + r * Shape::kRowPitch + c * 8);
     const uint4 b = *reinterpret_cast<const uint4*>(p.x.row(at.row) + c * 8);

@@ -30,6 +30,21 @@ inline constexpr TemporalFusedShape kTemporalFusedShapes[] = {{32, 32}, {56, 56}
 /// Index of the fused kernel that these sizes fill well, or -1: then the block is composed.
 int temporal_fused_kernel(DType dtype, std::int64_t T, std::int64_t C, std::int64_t D, std::int64_t R);
 
+/// What the backward pass reads and writes beside the arguments; it does not use y.
+struct TemporalFusedGrads {
+  Rows<const BFloat16> d_y;            ///< [B*8*S,C]
+  Rows<BFloat16> h, d_qkv, o;          ///< written: [B*8*S,C], [B*8*S,3*N*head_pitch], [B*8*S,N*head_pitch]
+  float* d_bias_partials = nullptr;    ///< [temporal_fused_partials(B, S)][N,8,8], every element written; or null
+};
+
+/// Blocks of the backward kernel, each of which writes one row of d_bias_partials.
+std::int64_t temporal_fused_partials(std::int64_t B, std::int64_t S);
+
+/// Everything between x, d_y and the weight gradients: h = prenorm(x), attention's output o and the gradient of the
+/// projected rows, from which products give the gradients of the weights and of h.
+template <class Backend>
+void temporal_fused_bwd(const Stream& stream, const TemporalFusedArgs& p, const TemporalFusedGrads& g);
+
 template <class Backend>
 void temporal_fused_fwd(const Stream& stream, const TemporalFusedArgs& p);
 

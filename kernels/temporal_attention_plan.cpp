@@ -32,6 +32,10 @@ int temporal_fused_kernel(DType dtype, std::int64_t T, std::int64_t C, std::int6
   return -1;
 }
 
+std::int64_t temporal_fused_partials(std::int64_t B, std::int64_t S) {
+  return std::clamp<std::int64_t>((B * S + 15) / 16, 1, 264);  // two blocks on each SM of the largest device
+}
+
 template <class Elem>
 TemporalAttentionPlan temporal_attention_plan(const TemporalAttentionDeviceArgs<Elem>& p, bool backward) {
   TemporalAttentionPlan plan;
@@ -47,7 +51,10 @@ TemporalAttentionPlan temporal_attention_plan(const TemporalAttentionDeviceArgs<
   const std::int64_t rows = plan.clips_per_chunk * rows_per_clip;
   const TemporalCorePlan core = temporal_core_plan(
       {plan.clips_per_chunk, p.T, p.S, p.N, p.D, plan.num_pairs}, dtype_of<Elem>, backward);
-  plan.num_partials = plan.num_chunks * core.num_partials;
+  // The sums of d_bias of a backward block live in shared memory: up to 16 heads.
+  plan.fused = temporal_fused_kernel(dtype_of<Elem>, p.T, p.C, p.D, p.R) >= 0 && (!backward || p.N <= 16);
+  plan.num_partials =
+      plan.num_chunks * (plan.fused ? temporal_fused_partials(plan.clips_per_chunk, p.S) : core.num_partials);
 
   const auto take = [&plan](std::int64_t bytes) {
     const std::int64_t at = plan.total_bytes;
@@ -60,8 +67,7 @@ TemporalAttentionPlan temporal_attention_plan(const TemporalAttentionDeviceArgs<
   }
   plan.rotary = take(p.T * plan.num_pairs * 2 * 4);
   plan.bias = take(p.N * p.T * p.T * 4);
-  plan.fused = !backward && temporal_fused_kernel(dtype_of<Elem>, p.T, p.C, p.D, p.R) >= 0;
-  if (plan.fused) return plan;
+  if (plan.fused && !backward) return plan;
   plan.h = take(rows * plan.h_pitch * elem);
   plan.qkv = take(rows * 3 * plan.inner * elem);
   plan.o = take(rows * plan.inner * elem);

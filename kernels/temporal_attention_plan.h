@@ -16,7 +16,8 @@ struct TemporalAttentionPlan {
   std::int64_t h_pitch = 0;     ///< C rounded up to 8
   std::int64_t num_partials = 0;  ///< rows of d_bias_partials, all chunks together
 
-  bool fused = false;  ///< fwd runs as one kernel on all clips: no rows in the workspace
+  /// fwd runs as one kernel on all clips, without rows in the workspace; bwd begins with one kernel per chunk.
+  bool fused = false;
 
   // Constant during a pass. Weights with padded heads, absent (-1) when D is a multiple of 8.
   std::int64_t w_qkv = -1, w_out = -1, rotary = -1, bias = -1;
