@@ -52,11 +52,11 @@ WeightGradSplits weight_grad_splits(const GatherWeightGrad<Elem>& p) {
   const std::int64_t positions = std::int64_t{p.B} * p.t.result * p.y.result * p.x.result;
   if (plan.M == 0 || p.num_columns == 0 || positions == 0) return plan;
   const std::int64_t steps = ceil_div(positions, kWeightGradPositions);
-  WeightGradTiles<Elem>::choose(p.tile, plan.M, p.num_columns, [&]<class Tile>() {
+  plan.most_splits = std::max<std::int64_t>(1, steps / 8);
+  WeightGradTiles<Elem>::choose(p.tile, plan.M, p.num_columns, plan.most_splits, [&]<class Tile>() {
     const std::int64_t tiles = ceil_div(plan.M, Tile::BM) * ceil_div(p.num_columns, Tile::BN);
-    // Fill the device twice over at most, and give every split at least 8 steps: its partial sums cost a write and a read.
-    const std::int64_t wanted = std::clamp<std::int64_t>(2 * kBlockSlots / tiles, 1, std::max<std::int64_t>(1, steps / 8));
-    plan.steps_per_split = static_cast<int>(ceil_div(steps, wanted));
+    const std::int64_t splits = std::clamp<std::int64_t>(2 * kBlockSlots / tiles, 1, plan.most_splits);
+    plan.steps_per_split = static_cast<int>(ceil_div(steps, splits));
   });
   plan.splits = static_cast<int>(ceil_div(steps, plan.steps_per_split));
   return plan;

@@ -311,7 +311,7 @@ void gather_gemm(const Stream& stream, const GatherGemm<Elem>& p) {
   const int phases = p.adjoint ? p.t.stride * p.y.stride * p.x.stride : 1;
   const std::int64_t N = std::int64_t{p.out[0].chunks + p.out[1].chunks} * kChunk<Elem>;
   if (M == 0 || N == 0) return;
-  GatherGemmTiles<Elem>::choose(p.tile, M * phases, N, [&]<class Tile>() {
+  GatherGemmTiles<Elem>::choose(p.tile, M * phases, N, 1, [&]<class Tile>() {
     const dim3 grid(
         static_cast<unsigned>((M + Tile::BM - 1) / Tile::BM), static_cast<unsigned>((N + Tile::BN - 1) / Tile::BN),
         static_cast<unsigned>(phases));

@@ -108,7 +108,8 @@ struct GatherWeightGrad {
 
 /// How the positions are cut, by shape alone.
 struct WeightGradSplits {
-  std::int64_t M = 0;  ///< (source, tap, chunk of channels) in elements
+  std::int64_t M = 0;           ///< (source, tap, chunk of channels) in elements
+  std::int64_t most_splits = 1;  ///< every split takes 8 steps at least: its partial sums cost a write and a read
   int splits = 0, steps_per_split = 0;  ///< steps of kWeightGradPositions positions
 };
 inline constexpr int kWeightGradPositions = 32;

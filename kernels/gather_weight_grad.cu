@@ -315,7 +315,7 @@ void gather_weight_grad(const Stream& stream, const GatherWeightGrad<Elem>& p) {
   if (elements == 0) return;
   const WeightGradSplits plan = weight_grad_splits(p);
   if (plan.splits > 0) {
-    WeightGradTiles<Elem>::choose(p.tile, plan.M, p.num_columns, [&]<class Tile>() {
+    WeightGradTiles<Elem>::choose(p.tile, plan.M, p.num_columns, plan.most_splits, [&]<class Tile>() {
       const auto tiles = [&](int s) { return static_cast<int>((taps * p.source[s].chunks * kChunk<Elem> + Tile::BM - 1) / Tile::BM); };
       const dim3 grid(
           static_cast<unsigned>(tiles(0) + tiles(1)), static_cast<unsigned>((p.num_columns + Tile::BN - 1) / Tile::BN),

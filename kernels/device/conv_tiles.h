@@ -25,22 +25,23 @@ struct GemmTile {
 /// Blocks that run at a time in the rule above.
 inline constexpr std::int64_t kBlockSlots = 216;
 
-/// Predicted time of a product with this tile, in units of results per slot at full rate.
-constexpr double tile_cost(std::int64_t M, std::int64_t N, int BM, int BN, double share) {
-  const std::int64_t blocks = (M + BM - 1) / BM * ((N + BN - 1) / BN);
+/// Predicted time of a product with this tile, in units of results per slot at full rate. `splits` blocks work on each tile.
+constexpr double tile_cost(std::int64_t M, std::int64_t N, std::int64_t splits, int BM, int BN, double share) {
+  const std::int64_t blocks = (M + BM - 1) / BM * ((N + BN - 1) / BN) * splits;
   const std::int64_t waves = (blocks + kBlockSlots - 1) / kBlockSlots;
   // Beyond a few waves the last, partly filled one matters less: count blocks exactly.
   const double rounds = waves > 4 ? static_cast<double>(blocks) / static_cast<double>(kBlockSlots) : static_cast<double>(waves);
   return rounds * BM * BN / share;
 }
 
-/// Calls f.operator()<Tile>() with the given tile of the list, or with the best for an M x N product if that is negative.
+/// Calls f.operator()<Tile>() with the given tile of the list, or, if that is negative, with the best for an M x N product
+/// whose tiles can be shared by up to `splits` blocks.
 template <class... Entries>
 struct TileList {
   static constexpr int kCount = sizeof...(Entries);
   template <class F>
-  static void choose(int given, std::int64_t M, std::int64_t N, F&& f) {
-    const double costs[kCount] = {tile_cost(M, N, Entries::Tile::BM, Entries::Tile::BN, Entries::share)...};
+  static void choose(int given, std::int64_t M, std::int64_t N, std::int64_t splits, F&& f) {
+    const double costs[kCount] = {tile_cost(M, N, splits, Entries::Tile::BM, Entries::Tile::BN, Entries::share)...};
     int best = given < 0 ? 0 : given;
     for (int i = 1; i < kCount && given < 0; ++i)
       if (costs[i] < costs[best]) best = i;
@@ -71,7 +72,7 @@ struct GatherGemmTiles<BFloat16> : TileList<
     TileEntry<72,   192, 104, 48, 104, 3>, // C = 100, 200
     TileEntry<70,   128, 128, 64, 64, 4>,
     TileEntry<73,   128, 160, 64, 80, 3>,  // C = 400, 800
-    TileEntry<75,   128, 192, 64, 96, 3>   // C = 180, 360, 720
+    TileEntry<76,   128, 192, 64, 96, 3>   // C = 180, 360, 720
     > {};
 
 template <>
