@@ -23,7 +23,8 @@ DenoiserInput without_actions(DenoiserInput input) {
 template <class F>
 TimeTable over_time(const Schedule& schedule, const ComposeOptions& options, F f) {
   std::vector<double> values;
-  for (std::int64_t t = 0; t < schedule.num_steps(); ++t) values.push_back(f(t < options.first_t ? 0.0 : options.weight));
+  for (std::int64_t t = 0; t < schedule.num_steps(); ++t)
+    values.push_back(f(t < options.first_t ? 0.0 : options.weight));
   return TimeTable(std::move(values));
 }
 double lambda_itself(double lambda) { return lambda; }
@@ -46,7 +47,8 @@ Tensor ProductOfExperts::predict(const DenoiserInput& input) {
   const Tensor action = predict_x0(schedule_, action_model_, input);
   check_shape(action, base.shape(), "product of experts", "action model's prediction");
   check_times(schedule_, input.t, base.dim(0), "product of experts");
-  return clip_mix(base, {.table = of_base_.on(base.device())}, action, {.table = of_action_.on(base.device())}, input.t);
+  return clip_mix(
+      base, {.table = of_base_.on(base.device())}, action, {.table = of_action_.on(base.device())}, input.t);
 }
 
 ActionGuidance::ActionGuidance(const Schedule& schedule, Denoiser& base, Denoiser& action_model, ComposeOptions options)

@@ -26,7 +26,7 @@ Tensor weighted_sum(
 void check_times(const Schedule& schedule, const Tensor& t, std::int64_t num_clips, const char* where) {
   check_shape(t, {num_clips}, where, "t");
   check_dtype(t, DType::i64, where, "t");
-  if (t.device().is_gpu()) return;  // not read back: a time outside the schedule gives NaN there (tensor/ops/clip_mix.h)
+  if (t.device().is_gpu()) return;  // not read back: a time outside gives NaN there (tensor/ops/clip_mix.h)
   for (std::int64_t b = 0; b < num_clips; ++b) {
     const std::int64_t time = t.data<std::int64_t>()[b];
     check<ConfigError>(

@@ -1,8 +1,8 @@
 // diffusion/parameterisation.h -- adding noise, and going between noise, clean video and velocity (pixel.md 1.3)
 //
 // Videos are [B,T,H,W,C], f32 or f64 (f32 or bf16 on a device), channels-last; t is [B] i64, one time per clip, on the
-// device of the videos. Coefficients: the schedule's f32 tables whatever the dtype of the videos, so that f64 results are
-// those of the original run in f64. On a device a time outside the schedule gives NaN instead of an error.
+// device of the videos. Coefficients: the schedule's f32 tables whatever the dtype of the videos, so that f64 results
+// are those of the original run in f64. On a device a time outside the schedule gives NaN instead of an error.
 // All functions throw ShapeError / DTypeError on mismatch and ConfigError if some t is outside the schedule.
 #pragma once
 

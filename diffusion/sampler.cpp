@@ -48,7 +48,8 @@ class Sampling {
       Tensor x0_hat = x0_from_output(schedule_, denoiser_.objective(), output, x, input.t).clone();
       clamp_to_unit(x0_hat);
       const bool random = pair.next >= 0 && (options_.kind == SamplerKind::ddpm || options_.eta > 0);
-      const Tensor z = random ? draw(static_cast<std::int64_t>(i) + 1, shape, cond.dtype(), cond.device(), first_clip) : Tensor{};
+      const Tensor z =
+          random ? draw(static_cast<std::int64_t>(i) + 1, shape, cond.dtype(), cond.device(), first_clip) : Tensor{};
       if (options_.kind == SamplerKind::ddim) {
         x = ddim_step(schedule_, pair, options_.eta, x0_hat, x, z);
       } else {
@@ -75,8 +76,7 @@ class Sampling {
   bool guided(std::int64_t t) const { return options_.guidance.gradient && t >= options_.guidance.first_t && t > 0; }
   double variance(std::int64_t t) const { return schedule_.f32().posterior_variance[static_cast<std::size_t>(t)]; }
 
-  Tensor draw(
-      std::int64_t number, const Shape& shape, DType dtype, Device device, std::int64_t first_clip) const {
+  Tensor draw(std::int64_t number, const Shape& shape, DType dtype, Device device, std::int64_t first_clip) const {
     if (options_.noise) {
       const Tensor given = options_.noise(number, shape, dtype).to(device);
       check_shape(given, shape, "sampler", "given noise");
@@ -165,7 +165,8 @@ Tensor sample(
   const Sampling sampling(denoiser, schedule, options, num_clips);
   const std::int64_t batch = options.batch_clips > 0 ? options.batch_clips : num_clips;
   if (batch >= num_clips) return sampling.run(cond, actions, num_frames, 0);
-  Tensor out = Tensor::empty({num_clips, num_frames, cond.dim(2), cond.dim(3), cond.dim(4)}, cond.dtype(), cond.device());
+  Tensor out =
+      Tensor::empty({num_clips, num_frames, cond.dim(2), cond.dim(3), cond.dim(4)}, cond.dtype(), cond.device());
   for (std::int64_t first = 0; first < num_clips; first += batch) {
     const std::int64_t end = std::min(first + batch, num_clips);
     Tensor part = out.slice(first, end);

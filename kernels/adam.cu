@@ -5,9 +5,10 @@
 //            average += share (param - average);  shadow = bf16(param)
 // Layout     any number of flat f32 buffers ("segments"), cut into chunks of 65536 elements; a device table holds their
 //            pointers, because a launch cannot carry hundreds as arguments
-// Parallel   a block owns a chunk and finds its segment by bisection. adam_measure: one partial sum of squares per chunk,
-//            then one block adds them, finds the first bad segment and writes the record. adam_apply: one pass
-// Traffic    per parameter: measure reads 4 bytes; apply reads 16 and writes 12, + 8 with the average, + 2 with the copy
+// Parallel   a block owns a chunk and finds its segment by bisection. adam_measure: one partial sum of squares per
+//            chunk, then one block adds them, finds the first bad segment and writes the record. adam_apply: one pass
+// Traffic    per parameter: measure reads 4 bytes; apply reads 16 and writes 12, + 8 with the average, + 2 with the
+//            copy
 // Numerics   element-wise in f32 with the step's numbers rounded once; squares and their sum in f64, where finite f32
 //            gradients cannot overflow: the sum is not finite exactly if some gradient is not. The average moves in f64
 //            with one rounding: over a run it takes thousands of small steps. Same bits in every run
@@ -42,8 +43,7 @@ AdamFactors factors_of(const AdamStep& step) {
       .keep = static_cast<float>(1 - step.lr * step.weight_decay)};
 }
 
-AVID_DEVICE float adam_element(
-    const AdamFactors& f, float size, float root, float param, float g, float& m, float& v) {
+AVID_DEVICE float adam_element(const AdamFactors& f, float size, float root, float param, float g, float& m, float& v) {
   m = f.beta1 * m + f.rest1 * g;
   v = f.beta2 * v + f.rest2 * g * g;
   return f.keep * param - size * m / (__fsqrt_rn(v) * root + f.eps);

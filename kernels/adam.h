@@ -67,8 +67,8 @@ void adam_measure(
     const Stream& stream, const AdamSegments& parameters, const AdamStep& step, double max_norm, AdamRecord* record,
     double* workspace);
 
-/// One Adam step of all parameters by the record that adam_measure left: nothing happens when some gradient is not finite.
-/// Corrections, clipping and step size come from the record, the rest from `step`. Then
+/// One Adam step of all parameters by the record that adam_measure left: nothing happens when some gradient is not
+/// finite. Corrections, clipping and step size come from the record, the rest from `step`. Then
 /// average += average_share * (param - average) and shadow = param, where they exist.
 template <class Backend>
 void adam_apply(

@@ -40,8 +40,8 @@ __global__ void __launch_bounds__(kPointwiseBlock) clip_mix_kernel(ClipMixDevice
   store_pack(p.out.data + offset, out);
 }
 
-__global__ void __launch_bounds__(kPointwiseBlock) clip_lookup_kernel(
-    const float* table, std::int64_t num_times, const std::int64_t* t, std::int64_t B, float* out) {
+__global__ void __launch_bounds__(kPointwiseBlock)
+    clip_lookup_kernel(const float* table, std::int64_t num_times, const std::int64_t* t, std::int64_t B, float* out) {
   const std::int64_t b = grid_index();
   if (b < B) out[b] = factor_of({table, 1.0f}, t[b], num_times);
 }
@@ -61,7 +61,8 @@ void clip_mix_fwd(const Stream& stream, const ClipMixDeviceArgs<Elem>& p) {
 
 template <class Backend>
 void clip_lookup(
-    const Stream& stream, const float* table, std::int64_t num_times, const std::int64_t* t, std::int64_t B, float* out) {
+    const Stream& stream, const float* table, std::int64_t num_times, const std::int64_t* t, std::int64_t B,
+    float* out) {
   AVID_GPU::launch_items(AVID_GPU::clip_lookup_kernel, B, stream, table, num_times, t, B, out);
 }
 

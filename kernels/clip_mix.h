@@ -41,7 +41,7 @@ struct ClipMixDeviceArgs {
   ClipFactorDevice of_x, of_y, divisor;
   const std::int64_t* t = nullptr;  ///< [B], device; may be null when no factor has a table
   std::int64_t num_times = 0;       ///< length of the tables
-  Rows<Elem> out;  ///< may be x or y; the same pitch as those, whole 16-byte packs; gaps become zero
+  Rows<Elem> out;                   ///< may be x or y; the same pitch as those, whole 16-byte packs; gaps become zero
 };
 template <class Backend, class Elem>
 void clip_mix_fwd(const Stream& stream, const ClipMixDeviceArgs<Elem>& p);
@@ -49,6 +49,7 @@ void clip_mix_fwd(const Stream& stream, const ClipMixDeviceArgs<Elem>& p);
 /// out[b] = table[t_b], NaN for a t_b outside the table; all f32 on the device, b < B.
 template <class Backend>
 void clip_lookup(
-    const Stream& stream, const float* table, std::int64_t num_times, const std::int64_t* t, std::int64_t B, float* out);
+    const Stream& stream, const float* table, std::int64_t num_times, const std::int64_t* t, std::int64_t B,
+    float* out);
 
 }  // namespace avid::kernels

@@ -73,8 +73,7 @@ template <class Backend, class Elem>
 void cross_entropy_fwd(
     const Stream& stream, Rows<const Elem> logits, const std::int64_t* ids, std::int64_t num_rows, std::int64_t A,
     float* loss, float* workspace) {
-  AVID_GPU::launch_items(
-      AVID_GPU::row_losses_kernel<Elem>, 32 * num_rows, stream, logits, ids, num_rows, A, workspace);
+  AVID_GPU::launch_items(AVID_GPU::row_losses_kernel<Elem>, 32 * num_rows, stream, logits, ids, num_rows, A, workspace);
   AVID_GPU::launch(
       AVID_GPU::mean_loss_kernel, dim3(1), dim3(AVID_GPU::kPointwiseBlock), 0, stream, workspace, num_rows, loss);
 }
@@ -87,10 +86,10 @@ void cross_entropy_bwd(
       AVID_GPU::cross_entropy_bwd_kernel<Elem>, 32 * num_rows, stream, logits, ids, num_rows, A, d_loss, d_logits);
 }
 
-#define AVID_INSTANTIATE(Elem)                                                                                    \
-  template void cross_entropy_fwd<Gpu, Elem>(                                                                     \
-      const Stream&, Rows<const Elem>, const std::int64_t*, std::int64_t, std::int64_t, float*, float*);          \
-  template void cross_entropy_bwd<Gpu, Elem>(                                                                     \
+#define AVID_INSTANTIATE(Elem)                                                                           \
+  template void cross_entropy_fwd<Gpu, Elem>(                                                            \
+      const Stream&, Rows<const Elem>, const std::int64_t*, std::int64_t, std::int64_t, float*, float*); \
+  template void cross_entropy_bwd<Gpu, Elem>(                                                            \
       const Stream&, Rows<const Elem>, const std::int64_t*, std::int64_t, std::int64_t, const float*, Rows<Elem>);
 AVID_INSTANTIATE(float)
 AVID_INSTANTIATE(BFloat16)

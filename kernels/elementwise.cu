@@ -3,7 +3,8 @@
 // Math       silu(x) = x s,  s = 1 / (1 + exp(-x));   silu'(x) = s (1 + x (1 - s))
 //            gelu(x) = x Phi(x), Phi(x) = erfc(-x / sqrt 2) / 2;   gelu'(x) = Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi)
 // Layout     flat buffers, gaps included: every function maps zeros to zero
-// Parallel   a thread owns one pack of 16 bytes; the last pack of a buffer that is no whole number of packs element-wise
+// Parallel   a thread owns one pack of 16 bytes; the last pack of a buffer that is no whole number of packs
+//            element-wise
 // Traffic    reads one or two, writes one buffer
 // Numerics   f32 arithmetic, one rounding at the store; erfc, not 1 + erf: the latter cancels for negative x
 // Limits     n < 2^41
@@ -144,14 +145,14 @@ void find_non_finite(const Stream& stream, const Elem* x, std::int64_t n, std::i
   AVID_GPU::launch_items(AVID_GPU::find_non_finite_kernel<Elem>, AVID_GPU::packs<Elem>(n), stream, x, n, found);
 }
 
-#define AVID_INSTANTIATE(Elem)                                                                        \
-  template void silu_fwd<Gpu, Elem>(const Stream&, const Elem*, Elem*, std::int64_t);                 \
-  template void silu_bwd<Gpu, Elem>(const Stream&, const Elem*, const Elem*, Elem*, std::int64_t);    \
-  template void gelu_fwd<Gpu, Elem>(const Stream&, const Elem*, Elem*, std::int64_t);                 \
-  template void gelu_bwd<Gpu, Elem>(const Stream&, const Elem*, const Elem*, Elem*, std::int64_t);    \
-  template void add_fwd<Gpu, Elem>(const Stream&, const Elem*, const Elem*, Elem*, std::int64_t);     \
-  template void scale_fwd<Gpu, Elem>(const Stream&, const Elem*, float, Elem*, std::int64_t);         \
-  template void clamp_unit<Gpu, Elem>(const Stream&, Elem*, std::int64_t);                            \
+#define AVID_INSTANTIATE(Elem)                                                                     \
+  template void silu_fwd<Gpu, Elem>(const Stream&, const Elem*, Elem*, std::int64_t);              \
+  template void silu_bwd<Gpu, Elem>(const Stream&, const Elem*, const Elem*, Elem*, std::int64_t); \
+  template void gelu_fwd<Gpu, Elem>(const Stream&, const Elem*, Elem*, std::int64_t);              \
+  template void gelu_bwd<Gpu, Elem>(const Stream&, const Elem*, const Elem*, Elem*, std::int64_t); \
+  template void add_fwd<Gpu, Elem>(const Stream&, const Elem*, const Elem*, Elem*, std::int64_t);  \
+  template void scale_fwd<Gpu, Elem>(const Stream&, const Elem*, float, Elem*, std::int64_t);      \
+  template void clamp_unit<Gpu, Elem>(const Stream&, Elem*, std::int64_t);                         \
   template void find_non_finite<Gpu, Elem>(const Stream&, const Elem*, std::int64_t, std::int32_t*);
 AVID_INSTANTIATE(float)
 AVID_INSTANTIATE(BFloat16)

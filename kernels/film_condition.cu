@@ -65,10 +65,10 @@ void film_condition_bwd(
       d_out, d_time_code, d_action_code);
 }
 
-#define AVID_INSTANTIATE(Elem)                                                                     \
-  template void film_condition_fwd<Gpu, Elem>(                                                     \
-      const Stream&, const FilmConditionSizes&, Rows<const Elem>, Rows<const Elem>, Rows<Elem>);   \
-  template void film_condition_bwd<Gpu, Elem>(                                                     \
+#define AVID_INSTANTIATE(Elem)                                                                   \
+  template void film_condition_fwd<Gpu, Elem>(                                                   \
+      const Stream&, const FilmConditionSizes&, Rows<const Elem>, Rows<const Elem>, Rows<Elem>); \
+  template void film_condition_bwd<Gpu, Elem>(                                                   \
       const Stream&, const FilmConditionSizes&, Rows<const Elem>, Rows<Elem>, Rows<Elem>);
 AVID_INSTANTIATE(float)
 AVID_INSTANTIATE(BFloat16)

@@ -56,10 +56,10 @@ void frames_to_u8(
   AVID_GPU::launch_items(AVID_GPU::frames_to_u8_kernel<Elem>, num_rows, stream, x, num_rows, C, out);
 }
 
-#define AVID_INSTANTIATE(Elem)                                                                 \
-  template void frames_from_u8<Gpu, Elem>(                                                     \
-      const Stream&, Rows<const std::uint8_t>, std::int64_t, std::int64_t, Rows<Elem>);        \
-  template void frames_to_u8<Gpu, Elem>(                                                       \
+#define AVID_INSTANTIATE(Elem)                                                          \
+  template void frames_from_u8<Gpu, Elem>(                                              \
+      const Stream&, Rows<const std::uint8_t>, std::int64_t, std::int64_t, Rows<Elem>); \
+  template void frames_to_u8<Gpu, Elem>(                                                \
       const Stream&, Rows<const Elem>, std::int64_t, std::int64_t, Rows<std::uint8_t>);
 AVID_INSTANTIATE(float)
 AVID_INSTANTIATE(BFloat16)

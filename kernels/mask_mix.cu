@@ -1,23 +1,23 @@
 // kernels/mask_mix.cu -- blend of a frozen prediction with its adapter's, on a device
 //
-// The smallest complete example of a kernel file here: forward, backward, a sum over everything that is the same in every
-// run, rows with gaps. docs/kernels/mask_mix.md walks through it.
+// The smallest complete example of a kernel file here: forward, backward, a sum over everything that is the same in
+// every run, rows with gaps. docs/kernels/mask_mix.md walks through it.
 //
 // Math       m = sigmoid(w * logit + b);  out = m * base + (1 - m) * colour
 //            d_m = sum_c d_out * (base - colour);  d_s = d_m * m * (1 - m)
 //            d_logit = w * d_s;  d_w = sum d_s * logit;  d_b = sum d_s;  d_colour = (1 - m) * d_out;
 //            d_base = m * d_out
 // Layout     base, out, d_out, d_base [P,C] and adapter, d_adapter [P,C+1] in rows of whole 16-byte packs: with C = 3 a
-//            pixel is one pack of every tensor, in f32 (4 of 4 elements) as in bf16 (3 or 4 of 8). mask [P] in f32, also
-//            one pack per pixel
+//            pixel is one pack of every tensor, in f32 (4 of 4 elements) as in bf16 (3 or 4 of 8). mask [P] in f32,
+//            also one pack per pixel
 // Parallel   a thread owns a pixel: neighbouring threads touch neighbouring 16 bytes. Forward: one thread per pixel.
-//            Backward: at most 1024 blocks of 256 threads step through the pixels together, so that the sums for d_w and
-//            d_b leave few partial results; sum_partials_kernel, one block, adds those
-// Traffic    C = 3, bytes per pixel, f32 and bf16 alike: forward reads 32 and writes 32, backward reads 64 and writes 16
-//            (32 with d_base). About a third (f32) to two thirds (bf16) of it are gaps
-// Numerics   f32 arithmetic, one rounding at the store. Two products, not colour + m (base - colour): only that is exact
-//            at m = 0 and m = 1. d_w, d_b: pixels in the order of a thread's steps, lanes in a tree, warps in order,
-//            blocks in order: cut by P alone, no atomics, the same bits in every run and on every device
+//            Backward: at most 1024 blocks of 256 threads step through the pixels together, so that the sums for d_w
+//            and d_b leave few partial results; sum_partials_kernel, one block, adds those
+// Traffic    C = 3, bytes per pixel, f32 and bf16 alike: forward reads 32 and writes 32, backward reads 64 and writes
+//            16 (32 with d_base). About a third (f32) to two thirds (bf16) of it are gaps
+// Numerics   f32 arithmetic, one rounding at the store. Two products, not colour + m (base - colour): only that is
+//            exact at m = 0 and m = 1. d_w, d_b: pixels in the order of a thread's steps, lanes in a tree, warps in
+//            order, blocks in order: cut by P alone, no atomics, the same bits in every run and on every device
 // Limits     P < 2^39 (grid.x); any C; element offsets are 64-bit
 // Measured   never run on a GPU yet
 // Predicted  64 clips of 8x64x64, C = 3: 134 MB forward, 168 MB backward; 0.10 and 0.12 ms at an A100's 1.38 TB/s
@@ -134,18 +134,17 @@ void mask_mix_bwd(const Stream& stream, const MaskMixDeviceArgs<Elem>& p, const 
   const auto num_blocks = static_cast<int>(mask_mix_bwd_workspace(p.P) / 2);
   if (num_blocks > 0)
     AVID_GPU::launch(
-        AVID_GPU::mask_mix_bwd_kernel<Elem>, dim3(static_cast<unsigned>(num_blocks)), dim3(AVID_GPU::kPointwiseBlock), 0,
-        stream, p, g);
+        AVID_GPU::mask_mix_bwd_kernel<Elem>, dim3(static_cast<unsigned>(num_blocks)), dim3(AVID_GPU::kPointwiseBlock),
+        0, stream, p, g);
   if (sums)
     AVID_GPU::launch(
         AVID_GPU::sum_partials_kernel, dim3(1), dim3(AVID_GPU::kPointwiseBlock), 0, stream, g.workspace, num_blocks,
         g.d_w, g.d_b);
 }
 
-#define AVID_INSTANTIATE(Elem)                                                       \
+#define AVID_INSTANTIATE(Elem)                                                          \
   template void mask_mix_fwd<Gpu, Elem>(const Stream&, const MaskMixDeviceArgs<Elem>&); \
-  template void mask_mix_bwd<Gpu, Elem>(                                             \
-      const Stream&, const MaskMixDeviceArgs<Elem>&, const MaskMixDeviceGrads<Elem>&);
+  template void mask_mix_bwd<Gpu, Elem>(const Stream&, const MaskMixDeviceArgs<Elem>&, const MaskMixDeviceGrads<Elem>&);
 AVID_INSTANTIATE(float)
 AVID_INSTANTIATE(BFloat16)
 #undef AVID_INSTANTIATE

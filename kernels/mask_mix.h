@@ -33,8 +33,8 @@ void mask_mix_bwd(const MaskMixArgs<Elem>& p, const MaskMixGrads<Elem>& g);
 
 // ---- on a device: Elem is float or BFloat16, arithmetic is f32 ----
 
-/// As above. w, b and the mask are f32 whatever Elem is: a mask of 0.998 is 1 in bf16, and 1 - m is the adapter's gradient.
-/// Rows start at 16-byte boundaries (data and pitch).
+/// As above. w, b and the mask are f32 whatever Elem is: a mask of 0.998 is 1 in bf16, and 1 - m is the adapter's
+/// gradient. Rows start at 16-byte boundaries (data and pitch).
 template <class Elem>
 struct MaskMixDeviceArgs {
   std::int64_t P = 0, C = 3;

@@ -86,10 +86,10 @@ void uniform_fill(
       numbers, first, low, (high - low) * 0x1p-24, limit, below);
 }
 
-#define AVID_INSTANTIATE(Elem)                                                                                   \
-  template void normal_fill<Gpu, Elem>(                                                                          \
-      const Stream&, Elem*, std::int64_t, std::int64_t, std::int64_t, const PhiloxStream&, std::uint64_t);       \
-  template void uniform_fill<Gpu, Elem>(                                                                         \
+#define AVID_INSTANTIATE(Elem)                                                                                    \
+  template void normal_fill<Gpu, Elem>(                                                                           \
+      const Stream&, Elem*, std::int64_t, std::int64_t, std::int64_t, const PhiloxStream&, std::uint64_t);        \
+  template void uniform_fill<Gpu, Elem>(                                                                          \
       const Stream&, Elem*, std::int64_t, std::int64_t, std::int64_t, const PhiloxStream&, std::uint64_t, double, \
       double);
 AVID_INSTANTIATE(float)

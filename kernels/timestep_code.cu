@@ -2,8 +2,9 @@
 //
 // Math       out[b] = [sin(t_b f_j), cos(t_b f_j)], f_j = exp(-j ln(10000) / (h - 1)), h = width / 2
 // Parallel   a thread owns one frequency of one clip
-// Numerics   exponent, frequency and angle in f32 as on the CPU (and in the original): exp may differ by one place, which an
-//            angle of 199 makes 1.2e-5 of the sine. The library's sine, not the fast one: angles go to hundreds
+// Numerics   exponent, frequency and angle in f32 as on the CPU (and in the original): exp may differ by one place,
+//            which an angle of 199 makes 1.2e-5 of the sine. The library's sine, not the fast one: angles go to
+//            hundreds
 // Measured   never run on a GPU yet
 // Predicted  a launch: 3 us
 // Oracle     kernels/timestep_code_cpu.cpp, compared in tests/sim/conditioning_test.cpp

@@ -3,8 +3,8 @@
 // Layout     rows of pixels in whole 16-byte packs
 // Parallel   a thread owns a pixel: it gathers the channels one by one (its neighbours want the neighbouring pixels, so
 //            that the loads of a warp share cache lines) and stores whole packs
-// Traffic    K = 2, C = 3, with base: reads 64 bytes per pixel (the conditioning frames from the cache for all but the first
-//            generated frame), writes 48 (f32) or 32 (bf16)
+// Traffic    K = 2, C = 3, with base: reads 64 bytes per pixel (the conditioning frames from the cache for all but the
+//            first generated frame), writes 48 (f32) or 32 (bf16)
 // Numerics   copies
 // Limits     B*T*S < 2^39
 // Measured   never run on a GPU yet
@@ -65,8 +65,8 @@ __global__ void __launch_bounds__(kPointwiseBlock)
 
 template <class Backend, class Elem>
 void unet_input_fwd(
-    const Stream& stream, const UnetInputSizes& size, Rows<const Elem> cond, Rows<const Elem> x_t, Rows<const Elem> base,
-    Rows<Elem> out) {
+    const Stream& stream, const UnetInputSizes& size, Rows<const Elem> cond, Rows<const Elem> x_t,
+    Rows<const Elem> base, Rows<Elem> out) {
   AVID_GPU::launch_items(
       AVID_GPU::unet_input_fwd_kernel<Elem>, size.B * size.T * size.S, stream, size, cond, x_t, base, out);
 }
@@ -78,10 +78,10 @@ void unet_input_bwd(
       AVID_GPU::unet_input_bwd_kernel<Elem>, size.B * size.T * size.S, stream, size, d_out, d_x_t, d_base);
 }
 
-#define AVID_INSTANTIATE(Elem)                                                                                  \
-  template void unet_input_fwd<Gpu, Elem>(                                                                      \
-      const Stream&, const UnetInputSizes&, Rows<const Elem>, Rows<const Elem>, Rows<const Elem>, Rows<Elem>);  \
-  template void unet_input_bwd<Gpu, Elem>(                                                                      \
+#define AVID_INSTANTIATE(Elem)                                                                                 \
+  template void unet_input_fwd<Gpu, Elem>(                                                                     \
+      const Stream&, const UnetInputSizes&, Rows<const Elem>, Rows<const Elem>, Rows<const Elem>, Rows<Elem>); \
+  template void unet_input_bwd<Gpu, Elem>(                                                                     \
       const Stream&, const UnetInputSizes&, Rows<const Elem>, Rows<Elem>, Rows<Elem>);
 AVID_INSTANTIATE(float)
 AVID_INSTANTIATE(BFloat16)

@@ -41,7 +41,8 @@ __global__ void __launch_bounds__(kPointwiseBlock)
   AVID_SHARED(double, scratch, [kPointwiseBlock / 32]);
   const std::int64_t clip = std::int64_t{blockIdx.y} * p.size.rows_per_clip, begin = blockIdx.x * kRowsPerBlock;
   float sum = 0;
-  for (std::int64_t r = begin + threadIdx.x; r < begin + kRowsPerBlock && r < p.size.rows_per_clip; r += kPointwiseBlock)
+  for (std::int64_t r = begin + threadIdx.x; r < begin + kRowsPerBlock && r < p.size.rows_per_clip;
+       r += kPointwiseBlock)
     sum += squared_distance(p.prediction.row(clip + r), p.target.row(clip + r), p.size.C, packed);
   const double total = block_sum_to_first(static_cast<double>(sum), scratch);
   if (threadIdx.x == 0) partial[std::int64_t{blockIdx.y} * gridDim.x + blockIdx.x] = total;
@@ -111,9 +112,9 @@ void weighted_mse_bwd(
       d_prediction);
 }
 
-#define AVID_INSTANTIATE(Elem)                                                                                    \
+#define AVID_INSTANTIATE(Elem)                                                                                   \
   template void weighted_mse_fwd<Gpu, Elem>(const Stream&, const WeightedMseDeviceArgs<Elem>&, float*, double*); \
-  template void weighted_mse_bwd<Gpu, Elem>(                                                                      \
+  template void weighted_mse_bwd<Gpu, Elem>(                                                                     \
       const Stream&, const WeightedMseDeviceArgs<Elem>&, const float*, Rows<Elem>);
 AVID_INSTANTIATE(float)
 AVID_INSTANTIATE(BFloat16)

@@ -1,4 +1,5 @@
-// kernels/device/pointwise.h -- what the element-wise kernels share: 16 bytes at a time, one grid over n items, block sums
+// kernels/device/pointwise.h -- what the element-wise kernels share: 16 bytes at a time, one grid over n items, block
+// sums
 //
 // Activation rows start at 16-byte boundaries and are multiples of 16 bytes long, so that a row is a whole number of
 // packs and the gap behind its last channel is inside the last pack.
@@ -31,8 +32,8 @@ AVID_DEVICE void store_pack(float* p, const float (&v)[4]) {
   *reinterpret_cast<float4*>(p) = make_float4(v[0], v[1], v[2], v[3]);
 }
 AVID_DEVICE void store_pack(BFloat16* p, const float (&v)[8]) {
-  *reinterpret_cast<uint4*>(p) = make_uint4(
-      pack_bf16x2(v[0], v[1]), pack_bf16x2(v[2], v[3]), pack_bf16x2(v[4], v[5]), pack_bf16x2(v[6], v[7]));
+  *reinterpret_cast<uint4*>(p) =
+      make_uint4(pack_bf16x2(v[0], v[1]), pack_bf16x2(v[2], v[3]), pack_bf16x2(v[4], v[5]), pack_bf16x2(v[6], v[7]));
 }
 
 /// v rounded to Elem.
@@ -52,8 +53,8 @@ AVID_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 AVID_DEVICE std::int64_t grid_index() { return std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; }
 AVID_DEVICE std::int64_t grid_threads() { return std::int64_t{gridDim.x} * blockDim.x; }
 
-/// The sum over a block of kPointwiseBlock threads, in thread 0 only: lanes in a tree, then the warps in order. All threads
-/// call it; `scratch` holds kPointwiseBlock / 32 numbers and is free again after the next barrier.
+/// The sum over a block of kPointwiseBlock threads, in thread 0 only: lanes in a tree, then the warps in order. All
+/// threads call it; `scratch` holds kPointwiseBlock / 32 numbers and is free again after the next barrier.
 template <class Number>
 AVID_DEVICE Number block_sum_to_first(Number v, Number* scratch) {
 #pragma unroll

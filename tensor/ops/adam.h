@@ -65,8 +65,8 @@ struct AdamOutcome {
   double clip_scale = 1;               ///< of the last applied step
 };
 
-/// Clip the norm of all gradients to max_norm, then one Adam step of all parameters; or, when some gradient is infinite or
-/// NaN, nothing at all.
+/// Clip the norm of all gradients to max_norm, then one Adam step of all parameters; or, when some gradient is
+/// infinite or NaN, nothing at all.
 ///
 /// On a device three kernels do all of it, whatever the number of parameters, and the host does not wait: the decision
 /// is made there, and the outcome stays there until read_adam_state() is called. On the CPU it is grad_norm() and

@@ -111,8 +111,8 @@ Tensor clip_mix(
 void clip_mix_into(Tensor& x, const ClipFactor& of_x, const Tensor& y, const ClipFactor& of_y, const Tensor& t) {
   check_videos(x, y);
   check<ShapeError>(
-      x.pitch() == row_pitch(x.shape(), x.dtype()), "{}: x: expected rows of the usual pitch, got rows {} elements apart",
-      kOp, x.pitch());
+      x.pitch() == row_pitch(x.shape(), x.dtype()),
+      "{}: x: expected rows of the usual pitch, got rows {} elements apart", kOp, x.pitch());
   mix(x, of_x, detail::usual_pitch(y), of_y, t, {}, x);
   x.bump_version();
 }

@@ -170,7 +170,8 @@ Tensor scale_fwd(const Tensor& x_any, double factor) {
     dispatch_f32_bf16(x.dtype(), "scale", [&]<class Elem>() {
       on_device(x.device(), "scale", [&]<class Backend>(const kernels::Stream& stream) {
         kernels::scale_fwd<Backend, Elem>(
-            stream, device_data<Elem>(x), static_cast<float>(factor), device_mutable_data<Elem>(out), buffer_elements(x));
+            stream, device_data<Elem>(x), static_cast<float>(factor), device_mutable_data<Elem>(out),
+            buffer_elements(x));
       });
     });
     return out;

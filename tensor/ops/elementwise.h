@@ -1,7 +1,7 @@
 // tensor/ops/elementwise.h -- activations, sum, multiple, frame slices
 //
-// Dtypes   f32 or f64, on a device f32 or bf16; one dtype per call. Shapes: any, outputs have the shape of the input unless said. Gaps stay
-//          zero.
+// Dtypes   f32 or f64, on a device f32 or bf16; one dtype per call. Shapes: any, outputs have the shape of the input
+//          unless said. Gaps stay zero.
 // Errors   ShapeError, DTypeError, before any allocation.
 #pragma once
 

@@ -16,7 +16,8 @@ namespace avid {
 /// Source   pixel.md 2.2 (action codes). Deviations: none.
 Tensor embedding_fwd(const Tensor& table, const Tensor& null_row, const Tensor& ids);
 
-/// Which rows a set of ids uses; the others have no gradient. On a device: both, without looking (their gradient is zero).
+/// Which rows a set of ids uses; the others have no gradient. On a device: both, without looking (their gradient is
+/// zero).
 struct EmbeddingUse {
   bool table = false, null_row = false;
 };

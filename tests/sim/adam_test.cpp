@@ -36,9 +36,14 @@ struct Parameters {
     std::int64_t chunk = 0;
     for (std::size_t i = 0; i < lengths.size(); ++i) {
       table.push_back(
-          {.param = param[i].values.data(), .grad = i == 1 ? nullptr : grad[i].values.data(), .m = m[i].values.data(),
-           .v = v[i].values.data(), .average = i == 2 ? nullptr : average[i].values.data(),
-           .shadow = i == 2 ? nullptr : shadow[i].values.data(), .n = lengths[i], .first_chunk = chunk});
+          {.param = param[i].values.data(),
+           .grad = i == 1 ? nullptr : grad[i].values.data(),
+           .m = m[i].values.data(),
+           .v = v[i].values.data(),
+           .average = i == 2 ? nullptr : average[i].values.data(),
+           .shadow = i == 2 ? nullptr : shadow[i].values.data(),
+           .n = lengths[i],
+           .first_chunk = chunk});
       chunk += kernels::adam_chunks(lengths[i]);
     }
     segments = {.segments = table.data(), .count = static_cast<std::int64_t>(table.size()), .num_chunks = chunk};
@@ -71,9 +76,9 @@ void check_update(const Parameters& before, const Parameters& after, double max_
       const double g = s.grad == nullptr ? 0 : scale * before.grad[i](0, e);
       m.at(0, e) = 0.9 * before.m[i](0, e) + 0.1 * g;
       v.at(0, e) = 0.999 * before.v[i](0, e) + 0.001 * g * g;
-      param.at(0, e) = before.param[i](0, e) * (1 - kStep.lr * kStep.weight_decay) -
-                       kStep.lr * m(0, e) / (1 - std::pow(0.9, steps)) /
-                           (std::sqrt(v(0, e) / (1 - std::pow(0.999, steps))) + 1e-8);
+      param.at(0, e) =
+          before.param[i](0, e) * (1 - kStep.lr * kStep.weight_decay) -
+          kStep.lr * m(0, e) / (1 - std::pow(0.9, steps)) / (std::sqrt(v(0, e) / (1 - std::pow(0.999, steps))) + 1e-8);
       average.at(0, e) = before.average[i](0, e) + share * (param(0, e) - before.average[i](0, e));
     }
     CHECK(rel_l2(after.param[i], param) <= 1e-6);
@@ -82,7 +87,9 @@ void check_update(const Parameters& before, const Parameters& after, double max_
     if (s.average != nullptr) CHECK(rel_l2(after.average[i], average) <= 1e-6);
     if (s.shadow == nullptr) continue;
     for (std::int64_t e = 0; e < s.n; ++e)
-      REQUIRE(after.shadow[i](0, e) == static_cast<double>(static_cast<float>(BFloat16(static_cast<float>(after.param[i](0, e))))));
+      REQUIRE(
+          after.shadow[i](0, e) ==
+          static_cast<double>(static_cast<float>(BFloat16(static_cast<float>(after.param[i](0, e))))));
   }
 }
 
@@ -155,8 +162,8 @@ TEST_CASE("adam/sim/single_buffers_equal_the_cpu") {
       Parameters p({n}), want({n});
       for (const bool has_grad : {true, false}) {
         kernels::adam_step<Sim>(
-            Stream{}, step, p.param[0].values.data(), has_grad ? p.grad[0].values.data() : nullptr, p.m[0].values.data(),
-            p.v[0].values.data(), n);
+            Stream{}, step, p.param[0].values.data(), has_grad ? p.grad[0].values.data() : nullptr,
+            p.m[0].values.data(), p.v[0].values.data(), n);
         kernels::adam_step<float>(
             step, want.param[0].values.data(), has_grad ? want.grad[0].values.data() : nullptr, want.m[0].values.data(),
             want.v[0].values.data(), n);

@@ -33,13 +33,24 @@ void check_case(std::int64_t B, std::int64_t rows_per_clip, std::int64_t C, bool
   Pitched<Elem> out = poisoned_rows<Elem>(x.rows, C);
   Pitched<double> want(x.rows, C);
   kernels::ClipMixDeviceArgs<Elem> p{
-      .size = size, .x = x.view(), .y = y.view(), .of_x = {kA.data(), 1}, .of_y = {kB.data(), -1},
-      .divisor = divide ? kernels::ClipFactorDevice{kC.data(), 1} : kernels::ClipFactorDevice{}, .t = t.data(),
-      .num_times = 3, .out = out.view()};
+      .size = size,
+      .x = x.view(),
+      .y = y.view(),
+      .of_x = {kA.data(), 1},
+      .of_y = {kB.data(), -1},
+      .divisor = divide ? kernels::ClipFactorDevice{kC.data(), 1} : kernels::ClipFactorDevice{},
+      .t = t.data(),
+      .num_times = 3,
+      .out = out.view()};
   kernels::clip_mix_fwd<Sim>(Stream{}, p);
   kernels::clip_mix_fwd<double>(
-      {.size = size, .x = x64.view(), .y = y64.view(), .of_x = a.data(), .of_y = b.data(),
-       .divisor = divide ? c.data() : nullptr, .out = want.view()});
+      {.size = size,
+       .x = x64.view(),
+       .y = y64.view(),
+       .of_x = a.data(),
+       .of_y = b.data(),
+       .divisor = divide ? c.data() : nullptr,
+       .out = want.view()});
   CHECK(rel_l2(out, want) <= bound);
   CHECK(gaps_are_zero(out));
   Pitched<Elem> in_place = x;
@@ -64,10 +75,16 @@ TEST_CASE("clip_mix/sim/numbers_without_tables") {
   const Pitched<float> x = random_rows<float>(6, 3, 1), y = random_rows<float>(6, 3, 2);
   Pitched<float> out = poisoned_rows<float>(6, 3);
   kernels::clip_mix_fwd<Sim, float>(
-      Stream{}, {.size = {.B = 2, .rows_per_clip = 3, .C = 3}, .x = x.view(), .y = y.view(), .of_x = {}, .of_y = {nullptr, -1},
-                 .divisor = {}, .out = out.view()});
+      Stream{}, {.size = {.B = 2, .rows_per_clip = 3, .C = 3},
+                 .x = x.view(),
+                 .y = y.view(),
+                 .of_x = {},
+                 .of_y = {nullptr, -1},
+                 .divisor = {},
+                 .out = out.view()});
   for (int i = 0; i < 6; ++i)
-    for (int c = 0; c < 3; ++c) CHECK(out(i, c) == static_cast<double>(static_cast<float>(x(i, c)) - static_cast<float>(y(i, c))));
+    for (int c = 0; c < 3; ++c)
+      CHECK(out(i, c) == static_cast<double>(static_cast<float>(x(i, c)) - static_cast<float>(y(i, c))));
 }
 
 TEST_CASE("clip_mix/sim/a_time_outside_the_table_gives_nan_there_and_zero_gaps") {
@@ -75,8 +92,15 @@ TEST_CASE("clip_mix/sim/a_time_outside_the_table_gives_nan_there_and_zero_gaps")
   Pitched<float> out = poisoned_rows<float>(9, 3);
   const std::vector<std::int64_t> t{2, 3, -1};
   kernels::clip_mix_fwd<Sim, float>(
-      Stream{}, {.size = {.B = 3, .rows_per_clip = 3, .C = 3}, .x = x.view(), .y = x.view(), .of_x = {kA.data(), 1}, .of_y = {},
-                 .divisor = {}, .t = t.data(), .num_times = 3, .out = out.view()});
+      Stream{}, {.size = {.B = 3, .rows_per_clip = 3, .C = 3},
+                 .x = x.view(),
+                 .y = x.view(),
+                 .of_x = {kA.data(), 1},
+                 .of_y = {},
+                 .divisor = {},
+                 .t = t.data(),
+                 .num_times = 3,
+                 .out = out.view()});
   for (int i = 0; i < 9; ++i) CHECK(std::isnan(out(i, 1)) == (i >= 3));
   CHECK(gaps_are_zero(out));
   std::vector<float> looked(3, 0);

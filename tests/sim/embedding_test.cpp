@@ -17,7 +17,9 @@ std::vector<std::int64_t> some_ids(std::int64_t num_ids, std::int64_t num_rows, 
   std::mt19937 engine(7);
   std::vector<std::int64_t> ids;
   for (std::int64_t i = 0; i < num_ids; ++i)
-    ids.push_back(static_cast<std::int64_t>(engine() % static_cast<unsigned>(num_rows + (with_null ? 1 : 0))) - (with_null ? 1 : 0));
+    ids.push_back(
+        static_cast<std::int64_t>(engine() % static_cast<unsigned>(num_rows + (with_null ? 1 : 0))) -
+        (with_null ? 1 : 0));
   return ids;
 }
 

@@ -35,8 +35,7 @@ void check_case(const kernels::FilmConditionSizes& size, double bound) {
       size, time64.view(), acts ? action64.view() : kernels::Rows<const double>{}, want.view());
   CHECK(rel_l2(out, want) == 0);  // copies of numbers that every type holds
   CHECK(gaps_are_zero(out));
-  kernels::film_condition_bwd<Sim, Elem>(
-      Stream{}, size, d_out.view(), d_time.view(), acts ? d_action.view() : Out{});
+  kernels::film_condition_bwd<Sim, Elem>(Stream{}, size, d_out.view(), d_time.view(), acts ? d_action.view() : Out{});
   kernels::film_condition_bwd<double>(
       size, d_out64.view(), want_time.view(), acts ? want_action.view() : kernels::Rows<double>{});
   CHECK(rel_l2(d_time, want_time) <= bound);

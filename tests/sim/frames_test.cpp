@@ -33,8 +33,15 @@ TEST_CASE("frames/sim/every_byte_and_back") {
 
 TEST_CASE("frames/sim/values_outside_the_range") {
   Pitched<float> x(1, 8);
-  x.values = {-5, -1, 1, 5, std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
-              -std::numeric_limits<float>::infinity(), 0};
+  x.values = {
+      -5,
+      -1,
+      1,
+      5,
+      std::numeric_limits<float>::quiet_NaN(),
+      std::numeric_limits<float>::infinity(),
+      -std::numeric_limits<float>::infinity(),
+      0};
   std::vector<std::uint8_t> out(8, 99);
   kernels::frames_to_u8<Sim, float>(Stream{}, x.view(), 1, 8, {out.data(), 8});
   CHECK(out == std::vector<std::uint8_t>{0, 0, 255, 255, 0, 255, 0, 127});

@@ -37,18 +37,31 @@ Outputs<Elem, float> run_device(const Case& c) {
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
   const Inputs<Elem> in(c);
   Outputs<Elem, float> o{
-      poisoned_rows<Elem>(c.P, c.C), poisoned_rows<Elem>(c.P, c.C), poisoned_rows<Elem>(c.P, c.C + 1),
-      poisoned_rows<float>(c.P, 1), {kNan, kNan}};
+      poisoned_rows<Elem>(c.P, c.C),
+      poisoned_rows<Elem>(c.P, c.C),
+      poisoned_rows<Elem>(c.P, c.C + 1),
+      poisoned_rows<float>(c.P, 1),
+      {kNan, kNan}};
   kernels::MaskMixDeviceArgs<Elem> p{
-      .P = c.P, .C = c.C, .base = in.base.view(), .adapter = in.adapter.view(), .w = &c.w, .b = &c.b,
-      .out = o.out.view(), .mask = o.mask.view()};
+      .P = c.P,
+      .C = c.C,
+      .base = in.base.view(),
+      .adapter = in.adapter.view(),
+      .w = &c.w,
+      .b = &c.b,
+      .out = o.out.view(),
+      .mask = o.mask.view()};
   kernels::mask_mix_fwd<Sim>(Stream{}, p);
   p.out = {};
   std::vector<float> workspace(static_cast<std::size_t>(kernels::mask_mix_bwd_workspace(c.P)), kNan);
   kernels::mask_mix_bwd<Sim, Elem>(
       Stream{}, p,
-      {.d_out = in.d_out.view(), .d_base = o.d_base.view(), .d_adapter = o.d_adapter.view(), .d_w = &o.d_w_b[0],
-       .d_b = &o.d_w_b[1], .workspace = workspace.data()});
+      {.d_out = in.d_out.view(),
+       .d_base = o.d_base.view(),
+       .d_adapter = o.d_adapter.view(),
+       .d_w = &o.d_w_b[0],
+       .d_b = &o.d_w_b[1],
+       .workspace = workspace.data()});
   return o;
 }
 
@@ -57,8 +70,14 @@ Outputs<double, double> run_reference(const Case& c) {
   Outputs<double, double> o{
       Pitched<double>(c.P, c.C), Pitched<double>(c.P, c.C), Pitched<double>(c.P, c.C + 1), Pitched<double>(c.P, 1), {}};
   const kernels::MaskMixArgs<double> p{
-      .P = c.P, .C = c.C, .base = in.base.view(), .adapter = in.adapter.view(), .w = c.w, .b = c.b,
-      .out = o.out.view(), .mask = o.mask.view()};
+      .P = c.P,
+      .C = c.C,
+      .base = in.base.view(),
+      .adapter = in.adapter.view(),
+      .w = c.w,
+      .b = c.b,
+      .out = o.out.view(),
+      .mask = o.mask.view()};
   kernels::mask_mix_fwd<double>(p);
   kernels::mask_mix_bwd<double>(
       p, {.d_out = in.d_out.view(), .d_base = o.d_base.view(), .d_adapter = o.d_adapter.view(), .d_w_b = o.d_w_b});
@@ -139,7 +158,13 @@ TEST_CASE("mask_mix/sim/no_pixels_and_absent_gradients") {
   const Inputs<float> in(c);
   Pitched<float> mask = random_rows<float>(c.P, 1, 4), d_base = poisoned_rows<float>(c.P, c.C);
   const kernels::MaskMixDeviceArgs<float> p{
-      .P = c.P, .C = c.C, .base = in.base.view(), .adapter = in.adapter.view(), .w = &c.w, .b = &c.b, .out = {},
+      .P = c.P,
+      .C = c.C,
+      .base = in.base.view(),
+      .adapter = in.adapter.view(),
+      .w = &c.w,
+      .b = &c.b,
+      .out = {},
       .mask = mask.view()};
   kernels::mask_mix_bwd<Sim, float>(Stream{}, p, {.d_out = in.d_out.view(), .d_base = d_base.view(), .d_adapter = {}});
   for (std::int64_t i = 0; i < c.P; ++i)
@@ -153,8 +178,14 @@ TEST_CASE("mask_mix/sim/a_nan_stays_one") {
   in.adapter.at(4, 3) = std::numeric_limits<float>::quiet_NaN();
   Pitched<float> out = poisoned_rows<float>(c.P, c.C), mask = poisoned_rows<float>(c.P, 1);
   kernels::mask_mix_fwd<Sim, float>(
-      Stream{}, {.P = c.P, .C = c.C, .base = in.base.view(), .adapter = in.adapter.view(), .w = &c.w, .b = &c.b,
-                 .out = out.view(), .mask = mask.view()});
+      Stream{}, {.P = c.P,
+                 .C = c.C,
+                 .base = in.base.view(),
+                 .adapter = in.adapter.view(),
+                 .w = &c.w,
+                 .b = &c.b,
+                 .out = out.view(),
+                 .mask = mask.view()});
   for (std::int64_t i = 0; i < c.P; ++i) {
     CHECK(std::isnan(out(i, 2)) == (i == 4));
     CHECK(std::isnan(mask(i, 0)) == (i == 4));

@@ -51,7 +51,8 @@ TEST_CASE("philox/sim/normal_numbers_against_the_library") {
   for (std::int64_t i = 0; i < 40 * 64; i += 2) {
     const auto words = kStream.block(static_cast<std::uint64_t>(i / 4));
     const double w0 = words[static_cast<std::size_t>(i % 4)], w1 = words[static_cast<std::size_t>(i % 4) + 1];
-    const double radius = std::sqrt(-2 * std::log((w0 + 1) * 0x1p-32)), angle = 2 * 3.14159265358979323846 * w1 * 0x1p-32;
+    const double radius = std::sqrt(-2 * std::log((w0 + 1) * 0x1p-32)),
+                 angle = 2 * 3.14159265358979323846 * w1 * 0x1p-32;
     REQUIRE(std::abs(out(i / 64, i % 64) - radius * std::cos(angle)) <= 2e-6);
     REQUIRE(std::abs(out((i + 1) / 64, (i + 1) % 64) - radius * std::sin(angle)) <= 2e-6);
   }

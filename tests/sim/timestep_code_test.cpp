@@ -23,7 +23,8 @@ TEST_CASE("timestep_code/sim/equals_the_cpu") {
       for (std::int64_t b = 0; b < B; ++b)
         for (std::int64_t c = 0; c < width; ++c) {
           // exp may round differently; an angle of t then moves by t * 2^-23.
-          REQUIRE(std::abs(out(b, c) - want(b, c)) <= 1e-6 + 1.2e-7 * static_cast<double>(t[static_cast<std::size_t>(b)]));
+          REQUIRE(
+              std::abs(out(b, c) - want(b, c)) <= 1e-6 + 1.2e-7 * static_cast<double>(t[static_cast<std::size_t>(b)]));
           REQUIRE(std::abs(half(b, c) - want(b, c)) <= 5e-3);
         }
       CHECK(gaps_are_zero(out));

@@ -44,8 +44,14 @@ void check_case(const kernels::UnetInputSizes& size, bool with_base) {
 
 TEST_CASE("unet_input/sim/equals_the_reference") {
   for_each_order([] {
-    for (const auto& [B, T, K, S, C] : {std::array{1, 1, 1, 1, 3}, {2, 3, 2, 35, 3}, {1, 8, 2, 36, 3}, {2, 2, 0, 9, 3},
-                                        {1, 2, 3, 7, 1}, {1, 3, 1, 5, 4}, {2, 1, 2, 6, 9}}) {
+    for (const auto& [B, T, K, S, C] :
+         {std::array{1, 1, 1, 1, 3},
+          {2, 3, 2, 35, 3},
+          {1, 8, 2, 36, 3},
+          {2, 2, 0, 9, 3},
+          {1, 2, 3, 7, 1},
+          {1, 3, 1, 5, 4},
+          {2, 1, 2, 6, 9}}) {
       const kernels::UnetInputSizes size{.B = B, .T = T, .K = K, .S = S, .C = C};
       for (const bool with_base : {false, true}) {
         check_case<float>(size, with_base);

@@ -39,8 +39,10 @@ Result<Elem> run_device(const Case& c) {
     return rows_view;
   };
   const kernels::WeightedMseDeviceArgs<Elem> args{
-      .size = {.B = c.B, .rows_per_clip = c.rows_per_clip, .C = c.C}, .prediction = view(p.view()),
-      .target = view(t.view()), .weight = weight.data()};
+      .size = {.B = c.B, .rows_per_clip = c.rows_per_clip, .C = c.C},
+      .prediction = view(p.view()),
+      .target = view(t.view()),
+      .weight = weight.data()};
   std::vector<double> workspace(
       static_cast<std::size_t>(kernels::weighted_mse_workspace(args.size)), std::numeric_limits<double>::quiet_NaN());
   kernels::weighted_mse_fwd<Sim>(Stream{}, args, &r.loss, workspace.data());
@@ -76,7 +78,14 @@ void check_case(const Case& c, double bound) {
 TEST_CASE("weighted_mse/sim/equals_the_reference") {
   for_each_order([] {
     for (const Case& c :
-         {Case{1, 1, 1}, {3, 7, 3}, {2, 300, 3}, {2, 5, 4}, {1, 3, 50}, {2, 2100, 3}, {5, 1, 1, true}, {1, 1, 1, true}}) {
+         {Case{1, 1, 1},
+          {3, 7, 3},
+          {2, 300, 3},
+          {2, 5, 4},
+          {1, 3, 50},
+          {2, 2100, 3},
+          {5, 1, 1, true},
+          {1, 1, 1, true}}) {
       check_case<float>(c, 1e-6);
       check_case<BFloat16>(c, 4e-3);
     }

@@ -23,7 +23,8 @@ TEST_CASE("clip_mix/values/by_hand") {
   const Tensor x = Tensor::from_values(std::vector<float>{1, 2, 3, 4}, {2, 1, 2});
   const Tensor y = Tensor::from_values(std::vector<float>{10, 20, 30, 40}, {2, 1, 2});
   const Tensor out = clip_mix(
-      x, {.table = table({0, 2, 3})}, y, {.table = table({5, 1, 2}), .value = -1}, times({1, 2}), {.table = table({9, 4, 8})});
+      x, {.table = table({0, 2, 3})}, y, {.table = table({5, 1, 2}), .value = -1}, times({1, 2}),
+      {.table = table({9, 4, 8})});
   CHECK(out.to_doubles() == std::vector<double>{-2, -4, (9 - 60) / 8.0, (12 - 80) / 8.0});
   CHECK(test::gaps_are_zero(out));
   CHECK(clip_mix(x, {}, y, {.value = 0.5}).to_doubles() == std::vector<double>{6, 12, 18, 24});
@@ -36,12 +37,14 @@ TEST_CASE("clip_mix/rounding/products_first_then_the_sum") {
   volatile float product = a * a, other = -b * a;
   const float expected = product + other;
   REQUIRE(expected != std::fma(a, a, other));
-  for (const double v : clip_mix(x, {.value = a}, y, {.value = -double{b}}).to_doubles()) REQUIRE(v == double{expected});
+  for (const double v : clip_mix(x, {.value = a}, y, {.value = -double{b}}).to_doubles())
+    REQUIRE(v == double{expected});
 }
 
 TEST_CASE("clip_mix/layout/dense_rows_and_many_clips") {
   // Rows without gaps (as in mapped files) must give the numbers that padded rows give.
-  const Tensor x = test::random_tensor({7, 3, 5, 3}, DType::f64, 1), y = test::random_tensor({7, 3, 5, 3}, DType::f64, 2);
+  const Tensor x = test::random_tensor({7, 3, 5, 3}, DType::f64, 1),
+               y = test::random_tensor({7, 3, 5, 3}, DType::f64, 2);
   const std::vector<double> values = x.to_doubles();
   const auto shared = std::make_shared<std::vector<double>>(values);
   const Tensor dense = Tensor::from_storage(

@@ -1,7 +1,8 @@
-// tests/tensor/device_ops_test.cpp -- the small ops on the device `sim` agree with the CPU: dispatch, devices, workspaces
+// tests/tensor/device_ops_test.cpp -- the small ops on the device `sim` agree with the CPU: dispatch, devices,
+// workspaces
 //
-// What the kernels compute is tested in tests/sim; this is about tensors: that every op finds its kernel, allocates where
-// its inputs are, takes bf16, and refuses mixed devices.
+// What the kernels compute is tested in tests/sim; this is about tensors: that every op finds its kernel, allocates
+// where its inputs are, takes bf16, and refuses mixed devices.
 #include <cmath>
 #include <functional>
 
@@ -35,8 +36,8 @@ Tensor random(const Shape& shape, std::uint64_t seed, double scale = 1) {
   return test::random_tensor(shape, DType::f32, seed, scale).to(DType::bf16).to(DType::f32);
 }
 
-/// op(inputs) on sim in f32 and bf16 against the CPU in f32. `op` maps tensors to tensors; integer tensors pass as they are.
-/// parameters: inputs from this index on stay f32 on the device whatever the activations are.
+/// op(inputs) on sim in f32 and bf16 against the CPU in f32. `op` maps tensors to tensors; integer tensors pass as
+/// they are. parameters: inputs from this index on stay f32 on the device whatever the activations are.
 void compare(
     const char* what, const std::vector<Tensor>& inputs, std::size_t parameters,
     const std::function<std::vector<Tensor>(const std::vector<Tensor>&)>& op, bool with_bf16 = true) {
@@ -98,17 +99,20 @@ TEST_CASE("device_ops/conditioning") {
       false);
   compare("film_condition", {random({2, 9}, 1), random({2, 3, 5}, 2), random({2, 3, 14}, 3)}, kAll, [](auto& in) {
     const FilmConditionGrads grads = film_condition_bwd(in[2], 9, true, true);
-    return std::vector{film_condition_fwd(in[0], in[1], 3), grads.d_time_code, grads.d_action_code,
-                       film_condition_fwd(in[0], {}, 3)};
+    return std::vector{
+        film_condition_fwd(in[0], in[1], 3), grads.d_time_code, grads.d_action_code, film_condition_fwd(in[0], {}, 3)};
   });
   compare(
-      "unet_input", {random({2, 2, 3, 4, 3}, 1), random({2, 3, 3, 4, 3}, 2), random({2, 3, 3, 4, 3}, 3), random({2, 3, 3, 4, 12}, 4)},
+      "unet_input",
+      {random({2, 2, 3, 4, 3}, 1), random({2, 3, 3, 4, 3}, 2), random({2, 3, 3, 4, 3}, 3), random({2, 3, 3, 4, 12}, 4)},
       kAll, [](auto& in) {
         const UnetInputGrads grads = unet_input_bwd(in[3], 6, 3, true, true);
-        return std::vector{unet_input_fwd(in[0], in[1], in[2]), unet_input_fwd(in[0], in[1], {}), grads.d_x_t, grads.d_base};
+        return std::vector{
+            unet_input_fwd(in[0], in[1], in[2]), unet_input_fwd(in[0], in[1], {}), grads.d_x_t, grads.d_base};
       });
   const Tensor t = Tensor::from_values(std::vector<std::int64_t>{0, 10, 199}, {3});
-  CHECK(test::max_abs_diff(timestep_code(t.to(kSim), 50, DType::f32).to(kHost), timestep_code(t, 50, DType::f32)) < 3e-5);
+  CHECK(
+      test::max_abs_diff(timestep_code(t.to(kSim), 50, DType::f32).to(kHost), timestep_code(t, 50, DType::f32)) < 3e-5);
   const Tensor pixels = Tensor::from_values(std::vector<std::uint8_t>{0, 1, 63, 64, 128, 255}, {2, 3});
   const Tensor frames = frames_from_u8(pixels.to(kSim));
   CHECK(test::same_bits(frames.to(kHost), frames_from_u8(pixels)));
@@ -116,8 +120,9 @@ TEST_CASE("device_ops/conditioning") {
 }
 
 TEST_CASE("device_ops/mixing_and_losses") {
-  const std::vector<Tensor> mix{random({2, 3, 4, 5, 3}, 1), random({2, 3, 4, 5, 4}, 2), random({2, 3, 4, 5, 3}, 3),
-                                random({1}, 4), random({1}, 5)};
+  const std::vector<Tensor> mix{
+      random({2, 3, 4, 5, 3}, 1), random({2, 3, 4, 5, 4}, 2), random({2, 3, 4, 5, 3}, 3), random({1}, 4),
+      random({1}, 5)};
   compare("mask_mix", mix, 3, [](auto& in) {
     const MaskMixResult result = mask_mix_fwd(in[0], in[1], in[3], in[4]);
     const MaskMixGradients grads = mask_mix_bwd(in[2], in[0], in[1], in[3], result.mask, {});
@@ -176,8 +181,10 @@ TEST_CASE("device_ops/adam_update") {
     std::vector<AdamParameter> list;
     for (std::size_t i = 0; i < shapes.size(); ++i)
       list.push_back(
-          {.param = random(shapes[i], i).to(device), .grad = i == 1 ? Tensor() : random(shapes[i], 10 + i).to(device),
-           .m = Tensor::zeros(shapes[i], DType::f32, device), .v = Tensor::zeros(shapes[i], DType::f32, device),
+          {.param = random(shapes[i], i).to(device),
+           .grad = i == 1 ? Tensor() : random(shapes[i], 10 + i).to(device),
+           .m = Tensor::zeros(shapes[i], DType::f32, device),
+           .v = Tensor::zeros(shapes[i], DType::f32, device),
            .average = random(shapes[i], 20 + i).to(device)});
     return list;
   };
