@@ -50,16 +50,16 @@ void serve(Options& options) {
   check<UsageError>(
       !diffusion::is_served(options.base), "serve-denoiser: --base: {} is served already | give its weights file",
       options.base);
-  if (const char* token = std::getenv("AVID_BASE_TOKEN")) options.server.token = token;
-  if (options.threads > 0) kernels::set_num_threads(options.threads);
-  train::FrozenBase base = train::open_base(options.base, options.objective);
-
-  // SIGINT and SIGTERM are taken by this thread alone; those the server starts inherit the block.
+  // SIGINT and SIGTERM are taken by this thread alone; all that are made from here on inherit the block.
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGINT);
   sigaddset(&signals, SIGTERM);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  if (const char* token = std::getenv("AVID_BASE_TOKEN")) options.server.token = token;
+  if (options.threads > 0) kernels::set_num_threads(options.threads);
+  train::FrozenBase base = train::open_base(options.base, options.objective);
+
   diffusion::DenoiserServer server(*base.denoiser, card_of(base, options), options.server);
   server.start();
   const diffusion::ModelCard card = card_of(base, options);
