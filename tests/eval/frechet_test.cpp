@@ -74,6 +74,56 @@ TEST_CASE("frechet/closed_forms/four_points_shift_and_scale") {
   }
 }
 
+TEST_CASE("frechet/closed_forms/two_by_two_diagonal_and_any_order") {
+  // Points +-sqrt(2) l_i have the biased covariance sum of l_i l_i^T, here rows of a Cholesky factor.
+  const auto points = [](std::vector<std::vector<double>> factors) {
+    std::vector<double> v;
+    for (const auto& l : factors)
+      for (const double sign : {1.0, -1.0})
+        for (const double e : l) v.push_back(sign * std::sqrt(static_cast<double>(factors.size())) * e);
+    const auto d = static_cast<std::int64_t>(factors.front().size());
+    return Tensor::from_values(v, {static_cast<std::int64_t>(v.size()) / d, d});
+  };
+  const double r2 = std::sqrt(2.0), r3 = std::sqrt(3.0);
+  const Tensor s1 = points({{r2, 1 / r2}, {0, std::sqrt(1.5)}}),
+               s2 = points({{1, 0}, {0, r3}});  // [[2,1],[1,2]], (1,3)
+  CHECK(frechet_distance(s1, s2, Covariance::biased) == doctest::Approx(8 - 2 * std::sqrt(14.0)).epsilon(1e-12));
+  const Tensor a = points({{2, 0, 0}, {0, 3, 0}, {0, 0, 1}}), b = points({{5, 0, 0}, {0, 1, 0}, {0, 0, 0}});
+  CHECK(frechet_distance(a, plus(b, 1, 2), Covariance::biased) == doctest::Approx(3 * 4 + 9 + 4 + 1).epsilon(1e-12));
+  // The same features in another order are the same set.
+  const Tensor x = test::random_tensor({30, 6}, DType::f64, 21);
+  Tensor reversed = Tensor::empty(x.shape(), DType::f64);
+  for (std::int64_t i = 0; i < 30; ++i) reversed.slice(i, i + 1).copy_from(x.slice(29 - i, 30 - i));
+  CHECK(std::abs(frechet_distance(x, reversed, Covariance::unbiased)) < 1e-6 * trace(x));
+}
+
+TEST_CASE("frechet/method_e/moments_in_two_dimensions") {
+  // tr (S1 S2)^(1/2) of 2 x 2 matrices is sqrt(tr S1 S2 + 2 sqrt(det S1 S2)): moments only, another way than ours.
+  const Tensor x = test::random_tensor({50, 2}, DType::f64, 23), y = test::random_tensor({31, 2}, DType::f64, 29, 2.5);
+  struct Moments {
+    double m[2]{}, s[2][2]{};
+  };
+  const auto moments = [](const Tensor& t) {
+    const auto v = t.to_doubles();
+    const auto n = static_cast<double>(t.dim(0));
+    Moments out;
+    for (std::size_t i = 0; i < v.size(); ++i) out.m[i % 2] += v[i] / n;
+    for (std::size_t i = 0; i < v.size(); i += 2)
+      for (std::size_t r = 0; r < 2; ++r)
+        for (std::size_t c = 0; c < 2; ++c) out.s[r][c] += (v[i + r] - out.m[r]) * (v[i + c] - out.m[c]) / (n - 1);
+    return out;
+  };
+  const Moments a = moments(x), b = moments(y);
+  double product_trace = 0, means = 0;
+  for (std::size_t r = 0; r < 2; ++r) {
+    means += (a.m[r] - b.m[r]) * (a.m[r] - b.m[r]);
+    for (std::size_t c = 0; c < 2; ++c) product_trace += a.s[r][c] * b.s[c][r];
+  }
+  const auto det = [](const Moments& m) { return m.s[0][0] * m.s[1][1] - m.s[0][1] * m.s[1][0]; };
+  const double want = means + trace(x) + trace(y) - 2 * std::sqrt(product_trace + 2 * std::sqrt(det(a) * det(b)));
+  CHECK(frechet_distance(x, y, Covariance::unbiased) == doctest::Approx(want).epsilon(1e-6));
+}
+
 TEST_CASE("frechet/singular_values/known_sums") {
   CHECK(sum_of_singular_values({3, 0, 0, -4}, 2, 2) == doctest::Approx(7));
   CHECK(sum_of_singular_values({1, 2, 3}, 1, 3) == doctest::Approx(std::sqrt(14.0)));
