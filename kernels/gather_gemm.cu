@@ -251,7 +251,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
       if (row < 0 || chunk >= p.out[0].chunks + p.out[1].chunks) continue;
       float v[kChunk<Elem>];
 #pragma unroll
-      for (int k = 0; k < kChunk<Elem>; ++k) v[k] = staged[r * kPitch + c * kChunk<Elem> + k];
+      for (int k = 0; k < kChunk<Elem>; k += 4) load_chunk(v + k, staged + r * kPitch + c * kChunk<Elem> + k);  // 16 bytes
       if (p.residual.chunks > 0) {
         float add[kChunk<Elem>];
         load_chunk(add, p.residual.data + (std::size_t{static_cast<unsigned>(row)} * p.residual.pitch + chunk) * kChunk<Elem>);
@@ -270,13 +270,15 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
 
 // ---- weights into the product's layout ----
 
-/// One thread per chunk of the result: n, source, tap, chunk (contract: PackWeights).
+/// One thread per chunk of the result (contract: PackWeights). Neighbours read neighbours: transposed, the channels of one
+/// row of w, i.e. rows n of the result; otherwise the chunks of one row.
 template <class Elem>
 __global__ void __launch_bounds__(256) pack_weights_kernel(PackWeights<Elem> p) {
-  const std::int64_t i = std::int64_t{blockIdx.x} * 256 + threadIdx.x, row_chunks = p.to_row_chunks();
-  if (i >= p.to_rows() * row_chunks) return;
-  const std::int64_t n = i / row_chunks;
-  std::int64_t c = i % row_chunks;
+  const std::int64_t i = std::int64_t{blockIdx.x} * 256 + threadIdx.x, rows = p.to_rows(), row_chunks = p.to_row_chunks();
+  if (i >= rows * row_chunks) return;
+  const std::int64_t n = p.transposed ? i % rows : i / row_chunks;
+  std::int64_t c = p.transposed ? i / rows : i % row_chunks;
+  Elem* to = p.to + (n * row_chunks + c) * kChunk<Elem>;
   float v[kChunk<Elem>];
   if (p.transposed) {
     // n is a column of the first block, or of the second behind whole chunks of the first; c runs over (tap, channel o).
@@ -299,7 +301,7 @@ __global__ void __launch_bounds__(256) pack_weights_kernel(PackWeights<Elem> p) 
 #pragma unroll
     for (int k = 0; k < kChunk<Elem>; ++k) v[k] = channel + k < channels ? to_float(from[k]) : 0.0f;
   }
-  store_chunk(p.to + i * kChunk<Elem>, v);
+  store_chunk(to, v);
 }
 
 }  // namespace AVID_GPU

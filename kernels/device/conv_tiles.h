@@ -89,6 +89,7 @@ struct WeightGradTiles;
 
 template <>
 struct WeightGradTiles<BFloat16> : TileList<
+    TileEntry<12,    32,  16, 16, 16, 3>,  // heads, and the layers of small networks
     TileEntry<20,    64,  16, 16, 16, 3>,
     TileEntry<50,   128,  56, 32, 56, 3>,
     TileEntry<62,   128,  96, 32, 96, 3>,
@@ -98,6 +99,7 @@ struct WeightGradTiles<BFloat16> : TileList<
 
 template <>
 struct WeightGradTiles<float> : TileList<
+    TileEntry<12,    32,  16, 16, 16, 2>,
     TileEntry<20,    64,  16, 16, 16, 2>,
     TileEntry<60,    64,  64, 32, 32, 2>
     > {};

@@ -145,7 +145,7 @@ TEST_CASE("gather_gemm/rule/layers_of_the_networks") {
 TEST_CASE("gather_gemm/wide_tiles_in_every_order") {
   for_each_order([] {
     check_product<bf16>({.W = 193, .I = 12, .I2 = 3, .N = 104}, 6);
-    check_weight_grad<bf16>({.W = 300, .I = 12, .I2 = 3, .N = 20}, 1);
+    check_weight_grad<bf16>({.W = 300, .I = 12, .I2 = 3, .N = 20}, 2);
   });
 }
 
