@@ -1,13 +1,11 @@
 // models/avid.cpp -- AVID: adapter, mixing layer, and both with a frozen base as one Denoiser
 #include "models/avid.h"
 
-#include <cmath>
-#include <limits>
-
 #include "autograd/ops/elementwise.h"
 #include "autograd/ops/mask_mix.h"
 #include "autograd/ops/unet_input.h"
 #include "models/infer.h"
+#include "tensor/ops/moments.h"
 
 namespace avid {
 namespace {
@@ -66,22 +64,8 @@ AvidConfig infer_avid_config(const nn::TensorMap& tensors, std::string_view sour
 }
 
 MaskStats mask_stats(const Tensor& mask) {
-  const std::vector<double> m = mask.to_doubles();
-  MaskStats stats{
-      .mean = 0,
-      .std = 0,
-      .min = std::numeric_limits<double>::infinity(),
-      .max = -std::numeric_limits<double>::infinity()};
-  for (const double v : m) {
-    stats.mean += v;
-    stats.min = std::min(stats.min, v);
-    stats.max = std::max(stats.max, v);
-  }
-  const auto n = static_cast<double>(m.size());
-  stats.mean /= n;
-  for (const double v : m) stats.std += (v - stats.mean) * (v - stats.mean);
-  stats.std = std::sqrt(stats.std / (n - 1));
-  return stats;
+  const Moments m = moments(mask, 0.5);
+  return {.mean = m.mean, .std = m.std, .min = m.min, .max = m.max};
 }
 
 Avid::Avid(const AvidConfig& config)

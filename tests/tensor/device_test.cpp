@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "tensor/ops/moments.h"
 #include "tensor/ops/on_device.h"
 #include "tests/doctest.h"
 #include "tests/support.h"
@@ -129,6 +130,25 @@ TEST_CASE("device/host access/refused in one line") {
   CHECK_THROWS_WITH_AS(dispatch_f32_bf16(DType::f64, "op", []<class Elem>() {}), doctest::Contains("f64"), DTypeError);
   CHECK_THROWS_WITH_AS(on_device(Device(), "op", []<class Backend>(const kernels::Stream&) {}), doctest::Contains("op"),
                        DeviceError);
+}
+
+TEST_CASE("device/moments/as on the CPU") {
+  for (const Shape& shape : {Shape{2}, Shape{3, 1}, Shape{2, 3, 1}, Shape{300, 1}, Shape{70, 90}, Shape{70000, 3}}) {
+    CAPTURE(shape.to_string());
+    Tensor x = test::random_tensor(shape, DType::f32, 8, 0.01);
+    for (std::int64_t r = 0; r < x.rows(); ++r)
+      for (std::int64_t c = 0; c < x.cols(); ++c) x.data<float>()[r * x.pitch() + c] += 5;
+    const Moments host = moments(x), there = moments(x.to(kDevice), 5);
+    CHECK(std::abs(there.mean - host.mean) < 1e-12);
+    CHECK(std::abs(there.std - host.std) < 1e-12);
+    CHECK(there.min == host.min);
+    CHECK(there.max == host.max);
+  }
+  Tensor bad = Tensor::full({300, 1}, 1.0);
+  bad.data<float>()[299 * 4] = std::numeric_limits<float>::quiet_NaN();
+  CHECK(std::isnan(moments(bad.to(kDevice)).mean));
+  CHECK(std::isnan(moments(bad.to(kDevice)).std));
+  CHECK(moments(Tensor::full({300, 1}, 0.3, DType::f32, kDevice), 0.5).std < 1e-7);
 }
 
 TEST_CASE("device/memory/counted per device") {
