@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "tensor/device.h"
 #include "train/config.h"
 
 namespace avid::train {
