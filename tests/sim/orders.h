@@ -1,6 +1,8 @@
 // tests/sim/orders.h -- runs a kernel test in every order of threads and blocks that the simulator offers
 #pragma once
 
+#include <string>
+
 #include "kernels/sim/simulator.h"
 #include "tests/doctest.h"
 
@@ -26,7 +28,8 @@ void for_each_order(F&& f) {
   };
   for (const Run& run : {Run{"forward", Order::forward, 1}, Run{"reverse", Order::reverse, 1},
                          Run{"random, seed 1", Order::random, 1}, Run{"random, seed 2", Order::random, 2}}) {
-    INFO("order: " << run.name);
+    const std::string name = run.name;
+    INFO("order: " << name);
     kernels::simulator::options().order = run.order;
     kernels::simulator::options().seed = run.seed;
     f();
