@@ -3,6 +3,8 @@
 
 #include <utility>
 
+#include "kernels/op_timer.h"
+
 namespace avid {
 namespace {
 
@@ -39,6 +41,7 @@ class AttentionRule : public Rule {
 }  // namespace
 
 Var attention(const Var& q, const Var& k, const Var& v, const SoftmaxAttentionOptions& options) {
+  const kernels::OpTimer timer(kOp);
   SoftmaxAttention result = attention_fwd(q.value(), k.value(), v.value(), options);
   if (!needs_record({&q, &k, &v})) return Var(std::move(result.out));
   auto rule = std::make_unique<AttentionRule>(q, k, v, result, options);

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/attention.h"
+#include "tensor/ops/emulated_bf16.h"
 #include "tensor/ops/on_device.h"
 #include "tensor/ops/operands.h"
 
@@ -69,6 +70,11 @@ Tensor empty_log_sum(const Tensor& q, const SoftmaxAttentionOptions& options) {
 
 SoftmaxAttention attention_fwd(
     const Tensor& q, const Tensor& k, const Tensor& v, const SoftmaxAttentionOptions& options) {
+  if (detail::is_emulated_bf16(q)) {
+    SoftmaxAttention result = attention_fwd(detail::widened(q), detail::widened(k), detail::widened(v), options);
+    result.out = detail::narrowed(result.out);
+    return result;
+  }
   check_inputs(q, k, v, options);
   SoftmaxAttention result{Tensor::empty(q.shape(), q.dtype(), q.device()), empty_log_sum(q, options)};
   if (q.device().is_gpu()) {
@@ -89,6 +95,12 @@ SoftmaxAttention attention_fwd(
 SoftmaxAttentionGrads attention_bwd(
     const Tensor& d_out, const Tensor& q, const Tensor& k, const Tensor& v, const SoftmaxAttention& forward,
     const SoftmaxAttentionOptions& options, const SoftmaxAttentionNeeds& needs) {
+  if (detail::is_emulated_bf16(q)) {
+    SoftmaxAttentionGrads grads = attention_bwd(
+        detail::widened(d_out), detail::widened(q), detail::widened(k), detail::widened(v),
+        {detail::widened(forward.out), forward.log_sum}, options, needs);
+    return {detail::narrowed(grads.d_q), detail::narrowed(grads.d_k), detail::narrowed(grads.d_v)};
+  }
   check_inputs(q, k, v, options);
   detail::check_like(d_out, q, kOp, "d_out");
   detail::check_like(forward.out, q, kOp, "forward.out");

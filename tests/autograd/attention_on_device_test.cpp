@@ -36,9 +36,9 @@ std::vector<Tensor> run(
   return results;
 }
 
-/// The op on sim, in f32 and bf16, against the CPU in f32. Inputs listed in `vectors` stay f32 on the device.
+/// The op on sim, in f32 and bf16, against the CPU in f32. Inputs listed in `parameters` stay f32 there (the graph converts matrices).
 void compare(
-    const std::vector<Tensor>& inputs, const std::vector<std::size_t>& vectors,
+    const std::vector<Tensor>& inputs, const std::vector<std::size_t>& parameters,
     const std::function<Var(const std::vector<Var>&)>& op) {
   const Tensor d_out = random(inputs[0].shape(), 99, 1.0);
   const std::vector<Tensor> expected = run(inputs, d_out, op);
@@ -46,8 +46,8 @@ void compare(
     CAPTURE(name_of(dtype));
     std::vector<Tensor> there;
     for (std::size_t i = 0; i < inputs.size(); ++i) {
-      const bool vector = std::find(vectors.begin(), vectors.end(), i) != vectors.end();
-      there.push_back((vector ? inputs[i] : inputs[i].to(dtype)).to(kSim));
+      const bool parameter = std::find(parameters.begin(), parameters.end(), i) != parameters.end();
+      there.push_back((parameter ? inputs[i] : inputs[i].to(dtype)).to(kSim));
     }
     const std::vector<Tensor> got = run(there, d_out.to(dtype).to(kSim), op);
     for (std::size_t i = 0; i < got.size(); ++i) {
@@ -79,7 +79,7 @@ TEST_CASE("attention_on_device/temporal_attention/fused, composed and many frame
         {random({s.B, s.T, s.H, s.W, s.C}, seed += 10, 2.0), random({s.C}, seed + 1, 1.5),
          random({3 * s.N * s.D, s.C}, seed + 2, 1.2 / std::sqrt(static_cast<double>(s.C))),
          random({s.C, s.N * s.D}, seed + 3, 1.0 / std::sqrt(static_cast<double>(s.N * s.D))), random({32, s.N}, seed + 4, 1.0)},
-        {1, 4}, [&](const std::vector<Var>& in) {
+        {1, 2, 3, 4}, [&](const std::vector<Var>& in) {
           return temporal_attention(
               in[0], in[1], in[2], in[3], in[4], freqs.to(in[0].value().device()), {.heads = s.N, .head_dim = s.D});
         });

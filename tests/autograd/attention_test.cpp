@@ -81,6 +81,18 @@ TEST_CASE("attention/gradient/all inputs in f64") {
   }
 }
 
+TEST_CASE("attention/bf16/on the CPU is f32 rounded at the stores") {
+  auto in = operands(1, 3, 5, 6, 150, DType::f32);
+  for (Tensor& t : in) t = t.to(DType::bf16);
+  const std::vector<Tensor> wide = {in[0].to(DType::f32), in[1].to(DType::f32), in[2].to(DType::f32)};
+  const SoftmaxAttention got = attention_fwd(in[0], in[1], in[2], {.heads = 2});
+  CHECK(same_bits(got.out, attention_fwd(wide[0], wide[1], wide[2], {.heads = 2}).out.to(DType::bf16)));
+  const auto grads = attention_bwd(in[0], in[0], in[1], in[2], got, {.heads = 2}, {});
+  const auto expected =
+      attention_bwd(wide[0], wide[0], wide[1], wide[2], {got.out.to(DType::f32), got.log_sum}, {.heads = 2}, {});
+  CHECK(same_bits(grads.d_k, expected.d_k.to(DType::bf16)));
+}
+
 TEST_CASE("attention/frozen/inputs without need get no gradient") {
   const auto in = operands(1, 3, 4, 6, 200);
   const Var q(in[0], true), k(in[1]), v(in[2]);
