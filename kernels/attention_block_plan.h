@@ -20,7 +20,7 @@ enum class CoreGradient {
 struct AttentionBlockPlan {
   std::int64_t rows = 0, inner = 0;  ///< B*T*S; N*D
   std::int64_t h_pitch = 0, qkv_pitch = 0, a_pitch = 0;
-  std::int64_t h = 0, qkv = 0, a = 0, d_a = 0, d_qkv = 0, core = 0, linear = 0, norm = 0;
+  std::int64_t h = 0, qkv = 0, a = 0, d_a = 0, d_qkv = 0, core = 0, folded = 0, linear = 0, norm = 0;
   std::int64_t total_bytes = 0;
   LinearSize qkv_size, out_size;
 };
@@ -65,12 +65,30 @@ AttentionBlockPlan attention_block_plan(
 /// Slabs of 512 positions that the sums over a frame are cut into.
 constexpr int linear_attention_slabs(std::int64_t S) { return static_cast<int>((S + 511) / 512); }
 
-/// With the core's contexts: those of slabs, their combination, its gradient.
+/// Of the two-pass forward form of linear attention (device/linear_attention_two_pass.h).
+inline constexpr int kTwoPassSlab = 1024, kTwoPassWarpsPerHead = 2;
+inline constexpr std::int64_t kTwoPassMaxChannels = 104;
+
+template <class Elem>
+bool linear_attention_in_two_passes(const AttentionBlockDeviceArgs<Elem>& p) {
+  return sizeof(Elem) == 2 && p.D == 32 && p.C <= kTwoPassMaxChannels && p.b_out != nullptr;
+}
+
+/// With the core's contexts: those of slabs, their combination, its gradient. The two-pass form needs contexts and the
+/// folded weights only.
 template <class Elem>
 AttentionBlockPlan linear_attention_plan(const AttentionBlockDeviceArgs<Elem>& p, bool backward) {
-  const std::int64_t matrix = p.D * p.D + 2 * p.D;
+  const std::int64_t matrix = p.D * p.D + 2 * p.D, F = p.B * p.T;
+  if (!backward && linear_attention_in_two_passes(p)) {
+    AttentionBlockPlan plan;
+    const std::int64_t parts = (p.S + kTwoPassSlab - 1) / kTwoPassSlab * kTwoPassWarpsPerHead;
+    plan.core = 0;
+    plan.folded = (F * p.N * (parts + 1) * matrix * 4 + 255) / 256 * 256;
+    plan.total_bytes = plan.folded + F * ((p.C + 7) / 8 * 8) * p.N * p.D * 2;
+    return plan;
+  }
   const std::int64_t per_head = (linear_attention_slabs(p.S) + 2) * matrix;
-  return attention_block_plan(p, backward, CoreGradient::in_place, p.B * p.T * p.N * per_head * 4);
+  return attention_block_plan(p, backward, CoreGradient::in_place, F * p.N * per_head * 4);
 }
 
 /// With one log-sum and one correction per query and head.

@@ -1,4 +1,4 @@
-// kernels/linear_attention.cu -- the linear attention block, composed around its core (contract: linear_attention.h)
+// kernels/linear_attention.cu -- the linear attention block (contract: linear_attention.h)
 //
 // Math       one frame of S positions s, head n, channels i, j < D:
 //              qn_s = D^-1/2 softmax_i(q_s);  kn_si = exp(k_si - max_i) / sum_i (over the frame's positions)
@@ -8,17 +8,19 @@
 //              over positions needs no second reduction over positions
 // Layout     qkv [B*T*S, 3*N*D] as the projection leaves it; heads of up to 64 channels (device/attention_tiles.h)
 // Parallel   contexts: a block per (frame, slab of 512 positions, head), running maximum and a D x D sum in registers;
-//            slabs combined in order (as split keys are in flash attention); outputs: a block per (frame, tile, head)
+//            slabs combined in order (as split keys are in flash attention); outputs: a block per (frame, tile, head).
+//            bf16 forward with D = 32 and C <= 104: two passes over x instead (device/linear_attention_two_pass.h)
 // Traffic    of the composed form, per position: C + 4C (norm, projections) + 11 N*D elements forward
 // Numerics   f32 sums, h, qkv, a, d_a, d_qkv, d_h rounded to Elem; bf16 tensors use the fast exponential
 // Limits     D <= 64, S < 2^31, frames * slabs < 2^31, N < 65536
 // Measured   never run on a GPU yet
-// Open       norm, projections and core as two passes over x (docs/kernels/norm.md); the cores use no tensor cores
+// Open       the backward pass and wide rows in two passes; the composed cores use no tensor cores
 // Oracle     linear_attention_cpu.cpp in f64, tests/sim/linear_attention_test.cpp
 #include "kernels/linear_attention.h"
 
 #include "kernels/device/attention_steps.h"
 #include "kernels/device/attention_tiles.h"
+#include "kernels/device/linear_attention_two_pass.h"
 
 namespace avid::kernels {
 namespace AVID_GPU {
@@ -359,12 +361,59 @@ void core_gradient(const Stream& stream, const LinearCore<Elem>& core, Rows<cons
   });
 }
 
+/// The forward pass in two passes over x.
+void two_passes(const Stream& stream, const AttentionBlockDeviceArgs<BFloat16>& p) {
+  const AttentionBlockPlan plan = linear_attention_plan(p, false);
+  LinearTwoPass t;
+  t.S = static_cast<int>(p.S);
+  t.C = static_cast<int>(p.C);
+  t.N = static_cast<int>(p.N);
+  t.slabs = (t.S + kTwoPassSlab - 1) / kTwoPassSlab;
+  t.K = (t.C + 15) / 16 * 16;
+  t.pitch = t.K + 8;
+  t.C8 = (t.C + 7) / 8 * 8;
+  t.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(p.D)));
+  t.x = p.x, t.w_qkv = p.w_qkv, t.w_out = p.w_out, t.gamma = p.gamma, t.b_out = p.b_out, t.y = p.y;
+  const std::int64_t F = p.B * p.T;
+  const int parts = t.slabs * kTwoPassWarpsPerHead;
+  auto* workspace = static_cast<unsigned char*>(p.workspace);
+  LinearCore<BFloat16> core{};
+  core.F = F;
+  core.N = t.N;
+  core.D = 32;
+  core.slabs = parts;
+  core.partial = reinterpret_cast<float*>(workspace + plan.core);
+  core.context = core.partial + F * parts * t.N * (32 * 32 + 64);
+  t.partial = core.partial;
+  t.context = core.context;
+  t.folded = reinterpret_cast<BFloat16*>(workspace + plan.folded);
+
+  const int groups = (t.N + kHeadsPerBlock - 1) / kHeadsPerBlock;
+  const std::size_t gamma_bytes = static_cast<std::size_t>(t.K) * 4, row_bytes = static_cast<std::size_t>(t.pitch) * 2;
+  launch(
+      linear_attention_pass_a_kernel<kHeadsPerBlock>, dim3(static_cast<unsigned>(F * t.slabs * groups)), dim3(256),
+      (kHeadsPerBlock * 64 + 2 * kTwoPassTile) * row_bytes + gamma_bytes, stream, t, groups);
+  const dim3 heads(static_cast<unsigned>(F), static_cast<unsigned>(t.N));
+  launch(linear_attention_combine_kernel<BFloat16>, heads, dim3(kCoreBlock), 0, stream, core);
+  launch(linear_attention_fold_kernel<256>, heads, dim3(256), 0, stream, t);
+  const int tiles = (t.S + 127) / 128;
+  const auto pass_b = [&]<int kN>() {
+    launch(
+        linear_attention_pass_b_kernel<kN, 2>, dim3(static_cast<unsigned>(F * tiles)), dim3(128),
+        (128 + 2 * 32) * row_bytes + 2 * ((kN + 1) / 2 * 16) * kFoldedPitch * 2 + gamma_bytes, stream, t, tiles);
+  };
+  t.C8 <= 56 ? pass_b.template operator()<7>() : pass_b.template operator()<13>();
+}
+
 }  // namespace AVID_GPU
 
 template <class Backend, class Elem>
 void linear_attention_fwd(const Stream& stream, const AttentionBlockDeviceArgs<Elem>& p) {
   using namespace AVID_GPU;
   if (p.B * p.T * p.S == 0) return;
+  if constexpr (sizeof(Elem) == 2) {
+    if (linear_attention_in_two_passes(p)) return two_passes(stream, p);
+  }
   const AttentionSteps<Elem> steps(stream, p, linear_attention_plan(p, false));
   const LinearCore<Elem> core = linear_core(steps);
   steps.project();

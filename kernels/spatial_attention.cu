@@ -183,7 +183,7 @@ __global__ void __launch_bounds__(kCoreBlock, 2) spatial_attention_d_q_kernel(Sp
 
 /// d_k and d_v of a tile of keys. Grid (F * tiles, N). After the kernel above, whose delta it reads.
 template <class Elem, int kD>
-__global__ void __launch_bounds__(kCoreBlock, 2) spatial_attention_d_kv_kernel(SpatialCore<Elem> p, Rows<Elem> d_qkv) {
+__global__ void __launch_bounds__(kCoreBlock, 1) spatial_attention_d_kv_kernel(SpatialCore<Elem> p, Rows<Elem> d_qkv) {
   using Tile = HeadTile<kD>;
   using Products = RowProducts<kD>;
   SharedArena arena;

@@ -35,7 +35,8 @@ void check(const BlockCase& c, bool all_orders = false) {
   const auto exact = run_reference(c);
   const auto compare = [&](const BlockTensors<Elem>& t) {
     const BlockErrors e = errors_of(t, exact, c.bias);
-    // bf16: h, qkv, a and their gradients are rounded on the way; a few times 2^-9 each, more behind the softmax. A logit of 60 costs f32 six bits.
+    // bf16: h, qkv, a and their gradients are rounded on the way; a few times 2^-9 each, more behind the softmax. A
+    // logit of 60 costs f32 six bits.
     const double value = sizeof(Elem) == 2 ? 6e-3 : 2e-6, gradient = sizeof(Elem) == 2 ? 3e-2 : c.scale > 1 ? 5e-5 : 1e-5;
     CHECK(e.y < value);
     CHECK(e.d_x < gradient);
@@ -66,6 +67,15 @@ TEST_CASE("linear_attention/sim/other_head_widths") {
   check<float>({1, 1, 37, 6, 1, 50, false});
   check<BFloat16>({1, 1, 35, 6, 2, 64, true});
   check<BFloat16>({1, 1, 9, 3, 1, 7, true});
+}
+
+TEST_CASE("linear_attention/sim/two_passes") {
+  // bf16, head width 32, C <= 104: forward in two passes. Several slabs, groups of heads, tiles; rows of all widths.
+  check<BFloat16>({1, 1, 130, 100, 5, 32, true}, true);
+  check<BFloat16>({1, 2, 1090, 9, 1, 32, true});
+  check<BFloat16>({2, 1, 97, 57, 2, 32, true});
+  check<BFloat16>({1, 1, 33, 1, 4, 32, true});
+  check<BFloat16>({1, 1, 40, 105, 2, 32, true});  // the first that is composed
 }
 
 TEST_CASE("linear_attention/sim/several_slabs") {
