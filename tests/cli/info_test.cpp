@@ -22,10 +22,15 @@ TEST_CASE("info/json/names_build_devices_and_every_library") {
   }
 }
 
-TEST_CASE("info/text/says_that_there_is_no_cuda") {
+TEST_CASE("info/text/says_whether_cuda_can_be_used_and_why_not") {
   const ProgramResult result = run_program({AVID_PROGRAM, "info"});
   CHECK(result.exit_code == 0);
-  CHECK(result.out.find("cpu (this build has no CUDA)") != std::string::npos);
+  CHECK(result.out.find("device     cpu\n") != std::string::npos);
+#if AVID_HAVE_CUDA
+  CHECK(result.out.find("device     cuda:0") != std::string::npos);
+#else
+  CHECK(result.out.find("device     cuda: this build has no CUDA kernels") != std::string::npos);
+#endif
   CHECK(result.out.find("oneDNN") != std::string::npos);
 }
 
