@@ -127,7 +127,7 @@ def complaints(row, budget):
         wrong.append("spills %d bytes" % row["spills"])
     limit = budget.get((row["file"], row["kernel"], row["arch"]))
     if limit is None:
-        return wrong + ["no line in %s: run scripts/kernel_resources.sh --update and look at the difference" % BUDGET]
+        return wrong
     for c in MAXIMA:
         slack = SLACK_REGISTERS if c == "registers" else 0
         if row[c] > limit[c] + slack:
@@ -184,6 +184,8 @@ def main():
         for row, text in wrong:
             print("%s: %s for %s: %s" % (row["file"], row["kernel"], row["arch"], text), file=sys.stderr)
         print("%d kernels of %d files, %d complaints" % (len(rows), len(sources), len(wrong) + len(failed)))
+        if new := sum((r["file"], r["kernel"], r["arch"]) not in budget for r in rows):
+            print("%d kernels have no line in %s and were checked for spills only; --update adds them" % (new, BUDGET))
     for text in failed:
         print(text, file=sys.stderr)
     return 1 if wrong or failed else 0

@@ -1,7 +1,7 @@
 // kernels/sim/async_copy.cpp -- cp.async, as early and as late as the hardware may be
 //
-// A copy may land at once: the destination is filled with NaN at the issue, so that data still needed there is lost. It may
-// land as late as the wait allows: only there are the bytes delivered (and the source read).
+// A copy may land at once: the destination is filled with NaN at the issue, so that data still needed there is lost.
+// It may land as late as the wait allows: only there are the bytes delivered (and the source read).
 #include <cstring>
 
 #include "kernels/sim/engine.h"
@@ -17,7 +17,9 @@ void cp_async(void* dst, const void* src, unsigned bytes, bool valid, Site site)
   Engine& e = engine();
   Thread& thread = e.current();
   if (reinterpret_cast<std::uintptr_t>(dst) % bytes != 0)
-    fail(ErrorKind::misaligned, "cp_async: destination not aligned to " + std::to_string(bytes) + " bytes, " + e.shared.describe(dst), site);
+    fail(
+        ErrorKind::misaligned,
+        "cp_async: destination not aligned to " + std::to_string(bytes) + " bytes, " + e.shared.describe(dst), site);
   if (valid && reinterpret_cast<std::uintptr_t>(src) % bytes != 0)
     fail(ErrorKind::misaligned, "cp_async: source not aligned to " + std::to_string(bytes) + " bytes", site);
   if (!e.shared.contains(dst)) fail(ErrorKind::misaligned, "cp_async: destination is not shared memory", site);

@@ -14,9 +14,12 @@ void warp_collective(const Collective& what, std::uint32_t mask, void* argument,
   Thread& thread = e.current();
   Warp& warp = e.warp(thread.warp());
   const unsigned lane = thread.lane();
-  if ((mask >> lane & 1u) == 0) fail(ErrorKind::divergent_warp, std::string(what.name) + ": the calling lane is not in its own mask", site);
+  if ((mask >> lane & 1u) == 0)
+    fail(ErrorKind::divergent_warp, std::string(what.name) + ": the calling lane is not in its own mask", site);
   if (what.whole_warp && warp.alive != ~0u)
-    fail(ErrorKind::dead_lane, std::string(what.name) + " needs all 32 lanes of the warp; some finished or do not exist", site);
+    fail(
+        ErrorKind::dead_lane, std::string(what.name) + " needs all 32 lanes of the warp; some finished or do not exist",
+        site);
   if ((mask & ~warp.alive) != 0)
     fail(ErrorKind::dead_lane, std::string(what.name) + ": the mask names lanes that finished or do not exist", site);
 
@@ -30,8 +33,11 @@ void warp_collective(const Collective& what, std::uint32_t mask, void* argument,
     pending.arrived = 0;
     pending.site = site;
   } else if (pending.what != &what || pending.mask != mask || !same_site(pending.site, site)) {
-    fail(ErrorKind::divergent_warp, std::string("lanes of one warp are in different collectives: this in ") + what.name + ", others in " +
-                                        pending.what->name + " at " + text_of(pending.site), site);
+    fail(
+        ErrorKind::divergent_warp,
+        std::string("lanes of one warp are in different collectives: this in ") + what.name + ", others in " +
+            pending.what->name + " at " + text_of(pending.site),
+        site);
   }
   pending.argument[lane] = argument;
   pending.arrived |= 1u << lane;

@@ -39,8 +39,9 @@ std::uint32_t Engine::random() {
 
 void Engine::run_block(std::uint64_t block) {
   const sim::dim3 grid = launch_.grid;
-  sim::blockIdx = {static_cast<unsigned>(block % grid.x), static_cast<unsigned>(block / grid.x % grid.y),
-                   static_cast<unsigned>(block / grid.x / grid.y)};
+  sim::blockIdx = {
+      static_cast<unsigned>(block % grid.x), static_cast<unsigned>(block / grid.x % grid.y),
+      static_cast<unsigned>(block / grid.x / grid.y)};
   const auto n = static_cast<std::uint32_t>(threads_.size());
   num_live_ = n;
   num_arrived_ = num_finished_ = 0;
@@ -70,7 +71,8 @@ void Engine::run_block(std::uint64_t block) {
   run_threads();
   if (record) traffic.end_block();
   if (const std::string overrun = shared.check_redzones(); !overrun.empty())
-    throw SimError(ErrorKind::overrun, place_of_failure() + ": found at the end of the block: write outside an array, " + overrun);
+    throw SimError(
+        ErrorKind::overrun, place_of_failure() + ": found at the end of the block: write outside an array, " + overrun);
 }
 
 void Engine::run_threads() {
@@ -109,7 +111,8 @@ void Engine::fiber_body() {
     Fiber* target = next != nullptr ? next->fiber : &e.fibers_.main();
     if (next == nullptr && e.num_live_ > 0)
       e.error_ = std::make_exception_ptr(SimError(
-          ErrorKind::deadlock, place_of_failure() + ": deadlock: a thread finished and no other can continue\n" + e.describe_threads()));
+          ErrorKind::deadlock,
+          place_of_failure() + ": deadlock: a thread finished and no other can continue\n" + e.describe_threads()));
     e.fibers_.give_back(self);
     e.fibers_.switch_to(target);
     // Taken from the pool again: `self->thread` is the thread to begin.
@@ -152,7 +155,8 @@ void Engine::suspend(Status status, const Site& site) {
   thread.status = status;
   thread.site = site;
   Fiber* target = next_fiber();
-  if (target == nullptr) fail(ErrorKind::deadlock, "deadlock: no thread of the block can continue\n" + describe_threads(), site);
+  if (target == nullptr)
+    fail(ErrorKind::deadlock, "deadlock: no thread of the block can continue\n" + describe_threads(), site);
   fibers_.switch_to(target);
   thread.status = Status::running;
   current_ = &thread;
@@ -167,8 +171,11 @@ void Engine::abandon_block(std::exception_ptr error) {
 
 void Engine::finish(Thread& thread) {
   if (!thread.copies.empty())
-    fail(ErrorKind::cp_async, "thread finished with " + std::to_string(thread.copies.size()) +
-                                  " asynchronous copies it never waited for, the first issued at " + text_of(thread.copies[0].site), Site{});
+    fail(
+        ErrorKind::cp_async,
+        "thread finished with " + std::to_string(thread.copies.size()) +
+            " asynchronous copies it never waited for, the first issued at " + text_of(thread.copies[0].site),
+        Site{});
   thread.status = Status::finished;
   --num_live_;
   ++num_finished_;
@@ -176,20 +183,30 @@ void Engine::finish(Thread& thread) {
   warp.alive &= ~(1u << thread.lane());
   for (std::uint32_t i = 0; i < warp.num_pending; ++i)
     if (const PendingCollective& p = warp.pending[i]; p.mask >> thread.lane() & 1u)
-      fail(ErrorKind::divergent_warp, std::string("thread finished while its warp waits for it in ") + p.what->name + " at " + text_of(p.site), Site{});
+      fail(
+          ErrorKind::divergent_warp,
+          std::string("thread finished while its warp waits for it in ") + p.what->name + " at " + text_of(p.site),
+          Site{});
   if (num_arrived_ > 0)
-    fail(ErrorKind::early_exit, "thread finished while others wait at __syncthreads " + text_of(barrier_site_) + "\n" + describe_threads(), Site{});
+    fail(
+        ErrorKind::early_exit,
+        "thread finished while others wait at __syncthreads " + text_of(barrier_site_) + "\n" + describe_threads(),
+        Site{});
 }
 
 int Engine::barrier(Reduce op, bool predicate, const Site& site) {
   if (num_finished_ > 0)
-    fail(ErrorKind::early_exit, "__syncthreads reached after other threads of the block finished\n" + describe_threads(), site);
+    fail(
+        ErrorKind::early_exit, "__syncthreads reached after other threads of the block finished\n" + describe_threads(),
+        site);
   if (num_arrived_ == 0) {
     barrier_site_ = site;
     barrier_value_ = predicate;
   } else {
     if (!same_site(barrier_site_, site))
-      fail(ErrorKind::divergent_barrier, "divergent __syncthreads: others wait at " + text_of(barrier_site_) + "\n" + describe_threads(), site);
+      fail(
+          ErrorKind::divergent_barrier,
+          "divergent __syncthreads: others wait at " + text_of(barrier_site_) + "\n" + describe_threads(), site);
     if (op == Reduce::count) barrier_value_ += predicate;
     if (op == Reduce::all) barrier_value_ &= static_cast<int>(predicate);
     if (op == Reduce::any) barrier_value_ |= static_cast<int>(predicate);
@@ -219,11 +236,21 @@ std::string Engine::describe_threads() const {
   for (const Thread& t : threads_) {
     std::string what;
     switch (t.status) {
-      case Status::not_started: what = "not started"; break;
-      case Status::running: what = "running"; break;
-      case Status::at_barrier: what = "waiting at __syncthreads " + text_of(t.site); break;
-      case Status::in_collective: what = "waiting for its warp at " + text_of(t.site); break;
-      case Status::finished: what = "finished"; break;
+      case Status::not_started:
+        what = "not started";
+        break;
+      case Status::running:
+        what = "running";
+        break;
+      case Status::at_barrier:
+        what = "waiting at __syncthreads " + text_of(t.site);
+        break;
+      case Status::in_collective:
+        what = "waiting for its warp at " + text_of(t.site);
+        break;
+      case Status::finished:
+        what = "finished";
+        break;
     }
     groups[what].push_back(t.number);
   }

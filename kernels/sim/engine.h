@@ -31,10 +31,10 @@ struct Thread {
   sim::uint3 index{};
   std::uint32_t number = 0;  ///< in its block, x fastest
   Status status = Status::not_started;
-  Fiber* fiber = nullptr;    ///< null until it starts
-  Site site;                 ///< where it waits
-  std::vector<AsyncCopy> copies;          ///< issued and not waited for, oldest first
-  std::vector<std::uint32_t> groups;      ///< copies.size() at each commit
+  Fiber* fiber = nullptr;             ///< null until it starts
+  Site site;                          ///< where it waits
+  std::vector<AsyncCopy> copies;      ///< issued and not waited for, oldest first
+  std::vector<std::uint32_t> groups;  ///< copies.size() at each commit
 
   unsigned lane() const { return number & 31u; }
   unsigned warp() const { return number / 32; }
@@ -62,8 +62,8 @@ struct Launch {
   std::size_t shared_bytes = 0;
 };
 
-/// Runs blocks. Scheduling is warp-greedy: one warp runs until all its lanes wait, because that is what brings out missing
-/// barriers; in which order is Options::order.
+/// Runs blocks. Scheduling is warp-greedy: one warp runs until all its lanes wait, because that is what brings out
+/// missing barriers; in which order is Options::order.
 class Engine {
  public:
   Engine();

@@ -7,8 +7,8 @@
 #include <new>
 
 #if !AVID_SIM_UCONTEXT && defined(__x86_64__)
-// The callee-saved registers of the System V ABI go on the old stack, those of the new one come off it. The floating-point
-// control words are not switched: kernels do not change them.
+// The callee-saved registers of the System V ABI go on the old stack, those of the new one come off it. The
+// floating-point control words are not switched: kernels do not change them.
 asm(R"(
 .text
 .globl avid_sim_switch
@@ -93,8 +93,9 @@ FiberPool::~FiberPool() {
 
 void FiberPool::add() {
   auto fiber = std::make_unique<Fiber>();
-  void* block = mmap(nullptr, kStackBytes + page_bytes(), PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
+  void* block = mmap(
+      nullptr, kStackBytes + page_bytes(), PROT_READ | PROT_WRITE,
+      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
   if (block == MAP_FAILED) throw std::bad_alloc();
   mprotect(block, page_bytes(), PROT_NONE);
   fiber->stack = static_cast<char*>(block) + page_bytes();

@@ -37,11 +37,11 @@ struct Fiber {
 #else
   void* stack_pointer = nullptr;  ///< where the registers of a sleeping fiber lie
 #endif
-  char* stack = nullptr;          ///< lowest usable byte; a guard page lies below
+  char* stack = nullptr;  ///< lowest usable byte; a guard page lies below
   std::size_t stack_bytes = 0;
-  void* fake_stack = nullptr;     ///< AddressSanitizer's
-  std::uint32_t thread = 0;       ///< the CUDA thread to begin with
-  std::uint32_t colour_bytes = 0; ///< spreads the stacks' hot ends over the cache sets
+  void* fake_stack = nullptr;      ///< AddressSanitizer's
+  std::uint32_t thread = 0;        ///< the CUDA thread to begin with
+  std::uint32_t colour_bytes = 0;  ///< spreads the stacks' hot ends over the cache sets
 };
 
 /// Stacks of one OS thread. A fiber belongs to the OS thread that made it.

@@ -17,10 +17,14 @@ namespace {
 Options options_from_environment() {
   Options o;
   if (const char* order = std::getenv("AVID_SIM_ORDER")) {
-    if (std::strcmp(order, "forward") == 0) o.order = Order::forward;
-    else if (std::strcmp(order, "reverse") == 0) o.order = Order::reverse;
-    else if (std::strcmp(order, "random") == 0) o.order = Order::random;
-    else throw GpuError(std::string("AVID_SIM_ORDER: expected forward, reverse or random, got ") + order);
+    if (std::strcmp(order, "forward") == 0)
+      o.order = Order::forward;
+    else if (std::strcmp(order, "reverse") == 0)
+      o.order = Order::reverse;
+    else if (std::strcmp(order, "random") == 0)
+      o.order = Order::random;
+    else
+      throw GpuError(std::string("AVID_SIM_ORDER: expected forward, reverse or random, got ") + order);
   }
   if (const char* seed = std::getenv("AVID_SIM_SEED")) o.seed = std::strtoull(seed, nullptr, 0);
   if (const char* threads = std::getenv("AVID_SIM_THREADS")) o.os_threads = std::atoi(threads);
@@ -30,15 +34,20 @@ Options options_from_environment() {
 /// What a GPU refuses; one line as the launch on a GPU gives it.
 void check_launch(const Launch& l) {
   const auto refuse = [&](const std::string& why) {
-    const auto text = [](sim::dim3 d) { return "(" + std::to_string(d.x) + "," + std::to_string(d.y) + "," + std::to_string(d.z) + ")"; };
-    throw SimError(ErrorKind::bad_launch, function_name(l.kernel) + ": launch: " + why + " | grid " + text(l.grid) + ", block " +
-                                              text(l.block) + ", shared " + std::to_string(l.shared_bytes) + " B");
+    const auto text = [](sim::dim3 d) {
+      return "(" + std::to_string(d.x) + "," + std::to_string(d.y) + "," + std::to_string(d.z) + ")";
+    };
+    throw SimError(
+        ErrorKind::bad_launch, function_name(l.kernel) + ": launch: " + why + " | grid " + text(l.grid) + ", block " +
+                                   text(l.block) + ", shared " + std::to_string(l.shared_bytes) + " B");
   };
   const std::uint64_t threads = std::uint64_t{l.block.x} * l.block.y * l.block.z;
   if (threads == 0 || threads > 1024 || l.block.z > 64) refuse("a block has 1 to 1024 threads, 64 in z");
   if (l.grid.x == 0 || l.grid.y == 0 || l.grid.z == 0) refuse("empty grid; callers skip empty work");
-  if (l.grid.x > 2147483647u || l.grid.y > 65535 || l.grid.z > 65535) refuse("a grid has at most 2^31 - 1, 65535, 65535 blocks");
-  if (l.shared_bytes > SharedMemory::kLimitBytes) refuse("more shared memory than sm_80 has, " + std::to_string(SharedMemory::kLimitBytes) + " B");
+  if (l.grid.x > 2147483647u || l.grid.y > 65535 || l.grid.z > 65535)
+    refuse("a grid has at most 2^31 - 1, 65535, 65535 blocks");
+  if (l.shared_bytes > SharedMemory::kLimitBytes)
+    refuse("more shared memory than sm_80 has, " + std::to_string(SharedMemory::kLimitBytes) + " B");
 }
 
 /// The i-th block to run. A random run visits them in strides.
@@ -57,7 +66,8 @@ Options& options() {
   return o;
 }
 
-void run_grid(const void* kernel, sim::dim3 grid, sim::dim3 block, std::size_t shared_bytes, void (*call)(void*), void* context) {
+void run_grid(
+    const void* kernel, sim::dim3 grid, sim::dim3 block, std::size_t shared_bytes, void (*call)(void*), void* context) {
   const Launch launch{kernel, call, context, grid, block, shared_bytes};
   check_launch(launch);
   const std::uint64_t total = std::uint64_t{grid.x} * grid.y * grid.z;
@@ -81,7 +91,8 @@ void run_grid(const void* kernel, sim::dim3 grid, sim::dim3 block, std::size_t s
       stop = true;
     }
   };
-  const auto wanted = static_cast<std::uint64_t>(options().os_threads > 0 ? options().os_threads : omp_get_max_threads());
+  const auto wanted =
+      static_cast<std::uint64_t>(options().os_threads > 0 ? options().os_threads : omp_get_max_threads());
   const int num_threads = static_cast<int>(std::min(wanted, total));
   if (num_threads <= 1 || omp_in_parallel()) {
     work();

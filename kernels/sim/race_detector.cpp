@@ -17,7 +17,8 @@ void RaceDetector::begin_launch() {
     if (bytes_ == nullptr) throw std::bad_alloc();
     clocks_.resize(32);
     Dl_info info{};
-    if (dladdr(reinterpret_cast<void*>(&have_race_hooks), &info) != 0) program_ = reinterpret_cast<std::uintptr_t>(info.dli_fbase);
+    if (dladdr(reinterpret_cast<void*>(&have_race_hooks), &info) != 0)
+      program_ = reinterpret_cast<std::uintptr_t>(info.dli_fbase);
   }
 }
 
@@ -44,7 +45,8 @@ bool RaceDetector::conflicts(const Touch& past, const Thread& thread, bool atomi
 }
 
 std::uint32_t RaceDetector::pack(std::uintptr_t place) const {
-  return (place & kPlaceIsSite) != 0 ? static_cast<std::uint32_t>(place) | 0x80000000u : static_cast<std::uint32_t>(place - program_) & 0x7fffffffu;
+  return (place & kPlaceIsSite) != 0 ? static_cast<std::uint32_t>(place) | 0x80000000u
+                                     : static_cast<std::uint32_t>(place - program_) & 0x7fffffffu;
 }
 std::uintptr_t RaceDetector::unpack(std::uint32_t place) const {
   return (place & 0x80000000u) != 0 ? kPlaceIsSite | (place & 0x7fffffffu) : program_ + place;
@@ -54,7 +56,8 @@ RaceDetector::Touch RaceDetector::touch(const Thread& thread, std::uintptr_t pla
   return {epoch_, clocks_[thread.warp()].now, pack(place), static_cast<std::uint16_t>(thread.number), atomic};
 }
 
-void RaceDetector::access(std::uintptr_t address, unsigned num_bytes, Access kind, const Thread& thread, std::uintptr_t place) {
+void RaceDetector::access(
+    std::uintptr_t address, unsigned num_bytes, Access kind, const Thread& thread, std::uintptr_t place) {
   Engine& e = engine();
   const bool write = kind != Access::read, atomic = kind == Access::atomic;
   const std::size_t begin = e.shared.offset(reinterpret_cast<const void*>(address));
@@ -62,14 +65,20 @@ void RaceDetector::access(std::uintptr_t address, unsigned num_bytes, Access kin
     Byte& byte = bytes_[i];
     const auto array = [&] { return e.shared.describe(e.shared.at(i)); };
     const auto race = [&](const Touch& past, const char* what, const char* before) {
-      fail(ErrorKind::race, std::string("race, no barrier between: ") + what + " by thread " + std::to_string(thread.number) + " at " +
-                                source_line(place) + " and " + before + " by thread " + std::to_string(past.thread) + " at " +
-                                source_line(unpack(past.place)) + " on " + array(), Site{});
+      fail(
+          ErrorKind::race,
+          std::string("race, no barrier between: ") + what + " by thread " + std::to_string(thread.number) + " at " +
+              source_line(place) + " and " + before + " by thread " + std::to_string(past.thread) + " at " +
+              source_line(unpack(past.place)) + " on " + array(),
+          Site{});
     };
     if (byte.copy_pending && byte.write.epoch >= first_epoch_of_block_)
-      fail(ErrorKind::cp_async, std::string(write ? "write to" : "read of") + " the destination of an asynchronous copy before its wait: " +
-                                    array() + " at " + source_line(place) + ", copy issued by thread " + std::to_string(byte.write.thread) + " at " +
-                                    source_line(unpack(byte.write.place)), Site{});
+      fail(
+          ErrorKind::cp_async,
+          std::string(write ? "write to" : "read of") + " the destination of an asynchronous copy before its wait: " +
+              array() + " at " + source_line(place) + ", copy issued by thread " + std::to_string(byte.write.thread) +
+              " at " + source_line(unpack(byte.write.place)),
+          Site{});
     if (conflicts(byte.write, thread, atomic)) race(byte.write, write ? "write" : "read", "write");
     if (write) {
       for (const Touch& read : byte.read)
@@ -79,9 +88,10 @@ void RaceDetector::access(std::uintptr_t address, unsigned num_bytes, Access kin
       if (byte.write.epoch < first_epoch_of_block_)
         fail(ErrorKind::uninitialised, "read of uninitialised " + array() + " at " + source_line(place), Site{});
       // Two readers are remembered: this thread's last read, else the older slot.
-      const int slot = byte.read[0].thread == thread.number || byte.read[0].epoch != epoch_   ? 0
-                       : byte.read[1].thread == thread.number || byte.read[1].epoch != epoch_ ? 1
-                                                                                              : static_cast<int>(thread.number & 1);
+      const int slot = byte.read[0].thread == thread.number || byte.read[0].epoch != epoch_ ? 0
+                       : byte.read[1].thread == thread.number || byte.read[1].epoch != epoch_
+                           ? 1
+                           : static_cast<int>(thread.number & 1);
       byte.read[slot] = touch(thread, place, false);
     }
   }

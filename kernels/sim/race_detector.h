@@ -1,8 +1,8 @@
 // kernels/sim/race_detector.h -- who touched which byte of shared memory, and was there a barrier between
 //
-// Only builds whose kernels are compiled with -fsanitize=thread reach this: the compiler calls a hook before every access
-// (race_hooks.cpp). Each shared byte remembers its last writer and two readers. Time is counted in barriers of the block
-// and, within a warp, in __syncwarp.
+// Only builds whose kernels are compiled with -fsanitize=thread reach this: the compiler calls a hook before every
+// access (race_hooks.cpp). Each shared byte remembers its last writer and two readers. Time is counted in barriers of
+// the block and, within a warp, in __syncwarp.
 #pragma once
 
 #include <cstdint>
@@ -48,7 +48,7 @@ class RaceDetector {
   };
   struct WarpClock {
     std::uint32_t now = 1;
-    std::uint32_t all = 0;        ///< every lane saw what happened before this time
+    std::uint32_t all = 0;  ///< every lane saw what happened before this time
     std::uint32_t pair[32][32] = {};
   };
   bool conflicts(const Touch& past, const Thread& thread, bool atomic) const;

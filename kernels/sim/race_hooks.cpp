@@ -1,8 +1,8 @@
 // kernels/sim/race_hooks.cpp -- the functions that code compiled with -fsanitize=thread calls; libtsan is not linked
 //
-// The compiler inserts a call before every access to memory. Ours look at shared memory (races, uninitialised reads) and,
-// when profiling, at all of it (coalescing, bank conflicts). std functions that instrumented and plain files share may be
-// linked in their instrumented form: a guard keeps the simulator's own accesses out.
+// The compiler inserts a call before every access to memory. Ours look at shared memory (races, uninitialised reads)
+// and, when profiling, at all of it (coalescing, bank conflicts). std functions that instrumented and plain files
+// share may be linked in their instrumented form: a guard keeps the simulator's own accesses out.
 #include <cstdint>
 
 #include "kernels/sim/engine.h"
@@ -13,7 +13,8 @@ namespace {
 constinit bool instrumented = false;
 constinit thread_local bool in_hook = false;
 
-inline __attribute__((always_inline)) void on_access(const volatile void* p, unsigned bytes, Access kind, std::uintptr_t pc) {
+inline __attribute__((always_inline)) void on_access(
+    const volatile void* p, unsigned bytes, Access kind, std::uintptr_t pc) {
   Engine* e = engine_of_this_thread;
   if (e == nullptr || !e->in_kernel() || in_hook) return;
   const bool shared = e->shared.contains(const_cast<const void*>(p));
@@ -74,40 +75,42 @@ AVID_HOOK(volatile_write2, 2, write)
 AVID_HOOK(volatile_write4, 4, write)
 AVID_HOOK(volatile_write8, 8, write)
 void __tsan_read_range(void* p, unsigned long n) { on_access(p, static_cast<unsigned>(n), Access::read, AVID_CALLER); }
-void __tsan_write_range(void* p, unsigned long n) { on_access(p, static_cast<unsigned>(n), Access::write, AVID_CALLER); }
+void __tsan_write_range(void* p, unsigned long n) {
+  on_access(p, static_cast<unsigned>(n), Access::write, AVID_CALLER);
+}
 void __tsan_vptr_update(void*, void*) {}
 void __tsan_vptr_read(void*) {}
 
 // Atomics are replaced by calls, which have to do the work.
-#define AVID_ATOMICS(bits, T)                                                                                            \
-  T __tsan_atomic##bits##_load(const volatile T* p, int) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }                \
-  void __tsan_atomic##bits##_store(volatile T* p, T v, int) {                                                            \
-    on_access(p, sizeof(T), Access::atomic, AVID_CALLER);                                                                \
-    __atomic_store_n(p, v, __ATOMIC_SEQ_CST);                                                                            \
-  }                                                                                                                      \
-  T __tsan_atomic##bits##_exchange(volatile T* p, T v, int) {                                                            \
-    on_access(p, sizeof(T), Access::atomic, AVID_CALLER);                                                                \
-    return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST);                                                                  \
-  }                                                                                                                      \
-  T __tsan_atomic##bits##_fetch_add(volatile T* p, T v, int) {                                                           \
-    on_access(p, sizeof(T), Access::atomic, AVID_CALLER);                                                                \
-    return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST);                                                                   \
-  }                                                                                                                      \
-  T __tsan_atomic##bits##_fetch_sub(volatile T* p, T v, int) {                                                           \
-    on_access(p, sizeof(T), Access::atomic, AVID_CALLER);                                                                \
-    return __atomic_fetch_sub(p, v, __ATOMIC_SEQ_CST);                                                                   \
-  }                                                                                                                      \
-  T __tsan_atomic##bits##_fetch_or(volatile T* p, T v, int) {                                                            \
-    on_access(p, sizeof(T), Access::atomic, AVID_CALLER);                                                                \
-    return __atomic_fetch_or(p, v, __ATOMIC_SEQ_CST);                                                                    \
-  }                                                                                                                      \
-  int __tsan_atomic##bits##_compare_exchange_strong(volatile T* p, T* expected, T v, int, int) {                         \
-    on_access(p, sizeof(T), Access::atomic, AVID_CALLER);                                                                \
-    return __atomic_compare_exchange_n(p, expected, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);                       \
-  }                                                                                                                      \
-  int __tsan_atomic##bits##_compare_exchange_weak(volatile T* p, T* expected, T v, int, int) {                           \
-    on_access(p, sizeof(T), Access::atomic, AVID_CALLER);                                                                \
-    return __atomic_compare_exchange_n(p, expected, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);                       \
+#define AVID_ATOMICS(bits, T)                                                                             \
+  T __tsan_atomic##bits##_load(const volatile T* p, int) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); } \
+  void __tsan_atomic##bits##_store(volatile T* p, T v, int) {                                             \
+    on_access(p, sizeof(T), Access::atomic, AVID_CALLER);                                                 \
+    __atomic_store_n(p, v, __ATOMIC_SEQ_CST);                                                             \
+  }                                                                                                       \
+  T __tsan_atomic##bits##_exchange(volatile T* p, T v, int) {                                             \
+    on_access(p, sizeof(T), Access::atomic, AVID_CALLER);                                                 \
+    return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST);                                                   \
+  }                                                                                                       \
+  T __tsan_atomic##bits##_fetch_add(volatile T* p, T v, int) {                                            \
+    on_access(p, sizeof(T), Access::atomic, AVID_CALLER);                                                 \
+    return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST);                                                    \
+  }                                                                                                       \
+  T __tsan_atomic##bits##_fetch_sub(volatile T* p, T v, int) {                                            \
+    on_access(p, sizeof(T), Access::atomic, AVID_CALLER);                                                 \
+    return __atomic_fetch_sub(p, v, __ATOMIC_SEQ_CST);                                                    \
+  }                                                                                                       \
+  T __tsan_atomic##bits##_fetch_or(volatile T* p, T v, int) {                                             \
+    on_access(p, sizeof(T), Access::atomic, AVID_CALLER);                                                 \
+    return __atomic_fetch_or(p, v, __ATOMIC_SEQ_CST);                                                     \
+  }                                                                                                       \
+  int __tsan_atomic##bits##_compare_exchange_strong(volatile T* p, T* expected, T v, int, int) {          \
+    on_access(p, sizeof(T), Access::atomic, AVID_CALLER);                                                 \
+    return __atomic_compare_exchange_n(p, expected, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);        \
+  }                                                                                                       \
+  int __tsan_atomic##bits##_compare_exchange_weak(volatile T* p, T* expected, T v, int, int) {            \
+    on_access(p, sizeof(T), Access::atomic, AVID_CALLER);                                                 \
+    return __atomic_compare_exchange_n(p, expected, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);        \
   }
 AVID_ATOMICS(8, unsigned char)
 AVID_ATOMICS(16, unsigned short)

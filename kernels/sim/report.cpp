@@ -30,10 +30,13 @@ std::string file_name(const std::string& path) { return path.substr(path.find_la
 std::string symbol_in_file(const char* path, std::uintptr_t base, std::uintptr_t address) {
   std::ifstream in(path, std::ios::binary);
   Elf64_Ehdr header{};
-  if (!in.read(reinterpret_cast<char*>(&header), sizeof header) || std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0) return {};
+  if (!in.read(reinterpret_cast<char*>(&header), sizeof header) || std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0)
+    return {};
   std::vector<Elf64_Shdr> sections(header.e_shnum);
   in.seekg(static_cast<std::streamoff>(header.e_shoff));
-  if (!in.read(reinterpret_cast<char*>(sections.data()), static_cast<std::streamsize>(sections.size() * sizeof(Elf64_Shdr)))) return {};
+  if (!in.read(
+          reinterpret_cast<char*>(sections.data()), static_cast<std::streamsize>(sections.size() * sizeof(Elf64_Shdr))))
+    return {};
   const std::uintptr_t wanted = header.e_type == ET_DYN ? address - base : address;
   for (const Elf64_Shdr& table : sections) {
     if (table.sh_type != SHT_SYMTAB || table.sh_link >= sections.size()) continue;
@@ -41,7 +44,9 @@ std::string symbol_in_file(const char* path, std::uintptr_t base, std::uintptr_t
     in.seekg(static_cast<std::streamoff>(table.sh_offset));
     in.read(reinterpret_cast<char*>(symbols.data()), static_cast<std::streamsize>(symbols.size() * sizeof(Elf64_Sym)));
     for (const Elf64_Sym& symbol : symbols) {
-      if (ELF64_ST_TYPE(symbol.st_info) != STT_FUNC || wanted < symbol.st_value || wanted >= symbol.st_value + symbol.st_size) continue;
+      if (ELF64_ST_TYPE(symbol.st_info) != STT_FUNC || wanted < symbol.st_value ||
+          wanted >= symbol.st_value + symbol.st_size)
+        continue;
       std::string name;
       in.seekg(static_cast<std::streamoff>(sections[table.sh_link].sh_offset + symbol.st_name));
       std::getline(in, name, '\0');
@@ -53,7 +58,8 @@ std::string symbol_in_file(const char* path, std::uintptr_t base, std::uintptr_t
 
 std::string readable(const std::string& symbol) {
   int status = 0;
-  const std::unique_ptr<char, void (*)(void*)> text(abi::__cxa_demangle(symbol.c_str(), nullptr, nullptr, &status), std::free);
+  const std::unique_ptr<char, void (*)(void*)> text(
+      abi::__cxa_demangle(symbol.c_str(), nullptr, nullptr, &status), std::free);
   std::string name = status == 0 ? text.get() : symbol;
   // "void avid::kernels::sim::f_kernel<float>(Args<float>)" -> "f_kernel<float>"
   for (const char* space : {"avid::kernels::sim::", "avid::kernels::", "avid::", "(anonymous namespace)::"})
@@ -92,8 +98,8 @@ std::string function_name(const void* address) {
   std::string path;
   if (!find_module(address, &info, &path)) return "?";
   if (info.dli_sname != nullptr && info.dli_saddr == address) return readable(info.dli_sname);
-  const std::string symbol =
-      symbol_in_file(path.c_str(), reinterpret_cast<std::uintptr_t>(info.dli_fbase), reinterpret_cast<std::uintptr_t>(address));
+  const std::string symbol = symbol_in_file(
+      path.c_str(), reinterpret_cast<std::uintptr_t>(info.dli_fbase), reinterpret_cast<std::uintptr_t>(address));
   return symbol.empty() ? "?" : readable(symbol);
 }
 
@@ -125,15 +131,18 @@ std::string source_line(std::uintptr_t pc) {
     if (length > 0) path.assign(target, static_cast<std::size_t>(length));
   }
   char command[4600];
-  std::snprintf(command, sizeof command, "addr2line -i -e '%s' 0x%zx 2>/dev/null", path.c_str(),
-                static_cast<std::size_t>(reinterpret_cast<std::uintptr_t>(address) - reinterpret_cast<std::uintptr_t>(info.dli_fbase)));
+  std::snprintf(
+      command, sizeof command, "addr2line -i -e '%s' 0x%zx 2>/dev/null", path.c_str(),
+      static_cast<std::size_t>(
+          reinterpret_cast<std::uintptr_t>(address) - reinterpret_cast<std::uintptr_t>(info.dli_fbase)));
   std::vector<std::string> frames;  // innermost first
   if (FILE* pipe = popen(command, "r")) {
     char line[4096];
     while (std::fgets(line, sizeof line, pipe) != nullptr) {
       std::string frame = line;
       frame.resize(frame.find_first_of(" \n"));
-      if (frame.find("??") == std::string::npos && frame.find("bits/") == std::string::npos && frame.find("device/gpu_sim.h") == std::string::npos)
+      if (frame.find("??") == std::string::npos && frame.find("bits/") == std::string::npos &&
+          frame.find("device/gpu_sim.h") == std::string::npos)
         frames.push_back(file_name(frame));
     }
     pclose(pipe);
@@ -156,7 +165,8 @@ void fail(ErrorKind kind, const std::string& message, Site site) {
   Engine& e = engine();
   const std::string at = text_of(site);
   SimError error(kind, place_of_failure() + (at.empty() ? "" : " at " + at) + ": " + message);
-  // The compiler takes instrumentation calls for nothrow: leave by a jump. Elsewhere this fiber unwinds, the others do not.
+  // The compiler takes instrumentation calls for nothrow: leave by a jump. Elsewhere this fiber unwinds, the others
+  // do not.
   if (inside_hook()) e.abandon_block(std::make_exception_ptr(error));
   throw error;
 }
@@ -168,6 +178,8 @@ void fail(ErrorKind kind, const std::string& message, Site site) {
 extern "C" void __asan_on_error() {
   using namespace avid::kernels::simulator;
   if (engine_of_this_thread == nullptr || !engine().in_kernel()) return;
-  std::fprintf(stderr, "%s: bad access to %s\n", place_of_failure().c_str(), engine().shared.describe(__asan_get_report_address()).c_str());
+  std::fprintf(
+      stderr, "%s: bad access to %s\n", place_of_failure().c_str(),
+      engine().shared.describe(__asan_get_report_address()).c_str());
 }
 #endif

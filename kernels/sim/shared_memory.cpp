@@ -13,13 +13,14 @@ namespace avid::kernels::simulator {
 namespace {
 
 constexpr std::size_t kRedzoneBytes = 128;
-constexpr int kPoison = 0xff;   // NaN in every float format, -1 as an integer
-// What a redzone holds, in each two bytes: also NaN in every float format, so that reads of it show, but not kPoison, so
-// that writes of poison do.
+constexpr int kPoison = 0xff;  // NaN in every float format, -1 as an integer
+// What a redzone holds, in each two bytes: also NaN in every float format, so that reads of it show, but not kPoison,
+// so that writes of poison do.
 constexpr unsigned char kPattern[2] = {0xfb, 0xff};
 
 [[maybe_unused]] void fill_redzone(char* begin, std::size_t bytes) {
-  for (std::size_t i = 0; i < bytes; ++i) begin[i] = static_cast<char>(kPattern[reinterpret_cast<std::uintptr_t>(begin + i) & 1u]);
+  for (std::size_t i = 0; i < bytes; ++i)
+    begin[i] = static_cast<char>(kPattern[reinterpret_cast<std::uintptr_t>(begin + i) & 1u]);
 }
 [[maybe_unused]] bool damaged(const char* byte) {
   return static_cast<unsigned char>(*byte) != kPattern[reinterpret_cast<std::uintptr_t>(byte) & 1u];
@@ -72,9 +73,11 @@ void* SharedMemory::static_array(const SharedKey& key, std::size_t bytes, std::s
     if (array.key == &key) return array.data;
   static_bytes_ += bytes;
   if (static_bytes_ + dynamic_bytes_ > kLimitBytes)
-    fail(ErrorKind::shared_size,
-         std::string("static array '") + key.name + "' brings shared memory to " +
-             std::to_string(static_bytes_ + dynamic_bytes_) + " bytes; sm_80 has " + std::to_string(kLimitBytes), Site{});
+    fail(
+        ErrorKind::shared_size,
+        std::string("static array '") + key.name + "' brings shared memory to " +
+            std::to_string(static_bytes_ + dynamic_bytes_) + " bytes; sm_80 has " + std::to_string(kLimitBytes),
+        Site{});
   arrays_.push_back({&key, allocate(bytes, align, key.name), bytes, key.name});
   return arrays_.back().data;
 }
@@ -82,18 +85,22 @@ void* SharedMemory::static_array(const SharedKey& key, std::size_t bytes, std::s
 void* SharedMemory::take(std::size_t bytes, const char* name, std::size_t* cursor, std::size_t* used) {
   *used += (bytes + 15) / 16 * 16;
   if (*used > dynamic_bytes_)
-    fail(ErrorKind::shared_size,
-         std::string("SharedArena: '") + name + "' brings it to " + std::to_string(*used) +
-             " bytes but the launch gave " + std::to_string(dynamic_bytes_), Site{});
+    fail(
+        ErrorKind::shared_size,
+        std::string("SharedArena: '") + name + "' brings it to " + std::to_string(*used) +
+            " bytes but the launch gave " + std::to_string(dynamic_bytes_),
+        Site{});
   const std::size_t i = (*cursor)++;
   if (i == taken_.size()) {
     taken_.push_back({nullptr, allocate(bytes, 16, name), bytes, name});
     arrays_.push_back(taken_.back());
   }
   if (taken_[i].bytes != bytes)
-    fail(ErrorKind::shared_size,
-         std::string("SharedArena: '") + name + "': threads take different sizes, " + std::to_string(taken_[i].bytes) +
-             " and " + std::to_string(bytes) + " bytes", Site{});
+    fail(
+        ErrorKind::shared_size,
+        std::string("SharedArena: '") + name + "': threads take different sizes, " + std::to_string(taken_[i].bytes) +
+            " and " + std::to_string(bytes) + " bytes",
+        Site{});
   return taken_[i].data;
 }
 
@@ -123,7 +130,8 @@ std::string SharedMemory::describe(const void* p) const {
   return contains(p) ? "shared memory outside all arrays" : "global memory";
 }
 
-// ---- called by the device language ------------------------------------------------------------------------------------
+// ---- called by the device language
+// ------------------------------------------------------------------------------------
 
 void* shared_static(const SharedKey& key, std::size_t bytes, std::size_t align) {
   return engine().shared.static_array(key, bytes, align);

@@ -10,8 +10,8 @@
 
 namespace avid::kernels::simulator {
 
-/// Arrays in one arena, each between two redzones and filled with NaN bits when it first appears. Under AddressSanitizer
-/// the redzones are poisoned; otherwise they hold a pattern that is checked when the block ends.
+/// Arrays in one arena, each between two redzones and filled with NaN bits when it first appears. Under
+/// AddressSanitizer the redzones are poisoned; otherwise they hold a pattern that is checked when the block ends.
 class SharedMemory {
  public:
   /// Room for what a GPU has, and for the redzones.
@@ -33,7 +33,9 @@ class SharedMemory {
   void* take(std::size_t bytes, const char* name, std::size_t* cursor, std::size_t* used);
 
   bool contains(const void* p) const { return offset(p) < kArenaBytes; }
-  std::size_t offset(const void* p) const { return reinterpret_cast<std::uintptr_t>(p) - reinterpret_cast<std::uintptr_t>(arena_); }
+  std::size_t offset(const void* p) const {
+    return reinterpret_cast<std::uintptr_t>(p) - reinterpret_cast<std::uintptr_t>(arena_);
+  }
   char* at(std::size_t offset) const { return arena_ + offset; }
   /// "shared 'tile' byte 12 of 256", or "global memory".
   std::string describe(const void* p) const;
@@ -48,10 +50,10 @@ class SharedMemory {
   char* allocate(std::size_t bytes, std::size_t align, const char* name);
 
   char* arena_;
-  std::size_t top_ = 0;           ///< end of the last array
+  std::size_t top_ = 0;  ///< end of the last array
   std::size_t static_bytes_ = 0, dynamic_bytes_ = 0;
   std::vector<Array> arrays_;
-  std::vector<Array> taken_;      ///< of the arena, in order
+  std::vector<Array> taken_;  ///< of the arena, in order
 };
 
 }  // namespace avid::kernels::simulator

@@ -6,7 +6,7 @@
 //   C and D, f32                row g + 8 (r >> 1), column 2 t + (r & 1)
 //   ldmatrix                    lane i addresses row i % 8 of matrix i / 8; register j holds matrix j at [g][2 t + h],
 //                               transposed: [2 t + h][g]
-// Products are exact, sums are f32 in the order of k; hardware sums in another order: compare with tolerances, not bits.
+// Products are exact, sums are f32 in the order of k; hardware sums in another order: compare with tolerances.
 #include <cstring>
 
 #include "kernels/sim/engine.h"
@@ -36,11 +36,13 @@ void multiply(const float (&a)[16][K], const float (&b)[K][8], float (&c)[16][8]
 
 void load_c(void* const* lane, float (&c)[16][8]) {
   for (int i = 0; i < 32; ++i)
-    for (int r = 0; r < 4; ++r) c[(i >> 2) + 8 * (r >> 1)][2 * (i & 3) + (r & 1)] = static_cast<MmaOperands*>(lane[i])->c[r];
+    for (int r = 0; r < 4; ++r)
+      c[(i >> 2) + 8 * (r >> 1)][2 * (i & 3) + (r & 1)] = static_cast<MmaOperands*>(lane[i])->c[r];
 }
 void store_d(void* const* lane, const float (&d)[16][8]) {
   for (int i = 0; i < 32; ++i)
-    for (int r = 0; r < 4; ++r) static_cast<MmaOperands*>(lane[i])->d[r] = d[(i >> 2) + 8 * (r >> 1)][2 * (i & 3) + (r & 1)];
+    for (int r = 0; r < 4; ++r)
+      static_cast<MmaOperands*>(lane[i])->d[r] = d[(i >> 2) + 8 * (r >> 1)][2 * (i & 3) + (r & 1)];
 }
 
 template <int K>
@@ -99,7 +101,8 @@ void run_ldmatrix(void* const* lane, std::uint32_t) {
     Thread& thread = e.thread(first + i);
     e.blame(thread);
     if (reinterpret_cast<std::uintptr_t>(row) % 16 != 0)
-      fail(ErrorKind::misaligned, "ldmatrix: row address not aligned to 16 bytes, " + e.shared.describe(row), load.site);
+      fail(
+          ErrorKind::misaligned, "ldmatrix: row address not aligned to 16 bytes, " + e.shared.describe(row), load.site);
     if (!e.shared.contains(row)) fail(ErrorKind::misaligned, "ldmatrix: row address is not shared memory", load.site);
     if (have_race_hooks()) {
       if (options().detect_races)
@@ -131,7 +134,8 @@ void run_movmatrix(void* const* lane, std::uint32_t) {
     m[i >> 2][2 * (i & 3) + 1] = static_cast<std::uint16_t>(v >> 16);
   }
   for (int i = 0; i < 32; ++i)
-    *static_cast<std::uint32_t*>(lane[i]) = m[2 * (i & 3)][i >> 2] | static_cast<std::uint32_t>(m[2 * (i & 3) + 1][i >> 2]) << 16;
+    *static_cast<std::uint32_t*>(lane[i]) =
+        m[2 * (i & 3)][i >> 2] | static_cast<std::uint32_t>(m[2 * (i & 3) + 1][i >> 2]) << 16;
 }
 
 }  // namespace

@@ -27,8 +27,8 @@ std::uint64_t sectors(const Request& r) {
   return touched.size();
 }
 
-/// Passes through the banks: 8- and 16-byte accesses go by halves and quarters of the warp; in each part a bank serves one
-/// 4-byte word per pass, to any number of lanes.
+/// Passes through the banks: 8- and 16-byte accesses go by halves and quarters of the warp; in each part a bank
+/// serves one 4-byte word per pass, to any number of lanes.
 template <class Request>
 std::uint64_t passes(const Request& r, std::uint64_t* ideal) {
   const int parts = r.bytes <= 4 ? 1 : static_cast<int>(r.bytes / 4), lanes = 32 / parts;
@@ -37,7 +37,8 @@ std::uint64_t passes(const Request& r, std::uint64_t* ideal) {
     std::array<std::set<std::uintptr_t>, 32> words;
     for (int i = part * lanes; i < (part + 1) * lanes; ++i)
       if ((r.lanes >> i & 1u) != 0)
-        for (unsigned w = 0; w < std::max(1u, r.bytes / 4); ++w) words[(r.address[i] / 4 + w) % 32].insert(r.address[i] / 4 + w);
+        for (unsigned w = 0; w < std::max(1u, r.bytes / 4); ++w)
+          words[(r.address[i] / 4 + w) % 32].insert(r.address[i] / 4 + w);
     std::size_t most = 0;
     for (const auto& bank : words) most = std::max(most, bank.size());
     total += most;
@@ -54,7 +55,8 @@ void TrafficRecorder::begin_block(std::uint32_t num_threads) {
   recording_ = true;
 }
 
-void TrafficRecorder::access(std::uintptr_t address, unsigned bytes, bool write, bool shared, const Thread& thread, std::uintptr_t place) {
+void TrafficRecorder::access(
+    std::uintptr_t address, unsigned bytes, bool write, bool shared, const Thread& thread, std::uintptr_t place) {
   // A copy reads global and writes shared memory at one place.
   if (shared) place |= kShared;
   const std::uint32_t time = times_[thread.number][place]++;
@@ -96,7 +98,8 @@ std::vector<TrafficLine> take_traffic_lines() {
     lines.push_back(line);
   }
   totals.clear();
-  std::stable_sort(lines.begin(), lines.end(), [](const TrafficLine& a, const TrafficLine& b) { return a.units > b.units; });
+  std::stable_sort(
+      lines.begin(), lines.end(), [](const TrafficLine& a, const TrafficLine& b) { return a.units > b.units; });
   return lines;
 }
 

@@ -1,7 +1,7 @@
-// kernels/sim/traffic.h -- memory traffic per source line: sectors of global memory, passes through shared memory's banks
+// kernels/sim/traffic.h -- memory traffic per source line: sectors of global memory, passes through shared banks
 //
-// Only in builds with race hooks. One block is recorded: the accesses that the lanes of a warp make at one place, the n-th
-// time each comes there, count as one request, as they do on a GPU whose warp is converged.
+// Only in builds with race hooks. One block is recorded: the accesses that the lanes of a warp make at one place, the
+// n-th time each comes there, count as one request, as they do on a GPU whose warp is converged.
 #pragma once
 
 #include <array>
@@ -25,7 +25,8 @@ class TrafficRecorder {
   /// Adds what was recorded to the process's totals (see traffic_lines()).
   void end_block();
   /// `place` is a return address of a hook, or place_of() for what the compiler does not see: copies, ldmatrix.
-  void access(std::uintptr_t address, unsigned bytes, bool write, bool shared, const Thread& thread, std::uintptr_t place);
+  void access(
+      std::uintptr_t address, unsigned bytes, bool write, bool shared, const Thread& thread, std::uintptr_t place);
 
  private:
   struct Request {
@@ -45,10 +46,10 @@ class TrafficRecorder {
 struct TrafficLine {
   std::string kernel, line;
   bool shared = false, write = false;
-  unsigned bytes = 0;            ///< per lane
-  std::uint64_t requests = 0;    ///< of warps
-  std::uint64_t units = 0;       ///< sectors or passes
-  std::uint64_t ideal_units = 0; ///< what the same bytes need at least
+  unsigned bytes = 0;             ///< per lane
+  std::uint64_t requests = 0;     ///< of warps
+  std::uint64_t units = 0;        ///< sectors or passes
+  std::uint64_t ideal_units = 0;  ///< what the same bytes need at least
 };
 /// All lines recorded since the last call, most units first, and forgets them.
 std::vector<TrafficLine> take_traffic_lines();

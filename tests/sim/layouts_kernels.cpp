@@ -37,7 +37,9 @@ __global__ void ldmatrix_kernel(std::uint32_t (*registers)[4]) {
   for (int i = 0; i < kCount; ++i) registers[threadIdx.x][i] = r[i];
 }
 
-__global__ void movmatrix_kernel(std::uint32_t* registers) { registers[threadIdx.x] = movmatrix(registers[threadIdx.x]); }
+__global__ void movmatrix_kernel(std::uint32_t* registers) {
+  registers[threadIdx.x] = movmatrix(registers[threadIdx.x]);
+}
 __global__ void to_tf32_kernel(float v, std::uint32_t* out) { *out = to_tf32(v); }
 
 }  // namespace AVID_GPU
@@ -56,7 +58,9 @@ void run_ldmatrix(int count, bool transposed, std::uint32_t (&registers)[32][4])
   if (count == 4) run(transposed ? sim::ldmatrix_kernel<4, true> : sim::ldmatrix_kernel<4, false>);
 }
 
-void run_movmatrix(std::uint32_t (&registers)[32]) { sim::launch(sim::movmatrix_kernel, 1, 32, 0, Stream{}, &registers[0]); }
+void run_movmatrix(std::uint32_t (&registers)[32]) {
+  sim::launch(sim::movmatrix_kernel, 1, 32, 0, Stream{}, &registers[0]);
+}
 
 std::uint32_t run_to_tf32(float v) {
   std::uint32_t out = 0;

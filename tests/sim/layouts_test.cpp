@@ -77,7 +77,8 @@ void check_mma(MmaShape shape, const Layout& a, int num_a, const Layout& b, int 
       const Matrix d = result(r);
       const Position p = position(a, lane, v);
       for (int i = 0; i < 16; ++i)
-        for (int j = 0; j < 8; ++j) mismatches += !(d.at[i][j] == (i == p.row ? static_cast<float>(8 * p.column + j + 1) : 0.0f));
+        for (int j = 0; j < 8; ++j)
+          mismatches += !(d.at[i][j] == (i == p.row ? static_cast<float>(8 * p.column + j + 1) : 0.0f));
     }
   for (int lane = 0; lane < 32; ++lane)
     for (int v = 0; v < 4; ++v) {  // C passes through
@@ -100,7 +101,8 @@ void check_ldmatrix(int count, bool transposed) {
       for (int half = 0; half < 2; ++half) {
         const int along = lane % 4 * 2 + half, across = lane / 4;
         const int row = transposed ? along : across, column = transposed ? across : along;
-        mismatches += (registers[lane][m] >> (16 * half) & 0xffffu) != static_cast<std::uint32_t>(64 * m + 8 * row + column);
+        mismatches +=
+            (registers[lane][m] >> (16 * half) & 0xffffu) != static_cast<std::uint32_t>(64 * m + 8 * row + column);
       }
   CHECK(mismatches == 0);
 }
@@ -123,11 +125,14 @@ TEST_CASE("layouts/ldmatrix/one, two and four matrices, plain and transposed") {
 TEST_CASE("layouts/movmatrix/transposes eight by eight") {
   std::uint32_t registers[32];
   for (int lane = 0; lane < 32; ++lane)  // element (row, column) = 8 row + column
-    registers[lane] = static_cast<std::uint32_t>(lane / 4 * 8 + lane % 4 * 2) | static_cast<std::uint32_t>(lane / 4 * 8 + lane % 4 * 2 + 1) << 16;
+    registers[lane] = static_cast<std::uint32_t>(lane / 4 * 8 + lane % 4 * 2) |
+                      static_cast<std::uint32_t>(lane / 4 * 8 + lane % 4 * 2 + 1) << 16;
   run_movmatrix(registers);
   for (int lane = 0; lane < 32; ++lane)
     for (int half = 0; half < 2; ++half)
-      CHECK((registers[lane] >> (16 * half) & 0xffffu) == static_cast<std::uint32_t>((lane % 4 * 2 + half) * 8 + lane / 4));
+      CHECK(
+          (registers[lane] >> (16 * half) & 0xffffu) ==
+          static_cast<std::uint32_t>((lane % 4 * 2 + half) * 8 + lane / 4));
 }
 
 TEST_CASE("layouts/to_tf32/keeps ten bits and rounds ties away") {

@@ -346,7 +346,8 @@ void run(float* in, float* out, More... more) {
 
 }  // namespace
 
-#define ONE(kernel, threads, ...) #kernel, [](float* in, float* out) { run<sim::kernel, threads __VA_OPT__(,) __VA_ARGS__>(in, out); }
+#define ONE(kernel, threads, ...) \
+#kernel, [](float* in, float* out) { run<sim::kernel, threads __VA_OPT__(, ) __VA_ARGS__>(in, out); }
 #define WITH_N(kernel, threads, n) #kernel, [](float* in, float* out) { run<sim::kernel, threads>(in, out, n); }
 
 const std::vector<Planted> planted_bugs = {
@@ -372,7 +373,8 @@ const std::vector<Planted> planted_bugs = {
     {ONE(divergent_barrier, 64), "divergent_barrier", "divergent_barrier", "divergent_barrier"},
     {ONE(uneven_loop, 64), "early_exit", "early_exit", "early_exit"},
     {ONE(divergent_shuffle, 32), "divergent_warp", "divergent_warp", "divergent_warp"},
-    {ONE(shuffle_in_a_branch, 32), "divergent_warp or dead_lane", "divergent_warp or dead_lane", "divergent_warp or dead_lane"},
+    {ONE(shuffle_in_a_branch, 32), "divergent_warp or dead_lane", "divergent_warp or dead_lane",
+     "divergent_warp or dead_lane"},
     {ONE(shuffle_against_barrier, 32), "deadlock", "deadlock", "deadlock"},
     {ONE(shuffle_outside_its_mask, 32), "divergent_warp", "divergent_warp", "divergent_warp"},
     {ONE(shuffle_reads_outside_its_mask, 32), "dead_lane", "dead_lane", "dead_lane"},
@@ -391,8 +393,10 @@ const std::vector<Planted> planted_bugs = {
 };
 
 const std::vector<Planted> innocent_kernels = {
-    {ONE(with_warp_barrier, 32), "", "", ""},  {ONE(with_half_warp_barriers, 32), "", "", ""},
-    {ONE(shared_atomic, 64), "", "", ""},      {ONE(double_buffer, 64), "", "", ""},
+    {ONE(with_warp_barrier, 32), "", "", ""},
+    {ONE(with_half_warp_barriers, 32), "", "", ""},
+    {ONE(shared_atomic, 64), "", "", ""},
+    {ONE(double_buffer, 64), "", "", ""},
     {ONE(barrier_after_a_warp_left_a_loop, 64), "", "", ""},
 };
 

@@ -1,4 +1,4 @@
-// tests/sim/planted_test.cpp -- every planted bug is reported, by the builds that can see it, and correct kernels are not
+// tests/sim/planted_test.cpp -- every planted bug is reported by the builds that can see it; correct kernels are not
 //
 // Each bug runs in a child process, because sanitizers end the process that they catch.
 #include "tests/sim/planted.h"
@@ -27,19 +27,32 @@ const std::string kSuite = sim_suite();
 
 const char* name_of(ErrorKind kind) {
   switch (kind) {
-    case ErrorKind::divergent_barrier: return "divergent_barrier";
-    case ErrorKind::early_exit: return "early_exit";
-    case ErrorKind::divergent_warp: return "divergent_warp";
-    case ErrorKind::dead_lane: return "dead_lane";
-    case ErrorKind::deadlock: return "deadlock";
-    case ErrorKind::misaligned: return "misaligned";
-    case ErrorKind::cp_async: return "cp_async";
-    case ErrorKind::shared_size: return "shared_size";
-    case ErrorKind::overrun: return "overrun";
-    case ErrorKind::race: return "race";
-    case ErrorKind::uninitialised: return "uninitialised";
-    case ErrorKind::bad_operand: return "bad_operand";
-    case ErrorKind::bad_launch: return "bad_launch";
+    case ErrorKind::divergent_barrier:
+      return "divergent_barrier";
+    case ErrorKind::early_exit:
+      return "early_exit";
+    case ErrorKind::divergent_warp:
+      return "divergent_warp";
+    case ErrorKind::dead_lane:
+      return "dead_lane";
+    case ErrorKind::deadlock:
+      return "deadlock";
+    case ErrorKind::misaligned:
+      return "misaligned";
+    case ErrorKind::cp_async:
+      return "cp_async";
+    case ErrorKind::shared_size:
+      return "shared_size";
+    case ErrorKind::overrun:
+      return "overrun";
+    case ErrorKind::race:
+      return "race";
+    case ErrorKind::uninitialised:
+      return "uninitialised";
+    case ErrorKind::bad_operand:
+      return "bad_operand";
+    case ErrorKind::bad_launch:
+      return "bad_launch";
   }
   return "?";
 }
@@ -57,7 +70,8 @@ float* new_floats(std::size_t n, float value) {
 }
 
 Outcome run_here(void (*kernel)(float*, float*)) {
-  const std::unique_ptr<float, void (*)(void*)> in(new_floats(256, 1.0f), std::free), out(new_floats(64, 0.0f), std::free);
+  const std::unique_ptr<float, void (*)(void*)> in(new_floats(256, 1.0f), std::free),
+      out(new_floats(64, 0.0f), std::free);
   try {
     kernel(in.get(), out.get());
   } catch (const SimError& e) {
@@ -91,7 +105,8 @@ Outcome run_in_child(void (*kernel)(float*, float*), Order order, std::uint64_t 
   close(pipe_ends[1]);
   std::string text;
   char buffer[4096];
-  for (ssize_t n; (n = read(pipe_ends[0], buffer, sizeof buffer)) > 0;) text.append(buffer, static_cast<std::size_t>(n));
+  for (ssize_t n; (n = read(pipe_ends[0], buffer, sizeof buffer)) > 0;)
+    text.append(buffer, static_cast<std::size_t>(n));
   close(pipe_ends[0]);
   int status = 0;
   waitpid(child, &status, 0);
@@ -104,7 +119,8 @@ Outcome run_in_child(void (*kernel)(float*, float*), Order order, std::uint64_t 
 }
 
 bool matches_one(const std::string& expected, const Outcome& o) {
-  if (expected.rfind("asan ", 0) == 0) return (o.what == "asan" || o.what == "signal") && o.text.find(expected.substr(5)) != std::string::npos;
+  if (expected.rfind("asan ", 0) == 0)
+    return (o.what == "asan" || o.what == "signal") && o.text.find(expected.substr(5)) != std::string::npos;
   if (expected == "unnoticed") return o.what == "fine" || o.what == "nan";
   return expected == o.what;
 }
@@ -121,7 +137,11 @@ struct Run {
   Order order;
   std::uint64_t seed;
 };
-const Run kRuns[] = {{"forward", Order::forward, 1}, {"reverse", Order::reverse, 1}, {"random 1", Order::random, 1}, {"random 2", Order::random, 2}};
+const Run kRuns[] = {
+    {"forward", Order::forward, 1},
+    {"reverse", Order::reverse, 1},
+    {"random 1", Order::random, 1},
+    {"random 2", Order::random, 2}};
 
 }  // namespace
 
@@ -173,7 +193,8 @@ TEST_CASE("planted/reports/name the kernel, block, thread, file and line") {
   };
   const std::string divergent = text_of("divergent_barrier");
   CAPTURE(divergent);
-  CHECK(divergent.find("divergent_barrier: block (0,0,0) thread (32,0,0) at planted_kernels.cpp:") != std::string::npos);
+  CHECK(
+      divergent.find("divergent_barrier: block (0,0,0) thread (32,0,0) at planted_kernels.cpp:") != std::string::npos);
   CHECK(divergent.find("32 threads waiting at __syncthreads planted_kernels.cpp:") != std::string::npos);
   const std::string stuck = text_of("shuffle_against_barrier");
   CAPTURE(stuck);

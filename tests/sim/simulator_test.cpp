@@ -1,4 +1,5 @@
-// tests/sim/simulator_test.cpp -- the device language does what CUDA's does: indices, shuffles, votes, shared memory, copies
+// tests/sim/simulator_test.cpp -- the device language does what CUDA's does: indices, shuffles, votes, shared memory,
+// copies
 #include <vector>
 
 #include "kernels/device/gpu.h"
