@@ -1,6 +1,7 @@
 // kernels/sim/launch.cpp -- a grid over the OS threads, and the settings
 #include <omp.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -13,6 +14,9 @@
 
 namespace avid::kernels::simulator {
 namespace {
+
+/// Unless told otherwise: a block of 1024 fibers is 2048 mappings, and Linux allows a process 65530.
+constexpr int kMostThreads = 16;
 
 Options options_from_environment() {
   Options o;
@@ -91,8 +95,8 @@ void run_grid(
       stop = true;
     }
   };
-  const auto wanted =
-      static_cast<std::uint64_t>(options().os_threads > 0 ? options().os_threads : omp_get_max_threads());
+  const auto wanted = static_cast<std::uint64_t>(
+      options().os_threads > 0 ? options().os_threads : std::min(omp_get_max_threads(), kMostThreads));
   const int num_threads = static_cast<int>(std::min(wanted, total));
   if (num_threads <= 1 || omp_in_parallel()) {
     work();

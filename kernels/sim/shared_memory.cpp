@@ -130,8 +130,7 @@ std::string SharedMemory::describe(const void* p) const {
   return contains(p) ? "shared memory outside all arrays" : "global memory";
 }
 
-// ---- called by the device language
-// ------------------------------------------------------------------------------------
+// ---- called by the device language ----
 
 void* shared_static(const SharedKey& key, std::size_t bytes, std::size_t align) {
   return engine().shared.static_array(key, bytes, align);
