@@ -128,9 +128,14 @@ DeviceLedger& ledger_of(Device device) {
 }
 
 std::byte* take_from_device(std::size_t block_bytes, Device device) {
-  auto* block = static_cast<std::byte*>(on_device(device, "storage", [&]<class Backend>(const kernels::Stream& stream) {
-    return kernels::device_allocate<Backend>(stream, block_bytes);
-  }));
+  std::byte* block = nullptr;
+  try {
+    on_device(device, "storage", [&]<class Backend>(const kernels::Stream& stream) {
+      block = static_cast<std::byte*>(kernels::device_allocate<Backend>(stream, block_bytes));
+    });
+  } catch (const kernels::GpuError& error) {  // no such device, or it is broken
+    fail<DeviceError>("storage: {}", error.what());
+  }
   const char* op = kernels::current_op();
   const std::lock_guard lock(ledgers_mutex);
   DeviceLedger& ledger = ledger_of(device);
