@@ -1,4 +1,5 @@
-// kernels/attention_block_plan.h -- working memory of an attention block composed of norm, products and a core on a device
+// kernels/attention_block_plan.h -- working memory of an attention block composed of norm, products and a core on a
+// device
 #pragma once
 
 #include <algorithm>
@@ -74,8 +75,8 @@ bool linear_attention_in_two_passes(const AttentionBlockDeviceArgs<Elem>& p) {
   return sizeof(Elem) == 2 && p.D == 32 && p.C <= kTwoPassMaxChannels && p.b_out != nullptr;
 }
 
-/// With the core's contexts: those of slabs, their combination, its gradient. The two-pass form needs contexts and the
-/// folded weights only.
+/// With the core's contexts: those of slabs, their combination, its gradient. The two-pass form needs contexts and
+/// the folded weights only.
 template <class Elem>
 AttentionBlockPlan linear_attention_plan(const AttentionBlockDeviceArgs<Elem>& p, bool backward) {
   const std::int64_t matrix = p.D * p.D + 2 * p.D, F = p.B * p.T;

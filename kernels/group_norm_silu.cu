@@ -2,13 +2,14 @@
 //
 // Math       group_norm_silu_cpu.cpp
 // Layout     rows of channels, 16-byte pitched; a thread takes chunks of 8 channels (device/row_lanes.h)
-// Parallel   a block owns 256 rows of one item and 64 channels: 8 chunks side by side (one 128-byte line of bf16), 32 rows at a
-//            time. Statistics leave a block per channel and slab; a warp per (item, group) combines them. So an image of any
-//            size fills the device, and groups that straddle chunks (10 channels) need no special case.
+// Parallel   a block owns 256 rows of one item and 64 channels: 8 chunks side by side (one 128-byte line of bf16), 32
+//            rows at a time. Statistics leave a block per channel and slab; a warp per (item, group) combines them.
+//            So an image of any size fills the device, and groups that straddle chunks (10 channels) need no special
+//            case.
 // Traffic    forward: x twice, out once; backward: x three times, d_out twice, d_x once
-// Numerics   f32. Per slab and channel sums of x - x[first row] and of its square (the shift keeps what cancels small), as mean
-//            and centred square; slabs and channels are combined by Chan's formula, never E[x^2] - E[x]^2. Fixed order: same
-//            bits every run
+// Numerics   f32. Per slab and channel sums of x - x[first row] and of its square (the shift keeps what cancels
+//            small), as mean and centred square; slabs and channels are combined by Chan's formula, never E[x^2] -
+//            E[x]^2. Fixed order: same bits every run
 // Limits     items * slabs < 2^31, C / 64 < 65536
 // Measured   never run on a GPU yet
 // Open       partial sums from the epilogue of the convolution before it save the first read
@@ -182,8 +183,7 @@ AVID_DEVICE float2 group_norm_d_z(const ChannelNorms& norms, int e, float x, flo
 
 /// partial = sums of d_z xh and of d_z over a slab. Grid (I * slabs, C / 64).
 template <class Elem>
-__global__ void __launch_bounds__(kRowBlock, 2)
-    group_norm_sums_kernel(GroupNorm<Elem> p, Rows<const Elem> d_out) {
+__global__ void __launch_bounds__(kRowBlock, 2) group_norm_sums_kernel(GroupNorm<Elem> p, Rows<const Elem> d_out) {
   AVID_SHARED(float, scratch, [kRowBlock * 9]);
   const GroupNormPlace at(p.slabs, p.R, p.C);
   const ChannelNorms norms(p, at);
@@ -292,8 +292,8 @@ template <class Elem>
 void group_moments(const Stream& stream, const GroupNorm<Elem>& p) {
   launch(group_norm_statistics_kernel<Elem>, slab_grid(p), dim3(kRowBlock), 0, stream, p);
   launch(
-      group_norm_moments_kernel<Elem>, dim3(static_cast<unsigned>(p.I), static_cast<unsigned>(p.G)), dim3(32), 0, stream,
-      p);
+      group_norm_moments_kernel<Elem>, dim3(static_cast<unsigned>(p.I), static_cast<unsigned>(p.G)), dim3(32), 0,
+      stream, p);
 }
 
 }  // namespace AVID_GPU
@@ -318,8 +318,8 @@ void group_norm_silu_bwd(
     launch(group_norm_sums_kernel<Elem>, slab_grid(p), dim3(kRowBlock), 0, stream, p, g.d_out);
     launch(
         group_norm_items_kernel<Elem>,
-        dim3(static_cast<unsigned>(p.I), static_cast<unsigned>((2 * p.W + kRowBlock - 1) / kRowBlock)), dim3(kRowBlock), 0,
-        stream, p);
+        dim3(static_cast<unsigned>(p.I), static_cast<unsigned>((2 * p.W + kRowBlock - 1) / kRowBlock)), dim3(kRowBlock),
+        0, stream, p);
   }
   if (rows && g.d_x) {
     launch(

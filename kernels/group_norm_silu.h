@@ -8,7 +8,8 @@
 
 namespace avid::kernels {
 
-/// I items (frames or clips) of R rows of C channels; group g of an item is channels [g C/G, (g+1) C/G) of all its rows.
+/// I items (frames or clips) of R rows of C channels; group g of an item is channels [g C/G, (g+1) C/G) of all its
+/// rows.
 struct GroupNormSize {
   std::int64_t I = 0, R = 0, C = 0, G = 1;
   double eps = 1e-5;
@@ -64,7 +65,8 @@ struct GroupNormSiluDeviceGrads {
 /// Rows of an item are summed in slabs of this many.
 inline constexpr std::int64_t kGroupNormSlab = 256;
 
-/// f32 elements of workspace, forward or backward: statistics of slabs and groups, later sums of slabs, items and groups.
+/// f32 elements of workspace, forward or backward: statistics of slabs and groups, later sums of slabs, items and
+/// groups.
 inline std::int64_t group_norm_silu_workspace(const GroupNormSize& s) {
   const std::int64_t slabs = (s.R + kGroupNormSlab - 1) / kGroupNormSlab, width = (s.C + 7) / 8 * 8;
   return s.I * (2 * width * (slabs + 1) + 4 * s.G);

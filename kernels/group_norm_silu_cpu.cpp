@@ -1,7 +1,7 @@
 // kernels/group_norm_silu_cpu.cpp -- GroupNorm and SiLU
 //
-// Math       per item and group of n = R C/G values: xh = (x - mean) rstd, rstd = 1 / sqrt(var + eps), var biased, two-pass
-//            z = xh gamma + beta;  out = z sigmoid(z), or z without SiLU
+// Math       per item and group of n = R C/G values: xh = (x - mean) rstd, rstd = 1 / sqrt(var + eps), var biased,
+//            two-pass z = xh gamma + beta;  out = z sigmoid(z), or z without SiLU
 //            d_z = d_out s (1 + z (1 - s)), s = sigmoid(z), or d_out;  q = d_z gamma
 //            d_x = rstd (q - mean(q) - xh mean(q xh)), means over the group;  d_gamma = sum d_z xh;  d_beta = sum d_z
 // Parallel   over (item, group), one each
@@ -102,8 +102,8 @@ void group_norm_silu_bwd(const GroupNormSiluArgs<Elem>& p, const GroupNormSiluGr
   }
 }
 
-#define AVID_INSTANTIATE(Elem)                                              \
-  template void group_norm_silu_fwd<Elem>(const GroupNormSiluArgs<Elem>&);  \
+#define AVID_INSTANTIATE(Elem)                                             \
+  template void group_norm_silu_fwd<Elem>(const GroupNormSiluArgs<Elem>&); \
   template void group_norm_silu_bwd<Elem>(const GroupNormSiluArgs<Elem>&, const GroupNormSiluGrads<Elem>&);
 AVID_INSTANTIATE(float)
 AVID_INSTANTIATE(double)

@@ -1,18 +1,18 @@
-// kernels/layer_norm.cu -- LayerNorm over channels (contract: layer_norm.h); also the pre-norm of the attention blocks
+// kernels/layer_norm.cu -- LayerNorm over channels (contract: layer_norm.h); also the attention blocks' pre-norm
 //
 // Math       xh = (x - mean) rstd, rstd = 1 / sqrt(var + eps), var biased;  out = xh gamma + beta
 //            q = d_out gamma;  d_x = rstd (q - mean(q) - xh mean(q xh)) + d_residual
 //            d_gamma = sum_rows d_out xh;  d_beta = sum_rows d_out
 // Layout     rows of channels, 16-byte pitched; chunks of 8 channels (device/row_lanes.h)
-// Parallel   C <= 1024: 8 to 32 lanes a row, the row in registers, a block walks rows with a stride of the grid (at most
-//            512 blocks in the backward pass, so that few partial sums remain). Wider: a block per row.
+// Parallel   C <= 1024: 8 to 32 lanes a row, the row in registers, a block walks rows with a stride of the grid (at
+//            most 512 blocks in the backward pass, so that few partial sums remain). Wider: a block per row.
 // Traffic    forward 2C, backward 3C (4C with d_residual) elements per row, each once; wider rows up to three times
-// Numerics   two-pass variance from registers, f32, one rounding at the store; column sums lanes, warps, blocks in a fixed
-//            order: same bits every run
+// Numerics   two-pass variance from registers, f32, one rounding at the store; column sums lanes, warps, blocks in a
+//            fixed order: same bits every run
 // Limits     rows < 2^31 * 8
 // Measured   never run on a GPU yet
 // Predicted  bound by DRAM: 85 to 92 % of copy bandwidth (docs/kernels/norm.md)
-// Open       as the epilogue of the product that makes d_h (kernels.md 5.1)
+// Open       as the epilogue of the product that makes d_h
 // Oracle     layer_norm_cpu.cpp in f64, tests/sim/layer_norm_test.cpp
 #include "kernels/layer_norm.h"
 
@@ -59,8 +59,8 @@ __global__ void __launch_bounds__(kRowBlock, 1) layer_norm_fwd_kernel(LayerNormD
 
 /// `partial` [gridDim.x,2,W]: sums of d_out xh and of d_out over the block's rows; null when nobody wants them.
 template <class Elem, int L, int K>
-__global__ void __launch_bounds__(kRowBlock, 1) layer_norm_bwd_kernel(
-    LayerNormDeviceArgs<Elem> p, LayerNormDeviceGrads<Elem> g, float* partial) {
+__global__ void __launch_bounds__(kRowBlock, 1)
+    layer_norm_bwd_kernel(LayerNormDeviceArgs<Elem> p, LayerNormDeviceGrads<Elem> g, float* partial) {
   AVID_SHARED(float4, gamma_table, [2 * L * K]);
   AVID_SHARED(float, scratch, [kRowBlock / 32 * L * K * 8]);
   const int C = static_cast<int>(p.C), lane = threadIdx.x % L;
@@ -107,7 +107,9 @@ __global__ void __launch_bounds__(kRowBlock, 1) layer_norm_bwd_kernel(
       unpack(x[j], v);
       unpack(d[j], q);
       get_coefficients<L * K>(gamma_table, lane + j * L, gamma);
-      unpack(load_chunk(g.d_residual.data + row * g.d_residual.pitch + c, g.d_residual.data != nullptr ? valid : 0), past);
+      Chunk8<Elem> residual{};
+      if (g.d_residual.data != nullptr) residual = load_chunk(g.d_residual.data + row * g.d_residual.pitch + c, valid);
+      unpack(residual, past);
 #pragma unroll
       for (int e = 0; e < 8; ++e) {
         const float xh = (v[e] - m.mean) * m.rstd;
@@ -184,7 +186,8 @@ __global__ void __launch_bounds__(kRowBlock, 1)
   }
 }
 
-/// The partial sums of wide rows: a thread per channel; block x takes every gridDim.x-th row. grid (partials, columns).
+/// The partial sums of wide rows: a thread per channel; block x takes every gridDim.x-th row. grid (partials,
+/// columns).
 template <class Elem>
 __global__ void __launch_bounds__(kRowBlock, 1) layer_norm_sums_wide_kernel(
     LayerNormDeviceArgs<Elem> p, Rows<const Elem> d_out, const float* moments, float* partial) {
@@ -210,15 +213,13 @@ void layer_norm_fwd(const Stream& stream, const LayerNormDeviceArgs<Elem>& p) {
   using namespace AVID_GPU;
   if (p.num_rows == 0) return;
   if (p.C > kMaxLaneChannels) {
-    launch(
-        layer_norm_fwd_wide_kernel<Elem>, dim3(static_cast<unsigned>(p.num_rows)), dim3(kRowBlock), 0, stream, p);
+    launch(layer_norm_fwd_wide_kernel<Elem>, dim3(static_cast<unsigned>(p.num_rows)), dim3(kRowBlock), 0, stream, p);
     return;
   }
   with_row_lanes<Elem>(p.C, [&]<int L, int K>() {
     constexpr std::int64_t kPassRows = kRowBlock / L, kPasses = 8;  // rows of a block, to fill its tables seldom
     const std::int64_t blocks = (p.num_rows + kPassRows * kPasses - 1) / (kPassRows * kPasses);
-    launch(
-        layer_norm_fwd_kernel<Elem, L, K>, dim3(static_cast<unsigned>(blocks)), dim3(kRowBlock), 0, stream, p);
+    launch(layer_norm_fwd_kernel<Elem, L, K>, dim3(static_cast<unsigned>(blocks)), dim3(kRowBlock), 0, stream, p);
   });
 }
 
@@ -247,16 +248,16 @@ void layer_norm_bwd(const Stream& stream, const LayerNormDeviceArgs<Elem>& p, co
     if (sums)
       launch(
           layer_norm_sums_wide_kernel<Elem>,
-          dim3(static_cast<unsigned>(blocks), static_cast<unsigned>((p.C + kRowBlock - 1) / kRowBlock)), dim3(kRowBlock),
-          0, stream, p, g.d_out, static_cast<const float*>(moments), partial);
+          dim3(static_cast<unsigned>(blocks), static_cast<unsigned>((p.C + kRowBlock - 1) / kRowBlock)),
+          dim3(kRowBlock), 0, stream, p, g.d_out, static_cast<const float*>(moments), partial);
   }
   if (g.d_gamma != nullptr) sum_rows(stream, partial, blocks, 2 * W, p.C, g.d_gamma);
   if (g.d_beta != nullptr) sum_rows(stream, partial + W, blocks, 2 * W, p.C, g.d_beta);
 }
 
-#define AVID_INSTANTIATE(Elem)                                                                 \
-  template void layer_norm_fwd<Gpu, Elem>(const Stream&, const LayerNormDeviceArgs<Elem>&);    \
-  template void layer_norm_bwd<Gpu, Elem>(                                                     \
+#define AVID_INSTANTIATE(Elem)                                                              \
+  template void layer_norm_fwd<Gpu, Elem>(const Stream&, const LayerNormDeviceArgs<Elem>&); \
+  template void layer_norm_bwd<Gpu, Elem>(                                                  \
       const Stream&, const LayerNormDeviceArgs<Elem>&, const LayerNormDeviceGrads<Elem>&);
 AVID_INSTANTIATE(float)
 AVID_INSTANTIATE(BFloat16)

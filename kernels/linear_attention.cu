@@ -3,13 +3,15 @@
 // Math       one frame of S positions s, head n, channels i, j < D:
 //              qn_s = D^-1/2 softmax_i(q_s);  kn_si = exp(k_si - max_i) / sum_i (over the frame's positions)
 //              context_ij = sum_s kn_si v_sj;  a_sj = sum_i qn_si context_ij
-//            Gradient: d_context = qn^T d_a;  d_q from d_a context^T through the softmax over channels;  d_v = kn d_context;
-//              d_k = kn (v d_context^T - correction), correction_i = sum_j context_ij d_context_ij: the row sum of the softmax
-//              over positions needs no second reduction over positions
+//            Gradient: d_context = qn^T d_a;  d_v = kn d_context;
+//              d_q from d_a context^T through the softmax over channels;
+//              d_k = kn (v d_context^T - correction), correction_i = sum_j context_ij d_context_ij: the row sum of
+//              the softmax over positions needs no second reduction over positions
 // Layout     qkv [B*T*S, 3*N*D] as the projection leaves it; heads of up to 64 channels (device/attention_tiles.h)
-// Parallel   contexts: a block per (frame, slab of 512 positions, head), running maximum and a D x D sum in registers;
-//            slabs combined in order (as split keys are in flash attention); outputs: a block per (frame, tile, head).
-//            bf16 forward with D = 32 and C <= 104: two passes over x instead (device/linear_attention_two_pass.h)
+// Parallel   contexts: a block per (frame, slab of 512 positions, head), running maximum and a D x D sum in
+//            registers; slabs combined in order (as split keys are in flash attention); outputs: a block per (frame,
+//            tile, head). bf16 forward with D = 32 and C <= 104: two passes over x instead
+//            (device/linear_attention_two_pass.h)
 // Traffic    of the composed form, per position: C + 4C (norm, projections) + 11 N*D elements forward
 // Numerics   f32 sums, h, qkv, a, d_a, d_qkv, d_h rounded to Elem; bf16 tensors use the fast exponential
 // Limits     D <= 64, S < 2^31, frames * slabs < 2^31, N < 65536
@@ -32,11 +34,11 @@ template <class Elem>
 struct LinearCore {
   std::int64_t F;  ///< frames
   int S, N, D, slabs;
-  float scale;            ///< D^-1/2
-  Rows<const Elem> qkv;   ///< [F*S, 3*N*D]
-  float* partial;         ///< [F,slabs,N,D*D+2D]: context, maximum, sum of a slab; later d_context
-  float* context;         ///< [F,N,D*D+2D]: context, maximum, 1/sum
-  float* d_context;       ///< [F,N,D*D+D]: d_context, correction
+  float scale;           ///< D^-1/2
+  Rows<const Elem> qkv;  ///< [F*S, 3*N*D]
+  float* partial;        ///< [F,slabs,N,D*D+2D]: context, maximum, sum of a slab; later d_context
+  float* context;        ///< [F,N,D*D+2D]: context, maximum, 1/sum
+  float* d_context;      ///< [F,N,D*D+D]: d_context, correction
 
   AVID_DEVICE float* partial_of(std::int64_t frame, int slab, int head) const {
     return partial + ((frame * slabs + slab) * N + head) * (D * D + 2 * D);
@@ -77,7 +79,8 @@ struct Piece {
   }
 };
 
-/// partial = sum_s exp(k_si - maximum_i) v_sj over a slab, with the maximum and the sum of exponentials. Grid (F*slabs, N).
+/// partial = sum_s exp(k_si - maximum_i) v_sj over a slab, with the maximum and the sum of exponentials. Grid
+/// (F*slabs, N).
 template <class Elem, int kD>
 __global__ void __launch_bounds__(kCoreBlock, 2) linear_attention_context_kernel(LinearCore<Elem> p) {
   using Tile = HeadTile<kD>;
@@ -167,7 +170,8 @@ template <int kD, bool kTransposed>
 AVID_DEVICE void load_matrix(float* to, const float* from, int D) {
   for (int e = threadIdx.x; e < kD * kD; e += kCoreBlock) {
     const int i = e / kD, j = e % kD;
-    to[kTransposed ? j * HeadTile<kD>::kPitch + i : i * HeadTile<kD>::kPitch + j] = i < D && j < D ? from[i * D + j] : 0.0f;
+    to[kTransposed ? j * HeadTile<kD>::kPitch + i : i * HeadTile<kD>::kPitch + j] =
+        i < D && j < D ? from[i * D + j] : 0.0f;
   }
 }
 
@@ -227,7 +231,8 @@ __global__ void __launch_bounds__(kCoreBlock, 2)
       if (piece.j0 + j < p.D) out[piece.i * p.D + piece.j0 + j] = acc[j] * p.scale;
 }
 
-/// Adds the slabs of d_context in order; correction_i = sum_j context_ij d_context_ij. Grid (F, N), 64 threads, i each.
+/// Adds the slabs of d_context in order; correction_i = sum_j context_ij d_context_ij. Grid (F, N), 64 threads, i
+/// each.
 template <class Elem>
 __global__ void __launch_bounds__(64) linear_attention_d_combine_kernel(LinearCore<Elem> p) {
   const std::int64_t frame = blockIdx.x;
@@ -293,8 +298,7 @@ __global__ void __launch_bounds__(kCoreBlock, 2)
   for (int e = 0; e < 8; ++e) d_q[e] = p.scale * q[e] * (d_q[e] - along);
   add_row_product<kD, Tile::kPitch>(d_k, v + s * Tile::kPitch, d_context_t, c0);
 #pragma unroll
-  for (int e = 0; e < 8; ++e)
-    d_k[e] = kn[e] * (d_k[e] - (c0 + e < p.D ? d_context_from[p.D * p.D + c0 + e] : 0.0f));
+  for (int e = 0; e < 8; ++e) d_k[e] = kn[e] * (d_k[e] - (c0 + e < p.D ? d_context_from[p.D * p.D + c0 + e] : 0.0f));
   add_row_product<kD, Tile::kPitch>(d_v, k + s * Tile::kPitch, d_context, c0);
   if (!active) return;
   Elem* out = d_qkv.data + (row + s) * d_qkv.pitch + head * p.D;
@@ -329,7 +333,8 @@ void contexts(const Stream& stream, const LinearCore<Elem>& core) {
         dim3(kCoreBlock), 0, stream, core);
   });
   launch(
-      linear_attention_combine_kernel<Elem>, dim3(static_cast<unsigned>(core.F), heads), dim3(kCoreBlock), 0, stream, core);
+      linear_attention_combine_kernel<Elem>, dim3(static_cast<unsigned>(core.F), heads), dim3(kCoreBlock), 0, stream,
+      core);
 }
 
 template <class Elem>
@@ -338,8 +343,8 @@ void apply(const Stream& stream, const LinearCore<Elem>& core, Rows<Elem> a) {
     const int tiles = (core.S + HeadTile<kD>::kRows - 1) / HeadTile<kD>::kRows;
     launch(
         linear_attention_apply_kernel<Elem, kD>,
-        dim3(static_cast<unsigned>(core.F * tiles), static_cast<unsigned>(core.N)), dim3(kCoreBlock), 0, stream, core, a,
-        tiles);
+        dim3(static_cast<unsigned>(core.F * tiles), static_cast<unsigned>(core.N)), dim3(kCoreBlock), 0, stream, core,
+        a, tiles);
   });
 }
 
@@ -444,9 +449,9 @@ void linear_attention_bwd(
   steps.project_gradients(g);
 }
 
-#define AVID_INSTANTIATE(Elem)                                                                          \
-  template void linear_attention_fwd<Gpu, Elem>(const Stream&, const AttentionBlockDeviceArgs<Elem>&);  \
-  template void linear_attention_bwd<Gpu, Elem>(                                                        \
+#define AVID_INSTANTIATE(Elem)                                                                         \
+  template void linear_attention_fwd<Gpu, Elem>(const Stream&, const AttentionBlockDeviceArgs<Elem>&); \
+  template void linear_attention_bwd<Gpu, Elem>(                                                       \
       const Stream&, const AttentionBlockDeviceArgs<Elem>&, const AttentionBlockDeviceGrads<Elem>&);
 AVID_INSTANTIATE(float)
 AVID_INSTANTIATE(BFloat16)

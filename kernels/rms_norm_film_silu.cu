@@ -1,16 +1,17 @@
 // kernels/rms_norm_film_silu.cu -- RMSNorm, FiLM, SiLU and residual in one pass (contract: rms_norm_film_silu.h)
 //
 // Math       n = max(||x||, 1e-12);  z = x/n a + shift with a = sqrt(C) gamma (1 + scale);  out = silu(z) + residual
-//            d_z = d_out silu'(z);  q = d_z a;  d_x = (q - x sum_c(q x) / n^2) / n, without the second term at the floor
-//            Per frame only two column sums: G = sum d_z sqrt(C) x/n, H = sum d_z. Then d_scale = gamma G, d_shift = H,
-//            d_gamma = sum over frames of (1 + scale) G
+//            d_z = d_out silu'(z);  q = d_z a;  d_x = (q - x sum_c(q x) / n^2) / n, without the second term at the
+//            floor
+//            Per frame only two column sums: G = sum d_z sqrt(C) x/n, H = sum d_z. Then d_scale = gamma G,
+//            d_shift = H, d_gamma = sum over frames of (1 + scale) G
 // Layout     rows of channels, 16-byte pitched; chunks of 8 channels (device/row_lanes.h)
-// Parallel   C <= 1024: a block owns up to 256 rows of one frame, 8 to 32 lanes a row, the row in registers; a and shift
-//            of the frame in shared memory. Wider: a block per row, the row read twice.
+// Parallel   C <= 1024: a block owns up to 256 rows of one frame, 8 to 32 lanes a row, the row in registers; a and
+//            shift of the frame in shared memory. Wider: a block per row, the row read twice.
 // Traffic    forward 2C (3C with residual) elements per row, backward 3C, each once; wider rows up to 6C
-// Numerics   f32 from load to store, one rounding. f32 tensors use expf and a true division, bf16 tensors the fast ones
-//            (2 ULP of f32, far below the rounding). Column sums: lanes, warps, blocks, frames in a fixed order: same bits
-//            every run
+// Numerics   f32 from load to store, one rounding. f32 tensors use expf and a true division, bf16 tensors the fast
+//            ones (2 ULP of f32, far below the rounding). Column sums: lanes, warps, blocks, frames in a fixed order:
+//            same bits every run
 // Limits     S < 2^31, F * slabs < 2^31
 // Measured   never run on a GPU yet
 // Predicted  bound by DRAM: 85 to 92 % of copy bandwidth (docs/kernels/norm.md)
@@ -40,8 +41,8 @@ AVID_DEVICE float reciprocal_norm(float squares, bool& moves) {
 
 /// a and shift of channel c in one frame, zero behind the last channel.
 template <class Elem>
-AVID_DEVICE float2 film_coefficients(
-    const RmsNormFilmSiluDeviceArgs<Elem>& p, std::int64_t frame, int c, float root_c) {
+AVID_DEVICE float2
+film_coefficients(const RmsNormFilmSiluDeviceArgs<Elem>& p, std::int64_t frame, int c, float root_c) {
   if (c >= p.C) return make_float2(0, 0);
   const float* film = p.film.data != nullptr ? p.film.data + frame * p.film.pitch : nullptr;
   const float a = root_c * p.gamma[c] * (film != nullptr ? 1.0f + film[c] : 1.0f);
@@ -80,7 +81,8 @@ __global__ void __launch_bounds__(kRowBlock, 1)
     for (int j = 0; j < K; ++j) {
       const int c = (lane + j * L) * 8, valid = active ? C - c : 0;
       x[j] = load_chunk(p.x.data + row * p.x.pitch + c, valid);
-      residual[j] = load_chunk(p.residual.data + row * p.residual.pitch + c, p.residual.data != nullptr ? valid : 0);
+      residual[j] =
+          p.residual.data != nullptr ? load_chunk(p.residual.data + row * p.residual.pitch + c, valid) : Chunk8<Elem>{};
     }
     float squares = 0;
 #pragma unroll
@@ -271,8 +273,8 @@ __global__ void __launch_bounds__(kRowBlock, 1) rms_norm_film_silu_sums_wide_ker
   partial[W + c] = sum_z;
 }
 
-/// Adds the slabs of each frame in order. Writes d_film, and to `scaled` [F,W] what d_gamma sums over frames; each may be
-/// null. A thread per (frame, channel).
+/// Adds the slabs of each frame in order. Writes d_film, and to `scaled` [F,W] what d_gamma sums over frames; each
+/// may be null. A thread per (frame, channel).
 template <class Elem>
 __global__ void __launch_bounds__(kRowBlock, 1) rms_norm_film_silu_frame_sums_kernel(
     RmsNormFilmSiluDeviceArgs<Elem> p, const float* partial, int slabs, Rows<float> d_film, float* scaled) {
@@ -304,7 +306,8 @@ void rms_norm_film_silu_fwd(const Stream& stream, const RmsNormFilmSiluDeviceArg
   if (p.F * p.S == 0) return;
   if (p.C > kMaxLaneChannels) {
     launch(
-        rms_norm_film_silu_fwd_wide_kernel<Elem>, dim3(static_cast<unsigned>(p.F * p.S)), dim3(kRowBlock), 0, stream, p);
+        rms_norm_film_silu_fwd_wide_kernel<Elem>, dim3(static_cast<unsigned>(p.F * p.S)), dim3(kRowBlock), 0, stream,
+        p);
     return;
   }
   const RmsNormSlabs slabs(p.S, p.C);
@@ -349,9 +352,9 @@ void rms_norm_film_silu_bwd(
   if (g.d_gamma != nullptr) sum_rows(stream, frames, p.F, W, p.C, g.d_gamma);
 }
 
-#define AVID_INSTANTIATE(Elem)                                                                                    \
-  template void rms_norm_film_silu_fwd<Gpu, Elem>(const Stream&, const RmsNormFilmSiluDeviceArgs<Elem>&);         \
-  template void rms_norm_film_silu_bwd<Gpu, Elem>(                                                                \
+#define AVID_INSTANTIATE(Elem)                                                                            \
+  template void rms_norm_film_silu_fwd<Gpu, Elem>(const Stream&, const RmsNormFilmSiluDeviceArgs<Elem>&); \
+  template void rms_norm_film_silu_bwd<Gpu, Elem>(                                                        \
       const Stream&, const RmsNormFilmSiluDeviceArgs<Elem>&, const RmsNormFilmSiluDeviceGrads<Elem>&);
 AVID_INSTANTIATE(float)
 AVID_INSTANTIATE(BFloat16)

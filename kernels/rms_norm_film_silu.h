@@ -76,7 +76,8 @@ struct RmsNormSlabs {
       : rows(C <= 192 ? 256 : C <= 384 ? 128 : 64), count(static_cast<int>((S + rows - 1) / rows)) {}
 };
 
-/// f32 elements of workspace that rms_norm_film_silu_bwd needs: two sums per slab, one row per frame, one value per row.
+/// f32 elements of workspace that rms_norm_film_silu_bwd needs: two sums per slab, one row per frame, one value per
+/// row.
 inline std::int64_t rms_norm_film_silu_bwd_workspace(std::int64_t F, std::int64_t S, std::int64_t C) {
   return F * ((2 * RmsNormSlabs(S, C).count + 1) * ((C + 7) / 8 * 8) + S);
 }

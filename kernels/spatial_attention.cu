@@ -1,18 +1,21 @@
-// kernels/spatial_attention.cu -- the spatial attention block, composed around its core (contract: spatial_attention.h)
+// kernels/spatial_attention.cu -- the spatial attention block, composed around its core (contract:
+// spatial_attention.h)
 //
 // Math       one frame of S positions i, j, head n, q scaled by D^-1/2:
 //              p_ij = softmax_j(q_i . k_j);  a_i = sum_j p_ij v_j;  lse_i = log sum_j exp(q_i . k_j)
 //            Gradient, with p from lse again: delta_i = d_a_i . a_i;  d_p_ij = d_a_i . v_j;  d_l = p (d_p - delta_i)
 //              d_q_i = D^-1/2 sum_j d_l_ij k_j;  d_k_j = sum_i d_l_ij q_i;  d_v_j = sum_i p_ij d_a_i
 // Layout     qkv [B*T*S, 3*N*D] as the projection leaves it; heads of up to 64 channels (device/attention_tiles.h)
-// Parallel   a block per (frame, tile of 64 or 32 positions, head) walks the other positions in tiles, running maximum and
-//            sum as in flash attention; the backward pass has one kernel for d_q (walks keys) and one for d_k, d_v (walks
-//            queries), so that nothing is added across blocks
-// Traffic    per position: C + 4C (norm, projections) + 8 N*D elements forward; keys once more per 64 queries, from L2
+// Parallel   a block per (frame, tile of 64 or 32 positions, head) walks the other positions in tiles, running
+//            maximum and sum as in flash attention; the backward pass has one kernel for d_q (walks keys) and one for
+//            d_k, d_v (walks queries), so that nothing is added across blocks
+// Traffic    per position: C + 4C (norm, projections) + 8 N*D elements forward; keys once more per 64 queries, from
+//            L2
 // Numerics   f32 sums, h, qkv, a, d_a, d_qkv, d_h rounded to Elem; bf16 tensors use the fast exponential
 // Limits     D <= 64, S < 2^31, frames * tiles < 2^31, N < 65536
 // Measured   never run on a GPU yet
-// Open       the core uses no tensor cores: the block runs once per network, on 64 positions (0.1 % of an update [predicted])
+// Open       the core uses no tensor cores: the block runs once per network, on 64 positions (0.1 % of an update
+//            [predicted])
 // Oracle     spatial_attention_cpu.cpp in f64, tests/sim/spatial_attention_test.cpp
 #include "kernels/spatial_attention.h"
 
@@ -26,11 +29,11 @@ template <class Elem>
 struct SpatialCore {
   std::int64_t F;  ///< frames
   int S, N, D, tiles;
-  float scale;             ///< D^-1/2
-  Rows<const Elem> qkv;    ///< [F*S, 3*N*D]
-  Rows<const Elem> a;      ///< [F*S, N*D], backward only
-  Rows<const Elem> d_a;    ///< [F*S, N*D], backward only
-  float *lse, *delta;      ///< [F,N,S], backward only; lse null in the forward pass
+  float scale;           ///< D^-1/2
+  Rows<const Elem> qkv;  ///< [F*S, 3*N*D]
+  Rows<const Elem> a;    ///< [F*S, N*D], backward only
+  Rows<const Elem> d_a;  ///< [F*S, N*D], backward only
+  float *lse, *delta;    ///< [F,N,S], backward only; lse null in the forward pass
 
   AVID_DEVICE const Elem* at(std::int64_t row, int part, int head) const {
     return qkv.data + row * qkv.pitch + (part * N + head) * D;
@@ -40,7 +43,8 @@ struct SpatialCore {
   }
 };
 
-/// Products of one row of a tile with all rows of another, for the threads of that row: columns lane, lane + kLanes, ...
+/// Products of one row of a tile with all rows of another, for the threads of that row: columns lane, lane + kLanes,
+/// ...
 template <int kD>
 struct RowProducts {
   using Tile = HeadTile<kD>;
@@ -73,7 +77,8 @@ struct RowProducts {
 template <int kD>
 constexpr std::size_t spatial_shared_bytes(int tiles, int squares) {
   using Tile = HeadTile<kD>;
-  return (std::size_t{Tile::kFloats} * tiles + std::size_t{Tile::kRows * RowProducts<kD>::kPitch} * squares) * sizeof(float);
+  return (std::size_t{Tile::kFloats} * tiles + std::size_t{Tile::kRows * RowProducts<kD>::kPitch} * squares) *
+         sizeof(float);
 }
 
 /// a, and lse where wanted. Grid (F * tiles, N).
@@ -260,7 +265,8 @@ void attend(const Stream& stream, SpatialCore<Elem> core, Rows<Elem> a) {
   with_head_capacity(core.D, [&]<int kD>() {
     const dim3 grid = tile_grid<kD>(core);
     launch(
-        spatial_attention_core_kernel<Elem, kD>, grid, dim3(kCoreBlock), spatial_shared_bytes<kD>(3, 1), stream, core, a);
+        spatial_attention_core_kernel<Elem, kD>, grid, dim3(kCoreBlock), spatial_shared_bytes<kD>(3, 1), stream, core,
+        a);
   });
 }
 
@@ -308,9 +314,9 @@ void spatial_attention_bwd(
   steps.project_gradients(g);
 }
 
-#define AVID_INSTANTIATE(Elem)                                                                           \
-  template void spatial_attention_fwd<Gpu, Elem>(const Stream&, const AttentionBlockDeviceArgs<Elem>&);  \
-  template void spatial_attention_bwd<Gpu, Elem>(                                                        \
+#define AVID_INSTANTIATE(Elem)                                                                          \
+  template void spatial_attention_fwd<Gpu, Elem>(const Stream&, const AttentionBlockDeviceArgs<Elem>&); \
+  template void spatial_attention_bwd<Gpu, Elem>(                                                       \
       const Stream&, const AttentionBlockDeviceArgs<Elem>&, const AttentionBlockDeviceGrads<Elem>&);
 AVID_INSTANTIATE(float)
 AVID_INSTANTIATE(BFloat16)

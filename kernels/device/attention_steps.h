@@ -1,4 +1,5 @@
-// kernels/device/attention_steps.h -- the steps around the core of a composed attention block, as launches on a stream
+// kernels/device/attention_steps.h -- the steps around the core of a composed attention block, as launches on a
+// stream
 #pragma once
 
 #include "kernels/attention_block_plan.h"
@@ -61,8 +62,7 @@ struct AttentionSteps {
   /// d_w_out = d_y^T a, d_b_out = sum d_y. Reads a: before d_attention where that overwrites it.
   void output_gradients(const AttentionBlockDeviceGrads<Elem>& g) const {
     if (g.d_w_out || g.d_b_out != nullptr)
-      linear_bwd_weight<Gpu, Elem>(
-          stream, plan.out_size, g.d_y, a, {}, g.d_w_out, g.d_b_out, at<void>(plan.linear));
+      linear_bwd_weight<Gpu, Elem>(stream, plan.out_size, g.d_y, a, {}, g.d_w_out, g.d_b_out, at<void>(plan.linear));
   }
   /// d_a = d_y w_out
   void d_attention(const AttentionBlockDeviceGrads<Elem>& g) const {

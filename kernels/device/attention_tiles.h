@@ -1,7 +1,8 @@
 // kernels/device/attention_tiles.h -- tiles of one head in shared memory as f32, for cores of any head width up to 64
 //
-// kD is the capacity, 32 or 64; channels D .. kD-1 are zero. A row of a tile belongs to kD/8 neighbouring lanes with eight
-// channels each, so that a block of 256 threads holds 2048/kD rows and sums over a row are two or three shuffles.
+// kD is the capacity, 32 or 64; channels D .. kD-1 are zero. A row of a tile belongs to kD/8 neighbouring lanes with
+// eight channels each, so that a block of 256 threads holds 2048/kD rows and sums over a row are two or three
+// shuffles.
 #pragma once
 
 #include "kernels/device/gpu.h"
@@ -12,7 +13,7 @@ inline constexpr int kCoreBlock = 256;  ///< threads of a block of the core kern
 
 template <int kD>
 struct HeadTile {
-  static constexpr int kLanes = kD / 8;             ///< threads of a row
+  static constexpr int kLanes = kD / 8;              ///< threads of a row
   static constexpr int kRows = kCoreBlock / kLanes;  ///< rows of a tile
   static constexpr int kPitch = kD + 4;              ///< floats; 16-byte rows, neighbours four banks apart
   static constexpr int kFloats = kRows * kPitch;

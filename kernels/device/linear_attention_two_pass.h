@@ -1,13 +1,18 @@
-// kernels/device/linear_attention_two_pass.h -- linear attention forward in two passes over x (bf16, heads of 32 channels)
+// kernels/device/linear_attention_two_pass.h -- linear attention forward in two passes over x
 //
-// Pass A  a block keeps the k and v rows of w_qkv of four heads in shared memory and walks a slab of a frame in tiles of 64
-//         positions: norm into shared memory, then two warps per head compute k^T and v^T of 32 positions each, with the
-//         weights as the A operand, so that exp(k^T) is directly an A fragment and v^T a B fragment of the 32 x 32 context,
-//         which stays in registers with its running maximum and sum. Neither k nor v is ever stored.
-// Fold    per frame: m[c, n*32+i] = D^-1/2 sum_j w_out[c, n*32+j] context_n[i,j]: the second product disappears into the weights
-// Pass B  a block owns 128 positions: norm, then head by head q = h w_q^T, softmax over the 32 channels (four 8-column tiles of
-//         one quad: two shuffles), whose result is the A fragment of the product with m; bias and residual on the way out
-// Traffic x three times (the second group of heads finds it in L2), y once, contexts 4.3 KB per head and 512 positions
+// For bf16 and heads of 32 channels.
+//
+// Pass A  a block keeps the k and v rows of w_qkv of four heads in shared memory and walks a slab of a frame in tiles
+//         of 64 positions: norm into shared memory, then two warps per head compute k^T and v^T of 32 positions each,
+//         with the weights as the A operand, so that exp(k^T) is directly an A fragment and v^T a B fragment of the
+//         32 x 32 context, which stays in registers with its running maximum and sum. Neither k nor v is ever stored.
+// Fold    per frame: m[c, n*32+i] = D^-1/2 sum_j w_out[c, n*32+j] context_n[i,j]: the second product disappears into
+//         the weights
+// Pass B  a block owns 128 positions: norm, then head by head q = h w_q^T, softmax over the 32 channels (four
+//         8-column tiles of one quad: two shuffles), whose result is the A fragment of the product with m; bias and
+//         residual on the way out
+// Traffic x three times (the second group of heads finds it in L2), y once; per head and 512 positions 4.3 KB of
+//         contexts
 // Shared  92 KB in pass A and 64 KB in pass B at 100 channels: within the 99 KB of consumer cards
 // Limits  C <= 104, heads of 32 channels
 #pragma once
@@ -19,9 +24,9 @@ namespace avid::kernels::AVID_GPU {
 
 struct LinearTwoPass {
   int S, C, N, slabs;
-  int K;      ///< C rounded up to 16: the inner dimension of projections
-  int pitch;  ///< elements of a row in shared memory: K + 8, an odd number of 16-byte chunks, so that ldmatrix has no conflicts
-  int C8;     ///< C rounded up to 8
+  int K;  ///< C rounded up to 16: the inner dimension of projections
+  int pitch;  ///< elements of a row in shared memory: K + 8, an odd number of chunks, so that ldmatrix has no conflicts
+  int C8;  ///< C rounded up to 8
   float scale;
   Rows<const BFloat16> x, w_qkv, w_out;
   const float *gamma, *b_out;
@@ -31,8 +36,8 @@ struct LinearTwoPass {
   BFloat16* folded;      ///< [F, C8, N*32]
 };
 
-/// xn[r] = prenorm of row r in bf16 for the warp's rows first_row .. first_row + count - 1 of a tile; zero from `rows` on and
-/// behind the last channel.
+/// xn[r] = prenorm of row r in bf16 for the warp's rows first_row .. first_row + count - 1 of a tile; zero from
+/// `rows` on and behind the last channel.
 AVID_DEVICE void normalise_rows(
     const LinearTwoPass& p, const BFloat16* x, int rows, int first_row, int count, const float* gamma, BFloat16* xn) {
   constexpr int kL = 8, kK = 4;
@@ -90,10 +95,11 @@ AVID_DEVICE float quad_max(float v) {
   return fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 2));
 }
 
-constexpr int kTwoPassTile = 64;    ///< positions of a tile in pass A
-constexpr int kHeadsPerBlock = 4;   ///< in pass A
+constexpr int kTwoPassTile = 64;   ///< positions of a tile in pass A
+constexpr int kHeadsPerBlock = 4;  ///< in pass A
 
-/// One head's running context in the registers of a warp. Rows (k channels) m*16 + g and + 8, columns (v channels) n*8 + 2t.
+/// One head's running context in the registers of a warp. Rows (k channels) m*16 + g and + 8, columns (v channels)
+/// n*8 + 2t.
 struct RunningContext {
   float context[2][4][4] = {}, sum[2][2] = {};
   float largest[2][2] = {{-__FLT_MAX__, -__FLT_MAX__}, {-__FLT_MAX__, -__FLT_MAX__}};

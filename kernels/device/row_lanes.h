@@ -1,7 +1,7 @@
 // kernels/device/row_lanes.h -- rows of channels in registers: L lanes hold a row, each lane K chunks of 8 channels
 //
-// Lane l of a row holds chunks l, l + L, l + 2L ... (channels 8c .. 8c+7 of chunk c). A warp holds 32/L rows, so a sum over
-// a row is K * 8 additions in a thread and log2 L shuffles; no shared memory, one read of every element.
+// Lane l of a row holds chunks l, l + L, l + 2L ... (channels 8c .. 8c+7 of chunk c). A warp holds 32/L rows, so a
+// sum over a row is K * 8 additions in a thread and log2 L shuffles; no shared memory, one read of every element.
 // Rows start at 16-byte boundaries; what a chunk holds behind the last channel is read as stored (zero) or as zero.
 #pragma once
 
@@ -30,7 +30,8 @@ AVID_DEVICE Chunk8<BFloat16> load_chunk(const BFloat16* p, int valid) {
 AVID_DEVICE Chunk8<float> load_chunk(const float* p, int valid) {
   const float4 zero = make_float4(0, 0, 0, 0);
   return {
-      valid > 0 ? *reinterpret_cast<const float4*>(p) : zero, valid > 4 ? *reinterpret_cast<const float4*>(p + 4) : zero};
+      valid > 0 ? *reinterpret_cast<const float4*>(p) : zero,
+      valid > 4 ? *reinterpret_cast<const float4*>(p + 4) : zero};
 }
 
 AVID_DEVICE void unpack(const Chunk8<BFloat16>& chunk, float (&v)[8]) {
@@ -56,8 +57,8 @@ AVID_DEVICE void store_chunk(Elem* p, float (&v)[8], int valid) {
     for (int i = 1; i < 8; ++i) v[i] = i < valid ? v[i] : 0.0f;  // not a product with 0: a NaN row keeps zero gaps
   }
   if constexpr (sizeof(Elem) == 2) {
-    *reinterpret_cast<uint4*>(p) = make_uint4(
-        pack_bf16x2(v[0], v[1]), pack_bf16x2(v[2], v[3]), pack_bf16x2(v[4], v[5]), pack_bf16x2(v[6], v[7]));
+    *reinterpret_cast<uint4*>(p) =
+        make_uint4(pack_bf16x2(v[0], v[1]), pack_bf16x2(v[2], v[3]), pack_bf16x2(v[4], v[5]), pack_bf16x2(v[6], v[7]));
   } else {
     *reinterpret_cast<float4*>(p) = make_float4(v[0], v[1], v[2], v[3]);
     if (valid > 4) *reinterpret_cast<float4*>(p + 4) = make_float4(v[4], v[5], v[6], v[7]);
@@ -67,7 +68,8 @@ AVID_DEVICE void store_chunk(Elem* p, float (&v)[8], int valid) {
 AVID_DEVICE void store_elem(float* p, float v) { *p = v; }
 AVID_DEVICE void store_elem(BFloat16* p, float v) { *p = to_bf16(v); }
 
-/// Eight f32 coefficients per chunk in shared memory, halves apart so that neighbouring lanes read neighbouring 16 bytes.
+/// Eight f32 coefficients per chunk in shared memory, halves apart so that neighbouring lanes read neighbouring 16
+/// bytes.
 template <int kChunks>
 AVID_DEVICE void put_coefficient(float4* table, int channel, float value) {
   const int chunk = channel / 8, e = channel % 8;
@@ -127,8 +129,8 @@ AVID_DEVICE float block_sum(float v, float* scratch) {
   return sum;
 }
 
-/// Adds the column sums of a block's lanes in a fixed order (lanes of a warp, then warps) and writes them to `partial`
-/// ([W] with W = chunks * 8 floats). `scratch` holds kRowBlock / 32 * L * K * 8 floats. Two barriers.
+/// Adds the column sums of a block's lanes in a fixed order (lanes of a warp, then warps) and writes them to
+/// `partial` ([W] with W = chunks * 8 floats). `scratch` holds kRowBlock / 32 * L * K * 8 floats. Two barriers.
 template <int L, int K>
 AVID_DEVICE void store_column_sums(float (&sums)[K][8], float* scratch, float* partial, int chunks) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -184,8 +186,8 @@ inline void sum_rows(
 /// The widest row that the register kernels hold.
 inline constexpr int kMaxLaneChannels = 1024;
 
-/// Calls f.operator()<L, K>() with lanes and chunks for rows of C <= kMaxLaneChannels channels. Few shapes: f32 is the
-/// path of comparisons, bf16 the one people train with.
+/// Calls f.operator()<L, K>() with lanes and chunks for rows of C <= kMaxLaneChannels channels. Few shapes: f32 is
+/// the path of comparisons, bf16 the one people train with.
 template <class Elem, class F>
 void with_row_lanes(std::int64_t C, F&& f) {
   if constexpr (sizeof(Elem) == 2) {

@@ -14,8 +14,8 @@ void check_inputs(const Tensor& x, const Tensor& gamma, const Tensor& beta, cons
   detail::check_float(x, kOp, "x");
   check<ShapeError>(x.rank() == 5 && x.dim(4) > 0, "{}: x: expected [B,T,H,W,C] with C > 0, got {}", kOp, x.describe());
   check<ShapeError>(
-      options.groups > 0 && x.dim(4) % options.groups == 0, "{}: options: expected groups that divide C = {}, got {}", kOp,
-      x.dim(4), options.groups);
+      options.groups > 0 && x.dim(4) % options.groups == 0, "{}: options: expected groups that divide C = {}, got {}",
+      kOp, x.dim(4), options.groups);
   detail::check_parameter(gamma, {x.dim(4)}, x, kOp, "gamma");
   detail::check_parameter(beta, {x.dim(4)}, x, kOp, "beta");
 }

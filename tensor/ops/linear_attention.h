@@ -5,7 +5,8 @@
 
 namespace avid {
 
-/// The whole block: pre-norm, projections, linear attention over the positions of a frame, output with bias, residual.
+/// The whole block: pre-norm, projections, linear attention over the positions of a frame, output with bias,
+/// residual.
 ///
 ///   h = (x - mean_c x) / sqrt(var_c x + 1e-5) * norm_gamma
 ///   [q | k | v] = h w_qkv^T, head-major
@@ -14,8 +15,8 @@ namespace avid {
 ///   out = x + a w_out^T + b_out
 ///
 /// Shapes   x, out [B,T,H,W,C]; norm_gamma [C]; w_qkv [3*N*D,C]; w_out [C,N*D]; b_out [C]. Empty tensors are legal.
-/// Dtypes   CPU: f32 (SIMD path) or f64 (reference loops), one for all. Device: f32 or bf16, head_dim <= 64; vectors of
-///          parameters and all gradients of parameters f32.
+/// Dtypes   CPU: f32 (SIMD path) or f64 (reference loops), one for all. Device: f32 or bf16, head_dim <= 64; vectors
+///          of parameters and all gradients of parameters f32.
 /// Grad     x and all parameters. The backward pass computes everything from x again.
 /// Errors   ShapeError, DTypeError, DeviceError, thrown before any work.
 /// Exact    gaps of out are zero.

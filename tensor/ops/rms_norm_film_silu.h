@@ -13,7 +13,8 @@ namespace avid {
 ///
 /// Shapes   x, residual [B,T,H,W,C]; gamma [C]; film [B,T,2C] or undefined; residual may be undefined; returns
 ///          [B,T,H,W,C].
-/// Dtypes   CPU: f32 or f64, one for all. Device: x f32 or bf16, gamma and FiLM f32 (FiLM also bf16); d_gamma and the like f32.
+/// Dtypes   CPU: f32 or f64, one for all. Device: x f32 or bf16, gamma and FiLM f32 (FiLM also bf16); d_gamma and the
+///          like f32.
 /// Grad     see rms_norm_film_silu_bwd; d_residual = d_out.
 /// Errors   ShapeError, DTypeError, before any allocation.
 /// Exact    x = 0 gives silu(shift) + residual, and a finite gradient.

@@ -13,7 +13,8 @@ namespace avid {
 ///   out = x + a w_out^T
 ///
 /// Shapes   x, out [B,T,H,W,C]; norm_gamma [C]; w_qkv [3*N*D,C]; w_out [C,N*D]. Empty tensors are legal.
-/// Dtypes   f32 (SIMD path) or f64 (reference loops), one for all.
+/// Dtypes   CPU: f32 (SIMD path) or f64 (reference loops), one for all. Device: f32 or bf16, head_dim <= 64; vectors
+///          of parameters and all gradients of parameters f32.
 /// Grad     x and all parameters. The backward pass computes everything from x again.
 /// Errors   ShapeError, DTypeError, DeviceError, thrown before any work.
 /// Exact    no position code; gaps of out are zero; w_out = 0 returns x.

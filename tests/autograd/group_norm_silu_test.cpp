@@ -25,7 +25,8 @@ TEST_CASE("group_norm_silu/forward/hand_values") {
     CHECK(activated[i] == doctest::Approx(expected[i] / (1 + std::exp(-expected[i]))).epsilon(1e-12));
   }
   // the clip: mean 3, variance 9.5; two groups of one channel: each alone
-  const auto clip = group_norm_silu(x, gamma, beta, {.groups = 1, .eps = 0, .scope = GroupNormScope::clip, .silu = false});
+  const auto clip =
+      group_norm_silu(x, gamma, beta, {.groups = 1, .eps = 0, .scope = GroupNormScope::clip, .silu = false});
   CHECK(clip.value().to_doubles()[3] == doctest::Approx(10 + 4 / std::sqrt(9.5)).epsilon(1e-12));
   const auto channels = group_norm_silu(x, gamma, beta, {.groups = 2, .eps = 0, .silu = false}).value().to_doubles();
   CHECK(channels[0] == doctest::Approx(-2).epsilon(1e-12));

@@ -41,11 +41,21 @@ template <class Elem, class Bytes, class Fwd, class Bwd>
 BlockTensors<Elem> run_block(const BlockCase& c, Bytes&& bytes, Fwd&& fwd, Bwd&& bwd) {
   BlockTensors<Elem> t(c);
   kernels::AttentionBlockDeviceArgs<Elem> p{
-      .B = c.B, .T = c.T, .S = c.S, .C = c.C, .N = c.N, .D = c.D, .x = t.x.view(), .gamma = t.gamma.values.data(),
-      .w_qkv = t.w_qkv.view(), .w_out = t.w_out.view(), .b_out = c.bias ? t.b_out.values.data() : nullptr,
+      .B = c.B,
+      .T = c.T,
+      .S = c.S,
+      .C = c.C,
+      .N = c.N,
+      .D = c.D,
+      .x = t.x.view(),
+      .gamma = t.gamma.values.data(),
+      .w_qkv = t.w_qkv.view(),
+      .w_out = t.w_out.view(),
+      .b_out = c.bias ? t.b_out.values.data() : nullptr,
       .y = t.y.view()};
   const auto poisoned = [&](bool backward) {  // as aligned as device memory
-    std::vector<float> w(static_cast<std::size_t>(bytes(p, backward)) / 4 + 64, std::numeric_limits<float>::quiet_NaN());
+    std::vector<float> w(
+        static_cast<std::size_t>(bytes(p, backward)) / 4 + 64, std::numeric_limits<float>::quiet_NaN());
     return w;
   };
   const auto aligned = [](std::vector<float>& w) {
@@ -57,8 +67,12 @@ BlockTensors<Elem> run_block(const BlockCase& c, Bytes&& bytes, Fwd&& fwd, Bwd&&
   workspace = poisoned(true);
   p.workspace = aligned(workspace);
   bwd(p, kernels::AttentionBlockDeviceGrads<Elem>{
-             .d_y = t.d_y.view(), .d_x = t.d_x.view(), .d_gamma = t.d_gamma.values.data(), .d_w_qkv = t.d_w_qkv.view(),
-             .d_w_out = t.d_w_out.view(), .d_b_out = c.bias ? t.d_b_out.values.data() : nullptr});
+             .d_y = t.d_y.view(),
+             .d_x = t.d_x.view(),
+             .d_gamma = t.d_gamma.values.data(),
+             .d_w_qkv = t.d_w_qkv.view(),
+             .d_w_out = t.d_w_out.view(),
+             .d_b_out = c.bias ? t.d_b_out.values.data() : nullptr});
   return t;
 }
 
@@ -92,9 +106,13 @@ struct BlockErrors {
 };
 template <class Elem>
 BlockErrors errors_of(const BlockTensors<Elem>& t, const BlockTensors<double, double, double>& exact, bool bias) {
-  return {rel_l2(t.y, exact.y), rel_l2(t.d_x, exact.d_x), rel_l2(t.d_gamma, exact.d_gamma),
-          rel_l2(t.d_w_qkv, exact.d_w_qkv), rel_l2(t.d_w_out, exact.d_w_out),
-          bias ? rel_l2(t.d_b_out, exact.d_b_out) : 0.0};
+  return {
+      rel_l2(t.y, exact.y),
+      rel_l2(t.d_x, exact.d_x),
+      rel_l2(t.d_gamma, exact.d_gamma),
+      rel_l2(t.d_w_qkv, exact.d_w_qkv),
+      rel_l2(t.d_w_out, exact.d_w_out),
+      bias ? rel_l2(t.d_b_out, exact.d_b_out) : 0.0};
 }
 
 template <class Elem>

@@ -39,13 +39,19 @@ Tensors<Elem, float> run_device(const Case& c) {
   std::vector<float> workspace(
       static_cast<std::size_t>(kernels::group_norm_silu_workspace(c)), std::numeric_limits<float>::quiet_NaN());
   const kernels::GroupNormSiluDeviceArgs<Elem> p{
-      .size = c, .x = t.x.view(), .gamma = t.gamma.values.data(), .beta = t.beta.values.data(), .out = t.out.view(),
+      .size = c,
+      .x = t.x.view(),
+      .gamma = t.gamma.values.data(),
+      .beta = t.beta.values.data(),
+      .out = t.out.view(),
       .workspace = workspace.data()};
   kernels::group_norm_silu_fwd<Sim>(Stream{}, p);
   for (float& v : workspace) v = std::numeric_limits<float>::quiet_NaN();
   kernels::group_norm_silu_bwd<Sim, Elem>(
       Stream{}, p,
-      {.d_out = t.d_out.view(), .d_x = t.d_x.view(), .d_gamma = t.d_gamma.values.data(),
+      {.d_out = t.d_out.view(),
+       .d_x = t.d_x.view(),
+       .d_gamma = t.d_gamma.values.data(),
        .d_beta = t.d_beta.values.data()});
   return t;
 }
@@ -56,7 +62,9 @@ Tensors<double, double> run_reference(const Case& c) {
       .size = c, .x = t.x.view(), .gamma = t.gamma.values.data(), .beta = t.beta.values.data(), .out = t.out.view()};
   kernels::group_norm_silu_fwd<double>(p);
   kernels::group_norm_silu_bwd<double>(
-      p, {.d_out = t.d_out.view(), .d_x = t.d_x.view(), .d_gamma = t.d_gamma.values.data(),
+      p, {.d_out = t.d_out.view(),
+          .d_x = t.d_x.view(),
+          .d_gamma = t.d_gamma.values.data(),
           .d_beta = t.d_beta.values.data()});
   return t;
 }
@@ -90,7 +98,8 @@ void check(const Case& c) {
 }  // namespace
 
 TEST_CASE("group_norm_silu/sim/channels_and_groups") {
-  for (const Case& c : {Case{2, 37, 32, 32}, {1, 20, 50, 5}, {2, 9, 100, 10}, {1, 33, 3, 1}, {1, 11, 90, 9}, {3, 5, 12, 2}}) {
+  for (const Case& c :
+       {Case{2, 37, 32, 32}, {1, 20, 50, 5}, {2, 9, 100, 10}, {1, 33, 3, 1}, {1, 11, 90, 9}, {3, 5, 12, 2}}) {
     check<float>(c);
     check<BFloat16>(c);
   }

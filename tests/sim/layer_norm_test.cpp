@@ -27,7 +27,8 @@ template <class Elem>
 Pitched<Elem> rows_with_offset(const Case& c) {
   Pitched<Elem> x = random_rows<Elem>(c.rows, c.C, 1);
   for (std::int64_t r = 0; r < c.rows; r += 3)
-    for (std::int64_t i = 0; i < c.C; ++i) x.at(r, i) = Elem(static_cast<float>(BFloat16(static_cast<float>(x(r, i)) + 100)));
+    for (std::int64_t i = 0; i < c.C; ++i)
+      x.at(r, i) = Elem(static_cast<float>(BFloat16(static_cast<float>(x(r, i)) + 100)));
   return x;
 }
 
@@ -39,30 +40,45 @@ Outputs<Elem> run_device(const Case& c) {
   const Pitched<Elem> x = rows_with_offset<Elem>(c), d_out = random_rows<Elem>(c.rows, c.C, 2);
   const Pitched<float> gamma = random_rows<float>(1, c.C, 3), beta = random_rows<float>(1, c.C, 4);
   const kernels::LayerNormDeviceArgs<Elem> p{
-      .num_rows = c.rows, .C = c.C, .x = x.view(), .gamma = gamma.values.data(),
-      .beta = c.beta ? beta.values.data() : nullptr, .out = o.out.view()};
+      .num_rows = c.rows,
+      .C = c.C,
+      .x = x.view(),
+      .gamma = gamma.values.data(),
+      .beta = c.beta ? beta.values.data() : nullptr,
+      .out = o.out.view()};
   kernels::layer_norm_fwd<Sim>(Stream{}, p);
   if (c.residual) o.d_x = random_rows<Elem>(c.rows, c.C, 5);  // added in place
   std::vector<float> workspace(
-      static_cast<std::size_t>(kernels::layer_norm_bwd_workspace(c.rows, c.C)), std::numeric_limits<float>::quiet_NaN());
+      static_cast<std::size_t>(kernels::layer_norm_bwd_workspace(c.rows, c.C)),
+      std::numeric_limits<float>::quiet_NaN());
   kernels::layer_norm_bwd<Sim, Elem>(
       Stream{}, p,
-      {.d_out = d_out.view(), .d_residual = c.residual ? o.d_x.view() : kernels::Rows<const Elem>{}, .d_x = o.d_x.view(),
-       .d_gamma = o.d_gamma.values.data(), .d_beta = o.d_beta.values.data(), .workspace = workspace.data()});
+      {.d_out = d_out.view(),
+       .d_residual = c.residual ? o.d_x.view() : kernels::Rows<const Elem>{},
+       .d_x = o.d_x.view(),
+       .d_gamma = o.d_gamma.values.data(),
+       .d_beta = o.d_beta.values.data(),
+       .workspace = workspace.data()});
   return o;
 }
 
 Outputs<double> run_reference(const Case& c) {
-  Outputs<double> o{Pitched<double>(c.rows, c.C), Pitched<double>(c.rows, c.C), Pitched<float>(1, c.C), Pitched<float>(1, c.C)};
+  Outputs<double> o{
+      Pitched<double>(c.rows, c.C), Pitched<double>(c.rows, c.C), Pitched<float>(1, c.C), Pitched<float>(1, c.C)};
   const Pitched<double> x = rows_with_offset<double>(c), d_out = random_rows<double>(c.rows, c.C, 2);
   const Pitched<double> gamma = random_rows<double>(1, c.C, 3), beta = random_rows<double>(1, c.C, 4);
   Pitched<double> d_gamma(1, c.C), d_beta(1, c.C);
   const kernels::LayerNormArgs<double> p{
-      .num_rows = c.rows, .C = c.C, .x = x.view(), .gamma = gamma.values.data(),
-      .beta = c.beta ? beta.values.data() : nullptr, .out = o.out.view()};
+      .num_rows = c.rows,
+      .C = c.C,
+      .x = x.view(),
+      .gamma = gamma.values.data(),
+      .beta = c.beta ? beta.values.data() : nullptr,
+      .out = o.out.view()};
   kernels::layer_norm_fwd<double>(p);
   kernels::layer_norm_bwd<double>(
-      p, {.d_out = d_out.view(), .d_x = o.d_x.view(), .d_gamma = d_gamma.values.data(), .d_beta = d_beta.values.data()});
+      p,
+      {.d_out = d_out.view(), .d_x = o.d_x.view(), .d_gamma = d_gamma.values.data(), .d_beta = d_beta.values.data()});
   const Pitched<double> residual = random_rows<double>(c.rows, c.C, 5);
   if (c.residual)
     for (std::int64_t r = 0; r < c.rows; ++r)
@@ -110,8 +126,12 @@ TEST_CASE("layer_norm/sim/channels") {
 }
 
 TEST_CASE("layer_norm/sim/more_rows_than_one_pass_wide_rows_and_empty") {
-  for (const Case& c : {Case{260, 12, true, true}, {70, 388, false, true}, {3, 1032, true, true}, {1, 2050, false, false},
-                        {0, 8, true, false}}) {
+  for (const Case& c :
+       {Case{260, 12, true, true},
+        {70, 388, false, true},
+        {3, 1032, true, true},
+        {1, 2050, false, false},
+        {0, 8, true, false}}) {
     check<float>(c);
     check<BFloat16>(c);
   }

@@ -37,7 +37,9 @@ void check(const BlockCase& c, bool all_orders = false) {
     const BlockErrors e = errors_of(t, exact, c.bias);
     // bf16: h, qkv, a and their gradients are rounded on the way; a few times 2^-9 each, more behind the softmax. A
     // logit of 60 costs f32 six bits.
-    const double value = sizeof(Elem) == 2 ? 6e-3 : 2e-6, gradient = sizeof(Elem) == 2 ? 3e-2 : c.scale > 1 ? 5e-5 : 1e-5;
+    const double value = sizeof(Elem) == 2 ? 6e-3 : 2e-6, gradient = sizeof(Elem) == 2 ? 3e-2
+                                                                     : c.scale > 1     ? 5e-5
+                                                                                       : 1e-5;
     CHECK(e.y < value);
     CHECK(e.d_x < gradient);
     CHECK(e.d_gamma < gradient);

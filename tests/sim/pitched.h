@@ -22,7 +22,9 @@ struct Pitched {
 
   Pitched() = default;
   Pitched(std::int64_t num_rows, std::int64_t num_cols)
-      : rows(num_rows), cols(num_cols), pitch((num_cols * std::int64_t{sizeof(Elem)} + 15) / 16 * 16 / std::int64_t{sizeof(Elem)}) {
+      : rows(num_rows),
+        cols(num_cols),
+        pitch((num_cols * std::int64_t{sizeof(Elem)} + 15) / 16 * 16 / std::int64_t{sizeof(Elem)}) {
     values.assign(static_cast<std::size_t>(rows * pitch), Elem(0.0f));
   }
   Elem& at(std::int64_t r, std::int64_t c) { return values[static_cast<std::size_t>(r * pitch + c)]; }

@@ -41,7 +41,13 @@ Outputs<Elem> run_device(const Case& c, const Inputs<Elem>& in) {
       poisoned_rows<Elem>(c.F * c.S, c.C), poisoned_rows<Elem>(c.F * c.S, c.C), poisoned_rows<float>(1, c.C),
       poisoned_rows<float>(c.F, 2 * c.C)};
   kernels::RmsNormFilmSiluDeviceArgs<Elem> p{
-      .F = c.F, .S = c.S, .C = c.C, .x = in.x.view(), .gamma = in.gamma.values.data(), .film = {}, .residual = {},
+      .F = c.F,
+      .S = c.S,
+      .C = c.C,
+      .x = in.x.view(),
+      .gamma = in.gamma.values.data(),
+      .film = {},
+      .residual = {},
       .out = o.out.view()};
   if (c.film) p.film = in.film.view();
   if (c.residual) p.residual = in.residual.view();
@@ -50,7 +56,10 @@ Outputs<Elem> run_device(const Case& c, const Inputs<Elem>& in) {
       static_cast<std::size_t>(kernels::rms_norm_film_silu_bwd_workspace(c.F, c.S, c.C)),
       std::numeric_limits<float>::quiet_NaN());
   kernels::RmsNormFilmSiluDeviceGrads<Elem> g{
-      .d_out = in.d_out.view(), .d_x = o.d_x.view(), .d_gamma = o.d_gamma.values.data(), .d_film = {},
+      .d_out = in.d_out.view(),
+      .d_x = o.d_x.view(),
+      .d_gamma = o.d_gamma.values.data(),
+      .d_film = {},
       .workspace = workspace.data()};
   if (c.film) g.d_film = o.d_film.view();
   kernels::rms_norm_film_silu_bwd<Sim>(Stream{}, p, g);
@@ -62,9 +71,16 @@ Outputs<double> run_reference(const Case& c) {
   const Pitched<double> gamma = random_rows<double>(1, c.C, 4), film = random_rows<double>(c.F, 2 * c.C, 5);
   struct {
     Pitched<double> out, d_x, d_gamma, d_film;
-  } o{Pitched<double>(c.F * c.S, c.C), Pitched<double>(c.F * c.S, c.C), Pitched<double>(1, c.C), Pitched<double>(c.F, 2 * c.C)};
+  } o{Pitched<double>(c.F * c.S, c.C), Pitched<double>(c.F * c.S, c.C), Pitched<double>(1, c.C),
+      Pitched<double>(c.F, 2 * c.C)};
   kernels::RmsNormFilmSiluArgs<double> p{
-      .F = c.F, .S = c.S, .C = c.C, .x = in.x.view(), .gamma = gamma.values.data(), .film = {}, .residual = {},
+      .F = c.F,
+      .S = c.S,
+      .C = c.C,
+      .x = in.x.view(),
+      .gamma = gamma.values.data(),
+      .film = {},
+      .residual = {},
       .out = o.out.view()};
   if (c.film) p.film = film.view();
   if (c.residual) p.residual = in.residual.view();
@@ -127,8 +143,14 @@ TEST_CASE("rms_norm_film_silu/sim/wide_rows") {
 }
 
 TEST_CASE("rms_norm_film_silu/sim/several_slabs_and_empty") {
-  for (const Case& c : {Case{2, 300, 4, true, true}, {1, 257, 12, false, false}, {3, 70, 400, true, false},
-                        {2, 65, 1028, true, true}, {1, 1, 1, true, true}, {0, 4, 8, true, true}, {3, 0, 8, true, true}}) {
+  for (const Case& c :
+       {Case{2, 300, 4, true, true},
+        {1, 257, 12, false, false},
+        {3, 70, 400, true, false},
+        {2, 65, 1028, true, true},
+        {1, 1, 1, true, true},
+        {0, 4, 8, true, true},
+        {3, 0, 8, true, true}}) {
     check<float>(c);
     check<BFloat16>(c);
   }
@@ -159,14 +181,24 @@ TEST_CASE("rms_norm_film_silu/sim/gradients_not_asked_for") {
   Pitched<float> d_x = poisoned_rows<float>(c.F * c.S, c.C), d_gamma = poisoned_rows<float>(1, c.C);
   std::vector<float> workspace(static_cast<std::size_t>(kernels::rms_norm_film_silu_bwd_workspace(c.F, c.S, c.C)));
   const kernels::RmsNormFilmSiluDeviceArgs<float> p{
-      .F = c.F, .S = c.S, .C = c.C, .x = in.x.view(), .gamma = in.gamma.values.data(), .film = in.film.view(),
-      .residual = {}, .out = {}};
+      .F = c.F,
+      .S = c.S,
+      .C = c.C,
+      .x = in.x.view(),
+      .gamma = in.gamma.values.data(),
+      .film = in.film.view(),
+      .residual = {},
+      .out = {}};
   kernels::rms_norm_film_silu_bwd<Sim, float>(
       Stream{}, p,
       {.d_out = in.d_out.view(), .d_x = d_x.view(), .d_gamma = nullptr, .d_film = {}, .workspace = workspace.data()});
   CHECK(same_bits(d_x, all.d_x));
   kernels::rms_norm_film_silu_bwd<Sim, float>(
       Stream{}, p,
-      {.d_out = in.d_out.view(), .d_x = {}, .d_gamma = d_gamma.values.data(), .d_film = {}, .workspace = workspace.data()});
+      {.d_out = in.d_out.view(),
+       .d_x = {},
+       .d_gamma = d_gamma.values.data(),
+       .d_film = {},
+       .workspace = workspace.data()});
   CHECK(same_bits(d_gamma, all.d_gamma));
 }

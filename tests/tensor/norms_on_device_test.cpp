@@ -1,4 +1,5 @@
-// tests/tensor/norms_on_device_test.cpp -- norms and attention blocks through their ops: a device gives what the CPU gives
+// tests/tensor/norms_on_device_test.cpp -- norms and attention blocks through their ops: a device gives what the CPU
+// gives
 #include "tensor/ops/group_norm_silu.h"
 #include "tensor/ops/layer_norm.h"
 #include "tensor/ops/linear_attention.h"
@@ -64,8 +65,7 @@ TEST_CASE("norms_on_device/layer_norm") {
   for (const OnDevice& on : kTypes) {
     const Tensor x = rounded(f32({3, 4, 50}, 1), on.dtype), d_out = rounded(f32({3, 4, 50}, 2), on.dtype);
     const Tensor gamma = f32({50}, 3), beta = f32({50}, 4);
-    check_close(
-        layer_norm_fwd(on(x), gamma.to(kSim), beta.to(kSim)), layer_norm_fwd(x, gamma, beta), on.tolerance);
+    check_close(layer_norm_fwd(on(x), gamma.to(kSim), beta.to(kSim)), layer_norm_fwd(x, gamma, beta), on.tolerance);
     const auto grads = layer_norm_bwd(d_out, x, gamma, 1e-5, {});
     const auto got = layer_norm_bwd(on(d_out), on(x), gamma.to(kSim), 1e-5, {});
     check_close(got.d_x, grads.d_x, on.tolerance);
@@ -106,8 +106,8 @@ TEST_CASE("norms_on_device/attention_blocks") {
         spatial_attention_fwd(x, gamma, w_qkv, w_out, options), on.tolerance);
     const AttentionGrads linear = linear_attention_bwd(d_out, x, gamma, w_qkv, w_out, b_out, options, needs);
     const AttentionGrads spatial = spatial_attention_bwd(d_out, x, gamma, w_qkv, w_out, options, {});
-    const AttentionGrads linear_got = linear_attention_bwd(
-        on(d_out), on(x), gamma.to(kSim), on(w_qkv), on(w_out), b_out.to(kSim), options, needs);
+    const AttentionGrads linear_got =
+        linear_attention_bwd(on(d_out), on(x), gamma.to(kSim), on(w_qkv), on(w_out), b_out.to(kSim), options, needs);
     const AttentionGrads spatial_got =
         spatial_attention_bwd(on(d_out), on(x), gamma.to(kSim), on(w_qkv), on(w_out), options, {});
     for (const auto& [got, cpu] : {std::pair{&linear_got, &linear}, {&spatial_got, &spatial}}) {
