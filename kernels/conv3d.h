@@ -60,10 +60,10 @@ void conv3d_ref_bwd_weight(
     const Conv3dSize&, Rows<const Elem> d_out, Rows<const Elem> x, Rows<const Elem> x2, Rows<Elem> d_w, Elem* d_bias);
 
 // ---- on a device (conv3d.cu) ----
-// Elem is float or BFloat16: activations and weights. bias and the gradients of parameters are f32. Sums in f32, in a fixed
-// order: the same bits in every run. All rows start at 16-byte boundaries (data and pitch). Gaps of outputs are written as
-// zero. At most 9 taps in t, 11 in y and x. workspace: as many bytes as <function>_workspace_bytes says, 256-byte aligned,
-// uninitialised; null when that is 0. Throws GpuError.
+// Elem is float or BFloat16: activations and weights. bias and the gradients of parameters are f32. Sums in f32, in a
+// fixed order: the same bits in every run. All rows start at 16-byte boundaries (data and pitch). Gaps of outputs are
+// written as zero. At most 9 taps in t, 11 in y and x. workspace: as many bytes as <function>_workspace_bytes says,
+// 256-byte aligned, uninitialised; null when that is 0. Throws GpuError.
 
 template <class Elem>
 std::int64_t conv3d_fwd_workspace_bytes(const Conv3dSize&);

@@ -1,8 +1,9 @@
 // kernels/conv_transpose3d.cu -- conv_transpose3d on a device (contract: conv_transpose3d.h)
 //
-// Math      with c = s.adjoint(), the convolution from out's space to x's: forward is c's data gradient plus bias, the data
-//           gradient is c's forward, the weight gradient c's with x as d_out and d_out as input. A stride of two makes the
-//           adjoint gather run as eight (or, in a plane, four) dense phases of a quarter of the taps each, in one launch
+// Math      with c = s.adjoint(), the convolution from out's space to x's: forward is c's data gradient plus bias, the
+//           data gradient is c's forward, the weight gradient c's with x as d_out and d_out as input. A stride of two
+//           makes the adjoint gather run as eight (or, in a plane, four) dense phases of a quarter of the taps each, in
+//           one launch
 // Layout, Parallel, Traffic, Numerics, Limits   gather_gemm.cu, gather_weight_grad.cu
 // Workspace forward: w transposed. Data gradient: none. Weight gradient: partial sums
 // Measured  never run on a GPU yet
@@ -24,7 +25,8 @@ void conv_transpose3d_fwd(
 template <class Backend, class Elem>
 void conv_transpose3d_bwd_data(
     const Stream& stream, const ConvTranspose3dSize& s, Rows<const Elem> d_out, Rows<const Elem> w, Rows<Elem> d_x) {
-  conv_products::forward<Backend, Elem>("conv_transpose3d_bwd_data", stream, s.adjoint(), d_out, {}, w, nullptr, {}, d_x, nullptr);
+  conv_products::forward<Backend, Elem>(
+      "conv_transpose3d_bwd_data", stream, s.adjoint(), d_out, {}, w, nullptr, {}, d_x, nullptr);
 }
 
 template <class Backend, class Elem>
@@ -38,12 +40,12 @@ void conv_transpose3d_bwd_weight(
   if (d_bias) column_sums<Backend>(stream, s.out_positions(), s.O, d_out, d_bias, partial);
 }
 
-#define AVID_INSTANTIATE(Elem)                                                                                          \
-  template void conv_transpose3d_fwd<Gpu, Elem>(                                                                        \
-      const Stream&, const ConvTranspose3dSize&, Rows<const Elem>, Rows<const Elem>, const float*, Rows<Elem>, void*);  \
-  template void conv_transpose3d_bwd_data<Gpu, Elem>(                                                                   \
-      const Stream&, const ConvTranspose3dSize&, Rows<const Elem>, Rows<const Elem>, Rows<Elem>);                       \
-  template void conv_transpose3d_bwd_weight<Gpu, Elem>(                                                                 \
+#define AVID_INSTANTIATE(Elem)                                                                                         \
+  template void conv_transpose3d_fwd<Gpu, Elem>(                                                                       \
+      const Stream&, const ConvTranspose3dSize&, Rows<const Elem>, Rows<const Elem>, const float*, Rows<Elem>, void*); \
+  template void conv_transpose3d_bwd_data<Gpu, Elem>(                                                                  \
+      const Stream&, const ConvTranspose3dSize&, Rows<const Elem>, Rows<const Elem>, Rows<Elem>);                      \
+  template void conv_transpose3d_bwd_weight<Gpu, Elem>(                                                                \
       const Stream&, const ConvTranspose3dSize&, Rows<const Elem>, Rows<const Elem>, Rows<float>, float*, void*);
 AVID_INSTANTIATE(float)
 AVID_INSTANTIATE(BFloat16)

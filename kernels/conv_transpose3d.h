@@ -64,8 +64,8 @@ std::int64_t conv_transpose3d_bwd_weight_workspace_bytes(const ConvTranspose3dSi
 /// bias (f32) may be null.
 template <class Backend, class Elem>
 void conv_transpose3d_fwd(
-    const Stream&, const ConvTranspose3dSize&, Rows<const Elem> x, Rows<const Elem> w, const float* bias, Rows<Elem> out,
-    void* workspace);
+    const Stream&, const ConvTranspose3dSize&, Rows<const Elem> x, Rows<const Elem> w, const float* bias,
+    Rows<Elem> out, void* workspace);
 /// d_x from d_out. Overwrites.
 template <class Backend, class Elem>
 void conv_transpose3d_bwd_data(
@@ -73,7 +73,7 @@ void conv_transpose3d_bwd_data(
 /// d_w and d_bias (f32; either may be null). Overwrites; the gaps of d_w are left alone.
 template <class Backend, class Elem>
 void conv_transpose3d_bwd_weight(
-    const Stream&, const ConvTranspose3dSize&, Rows<const Elem> d_out, Rows<const Elem> x, Rows<float> d_w, float* d_bias,
-    void* workspace);
+    const Stream&, const ConvTranspose3dSize&, Rows<const Elem> d_out, Rows<const Elem> x, Rows<float> d_w,
+    float* d_bias, void* workspace);
 
 }  // namespace avid::kernels

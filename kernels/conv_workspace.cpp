@@ -47,14 +47,14 @@ std::int64_t linear_bwd_weight_workspace_bytes(const LinearSize& s) {
       weight_grad_workspace_bytes<Elem>("linear_bwd_weight", of_linear(s)), column_sums_workspace_bytes(s.P, s.O));
 }
 
-#define AVID_INSTANTIATE(Elem)                                                                               \
-  template std::int64_t conv3d_fwd_workspace_bytes<Elem>(const Conv3dSize&);                                 \
-  template std::int64_t conv3d_bwd_data_workspace_bytes<Elem>(const Conv3dSize&);                            \
-  template std::int64_t conv3d_bwd_weight_workspace_bytes<Elem>(const Conv3dSize&);                          \
-  template std::int64_t conv_transpose3d_fwd_workspace_bytes<Elem>(const ConvTranspose3dSize&);              \
-  template std::int64_t conv_transpose3d_bwd_weight_workspace_bytes<Elem>(const ConvTranspose3dSize&);       \
-  template std::int64_t linear_fwd_workspace_bytes<Elem>(const LinearSize&);                                 \
-  template std::int64_t linear_bwd_data_workspace_bytes<Elem>(const LinearSize&);                            \
+#define AVID_INSTANTIATE(Elem)                                                                         \
+  template std::int64_t conv3d_fwd_workspace_bytes<Elem>(const Conv3dSize&);                           \
+  template std::int64_t conv3d_bwd_data_workspace_bytes<Elem>(const Conv3dSize&);                      \
+  template std::int64_t conv3d_bwd_weight_workspace_bytes<Elem>(const Conv3dSize&);                    \
+  template std::int64_t conv_transpose3d_fwd_workspace_bytes<Elem>(const ConvTranspose3dSize&);        \
+  template std::int64_t conv_transpose3d_bwd_weight_workspace_bytes<Elem>(const ConvTranspose3dSize&); \
+  template std::int64_t linear_fwd_workspace_bytes<Elem>(const LinearSize&);                           \
+  template std::int64_t linear_bwd_data_workspace_bytes<Elem>(const LinearSize&);                      \
   template std::int64_t linear_bwd_weight_workspace_bytes<Elem>(const LinearSize&);
 AVID_INSTANTIATE(float)
 AVID_INSTANTIATE(BFloat16)

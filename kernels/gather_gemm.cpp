@@ -1,4 +1,4 @@
-// kernels/gather_gemm.cpp -- host side of the gathered products: checks and the sizes of workspaces (contract: gather_gemm.h)
+// kernels/gather_gemm.cpp -- host side of the gathered products: checks, sizes of workspaces
 #include "kernels/gather_gemm.h"
 
 #include <algorithm>
@@ -41,8 +41,11 @@ GatherAxis gather_axis(const char* op, const Conv3dSize& s, int d, bool adjoint)
     if (positions > kMaxPositions) fail("positions", kMaxPositions, positions);
   const auto narrow = [](std::int64_t v) { return static_cast<int>(v); };
   return {
-      .source = narrow(adjoint ? s.out[i] : s.in[i]), .result = narrow(adjoint ? s.in[i] : s.out[i]),
-      .taps = narrow(s.kernel[i]), .stride = narrow(s.stride[i]), .padding = narrow(s.padding[i])};
+      .source = narrow(adjoint ? s.out[i] : s.in[i]),
+      .result = narrow(adjoint ? s.in[i] : s.out[i]),
+      .taps = narrow(s.kernel[i]),
+      .stride = narrow(s.stride[i]),
+      .padding = narrow(s.padding[i])};
 }
 
 template <class Elem>

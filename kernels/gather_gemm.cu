@@ -1,22 +1,25 @@
 // kernels/gather_gemm.cu -- implicit-GEMM product of gathered rows with weights (contract: gather_gemm.h)
 //
 // Math      out[r,n] = bias[n] + residual[r,n] + sum_{s,k,c} source_s[row(r,k)][c] * weights[n][s,k,c]
-// Layout    rows of 16-byte chunks; the inner dimension is (source, tap, chunk) flattened, 4 chunks a step, so a step may
-//           straddle taps and sources and only the very last one is padded
+// Layout    rows of 16-byte chunks; the inner dimension is (source, tap, chunk) flattened, 4 chunks a step, so a step
+//           may straddle taps and sources and only the very last one is padded
 // Parallel  a block owns BM rows x BN columns (conv_tiles.h); grid (row tiles, column tiles, phases of the adjoint).
-//           A warp owns WM x WN of them in registers. In the loads four neighbouring threads fetch the 4 chunks of a row;
-//           a thread keeps its chunk column and its BM*4/threads windows (gather_geometry.h), and walks the taps by
-//           a table in shared memory: no division and no branch per row
-// Pipeline  cp.async into kStages buffers, one barrier a step. Rows of 64 bytes with chunk index XOR (row/2 mod 4): free
-//           of bank conflicts for the copies and for ldmatrix
+//           A warp owns WM x WN of them in registers. In the loads four neighbouring threads fetch the 4 chunks of a
+//           row; a thread keeps its chunk column and its BM*4/threads windows (gather_geometry.h), and walks the taps
+//           by a table in shared memory: no division and no branch per row
+// Pipeline  cp.async into kStages buffers, one barrier a step. Rows of 64 bytes with chunk index XOR (row/2 mod 4):
+//           free of bank conflicts for the copies and for ldmatrix
 // Traffic   each block reads its source rows once per tap (from the cache after the first) and its weights once
-// Numerics  bf16: products exact, sums f32, one rounding at the store (bias and residual are added before it). f32: three
-//           TF32 products (tile_products.h), about 2^-21 of the largest term each; an infinite operand gives NaN
-// Limits    2^31 rows; 2^32 chunks per source (64 GiB); 9 taps in t, 11 in y and x
+// Numerics  bf16: products exact, sums f32, one rounding at the store (bias and residual are added before it). f32:
+//           three TF32 products (tile_products.h), about 2^-21 of the largest term each; an infinite operand gives NaN
+// Limits    2^31 rows; 2^32 chunks per source and for the weights (64 GiB); 9 taps in t, 11 in y and x;
+//           65534 chunks of channels
 // Measured  never run on a GPU yet
 // Predicted 0.75 of the dense bf16 peak of an A100 for the wide tiles (conv_tiles.h)
 // Oracle    kernels/{conv3d,conv_transpose3d,linear}_cpu.cpp in f64, compared in tests/sim/
 #include "kernels/gather_gemm.h"
+
+#include <string>
 
 #include "kernels/device/conv_tiles.h"
 #include "kernels/device/gather_geometry.h"
@@ -26,72 +29,78 @@
 namespace avid::kernels {
 namespace AVID_GPU {
 
-constexpr int kStepChunks = 4;             // chunks per row and step of the inner dimension
+constexpr int kStepChunks = 4;               // chunks per row and step of the inner dimension
 constexpr int kRowBytes = 16 * kStepChunks;  // a row of a stage
 
 /// Byte of chunk c of row r in a stage.
 AVID_DEVICE constexpr int swizzled(int r, int c) { return r * kRowBytes + ((c ^ ((r >> 1) & 3)) << 4); }
 
-/// One tap of the phase: source rows from a window's origin, the bits it asks of a window, and its place in the weights.
+/// One tap of one source: chunks from a window's origin row, the bits it asks of a window, its place in a row of weights.
 struct alignas(16) Tap {
-  int row;
+  std::uint32_t offset;
   std::uint32_t bits;
   int weight;
+  std::uint16_t chunks, source;
 };
 
-/// Tap i of the phase in the order t, y, x.
-template <class Problem>
-AVID_DEVICE Tap tap_at(const Problem& p, const GatherView& g, int i) {
+/// Entry i of the table: the taps of the phase in the order t, y, x, of the first source, then of the second, then an
+/// endless one that is inside of no window.
+template <class Elem>
+AVID_DEVICE Tap tap_at(const GatherGemm<Elem>& p, const GatherView& g, int num_taps, int i) {
+  const int source = i < num_taps ? 0 : 1;
+  if (source == 1) i -= num_taps;
+  if (i >= num_taps || p.source[source].chunks == 0) return {0, kNoTap, 0, 0xffff, 0};
   const int ix = i % g.x.taps, iy = i / g.x.taps % g.y.taps, it = i / g.x.taps / g.y.taps;
+  const int row = (it * g.t.direction * g.y_in + iy * g.y.direction) * g.x_in + ix * g.x.direction;
+  const int tap = ((g.t.first_tap + g.t.tap_step * it) * p.y.taps + g.y.first_tap + g.y.tap_step * iy) * p.x.taps +
+                  g.x.first_tap + g.x.tap_step * ix;
   return {
-      (it * g.t.direction * g.y_in + iy * g.y.direction) * g.x_in + ix * g.x.direction, tap_bits(it, iy, ix),
-      ((g.t.first_tap + g.t.tap_step * it) * p.y.taps + g.y.first_tap + g.y.tap_step * iy) * p.x.taps + g.x.first_tap +
-          g.x.tap_step * ix};
+      static_cast<std::uint32_t>(row) * p.source[source].pitch, tap_bits(it, iy, ix),
+      p.weight_source[source] + tap * p.weight_tap[source], static_cast<std::uint16_t>(p.source[source].chunks),
+      static_cast<std::uint16_t>(source)};
+}
+
+/// Entries that the table may need: one phase of the adjoint uses fewer taps.
+template <class Problem>
+constexpr int tap_table_size(const Problem& p) {
+  return 2 * p.t.taps * p.y.taps * p.x.taps + 1;
 }
 
 /// One thread's place in the flattened inner dimension: its source, tap and chunk.
 template <class Elem>
 struct InnerCursor {
   const GatherGemm<Elem>& p;
-  const Tap* taps;        // in shared memory
-  int num_taps, tap = 0, source = 0, chunk;
-  const Elem* data = nullptr;  // of the current source
-  std::uint32_t pitch = 0;     // in chunks
-  std::uint32_t offset = 0;    // chunks from a window's origin row to this tap's chunk, modulo 2^32
-  std::uint32_t bits = 0;      // what the tap asks of a window; kNoTap past the end
-  int weight = 0;              // chunk in a row of weights
+  const Tap* tap;        // in shared memory
+  int left;              // chunks of this tap from this thread's on; more than 0
+  const Elem* data;      // of the source
+  std::uint32_t pitch;   // in chunks
+  std::uint32_t offset;  // chunks from a window's origin row to this one, modulo 2^32
+  std::uint32_t bits;    // what the tap asks of a window; kNoTap past the end
+  int weight;            // chunk in a row of weights
 
-  AVID_DEVICE InnerCursor(const GatherGemm<Elem>& problem, const Tap* table, int table_size, int first_chunk)
-      : p(problem), taps(table), num_taps(table_size), chunk(first_chunk) {
+  AVID_DEVICE InnerCursor(const GatherGemm<Elem>& problem, const Tap* table, int first_chunk)
+      : p(problem), tap(table), left(table->chunks - first_chunk) {
     settle();
   }
   AVID_DEVICE bool done() const { return bits == kNoTap; }
   AVID_DEVICE void advance() {
-    chunk += kStepChunks;
+    left -= kStepChunks;
     offset += kStepChunks;
     weight += kStepChunks;
-    if (chunk >= p.source[source].chunks) settle();
+    if (left <= 0) settle();
   }
 
  private:
-  /// Carries chunk into the taps and sources, and derives the rest.
+  /// Carries into the next taps, and derives the rest.
   AVID_DEVICE void settle() {
-    while (tap < num_taps && chunk >= p.source[source].chunks) {
-      chunk -= p.source[source].chunks;
-      if (++tap < num_taps || source == 1 || p.source[1].chunks == 0) continue;
-      source = 1;
-      tap = 0;
-    }
-    data = p.source[source].data;
-    if (tap == num_taps) {
-      bits = kNoTap;
-      return;
-    }
-    const Tap at = taps[tap];
-    pitch = p.source[source].pitch;
-    offset = static_cast<std::uint32_t>(at.row) * pitch + static_cast<std::uint32_t>(chunk);
+    while (left <= 0) left += (++tap)->chunks;
+    const Tap at = *tap;
+    const int chunk = at.chunks - left;
+    data = at.source == 0 ? p.source[0].data : p.source[1].data;
+    pitch = at.source == 0 ? p.source[0].pitch : p.source[1].pitch;
+    offset = at.offset + static_cast<std::uint32_t>(chunk);
     bits = at.bits;
-    weight = p.weight_source[source] + at.weight * p.weight_tap[source] + chunk;
+    weight = at.weight + chunk;
   }
 };
 
@@ -103,8 +112,9 @@ template <class Tile>
 constexpr int kPaddedBN = (Tile::BN + 15) / 16 * 16;  // ldmatrix takes 16 rows of weights at a time
 
 template <class Tile>
-constexpr std::size_t gather_gemm_shared_bytes(int taps) {
-  return std::size_t{Tile::kStages} * (Tile::BM + kPaddedBN<Tile>) * kRowBytes + Tile::BM * sizeof(int) + taps * sizeof(Tap);
+constexpr std::size_t gather_gemm_shared_bytes(int tap_table_size) {
+  constexpr int kStageBytes = (Tile::BM + kPaddedBN<Tile>)*kRowBytes;
+  return std::size_t{Tile::kStages} * kStageBytes + Tile::BM * sizeof(int) + tap_table_size * sizeof(Tap);
 }
 
 template <class Elem, class Tile>
@@ -125,7 +135,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
   unsigned char* stages_a = arena.take<unsigned char>(Tile::kStages * (kStageA + kStageB), "stages");
   unsigned char* stages_b = stages_a + Tile::kStages * kStageA;
   int* out_row = arena.take<int>(Tile::BM, "out_row");
-  Tap* taps = arena.take<Tap>(p.t.taps * p.y.taps * p.x.taps, "taps");  // a phase of the adjoint uses fewer
+  Tap* taps = arena.take<Tap>(tap_table_size(p), "taps");
 
   const int thread = static_cast<int>(threadIdx.x), lane = thread & 31, warp = thread >> 5;
   const int load_column = thread % kStepChunks, load_row = thread / kStepChunks;
@@ -138,37 +148,40 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
       const RowPosition at(g, m);
       window[i] = window_at(g, at.b, at.t, at.y, at.x);
       if (load_column == 0)
-        out_row[r] = ((at.b * g.t_out + at.t * g.t.out_step + g.t.out_first) * g.y_out + at.y * g.y.out_step + g.y.out_first) * g.x_out +
-                     at.x * g.x.out_step + g.x.out_first;
+        out_row[r] =
+            ((at.b * g.t_out + at.t * g.t.out_step + g.t.out_first) * g.y_out + at.y * g.y.out_step + g.y.out_first) *
+                g.x_out +
+            at.x * g.x.out_step + g.x.out_first;
     } else if (load_column == 0) {
       out_row[r] = -1;
     }
   }
 
   const int num_taps = g.t.taps * g.y.taps * g.x.taps;
-  for (int i = thread; i < num_taps; i += Tile::kThreads) taps[i] = tap_at(p, g, i);
+  for (int i = thread; i < 2 * num_taps + 1; i += Tile::kThreads) taps[i] = tap_at(p, g, num_taps, i);
   __syncthreads();
 
   const int num_weight_rows = min(Tile::BN, p.num_weight_rows - n0);  // of this block; rows past them are zero
-  InnerCursor<Elem> inner(p, taps, num_taps, load_column);
+  InnerCursor<Elem> inner(p, taps, load_column);
   const shared_address load_a = shared_address(stages_a) + swizzled(load_row, load_column);
   const shared_address load_b = shared_address(stages_b) + swizzled(load_row, load_column);
-  const Elem* weight_row = p.weights + (n0 + load_row) * p.weight_row * kChunk<Elem>;
-  const std::int64_t weight_step = kRowStep * p.weight_row * kChunk<Elem>;
+  const std::uint32_t weight_row = static_cast<std::uint32_t>(n0 + load_row) * p.weight_row;
   const auto load = [&](int stage) {
 #pragma unroll
     for (int i = 0; i < kLoadsA; ++i) {
       const bool valid = (window[i].inside & inner.bits) == inner.bits;
       const std::uint32_t at = valid ? window[i].origin * inner.pitch + inner.offset : 0;
-      cp_async_16(load_a + (stage * kStageA + i * kRowStep * kRowBytes), inner.data + std::size_t{at} * kChunk<Elem>, valid);
+      cp_async_16(
+          load_a + (stage * kStageA + i * kRowStep * kRowBytes), inner.data + std::size_t{at} * kChunk<Elem>, valid);
     }
-    const Elem* weights = weight_row + inner.weight * kChunk<Elem>;
+    std::uint32_t at = weight_row + static_cast<std::uint32_t>(inner.weight);
     const int weight_rows = inner.done() ? 0 : num_weight_rows;
 #pragma unroll
-    for (int i = 0; i < kLoadsB; ++i, weights += weight_step) {
+    for (int i = 0; i < kLoadsB; ++i, at += kRowStep * p.weight_row) {
       const int r = load_row + i * kRowStep;
       if (kPaddedBN<Tile> % kRowStep != 0 && r >= kPaddedBN<Tile>) break;
-      cp_async_16(load_b + (stage * kStageB + i * kRowStep * kRowBytes), weights, r < weight_rows);  // not read past them
+      const shared_address to = load_b + (stage * kStageB + i * kRowStep * kRowBytes);
+      cp_async_16(to, p.weights + std::size_t{at} * kChunk<Elem>, r < weight_rows);  // nothing is read past the rows
     }
     inner.advance();
   };
@@ -186,16 +199,18 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
   // ldmatrix: lane i addresses a row of block i/8. A: rows 0-7, 8-15 of the first chunk, then of the second.
   // B: first and second chunk of columns 0-7, then of columns 8-15.
   const int row_a = warp_m + (lane & 15), row_b = warp_n + (lane >> 4) * 8 + (lane & 7);
-  int stage = 0, fill = Tile::kStages - 1;
-  for (int s = 0; s < steps; ++s) {
+  int stage = 0;
+  for (int left = steps; left > 0; --left) {
     cp_async_wait<Tile::kStages - 2>();
-    __syncthreads();  // this stage is complete for everybody, and the one to fill is free
-    if (s + Tile::kStages - 1 < steps) load(fill);
+    __syncthreads();  // this stage is complete for everybody, and the one before it is free
+    if (left >= Tile::kStages) load(stage == 0 ? Tile::kStages - 1 : stage - 1);
     cp_async_commit();
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const shared_address a_at = shared_address(stages_a) + (stage * kStageA + swizzled(row_a, half * 2 + (lane >> 4)));
-      const shared_address b_at = shared_address(stages_b) + (stage * kStageB + swizzled(row_b, half * 2 + ((lane >> 3) & 1)));
+      const shared_address a_at =
+          shared_address(stages_a) + (stage * kStageA + swizzled(row_a, half * 2 + (lane >> 4)));
+      const shared_address b_at =
+          shared_address(stages_b) + (stage * kStageB + swizzled(row_b, half * 2 + ((lane >> 3) & 1)));
       Fragment<Elem, 4> a[kTilesM];
 #pragma unroll
       for (int i = 0; i < kTilesM; ++i) {
@@ -219,14 +234,14 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
       }
     }
     stage = stage + 1 == Tile::kStages ? 0 : stage + 1;
-    fill = fill + 1 == Tile::kStages ? 0 : fill + 1;
   }
   cp_async_wait<0>();
   __syncthreads();  // the stages are free for the epilogue
 
   // Epilogue: 16 rows of a warp at a time through its own shared memory in f32, then whole chunks.
   constexpr int kPitch = kStagedPitch<Tile>;
-  static_assert(Tile::kThreads / 32 * 16 * kPitch * 4 <= Tile::kStages * (kStageA + kStageB), "staging fits into the stages");
+  static_assert(
+      Tile::kThreads / 32 * 16 * kPitch * 4 <= Tile::kStages * (kStageA + kStageB), "staging fits into the stages");
   float* staged = reinterpret_cast<float*>(stages_a) + warp * 16 * kPitch;
   const int frag_row = lane >> 2, frag_col = (lane & 3) * 2;
   constexpr int kWarpChunks = Tile::WN / kChunk<Elem>;
@@ -251,10 +266,12 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
       if (row < 0 || chunk >= p.out[0].chunks + p.out[1].chunks) continue;
       float v[kChunk<Elem>];
 #pragma unroll
-      for (int k = 0; k < kChunk<Elem>; k += 4) load_chunk(v + k, staged + r * kPitch + c * kChunk<Elem> + k);  // 16 bytes
+      for (int k = 0; k < kChunk<Elem>; k += 4)
+        load_chunk(v + k, staged + r * kPitch + c * kChunk<Elem> + k);  // 16 bytes
       if (p.residual.chunks > 0) {
         float add[kChunk<Elem>];
-        load_chunk(add, p.residual.data + (std::size_t{static_cast<unsigned>(row)} * p.residual.pitch + chunk) * kChunk<Elem>);
+        load_chunk(
+            add, p.residual.data + (std::size_t{static_cast<unsigned>(row)} * p.residual.pitch + chunk) * kChunk<Elem>);
 #pragma unroll
         for (int k = 0; k < kChunk<Elem>; ++k) v[k] += add[k];
       }
@@ -270,18 +287,20 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
 
 // ---- weights into the product's layout ----
 
-/// One thread per chunk of the result (contract: PackWeights). Neighbours read neighbours: transposed, the channels of one
-/// row of w, i.e. rows n of the result; otherwise the chunks of one row.
+/// One thread per chunk of the result (contract: PackWeights). Neighbours read neighbours: transposed, the channels of
+/// one row of w, i.e. rows n of the result; otherwise the chunks of one row.
 template <class Elem>
 __global__ void __launch_bounds__(256) pack_weights_kernel(PackWeights<Elem> p) {
-  const std::int64_t i = std::int64_t{blockIdx.x} * 256 + threadIdx.x, rows = p.to_rows(), row_chunks = p.to_row_chunks();
+  const std::int64_t i = std::int64_t{blockIdx.x} * 256 + threadIdx.x, rows = p.to_rows(),
+                     row_chunks = p.to_row_chunks();
   if (i >= rows * row_chunks) return;
   const std::int64_t n = p.transposed ? i % rows : i / row_chunks;
   std::int64_t c = p.transposed ? i / rows : i % row_chunks;
   Elem* to = p.to + (n * row_chunks + c) * kChunk<Elem>;
   float v[kChunk<Elem>];
   if (p.transposed) {
-    // n is a column of the first block, or of the second behind whole chunks of the first; c runs over (tap, channel o).
+    // n is a column of the first block, or of the second behind whole chunks of the first; c runs over (tap, channel
+    // o).
     const std::int64_t first = chunks_of<Elem>(p.columns(0)) * kChunk<Elem>;
     const int block = n < first ? 0 : 1;
     const std::int64_t column = block == 0 ? n : n - first;
@@ -313,12 +332,18 @@ void gather_gemm(const Stream& stream, const GatherGemm<Elem>& p) {
   const int phases = p.adjoint ? p.t.stride * p.y.stride * p.x.stride : 1;
   const std::int64_t N = std::int64_t{p.out[0].chunks + p.out[1].chunks} * kChunk<Elem>;
   if (M == 0 || N == 0) return;
+  for (const ChunkRows<const Elem>& source : p.source)
+    if (source.chunks >= 0xffff)
+      throw GpuError(
+          "gather_gemm: channels: at most " + std::to_string(0xfffe * kChunk<Elem>) + " on a device, got " +
+          std::to_string(source.chunks * kChunk<Elem>));
   GatherGemmTiles<Elem>::choose(p.tile, M * phases, N, 1, [&]<class Tile>() {
     const dim3 grid(
         static_cast<unsigned>((M + Tile::BM - 1) / Tile::BM), static_cast<unsigned>((N + Tile::BN - 1) / Tile::BN),
         static_cast<unsigned>(phases));
     AVID_GPU::launch(
-        AVID_GPU::gather_gemm_kernel<Elem, Tile>, grid, dim3(Tile::kThreads), AVID_GPU::gather_gemm_shared_bytes<Tile>(p.t.taps * p.y.taps * p.x.taps), stream, p);
+        AVID_GPU::gather_gemm_kernel<Elem, Tile>, grid, dim3(Tile::kThreads),
+        AVID_GPU::gather_gemm_shared_bytes<Tile>(AVID_GPU::tap_table_size(p)), stream, p);
   });
 }
 

@@ -1,9 +1,9 @@
 // kernels/gather_gemm.h -- the matrix products under conv3d, conv_transpose3d and linear, on a device
 //
-// All of them are one product: rows are positions, columns are output channels, and the inner dimension runs over (source,
-// tap, channel), where the row of a tap is gathered from the source instead of being copied into an im2col buffer.
-// Memory is seen in chunks of 16 bytes (8 bf16 or 4 f32): every row starts at one, channels are rounded up to whole ones,
-// and since gaps behind rows are zero a chunk that is half gap adds nothing.
+// All of them are one product: rows are positions, columns are output channels, and the inner dimension runs over
+// (source, tap, channel), where the row of a tap is gathered from the source instead of being copied into an im2col
+// buffer. Memory is seen in chunks of 16 bytes (8 bf16 or 4 f32): every row starts at one, channels are rounded up to
+// whole ones, and since gaps behind rows are zero a chunk that is half gap adds nothing.
 #pragma once
 
 #include <cstdint>
@@ -25,8 +25,8 @@ constexpr std::int64_t chunks_of(std::int64_t channels) {
 /// The rule of device/conv_tiles.h picks the tile. Other values name one: for tests of each, and for timing them.
 inline constexpr int kChooseTile = -1;
 
-/// One axis of the window. Forward: result j, tap k meet at source j*stride - padding + k. Adjoint: result q, tap k meet
-/// at the source p with q = p*stride - padding + k.
+/// One axis of the window. Forward: result j, tap k meet at source j*stride - padding + k. Adjoint: result q, tap k
+/// meet at the source p with q = p*stride - padding + k.
 struct GatherAxis {
   int source = 1, result = 1, taps = 1, stride = 1, padding = 0;
 };
@@ -39,7 +39,8 @@ struct ChunkRows {
   int chunks = 0;           ///< 0: absent
 };
 
-/// out[r,n] = bias[n] + residual[r,n] + sum over (source s, tap k, chunk c) of source_s[row(r,k)][c] . weights[n][s,k,c]
+/// out[r,n] = bias[n] + residual[r,n] + sum over (source s, tap k, chunk c) of source_s[row(r,k)][c] .
+/// weights[n][s,k,c]
 template <class Elem>
 struct GatherGemm {
   int B = 1;
@@ -49,7 +50,7 @@ struct GatherGemm {
 
   // Weight chunk of (n, s, k, c): n*weight_row + weight_source[s] + k*weight_tap[s] + c; zero for n >= num_weight_rows.
   const Elem* weights = nullptr;
-  std::int64_t weight_row = 0;
+  std::uint32_t weight_row = 0;
   int weight_tap[2] = {0, 0}, weight_source[2] = {0, 0};
   int num_weight_rows = 0;
 
@@ -60,16 +61,16 @@ struct GatherGemm {
   int tile = kChooseTile;          ///< a tile of device/conv_tiles.h by its place in the list
 };
 
-/// Runs the product. Sums in f32; f32 elements are multiplied as three TF32 products of their halves. Every row of every
-/// output is written, gaps of its last chunk as zero.
+/// Runs the product. Sums in f32; f32 elements are multiplied as three TF32 products of their halves. Every row of
+/// every output is written, gaps of its last chunk as zero.
 template <class Backend, class Elem>
 void gather_gemm(const Stream& stream, const GatherGemm<Elem>& p);
 
 /// Copies weights into the layout that a product wants: to[n][source][tap][chunk], zero in all gaps.
 ///
-/// `from` has rows (o, tap), each holding I + I2 channels. Plain: n = o, the sources are the two column blocks. Transposed:
-/// n runs over whole chunks of the first column block, then of the second, and the one source is the channels o.
-/// A column block that is not used is left out (transposed only).
+/// `from` has rows (o, tap), each holding I + I2 channels. Plain: n = o, the sources are the two column blocks.
+/// Transposed: n runs over whole chunks of the first column block, then of the second, and the one source is the
+/// channels o. A column block that is not used is left out (transposed only).
 template <class Elem>
 struct PackWeights {
   Rows<const Elem> from;
@@ -91,8 +92,8 @@ struct PackWeights {
 template <class Backend, class Elem>
 void pack_weights(const Stream& stream, const PackWeights<Elem>& p);
 
-/// d_w[n, (tap, channel)] = sum over positions r of rows[r,n] * source_s[row(r,tap)][channel], in f32, where the geometry
-/// is that of a convolution from the sources' space to that of `rows` (never adjoint).
+/// d_w[n, (tap, channel)] = sum over positions r of rows[r,n] * source_s[row(r,tap)][channel], in f32, where the
+/// geometry is that of a convolution from the sources' space to that of `rows` (never adjoint).
 template <class Elem>
 struct GatherWeightGrad {
   int B = 1;
@@ -108,7 +109,7 @@ struct GatherWeightGrad {
 
 /// How the positions are cut, by shape alone.
 struct WeightGradSplits {
-  std::int64_t M = 0;           ///< (source, tap, chunk of channels) in elements
+  std::int64_t M = 0;            ///< (source, tap, chunk of channels) in elements
   std::int64_t most_splits = 1;  ///< every split takes 8 steps at least: its partial sums cost a write and a read
   int splits = 0, steps_per_split = 0;  ///< steps of kWeightGradPositions positions
 };
@@ -118,8 +119,8 @@ WeightGradSplits weight_grad_splits(const GatherWeightGrad<Elem>& p);
 template <class Elem>
 std::int64_t gather_weight_grad_workspace_bytes(const GatherWeightGrad<Elem>& p);
 
-/// Positions are cut into splits by shape alone, each writes its own partial sums, and a second kernel adds them in order:
-/// the same bits in every run.
+/// Positions are cut into splits by shape alone, each writes its own partial sums, and a second kernel adds them in
+/// order: the same bits in every run.
 template <class Backend, class Elem>
 void gather_weight_grad(const Stream& stream, const GatherWeightGrad<Elem>& p);
 
@@ -139,11 +140,12 @@ template <class Elem>
 ChunkRows<Elem> chunk_rows(const char* op, const char* name, Rows<Elem> rows, std::int64_t channels) {
   if (!rows) return {};
   check_chunk_rows(op, name, rows.data, rows.pitch, sizeof(Elem));
-  return {rows.data, static_cast<std::uint32_t>(rows.pitch / kChunk<Elem>), static_cast<int>(chunks_of<Elem>(channels))};
+  return {
+      rows.data, static_cast<std::uint32_t>(rows.pitch / kChunk<Elem>), static_cast<int>(chunks_of<Elem>(channels))};
 }
 
-/// Axis d (0 t, 1 y, 2 x) of a convolution, or of its adjoint. Throws GpuError when an extent passes this family's limits
-/// (2^31 positions; taps up to 9 in t, 11 in y and x).
+/// Axis d (0 t, 1 y, 2 x) of a convolution, or of its adjoint. Throws GpuError when an extent passes this family's
+/// limits (2^31 positions; taps up to 9 in t, 11 in y and x).
 GatherAxis gather_axis(const char* op, const Conv3dSize& s, int d, bool adjoint);
 
 }  // namespace avid::kernels

@@ -1,11 +1,12 @@
 // kernels/gather_weight_grad.cu -- weight gradient of the gathered product, and column sums (contract: gather_gemm.h)
 //
 // Math      d_w[n,(k,c)] = sum_r rows[r,n] * source[row(r,k)][c];  sums[c] = sum_r rows[r,c]
-// Layout    as gather_gemm; both operands lie with the position outermost, so fragments come through ldmatrix.trans (bf16)
-//           or single words (f32). M is (tap, chunk of channels) flattened, one source per block; N the columns of rows
-// Parallel  grid (M tiles of both sources, N tiles, splits of the positions). A block steps through its positions 32 at a
-//           time; the warps in turn put the windows of the next 32 positions (advanced with carries, never divided) into
-//           shared memory, every thread copies one fixed chunk column of some of the positions
+// Layout    as gather_gemm; both operands lie with the position outermost, so fragments come through ldmatrix.trans
+//           (bf16) or single words (f32). M is (tap, chunk of channels) flattened, one source per block; N the columns
+//           of rows
+// Parallel  grid (M tiles of both sources, N tiles, splits of the positions). A block steps through its positions 32 at
+//           a time; the warps in turn put the windows of the next 32 positions (advanced with carries, never divided)
+//           into shared memory, every thread copies one fixed chunk column of some of the positions
 // Traffic   each block reads its positions' d_out once and its taps' source rows once per tap tile; partial sums of a
 //           split are written and read once (f32)
 // Numerics  f32 sums within a split, splits added in index order: the same bits in every run. f32 as in gather_gemm
@@ -14,10 +15,10 @@
 // Open      taps of one row of the image could share one tile of the source in shared memory (a third of the copies)
 // Oracle    kernels/{conv3d,conv_transpose3d,linear}_cpu.cpp in f64, compared in tests/sim/
 #include "kernels/device/conv_tiles.h"
-#include "kernels/gather_gemm.h"
 #include "kernels/device/gather_geometry.h"
 #include "kernels/device/gpu.h"
 #include "kernels/device/tile_products.h"
+#include "kernels/gather_gemm.h"
 
 namespace avid::kernels {
 namespace AVID_GPU {
@@ -28,8 +29,8 @@ struct Splits {
   int count = 0, steps_per_split = 0;
 };
 
-/// Chunks between rows of a tile of `chunks`: for bf16 odd, so that ldmatrix meets all banks; for f32 two more, so that the
-/// 4 x 8 words of a fragment do.
+/// Chunks between rows of a tile of `chunks`: for bf16 odd, so that ldmatrix meets all banks; for f32 two more, so that
+/// the 4 x 8 words of a fragment do.
 template <class Elem>
 constexpr int padded_chunks(int chunks) {
   return sizeof(Elem) == 2 ? chunks | 1 : chunks + 2;
@@ -75,7 +76,8 @@ struct PositionMajor<bf16, kPitchChunks> {
     const int k = position + (lane >> 4) * 8 + (lane & 7), chunk = column / 8 + ((lane >> 3) & 1);
     ldmatrix_x4_trans(f.r, at + (k * kPitchChunks + chunk) * 16);
   }
-  AVID_DEVICE static void columns16(Fragment<bf16, 2> (&f)[2], const unsigned char* at, int position, int column, int lane) {
+  AVID_DEVICE static void columns16(
+      Fragment<bf16, 2> (&f)[2], const unsigned char* at, int position, int column, int lane) {
     std::uint32_t r[4];
     ldmatrix_x4_trans(r, at + ((position + (lane & 15)) * kPitchChunks + column / 8 + (lane >> 4)) * 16);
 #pragma unroll
@@ -104,7 +106,8 @@ struct PositionMajor<float, kPitchChunks> {
     f.set(0, word(at, k, n));
     f.set(1, word(at, k + 4, n));
   }
-  AVID_DEVICE static void columns16(Fragment<float, 2> (&f)[2], const unsigned char* at, int position, int column, int lane) {
+  AVID_DEVICE static void columns16(
+      Fragment<float, 2> (&f)[2], const unsigned char* at, int position, int column, int lane) {
     columns8(f[0], at, position, column, lane);
     columns8(f[1], at, position, column + 8, lane);
   }
@@ -143,7 +146,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
   const int column_m = thread % S::kChunksM, row_m = thread / S::kChunksM;
   std::uint32_t offset_m = 0, bits_m = kNoTap;
   if (const int flat = tile_m * S::kChunksM + column_m; flat < num_chunks) {
-    const int tap = flat / source.chunks, ix = tap % p.x.taps, iy = tap / p.x.taps % p.y.taps, it = tap / p.x.taps / p.y.taps;
+    const int tap = flat / source.chunks, ix = tap % p.x.taps, iy = tap / p.x.taps % p.y.taps,
+              it = tap / p.x.taps / p.y.taps;
     offset_m = static_cast<std::uint32_t>((it * g.y_in + iy) * g.x_in + ix) * source.pitch +
                static_cast<std::uint32_t>(flat % source.chunks);
     bits_m = tap_bits(it, iy, ix);
@@ -179,8 +183,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
   WindowWalker walker(g, (first_step + warp) * kPositions + lane);
   const auto write_windows = [&](int step) {
     if (step % kWarps != warp) return;
-    windows[(step & 1) * kPositions + lane] =
-        walker.window(g, (first_step + step) * kPositions + lane < num_positions);
+    windows[(step & 1) * kPositions + lane] = walker.window(g, (first_step + step) * kPositions + lane < num_positions);
     walker.advance(g, kWarps * kPositions);
   };
   write_windows(0);
@@ -212,8 +215,10 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
 #pragma unroll
       for (int j = 0; j < kTilesN; j += 2) {
         Fragment<Elem, 2> b[2];
-        if (j + 1 < kTilesN) ColumnsOf::columns16(b, tile_b, k, warp_n + j * 8, lane);
-        else ColumnsOf::columns8(b[0], tile_b, k, warp_n + j * 8, lane);
+        if (j + 1 < kTilesN)
+          ColumnsOf::columns16(b, tile_b, k, warp_n + j * 8, lane);
+        else
+          ColumnsOf::columns8(b[0], tile_b, k, warp_n + j * 8, lane);
 #pragma unroll
         for (int i = 0; i < kTilesM; ++i) {
           multiply_add(acc[i][j], a[i], b[0]);
@@ -316,14 +321,16 @@ void gather_weight_grad(const Stream& stream, const GatherWeightGrad<Elem>& p) {
   const WeightGradSplits plan = weight_grad_splits(p);
   if (plan.splits > 0) {
     WeightGradTiles<Elem>::choose(p.tile, plan.M, p.num_columns, plan.most_splits, [&]<class Tile>() {
-      const auto tiles = [&](int s) { return static_cast<int>((taps * p.source[s].chunks * kChunk<Elem> + Tile::BM - 1) / Tile::BM); };
+      const auto tiles = [&](int s) {
+        return static_cast<int>((taps * p.source[s].chunks * kChunk<Elem> + Tile::BM - 1) / Tile::BM);
+      };
       const dim3 grid(
           static_cast<unsigned>(tiles(0) + tiles(1)), static_cast<unsigned>((p.num_columns + Tile::BN - 1) / Tile::BN),
           static_cast<unsigned>(plan.splits));
       AVID_GPU::launch(
           AVID_GPU::gather_weight_grad_kernel<Elem, Tile>, grid, dim3(Tile::kThreads),
-          AVID_GPU::WeightGradShape<Elem, Tile>::kSharedBytes, stream, p, AVID_GPU::Splits{plan.splits, plan.steps_per_split},
-          tiles(0));
+          AVID_GPU::WeightGradShape<Elem, Tile>::kSharedBytes, stream, p,
+          AVID_GPU::Splits{plan.splits, plan.steps_per_split}, tiles(0));
     });
   }
   AVID_GPU::launch(
@@ -353,6 +360,7 @@ void column_sums(
 template void gather_weight_grad<Gpu, float>(const Stream&, const GatherWeightGrad<float>&);
 template void gather_weight_grad<Gpu, BFloat16>(const Stream&, const GatherWeightGrad<BFloat16>&);
 template void column_sums<Gpu, float>(const Stream&, std::int64_t, std::int64_t, Rows<const float>, float*, float*);
-template void column_sums<Gpu, BFloat16>(const Stream&, std::int64_t, std::int64_t, Rows<const BFloat16>, float*, float*);
+template void column_sums<Gpu, BFloat16>(
+    const Stream&, std::int64_t, std::int64_t, Rows<const BFloat16>, float*, float*);
 
 }  // namespace avid::kernels

@@ -14,37 +14,41 @@
 namespace avid::kernels {
 template <class Backend, class Elem>
 void linear_fwd(
-    const Stream& stream, const LinearSize& s, Rows<const Elem> x, Rows<const Elem> x2, Rows<const Elem> w, const float* bias,
-    Rows<const Elem> residual, Rows<Elem> out, void* workspace) {
-  conv_products::forward<Backend, Elem>("linear_fwd", stream, conv_products::of_linear(s), x, x2, w, bias, residual, out, workspace);
+    const Stream& stream, const LinearSize& s, Rows<const Elem> x, Rows<const Elem> x2, Rows<const Elem> w,
+    const float* bias, Rows<const Elem> residual, Rows<Elem> out, void* workspace) {
+  conv_products::forward<Backend, Elem>(
+      "linear_fwd", stream, conv_products::of_linear(s), x, x2, w, bias, residual, out, workspace);
 }
 
 template <class Backend, class Elem>
 void linear_bwd_data(
-    const Stream& stream, const LinearSize& s, Rows<const Elem> d_out, Rows<const Elem> w, Rows<Elem> d_x, Rows<Elem> d_x2,
-    void* workspace) {
-  conv_products::adjoint<Backend, Elem>("linear_bwd_data", stream, conv_products::of_linear(s), d_out, w, nullptr, d_x, d_x2, workspace);
+    const Stream& stream, const LinearSize& s, Rows<const Elem> d_out, Rows<const Elem> w, Rows<Elem> d_x,
+    Rows<Elem> d_x2, void* workspace) {
+  conv_products::adjoint<Backend, Elem>(
+      "linear_bwd_data", stream, conv_products::of_linear(s), d_out, w, nullptr, d_x, d_x2, workspace);
 }
 
 template <class Backend, class Elem>
 void linear_bwd_weight(
-    const Stream& stream, const LinearSize& s, Rows<const Elem> d_out, Rows<const Elem> x, Rows<const Elem> x2, Rows<float> d_w,
-    float* d_bias, void* workspace) {
+    const Stream& stream, const LinearSize& s, Rows<const Elem> d_out, Rows<const Elem> x, Rows<const Elem> x2,
+    Rows<float> d_w, float* d_bias, void* workspace) {
   float* partial = static_cast<float*>(workspace);
   if (d_w)
     gather_weight_grad<Backend>(
-        stream, conv_products::weight_grad("linear_bwd_weight", conv_products::of_linear(s), d_out, x, x2, d_w, partial));
+        stream,
+        conv_products::weight_grad("linear_bwd_weight", conv_products::of_linear(s), d_out, x, x2, d_w, partial));
   if (d_bias) column_sums<Backend>(stream, s.P, s.O, d_out, d_bias, partial);
 }
 
-#define AVID_INSTANTIATE(Elem)                                                                                            \
-  template void linear_fwd<Gpu, Elem>(                                                                                    \
-      const Stream&, const LinearSize&, Rows<const Elem>, Rows<const Elem>, Rows<const Elem>, const float*,               \
-      Rows<const Elem>, Rows<Elem>, void*);                                                                               \
-  template void linear_bwd_data<Gpu, Elem>(                                                                               \
-      const Stream&, const LinearSize&, Rows<const Elem>, Rows<const Elem>, Rows<Elem>, Rows<Elem>, void*);               \
-  template void linear_bwd_weight<Gpu, Elem>(                                                                             \
-      const Stream&, const LinearSize&, Rows<const Elem>, Rows<const Elem>, Rows<const Elem>, Rows<float>, float*, void*);
+#define AVID_INSTANTIATE(Elem)                                                                                     \
+  template void linear_fwd<Gpu, Elem>(                                                                             \
+      const Stream&, const LinearSize&, Rows<const Elem>, Rows<const Elem>, Rows<const Elem>, const float*,        \
+      Rows<const Elem>, Rows<Elem>, void*);                                                                        \
+  template void linear_bwd_data<Gpu, Elem>(                                                                        \
+      const Stream&, const LinearSize&, Rows<const Elem>, Rows<const Elem>, Rows<Elem>, Rows<Elem>, void*);        \
+  template void linear_bwd_weight<Gpu, Elem>(                                                                      \
+      const Stream&, const LinearSize&, Rows<const Elem>, Rows<const Elem>, Rows<const Elem>, Rows<float>, float*, \
+      void*);
 AVID_INSTANTIATE(float)
 AVID_INSTANTIATE(BFloat16)
 #undef AVID_INSTANTIATE

@@ -1,7 +1,7 @@
 // kernels/device/conv_products.h -- a convolution, its adjoint and its weight gradient as gathered products
 //
-// Host code shared by conv3d.cu, conv_transpose3d.cu and linear.cu: which product, which layout of the weights, how much
-// workspace. A linear layer is the convolution of one tap over a line of rows.
+// Host code shared by conv3d.cu, conv_transpose3d.cu and linear.cu: which product, which layout of the weights, how
+// much workspace. A linear layer is the convolution of one tap over a line of rows.
 #pragma once
 
 #include <algorithm>
@@ -36,7 +36,9 @@ inline Axes axes_of(const char* op, const Conv3dSize& s, bool adjoint) {
     line.B = 1, line.in = line.out = {1, 1, s.in_positions()};
     return {1, {}, {}, gather_axis(op, line, 2, adjoint)};
   }
-  return {static_cast<int>(s.B), gather_axis(op, s, 0, adjoint), gather_axis(op, s, 1, adjoint), gather_axis(op, s, 2, adjoint)};
+  return {
+      static_cast<int>(s.B), gather_axis(op, s, 0, adjoint), gather_axis(op, s, 1, adjoint),
+      gather_axis(op, s, 2, adjoint)};
 }
 
 template <class Problem>
@@ -65,8 +67,8 @@ std::int64_t forward_workspace_bytes(const Conv3dSize& s) {
 /// out = [x | x2] * w + bias + residual.
 template <class Backend, class Elem>
 void forward(
-    const char* op, const Stream& stream, const Conv3dSize& s, Rows<const Elem> x, Rows<const Elem> x2, Rows<const Elem> w,
-    const float* bias, Rows<const Elem> residual, Rows<Elem> out, void* workspace) {
+    const char* op, const Stream& stream, const Conv3dSize& s, Rows<const Elem> x, Rows<const Elem> x2,
+    Rows<const Elem> w, const float* bias, Rows<const Elem> residual, Rows<Elem> out, void* workspace) {
   GatherGemm<Elem> p;
   set_axes(p, axes_of(op, s, false));
   p.source[0] = chunk_rows(op, "x", x, s.I);
@@ -77,14 +79,14 @@ void forward(
     const PackWeights<Elem> pack = forward_weights(s, w, static_cast<Elem*>(workspace));
     pack_weights<Backend>(stream, pack);
     p.weights = pack.to;
-    p.weight_row = pack.to_row_chunks();
+    p.weight_row = static_cast<std::uint32_t>(pack.to_row_chunks());
     // All taps of x, then all of x2; the product asks for base + tap*weight_tap + chunk, so the two steps differ.
     p.weight_tap[0] = chunks, p.weight_tap[1] = chunks2;
     p.weight_source[1] = static_cast<int>(s.taps()) * chunks;
   } else {
     p.weights = w.data;
     p.weight_tap[0] = p.weight_tap[1] = static_cast<int>(chunk_rows(op, "w", w, s.I + s.I2).pitch);
-    p.weight_row = s.taps() * p.weight_tap[0];
+    p.weight_row = static_cast<std::uint32_t>(s.taps() * p.weight_tap[0]);
     p.weight_source[1] = static_cast<int>(s.I / kChunk<Elem>);
   }
   p.bias = bias, p.num_bias = bias ? static_cast<int>(s.O) : 0;
@@ -97,8 +99,16 @@ void forward(
 
 template <class Elem>
 PackWeights<Elem> adjoint_weights(const Conv3dSize& s, Rows<const Elem> w, bool first, bool second, Elem* to) {
-  return {.from = w, .O = s.O, .taps = s.taps(), .I = s.I, .I2 = s.I2, .transposed = true, .use_first = first, .use_second = second,
-          .to = to};
+  return {
+      .from = w,
+      .O = s.O,
+      .taps = s.taps(),
+      .I = s.I,
+      .I2 = s.I2,
+      .transposed = true,
+      .use_first = first,
+      .use_second = second,
+      .to = to};
 }
 
 template <class Elem>
@@ -109,8 +119,8 @@ std::int64_t adjoint_workspace_bytes(const Conv3dSize& s) {
 /// d_x and d_x2 (either may be absent) from d_out; bias, if any, is added to d_x.
 template <class Backend, class Elem>
 void adjoint(
-    const char* op, const Stream& stream, const Conv3dSize& s, Rows<const Elem> d_out, Rows<const Elem> w, const float* bias,
-    Rows<Elem> d_x, Rows<Elem> d_x2, void* workspace) {
+    const char* op, const Stream& stream, const Conv3dSize& s, Rows<const Elem> d_out, Rows<const Elem> w,
+    const float* bias, Rows<Elem> d_x, Rows<Elem> d_x2, void* workspace) {
   if (s.I2 == 0) d_x2 = {};
   const PackWeights<Elem> pack = adjoint_weights(s, w, bool(d_x), bool(d_x2), static_cast<Elem*>(workspace));
   pack_weights<Backend>(stream, pack);
@@ -119,7 +129,7 @@ void adjoint(
   p.adjoint = true;
   p.source[0] = chunk_rows(op, "d_out", d_out, s.O);
   p.weights = pack.to;
-  p.weight_row = pack.to_row_chunks();
+  p.weight_row = static_cast<std::uint32_t>(pack.to_row_chunks());
   p.weight_tap[0] = static_cast<int>(chunks_of<Elem>(s.O));
   p.num_weight_rows = static_cast<int>(pack.to_rows());
   p.bias = bias, p.num_bias = bias ? static_cast<int>(s.I) : 0;
@@ -132,8 +142,8 @@ void adjoint(
 
 template <class Elem>
 GatherWeightGrad<Elem> weight_grad(
-    const char* op, const Conv3dSize& s, Rows<const Elem> d_out, Rows<const Elem> x, Rows<const Elem> x2, Rows<float> d_w,
-    float* workspace) {
+    const char* op, const Conv3dSize& s, Rows<const Elem> d_out, Rows<const Elem> x, Rows<const Elem> x2,
+    Rows<float> d_w, float* workspace) {
   GatherWeightGrad<Elem> p;
   set_axes(p, axes_of(op, s, false));
   const ChunkRows<const Elem> sources[2] = {chunk_rows(op, "x", x, s.I), chunk_rows(op, "x2", x2, s.I2)};

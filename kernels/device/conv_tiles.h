@@ -1,12 +1,13 @@
 // kernels/device/conv_tiles.h -- which block tile a product runs with: data and one rule, never a timing
 //
-// A tile is BM x BN results per block, computed by warps of WM x WN each, with kStages buffers of 4 chunks (64 bytes) per
-// row. 192 accumulator registers per thread is the most that does not spill (WM*WN/32), so wide tiles are 64x96 per warp.
+// A tile is BM x BN results per block, computed by warps of WM x WN each, with kStages buffers of 4 chunks (64 bytes)
+// per row. 192 accumulator registers per thread is the most that does not spill (WM*WN/32), so wide tiles are 64x96 per
+// warp.
 //
-// The rule takes the tile with the least predicted time: (waves over 216 block slots, two per multiprocessor of an A100) x
-// (results per block) / share, where share is how near the tile comes to the tensor cores' peak in the instruction and
-// shared-memory model of the kernel study. Shapes alone decide, so results do not depend on the device or on a tuning run.
-// The shares are predictions: no tile has been timed on a GPU.
+// The rule takes the tile with the least predicted time: (waves over 216 block slots, two per multiprocessor of an
+// A100) x (results per block) / share, where share is how near the tile comes to the tensor cores' peak in the
+// instruction and shared-memory model of the kernel study. Shapes alone decide, so results do not depend on the device
+// or on a tuning run. The shares are predictions: no tile has been timed on a GPU.
 #pragma once
 
 #include <cstdint>
@@ -25,17 +26,19 @@ struct GemmTile {
 /// Blocks that run at a time in the rule above.
 inline constexpr std::int64_t kBlockSlots = 216;
 
-/// Predicted time of a product with this tile, in units of results per slot at full rate. `splits` blocks work on each tile.
+/// Predicted time of a product with this tile, in units of results per slot at full rate. `splits` blocks work on each
+/// tile.
 constexpr double tile_cost(std::int64_t M, std::int64_t N, std::int64_t splits, int BM, int BN, double share) {
   const std::int64_t blocks = (M + BM - 1) / BM * ((N + BN - 1) / BN) * splits;
   const std::int64_t waves = (blocks + kBlockSlots - 1) / kBlockSlots;
   // Beyond a few waves the last, partly filled one matters less: count blocks exactly.
-  const double rounds = waves > 4 ? static_cast<double>(blocks) / static_cast<double>(kBlockSlots) : static_cast<double>(waves);
+  const double exact = static_cast<double>(blocks) / static_cast<double>(kBlockSlots);
+  const double rounds = waves > 4 ? exact : static_cast<double>(waves);
   return rounds * BM * BN / share;
 }
 
-/// Calls f.operator()<Tile>() with the given tile of the list, or, if that is negative, with the best for an M x N product
-/// whose tiles can be shared by up to `splits` blocks.
+/// Calls f.operator()<Tile>() with the given tile of the list, or, if that is negative, with the best for an M x N
+/// product whose tiles can be shared by up to `splits` blocks.
 template <class... Entries>
 struct TileList {
   static constexpr int kCount = sizeof...(Entries);

@@ -1,13 +1,13 @@
 // kernels/device/gather_geometry.h -- which source row a result row meets at a tap, without divisions in the main loop
 //
-// An axis of a convolution forward: result j and tap k meet at source j*stride - padding + k. Of its adjoint: result q and
-// tap k meet where q = p*stride - padding + k. With q = stride*j + r only the taps k = k0 + stride*k' with
-// k0 = (r + padding) mod stride take part, and p = j + (r + padding)/stride - k': for each of the `stride` phases r this
-// is again a dense convolution, with steps of one, backwards. AxisView is that common form.
+// An axis of a convolution forward: result j and tap k meet at source j*stride - padding + k. Of its adjoint: result q
+// and tap k meet where q = p*stride - padding + k. With q = stride*j + r only the taps k = k0 + stride*k' with
+// k0 = (r + padding) mod stride take part, and p = j + (r + padding)/stride - k': for each of the `stride` phases r
+// this is again a dense convolution, with steps of one, backwards. AxisView is that common form.
 #pragma once
 
-#include "kernels/gather_gemm.h"
 #include "kernels/device/gpu.h"
+#include "kernels/gather_gemm.h"
 
 namespace avid::kernels::AVID_GPU {
 
@@ -42,7 +42,8 @@ struct GatherView {
   AVID_DEVICE int rows_per_clip() const { return t.rows * y.rows * x.rows; }
 };
 
-// A row's valid taps per axis as bits, and the bits that a tap asks for: t from 0, y from 9, x from 20. No row has bit 31.
+// A row's valid taps per axis as bits, and the bits that a tap asks for: t from 0, y from 9, x from 20. No row has bit
+// 31.
 inline constexpr int kBitsY = 9, kBitsX = 20;
 inline constexpr std::uint32_t kNoTap = 1u << 31;
 

@@ -1,14 +1,15 @@
 // kernels/device/tile_products.h -- fragments of a warp's tile and their products, for two-byte and four-byte elements
 //
-// A step of the inner dimension is two chunks of 16 bytes: 16 bf16 or 8 f32. An 8x8 block of 16-bit elements is at the same
-// time 8 rows of four 32-bit elements, so one ldmatrix serves both types (registers: docs/simulator.md).
+// A step of the inner dimension is two chunks of 16 bytes: 16 bf16 or 8 f32. An 8x8 block of 16-bit elements is at the
+// same time 8 rows of four 32-bit elements, so one ldmatrix serves both types (registers: docs/simulator.md).
 #pragma once
 
 #include "kernels/device/gpu.h"
 
 namespace avid::kernels::AVID_GPU {
 
-/// N registers of one operand. f32 is kept as two TF32 numbers, the upper bits and the next ones: v (1 - 2^-21) at least.
+/// N registers of one operand. f32 is kept as two TF32 numbers, the upper bits and the next ones: v (1 - 2^-21) at
+/// least.
 template <class Elem, int N>
 struct Fragment;
 
@@ -41,7 +42,9 @@ AVID_DEVICE void multiply_add(float (&acc)[4], const Fragment<float, 4>& a, cons
 }
 
 /// One chunk of f32 results as Elem, rounded once.
-AVID_DEVICE void store_chunk(float* to, const float* from) { *reinterpret_cast<float4*>(to) = *reinterpret_cast<const float4*>(from); }
+AVID_DEVICE void store_chunk(float* to, const float* from) {
+  *reinterpret_cast<float4*>(to) = *reinterpret_cast<const float4*>(from);
+}
 AVID_DEVICE void store_chunk(bf16* to, const float* from) {
   *reinterpret_cast<uint4*>(to) = make_uint4(
       pack_bf16x2(from[0], from[1]), pack_bf16x2(from[2], from[3]), pack_bf16x2(from[4], from[5]),

@@ -17,19 +17,25 @@ struct Geometry {
 };
 
 Conv3dSize size_of(const Geometry& g, std::int64_t B, std::int64_t I, std::int64_t I2, std::int64_t O) {
-  Conv3dSize s{.B = B, .in = g.in, .I = I, .I2 = I2, .O = O, .kernel = g.kernel, .stride = g.stride, .padding = g.padding};
+  Conv3dSize s{
+      .B = B, .in = g.in, .I = I, .I2 = I2, .O = O, .kernel = g.kernel, .stride = g.stride, .padding = g.padding};
   for (std::size_t d = 0; d < 3; ++d) s.out[d] = (g.in[d] + 2 * g.padding[d] - g.kernel[d]) / g.stride[d] + 1;
   return s;
 }
 
 std::string name_of(const Conv3dSize& s) {
-  const auto three = [](const auto& v) { return std::to_string(v[0]) + "x" + std::to_string(v[1]) + "x" + std::to_string(v[2]); };
-  return "B" + std::to_string(s.B) + " in " + three(s.in) + " kernel " + three(s.kernel) + " stride " + three(s.stride) +
-         " padding " + three(s.padding) + " I" + std::to_string(s.I) + "+" + std::to_string(s.I2) + " O" + std::to_string(s.O);
+  const auto three = [](const auto& v) {
+    return std::to_string(v[0]) + "x" + std::to_string(v[1]) + "x" + std::to_string(v[2]);
+  };
+  return "B" + std::to_string(s.B) + " in " + three(s.in) + " kernel " + three(s.kernel) + " stride " +
+         three(s.stride) + " padding " + three(s.padding) + " I" + std::to_string(s.I) + "+" + std::to_string(s.I2) +
+         " O" + std::to_string(s.O);
 }
 
 /// Dense f64 rows for the reference.
-Rows<const double> dense(const std::vector<double>& v, std::int64_t cols) { return {v.empty() ? nullptr : v.data(), cols}; }
+Rows<const double> dense(const std::vector<double>& v, std::int64_t cols) {
+  return {v.empty() ? nullptr : v.data(), cols};
+}
 
 /// All three passes of one size. The reference is conv3d_ref in f64 on the same values.
 template <class Elem>
@@ -40,14 +46,16 @@ void check_conv(const Conv3dSize& s) {
   const auto x2 = s.I2 > 0 ? DeviceRows<Elem>::random(in, s.I2, 2) : DeviceRows<Elem>();
   const auto bias = DeviceRows<float>::random(1, s.O, 4);
   const auto d_out = DeviceRows<Elem>::random(out, s.O, 5);
-  const std::vector<double> x_ref = x.values(), x2_ref = x2.values(), w_ref = w.values(), bias_ref = bias.values(), d_out_ref = d_out.values();
+  const std::vector<double> x_ref = x.values(), x2_ref = x2.values(), w_ref = w.values(), bias_ref = bias.values(),
+                            d_out_ref = d_out.values();
 
   std::vector<double> expected(static_cast<std::size_t>(out * s.O));
   kernels::conv3d_ref_fwd<double>(
       s, dense(x_ref, s.I), dense(x2_ref, s.I2), dense(w_ref, I), bias_ref.data(), {expected.data(), s.O});
   auto got = DeviceRows<Elem>::poisoned(out, s.O);
   Workspace fwd_space(kernels::conv3d_fwd_workspace_bytes<Elem>(s));
-  kernels::conv3d_fwd<Sim, Elem>(Stream{}, s, x.rows(), x2.rows(), w.rows(), bias.rows().data, got.rows(), fwd_space.data());
+  kernels::conv3d_fwd<Sim, Elem>(
+      Stream{}, s, x.rows(), x2.rows(), w.rows(), bias.rows().data, got.rows(), fwd_space.data());
   CHECK(worst_error(got.values(), expected, kUnit<Elem>) < 1.0);
   CHECK(got.gaps_are_zero());
 
@@ -83,23 +91,36 @@ TEST_CASE("conv3d/device/small_in_every_order") {
   for_each_order([] {
     check_conv<bf16>(size_of(k3x3, 1, 9, 0, 4));
     check_conv<float>(size_of(k3x3, 1, 5, 3, 3));
-    check_conv<bf16>(size_of({.in = {2, 6, 5}, .kernel = {1, 4, 4}, .stride = {1, 2, 2}, .padding = {0, 1, 1}}, 1, 10, 0, 12));
+    check_conv<bf16>(
+        size_of({.in = {2, 6, 5}, .kernel = {1, 4, 4}, .stride = {1, 2, 2}, .padding = {0, 1, 1}}, 1, 10, 0, 12));
   });
 }
 
 TEST_CASE_TEMPLATE("conv3d/device/channels", Elem, float, bf16) {
-  for (const auto& [I, I2, O] : {std::array<std::int64_t, 3>{1, 0, 1}, {3, 0, 50}, {9, 0, 16}, {12, 0, 3}, {50, 50, 8}, {90, 0, 1}, {100, 36, 100}, {8, 7, 90}})
+  for (const auto& [I, I2, O] :
+       {std::array<std::int64_t, 3>{1, 0, 1},
+        {3, 0, 50},
+        {9, 0, 16},
+        {12, 0, 3},
+        {50, 50, 8},
+        {90, 0, 1},
+        {100, 36, 100},
+        {8, 7, 90}})
     check_conv<Elem>(size_of(k3x3, 1, I, I2, O));
 }
 
 TEST_CASE_TEMPLATE("conv3d/device/geometry", Elem, float, bf16) {
-  check_conv<Elem>(size_of({.in = {3, 7, 9}}, 2, 5, 0, 6));                                                          // 1x1
-  check_conv<Elem>(size_of({.in = {3, 4, 5}, .kernel = {3, 1, 1}, .padding = {1, 0, 0}}, 2, 6, 0, 5));               // time only
+  check_conv<Elem>(size_of({.in = {3, 7, 9}}, 2, 5, 0, 6));                                             // 1x1
+  check_conv<Elem>(size_of({.in = {3, 4, 5}, .kernel = {3, 1, 1}, .padding = {1, 0, 0}}, 2, 6, 0, 5));  // time only
   check_conv<Elem>(size_of({.in = {3, 4, 5}, .kernel = {3, 3, 3}, .padding = {1, 1, 1}}, 1, 6, 0, 5));
-  check_conv<Elem>(size_of({.in = {1, 9, 8}, .kernel = {1, 7, 7}, .padding = {0, 3, 3}}, 1, 9, 0, 8));               // input convolution
-  check_conv<Elem>(size_of({.in = {2, 8, 6}, .kernel = {1, 4, 4}, .stride = {1, 2, 2}, .padding = {0, 1, 1}}, 1, 12, 0, 10));
-  check_conv<Elem>(size_of({.in = {4, 7, 8}, .kernel = {2, 1, 3}, .stride = {2, 3, 2}, .padding = {1, 0, 2}}, 1, 4, 3, 6));  // stride > kernel
-  check_conv<Elem>(size_of({.in = {1, 3, 3}, .kernel = {1, 3, 3}}, 1, 8, 0, 8));                                     // one position
+  check_conv<Elem>(
+      size_of({.in = {1, 9, 8}, .kernel = {1, 7, 7}, .padding = {0, 3, 3}}, 1, 9, 0, 8));  // input convolution
+  check_conv<Elem>(
+      size_of({.in = {2, 8, 6}, .kernel = {1, 4, 4}, .stride = {1, 2, 2}, .padding = {0, 1, 1}}, 1, 12, 0, 10));
+  check_conv<Elem>(size_of(
+      {.in = {4, 7, 8}, .kernel = {2, 1, 3}, .stride = {2, 3, 2}, .padding = {1, 0, 2}}, 1, 4, 3,
+      6));                                                                        // stride > kernel
+  check_conv<Elem>(size_of({.in = {1, 3, 3}, .kernel = {1, 3, 3}}, 1, 8, 0, 8));  // one position
 }
 
 TEST_CASE_TEMPLATE("conv3d/device/empty_and_absent", Elem, float, bf16) {
@@ -116,9 +137,11 @@ TEST_CASE_TEMPLATE("conv3d/device/empty_and_absent", Elem, float, bf16) {
   s = size_of(k3x3, 1, 5, 4, 6);
   const auto d_out = DeviceRows<Elem>::random(s.out_positions(), s.O, 2);
   const auto weights = DeviceRows<Elem>::random(s.O * s.taps(), s.I + s.I2, 1);
-  auto both = DeviceRows<Elem>::poisoned(s.in_positions(), s.I2), alone = both, first = DeviceRows<Elem>::poisoned(s.in_positions(), s.I);
+  auto both = DeviceRows<Elem>::poisoned(s.in_positions(), s.I2), alone = both,
+       first = DeviceRows<Elem>::poisoned(s.in_positions(), s.I);
   Workspace space(kernels::conv3d_bwd_data_workspace_bytes<Elem>(s));
-  kernels::conv3d_bwd_data<Sim, Elem>(Stream{}, s, d_out.rows(), weights.rows(), first.rows(), both.rows(), space.data());
+  kernels::conv3d_bwd_data<Sim, Elem>(
+      Stream{}, s, d_out.rows(), weights.rows(), first.rows(), both.rows(), space.data());
   kernels::conv3d_bwd_data<Sim, Elem>(Stream{}, s, d_out.rows(), weights.rows(), {}, alone.rows(), space.data());
   CHECK(both.bytes() == alone.bytes());
 }
@@ -132,7 +155,8 @@ TEST_CASE("conv3d/device/rejects") {
       "conv3d_fwd: kernel in dimension y: at most 11 on a device, got 13", kernels::GpuError);
   const Conv3dSize row = size_of({.in = {1, 1, 1}}, 1, 8, 0, 8);
   CHECK_THROWS_AS(
-      (kernels::conv3d_fwd<Sim, float>(Stream{}, row, {x.at(0) + 1, 8}, {}, w.rows(), nullptr, out.rows(), nullptr)), kernels::GpuError);
+      (kernels::conv3d_fwd<Sim, float>(Stream{}, row, {x.at(0) + 1, 8}, {}, w.rows(), nullptr, out.rows(), nullptr)),
+      kernels::GpuError);
 }
 
 }  // namespace avid::test

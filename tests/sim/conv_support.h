@@ -26,8 +26,8 @@ class Values {
   std::uint64_t state_;
 };
 
-/// num_rows rows of `cols` channels with the pitch of a device tensor, in 16-byte aligned memory. Elements are f64 values
-/// that Elem holds exactly, so that an f64 reference sees the same numbers.
+/// num_rows rows of `cols` channels with the pitch of a device tensor, in 16-byte aligned memory. Elements are f64
+/// values that Elem holds exactly, so that an f64 reference sees the same numbers.
 template <class Elem>
 class DeviceRows {
  public:
@@ -35,7 +35,9 @@ class DeviceRows {
 
   DeviceRows() = default;
   DeviceRows(std::int64_t num_rows, std::int64_t cols)
-      : num_rows_(num_rows), cols_(cols), pitch_((cols + kPerChunk - 1) / kPerChunk * kPerChunk),
+      : num_rows_(num_rows),
+        cols_(cols),
+        pitch_((cols + kPerChunk - 1) / kPerChunk * kPerChunk),
         memory_(static_cast<std::size_t>(num_rows * pitch_ / kPerChunk)) {}
 
   static DeviceRows random(std::int64_t num_rows, std::int64_t cols, std::uint64_t seed) {
@@ -48,14 +50,17 @@ class DeviceRows {
   /// NaN everywhere, gaps included: what a kernel leaves out shows.
   static DeviceRows poisoned(std::int64_t num_rows, std::int64_t cols) {
     DeviceRows rows(num_rows, cols);
-    for (std::int64_t i = 0; i < num_rows * rows.pitch_; ++i) rows.at(0)[i] = Elem(std::numeric_limits<float>::quiet_NaN());
+    for (std::int64_t i = 0; i < num_rows * rows.pitch_; ++i)
+      rows.at(0)[i] = Elem(std::numeric_limits<float>::quiet_NaN());
     return rows;
   }
 
   Elem* at(std::int64_t r) { return reinterpret_cast<Elem*>(memory_.data()) + r * pitch_; }
   const Elem* at(std::int64_t r) const { return reinterpret_cast<const Elem*>(memory_.data()) + r * pitch_; }
   kernels::Rows<Elem> rows() { return memory_.empty() ? kernels::Rows<Elem>{} : kernels::Rows<Elem>{at(0), pitch_}; }
-  kernels::Rows<const Elem> rows() const { return memory_.empty() ? kernels::Rows<const Elem>{} : kernels::Rows<const Elem>{at(0), pitch_}; }
+  kernels::Rows<const Elem> rows() const {
+    return memory_.empty() ? kernels::Rows<const Elem>{} : kernels::Rows<const Elem>{at(0), pitch_};
+  }
 
   /// Dense f64 copy.
   std::vector<double> values() const {
@@ -85,16 +90,15 @@ class DeviceRows {
 /// Workspace of a kernel, filled with NaN.
 class Workspace {
  public:
-  explicit Workspace(std::int64_t bytes)
-      : rows_(DeviceRows<float>::poisoned((bytes + 255) / 256, 64)) {}
+  explicit Workspace(std::int64_t bytes) : rows_(DeviceRows<float>::poisoned((bytes + 255) / 256, 64)) {}
   void* data() { return rows_.rows().data; }
 
  private:
   DeviceRows<float> rows_;
 };
 
-/// Largest |got - expected| over `unit` * the root mean square of expected plus its own size; NaN and missing values fail.
-/// bf16 results carry one rounding, f32 results the sums' error.
+/// Largest |got - expected| over `unit` * the root mean square of expected plus its own size; NaN and missing values
+/// fail. bf16 results carry one rounding, f32 results the sums' error.
 inline double worst_error(const std::vector<double>& got, const std::vector<double>& expected, double unit) {
   if (got.size() != expected.size()) return std::numeric_limits<double>::infinity();
   double squares = 0.0;

@@ -17,7 +17,8 @@ struct Geometry {
 };
 
 ConvTranspose3dSize size_of(const Geometry& g, std::int64_t B, std::int64_t I, std::int64_t O) {
-  ConvTranspose3dSize s{.B = B, .in = g.in, .I = I, .O = O, .kernel = g.kernel, .stride = g.stride, .padding = g.padding};
+  ConvTranspose3dSize s{
+      .B = B, .in = g.in, .I = I, .O = O, .kernel = g.kernel, .stride = g.stride, .padding = g.padding};
   for (std::size_t d = 0; d < 3; ++d) s.out[d] = (g.in[d] - 1) * g.stride[d] - 2 * g.padding[d] + g.kernel[d];
   return s;
 }
@@ -26,19 +27,23 @@ Rows<const double> dense(const std::vector<double>& v, std::int64_t cols) { retu
 
 template <class Elem>
 void check_conv(const ConvTranspose3dSize& s) {
-  INFO((sizeof(Elem) == 2 ? "bf16 " : "f32 ") << "I" << s.I << " O" << s.O << " in " << s.in[0] << "x" << s.in[1] << "x" << s.in[2]
-                                              << " kernel y " << s.kernel[1] << " stride y " << s.stride[1]);
+  INFO(
+      (sizeof(Elem) == 2 ? "bf16 " : "f32 ") << "I" << s.I << " O" << s.O << " in " << s.in[0] << "x" << s.in[1] << "x"
+                                             << s.in[2] << " kernel y " << s.kernel[1] << " stride y " << s.stride[1]);
   const std::int64_t in = s.in_positions(), out = s.out_positions(), taps = s.taps();
   const auto x = DeviceRows<Elem>::random(in, s.I, 1), w = DeviceRows<Elem>::random(s.I * taps, s.O, 3);
   const auto bias = DeviceRows<float>::random(1, s.O, 4);
   const auto d_out = DeviceRows<Elem>::random(out, s.O, 5);
-  const std::vector<double> x_ref = x.values(), w_ref = w.values(), bias_ref = bias.values(), d_out_ref = d_out.values();
+  const std::vector<double> x_ref = x.values(), w_ref = w.values(), bias_ref = bias.values(),
+                            d_out_ref = d_out.values();
 
   std::vector<double> expected(static_cast<std::size_t>(out * s.O));
-  kernels::conv_transpose3d_ref_fwd<double>(s, dense(x_ref, s.I), dense(w_ref, s.O), bias_ref.data(), {expected.data(), s.O});
+  kernels::conv_transpose3d_ref_fwd<double>(
+      s, dense(x_ref, s.I), dense(w_ref, s.O), bias_ref.data(), {expected.data(), s.O});
   auto got = DeviceRows<Elem>::poisoned(out, s.O);
   Workspace fwd_space(kernels::conv_transpose3d_fwd_workspace_bytes<Elem>(s));
-  kernels::conv_transpose3d_fwd<Sim, Elem>(Stream{}, s, x.rows(), w.rows(), bias.rows().data, got.rows(), fwd_space.data());
+  kernels::conv_transpose3d_fwd<Sim, Elem>(
+      Stream{}, s, x.rows(), w.rows(), bias.rows().data, got.rows(), fwd_space.data());
   CHECK(worst_error(got.values(), expected, kUnit<Elem>) < 1.0);
   CHECK(got.gaps_are_zero());
 
@@ -64,13 +69,20 @@ void check_conv(const ConvTranspose3dSize& s) {
 }  // namespace
 
 TEST_CASE("conv_transpose3d/device/small_in_every_order") {
-  for_each_order([] { check_conv<bf16>(size_of({.in = {1, 3, 4}, .kernel = {1, 4, 4}, .stride = {1, 2, 2}, .padding = {0, 1, 1}}, 1, 10, 12)); });
+  for_each_order([] {
+    check_conv<bf16>(
+        size_of({.in = {1, 3, 4}, .kernel = {1, 4, 4}, .stride = {1, 2, 2}, .padding = {0, 1, 1}}, 1, 10, 12));
+  });
 }
 
 TEST_CASE_TEMPLATE("conv_transpose3d/device/sizes", Elem, float, bf16) {
-  check_conv<Elem>(size_of({.in = {2, 3, 5}, .kernel = {1, 4, 4}, .stride = {1, 2, 2}, .padding = {0, 1, 1}}, 2, 10, 12));  // the U-Net's
-  check_conv<Elem>(size_of({.in = {1, 4, 4}, .kernel = {1, 4, 4}, .stride = {1, 2, 2}, .padding = {0, 1, 1}}, 1, 50, 90));
-  check_conv<Elem>(size_of({.in = {2, 2, 3}, .kernel = {3, 1, 2}, .stride = {2, 3, 2}, .padding = {1, 0, 0}}, 1, 3, 5));  // phases without taps
+  check_conv<Elem>(size_of(
+      {.in = {2, 3, 5}, .kernel = {1, 4, 4}, .stride = {1, 2, 2}, .padding = {0, 1, 1}}, 2, 10, 12));  // the U-Net's
+  check_conv<Elem>(
+      size_of({.in = {1, 4, 4}, .kernel = {1, 4, 4}, .stride = {1, 2, 2}, .padding = {0, 1, 1}}, 1, 50, 90));
+  check_conv<Elem>(size_of(
+      {.in = {2, 2, 3}, .kernel = {3, 1, 2}, .stride = {2, 3, 2}, .padding = {1, 0, 0}}, 1, 3,
+      5));  // phases without taps
   check_conv<Elem>(size_of({.in = {1, 5, 4}, .kernel = {1, 3, 3}, .padding = {0, 1, 1}}, 1, 6, 4));
   check_conv<Elem>(size_of({.in = {1, 1, 1}, .kernel = {1, 5, 5}, .stride = {1, 3, 3}, .padding = {0, 2, 2}}, 1, 4, 1));
 }

@@ -1,4 +1,4 @@
-// tests/sim/gather_gemm_test.cpp -- every tile of the gathered products and of the weight gradient, whatever the rule picks
+// tests/sim/gather_gemm_test.cpp -- every tile of the products and weight gradients, whatever the rule picks
 #include "kernels/gather_gemm.h"
 
 #include <type_traits>
@@ -46,9 +46,11 @@ void check_product(const Line& line, int tile) {
     for (std::int64_t n = 0; n < line.N; ++n) {
       const Elem* row = w.at(n * kTaps + k);
       double sum = 0.0;
-      for (std::int64_t i = 0; i < line.I; ++i) sum += static_cast<double>(static_cast<float>(x.at(at)[i])) * static_cast<double>(static_cast<float>(row[i]));
+      for (std::int64_t i = 0; i < line.I; ++i)
+        sum += static_cast<double>(static_cast<float>(x.at(at)[i])) * static_cast<double>(static_cast<float>(row[i]));
       for (std::int64_t i = 0; i < line.I2; ++i)
-        sum += static_cast<double>(static_cast<float>(x2.at(at)[i])) * static_cast<double>(static_cast<float>(row[line.I + i]));
+        sum += static_cast<double>(static_cast<float>(x2.at(at)[i])) *
+               static_cast<double>(static_cast<float>(row[line.I + i]));
       expected[static_cast<std::size_t>(r * line.N + n)] += sum;
     }
   });
@@ -65,7 +67,7 @@ void check_product(const Line& line, int tile) {
   p.source[0] = kernels::chunk_rows("test", "x", x.rows(), line.I);
   p.source[1] = kernels::chunk_rows("test", "x2", x2.rows(), line.I2);
   p.weights = pack.to;
-  p.weight_row = pack.to_row_chunks();
+  p.weight_row = static_cast<std::uint32_t>(pack.to_row_chunks());
   p.weight_tap[0] = p.source[0].chunks, p.weight_tap[1] = p.source[1].chunks;
   p.weight_source[1] = static_cast<int>(kTaps) * p.source[0].chunks;
   p.num_weight_rows = static_cast<int>(line.N);
@@ -88,7 +90,8 @@ void check_weight_grad(const Line& line, int tile) {
   line.for_each_pair([&](std::int64_t r, std::int64_t k, std::int64_t at) {
     for (std::int64_t n = 0; n < line.N; ++n)
       for (std::int64_t i = 0; i < I; ++i)
-        expected[static_cast<std::size_t>((n * kTaps + k) * I + i)] += static_cast<double>(static_cast<float>(d_out.at(r)[n])) *
+        expected[static_cast<std::size_t>((n * kTaps + k) * I + i)] +=
+            static_cast<double>(static_cast<float>(d_out.at(r)[n])) *
             static_cast<double>(static_cast<float>(i < line.I ? x.at(at)[i] : x2.at(at)[i - line.I]));
   });
   DeviceRows<float> d_w(line.N * kTaps, I);
@@ -113,13 +116,18 @@ void check_weight_grad(const Line& line, int tile) {
 TEST_CASE_TEMPLATE("gather_gemm/every_tile", Elem, float, bf16) {
   using Tiles = kernels::GatherGemmTiles<Elem>;
   for (int i = 0; i < Tiles::kCount; ++i)
-    Tiles::choose(i, 0, 0, 1, [&]<class Tile>() { check_product<Elem>({.W = Tile::BM + 1, .I = 20, .I2 = 9, .N = Tile::BN + 2}, i); });
+    Tiles::choose(i, 0, 0, 1, [&]<class Tile>() {
+      check_product<Elem>({.W = Tile::BM + 1, .I = 20, .I2 = 9, .N = Tile::BN + 2}, i);
+    });
 }
 
 TEST_CASE_TEMPLATE("gather_gemm/weight_grad_every_tile", Elem, float, bf16) {
   using Tiles = kernels::WeightGradTiles<Elem>;
-  for (int i = 0; i < Tiles::kCount; ++i)  // M is 3 taps x channels: one tile and a bit of the first source, a part of the second
-    Tiles::choose(i, 0, 0, 1, [&]<class Tile>() { check_weight_grad<Elem>({.W = 70, .I = Tile::BM / 3 + 2, .I2 = 5, .N = Tile::BN + 2}, i); });
+  for (int i = 0; i < Tiles::kCount;
+       ++i)  // M is 3 taps x channels: one tile and a bit of the first source, a part of the second
+    Tiles::choose(i, 0, 0, 1, [&]<class Tile>() {
+      check_weight_grad<Elem>({.W = 70, .I = Tile::BM / 3 + 2, .I2 = 5, .N = Tile::BN + 2}, i);
+    });
 }
 
 TEST_CASE("gather_gemm/rule/layers_of_the_networks") {

@@ -12,7 +12,9 @@ using kernels::Rows;
 using kernels::Sim;
 using kernels::Stream;
 
-Rows<const double> dense(const std::vector<double>& v, std::int64_t cols) { return {v.empty() ? nullptr : v.data(), cols}; }
+Rows<const double> dense(const std::vector<double>& v, std::int64_t cols) {
+  return {v.empty() ? nullptr : v.data(), cols};
+}
 
 /// All three passes of one size, with bias and residual, against linear_ref in f64 on the same values.
 template <class Elem>
@@ -28,7 +30,8 @@ void check_linear(const LinearSize& s) {
 
   std::vector<double> expected(static_cast<std::size_t>(s.P * s.O));
   kernels::linear_ref_fwd<double>(
-      s, dense(x_ref, s.I), dense(x2_ref, s.I2), dense(w_ref, I), bias_ref.data(), dense(residual_ref, s.O), {expected.data(), s.O});
+      s, dense(x_ref, s.I), dense(x2_ref, s.I2), dense(w_ref, I), bias_ref.data(), dense(residual_ref, s.O),
+      {expected.data(), s.O});
   auto got = DeviceRows<Elem>::poisoned(s.P, s.O);
   Workspace fwd_space(kernels::linear_fwd_workspace_bytes<Elem>(s));
   kernels::linear_fwd<Sim, Elem>(
@@ -85,7 +88,8 @@ TEST_CASE_TEMPLATE("linear/device/in_place_residual", Elem, float, bf16) {
   const auto residual = DeviceRows<Elem>::random(s.P, s.O, 3);
   auto apart = DeviceRows<Elem>::poisoned(s.P, s.O), in_place = residual;
   kernels::linear_fwd<Sim, Elem>(Stream{}, s, x.rows(), {}, w.rows(), nullptr, residual.rows(), apart.rows(), nullptr);
-  kernels::linear_fwd<Sim, Elem>(Stream{}, s, x.rows(), {}, w.rows(), nullptr, in_place.rows(), in_place.rows(), nullptr);
+  kernels::linear_fwd<Sim, Elem>(
+      Stream{}, s, x.rows(), {}, w.rows(), nullptr, in_place.rows(), in_place.rows(), nullptr);
   CHECK(apart.bytes() == in_place.bytes());
 }
 
@@ -96,7 +100,8 @@ TEST_CASE_TEMPLATE("linear/device/the_same_bits_in_every_order", Elem, float, bf
   for_each_order([&] {
     DeviceRows<float> d_w(s.O, s.I), d_bias(1, s.O);
     Workspace space(kernels::linear_bwd_weight_workspace_bytes<Elem>(s));
-    kernels::linear_bwd_weight<Sim, Elem>(Stream{}, s, d_out.rows(), x.rows(), {}, d_w.rows(), d_bias.rows().data, space.data());
+    kernels::linear_bwd_weight<Sim, Elem>(
+        Stream{}, s, d_out.rows(), x.rows(), {}, d_w.rows(), d_bias.rows().data, space.data());
     const std::vector<std::string> bits = {d_w.bytes()[0], d_bias.bytes()[0]};
     if (first.empty()) first = bits;
     CHECK(bits == first);
