@@ -264,9 +264,9 @@ __global__ void __launch_bounds__(256) add_splits_kernel(GatherWeightGrad<Elem> 
   const std::int64_t m = column < p.source_channels[0]
                              ? std::int64_t{tap} * pitch0 + column
                              : std::int64_t{taps} * pitch0 + std::int64_t{tap} * pitch1 + column - p.source_channels[0];
-  const float* from = p.workspace + row / taps * flat + m;
+  const std::int64_t at = row / taps * flat + m;
   float sum = 0.0f;
-  for (int i = 0; i < splits; ++i) sum += from[i * p.num_columns * flat];
+  for (int i = 0; i < splits; ++i) sum += p.workspace[i * p.num_columns * flat + at];  // null without splits
   p.d_w.row(row)[column] = sum;
 }
 
