@@ -32,7 +32,7 @@ OPERATORS = [
     ("wrong lane", r"lane & 3", "lane & 1"),
     ("wrong lane", r"lane & 31", "lane & 15"),
     ("wrong lane", r"threadIdx\.x / 32", "threadIdx.x / 64"),
-    ("wrong shuffle", r"(__shfl_xor_sync\([^,;]+,[^,;]+, )([^;()]+)\)", r"\1(\2) ^ 3)"),
+    ("wrong shuffle", r"(__shfl_xor_sync\([^,;]+,[^,;]+, )([^;()]+)\)", r"\1(\2) / 2)"),
     ("swapped index", r"blockIdx\.x", "blockIdx.y"),
     ("swapped index", r"blockIdx\.y", "blockIdx.x"),
     ("swapped index", r"\[(\w+)\]\[(\w+)\]", r"[\2][\1]"),
@@ -294,6 +294,7 @@ def main():
     parser.add_argument("--build", default="build")
     parser.add_argument("--minutes", type=float, default=0)
     parser.add_argument("--race", action="store_true")
+    parser.add_argument("--asan", action="store_true")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--json", default="")
     args = parser.parse_args()
@@ -337,7 +338,8 @@ def main():
 
     started = time.time()
     plain = Build(args.build, "sim")
-    race = Build(args.build, "sim_race") if args.race else None
+    second_chances = [(Build(args.build, suite), why) for suite, why, wanted in
+                      (("sim_race", "race hooks", args.race), ("sim_asan", "sanitizers", args.asan)) if wanted]
     known, done, table = known_survivors(), [], []
     for path, lines, picked in plan:
         stem = os.path.splitext(os.path.basename(path))[0]
@@ -366,13 +368,16 @@ def main():
                 m.verdict = "survived" if run_tests(program, stems, m.number, limit) else "killed"
                 if m.verdict == "survived":
                     survivors.append((i, m))
-            if survivors and race is not None:
+            for build, why in second_chances:
+                left = [(i, m) for i, m in survivors if m.verdict == "survived"]
+                if not left:
+                    break
                 with tempfile.TemporaryDirectory() as second:
-                    program, again = build_mutants(race, path, lines, survivors, second)
+                    program, again = build_mutants(build, path, lines, left, second)
                     if program is not None and run_tests(program, stems, 0, 1200):
                         for _, m in again:
                             if not run_tests(program, stems, m.number, 4 * limit):
-                                m.verdict = "killed (race hooks)"
+                                m.verdict = "killed (%s)" % why
         ran = [m for _, m in mutants if m.verdict]
         done += ran
         killed = sum(m.verdict.startswith("killed") for m in ran)

@@ -4,12 +4,12 @@
 # simulator, and counts the bugs they notice. No GPU needed. Exit status 1 when a bug survives that
 # kernels/mutation_survivors.md does not explain.
 #
-# Usage: scripts/mutate_kernels.sh [--file REGEX] [--max N] [--seed N] [--build DIR] [--minutes M] [--race] [--list] [--json FILE]
+# Usage: scripts/mutate_kernels.sh [--file REGEX] [--max N] [--seed N] [--build DIR] [--minutes M] [--race] [--asan] [--list] [--json FILE]
 #   --file REGEX   only kernels/<op>.cu and kernels/device/<name>.h whose name matches
 #   --max N        at most N bugs per file, chosen by --seed (default 8; 0: all)
-#   --build DIR    a configured build folder (default build); test_sim, and with --race test_sim_race, are built there
+#   --build DIR    a configured build folder (default build); test_sim is built there
 #   --minutes M    stop after M minutes and report what was done
-#   --race         survivors of the plain build get a second chance in the build with race hooks
+#   --race, --asan survivors of the plain build get a second chance in the build with race hooks, with sanitizers
 #   --list         print the bugs and stop
 set -euo pipefail
 cd "$(dirname "$0")/.."
