@@ -156,3 +156,31 @@ TEST_CASE("layer_norm/sim/a_grid_that_walks") {
   CHECK(rel_l2(o.d_gamma, exact.d_gamma) < 1e-5);
   CHECK(rel_l2(o.d_beta, exact.d_beta) < 1e-5);
 }
+
+TEST_CASE("layer_norm/sim/offsets_past_2_to_the_31") {
+  const Case c{4, 10, true, false};
+  FarRows<BFloat16> x(c.rows), d_out(c.rows), out(c.rows), d_x(c.rows);
+  REQUIRE((x.mapped() && d_out.mapped() && out.mapped() && d_x.mapped()));
+  x = rows_with_offset<BFloat16>(c);
+  d_out = random_rows<BFloat16>(c.rows, c.C, 2);
+  const Pitched<float> gamma = random_rows<float>(1, c.C, 3), beta = random_rows<float>(1, c.C, 4);
+  const kernels::LayerNormDeviceArgs<BFloat16> p{
+      .num_rows = c.rows,
+      .C = c.C,
+      .x = x.view(),
+      .gamma = gamma.values.data(),
+      .beta = beta.values.data(),
+      .out = out.view()};
+  kernels::layer_norm_fwd<Sim>(Stream{}, p);
+  kernels::layer_norm_bwd<Sim, BFloat16>(
+      Stream{}, p,
+      {.d_out = d_out.view(),
+       .d_residual = {},
+       .d_x = d_x.view(),
+       .d_gamma = nullptr,
+       .d_beta = nullptr,
+       .workspace = nullptr});
+  const Outputs<BFloat16> near = run_device<BFloat16>(c);
+  CHECK(rel_l2(out.near(c.rows, c.C), near.out) == 0);
+  CHECK(rel_l2(d_x.near(c.rows, c.C), near.d_x) == 0);
+}

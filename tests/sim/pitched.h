@@ -1,6 +1,8 @@
 // tests/sim/pitched.h -- pitched rows on the host for kernel tests, and comparisons in f64
 #pragma once
 
+#include <sys/mman.h>
+
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -37,6 +39,38 @@ struct Pitched {
   }
   kernels::Rows<const Elem> view() const { return {values.data(), pitch}; }
   kernels::Rows<Elem> view() { return {values.data(), pitch}; }
+};
+
+/// Rows of zeros so far apart that element offsets pass 2^31 and byte offsets 2^32; only touched pages exist.
+template <class Elem>
+class FarRows {
+ public:
+  explicit FarRows(std::int64_t num_rows)
+      : bytes_(static_cast<std::size_t>(num_rows * kPitch) * sizeof(Elem)),
+        data_(mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)) {}
+  ~FarRows() { munmap(data_, bytes_); }
+  FarRows(const FarRows&) = delete;
+  FarRows& operator=(const FarRows&) = delete;
+  bool mapped() const { return data_ != MAP_FAILED; }
+  kernels::Rows<Elem> view() const { return {static_cast<Elem*>(data_), kPitch}; }
+  /// Takes the elements of t, row by row.
+  void operator=(const Pitched<Elem>& t) {
+    for (std::int64_t r = 0; r < t.rows; ++r)
+      for (std::int64_t c = 0; c < t.cols; ++c)
+        view().row(r)[c] = t.values[static_cast<std::size_t>(r * t.pitch + c)];
+  }
+  /// The same rows close together.
+  Pitched<Elem> near(std::int64_t rows, std::int64_t cols) const {
+    Pitched<Elem> t(rows, cols);
+    for (std::int64_t r = 0; r < rows; ++r)
+      for (std::int64_t c = 0; c < cols; ++c) t.at(r, c) = view().row(r)[c];
+    return t;
+  }
+
+ private:
+  static constexpr std::int64_t kPitch = (std::int64_t{1} << 30) + 8;
+  std::size_t bytes_;
+  void* data_;
 };
 
 /// Uniform in [-scale, scale), rounded to bf16, so that every element type holds the same numbers.

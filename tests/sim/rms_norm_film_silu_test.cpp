@@ -202,3 +202,36 @@ TEST_CASE("rms_norm_film_silu/sim/gradients_not_asked_for") {
        .workspace = workspace.data()});
   CHECK(same_bits(d_gamma, all.d_gamma));
 }
+
+TEST_CASE("rms_norm_film_silu/sim/offsets_past_2_to_the_31") {
+  const Case c{1, 4, 10, true, true};
+  const Inputs<BFloat16> in(c);
+  FarRows<BFloat16> x(c.S), residual(c.S), d_out(c.S), out(c.S), d_x(c.S);
+  REQUIRE((x.mapped() && residual.mapped() && d_out.mapped() && out.mapped() && d_x.mapped()));
+  x = in.x;
+  residual = in.residual;
+  d_out = in.d_out;
+  Pitched<float> d_film = poisoned_rows<float>(c.F, 2 * c.C);
+  std::vector<float> workspace(static_cast<std::size_t>(kernels::rms_norm_film_silu_bwd_workspace(c.F, c.S, c.C)));
+  const kernels::RmsNormFilmSiluDeviceArgs<BFloat16> p{
+      .F = c.F,
+      .S = c.S,
+      .C = c.C,
+      .x = x.view(),
+      .gamma = in.gamma.values.data(),
+      .film = in.film.view(),
+      .residual = residual.view(),
+      .out = out.view()};
+  kernels::rms_norm_film_silu_fwd<Sim>(Stream{}, p);
+  kernels::rms_norm_film_silu_bwd<Sim, BFloat16>(
+      Stream{}, p,
+      {.d_out = d_out.view(),
+       .d_x = d_x.view(),
+       .d_gamma = nullptr,
+       .d_film = d_film.view(),
+       .workspace = workspace.data()});
+  const Outputs<BFloat16> near = run_device(c, in);
+  CHECK(rel_l2(out.near(c.S, c.C), near.out) == 0);
+  CHECK(rel_l2(d_x.near(c.S, c.C), near.d_x) == 0);
+  CHECK(same_bits(d_film, near.d_film));
+}

@@ -1,5 +1,7 @@
 // tests/tensor/norms_on_device_test.cpp -- norms and attention blocks through their ops: a device gives what the CPU
 // gives
+#include <utility>
+
 #include "tensor/ops/group_norm_silu.h"
 #include "tensor/ops/layer_norm.h"
 #include "tensor/ops/linear_attention.h"
