@@ -56,8 +56,7 @@ class FarRows {
   /// Takes the elements of t, row by row.
   void operator=(const Pitched<Elem>& t) {
     for (std::int64_t r = 0; r < t.rows; ++r)
-      for (std::int64_t c = 0; c < t.cols; ++c)
-        view().row(r)[c] = t.values[static_cast<std::size_t>(r * t.pitch + c)];
+      for (std::int64_t c = 0; c < t.cols; ++c) view().row(r)[c] = t.values[static_cast<std::size_t>(r * t.pitch + c)];
   }
   /// The same rows close together.
   Pitched<Elem> near(std::int64_t rows, std::int64_t cols) const {
