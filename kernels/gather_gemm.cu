@@ -10,8 +10,9 @@
 // Pipeline  cp.async into kStages buffers, one barrier a step. Rows of 64 bytes with chunk index XOR (row/2 mod 4):
 //           free of bank conflicts for the copies and for ldmatrix
 // Traffic   each block reads its source rows once per tap (from the cache after the first) and its weights once
-// Numerics  bf16: products exact, sums f32, one rounding at the store (bias and residual are added before it). f32:
-//           three TF32 products (tile_products.h), about 2^-21 of the largest term each; an infinite operand gives NaN
+// Numerics  bf16: products exact, sums f32, one rounding at the store (sums start at the bias, the residual is added
+//           last). f32: three TF32 products (tile_products.h), about 2^-21 of the largest term each; an infinite
+//           operand gives NaN
 // Limits    2^31 rows; 2^32 chunks per source and for the weights (64 GiB); 9 taps in t, 11 in y and x;
 //           65534 chunks of channels
 // Measured  never run on a GPU yet
@@ -35,7 +36,8 @@ constexpr int kRowBytes = 16 * kStepChunks;  // a row of a stage
 /// Byte of chunk c of row r in a stage.
 AVID_DEVICE constexpr int swizzled(int r, int c) { return r * kRowBytes + ((c ^ ((r >> 1) & 3)) << 4); }
 
-/// One tap of one source: chunks from a window's origin row, the bits it asks of a window, its place in a row of weights.
+/// One tap of one source: chunks from a window's origin row, the bits it asks of a window, its place in a row of
+/// weights.
 struct alignas(16) Tap {
   std::uint32_t offset;
   std::uint32_t bits;
@@ -194,8 +196,17 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
     cp_async_commit();
   }
 
-  float acc[kTilesM][kTilesN][4] = {};
   const int warp_m = warp / Tile::kWarpsN * Tile::WM, warp_n = warp % Tile::kWarpsN * Tile::WN;
+  const int frag_row = lane >> 2, frag_col = (lane & 3) * 2;
+  float acc[kTilesM][kTilesN][4];  // sums start at the bias
+#pragma unroll
+  for (int j = 0; j < kTilesN; ++j) {
+    const int n = n0 + warp_n + j * 8 + frag_col;
+    const float bias0 = n < p.num_bias ? p.bias[n] : 0.0f, bias1 = n + 1 < p.num_bias ? p.bias[n + 1] : 0.0f;
+#pragma unroll
+    for (int i = 0; i < kTilesM; ++i)
+      acc[i][j][0] = bias0, acc[i][j][1] = bias1, acc[i][j][2] = bias0, acc[i][j][3] = bias1;
+  }
   // ldmatrix: lane i addresses a row of block i/8. A: rows 0-7, 8-15 of the first chunk, then of the second.
   // B: first and second chunk of columns 0-7, then of columns 8-15.
   const int row_a = warp_m + (lane & 15), row_b = warp_n + (lane >> 4) * 8 + (lane & 7);
@@ -243,20 +254,17 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
   static_assert(
       Tile::kThreads / 32 * 16 * kPitch * 4 <= Tile::kStages * (kStageA + kStageB), "staging fits into the stages");
   float* staged = reinterpret_cast<float*>(stages_a) + warp * 16 * kPitch;
-  const int frag_row = lane >> 2, frag_col = (lane & 3) * 2;
   constexpr int kWarpChunks = Tile::WN / kChunk<Elem>;
   const int first_chunk = (n0 + warp_n) / kChunk<Elem>;
 #pragma unroll
   for (int i = 0; i < kTilesM; ++i) {
 #pragma unroll
     for (int j = 0; j < kTilesN; ++j) {
-      const int n = n0 + warp_n + j * 8 + frag_col;
-      const float bias0 = n < p.num_bias ? p.bias[n] : 0.0f, bias1 = n + 1 < p.num_bias ? p.bias[n + 1] : 0.0f;
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         float* to = staged + (frag_row + 8 * h) * kPitch + j * 8 + frag_col;
-        to[0] = acc[i][j][2 * h] + bias0;
-        to[1] = acc[i][j][2 * h + 1] + bias1;
+        to[0] = acc[i][j][2 * h];
+        to[1] = acc[i][j][2 * h + 1];
       }
     }
     __syncwarp();
