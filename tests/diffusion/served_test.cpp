@@ -187,9 +187,9 @@ TEST_CASE("served/errors/dead_late_and_broken_servers") {
   DenoiserServer server(network, card(), {});
   server.start();
   {
-    ServedDenoiser served(server.url(), {.timeout_s = 0.05, .patience_s = 0.1});
-    network.late_ms = 400;
-    CHECK(has(message([&] { served.predict(input(1)); }), "no whole answer within 0.05 s"));
+    ServedDenoiser served(server.url(), {.timeout_s = 0.3, .patience_s = 1.5});
+    network.late_ms = 700;
+    CHECK(has(message([&] { served.predict(input(1)); }), "no whole answer within 0.3 s"));
     network.late_ms = 0;
   }
   ServedDenoiser served(server.url(), impatient());
