@@ -2,17 +2,17 @@
 //
 // Math       kernels/attention.h. With P the probabilities and d_P = d_out v^T, row sums delta_i = sum_d d_out out:
 //              d_S = P (d_P - delta);  d_q = scale d_S k;  d_k = scale d_S^T q;  d_v = P^T d_out
-// Parallel   a block is 64 rows of one head of one sequence, 4 warps of 16 rows, and walks over tiles of 64 rows of the other
-//            side, the next tile copied (cp.async) behind the products. fwd and d_q: the block owns queries; d_k and d_v: keys,
-//            with transposed products, so that every sum stays in the registers of one warp. Products never pass through
-//            shared memory (flash_tiles.h). One text for bf16 and f32.
+// Parallel   a block is 64 rows of one head of one sequence, 4 warps of 16 rows, and walks over tiles of 64 rows of the
+//            other side, the next tile copied (cp.async) behind the products. fwd and d_q: the block owns queries; d_k
+//            and d_v: keys, with transposed products, so that every sum stays in the registers of one warp. Products
+//            never pass through shared memory (flash_tiles.h). One text for bf16 and f32.
 // Traffic    each block reads all tiles of the other side: (rows / 64) times through L2
 // Numerics   running maximum and sum in base 2, one division at the end. bf16: P and d_S are rounded to bf16 for their
 //            products, sums in f32. f32: three TF32 products each. P is 0 in masked tails.
 // Exact      no atomics: 7 products in bwd instead of 5
 // Limits     D <= 64; D not a multiple of 16 bytes loads element by element
 // Measured   never run on a GPU yet
-// Open       128 queries per block and q kept in registers (kernel study 5.4); few queries leave warps idle
+// Open       128 queries per block and q kept in registers; few queries leave warps idle
 // Oracle     kernels/attention_cpu.cpp in f64, compared in tests/sim/attention_test.cpp
 #include "kernels/attention.h"
 
@@ -150,7 +150,8 @@ AVID_DEVICE void load_row_numbers(
 }
 
 template <class Elem, int kD>
-__global__ void __launch_bounds__(kFlashThreads, 2) attention_bwd_query_kernel(AttentionArgs<Elem> p, AttentionGrads<Elem> grads) {
+__global__ void __launch_bounds__(kFlashThreads, 2)
+    attention_bwd_query_kernel(AttentionArgs<Elem> p, AttentionGrads<Elem> grads) {
   using Tile = FlashTile<Elem, kD>;
   SharedArena arena;
   Elem* q_tile = arena.take<Elem>(Tile::kElems, "q");
@@ -173,7 +174,8 @@ __global__ void __launch_bounds__(kFlashThreads, 2) attention_bwd_query_kernel(A
     cp_async_commit();
   };
   load_flash_tile<Elem, kD>(q_tile, head_of(p.q, at.b, p.Q, at.n, p.D), p.q.pitch, at.first, p.Q, D);
-  load_flash_tile<Elem, kD>(d_out_tile, head_of(grads.d_out, at.b, p.Q, at.n, p.D), grads.d_out.pitch, at.first, p.Q, D);
+  load_flash_tile<Elem, kD>(
+      d_out_tile, head_of(grads.d_out, at.b, p.Q, at.n, p.D), grads.d_out.pitch, at.first, p.Q, D);
   load_row_numbers(log_sums, deltas, p, grads.workspace, at, at.first);
   load(0);
 
@@ -207,7 +209,8 @@ __global__ void __launch_bounds__(kFlashThreads, 2) attention_bwd_query_kernel(A
 }
 
 template <class Elem, int kD>
-__global__ void __launch_bounds__(kFlashThreads, 2) attention_bwd_key_kernel(AttentionArgs<Elem> p, AttentionGrads<Elem> grads) {
+__global__ void __launch_bounds__(kFlashThreads, 2)
+    attention_bwd_key_kernel(AttentionArgs<Elem> p, AttentionGrads<Elem> grads) {
   using Tile = FlashTile<Elem, kD>;
   SharedArena arena;
   Elem* k_tile = arena.take<Elem>(Tile::kElems, "k");
@@ -250,7 +253,8 @@ __global__ void __launch_bounds__(kFlashThreads, 2) attention_bwd_key_kernel(Att
     for (int j = 0; j < 8; ++j) {
 #pragma unroll
       for (int e = 0; e < 4; ++e)
-        prob[j][e] = exp2f(prob[j][e] * (scale * kFlashLog2E) - log_sums[buffer * kFlashRows + j * 8 + 2 * t + (e & 1)]);
+        prob[j][e] =
+            exp2f(prob[j][e] * (scale * kFlashLog2E) - log_sums[buffer * kFlashRows + j * 8 + 2 * t + (e & 1)]);
     }
     multiply_columns<Elem, kD>(d_v, prob, d_out_tile, lane);
     multiply_rows<Elem, kD>(d_s, v_tile, warp * 16, d_out_tile, lane);
@@ -269,7 +273,8 @@ __global__ void __launch_bounds__(kFlashThreads, 2) attention_bwd_key_kernel(Att
     store_rows<Elem, kD>(
         head_of(grads.d_k, at.b, p.K, at.n, p.D), grads.d_k.pitch, row0, p.K, D, d_k, scale, scale, lane);
   if (grads.d_v)
-    store_rows<Elem, kD>(head_of(grads.d_v, at.b, p.K, at.n, p.D), grads.d_v.pitch, row0, p.K, D, d_v, 1.0f, 1.0f, lane);
+    store_rows<Elem, kD>(
+        head_of(grads.d_v, at.b, p.K, at.n, p.D), grads.d_v.pitch, row0, p.K, D, d_v, 1.0f, 1.0f, lane);
 }
 
 /// Calls f.operator()<kD>() with the capacity for heads of D channels.
@@ -298,8 +303,8 @@ void launch_attention_bwd(const Stream& stream, const AttentionArgs<Elem>& p, co
   const std::int64_t queries = p.B * p.N * p.Q;
   if (queries > 0)
     launch(
-        attention_delta_kernel<Elem>, dim3(static_cast<unsigned>((queries + 255) / 256)), dim3(256), 0, stream, p, g.d_out,
-        g.workspace);
+        attention_delta_kernel<Elem>, dim3(static_cast<unsigned>((queries + 255) / 256)), dim3(256), 0, stream, p,
+        g.d_out, g.workspace);
   with_flash_head(p.D, [&]<int kD>() {
     const std::size_t tiles = 6 * FlashTile<Elem, kD>::kElems * sizeof(Elem), numbers = 2 * kFlashRows * sizeof(float);
     if (g.d_q && queries > 0)
@@ -307,7 +312,8 @@ void launch_attention_bwd(const Stream& stream, const AttentionArgs<Elem>& p, co
           attention_bwd_query_kernel<Elem, kD>, flash_grid(p, p.Q), dim3(kFlashThreads), tiles + numbers, stream, p, g);
     if (g.d_k || g.d_v)
       launch(
-          attention_bwd_key_kernel<Elem, kD>, flash_grid(p, p.K), dim3(kFlashThreads), tiles + 2 * numbers, stream, p, g);
+          attention_bwd_key_kernel<Elem, kD>, flash_grid(p, p.K), dim3(kFlashThreads), tiles + 2 * numbers, stream, p,
+          g);
   });
 }
 
@@ -325,6 +331,7 @@ void attention_bwd(const Stream& stream, const AttentionArgs<Elem>& p, const Att
 template void attention_fwd<Gpu, float>(const Stream&, const AttentionArgs<float>&);
 template void attention_fwd<Gpu, BFloat16>(const Stream&, const AttentionArgs<BFloat16>&);
 template void attention_bwd<Gpu, float>(const Stream&, const AttentionArgs<float>&, const AttentionGrads<float>&);
-template void attention_bwd<Gpu, BFloat16>(const Stream&, const AttentionArgs<BFloat16>&, const AttentionGrads<BFloat16>&);
+template void attention_bwd<Gpu, BFloat16>(
+    const Stream&, const AttentionArgs<BFloat16>&, const AttentionGrads<BFloat16>&);
 
 }  // namespace avid::kernels

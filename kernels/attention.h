@@ -16,8 +16,8 @@ struct AttentionArgs {
   std::int64_t B = 0, Q = 0, K = 0, N = 0, D = 0;  ///< K > 0
   double scale = 1;
   Rows<const Elem> q, k, v;
-  Rows<Elem> out;             ///< written by fwd (its gaps stay as they are), read by bwd on a device
-  void* log_sum = nullptr;    ///< [B,N,Q], written by fwd, read by bwd; Elem on the CPU, f32 on a device
+  Rows<Elem> out;           ///< written by fwd (its gaps stay as they are), read by bwd on a device
+  void* log_sum = nullptr;  ///< [B,N,Q], written by fwd, read by bwd; Elem on the CPU, f32 on a device
 };
 
 /// Gradients of a backward pass; each output may be absent. Overwritten. Gaps are left alone.
@@ -37,7 +37,8 @@ void attention_bwd(const AttentionArgs<Elem>& p, const AttentionGrads<Elem>& g);
 /// Widest head on a device.
 inline constexpr std::int64_t kMaxFlashHead = 64;
 
-/// Elem is float or BFloat16; sums in f32, the same bits in every run. D <= kMaxFlashHead; rows start at 16-byte boundaries.
+/// Elem is float or BFloat16; sums in f32, the same bits in every run. D <= kMaxFlashHead; rows start at 16-byte
+/// boundaries.
 template <class Backend, class Elem>
 void attention_fwd(const Stream& stream, const AttentionArgs<Elem>& p);
 template <class Backend, class Elem>

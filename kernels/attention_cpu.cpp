@@ -1,8 +1,8 @@
 // kernels/attention_cpu.cpp -- softmax attention on the CPU, f32 and f64
 //
 // Math       kernels/attention.h; gradients: with P the probabilities and delta_i = sum_j P_ij (d_out_i . v_j):
-//              d_S_ij = P_ij (d_out_i . v_j - delta_i);  d_q_i = scale sum_j d_S_ij k_j;  d_k_j = scale sum_i d_S_ij q_i
-//              d_v_j = sum_i P_ij d_out_i
+//              d_S_ij = P_ij (d_out_i . v_j - delta_i);  d_v_j = sum_i P_ij d_out_i
+//              d_q_i = scale sum_j d_S_ij k_j;           d_k_j = scale sum_i d_S_ij q_i
 // Parallel   heads of sequences are shared among the threads; within one, queries in order. Channels lie in SIMD lanes.
 // Numerics   all in Elem; the largest logit is taken off before exp
 // Open       no tiling: a key row is read once per query (64 KB of keys at K = 256, D = 64 stay in cache)
@@ -40,9 +40,13 @@ struct Head {
   const AttentionArgs<Elem>& p;
   Head(const AttentionArgs<Elem>& args, std::int64_t item) : b(item / args.N), n(item % args.N), p(args) {}
   template <class E>
-  E* query(Rows<E> rows, std::int64_t i) const { return rows.row(b * p.Q + i) + n * p.D; }
+  E* query(Rows<E> rows, std::int64_t i) const {
+    return rows.row(b * p.Q + i) + n * p.D;
+  }
   template <class E>
-  E* key(Rows<E> rows, std::int64_t j) const { return rows.row(b * p.K + j) + n * p.D; }
+  E* key(Rows<E> rows, std::int64_t j) const {
+    return rows.row(b * p.K + j) + n * p.D;
+  }
   Elem& log_sum(std::int64_t i) const { return static_cast<Elem*>(p.log_sum)[(b * p.N + n) * p.Q + i]; }
 };
 

@@ -1,12 +1,15 @@
 // kernels/temporal_attention.cu -- the temporal attention block, composed (contract: kernels/temporal_attention.h)
 //
 // Math       kernels/temporal_attention_cpu.cpp
-// Order      fwd: one kernel where the sizes allow (temporal_attention_fused.cu), else chunk by chunk of whole clips: norm -> qkv projection -> core -> output projection + residual.
-//            bwd: one kernel to h, o and d_qkv (temporal_attention_fused_bwd.cu), or the same to qkv, then d_o = d_y w_out; core backward (d_qkv over qkv, o over d_o); then weight gradients;
-//            d_h = d_qkv w_qkv over h; norm backward with the residual's gradient. Nothing but x is kept from fwd.
+// Order      fwd: one kernel where the sizes allow (temporal_attention_fused.cu), else chunk by chunk of whole clips:
+//            norm -> qkv projection -> core -> output projection + residual. bwd: one kernel to h, o and d_qkv
+//            (temporal_attention_fused_bwd.cu), or the same to qkv, then d_o = d_y w_out; core backward (d_qkv over
+//            qkv, o over d_o); then weight gradients; d_h = d_qkv w_qkv over h; norm backward with the residual's
+//            gradient. Nothing but x is kept from fwd.
 // Layout     heads padded to 8 channels (head_pitch): weights with padded heads are made here once per call
 // Traffic    the composed form writes and reads qkv and o once each; chunks keep the workspace below about 256 MB
-// Numerics   h, qkv, o, d_o, d_qkv, d_h are rounded to Elem; gradients of parameters are sums of chunks in f32, in order
+// Numerics   h, qkv, o, d_o, d_qkv, d_h are rounded to Elem; gradients of parameters are sums of chunks in f32, in
+//            order
 // Limits     kernels/temporal_attention_core_plan.cpp
 // Measured   never run on a GPU yet
 // Open       a chunk of a 64x64 clip does not stay in L2 (140 MB at base width 100)
@@ -104,7 +107,6 @@ __global__ void bias_table_gradient_kernel(const float* d_bias, int T, Rows<floa
   d_table.row(row)[n] = sum;
 }
 
-
 constexpr int kBlock = 256;
 inline dim3 blocks_for(std::int64_t elements) {
   return dim3(static_cast<unsigned>(std::max<std::int64_t>(1, (elements + kBlock - 1) / kBlock)));
@@ -130,17 +132,17 @@ class Block {
   void prepare() const {
     const int T = narrow(p_.T), N = narrow(p_.N), pairs = narrow(plan_.num_pairs);
     launch(
-        temporal_tables_kernel, blocks_for(std::max(T * pairs, N * T * T)), dim3(kBlock), 0, stream_,
-        p_.rotary_freqs, narrow(p_.R), pairs, p_.bias_table, T, N, at<float>(plan_.rotary), at<float>(plan_.bias));
+        temporal_tables_kernel, blocks_for(std::max(T * pairs, N * T * T)), dim3(kBlock), 0, stream_, p_.rotary_freqs,
+        narrow(p_.R), pairs, p_.bias_table, T, N, at<float>(plan_.rotary), at<float>(plan_.bias));
     if (plan_.w_qkv < 0) return;
     const int D = narrow(p_.D), C = narrow(p_.C), inner = narrow(plan_.inner), pitch = narrow(plan_.h_pitch);
     const int head_pitch = narrow(plan_.head_pitch);
     launch(
-        pad_heads_kernel<Elem, true>, blocks_for(std::int64_t{3} * inner * pitch), dim3(kBlock), 0, stream_,
-        p_.w_qkv, C, Rows<Elem>{at<Elem>(plan_.w_qkv), pitch}, 3 * inner, pitch, D, head_pitch);
+        pad_heads_kernel<Elem, true>, blocks_for(std::int64_t{3} * inner * pitch), dim3(kBlock), 0, stream_, p_.w_qkv,
+        C, Rows<Elem>{at<Elem>(plan_.w_qkv), pitch}, 3 * inner, pitch, D, head_pitch);
     launch(
-        pad_heads_kernel<Elem, false>, blocks_for(std::int64_t{C} * inner), dim3(kBlock), 0, stream_,
-        p_.w_out, N * D, Rows<Elem>{at<Elem>(plan_.w_out), inner}, C, inner, D, head_pitch);
+        pad_heads_kernel<Elem, false>, blocks_for(std::int64_t{C} * inner), dim3(kBlock), 0, stream_, p_.w_out, N * D,
+        Rows<Elem>{at<Elem>(plan_.w_out), inner}, C, inner, D, head_pitch);
   }
 
   std::int64_t num_chunks() const { return plan_.num_chunks; }
@@ -156,15 +158,28 @@ class Block {
 
   LayerNormDeviceArgs<Elem> norm(std::int64_t chunk) const {
     return {
-        .num_rows = num_rows(chunk), .C = p_.C, .x = of_chunk(p_.x, chunk), .gamma = p_.gamma,
-        .eps = static_cast<float>(kPrenormEps), .out = h_};
+        .num_rows = num_rows(chunk),
+        .C = p_.C,
+        .x = of_chunk(p_.x, chunk),
+        .gamma = p_.gamma,
+        .eps = static_cast<float>(kPrenormEps),
+        .out = h_};
   }
   LinearSize qkv_size(std::int64_t chunk) const { return {.P = num_rows(chunk), .I = p_.C, .O = 3 * plan_.inner}; }
   LinearSize out_size(std::int64_t chunk) const { return {.P = num_rows(chunk), .I = plan_.inner, .O = p_.C}; }
   TemporalCoreArgs<Elem> core(std::int64_t chunk) const {
     return {
-        .B = clips(chunk), .T = p_.T, .S = p_.S, .N = p_.N, .D = p_.D, .head_pitch = plan_.head_pitch, .qkv = qkv_,
-        .bias = at<float>(plan_.bias), .rotary = at<float>(plan_.rotary), .num_pairs = plan_.num_pairs, .o = o_};
+        .B = clips(chunk),
+        .T = p_.T,
+        .S = p_.S,
+        .N = p_.N,
+        .D = p_.D,
+        .head_pitch = plan_.head_pitch,
+        .qkv = qkv_,
+        .bias = at<float>(plan_.bias),
+        .rotary = at<float>(plan_.rotary),
+        .num_pairs = plan_.num_pairs,
+        .o = o_};
   }
 
   void project(std::int64_t chunk) const {
@@ -172,13 +187,23 @@ class Block {
     linear_fwd<Gpu, Elem>(stream_, qkv_size(chunk), h_, {}, w_qkv_, nullptr, {}, qkv_, linear());
   }
 
-  TemporalFusedArgs fused(std::int64_t num_clips, Rows<const BFloat16> x, Rows<BFloat16> y) const
-    requires std::is_same_v<Elem, BFloat16>
-  {
+  TemporalFusedArgs fused(
+      std::int64_t num_clips, Rows<const BFloat16> x, Rows<BFloat16> y) const requires std::is_same_v<Elem, BFloat16> {
     return {
-        .B = num_clips, .S = p_.S, .C = p_.C, .N = p_.N, .D = p_.D, .head_pitch = plan_.head_pitch,
-        .num_pairs = plan_.num_pairs, .x = x, .gamma = p_.gamma, .w_qkv = w_qkv_, .w_out = w_out_,
-        .bias = at<float>(plan_.bias), .rotary = at<float>(plan_.rotary), .y = y};
+        .B = num_clips,
+        .S = p_.S,
+        .C = p_.C,
+        .N = p_.N,
+        .D = p_.D,
+        .head_pitch = plan_.head_pitch,
+        .num_pairs = plan_.num_pairs,
+        .x = x,
+        .gamma = p_.gamma,
+        .w_qkv = w_qkv_,
+        .w_out = w_out_,
+        .bias = at<float>(plan_.bias),
+        .rotary = at<float>(plan_.rotary),
+        .y = y};
   }
 
   /// The whole forward pass, after prepare().
@@ -192,8 +217,7 @@ class Block {
     project(chunk);
     temporal_core_fwd<Gpu, Elem>(stream_, core(chunk));
     linear_fwd<Gpu, Elem>(
-        stream_, out_size(chunk), o_, {}, w_out_, nullptr, of_chunk(p_.x, chunk), of_chunk(p_.y, chunk),
-        linear());
+        stream_, out_size(chunk), o_, {}, w_out_, nullptr, of_chunk(p_.x, chunk), of_chunk(p_.y, chunk), linear());
   }
 
   /// From x and d_y to h, o and d_qkv.
@@ -230,14 +254,17 @@ class Block {
     float* d_gamma = g.d_gamma != nullptr ? at<float>(plan_.d_gamma) : nullptr;
     layer_norm_bwd<Gpu, Elem>(
         stream_, norm(chunk),
-        {.d_out = h_, .d_residual = d_y, .d_x = of_chunk(g.d_x, chunk), .d_gamma = d_gamma,
+        {.d_out = h_,
+         .d_residual = d_y,
+         .d_x = of_chunk(g.d_x, chunk),
+         .d_gamma = d_gamma,
          .workspace = at<float>(plan_.norm)});
     if (d_gamma == nullptr) return;
     const Rows<const float> part{d_gamma, p_.C};
     const int C = narrow(p_.C);
     launch(
-        add_chunk_gradient_kernel<true>, blocks_for(C), dim3(kBlock), 0, stream_, part,
-        Rows<float>{g.d_gamma, p_.C}, 1, C, 1, 1, first);
+        add_chunk_gradient_kernel<true>, blocks_for(C), dim3(kBlock), 0, stream_, part, Rows<float>{g.d_gamma, p_.C}, 1,
+        C, 1, 1, first);
   }
 
   /// Sums of d_logits of one chunk: where its partials begin. Returns how many rows they are.
@@ -246,24 +273,27 @@ class Block {
   }
   std::int64_t num_partials(std::int64_t chunk) const {
     if (plan_.fused) return temporal_fused_partials(clips(chunk), p_.S);
-    return temporal_core_plan({clips(chunk), p_.T, p_.S, p_.N, p_.D, plan_.num_pairs}, dtype_of<Elem>, true).num_partials;
+    return temporal_core_plan({clips(chunk), p_.T, p_.S, p_.N, p_.D, plan_.num_pairs}, dtype_of<Elem>, true)
+        .num_partials;
   }
   void finish_bias_table(std::int64_t num_partial_rows, Rows<float> d_table) const {
     const int T = narrow(p_.T), N = narrow(p_.N), cols = N * T * T;
     float* d_bias = at<float>(plan_.d_bias);
     if (cols > 0) {
       launch(
-          sum_partials_kernel, dim3(static_cast<unsigned>((cols + 31) / 32)), dim3(32, kSumSlices), 0,
-          stream_, d_bias_partials(0), narrow(num_partial_rows), cols, d_bias);
+          sum_partials_kernel, dim3(static_cast<unsigned>((cols + 31) / 32)), dim3(32, kSumSlices), 0, stream_,
+          d_bias_partials(0), narrow(num_partial_rows), cols, d_bias);
     }
     launch(
-        bias_table_gradient_kernel, dim3(static_cast<unsigned>(N)),
-        dim3(static_cast<unsigned>(kRelativeBiasBuckets)), 0, stream_, d_bias, T, d_table);
+        bias_table_gradient_kernel, dim3(static_cast<unsigned>(N)), dim3(static_cast<unsigned>(kRelativeBiasBuckets)),
+        0, stream_, d_bias, T, d_table);
   }
 
   void zero_parameter_gradients(const TemporalAttentionDeviceGrads<Elem>& g) const {
     const auto zero = [&](Rows<float> rows, std::int64_t num_rows, std::int64_t cols) {
-      if (rows) device_zero<Gpu>(stream_, rows.data, static_cast<std::size_t>(rows.pitch) * 4, static_cast<std::size_t>(cols) * 4, num_rows);
+      if (rows)
+        device_zero<Gpu>(
+            stream_, rows.data, static_cast<std::size_t>(rows.pitch) * 4, static_cast<std::size_t>(cols) * 4, num_rows);
     };
     zero({g.d_gamma, p_.C}, 1, p_.C);
     zero(g.d_w_qkv, 3 * p_.N * p_.D, p_.C);

@@ -36,8 +36,8 @@ void temporal_attention_bwd_channel_major(const TemporalAttentionArgs& p, const 
 /// Elem is float or BFloat16; gamma, table and frequencies are f32.
 template <class Elem>
 struct TemporalAttentionDeviceArgs : AttentionBlockDeviceArgs<Elem> {
-  Rows<const float> bias_table;           ///< [32,N]
-  const float* rotary_freqs = nullptr;    ///< [R], 2R <= D
+  Rows<const float> bias_table;         ///< [32,N]
+  const float* rotary_freqs = nullptr;  ///< [R], 2R <= D
   std::int64_t R = 0;
   /// Clips worked on at a time, which bounds the workspace; 0 leaves the choice to temporal_attention_plan().
   std::int64_t clips_per_chunk = 0;

@@ -35,7 +35,8 @@ AVID_DEVICE Elem from_float(float v) {
   }
 }
 
-// ---- any sizes: a sequence in shared memory -------------------------------------------------------------------------------
+// ---- any sizes: a sequence in shared memory
+// -------------------------------------------------------------------------------
 
 /// One warp's arrays (temporal_core_plan counts their bytes). Rows of D + 1 floats: lanes that walk down a column meet
 /// different banks.
@@ -203,7 +204,8 @@ __global__ void temporal_core_bwd_shared_kernel(TemporalCoreArgs<Elem> p, float 
   for (int e = lane; e < T * T; e += 32) p.d_bias_partials[(first * p.N + n) * T * T + e] = a.d_logit_sum[e];
 }
 
-// ---- bf16, up to 16 frames: a sequence in registers ----------------------------------------------------------------------
+// ---- bf16, up to 16 frames: a sequence in registers
+// ----------------------------------------------------------------------
 
 /// What a lane keeps for all its pixels: the rotary code of its two tokens and the bias of its logits.
 template <bool kPair>
@@ -369,15 +371,13 @@ __global__ void __launch_bounds__(kCoreWarps * 32, kMinBlocks)
   }
 }
 
-
 inline dim3 grid_of(const TemporalCorePlan& plan, std::int64_t N) {
   return dim3(static_cast<unsigned>(plan.blocks), static_cast<unsigned>(N));
 }
 
 template <class Elem>
 void launch_shared(const Stream& stream, const TemporalCoreArgs<Elem>& p, const TemporalCorePlan& plan, bool backward) {
-  const auto kernel =
-      backward ? temporal_core_bwd_shared_kernel<Elem> : temporal_core_fwd_shared_kernel<Elem>;
+  const auto kernel = backward ? temporal_core_bwd_shared_kernel<Elem> : temporal_core_fwd_shared_kernel<Elem>;
   launch(
       kernel, grid_of(plan, p.N), dim3(static_cast<unsigned>(plan.warps * 32)),
       static_cast<std::size_t>(plan.shared_bytes), stream, p, plan.scale);
@@ -387,8 +387,8 @@ template <bool kPair, int kBlocks>
 void launch_tensor(
     const Stream& stream, const TemporalCoreArgs<BFloat16>& p, const TemporalCorePlan& plan, bool backward) {
   // Blocks per SM as many as the registers allow without spills: forward 6 or 4; backward 4, 3, 3, 2.
-  const auto kernel = backward ? temporal_core_bwd_tensor_kernel<kPair, kBlocks, kPair ? 5 - kBlocks : 4 - kBlocks>
-                               : temporal_core_fwd_tensor_kernel<kPair, kBlocks, kPair ? 6 : 4>;
+  const auto kernel = backward                   ? temporal_core_bwd_tensor_kernel < kPair, kBlocks,
+             kPair ? 5 - kBlocks : 4 - kBlocks > : temporal_core_fwd_tensor_kernel < kPair, kBlocks, kPair ? 6 : 4 > ;
   launch(
       kernel, grid_of(plan, p.N), dim3(kCoreWarps * 32), 0, stream, p, static_cast<unsigned>(plan.num_items),
       plan.scale);

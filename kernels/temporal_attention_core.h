@@ -16,12 +16,12 @@ namespace avid::kernels {
 template <class Elem>
 struct TemporalCoreArgs {
   std::int64_t B = 0, T = 0, S = 0, N = 0, D = 0;
-  std::int64_t head_pitch = 0;     ///< D rounded up to 8
-  Rows<Elem> qkv;                  ///< [B*T*S, 3*N*head_pitch]: q of all heads, k, v; bwd replaces it by its gradient
-  const float* bias = nullptr;     ///< [N,T,T]
-  const float* rotary = nullptr;   ///< [T,num_pairs,2] cos, sin of the angle of frame t and channel pair r
-  std::int64_t num_pairs = 0;      ///< channels 2 * num_pairs and above stay; a multiple of 16, unused pairs hold 1, 0
-  Rows<Elem> o;                    ///< [B*T*S, N*head_pitch]; bwd: d_o on entry, o on return
+  std::int64_t head_pitch = 0;    ///< D rounded up to 8
+  Rows<Elem> qkv;                 ///< [B*T*S, 3*N*head_pitch]: q of all heads, k, v; bwd replaces it by its gradient
+  const float* bias = nullptr;    ///< [N,T,T]
+  const float* rotary = nullptr;  ///< [T,num_pairs,2] cos, sin of the angle of frame t and channel pair r
+  std::int64_t num_pairs = 0;     ///< channels 2 * num_pairs and above stay; a multiple of 16, unused pairs hold 1, 0
+  Rows<Elem> o;                   ///< [B*T*S, N*head_pitch]; bwd: d_o on entry, o on return
   float* d_bias_partials = nullptr;  ///< bwd: [plan.num_partials][N,T,T], every element written; or null
 };
 
@@ -34,12 +34,12 @@ struct TemporalCoreSize {
 
 /// How the core runs; a function of sizes and element type only.
 struct TemporalCorePlan {
-  bool on_tensor_cores = false;   ///< bf16, T <= 16, D <= 64, at most 16 channel pairs; else through shared memory
-  std::int64_t num_items = 0;     ///< what a warp takes at a time: pixels, or pairs of pixels
+  bool on_tensor_cores = false;        ///< bf16, T <= 16, D <= 64, at most 16 channel pairs; else through shared memory
+  std::int64_t num_items = 0;          ///< what a warp takes at a time: pixels, or pairs of pixels
   std::int64_t warps = 0, blocks = 0;  ///< warps per block; blocks per head
-  std::int64_t shared_bytes = 0;  ///< of a block
-  std::int64_t num_partials = 0;  ///< rows of d_bias_partials
-  float scale = 1;                ///< D^-1/2
+  std::int64_t shared_bytes = 0;       ///< of a block
+  std::int64_t num_partials = 0;       ///< rows of d_bias_partials
+  float scale = 1;                     ///< D^-1/2
 };
 
 /// Throws std::invalid_argument when a sequence does not fit shared memory or pixels do not fit 31 bits.

@@ -41,7 +41,8 @@ TemporalCorePlan temporal_core_plan(const TemporalCoreSize& size, DType dtype, b
     plan.shared_bytes = sequence_bytes(plan.warps, size.T, size.D, backward);
   }
   // Enough blocks for the largest device, few enough that the partial sums of the bias stay small.
-  plan.blocks = std::clamp<std::int64_t>((plan.num_items + plan.warps - 1) / plan.warps, 1, std::max<std::int64_t>(1, 1024 / size.N));
+  plan.blocks = std::clamp<std::int64_t>(
+      (plan.num_items + plan.warps - 1) / plan.warps, 1, std::max<std::int64_t>(1, 1024 / size.N));
   plan.num_partials = plan.blocks * plan.warps;
   return plan;
 }

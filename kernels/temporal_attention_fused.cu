@@ -1,17 +1,17 @@
-// kernels/temporal_attention_fused.cu -- temporal attention forward in one kernel (contract: temporal_attention_fused.h)
+// kernels/temporal_attention_fused.cu -- temporal attention forward in one kernel (contract: its header)
 //
 // Math       kernels/temporal_attention_cpu.cpp
 // Parallel   a block is 16 pixels x 8 frames = 128 rows, 4 warps of 32 rows (4 pixels). Rows are normalised into shared
 //            memory once; then, head by head, everything stays in the registers of a warp:
 //              q, k    projected rows; the C fragment of q is the A fragment of the logits, that of k their B fragment
 //              v       projected transposed (weights as A, rows as B): its C fragment is the B fragment of P v
-//              o       its C fragment is the A fragment of the output projection, which sums over the heads in registers
+//              o       its C fragment is the A fragment of the output projection, summed over heads in registers
 //            The residual is added on the way out. Weights stream through three buffers of shared memory.
 // Traffic    x is read twice (the second time from L2), y written once; every block reads all weights through L2
 // Numerics   h, q, k, v, p, o are rounded to bf16, sums in f32; softmax in base 2
 // Limits     T = 8, bf16; C and D of kTemporalFusedShapes (registers: accumulators of a whole row)
 // Measured   never run on a GPU yet
-// Predicted  6.6 ms instead of 15.2 ms composed for 64 clips of 64x64 at C = 100 on an A100 (kernel study 5.1)
+// Predicted  6.6 ms instead of 15.2 ms composed for 64 clips of 64x64 at C = 100 on an A100
 // Oracle     kernels/temporal_attention_cpu.cpp in f64, compared in tests/sim/temporal_attention_test.cpp
 #include "kernels/temporal_attention_fused.h"
 
@@ -35,15 +35,16 @@ struct FusedShape {
   static constexpr int kRowPitch = (kChunks | 1) * 8;  ///< an odd number of chunks: ldmatrix meets no bank twice
   static constexpr int kHead = kHeadTiles * 8;
   static constexpr int kHeadRows = (kHead + 15) / 16 * 16;  ///< rows of a slice of q, k or v weights
-  static constexpr int kOutPitch = 9 * 8;                   ///< of a slice of the output weights: 64 channels and a chunk
+  static constexpr int kOutPitch = 9 * 8;  ///< of a slice of the output weights: 64 channels and a chunk
   static constexpr int kOutRows = (kOutTiles + 1) / 2 * 16;
-  static constexpr int kSlice = kHeadRows * kRowPitch > kOutRows * kOutPitch ? kHeadRows * kRowPitch : kOutRows * kOutPitch;
+  static constexpr int kSlice =
+      kHeadRows * kRowPitch > kOutRows* kOutPitch ? kHeadRows* kRowPitch : kOutRows* kOutPitch;
   static constexpr int kSharedBytes = (kFusedRows * kRowPitch + kFusedStages * kSlice) * 2;
   static_assert(kOutTiles <= kChunks);
 };
 
-/// Starts copying slice `index` of the weights: q, k, v and output of head 0, then of head 1, ... Behind the last one only
-/// an empty group is committed.
+/// Starts copying slice `index` of the weights: q, k, v and output of head 0, then of head 1, ... Behind the last one
+/// only an empty group is committed.
 template <class Shape>
 AVID_DEVICE void load_weight_slice(const TemporalFusedArgs& p, bf16* slices, int index) {
   const int head = index / 4, part = index % 4, chunks = static_cast<int>((p.C + 7) / 8);
@@ -100,7 +101,8 @@ AVID_DEVICE void project_rows(HeadAccumulators& acc, const bf16* rows, const bf1
 }
 
 /// The rotary code of channels 0 .. 31 (tile j, lane t holds pair 4j + t), then a factor on all.
-AVID_DEVICE void rotate_accumulators(HeadAccumulators& acc, const float (&cosine)[4], const float (&sine)[4], float factor) {
+AVID_DEVICE void rotate_accumulators(
+    HeadAccumulators& acc, const float (&cosine)[4], const float (&sine)[4], float factor) {
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
 #pragma unroll
@@ -141,12 +143,13 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
   }
   const bf16* rows = tile + warp * 32 * Shape::kRowPitch;
   int slice = 0;
-  const auto next_weights = [&] {  // the slice that is due; the buffer freed by the barrier takes the one after the next
-    cp_async_wait<1>();
-    __syncthreads();
-    load_weight_slice<Shape>(p, slices, slice + 2);
-    return slices + slice++ % kFusedStages * Shape::kSlice;
-  };
+  const auto next_weights =
+      [&] {  // the slice that is due; the buffer freed by the barrier takes the one after the next
+        cp_async_wait<1>();
+        __syncthreads();
+        load_weight_slice<Shape>(p, slices, slice + 2);
+        return slices + slice++ % kFusedStages * Shape::kSlice;
+      };
 
   float y[2][kOutTiles][4] = {};
   for (int head = 0; head < p.N; ++head) {
@@ -274,7 +277,8 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
       const float2 x = unpack_bf16x2(u), z = unpack_bf16x2(w);
       return pack_bf16x2(x.x + z.x, x.y + z.y);
     };
-    *reinterpret_cast<uint4*>(p.y.row(at.row) + c * 8) = make_uint4(sum(a.x, b.x), sum(a.y, b.y), sum(a.z, b.z), sum(a.w, b.w));
+    *reinterpret_cast<uint4*>(p.y.row(at.row) + c * 8) =
+        make_uint4(sum(a.x, b.x), sum(a.y, b.y), sum(a.z, b.z), sum(a.w, b.w));
   }
 }
 
@@ -282,8 +286,8 @@ template <int kSteps, int kOutTiles, int kHeadTiles>
 void launch_fused(const Stream& stream, const TemporalFusedArgs& p) {
   const std::int64_t blocks = (p.B * p.S + kFusedPixels - 1) / kFusedPixels;
   launch(
-      temporal_fused_fwd_kernel<kSteps, kOutTiles, kHeadTiles>, dim3(static_cast<unsigned>(blocks)), dim3(kFusedThreads),
-      FusedShape<kSteps, kOutTiles, kHeadTiles>::kSharedBytes, stream, p,
+      temporal_fused_fwd_kernel<kSteps, kOutTiles, kHeadTiles>, dim3(static_cast<unsigned>(blocks)),
+      dim3(kFusedThreads), FusedShape<kSteps, kOutTiles, kHeadTiles>::kSharedBytes, stream, p,
       1.0f / std::sqrt(static_cast<float>(p.D)));
 }
 
@@ -293,12 +297,17 @@ template <class Backend>
 void temporal_fused_fwd(const Stream& stream, const TemporalFusedArgs& p) {
   if (p.B * p.S == 0) return;
   switch (temporal_fused_kernel(DType::bf16, 8, p.C, p.D, 0)) {
-    case 0: return AVID_GPU::launch_fused<2, 4, 4>(stream, p);
-    case 1: return AVID_GPU::launch_fused<4, 7, 7>(stream, p);
-    case 2: return AVID_GPU::launch_fused<6, 12, 7>(stream, p);
-    case 3: return AVID_GPU::launch_fused<7, 13, 8>(stream, p);
+    case 0:
+      return AVID_GPU::launch_fused<2, 4, 4>(stream, p);
+    case 1:
+      return AVID_GPU::launch_fused<4, 7, 7>(stream, p);
+    case 2:
+      return AVID_GPU::launch_fused<6, 12, 7>(stream, p);
+    case 3:
+      return AVID_GPU::launch_fused<7, 13, 8>(stream, p);
   }
-  throw std::invalid_argument("temporal_fused_fwd: no kernel for C = " + std::to_string(p.C) + ", D = " + std::to_string(p.D));
+  throw std::invalid_argument(
+      "temporal_fused_fwd: no kernel for C = " + std::to_string(p.C) + ", D = " + std::to_string(p.D));
 }
 
 template void temporal_fused_fwd<Gpu>(const Stream&, const TemporalFusedArgs&);

@@ -12,13 +12,13 @@ namespace avid::kernels {
 /// head-padded weights of temporal_attention_core.h. T is 8.
 struct TemporalFusedArgs {
   std::int64_t B = 0, S = 0, C = 0, N = 0, D = 0, head_pitch = 0, num_pairs = 0;
-  Rows<const BFloat16> x;        ///< [B*8*S,C]
-  const float* gamma = nullptr;  ///< [C]
-  Rows<const BFloat16> w_qkv;    ///< [3*N*head_pitch,C]
-  Rows<const BFloat16> w_out;    ///< [C,N*head_pitch]
-  const float* bias = nullptr;   ///< [N,8,8]
+  Rows<const BFloat16> x;         ///< [B*8*S,C]
+  const float* gamma = nullptr;   ///< [C]
+  Rows<const BFloat16> w_qkv;     ///< [3*N*head_pitch,C]
+  Rows<const BFloat16> w_out;     ///< [C,N*head_pitch]
+  const float* bias = nullptr;    ///< [N,8,8]
   const float* rotary = nullptr;  ///< [8,num_pairs,2]
-  Rows<BFloat16> y;              ///< [B*8*S,C]; gaps are written as zero
+  Rows<BFloat16> y;               ///< [B*8*S,C]; gaps are written as zero
 };
 
 /// The fused kernels: rows of up to `channels`, heads of up to `head` channels.
@@ -32,9 +32,9 @@ int temporal_fused_kernel(DType dtype, std::int64_t T, std::int64_t C, std::int6
 
 /// What the backward pass reads and writes beside the arguments; it does not use y.
 struct TemporalFusedGrads {
-  Rows<const BFloat16> d_y;            ///< [B*8*S,C]
-  Rows<BFloat16> h, d_qkv, o;          ///< written: [B*8*S,C], [B*8*S,3*N*head_pitch], [B*8*S,N*head_pitch]
-  float* d_bias_partials = nullptr;    ///< [temporal_fused_partials(B, S)][N,8,8], every element written; or null
+  Rows<const BFloat16> d_y;          ///< [B*8*S,C]
+  Rows<BFloat16> h, d_qkv, o;        ///< written: [B*8*S,C], [B*8*S,3*N*head_pitch], [B*8*S,N*head_pitch]
+  float* d_bias_partials = nullptr;  ///< [temporal_fused_partials(B, S)][N,8,8], every element written; or null
 };
 
 /// Blocks of the backward kernel, each of which writes one row of d_bias_partials.

@@ -2,10 +2,11 @@
 // (contract: temporal_attention_fused.h)
 //
 // Math       kernels/temporal_attention_cpu.cpp, from x and d_y to h, o and d_qkv
-// Parallel   as in temporal_attention_fused.cu: 16 pixels x 8 frames a tile, 4 warps of 32 rows, head by head in registers:
-//            q, k, v and d_o = d_y w_out are projected and packed to bf16 (128 registers), the 8x8 matrices of a pixel come
-//            from them by m16n8k16 products, and the four results leave as they are made. Blocks are persistent: each walks
-//            over tiles with a grid stride and sums the gradient of the bias per warp in shared memory.
+// Parallel   as in temporal_attention_fused.cu: 16 pixels x 8 frames a tile, 4 warps of 32 rows, head by head in
+//            registers: q, k, v and d_o = d_y w_out are projected and packed to bf16 (128 registers), the 8x8 matrices
+//            of a pixel come from them by m16n8k16 products, and the four results leave as they are made. Blocks are
+//            persistent: each walks over tiles with a grid stride and sums the gradient of the bias per warp in shared
+//            memory.
 // Traffic    reads x and d_y, writes h, o and d_qkv once; all weights once per tile through L2
 // Numerics   h, q, k, v, d_o, p, d_logits and the results are rounded to bf16, sums in f32. No atomics.
 // Limits     as forward; N <= 16 (sums of the bias in shared memory)
@@ -32,14 +33,18 @@ struct FusedBwdShape {
   static constexpr int kHeadRows = (kHeadTiles * 8 + 15) / 16 * 16;
   static constexpr int kOutPitch = 9 * 8;
   static constexpr int kOutRows = kChunks * 8;
-  static constexpr int kSlice = kHeadRows * kRowPitch > kOutRows * kOutPitch ? kHeadRows * kRowPitch : kOutRows * kOutPitch;
-  static constexpr int shared_bytes(int N) { return (2 * kFusedRows * kRowPitch + kStages * kSlice) * 2 + 4 * N * 64 * 4; }
+  static constexpr int kSlice =
+      kHeadRows * kRowPitch > kOutRows* kOutPitch ? kHeadRows* kRowPitch : kOutRows* kOutPitch;
+  static constexpr int shared_bytes(int N) {
+    return (2 * kFusedRows * kRowPitch + kStages * kSlice) * 2 + 4 * N * 64 * 4 + 8 * 20 * 8;
+  }
 };
 
 /// 32 rows (two blocks i of 16) by 64 channels as bf16 pairs: [i][tile of 8 channels][row g or g + 8].
 using PackedRows = std::uint32_t[2][8][2];
 
-/// Starts copying slice `index` of the weights (q, k, v, output of head 0, then of head 1, ...); an empty group behind the last.
+/// Starts copying slice `index` of the weights (q, k, v, output of head 0, then of head 1, ...); an empty group behind
+/// the last.
 template <class Shape, int kStages>
 AVID_DEVICE void load_bwd_slice(const TemporalFusedArgs& p, bf16* slices, int index) {
   const int head = index / 4, part = index % 4, chunks = static_cast<int>((p.C + 7) / 8);
@@ -62,15 +67,14 @@ AVID_DEVICE void load_bwd_slice(const TemporalFusedArgs& p, bf16* slices, int in
   cp_async_commit();
 }
 
-/// out = 32 rows times a head's weights, [head channel][channel] in rows of kRowPitch, or transposed ([channel][head channel]
-/// in rows of kOutPitch); then the rotary code if wanted, a factor, and bf16.
+/// out = 32 rows times a head's weights, [head channel][channel] in rows of kRowPitch, or transposed ([channel][head
+/// channel] in rows of kOutPitch); then the rotary code if wanted, a factor, and bf16.
 template <class Shape, int kSteps, int kHeadTiles, bool kTransposed, bool kRotate>
 AVID_DEVICE void project_packed(
-    PackedRows& out, const bf16* rows, const bf16* weights, const float (&cosine)[4], const float (&sine)[4], float factor,
-    int lane) {
+    PackedRows& out, const bf16* rows, const bf16* weights, const float2* angles, float factor, int lane) {
   float acc[2][8][4] = {};
   const bf16* left = rows + lane % 16 * Shape::kRowPitch + lane / 16 * 8;
-#pragma unroll 2
+#pragma unroll(kSteps == 6 ? 1 : 2)  // 6 steps unrolled spill 12 bytes
   for (int s = 0; s < kSteps; ++s) {
     std::uint32_t a[2][4];
     ldmatrix_x4(a[0], left + s * 16);
@@ -99,8 +103,9 @@ AVID_DEVICE void project_packed(
       for (int half = 0; half < 2; ++half) {
         float x = acc[i][j][2 * half], y = acc[i][j][2 * half + 1];
         if (kRotate && j < 4) {
-          const float turned = x * cosine[j] - y * sine[j];
-          y = y * cosine[j] + x * sine[j];
+          const float2 angle = angles[4 * j];
+          const float turned = x * angle.x - y * angle.y;
+          y = y * angle.x + x * angle.y;
           x = turned;
         }
         out[i][j][half] = pack_bf16x2(x * factor, y * factor);
@@ -123,20 +128,21 @@ AVID_DEVICE void packed_products(TokenLogits& s, const std::uint32_t (&a)[8][2],
   s.v[1][1][0] = second[2], s.v[1][1][1] = second[3];
 }
 
-/// Where the lane's two rows of a block go.
-struct PackedTarget {
-  bf16* row[2];  ///< null when the row does not exist
-  int tiles;     ///< of 8 channels that a head has
-};
+constexpr int kAnglePitch = 20;  ///< pairs of a frame's row of the rotary table: 16, and 4 against bank conflicts
 
-/// rows = M x for the two pixels of a block, the inverse rotary code if wanted, a factor; stored at `column`.
+/// Stands for the number of a row that does not exist.
+constexpr unsigned kNoRow = ~0u;
+
+/// rows = M x for the two pixels of a block, the inverse rotary code if wanted, a factor; stored in the lane's two rows
+/// of `to` from `column` on, for the `tiles` of 8 channels that a head has. (Row numbers: pointers would take four
+/// times the registers.)
 template <int kHeadTiles, bool kRotate>
 AVID_DEVICE void mix_and_store(
-    const std::uint32_t (&m)[4], const std::uint32_t (&x)[8][2], const float (&cosine)[4], const float (&sine)[4], float factor,
-    const PackedTarget& to, std::int64_t column, int t) {
+    const std::uint32_t (&m)[4], const std::uint32_t (&x)[8][2], const float2* angles, float factor, Rows<bf16> to,
+    const unsigned (&row)[2], int column, int tiles, int t) {
 #pragma unroll
   for (int j = 0; j < kHeadTiles; ++j) {
-    if (j >= to.tiles) break;  // a head narrower than the kernel's
+    if (j >= tiles) break;
     const std::uint32_t b[2] = {movmatrix(x[j][0]), movmatrix(x[j][1])};
     float c[4] = {};
     mma_bf16_16x8x16(c, m, b, c);
@@ -144,12 +150,14 @@ AVID_DEVICE void mix_and_store(
     for (int half = 0; half < 2; ++half) {
       float u = c[2 * half], w = c[2 * half + 1];
       if (kRotate && j < 4) {
-        const float turned = u * cosine[j] + w * sine[j];
-        w = w * cosine[j] - u * sine[j];
+        const float2 angle = angles[4 * j];
+        const float turned = u * angle.x + w * angle.y;
+        w = w * angle.x - u * angle.y;
         u = turned;
       }
-      if (to.row[half] != nullptr)
-        *reinterpret_cast<std::uint32_t*>(to.row[half] + column + j * 8 + 2 * t) = pack_bf16x2(u * factor, w * factor);
+      if (row[half] != kNoRow)
+        *reinterpret_cast<std::uint32_t*>(to.row(row[half]) + column + j * 8 + 2 * t) =
+            pack_bf16x2(u * factor, w * factor);
     }
   }
 }
@@ -167,21 +175,22 @@ __global__ void __launch_bounds__(kFusedThreads)
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
   float* own_sums = sums + warp * N * 64 + g * 8 + 2 * t;
   for (int head = 0; head < N; ++head) own_sums[head * 64] = own_sums[head * 64 + 1] = 0;
-  float cosine[4], sine[4];
-#pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    const float* angle = p.rotary + (g * p.num_pairs + j * 4 + t) * 2;
-    cosine[j] = angle[0];
-    sine[j] = angle[1];
+  // Rotary code of (frame, pair) in shared memory: eight registers that the loop has no room for.
+  float2* all_angles = arena.take<float2>(kFusedFrames * kAnglePitch, "angles");
+  for (int e = threadIdx.x; e < kFusedFrames * 16; e += kFusedThreads) {
+    const float* angle = p.rotary + (e / 16 * p.num_pairs + e % 16) * 2;
+    all_angles[e / 16 * kAnglePitch + e % 16] = make_float2(angle[0], angle[1]);
   }
-  const int inner = static_cast<int>(p.N * p.head_pitch);
+  const float2* angles = all_angles + g * kAnglePitch + t;  // tile j of the lane: angles[4 j]
+  const int inner = static_cast<int>(p.N * p.head_pitch), tiles = static_cast<int>(p.head_pitch / 8);
   for (unsigned tile = blockIdx.x; tile < num_tiles; tile += gridDim.x) {
     __syncthreads();  // the last tile's rows and weights are done
     for (int e = threadIdx.x; e < kFusedRows * Shape::kChunks; e += kFusedThreads) {
       const int r = e / Shape::kChunks, c = e % Shape::kChunks;
       const FusedRow at(p.B, p.S, tile, r);
       const bool valid = at.valid && c < chunks;
-      cp_async_16(d_y_tile + r * Shape::kRowPitch + c * 8, valid ? grads.d_y.row(at.row) + c * 8 : grads.d_y.data, valid);
+      cp_async_16(
+          d_y_tile + r * Shape::kRowPitch + c * 8, valid ? grads.d_y.row(at.row) + c * 8 : grads.d_y.data, valid);
     }
 #pragma unroll
     for (int s = 0; s < kStages - 1; ++s) load_bwd_slice<Shape, kStages>(p, slices, s);
@@ -196,24 +205,22 @@ __global__ void __launch_bounds__(kFusedThreads)
     };
     const bf16* rows = h_tile + warp * 32 * Shape::kRowPitch;
     const bf16* d_rows = d_y_tile + warp * 32 * Shape::kRowPitch;
-    PackedTarget o_rows[2], d_rows_out[2];
+    unsigned row[2][2];  // the lane's rows of both blocks
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      o_rows[i].tiles = d_rows_out[i].tiles = static_cast<int>(p.head_pitch / 8);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const FusedRow at(p.B, p.S, tile, warp * 32 + i * 16 + half * 8 + g);
-        o_rows[i].row[half] = at.valid ? grads.o.row(at.row) : nullptr;
-        d_rows_out[i].row[half] = at.valid ? grads.d_qkv.row(at.row) : nullptr;
+        row[i][half] = at.valid ? static_cast<unsigned>(at.row) : kNoRow;
       }
     }
     for (int head = 0; head < N; ++head) {
-      const std::int64_t column = head * p.head_pitch;
+      const int column = head * static_cast<int>(p.head_pitch);
       PackedRows q, k, v, d_o;
       TokenLogits prob[2] = {}, bias = {};
       project_packed<Shape, kSteps, kHeadTiles, false, true>(
-          q, rows, next_weights(), cosine, sine, scale * kFusedLog2E, lane);
-      project_packed<Shape, kSteps, kHeadTiles, false, true>(k, rows, next_weights(), cosine, sine, 1.0f, lane);
+          q, rows, next_weights(), angles, scale * kFusedLog2E, lane);
+      project_packed<Shape, kSteps, kHeadTiles, false, true>(k, rows, next_weights(), angles, 1.0f, lane);
 #pragma unroll
       for (int e = 0; e < 2; ++e)
         bias.v[0][0][e] = bias.v[1][1][e] = p.bias[(head * kFusedFrames + g) * kFusedFrames + 2 * t + e] * kFusedLog2E;
@@ -222,14 +229,14 @@ __global__ void __launch_bounds__(kFusedThreads)
         packed_products(prob[i], q[i], k[i]);
         softmax_tokens<true>(prob[i], bias);
       }
-      project_packed<Shape, kSteps, kHeadTiles, false, false>(v, rows, next_weights(), cosine, sine, 1.0f, lane);
+      project_packed<Shape, kSteps, kHeadTiles, false, false>(v, rows, next_weights(), angles, 1.0f, lane);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         std::uint32_t m[4];
         logits_fragment<true>(m, prob[i]);
-        mix_and_store<kHeadTiles, false>(m, v[i], cosine, sine, 1.0f, o_rows[i], column, t);
+        mix_and_store<kHeadTiles, false>(m, v[i], angles, 1.0f, grads.o, row[i], column, tiles, t);
       }
-      project_packed<Shape, kSteps, kHeadTiles, true, false>(d_o, d_rows, next_weights(), cosine, sine, 1.0f, lane);
+      project_packed<Shape, kSteps, kHeadTiles, true, false>(d_o, d_rows, next_weights(), angles, 1.0f, lane);
       float sum[2] = {};
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
@@ -241,11 +248,13 @@ __global__ void __launch_bounds__(kFusedThreads)
         std::uint32_t m[4], turned[4];
         logits_fragment<true>(m, prob[i]);
         transpose_fragment<true>(turned, m);
-        mix_and_store<kHeadTiles, false>(turned, d_o[i], cosine, sine, 1.0f, d_rows_out[i], 2 * inner + column, t);
+        mix_and_store<kHeadTiles, false>(
+            turned, d_o[i], angles, 1.0f, grads.d_qkv, row[i], 2 * inner + column, tiles, t);
         logits_fragment<true>(m, d);
         transpose_fragment<true>(turned, m);  // q carries the factor log2 e
-        mix_and_store<kHeadTiles, true>(turned, q[i], cosine, sine, 1.0f / kFusedLog2E, d_rows_out[i], inner + column, t);
-        mix_and_store<kHeadTiles, true>(m, k[i], cosine, sine, scale, d_rows_out[i], column, t);
+        mix_and_store<kHeadTiles, true>(
+            turned, q[i], angles, 1.0f / kFusedLog2E, grads.d_qkv, row[i], inner + column, tiles, t);
+        mix_and_store<kHeadTiles, true>(m, k[i], angles, scale, grads.d_qkv, row[i], column, tiles, t);
       }
       own_sums[head * 64] += sum[0];
       own_sums[head * 64 + 1] += sum[1];
@@ -262,11 +271,13 @@ __global__ void __launch_bounds__(kFusedThreads)
 template <int kSteps, int kHeadTiles, int kStages>
 void launch_fused_bwd(const Stream& stream, const TemporalFusedArgs& p, const TemporalFusedGrads& g) {
   const std::int64_t tiles = (p.B * p.S + kFusedPixels - 1) / kFusedPixels;
+  if (p.B * p.S * kFusedFrames >= kNoRow)
+    throw std::invalid_argument("temporal_fused_bwd: expected fewer than 2^32 rows in a chunk");
   launch(
       temporal_fused_bwd_kernel<kSteps, kHeadTiles, kStages>,
       dim3(static_cast<unsigned>(temporal_fused_partials(p.B, p.S))), dim3(kFusedThreads),
-      static_cast<std::size_t>(FusedBwdShape<kSteps, kHeadTiles, kStages>::shared_bytes(static_cast<int>(p.N))), stream, p, g,
-      static_cast<unsigned>(tiles), 1.0f / std::sqrt(static_cast<float>(p.D)));
+      static_cast<std::size_t>(FusedBwdShape<kSteps, kHeadTiles, kStages>::shared_bytes(static_cast<int>(p.N))), stream,
+      p, g, static_cast<unsigned>(tiles), 1.0f / std::sqrt(static_cast<float>(p.D)));
 }
 
 }  // namespace AVID_GPU
@@ -275,12 +286,17 @@ template <class Backend>
 void temporal_fused_bwd(const Stream& stream, const TemporalFusedArgs& p, const TemporalFusedGrads& g) {
   if (p.B * p.S == 0) return;
   switch (temporal_fused_kernel(DType::bf16, 8, p.C, p.D, 0)) {
-    case 0: return AVID_GPU::launch_fused_bwd<2, 4, 3>(stream, p, g);
-    case 1: return AVID_GPU::launch_fused_bwd<4, 7, 3>(stream, p, g);
-    case 2: return AVID_GPU::launch_fused_bwd<6, 7, 2>(stream, p, g);
-    case 3: return AVID_GPU::launch_fused_bwd<7, 8, 2>(stream, p, g);
+    case 0:
+      return AVID_GPU::launch_fused_bwd<2, 4, 3>(stream, p, g);
+    case 1:
+      return AVID_GPU::launch_fused_bwd<4, 7, 3>(stream, p, g);
+    case 2:
+      return AVID_GPU::launch_fused_bwd<6, 7, 2>(stream, p, g);
+    case 3:
+      return AVID_GPU::launch_fused_bwd<7, 8, 2>(stream, p, g);
   }
-  throw std::invalid_argument("temporal_fused_bwd: no kernel for C = " + std::to_string(p.C) + ", D = " + std::to_string(p.D));
+  throw std::invalid_argument(
+      "temporal_fused_bwd: no kernel for C = " + std::to_string(p.C) + ", D = " + std::to_string(p.D));
 }
 
 template void temporal_fused_bwd<Gpu>(const Stream&, const TemporalFusedArgs&, const TemporalFusedGrads&);

@@ -49,8 +49,8 @@ TemporalAttentionPlan temporal_attention_plan(const TemporalAttentionDeviceArgs<
       p.clips_per_chunk > 0 ? p.clips_per_chunk : kChunkBytes / clip_bytes, 1, std::max<std::int64_t>(1, p.B));
   plan.num_chunks = rows_per_clip > 0 ? (p.B + plan.clips_per_chunk - 1) / plan.clips_per_chunk : 0;
   const std::int64_t rows = plan.clips_per_chunk * rows_per_clip;
-  const TemporalCorePlan core = temporal_core_plan(
-      {plan.clips_per_chunk, p.T, p.S, p.N, p.D, plan.num_pairs}, dtype_of<Elem>, backward);
+  const TemporalCorePlan core =
+      temporal_core_plan({plan.clips_per_chunk, p.T, p.S, p.N, p.D, plan.num_pairs}, dtype_of<Elem>, backward);
   // The sums of d_bias of a backward block live in shared memory: up to 16 heads.
   plan.fused = temporal_fused_kernel(dtype_of<Elem>, p.T, p.C, p.D, p.R) >= 0 && (!backward || p.N <= 16);
   plan.num_partials =
@@ -75,7 +75,8 @@ TemporalAttentionPlan temporal_attention_plan(const TemporalAttentionDeviceArgs<
   const std::int64_t clips_of_last_chunk = p.B - (plan.num_chunks - 1) * plan.clips_per_chunk;
   for (const std::int64_t num_rows : {rows, clips_of_last_chunk * rows_per_clip}) {
     for (const LinearSize& size :
-         {LinearSize{.P = num_rows, .I = p.C, .O = 3 * plan.inner}, LinearSize{.P = num_rows, .I = plan.inner, .O = p.C}}) {
+         {LinearSize{.P = num_rows, .I = p.C, .O = 3 * plan.inner},
+          LinearSize{.P = num_rows, .I = plan.inner, .O = p.C}}) {
       linear_bytes = std::max(linear_bytes, linear_fwd_workspace_bytes<Elem>(size));
       if (!backward) continue;
       linear_bytes = std::max(linear_bytes, linear_bwd_data_workspace_bytes<Elem>(size));

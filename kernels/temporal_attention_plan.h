@@ -10,10 +10,10 @@ namespace avid::kernels {
 /// Chunks of whole clips, and byte offsets into the workspace. A function of sizes and element type only.
 struct TemporalAttentionPlan {
   std::int64_t clips_per_chunk = 0, num_chunks = 0;
-  std::int64_t head_pitch = 0;  ///< D rounded up to 8: every head starts at a 16-byte boundary
-  std::int64_t num_pairs = 0;   ///< R rounded up to 16
-  std::int64_t inner = 0;       ///< N * head_pitch
-  std::int64_t h_pitch = 0;     ///< C rounded up to 8
+  std::int64_t head_pitch = 0;    ///< D rounded up to 8: every head starts at a 16-byte boundary
+  std::int64_t num_pairs = 0;     ///< R rounded up to 16
+  std::int64_t inner = 0;         ///< N * head_pitch
+  std::int64_t h_pitch = 0;       ///< C rounded up to 8
   std::int64_t num_partials = 0;  ///< rows of d_bias_partials, all chunks together
 
   /// fwd runs as one kernel on all clips, without rows in the workspace; bwd begins with one kernel per chunk.
@@ -21,7 +21,8 @@ struct TemporalAttentionPlan {
 
   // Constant during a pass. Weights with padded heads, absent (-1) when D is a multiple of 8.
   std::int64_t w_qkv = -1, w_out = -1, rotary = -1, bias = -1;
-  // Of one chunk: normalised rows (later their gradient), projected rows (later theirs), attention's output (first d_o).
+  // Of one chunk: normalised rows (later their gradient), projected rows (later theirs), attention's output (first
+  // d_o).
   std::int64_t h = -1, qkv = -1, o = -1;
   std::int64_t linear = -1;  // working memory of linear
   // bwd only: gradients of one chunk, partial sums, working memory of layer_norm

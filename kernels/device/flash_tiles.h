@@ -1,9 +1,9 @@
-// kernels/device/flash_tiles.h -- tiles of one head in shared memory and the fragments of their products, for bf16 and f32
+// kernels/device/flash_tiles.h -- tiles of one head in shared memory and fragments of their products, bf16 and f32
 //
 // bf16 uses m16n8k16 and ldmatrix. f32 uses m16n8k8 on TF32 halves (device/tile_products.h) and plain loads.
 // A product's result becomes the left operand of the next one without leaving its lane: for bf16 the registers of two
-// neighbouring n8 tiles are an A fragment over 16 k. For f32 column 2t + e of an n8 tile takes the place of k = t + 4e; the
-// order along k is free as long as the right operand keeps to it (right_from_columns).
+// neighbouring n8 tiles are an A fragment over 16 k. For f32 column 2t + e of an n8 tile takes the place of k = t + 4e;
+// the order along k is free as long as the right operand keeps to it (right_from_columns).
 #pragma once
 
 #include "kernels/device/gpu.h"
@@ -11,8 +11,8 @@
 
 namespace avid::kernels::AVID_GPU {
 
-inline constexpr int kFlashRows = 64;      ///< rows of a tile, queries or keys
-inline constexpr int kFlashWarps = 4;      ///< each owns 16 rows of the block's tile
+inline constexpr int kFlashRows = 64;  ///< rows of a tile, queries or keys
+inline constexpr int kFlashWarps = 4;  ///< each owns 16 rows of the block's tile
 inline constexpr int kFlashThreads = 32 * kFlashWarps;
 
 /// Tiles of 64 rows of kD channels (D .. kD-1 zero).
@@ -21,14 +21,14 @@ struct FlashTile {
   static constexpr int kChunk = 16 / static_cast<int>(sizeof(Elem));  ///< elements of 16 bytes
   static constexpr int kPitch = kD + kChunk;                          ///< one chunk more: rows start in other banks
   static constexpr int kElems = kFlashRows * kPitch;
-  static constexpr int kStep = 2 * kChunk;       ///< channels of one product: 16 or 8
-  static constexpr int kSteps = kD / kStep;      ///< products over the channels
+  static constexpr int kStep = 2 * kChunk;              ///< channels of one product: 16 or 8
+  static constexpr int kSteps = kD / kStep;             ///< products over the channels
   static constexpr int kRowSteps = kFlashRows / kStep;  ///< products over the rows of a tile
-  static constexpr int kTiles = kD / 8;          ///< n8 tiles of the channels
+  static constexpr int kTiles = kD / 8;                 ///< n8 tiles of the channels
 };
 
-/// Starts copying rows first .. of one head into a tile; rows from num_rows on and channels from D on become zero. Commit,
-/// wait and a barrier follow.
+/// Starts copying rows first .. of one head into a tile; rows from num_rows on and channels from D on become zero.
+/// Commit, wait and a barrier follow.
 template <class Elem, int kD>
 AVID_DEVICE void load_flash_tile(
     Elem* tile, const Elem* head, std::int64_t pitch, std::int64_t first, std::int64_t num_rows, int D) {
@@ -176,7 +176,8 @@ AVID_DEVICE void store_rows(
 #pragma unroll
     for (int j = 0; j < kD / 8; ++j) {
       const int c = j * 8 + 2 * t;
-      if (c < D) store_pair(head + row * pitch + c, acc[j][2 * half] * factor, acc[j][2 * half + 1] * factor, c + 1 < D);
+      if (c < D)
+        store_pair(head + row * pitch + c, acc[j][2 * half] * factor, acc[j][2 * half + 1] * factor, c + 1 < D);
     }
   }
 }

@@ -1,7 +1,7 @@
 // kernels/device/temporal_fragments.h -- attention of up to 16 tokens in the registers of one warp
 //
 // One row block of an m16n8k16 product is 16 tokens: two pixels of up to 8 frames (kPair), or one pixel of up to 16.
-// Lane 4g + t holds token g and token g + 8 ("half" 0 and 1). Everything fits fragments without a move [kernel study]:
+// Lane 4g + t holds token g and token g + 8 ("half" 0 and 1). Everything fits fragments without a move:
 //   logits  A = the 16 rows of q, B = 8 keys: the C fragment holds row g, keys 2t and 2t + 1, and row g + 8
 //   o = P V P's C fragment is an A fragment over 16 keys; B = the 16 value rows, turned by movmatrix
 // The order of channels along k is free as long as q and k share it. Lane t of a quad takes channels 8t .. 8t+7 of each
@@ -20,8 +20,8 @@ struct TokenRows {
   std::uint32_t r[2][kBlocks][4];
 };
 
-/// Logits, probabilities or their gradients: [half of the query][half of the key][key 2t, 2t + 1]. A pair uses [0][0] and
-/// [1][1] only.
+/// Logits, probabilities or their gradients: [half of the query][half of the key][key 2t, 2t + 1]. A pair uses [0][0]
+/// and [1][1] only.
 struct TokenLogits {
   float v[2][2][2];
 };
@@ -131,8 +131,8 @@ AVID_DEVICE float quad_max(float v) {
   return fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 2));
 }
 
-/// Softmax over the keys of logits in units of log 2, after adding `bias` (same units; -inf hides a key). Some key of every
-/// row must be visible.
+/// Softmax over the keys of logits in units of log 2, after adding `bias` (same units; -inf hides a key). Some key of
+/// every row must be visible.
 template <bool kPair>
 AVID_DEVICE void softmax_tokens(TokenLogits& s, const TokenLogits& bias) {
 #pragma unroll

@@ -1,4 +1,5 @@
-// kernels/device/temporal_fused.h -- rows and products that the fused forward and backward pass of temporal_attention share
+// kernels/device/temporal_fused.h -- rows and products that the fused forward and backward pass of temporal_attention
+// share
 #pragma once
 
 #include "kernels/attention_block.h"
@@ -10,19 +11,21 @@ namespace avid::kernels::AVID_GPU {
 constexpr int kFusedFrames = 8, kFusedPixels = 16, kFusedRows = kFusedFrames * kFusedPixels, kFusedThreads = 128;
 constexpr float kFusedLog2E = 1.4426950408889634f;
 
-/// Row `tile_row` of a tile of 16 pixels x 8 frames: pixel tile_row / 8, frame tile_row % 8; pixels are counted over all clips.
+/// Row `tile_row` of a tile of 16 pixels x 8 frames: pixel tile_row / 8, frame tile_row % 8; pixels are counted over
+/// all clips.
 struct FusedRow {
   std::int64_t row;
   bool valid;
   AVID_DEVICE FusedRow(std::int64_t B, std::int64_t frame_rows, unsigned tile, int tile_row) {
-    const unsigned pixel = tile * kFusedPixels + tile_row / kFusedFrames, S = static_cast<unsigned>(frame_rows), clip = pixel / S;
+    const unsigned pixel = tile * kFusedPixels + tile_row / kFusedFrames, S = static_cast<unsigned>(frame_rows),
+                   clip = pixel / S;
     row = (std::int64_t{clip} * kFusedFrames + tile_row % kFusedFrames) * S + (pixel - clip * S);
     valid = clip < B;
   }
 };
 
-/// h = normalised rows of a warp into shared memory, kChunks chunks in rows of kPitch elements; a quad of lanes per row. A
-/// copy goes to h_out unless that is absent. Rows that do not exist become zero.
+/// h = normalised rows of a warp into shared memory, kChunks chunks in rows of kPitch elements; a quad of lanes per
+/// row. A copy goes to h_out unless that is absent. Rows that do not exist become zero.
 template <int kChunks, int kPitch>
 AVID_DEVICE void normalise_rows(
     bf16* rows, Rows<const bf16> x, const float* gamma, int C, std::int64_t B, std::int64_t S, unsigned tile,
@@ -38,7 +41,8 @@ AVID_DEVICE void normalise_rows(
 #pragma unroll
     for (int j = 0; j < kPerLane; ++j) {
       const int c = j * 4 + t;
-      const uint4 chunk = at.valid && c < chunks ? *reinterpret_cast<const uint4*>(from + c * 8) : make_uint4(0, 0, 0, 0);
+      const uint4 chunk =
+          at.valid && c < chunks ? *reinterpret_cast<const uint4*>(from + c * 8) : make_uint4(0, 0, 0, 0);
       v[j][0] = chunk.x, v[j][1] = chunk.y, v[j][2] = chunk.z, v[j][3] = chunk.w;
 #pragma unroll
       for (int k = 0; k < 4; ++k) {

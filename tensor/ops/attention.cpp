@@ -15,14 +15,14 @@ constexpr const char* kOp = "attention";
 
 void check_inputs(const Tensor& q, const Tensor& k, const Tensor& v, const SoftmaxAttentionOptions& options) {
   detail::check_float(q, kOp, "q");
+  check<ShapeError>(q.rank() == 3 && q.cols() > 0, "{}: q: expected [B,Q,N*D] with N*D > 0, got {}", kOp, q.describe());
   check<ShapeError>(
-      q.rank() == 3 && q.cols() > 0, "{}: q: expected [B,Q,N*D] with N*D > 0, got {}", kOp, q.describe());
+      options.heads > 0 && q.cols() % options.heads == 0,
+      "{}: options.heads: expected a divisor of {} (channels of q), got {}", kOp, q.cols(), options.heads);
   check<ShapeError>(
-      options.heads > 0 && q.cols() % options.heads == 0, "{}: options.heads: expected a divisor of {} (channels of q), got {}",
-      kOp, q.cols(), options.heads);
-  check<ShapeError>(
-      k.defined() && k.rank() == 3 && k.dim(0) == q.dim(0) && k.cols() == q.cols(), "{}: k: expected [{},K,{}] beside q, got {}",
-      kOp, q.dim(0), q.cols(), k.defined() ? k.describe() : "an undefined tensor");
+      k.defined() && k.rank() == 3 && k.dim(0) == q.dim(0) && k.cols() == q.cols(),
+      "{}: k: expected [{},K,{}] beside q, got {}", kOp, q.dim(0), q.cols(),
+      k.defined() ? k.describe() : "an undefined tensor");
   check<ShapeError>(
       k.dim(1) > 0 || q.dim(0) * q.dim(1) == 0, "{}: k: expected at least one key, got {}", kOp, k.describe());
   check_dtype(k, q.dtype(), kOp, "k");
@@ -48,14 +48,16 @@ kernels::AttentionArgs<Elem> arguments(
 
 template <class Elem>
 kernels::AttentionArgs<Elem> device_arguments(
-    const Tensor& q, const Tensor& k, const Tensor& v, SoftmaxAttention& result, const SoftmaxAttentionOptions& options) {
+    const Tensor& q, const Tensor& k, const Tensor& v, SoftmaxAttention& result,
+    const SoftmaxAttentionOptions& options) {
   return arguments<Elem>(
       q, k, options, device_rows_of<Elem>(q), device_rows_of<Elem>(k), device_rows_of<Elem>(v),
       device_mutable_rows_of<Elem>(result.out), device_mutable_data<float>(result.log_sum));
 }
 template <class Elem>
 kernels::AttentionArgs<Elem> cpu_arguments(
-    const Tensor& q, const Tensor& k, const Tensor& v, SoftmaxAttention& result, const SoftmaxAttentionOptions& options) {
+    const Tensor& q, const Tensor& k, const Tensor& v, SoftmaxAttention& result,
+    const SoftmaxAttentionOptions& options) {
   return arguments<Elem>(
       q, k, options, detail::rows_of<Elem>(q), detail::rows_of<Elem>(k), detail::rows_of<Elem>(v),
       detail::mutable_rows_of<Elem>(result.out), result.log_sum.raw_data());
@@ -127,11 +129,10 @@ SoftmaxAttentionGrads attention_bwd(
   }
   dispatch_f32_f64(q.dtype(), kOp, [&]<class Elem>() {
     kernels::attention_bwd<Elem>(
-        cpu_arguments<Elem>(q, k, v, saved, options),
-        {.d_out = detail::rows_of<Elem>(d_out),
-         .d_q = detail::mutable_rows_of<Elem>(grads.d_q),
-         .d_k = detail::mutable_rows_of<Elem>(grads.d_k),
-         .d_v = detail::mutable_rows_of<Elem>(grads.d_v)});
+        cpu_arguments<Elem>(q, k, v, saved, options), {.d_out = detail::rows_of<Elem>(d_out),
+                                                       .d_q = detail::mutable_rows_of<Elem>(grads.d_q),
+                                                       .d_k = detail::mutable_rows_of<Elem>(grads.d_k),
+                                                       .d_v = detail::mutable_rows_of<Elem>(grads.d_v)});
   });
   return grads;
 }

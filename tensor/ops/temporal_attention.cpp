@@ -109,7 +109,8 @@ Tensor temporal_attention_fwd(
     const Tensor& rotary_freqs, const AttentionOptions& options) {
   if (detail::is_emulated_bf16(x))
     return detail::narrowed(temporal_attention_fwd(
-        detail::widened(x), norm_gamma, detail::widened(w_qkv), detail::widened(w_out), bias_table, rotary_freqs, options));
+        detail::widened(x), norm_gamma, detail::widened(w_qkv), detail::widened(w_out), bias_table, rotary_freqs,
+        options));
   if (x.defined() && x.device().is_gpu()) {
     detail::check_attention_operands(kOp, x, norm_gamma, w_qkv, w_out, {}, options);
     check_positions(x, bias_table, rotary_freqs, options);

@@ -1,5 +1,5 @@
-// tests/autograd/attention_on_device_test.cpp -- temporal_attention and attention on the device `sim` agree with the CPU:
-// dispatch, devices, workspaces, gradients in the types of a device
+// tests/autograd/attention_on_device_test.cpp -- temporal_attention and attention on the device `sim` agree with the
+// CPU: dispatch, devices, workspaces, gradients in the types of a device
 //
 // What the kernels compute is tested in tests/sim; this is about tensors and gradients.
 #include <algorithm>
@@ -36,7 +36,8 @@ std::vector<Tensor> run(
   return results;
 }
 
-/// The op on sim, in f32 and bf16, against the CPU in f32. Inputs listed in `parameters` stay f32 there (the graph converts matrices).
+/// The op on sim, in f32 and bf16, against the CPU in f32. Inputs listed in `parameters` stay f32 there: the graph
+/// converts matrices.
 void compare(
     const std::vector<Tensor>& inputs, const std::vector<std::size_t>& parameters,
     const std::function<Var(const std::vector<Var>&)>& op) {
@@ -78,7 +79,8 @@ TEST_CASE("attention_on_device/temporal_attention/fused, composed and many frame
     compare(
         {random({s.B, s.T, s.H, s.W, s.C}, seed += 10, 2.0), random({s.C}, seed + 1, 1.5),
          random({3 * s.N * s.D, s.C}, seed + 2, 1.2 / std::sqrt(static_cast<double>(s.C))),
-         random({s.C, s.N * s.D}, seed + 3, 1.0 / std::sqrt(static_cast<double>(s.N * s.D))), random({32, s.N}, seed + 4, 1.0)},
+         random({s.C, s.N * s.D}, seed + 3, 1.0 / std::sqrt(static_cast<double>(s.N * s.D))),
+         random({32, s.N}, seed + 4, 1.0)},
         {1, 2, 3, 4}, [&](const std::vector<Var>& in) {
           return temporal_attention(
               in[0], in[1], in[2], in[3], in[4], freqs.to(in[0].value().device()), {.heads = s.N, .head_dim = s.D});
@@ -99,8 +101,9 @@ TEST_CASE("attention_on_device/temporal_attention/frames that do not fit are an 
 TEST_CASE("attention_on_device/attention/self and cross") {
   for (const std::int64_t K : {5, 70}) {
     CAPTURE(K);
-    compare({random({2, 5, 24}, 500, 1.0), random({2, K, 24}, 501, 1.0), random({2, K, 24}, 502, 1.0)}, {},
-            [](const std::vector<Var>& in) { return attention(in[0], in[1], in[2], {.heads = 3}); });
+    compare(
+        {random({2, 5, 24}, 500, 1.0), random({2, K, 24}, 501, 1.0), random({2, K, 24}, 502, 1.0)}, {},
+        [](const std::vector<Var>& in) { return attention(in[0], in[1], in[2], {.heads = 3}); });
   }
 }
 

@@ -112,7 +112,9 @@ struct DeviceMatrix {
 
  private:
   DeviceMatrix(std::int64_t rows_count, std::int64_t cols_count, Elem fill)
-      : num_rows(rows_count), cols(cols_count), pitch((cols_count * sizeof(Elem) + 15) / 16 * 16 / sizeof(Elem)),
+      : num_rows(rows_count),
+        cols(cols_count),
+        pitch((cols_count * sizeof(Elem) + 15) / 16 * 16 / sizeof(Elem)),
         elements(static_cast<std::size_t>(num_rows * pitch), fill) {}
 };
 

@@ -50,7 +50,9 @@ void check_attention(const AttentionCase<Elem>& c, double tolerance) {
   host.out = {out.data(), width}, host.log_sum = log_sum.data();
   kernels::attention_fwd(host);
   kernels::attention_bwd<double>(
-      host, {.d_out = {c.d_out.values.data(), width}, .d_q = {d_q.data(), width}, .d_k = {d_k.data(), width},
+      host, {.d_out = {c.d_out.values.data(), width},
+             .d_q = {d_q.data(), width},
+             .d_k = {d_k.data(), width},
              .d_v = {d_v.data(), width}});
 
   auto device = c.template sizes<Elem>();
@@ -64,8 +66,11 @@ void check_attention(const AttentionCase<Elem>& c, double tolerance) {
   CHECK(relative_l2(doubles(got_log_sum), log_sum) < tolerance);
   kernels::attention_bwd<Sim, Elem>(
       Stream{}, device,
-      {.d_out = c.d_out.rows(), .d_q = got_d_q.mutable_rows(), .d_k = got_d_k.mutable_rows(),
-       .d_v = got_d_v.mutable_rows(), .workspace = deltas.data()});
+      {.d_out = c.d_out.rows(),
+       .d_q = got_d_q.mutable_rows(),
+       .d_k = got_d_k.mutable_rows(),
+       .d_v = got_d_v.mutable_rows(),
+       .workspace = deltas.data()});
   CHECK(relative_l2(got_d_v.read(), d_v) < 2 * tolerance);
   if (s.K == 1) return;  // one key: the softmax is constant, q and k have no gradient
   CHECK(relative_l2(got_d_q.read(), d_q) < 2 * tolerance);
@@ -77,7 +82,12 @@ void check_attention(const AttentionCase<Elem>& c, double tolerance) {
 TEST_CASE("attention/sim/f32 equals loops in f64 over awkward sizes") {
   std::uint64_t seed = 0;
   for (const Size& s : std::vector<Size>{
-           {1, 1, 1, 1, 4}, {1, 40, 40, 2, 64}, {2, 5, 77, 1, 32}, {1, 66, 3, 2, 50}, {1, 65, 130, 1, 13}, {1, 64, 64, 1, 64}}) {
+           {1, 1, 1, 1, 4},
+           {1, 40, 40, 2, 64},
+           {2, 5, 77, 1, 32},
+           {1, 66, 3, 2, 50},
+           {1, 65, 130, 1, 13},
+           {1, 64, 64, 1, 64}}) {
     const AttentionCase<float> c(s, seed += 10, 1.5);
     for_each_order([&] { check_attention(c, 2e-6); });
   }
@@ -86,7 +96,12 @@ TEST_CASE("attention/sim/f32 equals loops in f64 over awkward sizes") {
 TEST_CASE("attention/sim/bf16 equals loops in f64 up to rounding") {
   std::uint64_t seed = 500;
   for (const Size& s : std::vector<Size>{
-           {1, 1, 1, 1, 4}, {1, 40, 40, 2, 64}, {2, 5, 77, 1, 32}, {1, 66, 3, 2, 50}, {1, 129, 93, 1, 64}, {1, 7, 9, 1, 13}}) {
+           {1, 1, 1, 1, 4},
+           {1, 40, 40, 2, 64},
+           {2, 5, 77, 1, 32},
+           {1, 66, 3, 2, 50},
+           {1, 129, 93, 1, 64},
+           {1, 7, 9, 1, 13}}) {
     const AttentionCase<BFloat16> c(s, seed += 10, 1.5);
     for_each_order([&] { check_attention(c, 8e-3); });
   }

@@ -23,8 +23,8 @@ template <class Elem>
 struct CoreCase {
   TemporalCoreSize size;
   std::int64_t R, head_pitch, inner, num_rows;
-  std::vector<double> qkv, d_o;      // [num_rows, 3*inner], [num_rows, inner], zero in the gaps of heads
-  std::vector<float> bias, rotary;   // [N,T,T], [T,num_pairs,2]
+  std::vector<double> qkv, d_o;     // [num_rows, 3*inner], [num_rows, inner], zero in the gaps of heads
+  std::vector<float> bias, rotary;  // [N,T,T], [T,num_pairs,2]
 
   CoreCase(TemporalCoreSize sizes, std::int64_t rotated_pairs, std::uint64_t seed) : size(sizes), R(rotated_pairs) {
     size.num_pairs = std::max<std::int64_t>(16, (R + 15) / 16 * 16);
@@ -75,7 +75,9 @@ CoreResult reference(const CoreCase<Elem>& c) {
       const auto column = [&](std::int64_t part, std::int64_t t) {
         return static_cast<std::size_t>(row(t) * 3 * c.inner + part * c.inner + n * c.head_pitch);
       };
-      const auto out_column = [&](std::int64_t t) { return static_cast<std::size_t>(row(t) * c.inner + n * c.head_pitch); };
+      const auto out_column = [&](std::int64_t t) {
+        return static_cast<std::size_t>(row(t) * c.inner + n * c.head_pitch);
+      };
       const auto turned = [&, D = D, pairs = pairs](std::vector<double> v, std::int64_t t, double direction) {
         for (std::int64_t r = 0; r < c.R; ++r) {
           const double cosine = c.rotary[static_cast<std::size_t>((t * pairs + r) * 2)];
@@ -148,8 +150,16 @@ void check_case(const CoreCase<Elem>& c, double tolerance) {
   const auto& size = c.size;
   std::vector<Elem> qkv = elements<Elem>(c.qkv), o(c.d_o.size(), nan_of<Elem>());
   kernels::TemporalCoreArgs<Elem> args{
-      .B = size.B, .T = size.T, .S = size.S, .N = size.N, .D = size.D, .head_pitch = c.head_pitch,
-      .qkv = {qkv.data(), 3 * c.inner}, .bias = c.bias.data(), .rotary = c.rotary.data(), .num_pairs = size.num_pairs,
+      .B = size.B,
+      .T = size.T,
+      .S = size.S,
+      .N = size.N,
+      .D = size.D,
+      .head_pitch = c.head_pitch,
+      .qkv = {qkv.data(), 3 * c.inner},
+      .bias = c.bias.data(),
+      .rotary = c.rotary.data(),
+      .num_pairs = size.num_pairs,
       .o = {o.data(), c.inner}};
   kernels::temporal_core_fwd<Sim, Elem>(Stream{}, args);
   CHECK(relative_l2(doubles(o), expected.o) < tolerance);
@@ -180,8 +190,14 @@ void check_case(const CoreCase<Elem>& c, double tolerance) {
 TEST_CASE("temporal_attention_core/f32/equals loops in f64") {
   std::uint64_t seed = 0;
   for (const auto& [size, R] : std::vector<std::pair<TemporalCoreSize, std::int64_t>>{
-           {{1, 8, 3, 2, 50}, 16},  {{2, 8, 2, 1, 32}, 16},  {{1, 1, 5, 1, 4}, 2},  {{1, 2, 1, 3, 3}, 1},
-           {{2, 7, 3, 1, 64}, 16},  {{1, 10, 3, 2, 40}, 16}, {{1, 16, 2, 1, 64}, 16}, {{1, 20, 1, 1, 72}, 20},
+           {{1, 8, 3, 2, 50}, 16},
+           {{2, 8, 2, 1, 32}, 16},
+           {{1, 1, 5, 1, 4}, 2},
+           {{1, 2, 1, 3, 3}, 1},
+           {{2, 7, 3, 1, 64}, 16},
+           {{1, 10, 3, 2, 40}, 16},
+           {{1, 16, 2, 1, 64}, 16},
+           {{1, 20, 1, 1, 72}, 20},
            {{1, 33, 1, 1, 8}, 0}}) {
     const CoreCase<float> c(size, R, ++seed);
     for_each_order([&] { check_case(c, 1e-6); });
@@ -191,9 +207,17 @@ TEST_CASE("temporal_attention_core/f32/equals loops in f64") {
 TEST_CASE("temporal_attention_core/bf16/tensor cores and shared memory equal loops in f64 to rounding") {
   std::uint64_t seed = 100;
   for (const auto& [size, R] : std::vector<std::pair<TemporalCoreSize, std::int64_t>>{
-           {{1, 8, 3, 2, 50}, 16}, {{2, 8, 4, 1, 32}, 16},  {{1, 1, 5, 1, 4}, 2},    {{1, 2, 1, 3, 3}, 1},
-           {{2, 7, 3, 1, 64}, 16}, {{1, 10, 3, 2, 40}, 16}, {{1, 16, 2, 1, 64}, 16}, {{1, 13, 2, 2, 24}, 12},
-           {{1, 8, 1, 1, 8}, 0},   {{1, 8, 1, 1, 64}, 32},  {{1, 20, 1, 1, 72}, 20}}) {
+           {{1, 8, 3, 2, 50}, 16},
+           {{2, 8, 4, 1, 32}, 16},
+           {{1, 1, 5, 1, 4}, 2},
+           {{1, 2, 1, 3, 3}, 1},
+           {{2, 7, 3, 1, 64}, 16},
+           {{1, 10, 3, 2, 40}, 16},
+           {{1, 16, 2, 1, 64}, 16},
+           {{1, 13, 2, 2, 24}, 12},
+           {{1, 8, 1, 1, 8}, 0},
+           {{1, 8, 1, 1, 64}, 32},
+           {{1, 20, 1, 1, 72}, 20}}) {
     const CoreCase<BFloat16> c(size, R, ++seed);
     for_each_order([&] { check_case(c, 8e-3); });
   }
@@ -202,7 +226,8 @@ TEST_CASE("temporal_attention_core/bf16/tensor cores and shared memory equal loo
 TEST_CASE("temporal_attention_core/plan/refuses a sequence that does not fit shared memory") {
   CHECK_THROWS_WITH_AS(
       kernels::temporal_core_plan({1, 150, 4, 1, 64, 16}, DType::f32, false),
-      "temporal_attention: expected a clip whose sequences fit 163840 bytes of shared memory, got T = 150, D = 64, which "
+      "temporal_attention: expected a clip whose sequences fit 163840 bytes of shared memory, got T = 150, D = 64, "
+      "which "
       "need 207024 | use fewer frames",
       std::invalid_argument);
 }

@@ -1,4 +1,5 @@
-// tests/sim/temporal_attention_test.cpp -- the temporal attention block on the simulator, against the CPU reference in f64
+// tests/sim/temporal_attention_test.cpp -- the temporal attention block on the simulator, against the CPU reference in
+// f64
 #include "kernels/temporal_attention.h"
 
 #include <string>
@@ -70,7 +71,9 @@ struct BlockCase {
 template <class Elem>
 void check_block(const BlockCase<Elem>& c, double tolerance) {
   const Size& s = c.size;
-  INFO("B" << s.B << " T" << s.T << " S" << s.S << " C" << s.C << " N" << s.N << " D" << s.D << " chunk " << s.clips_per_chunk);
+  INFO(
+      "B" << s.B << " T" << s.T << " S" << s.S << " C" << s.C << " N" << s.N << " D" << s.D << " chunk "
+          << s.clips_per_chunk);
   std::vector<double> y;
   kernels::temporal_attention_fwd_reference(c.host(y));
   DeviceMatrix<Elem> got_y;
@@ -118,8 +121,13 @@ void check_block(const BlockCase<Elem>& c, double tolerance) {
 TEST_CASE("temporal_attention/sim/f32 equals the f64 reference over awkward sizes") {
   std::uint64_t seed = 0;
   for (const Size& size : std::vector<Size>{
-           {1, 8, 3, 50, 2, 50, 16}, {2, 8, 3, 9, 1, 32, 16, 1}, {3, 3, 2, 4, 2, 6, 3, 2}, {1, 1, 3, 3, 1, 4, 2},
-           {1, 2, 5, 1, 1, 8, 4},    {1, 10, 2, 100, 1, 40, 16}, {1, 20, 1, 12, 1, 72, 16}}) {
+           {1, 8, 3, 50, 2, 50, 16},
+           {2, 8, 3, 9, 1, 32, 16, 1},
+           {3, 3, 2, 4, 2, 6, 3, 2},
+           {1, 1, 3, 3, 1, 4, 2},
+           {1, 2, 5, 1, 1, 8, 4},
+           {1, 10, 2, 100, 1, 40, 16},
+           {1, 20, 1, 12, 1, 72, 16}}) {
     const BlockCase<float> c(size, seed += 10);
     for_each_order([&] { check_block(c, 2e-6); });
   }
@@ -158,7 +166,8 @@ TEST_CASE("temporal_attention/sim/gradients that nobody wants are skipped and th
     };
     kernels::TemporalAttentionDeviceGrads<float> g;
     g.d_y = c.d_y.rows();
-    g.d_x = wanted(0), g.d_gamma = wanted(1).data, g.d_w_qkv = wanted(2), g.d_w_out = wanted(3), g.d_bias_table = wanted(4);
+    g.d_x = wanted(0), g.d_gamma = wanted(1).data, g.d_w_qkv = wanted(2), g.d_w_out = wanted(3),
+    g.d_bias_table = wanted(4);
     kernels::temporal_attention_bwd<Sim, float>(Stream{}, c.device(y, workspace, true), g);
     for (std::size_t i = 0; i < out.size(); ++i) {
       if (only < 0) {
