@@ -2,7 +2,7 @@
 //
 // A tile is BM x BN results per block, computed by warps of WM x WN each, with kStages buffers of 4 chunks (64 bytes)
 // per row. 192 accumulator registers per thread is the most that does not spill (WM*WN/32), so wide tiles are 64x96 per
-// warp.
+// warp. 128x192 of four such warps spills 32 bytes for sm_90; 180 channels run as two columns of 256x96 instead.
 //
 // The rule takes the tile with the least predicted time: (waves over 216 block slots, two per multiprocessor of an
 // A100) x (results per block) / share, where share is how near the tile comes to the tensor cores' peak in the
@@ -71,11 +71,10 @@ struct GatherGemmTiles<BFloat16> : TileList<
     TileEntry<20,   128,  16, 32, 16, 4>,  // few columns: heads with 3 or 4 channels
     TileEntry<45,   128,  64, 32, 64, 4>,  // rounds of few blocks
     TileEntry<55,   256,  56, 64, 56, 3>,  // C = 50
-    TileEntry<75,   256,  96, 64, 96, 3>,  // C = 90
-    TileEntry<72,   192, 104, 48, 104, 3>, // C = 100, 200
+    TileEntry<75,   256,  96, 64, 96, 3>,  // C = 90, 180, 360
+    TileEntry<72,   192, 104, 48, 104, 3>,  // C = 100, 200
     TileEntry<70,   128, 128, 64, 64, 4>,
-    TileEntry<73,   128, 160, 64, 80, 3>,  // C = 400, 800
-    TileEntry<76,   128, 192, 64, 96, 3>   // C = 180, 360, 720
+    TileEntry<73,   128, 160, 64, 80, 3>   // C = 800
     > {};
 
 template <>

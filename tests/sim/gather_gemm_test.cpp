@@ -143,7 +143,7 @@ TEST_CASE("gather_gemm/rule/layers_of_the_networks") {
   CHECK(picked(product, kPositions, 96, 1) == std::pair(256, 96));
   CHECK(picked(product, kPositions, 104, 1) == std::pair(192, 104));
   CHECK(picked(product, kPositions, 8, 1) == std::pair(128, 16));
-  CHECK(picked(product, kPositions / 4, 184, 1) == std::pair(128, 192));
+  CHECK(picked(product, kPositions / 4, 184, 1) == std::pair(256, 96));
   CHECK(picked(product, 16, 12400, 1) == std::pair(32, 32));
   CHECK(picked(weight_grad, 9 * 104, 100, kPositions / 256) == std::pair(128, 104));
   CHECK(picked(weight_grad, 9 * 96, 90, kPositions / 256) == std::pair(128, 96));
