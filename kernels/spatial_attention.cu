@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(kCoreBlock, 2) spatial_attention_core_kernel(S
 
 /// d_q and delta. Grid (F * tiles, N).
 template <class Elem, int kD>
-__global__ void __launch_bounds__(kCoreBlock, 2) spatial_attention_d_q_kernel(SpatialCore<Elem> p, Rows<Elem> d_qkv) {
+__global__ void __launch_bounds__(kCoreBlock, 1) spatial_attention_d_q_kernel(SpatialCore<Elem> p, Rows<Elem> d_qkv) {
   using Tile = HeadTile<kD>;
   using Products = RowProducts<kD>;
   SharedArena arena;
