@@ -54,6 +54,14 @@ AVID_DEVICE float moved(float shadow, float online, double share) {
   return static_cast<float>(shadow + share * (static_cast<double>(online) - shadow));
 }
 
+/// base^n by squaring; the library's pow is a function with a stack of its own.
+AVID_DEVICE double integer_power(double base, std::int64_t n) {
+  double power = 1;
+  for (; n > 0; n >>= 1, base *= base)
+    if (n & 1) power *= base;
+  return power;
+}
+
 /// The segment that chunk blockIdx.x lies in: the last one that begins at or before it and is not empty.
 AVID_DEVICE std::int64_t segment_of_chunk(const AdamSegments& parameters, std::int64_t chunk) {
   std::int64_t low = 0, high = parameters.count;  // first_chunk of low <= chunk < first_chunk of high
@@ -111,13 +119,14 @@ __global__ void __launch_bounds__(kPointwiseBlock) adam_record_kernel(
   record->norm = sqrt(sum);
   record->first_non_finite = bad_chunk < num_chunks ? segment_of_chunk(parameters, bad_chunk) : -1;
   if (bad_chunk < num_chunks) return;
-  const double n = static_cast<double>(++record->num_steps);
+  const std::int64_t n = ++record->num_steps;
   record->clip_scale = fmin(1.0, max_norm / (record->norm + 1e-6));
-  record->size = lr / (1 - pow(beta1, n));
-  record->root = 1 / sqrt(1 - pow(beta2, n));
+  record->size = lr / (1 - integer_power(beta1, n));
+  record->root = 1 / sqrt(1 - integer_power(beta2, n));
 }
 
-__global__ void __launch_bounds__(kPointwiseBlock)
+// Four blocks per SM: without the number the compiler aims at eight, and spills.
+__global__ void __launch_bounds__(kPointwiseBlock, 4)
     adam_apply_kernel(AdamSegments parameters, AdamFactors f, double average_share, const AdamRecord* record) {
   if (record->first_non_finite >= 0) return;
   const auto scale = static_cast<float>(record->clip_scale), size = static_cast<float>(record->size),

@@ -94,8 +94,14 @@ UpdateReport Learner::update(std::int64_t k, const std::function<TrainBatch(std:
   report.mask = masks.result();
 
   // 5. Clip the global norm and let Adam move the weights.
-  report.grad_norm = adam_.grad_norm();
-  if (report.problem.empty() && !std::isfinite(report.grad_norm)) {
+  AdamOutcome step;
+  if (report.problem.empty()) {
+    step = adam_.update(report.lr, options_.clip);
+    report.grad_norm = step.norm;
+  } else {
+    report.grad_norm = adam_.grad_norm();
+  }
+  if (step.first_non_finite >= 0) {
     // Gradients flow from the output to the input: the last parameter in the network's order met it first.
     const auto parameters = trainee_.module().parameters();
     for (auto p = parameters.rbegin(); p != parameters.rend() && report.problem.empty(); ++p)
@@ -103,10 +109,7 @@ UpdateReport Learner::update(std::int64_t k, const std::function<TrainBatch(std:
     if (report.problem.empty()) report.problem = "the norm of the gradient overflows";
   }
   report.applied = report.problem.empty();
-  if (report.applied) {
-    report.clip_scale = clip_factor(report.grad_norm, options_.clip);
-    adam_.step(report.lr, report.clip_scale);
-  }
+  if (report.applied) report.clip_scale = step.clip_scale;
   trainee_.module().zero_grad();
   return report;
 }

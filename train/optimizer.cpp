@@ -27,20 +27,20 @@ double Adam::grad_norm() const {
   return avid::grad_norm(grads).norm;
 }
 
-void Adam::step(double lr, double grad_scale) {
-  ++num_steps_;
+AdamOutcome Adam::update(double lr, double max_norm) {
+  std::vector<AdamParameter> list;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Var leaf = parameters_[i].var();
-    const Tensor grad = leaf.grad();
-    adam_step(
-        leaf.mutable_value(), grad, m_[i], v_[i],
-        {.lr = lr,
-         .beta1 = options_.beta1,
-         .beta2 = options_.beta2,
-         .eps = options_.eps,
-         .num_steps = num_steps_,
-         .grad_scale = grad_scale});
+    list.push_back({.param = leaf.mutable_value(), .grad = leaf.grad(), .m = m_[i], .v = v_[i]});
   }
+  const Device device = parameters_.empty() ? Device{} : parameters_.front().var().value().device();
+  if (!state_.defined()) state_ = make_adam_state(num_steps_, device);
+  adam_update(
+      list,
+      {.lr = lr, .beta1 = options_.beta1, .beta2 = options_.beta2, .eps = options_.eps, .max_norm = max_norm}, state_);
+  const AdamOutcome outcome = read_adam_state(state_);
+  num_steps_ = outcome.num_steps;
+  return outcome;
 }
 
 NamedTensors Adam::export_moments() const {
@@ -73,6 +73,7 @@ void Adam::import_moments(const NamedTensors& moments, std::int64_t num_steps, c
     v_[i].copy_from(found.at("v." + parameters_[i].name));
   }
   num_steps_ = num_steps;
+  state_ = {};
 }
 
 }  // namespace avid::train

@@ -6,6 +6,7 @@
 
 #include "nn/module.h"
 #include "tensor/io/tensor_file.h"
+#include "tensor/ops/adam.h"
 
 namespace avid::train {
 
@@ -23,8 +24,9 @@ class Adam {
 
   /// Global L2 norm of all gradients, summed in f64 in the order of the parameters.
   double grad_norm() const;
-  /// One step with gradients multiplied by grad_scale.
-  void step(double lr, double grad_scale);
+  /// Scales all gradients down to a norm of at most max_norm and takes one step; changes nothing when some gradient is not
+  /// finite. The host waits for a device once, at the end, to know the outcome.
+  AdamOutcome update(double lr, double max_norm);
 
   std::int64_t num_steps() const { return num_steps_; }
   const std::vector<nn::NamedParameter>& parameters() const { return parameters_; }
@@ -38,6 +40,7 @@ class Adam {
   AdamOptions options_;
   std::vector<Tensor> m_, v_;
   std::int64_t num_steps_ = 0;
+  Tensor state_;  // of adam_update(); undefined until the first update
 };
 
 }  // namespace avid::train

@@ -2,6 +2,7 @@
 #include "train/optimizer.h"
 
 #include <cmath>
+#include <limits>
 
 #include "tensor/error.h"
 #include "tests/doctest.h"
@@ -38,9 +39,13 @@ TEST_CASE("optimizer/adam/three_steps_by_hand") {
   for (int n = 1; n <= 3; ++n) {
     const double g = grads[static_cast<std::size_t>(n - 1)];
     set_grad(module.a, std::vector<double>(6, g));
-    adam.step(0.01, 0.5);  // b never gets a gradient
-    m = 0.9 * m + 0.1 * g * 0.5;
-    v = 0.999 * v + 0.001 * g * 0.5 * g * 0.5;
+    const double norm = std::sqrt(6.0) * std::abs(g), scale = (norm / 2) / (norm + 1e-6);
+    const AdamOutcome outcome = adam.update(0.01, norm / 2);  // b never gets a gradient
+    CHECK(outcome.norm == doctest::Approx(norm).epsilon(1e-13));
+    CHECK(outcome.clip_scale == doctest::Approx(scale).epsilon(1e-13));
+    CHECK(outcome.num_steps == n);
+    m = 0.9 * m + 0.1 * g * scale;
+    v = 0.999 * v + 0.001 * g * scale * g * scale;
     p -= 0.01 * (m / (1 - std::pow(0.9, n))) / (std::sqrt(v / (1 - std::pow(0.999, n))) + 1e-8);
     CHECK(module.a->var().value().to_doubles()[4] == doctest::Approx(p).epsilon(1e-13));
   }
@@ -57,17 +62,31 @@ TEST_CASE("optimizer/norm/over_all_parameters") {
   CHECK(adam.grad_norm() == doctest::Approx(10).epsilon(1e-15));
 }
 
+TEST_CASE("optimizer/guard/a_gradient_that_is_not_finite_changes_nothing") {
+  TwoParameters module;
+  Adam adam(module.parameters(), {});
+  set_grad(module.a, std::vector<double>(6, 1.0));
+  adam.update(0.1, 1e9);
+  const Tensor before = module.a->var().value().clone();
+  set_grad(module.a, std::vector<double>(6, 1.0));
+  set_grad(module.b, {0, 0, std::numeric_limits<double>::infinity(), 0, 0});
+  const AdamOutcome outcome = adam.update(0.1, 1e9);
+  CHECK(module.parameters()[static_cast<std::size_t>(outcome.first_non_finite)].name == "b");
+  CHECK(test::same_bits(module.a->var().value(), before));
+  CHECK(adam.num_steps() == 1);
+}
+
 TEST_CASE("optimizer/moments/round_trip_and_misfits") {
   TwoParameters one, two;
   Adam first(one.parameters(), {}), second(two.parameters(), {});
   set_grad(one.a, {1, -2, 3, -4, 5, -6});
-  first.step(0.1, 1);
+  first.update(0.1, 1e9);
   second.import_moments(first.export_moments(), first.num_steps(), "x");
   Var leaf = two.a->var();
   leaf.mutable_value().copy_from(one.a->var().value());
   for (TwoParameters* module : {&one, &two}) set_grad(module->a, {6, 5, 4, 3, 2, 1});
-  first.step(0.1, 1);
-  second.step(0.1, 1);
+  first.update(0.1, 1e9);
+  second.update(0.1, 1e9);
   CHECK(test::same_bits(one.a->var().value(), two.a->var().value()));
 
   NamedTensors moments = first.export_moments();
