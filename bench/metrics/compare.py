@@ -7,9 +7,9 @@ Weights: the pretrained trunks cannot be had everywhere, so both sides get the s
 each tensor's name, scaled to keep activations near 1); LPIPS uses the official heads, which the package lpips brings
 along. Values must agree whatever the weights are; they mean nothing as scores.
 
-Time: CPU seconds per clip on one thread. A program has start-up costs that a call inside Python has not (reading weights,
-hashing files), so both are charged for the difference between N clips and N/2 clips. CPU time and not wall time, so that a
-busy machine does not matter much. The best of --repeats counts.
+Time: CPU seconds per clip on one thread. A program has start-up costs that a call inside Python has not (reading
+weights, hashing files), so both are charged for the difference between N clips and N/2 clips. CPU time and not wall
+time, so that a busy machine does not matter much. The best of --repeats counts.
 """
 import argparse
 import json
@@ -88,11 +88,17 @@ def resized(images, size):
 class Peers:
     """Each method: (real, made) u8 clips -> value."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, keys):
+        """Makes the networks that these metrics need, and writes their weights for the program."""
+        if "lpips" in keys:
+            self.make_lpips(folder)
+        if "fid" in keys:
+            self.make_inception(folder)
+        if "fvd_i3d" in keys:
+            self.make_i3d(folder)
+
+    def make_lpips(self, folder):
         import lpips
-        import pytorch_fid.inception
-        from cdfvd.fvd import cdfvd
-        from cdfvd.third_party.i3d.pytorch_i3d import InceptionI3d
         from torchmetrics.functional.image.lpips import _LPIPS
 
         self.lpips = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
@@ -111,6 +117,9 @@ class Peers:
             weights[f"lin{i}.model.1.weight"] = getattr(self.lpips, f"lin{i}").model[1].weight.data.contiguous()
         self.save(folder, "lpips-vgg", weights)
 
+    def make_inception(self, folder):
+        import pytorch_fid.inception
+
         # Its constructor downloads; everything else is the package's.
         pytorch_fid.inception.load_state_dict_from_url = lambda *a, **k: {}
         whole = torch.nn.Module.load_state_dict
@@ -121,6 +130,10 @@ class Peers:
         self.save(folder, "fid-inception", {k: v for k, v in state.items() if not k.startswith("fc.")})
         pytorch_fid.inception.fid_inception_v3 = lambda: inception
         self.inception = pytorch_fid.inception.InceptionV3([3], resize_input=False, normalize_input=True).eval()
+
+    def make_i3d(self, folder):
+        from cdfvd.fvd import cdfvd
+        from cdfvd.third_party.i3d.pytorch_i3d import InceptionI3d
 
         i3d = InceptionI3d(400, in_channels=3)
         state = hashed_state(i3d, "i3d.")
@@ -185,7 +198,8 @@ class Peers:
             return float(self.fvd().compute_fvd(*big))
 
 
-# name, our key, our options, peer, whether the Frechet root differs for few samples
+# name, our key, our options, peer, relative difference allowed. The FID and FVD packages take a general root of a
+# singular product when there are fewer samples than features; what that loses is theirs.
 LINES = [
     ("PSNR, torchmetrics", "psnr", [], "psnr_torchmetrics", 1e-5),
     ("SSIM, torchmetrics", "ssim", [], "ssim_torchmetrics", 1e-4),
@@ -221,19 +235,23 @@ def main():
     parser.add_argument("--program", default="build/avid")
     parser.add_argument("--clips", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--only", default="psnr,ssim,lpips,fid,fvd_i3d", help="keys of avid metrics, comma-separated")
     parser.add_argument("--json")
     arguments = parser.parse_args()
     from importlib.metadata import version
 
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        peers = Peers(folder)
+        keys = arguments.only.split(",")
+        peers = Peers(folder, keys)
         real, made = clips(arguments.clips)
         half = arguments.clips // 2
         for count in (half, arguments.clips):
             save_file({"real": torch.from_numpy(real[:count]), "made": torch.from_numpy(made[:count])},
                       os.path.join(folder, f"{count}.safetensors"))
         for name, key, options, peer, tolerance in LINES:
+            if key not in keys:
+                continue
             function = getattr(peers, peer)
             times = {(side, count): [] for side in ("ours", "peer") for count in (half, arguments.clips)}
             for _ in range(arguments.repeats):
@@ -257,8 +275,8 @@ def main():
                   f"{1e3 * per_clip['peer']:.1f}  ratio {row['ratio']:.2f}", flush=True)
     if arguments.json:
         packages = ("torch", "torchmetrics", "scikit-image", "lpips", "pytorch-fid", "cd-fvd", "scipy", "numpy")
-        record = {"clips": arguments.clips, "frames": 10, "size": 64, "threads": 1, "weights": "made up, see compare.py",
-                  "packages": {p: version(p) for p in packages}, "rows": rows}
+        record = {"clips": arguments.clips, "frames": 10, "size": 64, "threads": 1,
+                  "weights": "made up, see compare.py", "packages": {p: version(p) for p in packages}, "rows": rows}
         with open(arguments.json, "w") as file:
             json.dump(record, file, indent=1)
             file.write("\n")

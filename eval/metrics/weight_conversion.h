@@ -17,8 +17,8 @@ struct ConvertedWeights {
   std::size_t num_tensors = 0;
 };
 
-/// Converts the files of one network (LPIPS: trunk and heads together) to <folder>/<network>.safetensors: f32, PyTorch's
-/// names and axis order, only the tensors that are needed, metadata arch and source_sha256. The folder is made.
+/// Converts the files of one network (LPIPS: trunk and heads together) to <folder>/<network>.safetensors: f32, only the
+/// tensors that are needed in PyTorch's names and axis order, metadata arch and source_sha256. The folder is made.
 ///
 /// Which network it is is read off the tensors; every shape is checked. Files whose digest is not an official one are
 /// refused unless allowed (their scores will say so); look-alikes that are known to be wrong always.

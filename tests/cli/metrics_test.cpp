@@ -163,6 +163,45 @@ TEST_CASE("metrics/switches/keys_and_mistakes") {
        golden("metrics/fvd/input.safetensors").string() + ":real"});
 }
 
+TEST_CASE("metrics/aer/real_clips_in_place_of_generated_ones_give_one") {
+  const TempDir dir;
+  const auto video = [](std::int64_t frames, std::int64_t step) {
+    Tensor t = Tensor::empty({3, frames, 16, 16, 3}, DType::u8);
+    for (std::int64_t i = 0; i < t.numel(); ++i) t.data<std::uint8_t>()[i] = static_cast<std::uint8_t>(i * step % 251);
+    return t;
+  };
+  Tensor actions = Tensor::empty({3, 4}, DType::i64);
+  for (std::int64_t i = 0; i < 12; ++i) actions.data<std::int64_t>()[i] = i % 15;
+  const std::string file = dir / "clips.safetensors";
+  save_safetensors(
+      file, {{"real", video(4, 7)},
+             {"made", video(4, 11)},
+             {"cond", video(2, 5)},
+             {"actions", actions},
+             {"absurd", Tensor::full({3, 4}, 99, DType::i64)}});
+  const std::string classifier = golden("pixel/classifier/classifier.safetensors");
+  const auto scored = [&](const std::string& generated, const std::string& labels) {
+    return avid_program(
+        {"metrics", "--real", file + ":real", "--generated", file + generated, "--cond", file + ":cond", "--actions",
+         file + labels, "--classifier", classifier, "--metrics", "aer", "--json"});
+  };
+  const ProgramResult same = scored(":real", ":actions");
+  CAPTURE(same.err);
+  REQUIRE(same.exit_code == 0);
+  const Json got = Json::parse(same.out);
+  const double accuracy = got["details"]["aer.accuracy_real"];
+  CHECK(accuracy == got["details"]["aer.accuracy_generated"]);
+  CHECK(got["aer"].get<double>() == doctest::Approx(accuracy / (accuracy + 1e-9)).epsilon(1e-12));
+  CHECK(got["details"]["aer.probability_real"] == got["details"]["aer.probability_generated"]);
+  CHECK(got["weights"]["classifier"]["sha256"] == sha256_of_file(classifier));
+  const Json other = Json::parse(scored(":made", ":actions").out);
+  CHECK(other["details"]["aer.probability_real"] == got["details"]["aer.probability_real"]);
+  CHECK(other["details"]["aer.probability_generated"] != got["details"]["aer.probability_real"]);
+  const ProgramResult absurd = scored(":made", ":absurd");
+  CHECK(absurd.exit_code == 1);
+  CHECK(absurd.err.find("expected 0..14, got 99") != std::string::npos);
+}
+
 TEST_CASE("weights/list/origin_digest_and_state_of_every_network") {
   const TempDir dir;
   const ProgramResult result = avid_program({"weights", "--dir", dir.path(), "--json"});
