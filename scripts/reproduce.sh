@@ -57,7 +57,7 @@ case $budget in
     levels_coinrun100k=32 levels_coinrun500k=96 levels_coinrun2500k=0
     common=(data.size=16 data.frames=4 diffusion.timesteps=10 diffusion.loss_weight=none train.updates=24 train.batch=4
       train.accumulate=1 train.lr=2e-3 train.warmup=4 ema.update_every=1 ema.update_after=4 checkpoint.every=8
-      checkpoint.keep=1 validation.every=0 samples.every=0 log.every=8 log.tensorboard=false)
+      checkpoint.keep=1 validation.every=0 samples.every=0 samples.steps=5 log.every=8 log.tensorboard=false)
     u22=(model.width=8 "model.multipliers=[1,2]" model.heads=1 model.head_dim=8)
     u71=(model.width=12 "model.multipliers=[1,2]" model.heads=1 model.head_dim=8)
     small_control=(model.width=8 model.heads=1 model.head_dim=8)

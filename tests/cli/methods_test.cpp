@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 
@@ -58,9 +59,13 @@ const Networks& networks() {
   return all;
 }
 
-Words evaluate(Words more) {
-  Words words{"evaluate", "--timesteps", "6",      "--sampler", "ddpm",   "--frames", "3",
-              "--clips",  "2",           "--size", "16",        "--data", kHeldOut,   "--json"};
+/// avid evaluate with small settings; `more` may set them otherwise.
+Words evaluate(const Words& more) {
+  Words words{"evaluate", "--data", kHeldOut, "--json"};
+  const std::vector<std::pair<std::string, std::string>> defaults = {
+      {"--timesteps", "6"}, {"--sampler", "ddpm"}, {"--frames", "3"}, {"--clips", "2"}, {"--size", "16"}};
+  for (const auto& [option, value] : defaults)
+    if (std::find(more.begin(), more.end(), option) == more.end()) words.insert(words.end(), {option, value});
   words.insert(words.end(), more.begin(), more.end());
   return words;
 }
