@@ -77,13 +77,16 @@ void add_to(Tensor& sum, Tensor contribution) {
 }
 
 struct OlderId {
-  bool operator()(const std::shared_ptr<GraphNode>& a, const std::shared_ptr<GraphNode>& b) const { return a->id < b->id; }
+  bool operator()(const std::shared_ptr<GraphNode>& a, const std::shared_ptr<GraphNode>& b) const {
+    return a->id < b->id;
+  }
 };
 
 void run_backward(const std::shared_ptr<GraphNode>& root, Tensor d_out) {
   check<GraphError>(root->requires_grad, "backward: the value does not depend on anything that needs a gradient");
-  check<GraphError>(root->op == nullptr || root->rule != nullptr,
-                    "{}: backward through a graph that was already freed | run the forward pass again", root->op ? root->op : "leaf");
+  check<GraphError>(
+      root->op == nullptr || root->rule != nullptr,
+      "{}: backward through a graph that was already freed | run the forward pass again", root->op ? root->op : "leaf");
   add_to(root->grad, std::move(d_out));
   std::priority_queue<std::shared_ptr<GraphNode>, std::vector<std::shared_ptr<GraphNode>>, OlderId> open;
   if (root->op != nullptr) open.push(root);
@@ -91,8 +94,9 @@ void run_backward(const std::shared_ptr<GraphNode>& root, Tensor d_out) {
     const std::shared_ptr<GraphNode> node = open.top();
     open.pop();
     while (!open.empty() && open.top() == node) open.pop();  // pushed once per consumer
-    check<GraphError>(node->rule != nullptr,
-                      "{}: backward through a graph that was already freed | run the forward pass again", node->op);
+    check<GraphError>(
+        node->rule != nullptr, "{}: backward through a graph that was already freed | run the forward pass again",
+        node->op);
     const Tensor d_node = std::exchange(node->grad, Tensor());
     if (d_node.defined()) {
       InputGrads grads(*node);
@@ -115,8 +119,9 @@ Var::Var(Tensor value, bool requires_grad, std::string name) : state_(std::make_
   node->requires_grad = requires_grad;
   node->shape = value.shape();
   node->dtype = value.dtype();
-  check<DTypeError>(!requires_grad || is_float(value.dtype()), "autograd: {}: only float tensors have gradients, got {}", name,
-                    value.describe());
+  check<DTypeError>(
+      !requires_grad || is_float(value.dtype()), "autograd: {}: only float tensors have gradients, got {}", name,
+      value.describe());
   *state_ = {std::move(value), std::move(name), std::move(node)};
 }
 
@@ -133,8 +138,10 @@ const Tensor& Var::value_in(DType dtype) const {
   const bool wrong_type = !s.converted.defined() || s.converted.dtype() != dtype;
   if (wrong_type || s.converted_stale || s.converted_version != s.value.version()) {
     // The old copy may still be saved for a backward pass; then it stays as it is.
-    if (!wrong_type && s.converted.use_count() == 1 && s.converted.device() == s.value.device()) s.converted.copy_from(s.value);
-    else s.converted = s.value.to(dtype);
+    if (!wrong_type && s.converted.use_count() == 1 && s.converted.device() == s.value.device())
+      s.converted.copy_from(s.value);
+    else
+      s.converted = s.value.to(dtype);
     s.converted_version = s.value.version();
     s.converted_stale = false;
   }
@@ -161,24 +168,31 @@ void Var::zero_grad() { state().node->grad = Tensor(); }
 Var Var::detach() const { return Var(state().value); }
 
 void Var::backward() const {
-  check<ShapeError>(value().numel() == 1, "backward: expected a scalar, got {} | pass a gradient of this shape", value().describe());
+  check<ShapeError>(
+      value().numel() == 1, "backward: expected a scalar, got {} | pass a gradient of this shape", value().describe());
   backward(Tensor::full(value().shape(), 1.0, value().dtype(), value().device()));
 }
 
 void Var::backward(const Tensor& d_out) const {
-  check<ShapeError>(d_out.shape() == shape() && d_out.dtype() == dtype(), "backward: d_out: expected {}, got {}", value().describe(),
-                    d_out.describe());
+  check<ShapeError>(
+      d_out.shape() == shape() && d_out.dtype() == dtype(), "backward: d_out: expected {}, got {}", value().describe(),
+      d_out.describe());
   run_backward(state().node, d_out);
 }
 
 Saved::Saved(const char* op, const char* what, Tensor tensor)
-    : op_(op), what_(what), tensor_(std::move(tensor)), version_(tensor_.version()), bytes_(tensor_.defined() ? tensor_.num_bytes() : 0) {}
+    : op_(op),
+      what_(what),
+      tensor_(std::move(tensor)),
+      version_(tensor_.version()),
+      bytes_(tensor_.defined() ? tensor_.num_bytes() : 0) {}
 
 const Tensor& Saved::get() const {
   check<GraphError>(tensor_.defined(), "{}: {} was not saved or is already freed", op_, what_);
-  check<GraphError>(tensor_.version() == version_,
-                    "{}: {} {} was changed in place after it was saved for the backward pass | use a copy", op_, what_,
-                    tensor_.describe());
+  check<GraphError>(
+      tensor_.version() == version_,
+      "{}: {} {} was changed in place after it was saved for the backward pass | use a copy", op_, what_,
+      tensor_.describe());
   return tensor_;
 }
 
@@ -187,8 +201,9 @@ bool InputGrads::needs(std::size_t i) const { return node_.inputs.at(i) != nullp
 void InputGrads::set(std::size_t i, Tensor grad) {
   if (!needs(i)) return;
   GraphNode& input = *node_.inputs[i];
-  check<ShapeError>(grad.shape() == input.shape && grad.dtype() == input.dtype, "{}: gradient of input {}: expected {} {}, got {}",
-                    node_.op, i, name_of(input.dtype), input.shape, grad.describe());
+  check<ShapeError>(
+      grad.shape() == input.shape && grad.dtype() == input.dtype, "{}: gradient of input {}: expected {} {}, got {}",
+      node_.op, i, name_of(input.dtype), input.shape, grad.describe());
   add_to(input.grad, std::move(grad));
 }
 

@@ -39,7 +39,8 @@ void end_op(const char* outer, [[maybe_unused]] const char* suffix) {
   running_op = outer;
   try {
     wait_if_timing();
-  } catch (const std::exception&) {  // called by a destructor; the op's own error is on its way, or comes with the next call
+  } catch (
+      const std::exception&) {  // called by a destructor; the op's own error is on its way, or comes with the next call
   }
 #if AVID_HAVE_CUDA
   nvtxRangePop();

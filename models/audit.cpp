@@ -135,7 +135,9 @@ class Auditor {
 
  private:
   void put(const std::string& name, const Tensor& tensor) { outputs_.emplace_back(name, tensor.to(Device())); }
-  void put_video(const std::string& name, const Tensor& video) { put(name, to_channels_first(video.to(Device()).to(request_.dtype))); }
+  void put_video(const std::string& name, const Tensor& video) {
+    put(name, to_channels_first(video.to(Device()).to(request_.dtype)));
+  }
 
   // A network as it was read, where and in the type that the request asks for.
   template <class Network>
@@ -242,8 +244,8 @@ class Auditor {
     const auto network = placed(load_action_classifier(request_.classifier, request_.dtype, in_.cond.dim(1)));
     if (in_.x0.defined()) {
       const NoGrad no_grad;
-      const Var logits =
-          network->forward(Var(join_frames(in_.cond, in_.x0)), Tensor::zeros({in_.x0.dim(0)}, DType::i64, request_.device));
+      const Var logits = network->forward(
+          Var(join_frames(in_.cond, in_.x0)), Tensor::zeros({in_.x0.dim(0)}, DType::i64, request_.device));
       put("logits_clean", logits.value());
       put_scalar("loss_clean", cross_entropy(logits, in_.actions.to(request_.device)).value().item());
     }

@@ -10,9 +10,12 @@ namespace avid {
 
 std::string Device::to_string() const {
   switch (kind) {
-    case DeviceKind::cpu: return "cpu";
-    case DeviceKind::cuda: return fmt::format("cuda:{}", index);
-    case DeviceKind::sim: return "sim";
+    case DeviceKind::cpu:
+      return "cpu";
+    case DeviceKind::cuda:
+      return fmt::format("cuda:{}", index);
+    case DeviceKind::sim:
+      return "sim";
   }
   return "?";
 }
@@ -26,8 +29,9 @@ Device Device::parse(std::string_view text) {
     device.kind = DeviceKind::cuda;
     const std::string_view digits = text.substr(text == "cuda" ? 4 : 5);
     const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), device.index);
-    check<DeviceError>(text == "cuda" || (error == std::errc() && end == digits.data() + digits.size() && device.index >= 0),
-                       "device: expected cpu, cuda, cuda:N or sim, got '{}'", text);
+    check<DeviceError>(
+        text == "cuda" || (error == std::errc() && end == digits.data() + digits.size() && device.index >= 0),
+        "device: expected cpu, cuda, cuda:N or sim, got '{}'", text);
   } else {
     fail<DeviceError>("device: expected cpu, cuda, cuda:N or sim, got '{}'", text);
   }
@@ -45,10 +49,13 @@ Device Device::parse(std::string_view text) {
 std::string Device::describe() const {
   switch (kind) {
 #if AVID_HAVE_CUDA
-    case DeviceKind::cuda: return fmt::format("{} ({})", to_string(), kernels::device_name<kernels::Cuda>(index));
+    case DeviceKind::cuda:
+      return fmt::format("{} ({})", to_string(), kernels::device_name<kernels::Cuda>(index));
 #endif
-    case DeviceKind::sim: return "sim (kernel simulator on the host)";
-    default: return to_string();
+    case DeviceKind::sim:
+      return "sim (kernel simulator on the host)";
+    default:
+      return to_string();
   }
 }
 
@@ -57,10 +64,14 @@ namespace detail {
 void fail_no_backend(Device device, const char* op) {
   switch (device.kind) {
     case DeviceKind::cuda:
-      fail<DeviceError>("{}: {}: this build has no CUDA kernels | rebuild with -DAVID_CUDA=ON, or use --device cpu", op, device.to_string());
+      fail<DeviceError>(
+          "{}: {}: this build has no CUDA kernels | rebuild with -DAVID_CUDA=ON, or use --device cpu", op,
+          device.to_string());
     case DeviceKind::sim:
-      fail<DeviceError>("{}: sim: this build has no kernel simulator | rebuild with -DAVID_SIM=ON, or use --device cpu", op);
-    case DeviceKind::cpu: break;
+      fail<DeviceError>(
+          "{}: sim: this build has no kernel simulator | rebuild with -DAVID_SIM=ON, or use --device cpu", op);
+    case DeviceKind::cpu:
+      break;
   }
   fail<DeviceError>("{}: expected a tensor on a device, got one on cpu", op);
 }

@@ -61,7 +61,8 @@ struct HostPool {
       const std::lock_guard lock(mutex);
       stats.in_use_bytes -= block_bytes;
       fail<OutOfMemoryError>(
-          "host memory: could not get {:.1f} MiB more, {:.1f} MiB are in use | use a smaller batch or model, or more accumulation",
+          "host memory: could not get {:.1f} MiB more, {:.1f} MiB are in use | use a smaller batch or model, or more "
+          "accumulation",
           static_cast<double>(asked_bytes) / 1048576.0, static_cast<double>(stats.in_use_bytes) / 1048576.0);
     }
     return static_cast<std::byte*>(block);
@@ -188,8 +189,10 @@ std::shared_ptr<Storage> Storage::borrow(const void* data, std::size_t num_bytes
 
 Storage::~Storage() {
   if (block_bytes_ == 0) return;
-  if (device_.is_gpu()) give_back_to_device(data_, block_bytes_, device_);
-  else host_pool().give_back(data_, block_bytes_);
+  if (device_.is_gpu())
+    give_back_to_device(data_, block_bytes_, device_);
+  else
+    host_pool().give_back(data_, block_bytes_);
 }
 
 PoolStats host_pool_stats() {

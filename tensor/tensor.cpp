@@ -10,15 +10,22 @@
 namespace avid {
 namespace {
 
-template <class To, class From> To convert(From v) {
-  if constexpr (std::is_same_v<To, From>) return v;
-  else if constexpr (std::is_same_v<From, bf16> || std::is_same_v<From, f16>) return convert<To>(static_cast<float>(v));
-  else if constexpr (std::is_same_v<To, bf16> || std::is_same_v<To, f16>) return To(static_cast<float>(v));
-  else return static_cast<To>(v);
+template <class To, class From>
+To convert(From v) {
+  if constexpr (std::is_same_v<To, From>)
+    return v;
+  else if constexpr (std::is_same_v<From, bf16> || std::is_same_v<From, f16>)
+    return convert<To>(static_cast<float>(v));
+  else if constexpr (std::is_same_v<To, bf16> || std::is_same_v<To, f16>)
+    return To(static_cast<float>(v));
+  else
+    return static_cast<To>(v);
 }
 
 // Copies rows between two layouts of the same shape.
-void copy_rows(const void* from, std::size_t from_step, void* to, std::size_t to_step, std::int64_t num_rows, std::size_t row_bytes) {
+void copy_rows(
+    const void* from, std::size_t from_step, void* to, std::size_t to_step, std::int64_t num_rows,
+    std::size_t row_bytes) {
   if (row_bytes == 0 || num_rows == 0) return;  // memcpy wants valid pointers even for nothing
   if (from_step == row_bytes && to_step == row_bytes) {
     std::memcpy(to, from, static_cast<std::size_t>(num_rows) * row_bytes);
@@ -26,17 +33,22 @@ void copy_rows(const void* from, std::size_t from_step, void* to, std::size_t to
   }
   const auto* source = static_cast<const std::byte*>(from);
   auto* target = static_cast<std::byte*>(to);
-  for (std::int64_t r = 0; r < num_rows; ++r, source += from_step, target += to_step) std::memcpy(target, source, row_bytes);
+  for (std::int64_t r = 0; r < num_rows; ++r, source += from_step, target += to_step)
+    std::memcpy(target, source, row_bytes);
 }
 
 // Copies the rows of two tensors of the same shape and type, at least one of them on a GPU backend.
-void copy_device_rows(std::byte* to, Device to_device, std::size_t to_step, const std::byte* from, Device from_device, std::size_t from_step,
-                      std::size_t row_bytes, std::int64_t num_rows) {
+void copy_device_rows(
+    std::byte* to, Device to_device, std::size_t to_step, const std::byte* from, Device from_device,
+    std::size_t from_step, std::size_t row_bytes, std::int64_t num_rows) {
   if (row_bytes == 0 || num_rows == 0) return;
   const bool up = !from_device.is_gpu(), down = !to_device.is_gpu();
-  check<DeviceError>(up || down || from_device == to_device, "copy: from {} to {}: copy to the CPU first", from_device.to_string(),
-                     to_device.to_string());
-  const auto kind = up ? kernels::CopyKind::to_device : down ? kernels::CopyKind::to_host : kernels::CopyKind::on_device;
+  check<DeviceError>(
+      up || down || from_device == to_device, "copy: from {} to {}: copy to the CPU first", from_device.to_string(),
+      to_device.to_string());
+  const auto kind = up     ? kernels::CopyKind::to_device
+                    : down ? kernels::CopyKind::to_host
+                           : kernels::CopyKind::on_device;
   on_device(up ? to_device : from_device, "copy", [&]<class Backend>(const kernels::Stream& stream) {
     kernels::device_copy<Backend>(stream, kind, to, to_step, from, from_step, row_bytes, num_rows);
   });
@@ -46,7 +58,8 @@ template <class To, class From>
 void cast_rows(Tensor& to, const Tensor& from) {
   on_device(to.device(), "cast", [&]<class Backend>(const kernels::Stream& stream) {
     kernels::cast<Backend, To, From>(
-        stream, {to.numel() == 0 ? 0 : to.rows(), to.cols(), device_rows_of<From>(from), device_mutable_rows_of<To>(to)});
+        stream,
+        {to.numel() == 0 ? 0 : to.rows(), to.cols(), device_rows_of<From>(from), device_mutable_rows_of<To>(to)});
   });
 }
 
@@ -79,7 +92,9 @@ Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
       on_device(device, "tensor", [&]<class Backend>(const kernels::Stream& stream) {
         kernels::device_zero<Backend>(stream, row + row_bytes, pitch_bytes, pitch_bytes - row_bytes, shape.rows());
       });
-    else for (std::int64_t r = shape.rows(); r > 0; --r, row += pitch_bytes) std::memset(row + row_bytes, 0, pitch_bytes - row_bytes);
+    else
+      for (std::int64_t r = shape.rows(); r > 0; --r, row += pitch_bytes)
+        std::memset(row + row_bytes, 0, pitch_bytes - row_bytes);
   }
   return t;
 }
@@ -90,7 +105,8 @@ Tensor Tensor::zeros(const Shape& shape, DType dtype, Device device) {
     on_device(device, "tensor", [&]<class Backend>(const kernels::Stream& stream) {
       kernels::device_zero<Backend>(stream, t.storage_->data(), t.num_bytes(), t.num_bytes(), 1);
     });
-  else std::memset(t.storage_->data(), 0, t.num_bytes());
+  else
+    std::memset(t.storage_->data(), 0, t.num_bytes());
   return t;
 }
 
@@ -100,31 +116,35 @@ Tensor Tensor::full(const Shape& shape, double value, DType dtype, Device device
   return t;
 }
 
-template <class Elem> Tensor Tensor::from_values(std::span<const Elem> values, const Shape& shape) {
+template <class Elem>
+Tensor Tensor::from_values(std::span<const Elem> values, const Shape& shape) {
   return from_dense_bytes(std::as_bytes(values), shape, dtype_of<Elem>);
 }
 
 Tensor Tensor::from_dense_bytes(std::span<const std::byte> bytes, const Shape& shape, DType dtype) {
   const std::size_t item = size_of(dtype);
-  check<ShapeError>(bytes.size() == static_cast<std::size_t>(shape.numel()) * item, "tensor: {} of {} needs {} bytes, got {}",
-                    name_of(dtype), shape, static_cast<std::size_t>(shape.numel()) * item, bytes.size());
+  check<ShapeError>(
+      bytes.size() == static_cast<std::size_t>(shape.numel()) * item, "tensor: {} of {} needs {} bytes, got {}",
+      name_of(dtype), shape, static_cast<std::size_t>(shape.numel()) * item, bytes.size());
   Tensor t = empty(shape, dtype);
   const std::size_t row_bytes = static_cast<std::size_t>(shape.cols()) * item;
-  copy_rows(bytes.data(), row_bytes, t.storage_->data(), static_cast<std::size_t>(t.pitch_) * item, shape.rows(), row_bytes);
+  copy_rows(
+      bytes.data(), row_bytes, t.storage_->data(), static_cast<std::size_t>(t.pitch_) * item, shape.rows(), row_bytes);
   return t;
 }
 
-Tensor Tensor::from_storage(std::shared_ptr<Storage> storage, std::size_t offset_bytes, const Shape& shape, DType dtype,
-                            std::int64_t pitch) {
+Tensor Tensor::from_storage(
+    std::shared_ptr<Storage> storage, std::size_t offset_bytes, const Shape& shape, DType dtype, std::int64_t pitch) {
   Tensor t;
   t.shape_ = shape;
   t.dtype_ = dtype;
   t.pitch_ = pitch;
   t.offset_bytes_ = offset_bytes;
   t.storage_ = std::move(storage);
-  check<ShapeError>(pitch >= shape.cols() && offset_bytes + t.num_bytes() <= t.storage_->num_bytes(),
-                    "tensor: view {} with pitch {} at byte {} does not fit {} bytes", shape, pitch, offset_bytes,
-                    t.storage_->num_bytes());
+  check<ShapeError>(
+      pitch >= shape.cols() && offset_bytes + t.num_bytes() <= t.storage_->num_bytes(),
+      "tensor: view {} with pitch {} at byte {} does not fit {} bytes", shape, pitch, offset_bytes,
+      t.storage_->num_bytes());
   return t;
 }
 
@@ -139,8 +159,11 @@ std::size_t Tensor::num_bytes() const {
 
 const void* Tensor::raw_data() const {
   check(defined(), "tensor: undefined tensor used");
-  check<DeviceError>(!device().is_gpu(), "tensor: {} on {}: host code may not touch device memory, so this op has no kernel there yet | "
-                     "copy it with to(Device())", describe(), device().to_string());
+  check<DeviceError>(
+      !device().is_gpu(),
+      "tensor: {} on {}: host code may not touch device memory, so this op has no kernel there yet | "
+      "copy it with to(Device())",
+      describe(), device().to_string());
   return storage_->data() + offset_bytes_;
 }
 
@@ -155,7 +178,9 @@ const void* Tensor::device_pointer(DType expected) const {
   return storage_->data() + offset_bytes_;
 }
 
-void* Tensor::device_pointer(DType expected) { return const_cast<void*>(std::as_const(*this).device_pointer(expected)); }
+void* Tensor::device_pointer(DType expected) {
+  return const_cast<void*>(std::as_const(*this).device_pointer(expected));
+}
 
 void Tensor::check_writable() const {
   check(defined(), "tensor: undefined tensor used");
@@ -173,13 +198,13 @@ void* Tensor::checked_mutable_data(DType expected) {
 }
 
 Tensor Tensor::slice(std::int64_t begin, std::int64_t end) const {
-  check<ShapeError>(rank() >= 1 && begin >= 0 && begin <= end && end <= dim(0), "slice: [{},{}) of {}", begin, end, shape_);
+  check<ShapeError>(
+      rank() >= 1 && begin >= 0 && begin <= end && end <= dim(0), "slice: [{},{}) of {}", begin, end, shape_);
   Tensor t = *this;
   auto extents = shape_.to_vector();
   extents[0] = end - begin;
   t.shape_ = Shape(extents);
-  const std::int64_t row_elements =
-      rank() == 1 ? 1 : Shape(std::span(extents).subspan(1)).rows() * pitch_;
+  const std::int64_t row_elements = rank() == 1 ? 1 : Shape(std::span(extents).subspan(1)).rows() * pitch_;
   t.offset_bytes_ += static_cast<std::size_t>(begin * row_elements) * size_of(dtype_);
   if (rank() == 1 && end - begin < shape_[0]) t.pitch_ = std::max<std::int64_t>(end - begin, 1);  // no gap of its own
   return t;
@@ -193,21 +218,24 @@ Tensor Tensor::select(std::int64_t i) const {
 }
 
 Tensor Tensor::reshape(const Shape& shape) const {
-  check<ShapeError>(shape.numel() == numel(), "reshape: {} has {} elements, {} has {}", shape_, numel(), shape, shape.numel());
+  check<ShapeError>(
+      shape.numel() == numel(), "reshape: {} has {} elements, {} has {}", shape_, numel(), shape, shape.numel());
   Tensor t = *this;
   t.shape_ = shape;
   if (shape.cols() == cols() && (shape.rank() > 0 || rank() == 0)) return t;
   const std::int64_t wanted_pitch = row_pitch(shape, dtype_);
   // A dense run can be cut anew when the new rows need no gap.
-  check<ShapeError>(is_dense() && (wanted_pitch == shape.cols() || shape.rows() <= 1),
-                    "reshape: {} -> {} would need a copy (rows of {} elements lie {} apart) | use dense_reshape", shape_, shape,
-                    cols(), pitch_);
+  check<ShapeError>(
+      is_dense() && (wanted_pitch == shape.cols() || shape.rows() <= 1),
+      "reshape: {} -> {} would need a copy (rows of {} elements lie {} apart) | use dense_reshape", shape_, shape,
+      cols(), pitch_);
   t.pitch_ = shape.rows() <= 1 ? std::max<std::int64_t>(shape.cols(), 1) : wanted_pitch;
   return t;
 }
 
 Tensor Tensor::dense_reshape(const Shape& shape) const {
-  check<ShapeError>(shape.numel() == numel(), "dense_reshape: {} has {} elements, {} has {}", shape_, numel(), shape, shape.numel());
+  check<ShapeError>(
+      shape.numel() == numel(), "dense_reshape: {} has {} elements, {} has {}", shape_, numel(), shape, shape.numel());
   return from_dense_bytes(to_dense_bytes(), shape, dtype_).to(device());
 }
 
@@ -244,17 +272,20 @@ void Tensor::copy_from(const Tensor& source) {
     // Rows cut alike go as one run with their gaps, which are zero on both sides: copying millions of short rows is slow.
     const bool one_run = pitch_ == source.pitch() && num_rows > 1;
     if (one_run) {
-      copy_device_rows(storage_->data() + offset_bytes_, device(), num_bytes(), source.storage_->data() + source.offset_bytes_,
-                       source.device(), num_bytes(), num_bytes(), 1);
+      copy_device_rows(
+          storage_->data() + offset_bytes_, device(), num_bytes(), source.storage_->data() + source.offset_bytes_,
+          source.device(), num_bytes(), num_bytes(), 1);
       return bump_version();
     }
-    copy_device_rows(storage_->data() + offset_bytes_, device(), static_cast<std::size_t>(pitch_) * item,
-                     source.storage_->data() + source.offset_bytes_, source.device(), static_cast<std::size_t>(source.pitch()) * item,
-                     static_cast<std::size_t>(num_cols) * item, num_rows);
+    copy_device_rows(
+        storage_->data() + offset_bytes_, device(), static_cast<std::size_t>(pitch_) * item,
+        source.storage_->data() + source.offset_bytes_, source.device(),
+        static_cast<std::size_t>(source.pitch()) * item, static_cast<std::size_t>(num_cols) * item, num_rows);
   } else if (source.dtype() == dtype_) {
     const std::size_t item = size_of(dtype_);
-    copy_rows(source.raw_data(), static_cast<std::size_t>(source.pitch()) * item, raw_data(), static_cast<std::size_t>(pitch_) * item,
-              num_rows, static_cast<std::size_t>(num_cols) * item);
+    copy_rows(
+        source.raw_data(), static_cast<std::size_t>(source.pitch()) * item, raw_data(),
+        static_cast<std::size_t>(pitch_) * item, num_rows, static_cast<std::size_t>(num_cols) * item);
   } else {
     dispatch_any(source.dtype(), [&]<class From>() {
       dispatch_any(dtype_, [&]<class To>() {
@@ -274,7 +305,8 @@ void Tensor::fill(double value) {
     dispatch_f32_bf16(dtype_, "fill", [&]<class Elem>() {
       on_device(device(), "fill", [&]<class Backend>(const kernels::Stream& stream) {
         const std::int64_t num_rows = numel() == 0 ? 0 : rows();
-        kernels::fill<Backend, Elem>(stream, {num_rows, cols(), device_mutable_rows_of<Elem>(*this), static_cast<float>(value)});
+        kernels::fill<Backend, Elem>(
+            stream, {num_rows, cols(), device_mutable_rows_of<Elem>(*this), static_cast<float>(value)});
       });
     });
     return bump_version();
@@ -302,7 +334,8 @@ std::vector<double> Tensor::to_doubles() const {
   return out;
 }
 
-template <class Elem> std::vector<Elem> Tensor::to_values() const {
+template <class Elem>
+std::vector<Elem> Tensor::to_values() const {
   check<DTypeError>(dtype_ == dtype_of<Elem>, "tensor: expected {}, got {}", name_of(dtype_of<Elem>), describe());
   const auto bytes = to_dense_bytes();
   std::vector<Elem> out(static_cast<std::size_t>(numel()));
@@ -323,7 +356,9 @@ double Tensor::item() const {
   return to_doubles()[0];
 }
 
-std::string Tensor::describe() const { return defined() ? fmt::format("{} {}", name_of(dtype_), shape_) : "undefined tensor"; }
+std::string Tensor::describe() const {
+  return defined() ? fmt::format("{} {}", name_of(dtype_), shape_) : "undefined tensor";
+}
 
 std::string Tensor::to_string() const {
   if (!defined()) return "undefined tensor";
@@ -354,7 +389,8 @@ std::string Tensor::to_string() const {
 }
 
 void check_shape(const Tensor& t, const Shape& expected, const char* op, const char* name) {
-  check<ShapeError>(t.defined() && t.shape() == expected, "{}: {}: expected {}, got {}", op, name, expected, t.describe());
+  check<ShapeError>(
+      t.defined() && t.shape() == expected, "{}: {}: expected {}, got {}", op, name, expected, t.describe());
 }
 
 void check_rank(const Tensor& t, int rank, const char* op, const char* name) {
@@ -362,11 +398,12 @@ void check_rank(const Tensor& t, int rank, const char* op, const char* name) {
 }
 
 void check_dtype(const Tensor& t, DType expected, const char* op, const char* name) {
-  check<DTypeError>(t.defined() && t.dtype() == expected, "{}: {}: expected {}, got {}", op, name, name_of(expected), t.describe());
+  check<DTypeError>(
+      t.defined() && t.dtype() == expected, "{}: {}: expected {}, got {}", op, name, name_of(expected), t.describe());
 }
 
-#define AVID_INSTANTIATE(Elem)                                                          \
-  template Tensor Tensor::from_values<Elem>(std::span<const Elem>, const Shape&);       \
+#define AVID_INSTANTIATE(Elem)                                                    \
+  template Tensor Tensor::from_values<Elem>(std::span<const Elem>, const Shape&); \
   template std::vector<Elem> Tensor::to_values<Elem>() const;
 AVID_INSTANTIATE(double)
 AVID_INSTANTIATE(float)

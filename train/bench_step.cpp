@@ -42,9 +42,11 @@ TrainConfig config_of(const BenchRequest& request, const Unet3dConfig& net, cons
 }  // namespace
 
 BenchResult bench_step(const BenchRequest& request) {
-  check<UsageError>(request.kind == "avid" || request.kind == "base" || request.kind == "sample",
-                    "bench: --kind: expected avid, base or sample, got {}", request.kind);
-  check<UsageError>(request.kind == "base" || !request.adapter.empty(), "bench: --kind {} needs --adapter", request.kind);
+  check<UsageError>(
+      request.kind == "avid" || request.kind == "base" || request.kind == "sample",
+      "bench: --kind: expected avid, base or sample, got {}", request.kind);
+  check<UsageError>(
+      request.kind == "base" || !request.adapter.empty(), "bench: --kind {} needs --adapter", request.kind);
 
   const auto file = open_tensor_file(request.input);
   TrainBatch batch;
@@ -65,7 +67,8 @@ BenchResult bench_step(const BenchRequest& request) {
     trained_config = infer_avid_config(trained_tensors, request.adapter.string(), base_config.cond_frames).adapter;
   }
   const auto trainee = make_trainee(config_of(request, trained_config, video));
-  trainee->module().import_tensors(trained_tensors, request.kind == "base" ? request.base.string() : request.adapter.string());
+  trainee->module().import_tensors(
+      trained_tensors, request.kind == "base" ? request.base.string() : request.adapter.string());
   trainee->module().set_trainable(true);
   trainee->place(request.device, request.activations);
   // A step is over when the device has done it.
@@ -122,8 +125,9 @@ double measure_gemm_flops_per_second(std::int64_t n) {
   double best_seconds = 1e30;
   for (int i = 0; i < 6; ++i) {
     const auto start = std::chrono::steady_clock::now();
-    const dnnl_status_t status =
-        dnnl_sgemm('N', 'N', n, n, n, 1.0f, a.data<float>(), a.pitch(), b.data<float>(), b.pitch(), 0.0f, c.data<float>(), c.pitch());
+    const dnnl_status_t status = dnnl_sgemm(
+        'N', 'N', n, n, n, 1.0f, a.data<float>(), a.pitch(), b.data<float>(), b.pitch(), 0.0f, c.data<float>(),
+        c.pitch());
     check(status == dnnl_success, "bench: oneDNN's matrix product failed with status {}", static_cast<int>(status));
     best_seconds = std::min(best_seconds, seconds_since(start));
   }

@@ -1,7 +1,7 @@
 // kernels/device/runtime_cuda.cpp -- memory, copies and the stream of an NVIDIA GPU, through the CUDA runtime
 //
 // One stream per device carries everything, so that memory given back in stream order is safe to hand out again at once
-// (cudaMallocAsync; the pool keeps what was freed). Copies from and to pageable host memory go through one pinned buffer
+// One stream per device carries everything, so that memory given back in stream order may be handed out again at once
 // per direction: the driver would stage them anyway, but would wait for the whole device to do it.
 #include "kernels/device/runtime.h"
 
@@ -18,7 +18,7 @@
 namespace avid::kernels {
 namespace {
 
-constexpr int kOldestMajor = 8;                         // tensor cores for bf16, asynchronous copies: Ampere
+constexpr int kOldestMajor = 8;  // tensor cores for bf16, asynchronous copies: Ampere
 constexpr std::size_t kStagingBytes = std::size_t{8} << 20;
 
 void check_cuda(cudaError_t status, const char* call) {
@@ -89,30 +89,42 @@ void in_pieces(std::size_t row_bytes, std::int64_t num_rows, Piece&& piece) {
   for (std::int64_t r = 0; r < num_rows; r += rows_per_piece) piece(r, std::min(rows_per_piece, num_rows - r));
 }
 
-void copy_up(DeviceState& state, std::byte* to, std::size_t to_step, const std::byte* from, std::size_t from_step,
-             std::size_t row_bytes, std::int64_t num_rows) {
+void copy_up(
+    DeviceState& state, std::byte* to, std::size_t to_step, const std::byte* from, std::size_t from_step,
+    std::size_t row_bytes, std::int64_t num_rows) {
   const std::lock_guard lock(state.mutex);
   in_pieces(row_bytes, num_rows, [&](std::int64_t first, std::int64_t rows) {
     Staging& staging = state.up[state.next_up];
     state.next_up ^= 1;
     check_cuda(cudaEventSynchronize(staging.read), "cudaEventSynchronize");
     for (std::int64_t r = 0; r < rows; ++r)
-      std::memcpy(staging.data + static_cast<std::size_t>(r) * row_bytes, from + static_cast<std::size_t>(first + r) * from_step, row_bytes);
-    check_cuda(cudaMemcpy2DAsync(to + static_cast<std::size_t>(first) * to_step, to_step, staging.data, row_bytes, row_bytes,
-                                 static_cast<std::size_t>(rows), cudaMemcpyHostToDevice, state.stream), "copy to the device");
+      std::memcpy(
+          staging.data + static_cast<std::size_t>(r) * row_bytes,
+          from + static_cast<std::size_t>(first + r) * from_step, row_bytes);
+    check_cuda(
+        cudaMemcpy2DAsync(
+            to + static_cast<std::size_t>(first) * to_step, to_step, staging.data, row_bytes, row_bytes,
+            static_cast<std::size_t>(rows), cudaMemcpyHostToDevice, state.stream),
+        "copy to the device");
     check_cuda(cudaEventRecord(staging.read, state.stream), "cudaEventRecord");
   });
 }
 
-void copy_down(DeviceState& state, std::byte* to, std::size_t to_step, const std::byte* from, std::size_t from_step,
-               std::size_t row_bytes, std::int64_t num_rows) {
+void copy_down(
+    DeviceState& state, std::byte* to, std::size_t to_step, const std::byte* from, std::size_t from_step,
+    std::size_t row_bytes, std::int64_t num_rows) {
   const std::lock_guard lock(state.mutex);
   in_pieces(row_bytes, num_rows, [&](std::int64_t first, std::int64_t rows) {
-    check_cuda(cudaMemcpy2DAsync(state.down, row_bytes, from + static_cast<std::size_t>(first) * from_step, from_step, row_bytes,
-                                 static_cast<std::size_t>(rows), cudaMemcpyDeviceToHost, state.stream), "copy from the device");
+    check_cuda(
+        cudaMemcpy2DAsync(
+            state.down, row_bytes, from + static_cast<std::size_t>(first) * from_step, from_step, row_bytes,
+            static_cast<std::size_t>(rows), cudaMemcpyDeviceToHost, state.stream),
+        "copy from the device");
     check_cuda(cudaStreamSynchronize(state.stream), "copy from the device");
     for (std::int64_t r = 0; r < rows; ++r)
-      std::memcpy(to + static_cast<std::size_t>(first + r) * to_step, state.down + static_cast<std::size_t>(r) * row_bytes, row_bytes);
+      std::memcpy(
+          to + static_cast<std::size_t>(first + r) * to_step, state.down + static_cast<std::size_t>(r) * row_bytes,
+          row_bytes);
   });
 }
 
@@ -128,10 +140,12 @@ std::string device_problem<Cuda>(int device_index) {
   cudaRuntimeGetVersion(&runtime);
   const auto version = [](int v) { return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10); };
   if (driver / 1000 < runtime / 1000)
-    return "cuda: the driver supports CUDA " + version(driver) + ", this build needs " + version(runtime) + ": update the driver";
+    return "cuda: the driver supports CUDA " + version(driver) + ", this build needs " + version(runtime) +
+           ": update the driver";
   if (const cudaError_t status = cudaGetDeviceCount(&count); status != cudaSuccess || count == 0) {
     cudaGetLastError();
-    return std::string("cuda: no device: ") + (status == cudaSuccess ? "the driver lists none" : cudaGetErrorString(status));
+    return std::string("cuda: no device: ") +
+           (status == cudaSuccess ? "the driver lists none" : cudaGetErrorString(status));
   }
   if (device_index >= count)
     return "cuda: expected a device below " + std::to_string(count) + ", got cuda:" + std::to_string(device_index);
@@ -140,8 +154,8 @@ std::string device_problem<Cuda>(int device_index) {
       cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device_index) != cudaSuccess)
     return "cuda: the device does not answer: " + std::string(cudaGetErrorString(cudaGetLastError()));
   if (major < kOldestMajor)
-    return device_name<Cuda>(device_index) + " has compute capability " + std::to_string(major) + "." + std::to_string(minor) +
-           ", the kernels need 8.0 (Ampere) or newer";
+    return device_name<Cuda>(device_index) + " has compute capability " + std::to_string(major) + "." +
+           std::to_string(minor) + ", the kernels need 8.0 (Ampere) or newer";
   return {};
 }
 
@@ -191,10 +205,12 @@ void device_free<Cuda>(const Stream& stream, void* block, std::size_t) noexcept 
 }
 
 template <>
-void device_copy<Cuda>(const Stream& stream, CopyKind kind, void* to, std::size_t to_step, const void* from,
-                       std::size_t from_step, std::size_t row_bytes, std::int64_t num_rows) {
+void device_copy<Cuda>(
+    const Stream& stream, CopyKind kind, void* to, std::size_t to_step, const void* from, std::size_t from_step,
+    std::size_t row_bytes, std::int64_t num_rows) {
   if (row_bytes == 0 || num_rows == 0) return;
-  if (num_rows == 1 || (to_step == row_bytes && from_step == row_bytes)) {  // one run; cut so that a piece fits a buffer
+  if (num_rows == 1 ||
+      (to_step == row_bytes && from_step == row_bytes)) {  // one run; cut so that a piece fits a buffer
     const std::size_t all = row_bytes * static_cast<std::size_t>(num_rows);
     if (kind == CopyKind::on_device) {
       check_cuda(cudaMemcpyAsync(to, from, all, cudaMemcpyDeviceToDevice, native(stream)), "copy on the device");
@@ -205,29 +221,38 @@ void device_copy<Cuda>(const Stream& stream, CopyKind kind, void* to, std::size_
     DeviceState& state = state_of(stream);
     const auto copy = kind == CopyKind::to_device ? copy_up : copy_down;
     const std::size_t whole = all / kStagingBytes, rest = all % kStagingBytes;
-    if (whole > 0) copy(state, target, kStagingBytes, source, kStagingBytes, kStagingBytes, static_cast<std::int64_t>(whole));
+    if (whole > 0)
+      copy(state, target, kStagingBytes, source, kStagingBytes, kStagingBytes, static_cast<std::int64_t>(whole));
     if (rest > 0) copy(state, target + whole * kStagingBytes, rest, source + whole * kStagingBytes, rest, rest, 1);
     return;
   }
   if (kind == CopyKind::on_device) {
-    check_cuda(cudaMemcpy2DAsync(to, to_step, from, from_step, row_bytes, static_cast<std::size_t>(num_rows),
-                                 cudaMemcpyDeviceToDevice, native(stream)), "copy on the device");
+    check_cuda(
+        cudaMemcpy2DAsync(
+            to, to_step, from, from_step, row_bytes, static_cast<std::size_t>(num_rows), cudaMemcpyDeviceToDevice,
+            native(stream)),
+        "copy on the device");
     return;
   }
   if (row_bytes > kStagingBytes) {  // rows longer than a buffer: one by one
     for (std::int64_t r = 0; r < num_rows; ++r)
-      device_copy<Cuda>(stream, kind, static_cast<std::byte*>(to) + static_cast<std::size_t>(r) * to_step, row_bytes,
-                        static_cast<const std::byte*>(from) + static_cast<std::size_t>(r) * from_step, row_bytes, row_bytes, 1);
+      device_copy<Cuda>(
+          stream, kind, static_cast<std::byte*>(to) + static_cast<std::size_t>(r) * to_step, row_bytes,
+          static_cast<const std::byte*>(from) + static_cast<std::size_t>(r) * from_step, row_bytes, row_bytes, 1);
     return;
   }
   const auto copy = kind == CopyKind::to_device ? copy_up : copy_down;
-  copy(state_of(stream), static_cast<std::byte*>(to), to_step, static_cast<const std::byte*>(from), from_step, row_bytes, num_rows);
+  copy(
+      state_of(stream), static_cast<std::byte*>(to), to_step, static_cast<const std::byte*>(from), from_step, row_bytes,
+      num_rows);
 }
 
 template <>
 void device_zero<Cuda>(const Stream& stream, void* to, std::size_t step, std::size_t row_bytes, std::int64_t num_rows) {
   if (row_bytes == 0 || num_rows == 0) return;
-  check_cuda(cudaMemset2DAsync(to, step, 0, row_bytes, static_cast<std::size_t>(num_rows), native(stream)), "cudaMemset2DAsync");
+  check_cuda(
+      cudaMemset2DAsync(to, step, 0, row_bytes, static_cast<std::size_t>(num_rows), native(stream)),
+      "cudaMemset2DAsync");
 }
 
 template <>

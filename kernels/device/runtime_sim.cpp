@@ -71,8 +71,9 @@ void device_free<Sim>(const Stream&, void* block, std::size_t bytes) noexcept {
 }
 
 template <>
-void device_copy<Sim>(const Stream&, CopyKind, void* to, std::size_t to_step, const void* from, std::size_t from_step,
-                      std::size_t row_bytes, std::int64_t num_rows) {
+void device_copy<Sim>(
+    const Stream&, CopyKind, void* to, std::size_t to_step, const void* from, std::size_t from_step,
+    std::size_t row_bytes, std::int64_t num_rows) {
   if (row_bytes == 0) return;
   auto* target = static_cast<std::byte*>(to);
   const auto* source = static_cast<const std::byte*>(from);

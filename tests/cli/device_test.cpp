@@ -21,7 +21,9 @@ test::ProgramResult avid(std::vector<std::string> words) {
   return test::run_program(words);
 }
 
-std::string golden_file(const std::string& name) { return test::golden("pixel/mixed/" + name + ".safetensors").string(); }
+std::string golden_file(const std::string& name) {
+  return test::golden("pixel/mixed/" + name + ".safetensors").string();
+}
 
 // prediction of the base of the smallest reference case.
 Tensor prediction(const std::filesystem::path& out, const std::string& device, const std::string& dtype) {
@@ -36,11 +38,13 @@ Tensor prediction(const std::filesystem::path& out, const std::string& device, c
 
 // A run of seconds: one level, frames of 8x8.
 std::vector<std::string> tiny_run(const std::string& folder, const std::string& device) {
-  std::vector<std::string> words{
-      "train", "--config", std::string(AVID_SOURCE_DIR) + "/configs/tiny/base.toml", "--run", folder, "--device", device,
-      "--threads", "1", "--json"};
-  for (const char* set : {"train.updates=2", "train.batch=1", "train.accumulate=2", "data.size=8", "data.frames=2",
-                          "validation.every=2", "validation.clips=1", "checkpoint.every=2", "log.tensorboard=false"})
+  std::vector<std::string> words{"train", "--config",  std::string(AVID_SOURCE_DIR) + "/configs/tiny/base.toml",
+                                 "--run", folder,      "--device",
+                                 device,  "--threads", "1",
+                                 "--json"};
+  for (const char* set :
+       {"train.updates=2", "train.batch=1", "train.accumulate=2", "data.size=8", "data.frames=2", "validation.every=2",
+        "validation.clips=1", "checkpoint.every=2", "log.tensorboard=false"})
     words.insert(words.end(), {"--set", set});
   return words;
 }
@@ -70,8 +74,8 @@ TEST_CASE("device/train/a run goes on on another device") {
     REQUIRE(start.exit_code == 0);
     CHECK(start.err.find("device " + where) != std::string::npos);
     loss[where != "cpu"] = Json::parse(start.out)["val_loss"].get<double>();
-    const test::ProgramResult more =
-        avid({"train", "--resume", run, "--device", where == "cpu" ? device : "cpu", "--set", "train.updates=3", "--json"});
+    const test::ProgramResult more = avid(
+        {"train", "--resume", run, "--device", where == "cpu" ? device : "cpu", "--set", "train.updates=3", "--json"});
     REQUIRE(more.exit_code == 0);
     CHECK(Json::parse(more.out)["update"] == 3);
   }
@@ -82,7 +86,8 @@ TEST_CASE("device/errors/one line each") {
   const test::TempDir dir;
   const std::string out = (dir / "out.safetensors").string();
   const auto error = [&](const std::vector<std::string>& options) {
-    std::vector<std::string> words{"forward", "--base", golden_file("base"), "--input", golden_file("input"), "--output", out};
+    std::vector<std::string> words{"forward",  "--base", golden_file("base"), "--input", golden_file("input"),
+                                   "--output", out};
     words.insert(words.end(), options.begin(), options.end());
     const test::ProgramResult result = avid(words);
     CHECK(result.exit_code == 1);
@@ -105,7 +110,8 @@ TEST_CASE("device/info/lists what can be used and why not") {
   const Json info = Json::parse(avid({"info", "--json"}).out);
   CHECK(info["devices"][0] == "cpu");
   bool found = false;
-  for (const Json& device : info["device_details"]) found = found || device["name"].get<std::string>().starts_with(kDevice.to_string());
+  for (const Json& device : info["device_details"])
+    found = found || device["name"].get<std::string>().starts_with(kDevice.to_string());
   CHECK(found);
 }
 

@@ -25,7 +25,15 @@ const Device kDevice = test::device_under_test();
 
 // Two levels, widths and a head width that fill no register (10, 30; 6).
 Unet3dConfig micro_unet(std::int64_t dim) {
-  return {.dim = dim, .dim_mults = {1, 3}, .heads = 2, .head_dim = 6, .cond_frames = 2, .num_actions = 5, .in_channels = 9, .out_channels = 3};
+  return {
+      .dim = dim,
+      .dim_mults = {1, 3},
+      .heads = 2,
+      .head_dim = 6,
+      .cond_frames = 2,
+      .num_actions = 5,
+      .in_channels = 9,
+      .out_channels = 3};
 }
 
 struct Outcome {
@@ -54,7 +62,8 @@ Outcome train_and_sample(Device device, DType activations, int updates = 3, int 
   const auto parameters = avid.parameters();
   std::vector<Tensor> m, v;
   for (const nn::NamedParameter& p : parameters)
-    for (std::vector<Tensor>* moments : {&m, &v}) moments->push_back(Tensor::zeros(p.var().shape(), DType::f32, device));
+    for (std::vector<Tensor>* moments : {&m, &v})
+      moments->push_back(Tensor::zeros(p.var().shape(), DType::f32, device));
 
   Outcome outcome;
   for (int k = 0; k < updates; ++k) {
@@ -86,7 +95,8 @@ Outcome train_and_sample(Device device, DType activations, int updates = 3, int 
   if (sample_steps == 0) return outcome;
   AvidDenoiser denoiser(frozen, avid);
   outcome.sample =
-      diffusion::sample(denoiser, schedule, cond, actions, T, {.num_steps = sample_steps, .eta = 0.5, .seed = 9}).to(Device());
+      diffusion::sample(denoiser, schedule, cond, actions, T, {.num_steps = sample_steps, .eta = 0.5, .seed = 9})
+          .to(Device());
   return outcome;
 }
 

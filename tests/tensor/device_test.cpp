@@ -19,8 +19,9 @@ constexpr DType kAllTypes[] = {DType::f64, DType::f32, DType::bf16, DType::f16, 
 std::vector<std::byte> buffer_of(const Tensor& t) {
   std::vector<std::byte> bytes(t.num_bytes());
   on_device(t.device(), "test", [&]<class Backend>(const kernels::Stream& stream) {
-    kernels::device_copy<Backend>(stream, kernels::CopyKind::to_host, bytes.data(), bytes.size(),
-                                  t.device_pointer(t.dtype()), bytes.size(), bytes.size(), 1);
+    kernels::device_copy<Backend>(
+        stream, kernels::CopyKind::to_host, bytes.data(), bytes.size(), t.device_pointer(t.dtype()), bytes.size(),
+        bytes.size(), 1);
   });
   return bytes;
 }
@@ -48,7 +49,8 @@ TEST_CASE("device/parse/names") {
 
 TEST_CASE("device/copies/there and back keeps every bit") {
   for (const DType dtype : kAllTypes)
-    for (const Shape& shape : {Shape{}, Shape{1}, Shape{3}, Shape{2, 3}, Shape{4, 1}, Shape{2, 3, 50}, Shape{3, 0}, Shape{0, 3}}) {
+    for (const Shape& shape :
+         {Shape{}, Shape{1}, Shape{3}, Shape{2, 3}, Shape{4, 1}, Shape{2, 3, 50}, Shape{3, 0}, Shape{0, 3}}) {
       CAPTURE(name_of(dtype));
       CAPTURE(shape.to_string());
       const Tensor host = test::random_tensor(shape, dtype, 7);
@@ -128,8 +130,8 @@ TEST_CASE("device/host access/refused in one line") {
   CHECK_THROWS_AS(device_data<float>(Tensor::zeros({2})), DeviceError);
   CHECK(device_data<float>(Tensor()) == nullptr);
   CHECK_THROWS_WITH_AS(dispatch_f32_bf16(DType::f64, "op", []<class Elem>() {}), doctest::Contains("f64"), DTypeError);
-  CHECK_THROWS_WITH_AS(on_device(Device(), "op", []<class Backend>(const kernels::Stream&) {}), doctest::Contains("op"),
-                       DeviceError);
+  CHECK_THROWS_WITH_AS(
+      on_device(Device(), "op", []<class Backend>(const kernels::Stream&) {}), doctest::Contains("op"), DeviceError);
 }
 
 TEST_CASE("device/moments/as on the CPU") {

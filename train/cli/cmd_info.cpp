@@ -143,7 +143,9 @@ void run_info(bool as_json) {
           "{} (OMP_NUM_THREADS changes it) on {} cores", omp_get_max_threads(), std::thread::hardware_concurrency()));
   line("memory", fmt::format("{:.1f} GiB", info["memory_gib"].get<double>()));
   for (const Json& device : devices)
-    line("device", device["name"].get<std::string>() + (device.contains("problem") ? ": " + device["problem"].get<std::string>() : ""));
+    line(
+        "device", device["name"].get<std::string>() +
+                      (device.contains("problem") ? ": " + device["problem"].get<std::string>() : ""));
   std::string libraries;
   for (const auto& [name, version] : info["libraries"].items())
     libraries += (libraries.empty() ? "" : ", ") + name + " " + version.get<std::string>();
