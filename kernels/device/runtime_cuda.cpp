@@ -1,8 +1,8 @@
 // kernels/device/runtime_cuda.cpp -- memory, copies and the stream of an NVIDIA GPU, through the CUDA runtime
 //
 // One stream per device carries everything, so that memory given back in stream order is safe to hand out again at once
-// One stream per device carries everything, so that memory given back in stream order may be handed out again at once
-// per direction: the driver would stage them anyway, but would wait for the whole device to do it.
+// (cudaMallocAsync; the pool keeps what was freed). Copies from and to pageable host memory go through pinned buffers:
+// the driver would stage them anyway, but would wait for the whole device to do it.
 #include "kernels/device/runtime.h"
 
 #if AVID_HAVE_CUDA
