@@ -14,6 +14,7 @@
 # AVID=path of the program (default build/avid); AVID_DEVICE=cpu|cuda|cuda:N where networks compute (default cpu);
 # AVID_REPRODUCE_DRY=1 prints the plan and the cost, and stops.
 set -euo pipefail
+{  # read as a whole before anything runs: the file may change while this takes its hours
 cd "$(dirname "$0")/.."
 
 usage() {
@@ -50,6 +51,9 @@ echo "$budget" >"$out/budget"
 
 # ---- what a budget means: data, sizes, and how long ----
 samples=data/samples
+# LPIPS, FID and FVD as well where their weights are (AVID_WEIGHTS, see avid weights); without them they are left out.
+metrics=(--metrics all)
+[ "$budget" != minutes ] || metrics=(--metrics mse,psnr,ssim)  # its clips are too short for FVD
 case $budget in
   minutes)
     base=$out/runs/base clips=6 frames=4 size=16 ddpm=(--sampler ddpm) fast=(--sampler ddpm) batch=6
@@ -181,7 +185,7 @@ method_options() {  # data set, method -> options of avid evaluate and avid samp
 evaluate() {
   method_options "$1" "$2"
   $avid evaluate "${method[@]}" --device "$device" --data "$heldout" --clip-list "$out/clips.json" --clips 0 --size "$size" --frames "$frames" \
-    --batch "$batch" --name method --classifier "$out/runs/classifier_eval" --out "$out/scores/$1__$2.json"
+    --batch "$batch" --name method --classifier "$out/runs/classifier_eval" "${metrics[@]}" --out "$out/scores/$1__$2.json"
 }
 pictures() {
   method_options "$1" "$2"
@@ -271,3 +275,5 @@ case $what in "table "*) tables=(--table "${what#table }") ;; esac
 $avid report --scores "$out/scores" --pictures "$out/pictures" "${notes[@]}" ${tables[@]+"${tables[@]}"} \
   --title "AVID on CoinRun, budget $budget" --out "$out/report.html" --json-out "$out/report.json"
 say "done"
+exit 0
+}
