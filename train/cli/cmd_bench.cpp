@@ -1,4 +1,4 @@
-// train/cli/cmd_bench.cpp -- avid bench, avid profile: how fast whole steps run here, and where their time goes
+// train/cli/cmd_bench.cpp -- avid bench, avid profile: whole steps, where their time goes, what the kernels' lines move
 #include <unistd.h>
 #include <nlohmann/json.hpp>
 
