@@ -1,6 +1,7 @@
 // models/i3d_features.cpp -- layers of I3D as in the PyTorch conversions of DeepMind's weights
 #include "models/i3d_features.h"
 
+#include <algorithm>
 #include <array>
 #include <string>
 
@@ -101,8 +102,11 @@ Tensor I3dFeatures::features(const Tensor& clips) const {
   check_frames(clips.dim(1));
   check_shape(clips, {clips.dim(0), clips.dim(1), kSize, kSize, 3}, "i3d", "clips");
   Tensor out = Tensor::empty({clips.dim(0), kFeatures});
-  for (std::int64_t n = 0; n < clips.dim(0); ++n)  // one clip's activations are tens of MiB already
-    out.slice(n, n + 1).copy_from(run(clips.slice(n, n + 1)));
+  constexpr std::int64_t kPass = 4;  // weights are packed once per pass; a clip's activations are tens of MiB
+  for (std::int64_t begin = 0; begin < clips.dim(0); begin += kPass) {
+    const std::int64_t end = std::min(begin + kPass, clips.dim(0));
+    out.slice(begin, end).copy_from(run(clips.slice(begin, end)));
+  }
   return out;
 }
 

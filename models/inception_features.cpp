@@ -154,7 +154,7 @@ Tensor InceptionFeatures::features(const Tensor& images) const {
   check_dtype(images, DType::u8, "inception", "images");
   check_shape(images, {images.dim(0), kSize, kSize, 3}, "inception", "images");
   if (norm_ == Norm::batch) return run(images);
-  constexpr std::int64_t kPass = 4;  // images whose activations fit the cache
+  constexpr std::int64_t kPass = 16;  // weights are packed once per pass; activations are 90 MiB at most
   Tensor out = Tensor::empty({images.dim(0), kFeatures});
   for (std::int64_t begin = 0; begin < images.dim(0); begin += kPass) {
     const std::int64_t end = std::min(begin + kPass, images.dim(0));

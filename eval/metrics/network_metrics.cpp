@@ -135,10 +135,12 @@ Tensor NetworkScorer::clip_features(NetworkMetric metric, const Tensor& videos) 
   const I3dFeatures& network = *networks_->i3d.at(metric);
   constexpr std::int64_t kSize = I3dFeatures::kSize;
   Tensor out = Tensor::empty({videos.dim(0), I3dFeatures::kFeatures});
-  for (std::int64_t n = 0; n < videos.dim(0); ++n) {
-    Tensor clip = videos.slice(n, n + 1);
-    if (cond_.defined()) clip = joined_in_time(cond_.slice(n, n + 1), clip);
-    out.slice(n, n + 1).copy_from(network.features(resize_bilinear_u8(clip, kSize, kSize)));
+  constexpr std::int64_t kClips = 16;  // as many are resized at a time
+  for (std::int64_t begin = 0; begin < videos.dim(0); begin += kClips) {
+    const std::int64_t end = std::min(begin + kClips, videos.dim(0));
+    Tensor clips = videos.slice(begin, end);
+    if (cond_.defined()) clips = joined_in_time(cond_.slice(begin, end), clips);
+    out.slice(begin, end).copy_from(network.features(resize_bilinear_u8(clips, kSize, kSize)));
   }
   return out;
 }

@@ -34,7 +34,14 @@ std::int64_t reflected(std::int64_t i, std::int64_t size) { return i < 0 ? -i : 
 class Ssim {
  public:
   Ssim(std::int64_t height, std::int64_t width, SsimBorder border)
-      : height_(height), width_(width), border_(border), a_(plane()), b_(plane()), product_(plane()), rows_(plane()) {
+      : height_(height),
+        width_(width),
+        border_(border),
+        a_(plane()),
+        b_(plane()),
+        product_(plane()),
+        rows_(plane()),
+        padded_(static_cast<std::size_t>(width + 2 * kRadius)) {
     for (auto& m : moments_) m = plane();
   }
 
@@ -77,14 +84,22 @@ class Ssim {
 
   void blur(const std::vector<double>& in, std::vector<double>& out) {
     static const std::array<double, kTaps> window = gaussian_window();
-    for (std::int64_t y = 0; y < height_; ++y)
-      for (std::int64_t x = 0; x < width_; ++x) {
-        double sum = 0;
-        for (std::int64_t k = 0; k < kTaps; ++k)
-          sum += window[static_cast<std::size_t>(k)] *
-                 in[static_cast<std::size_t>(y * width_ + reflected(x + k - kRadius, width_))];
-        rows_[static_cast<std::size_t>(y * width_ + x)] = sum;
+    std::fill(rows_.begin(), rows_.end(), 0.0);
+    for (std::int64_t y = 0; y < height_; ++y) {
+      // A copy with its reflected ends, so that the taps are plain loops over x.
+      const double* source = in.data() + y * width_;
+      for (std::int64_t x = 0; x < kRadius; ++x) {
+        padded_[static_cast<std::size_t>(x)] = source[reflected(x - kRadius, width_)];
+        padded_[static_cast<std::size_t>(kRadius + width_ + x)] = source[reflected(width_ + x, width_)];
       }
+      std::copy_n(source, width_, padded_.begin() + kRadius);
+      double* target = rows_.data() + y * width_;
+      for (std::int64_t k = 0; k < kTaps; ++k) {
+        const double w = window[static_cast<std::size_t>(k)];
+        const double* shifted = padded_.data() + k;
+        for (std::int64_t x = 0; x < width_; ++x) target[x] += w * shifted[x];
+      }
+    }
     std::fill(out.begin(), out.end(), 0.0);
     for (std::int64_t y = 0; y < height_; ++y)
       for (std::int64_t k = 0; k < kTaps; ++k) {
@@ -97,7 +112,7 @@ class Ssim {
 
   std::int64_t height_, width_;
   SsimBorder border_;
-  std::vector<double> a_, b_, product_, rows_;
+  std::vector<double> a_, b_, product_, rows_, padded_;
   std::array<std::vector<double>, 5> moments_;  // a, b, aa, bb, ab
 };
 
