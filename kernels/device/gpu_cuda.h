@@ -14,7 +14,7 @@ namespace avid::kernels::cuda {
 
 using ::avid::bf16;
 
-// ---- shared memory ----------------------------------------------------------------------------------------------------
+// ---- shared memory ----
 
 AVID_DEVICE unsigned char* dynamic_shared() {
   extern __shared__ __align__(128) unsigned char avid_dynamic_shared[];
@@ -41,13 +41,15 @@ class SharedArena {
 struct shared_address {
   std::uint32_t bytes;
   AVID_DEVICE explicit shared_address(const void* p) : bytes(static_cast<std::uint32_t>(__cvta_generic_to_shared(p))) {}
-  AVID_DEVICE shared_address operator+(std::uint32_t offset_bytes) const { return shared_address(bytes + offset_bytes, 0); }
+  AVID_DEVICE shared_address operator+(std::uint32_t offset_bytes) const {
+    return shared_address(bytes + offset_bytes, 0);
+  }
 
  private:
   AVID_DEVICE shared_address(std::uint32_t b, int) : bytes(b) {}
 };
 
-// ---- two-byte floats --------------------------------------------------------------------------------------------------
+// ---- two-byte floats ----
 
 AVID_DEVICE float to_float(bf16 v) { return __uint_as_float(std::uint32_t{v.bits} << 16); }
 AVID_DEVICE float to_float(float v) { return v; }
@@ -63,24 +65,29 @@ AVID_DEVICE std::uint32_t pack_bf16x2(float low, float high) {
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
   return r;
 }
-AVID_DEVICE std::uint32_t pack_bf16x2(bf16 low, bf16 high) { return std::uint32_t{low.bits} | std::uint32_t{high.bits} << 16; }
+AVID_DEVICE std::uint32_t pack_bf16x2(bf16 low, bf16 high) {
+  return std::uint32_t{low.bits} | std::uint32_t{high.bits} << 16;
+}
 AVID_DEVICE float2 unpack_bf16x2(std::uint32_t v) {
   return make_float2(__uint_as_float(v << 16), __uint_as_float(v & 0xffff0000u));
 }
 
-// ---- tensor cores: D = A B + C on one warp (register layouts: docs/simulator.md) -----------------------------------------
+// ---- tensor cores: D = A B + C on one warp (register layouts: docs/simulator.md) ----
 
-AVID_DEVICE void mma_bf16_16x8x16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2], const float (&c)[4]) {
+AVID_DEVICE void mma_bf16_16x8x16(
+    float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2], const float (&c)[4]) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%10,%11,%12,%13};"
       : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
-AVID_DEVICE void mma_bf16_16x8x8(float (&d)[4], const std::uint32_t (&a)[2], const std::uint32_t (&b)[1], const float (&c)[4]) {
+AVID_DEVICE void mma_bf16_16x8x8(
+    float (&d)[4], const std::uint32_t (&a)[2], const std::uint32_t (&b)[1], const float (&c)[4]) {
   asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5},{%6},{%7,%8,%9,%10};"
       : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(b[0]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
-AVID_DEVICE void mma_tf32_16x8x8(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2], const float (&c)[4]) {
+AVID_DEVICE void mma_tf32_16x8x8(
+    float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2], const float (&c)[4]) {
   asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%10,%11,%12,%13};"
       : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
@@ -92,22 +99,31 @@ AVID_DEVICE std::uint32_t to_tf32(float v) {
   return r;
 }
 
-// ---- 8x8 blocks of 16-bit elements ------------------------------------------------------------------------------------
+// ---- 8x8 blocks of 16-bit elements ----
 
 AVID_DEVICE void ldmatrix_x4(std::uint32_t (&r)[4], shared_address row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3},[%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(row.bytes) : "memory");
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(row.bytes)
+               : "memory");
 }
 AVID_DEVICE void ldmatrix_x4_trans(std::uint32_t (&r)[4], shared_address row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3},[%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(row.bytes) : "memory");
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(row.bytes)
+               : "memory");
 }
 AVID_DEVICE void ldmatrix_x2(std::uint32_t (&r)[2], shared_address row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1},[%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(row.bytes) : "memory");
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1},[%2];"
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(row.bytes)
+               : "memory");
 }
 AVID_DEVICE void ldmatrix_x2_trans(std::uint32_t (&r)[2], shared_address row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1},[%2];"
-               : "=r"(r[0]), "=r"(r[1]) : "r"(row.bytes) : "memory");
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(row.bytes)
+               : "memory");
 }
 AVID_DEVICE void ldmatrix_x1(std::uint32_t (&r)[1], shared_address row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0},[%1];" : "=r"(r[0]) : "r"(row.bytes) : "memory");
@@ -116,11 +132,17 @@ AVID_DEVICE void ldmatrix_x1_trans(std::uint32_t (&r)[1], shared_address row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0},[%1];" : "=r"(r[0]) : "r"(row.bytes) : "memory");
 }
 AVID_DEVICE void ldmatrix_x4(std::uint32_t (&r)[4], const void* row) { ldmatrix_x4(r, shared_address(row)); }
-AVID_DEVICE void ldmatrix_x4_trans(std::uint32_t (&r)[4], const void* row) { ldmatrix_x4_trans(r, shared_address(row)); }
+AVID_DEVICE void ldmatrix_x4_trans(std::uint32_t (&r)[4], const void* row) {
+  ldmatrix_x4_trans(r, shared_address(row));
+}
 AVID_DEVICE void ldmatrix_x2(std::uint32_t (&r)[2], const void* row) { ldmatrix_x2(r, shared_address(row)); }
-AVID_DEVICE void ldmatrix_x2_trans(std::uint32_t (&r)[2], const void* row) { ldmatrix_x2_trans(r, shared_address(row)); }
+AVID_DEVICE void ldmatrix_x2_trans(std::uint32_t (&r)[2], const void* row) {
+  ldmatrix_x2_trans(r, shared_address(row));
+}
 AVID_DEVICE void ldmatrix_x1(std::uint32_t (&r)[1], const void* row) { ldmatrix_x1(r, shared_address(row)); }
-AVID_DEVICE void ldmatrix_x1_trans(std::uint32_t (&r)[1], const void* row) { ldmatrix_x1_trans(r, shared_address(row)); }
+AVID_DEVICE void ldmatrix_x1_trans(std::uint32_t (&r)[1], const void* row) {
+  ldmatrix_x1_trans(r, shared_address(row));
+}
 /// Transposes an 8x8 block held one register per lane.
 AVID_DEVICE std::uint32_t movmatrix(std::uint32_t v) {
   std::uint32_t r;
@@ -128,7 +150,7 @@ AVID_DEVICE std::uint32_t movmatrix(std::uint32_t v) {
   return r;
 }
 
-// ---- asynchronous copies ----------------------------------------------------------------------------------------------
+// ---- asynchronous copies ----
 
 /// Starts a copy of 16 bytes, or of 16 zeros when !valid (src is not read then, but must be a pointer).
 AVID_DEVICE void cp_async_16(shared_address dst, const void* src, bool valid = true) {
@@ -140,9 +162,15 @@ AVID_DEVICE void cp_async_8(shared_address dst, const void* src, bool valid = tr
 AVID_DEVICE void cp_async_4(shared_address dst, const void* src, bool valid = true) {
   asm volatile("cp.async.ca.shared.global [%0],[%1],4,%2;" ::"r"(dst.bytes), "l"(src), "r"(valid ? 4 : 0) : "memory");
 }
-AVID_DEVICE void cp_async_16(void* dst, const void* src, bool valid = true) { cp_async_16(shared_address(dst), src, valid); }
-AVID_DEVICE void cp_async_8(void* dst, const void* src, bool valid = true) { cp_async_8(shared_address(dst), src, valid); }
-AVID_DEVICE void cp_async_4(void* dst, const void* src, bool valid = true) { cp_async_4(shared_address(dst), src, valid); }
+AVID_DEVICE void cp_async_16(void* dst, const void* src, bool valid = true) {
+  cp_async_16(shared_address(dst), src, valid);
+}
+AVID_DEVICE void cp_async_8(void* dst, const void* src, bool valid = true) {
+  cp_async_8(shared_address(dst), src, valid);
+}
+AVID_DEVICE void cp_async_4(void* dst, const void* src, bool valid = true) {
+  cp_async_4(shared_address(dst), src, valid);
+}
 /// Closes the group of copies started since the last commit.
 AVID_DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Waits until at most N of this thread's groups are under way. Other threads' copies need a barrier as well.
@@ -151,18 +179,22 @@ AVID_DEVICE void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
-// ---- launch -----------------------------------------------------------------------------------------------------------
+// ---- launch ----
 
-[[noreturn]] inline void fail_launch(const void* kernel, dim3 grid, dim3 block, std::size_t shared_bytes, cudaError_t error) {
+[[noreturn]] inline void fail_launch(
+    const void* kernel, dim3 grid, dim3 block, std::size_t shared_bytes, cudaError_t error) {
   const char* name = nullptr;
   if (cudaFuncGetName(&name, kernel) != cudaSuccess || name == nullptr) name = "?";
-  auto text = [](dim3 d) { return "(" + std::to_string(d.x) + "," + std::to_string(d.y) + "," + std::to_string(d.z) + ")"; };
-  throw GpuError(std::string(name) + ": launch: " + cudaGetErrorName(error) + " (" + cudaGetErrorString(error) + ") | grid " +
-                 text(grid) + ", block " + text(block) + ", shared " + std::to_string(shared_bytes) + " B");
+  auto text = [](dim3 d) {
+    return "(" + std::to_string(d.x) + "," + std::to_string(d.y) + "," + std::to_string(d.z) + ")";
+  };
+  throw GpuError(
+      std::string(name) + ": launch: " + cudaGetErrorName(error) + " (" + cudaGetErrorString(error) + ") | grid " +
+      text(grid) + ", block " + text(block) + ", shared " + std::to_string(shared_bytes) + " B");
 }
 
-/// Queues a kernel. Throws GpuError (kernel, grid, block, shared bytes, CUDA's text) when the launch is refused. An empty
-/// grid is refused: callers skip empty work.
+/// Queues a kernel. Throws GpuError (kernel, grid, block, shared bytes, CUDA's text) when the launch is refused. An
+/// empty grid is refused: callers skip empty work.
 template <class... P, class... A>
 void launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shared_bytes, const Stream& stream, A&&... args) {
   const void* function = reinterpret_cast<const void*>(kernel);

@@ -58,6 +58,7 @@ struct Launch {
   const void* kernel = nullptr;
   void (*call)(void*) = nullptr;
   void* context = nullptr;
+  std::size_t context_bytes = 0;
   sim::dim3 grid, block;
   std::size_t shared_bytes = 0;
 };
@@ -77,6 +78,14 @@ class Engine {
   Thread& thread(std::uint32_t number) { return threads_[number]; }
   Warp& warp(std::uint32_t w) { return warps_[w]; }
   bool in_kernel() const { return in_kernel_; }
+  /// The running thread's stack, or the kernel's arguments: registers, local and constant memory on a GPU.
+  bool is_private(const volatile void* p) {
+    const auto offset = [p](const void* base) {
+      return reinterpret_cast<std::uintptr_t>(p) - reinterpret_cast<std::uintptr_t>(base);
+    };
+    const Fiber& fiber = *fibers_.current();
+    return offset(fiber.stack) < fiber.stack_bytes || offset(launch_.context) < launch_.context_bytes;
+  }
   /// Makes reports name another lane than the one that happens to run.
   void blame(Thread& thread) { current_ = &thread; }
 

@@ -71,8 +71,9 @@ Options& options() {
 }
 
 void run_grid(
-    const void* kernel, sim::dim3 grid, sim::dim3 block, std::size_t shared_bytes, void (*call)(void*), void* context) {
-  const Launch launch{kernel, call, context, grid, block, shared_bytes};
+    const void* kernel, sim::dim3 grid, sim::dim3 block, std::size_t shared_bytes, void (*call)(void*), void* context,
+    std::size_t context_bytes) {
+  const Launch launch{kernel, call, context, context_bytes, grid, block, shared_bytes};
   check_launch(launch);
   const std::uint64_t total = std::uint64_t{grid.x} * grid.y * grid.z;
   std::exception_ptr first;

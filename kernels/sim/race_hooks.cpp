@@ -5,6 +5,7 @@
 // share may be linked in their instrumented form: a guard keeps the simulator's own accesses out.
 #include <cstdint>
 
+#include "kernels/device/gpu_sim.h"
 #include "kernels/sim/engine.h"
 
 namespace avid::kernels::simulator {
@@ -13,12 +14,19 @@ namespace {
 constinit bool instrumented = false;
 constinit thread_local bool in_hook = false;
 
+/// threadIdx and the like are registers on a GPU.
+bool is_index(const volatile void* p) {
+  return p == &sim::threadIdx.x || p == &sim::threadIdx.y || p == &sim::threadIdx.z || p == &sim::blockIdx.x ||
+         p == &sim::blockIdx.y || p == &sim::blockIdx.z || p == &sim::blockDim.x || p == &sim::blockDim.y ||
+         p == &sim::blockDim.z || p == &sim::gridDim.x || p == &sim::gridDim.y || p == &sim::gridDim.z;
+}
+
 inline __attribute__((always_inline)) void on_access(
     const volatile void* p, unsigned bytes, Access kind, std::uintptr_t pc) {
   Engine* e = engine_of_this_thread;
   if (e == nullptr || !e->in_kernel() || in_hook) return;
   const bool shared = e->shared.contains(const_cast<const void*>(p));
-  if (!shared && !e->traffic.recording()) return;
+  if (!shared && (!e->traffic.recording() || e->is_private(p) || is_index(p))) return;
   in_hook = true;
   const auto address = reinterpret_cast<std::uintptr_t>(p);
   if (e->traffic.recording()) e->traffic.access(address, bytes, kind != Access::read, shared, e->current(), pc);

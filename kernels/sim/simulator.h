@@ -1,7 +1,8 @@
-// kernels/sim/simulator.h -- the machine that runs kernels on the CPU: options, errors, and what the device language calls
+// kernels/sim/simulator.h -- the machine that runs kernels on the CPU: options, errors, and what the device language
+// calls
 //
-// Kernels see kernels/device/gpu_sim.h; tests and programs see Options and SimError here. One OS thread runs one block at
-// a time; each CUDA thread is a fiber of it. docs/simulator.md tells how it works and what it does not model.
+// Kernels see kernels/device/gpu_sim.h; tests and programs see Options and SimError here. One OS thread runs one
+// block at a time; each CUDA thread is a fiber of it. docs/simulator.md tells how it works and what it does not model.
 #pragma once
 
 #include <cstddef>
@@ -48,13 +49,13 @@ enum class Order { forward, reverse, random };
 struct Options {
   Order order = Order::forward;
   std::uint64_t seed = 1;
-  int os_threads = 0;       ///< 0: as many as OpenMP has
-  bool detect_races = true; ///< only in builds with race hooks
-  bool profile = false;     ///< count memory traffic of the first block; only in builds with race hooks
+  int os_threads = 0;        ///< 0: as many as OpenMP has, at most 16
+  bool detect_races = true;  ///< only in builds with race hooks
+  bool profile = false;      ///< count memory traffic of the first block; only in builds with race hooks
 };
 Options& options();
 
-// ---- called by the device language ------------------------------------------------------------------------------------
+// ---- called by the device language ----
 
 /// One static shared array; its address is its identity.
 struct SharedKey {
@@ -69,7 +70,8 @@ enum class Reduce { count, all, any };
 void sync_block(Site site);
 int sync_block_reduce(Reduce op, int predicate, Site site);
 
-/// Something that lanes of a warp do together; its address is its identity. `run` gets the arguments of the lanes in `mask`.
+/// Something that lanes of a warp do together; its address is its identity. `run` gets the arguments of the lanes in
+/// `mask`.
 struct Collective {
   const char* name;
   void (*run)(void* const* lane, std::uint32_t mask);
@@ -84,8 +86,11 @@ void cp_async_wait(int keep, Site site);
 
 [[noreturn]] void fail(ErrorKind kind, const std::string& message, Site site);
 
-/// Runs call(context) once per thread of the grid, with threadIdx and the others set. `kernel` only names it in reports.
-void run_grid(const void* kernel, sim::dim3 grid, sim::dim3 block, std::size_t shared_bytes, void (*call)(void*), void* context);
+/// Runs call(context) once per thread of the grid, with threadIdx and the others set. `kernel` only names it in
+/// reports.
+void run_grid(
+    const void* kernel, sim::dim3 grid, sim::dim3 block, std::size_t shared_bytes, void (*call)(void*), void* context,
+    std::size_t context_bytes);
 
 struct MmaOperands {
   float* d;

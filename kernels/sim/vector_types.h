@@ -5,13 +5,21 @@
 
 namespace avid::kernels::sim {
 
-#define AVID_SIM_VECTOR(name, Base, align2, align4)                                                        \
-  struct name##1 { Base x; };                                                                              \
-  struct alignas(align2) name##2 { Base x, y; };                                                           \
-  struct name##3 { Base x, y, z; };                                                                        \
-  struct alignas(align4) name##4 { Base x, y, z, w; };                                                     \
-  constexpr name##2 make_##name##2(Base x, Base y) { return {x, y}; }                                      \
-  constexpr name##3 make_##name##3(Base x, Base y, Base z) { return {x, y, z}; }                           \
+#define AVID_SIM_VECTOR(name, Base, align2, align4)                              \
+  struct name##1 {                                                               \
+    Base x;                                                                      \
+  };                                                                             \
+  struct alignas(align2) name##2 {                                               \
+    Base x, y;                                                                   \
+  };                                                                             \
+  struct name##3 {                                                               \
+    Base x, y, z;                                                                \
+  };                                                                             \
+  struct alignas(align4) name##4 {                                               \
+    Base x, y, z, w;                                                             \
+  };                                                                             \
+  constexpr name##2 make_##name##2(Base x, Base y) { return {x, y}; }            \
+  constexpr name##3 make_##name##3(Base x, Base y, Base z) { return {x, y, z}; } \
   constexpr name##4 make_##name##4(Base x, Base y, Base z, Base w) { return {x, y, z, w}; }
 
 AVID_SIM_VECTOR(char, signed char, 2, 4)
