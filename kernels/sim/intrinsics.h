@@ -1,7 +1,7 @@
 // kernels/sim/intrinsics.h -- CUDA's atomics, bit tricks and arithmetic, as host functions
 //
-// Included by kernels/device/gpu_sim.h only, which defines AVID_DEVICE and AVID_SITE. Fast intrinsics are as exact as the
-// host's functions.
+// Included by kernels/device/gpu_sim.h only, which defines AVID_DEVICE and AVID_SITE. Fast intrinsics are as exact as
+// the host's functions.
 #pragma once
 
 #include <atomic>
