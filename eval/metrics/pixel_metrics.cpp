@@ -147,13 +147,15 @@ PixelScores score_frames(const Tensor& generated, const Tensor& real, SsimBorder
   check_dtype(real, DType::u8, "score_frames", "real");
   check_dtype(generated, DType::u8, "score_frames", "generated");
   const std::int64_t height = real.dim(2), width = real.dim(3), colours = real.dim(4);
-  const std::int64_t smallest = border == SsimBorder::valid ? 2 * kRadius + 1 : kRadius + 1;
+  const bool with_ssim = border != SsimBorder::none;
+  const std::int64_t smallest = !with_ssim ? 1 : border == SsimBorder::valid ? 2 * kRadius + 1 : kRadius + 1;
   check<ShapeError>(
       height >= smallest && width >= smallest,
       "score_frames: expected frames of at least {0}x{0} pixels for SSIM, got {1}x{2}", smallest, height, width);
   PixelScores scores{.num_clips = real.dim(0), .num_frames = real.dim(1), .mse = {}, .psnr = {}, .ssim = {}};
   const std::int64_t num_images = scores.num_clips * scores.num_frames, image = height * width * colours;
-  for (auto* values : {&scores.mse, &scores.psnr, &scores.ssim}) values->resize(static_cast<std::size_t>(num_images));
+  for (auto* values : {&scores.mse, &scores.psnr}) values->resize(static_cast<std::size_t>(num_images));
+  if (with_ssim) scores.ssim.resize(static_cast<std::size_t>(num_images));
   const std::uint8_t* a = generated.data<std::uint8_t>();
   const std::uint8_t* b = real.data<std::uint8_t>();
 #pragma omp parallel
@@ -165,6 +167,7 @@ PixelScores score_frames(const Tensor& generated, const Tensor& real, SsimBorder
       const double mse_01 = mean_square_01(a + i * image, b + i * image, image);
       scores.mse[at] = 4 * mse_01;
       scores.psnr[at] = psnr_of(mse_01);
+      if (!with_ssim) continue;
       double sum = 0;
       for (std::int64_t c = 0; c < colours; ++c) sum += ssim.map_sum(a + i * image + c, b + i * image + c, colours);
       scores.ssim[at] = sum / static_cast<double>(ssim.map_size() * colours);

@@ -9,8 +9,9 @@
 namespace avid::eval {
 
 /// Which part of the SSIM map is averaged. `full` is torchmetrics' default from 1.4.2 on; `valid` omits the 5 pixels
-/// at every border whose windows reach outside, as in older versions and the original paper.
-enum class SsimBorder { full, valid };
+/// at every border whose windows reach outside, as in older versions and the original paper. `none` leaves SSIM out,
+/// which costs more than the rest: its list stays empty.
+enum class SsimBorder { full, valid, none };
 
 /// One number per clip n and frame t, at index n * num_frames + t.
 struct PixelScores {

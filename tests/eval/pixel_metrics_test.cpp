@@ -104,6 +104,9 @@ TEST_CASE("pixel_metrics/append/is_one_big_batch") {
   CHECK(parts.num_clips == 4);
   CHECK(parts.mse == whole.mse);
   CHECK(parts.ssim == whole.ssim);
+  const PixelScores without = score_frames(a, b, SsimBorder::none);
+  CHECK(without.ssim.empty());
+  CHECK(without.psnr == whole.psnr);
   CHECK(clip_means(whole, whole.psnr)[1] == doctest::Approx((whole.psnr[2] + whole.psnr[3]) / 2));
 }
 

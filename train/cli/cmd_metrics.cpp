@@ -101,7 +101,8 @@ Clips load_clips(const Options& options, const MetricChoice& choice) {
 
 void add_pixel_metrics(Json& result, const Options& options, const MetricChoice& choice, const Clips& clips) {
   if (choice.pixel.empty()) return;
-  const eval::PixelScores scores = eval::score_frames(clips.generated, clips.real, choice.border);
+  const eval::PixelScores scores = eval::score_frames(
+      clips.generated, clips.real, choice.has(eval::PixelMetric::ssim) ? choice.border : eval::SsimBorder::none);
   for (const eval::PixelMetric m : choice.pixel) {
     const std::vector<double>& values = eval::values_of(scores, m);
     const eval::Interval interval = eval::interval_of(scores, m, options.bootstrap);
