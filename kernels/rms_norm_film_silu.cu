@@ -62,7 +62,7 @@ AVID_DEVICE void fill_tables(const RmsNormFilmSiluDeviceArgs<Elem>& p, std::int6
 }
 
 template <class Elem, int L, int K>
-__global__ void __launch_bounds__(kRowBlock, 1)
+__global__ void __launch_bounds__(kRowBlock)
     rms_norm_film_silu_fwd_kernel(RmsNormFilmSiluDeviceArgs<Elem> p, int slabs, int slab_rows) {
   AVID_SHARED(float4, a_table, [2 * L * K]);
   AVID_SHARED(float4, shift_table, [2 * L * K]);
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kRowBlock, 1)
 
 /// `partial` [F,slabs,2,W]: sums over the slab's rows of d_z x/n and of d_z; null when nobody wants them.
 template <class Elem, int L, int K>
-__global__ void __launch_bounds__(kRowBlock, 1) rms_norm_film_silu_bwd_kernel(
+__global__ void __launch_bounds__(kRowBlock) rms_norm_film_silu_bwd_kernel(
     RmsNormFilmSiluDeviceArgs<Elem> p, Rows<const Elem> d_out, Rows<Elem> d_x, float* partial, int slabs,
     int slab_rows) {
   AVID_SHARED(float4, a_table, [2 * L * K]);
@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(kRowBlock, 1) rms_norm_film_silu_bwd_kernel(
 // ---- rows of any width: a block per row ----
 
 template <class Elem>
-__global__ void __launch_bounds__(kRowBlock, 1) rms_norm_film_silu_fwd_wide_kernel(RmsNormFilmSiluDeviceArgs<Elem> p) {
+__global__ void __launch_bounds__(kRowBlock) rms_norm_film_silu_fwd_wide_kernel(RmsNormFilmSiluDeviceArgs<Elem> p) {
   AVID_SHARED(float, scratch, [kRowBlock / 32]);
   const std::int64_t row = blockIdx.x, frame = row / p.S;
   const int C = static_cast<int>(p.C);
@@ -218,7 +218,7 @@ AVID_DEVICE float2 gradient_of_z(float x, float d_out, float rnorm, float2 film)
 }
 
 template <class Elem>
-__global__ void __launch_bounds__(kRowBlock, 1) rms_norm_film_silu_bwd_wide_kernel(
+__global__ void __launch_bounds__(kRowBlock) rms_norm_film_silu_bwd_wide_kernel(
     RmsNormFilmSiluDeviceArgs<Elem> p, Rows<const Elem> d_out, Rows<Elem> d_x, float* rnorms) {
   AVID_SHARED(float, scratch, [kRowBlock / 32]);
   const std::int64_t row = blockIdx.x, frame = row / p.S;
@@ -251,7 +251,7 @@ __global__ void __launch_bounds__(kRowBlock, 1) rms_norm_film_silu_bwd_wide_kern
 
 /// The partial sums of the kernel above: a thread per channel walks the rows of a slab. grid (frame x slab, columns).
 template <class Elem>
-__global__ void __launch_bounds__(kRowBlock, 1) rms_norm_film_silu_sums_wide_kernel(
+__global__ void __launch_bounds__(kRowBlock) rms_norm_film_silu_sums_wide_kernel(
     RmsNormFilmSiluDeviceArgs<Elem> p, Rows<const Elem> d_out, const float* rnorms, float* partial, int slabs,
     int slab_rows) {
   const std::int64_t frame = blockIdx.x / slabs, S = p.S;
@@ -276,7 +276,7 @@ __global__ void __launch_bounds__(kRowBlock, 1) rms_norm_film_silu_sums_wide_ker
 /// Adds the slabs of each frame in order. Writes d_film, and to `scaled` [F,W] what d_gamma sums over frames; each
 /// may be null. A thread per (frame, channel).
 template <class Elem>
-__global__ void __launch_bounds__(kRowBlock, 1) rms_norm_film_silu_frame_sums_kernel(
+__global__ void __launch_bounds__(kRowBlock) rms_norm_film_silu_frame_sums_kernel(
     RmsNormFilmSiluDeviceArgs<Elem> p, const float* partial, int slabs, Rows<float> d_film, float* scaled) {
   const int C = static_cast<int>(p.C), W = (C + 7) / 8 * 8;
   const std::int64_t i = std::int64_t{blockIdx.x} * kRowBlock + threadIdx.x;
