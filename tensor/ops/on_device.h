@@ -20,7 +20,8 @@ namespace avid {
 /// Calls f.operator()<Backend>(stream) with kernels::Cuda or kernels::Sim. DeviceError, naming the op, for the CPU and for a
 /// backend that this build lacks (f is not instantiated for it).
 template <class F>
-decltype(auto) on_device(Device device, const char* op, F&& f) {
+auto on_device(Device device, const char* op, F&& f)
+    -> decltype(f.template operator()<kernels::Sim>(kernels::Stream{})) {  // the same type for every backend
 #if AVID_HAVE_CUDA
   if (device.kind == DeviceKind::cuda) return f.template operator()<kernels::Cuda>(kernels::device_stream<kernels::Cuda>(device.index));
 #endif
