@@ -44,7 +44,7 @@ $avid evaluate --base $base --adapter $shipped --name shipped --data $held_actio
 say "pictures"
 $avid sample --run "$run" --data $heldout --clips 6 --steps 20 --seed 4 --out "$run/pictures/heldout"
 for action in right left; do
-  $avid sample --base $base --adapter $shipped --data $held_actions --clips 4 --steps 20 --seed 4 --actions "$action*8" \
+  $avid sample --base $base --adapter $shipped --data $held_actions --clips 6 --steps 20 --seed 7 --actions "$action*8" \
     --out "$run/pictures/shipped_$action"
 done
 
