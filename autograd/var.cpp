@@ -134,11 +134,10 @@ const Tensor& Var::value() const { return state().value; }
 
 const Tensor& Var::value_in(DType dtype) const {
   detail::VarState& s = state();
-  if (s.value.dtype() == dtype) return s.value;
-  const bool wrong_type = !s.converted.defined() || s.converted.dtype() != dtype;
-  if (wrong_type || s.converted_stale || s.converted_version != s.value.version()) {
+  if (s.value.dtype() != DType::f32 || dtype != DType::bf16) return s.value;  // ops refuse what does not fit
+  if (!s.converted.defined() || s.converted_stale || s.converted_version != s.value.version()) {
     // The old copy may still be saved for a backward pass; then it stays as it is.
-    if (!wrong_type && s.converted.use_count() == 1 && s.converted.device() == s.value.device())
+    if (s.converted.defined() && s.converted.use_count() == 1 && s.converted.device() == s.value.device())
       s.converted.copy_from(s.value);
     else
       s.converted = s.value.to(dtype);

@@ -31,8 +31,8 @@ class Var {
 
   bool defined() const { return state_ != nullptr; }
   const Tensor& value() const;
-  /// The value in another float type, converted once per change of the value: the bf16 copy of a weight whose f32 master is
-  /// trained. value() itself when it has that type.
+  /// For activations of `dtype`: the bf16 copy of a weight whose f32 master is trained, made once per change of the value.
+  /// Nothing else is converted: value() itself in every other case.
   const Tensor& value_in(DType dtype) const;
   /// For in-place updates of leaves (optimiser, loading). Counts as a change of the value.
   Tensor& mutable_value();

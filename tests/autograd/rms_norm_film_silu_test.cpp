@@ -99,5 +99,7 @@ TEST_CASE("rms_norm_film_silu/errors") {
   CHECK_THROWS_AS(rms_norm_film_silu(x, gamma, {}, Var(Tensor::zeros({1, 2, 2, 2, 3}))), ShapeError);
   CHECK_THROWS_AS(rms_norm_film_silu(x, Var(Tensor::zeros({4}, DType::f64)), {}, {}), DTypeError);
   CHECK_THROWS_AS(rms_norm_film_silu(Var(Tensor::zeros({2, 4})), gamma, {}, {}), ShapeError);
-  CHECK_THROWS_AS(rms_norm_film_silu(Var(Tensor::zeros({1, 1, 1, 1, 4}, DType::bf16)), gamma, {}, {}), DTypeError);
+  const Var f64_gamma(Tensor::zeros({4}, DType::f64));  // bf16 activations go with f32 parameters
+  CHECK_THROWS_AS(rms_norm_film_silu(Var(Tensor::zeros({1, 1, 1, 1, 4}, DType::bf16)), f64_gamma, {}, {}), DTypeError);
+  CHECK_THROWS_AS(rms_norm_film_silu(Var(Tensor::zeros({1, 1, 1, 1, 4}, DType::i64)), gamma, {}, {}), DTypeError);
 }

@@ -119,7 +119,7 @@ TEST_CASE("bad_input/usage/words_that_do_not_fit") {
   const TempDir dir;
   const std::string out = dir / "out";
   run_all({
-      {"no command", 2, "expected a command: bench, collect", {}},
+      {"no command", 2, "expected a command: bench, clips, collect", {}},
       {"unknown command", 2, "unknown command 'trai', did you mean train? | see avid --help", {"trai"}},
       {"unknown option", 2, "avid train: The following argument was not expected: --cfg", {"train", "--cfg"}},
       {"unknown kind of bench", 2, "avid bench: unknown command 'stepp', did you mean step?", {"bench", "stepp"}},
