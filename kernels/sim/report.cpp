@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -83,7 +84,9 @@ std::string text_of(sim::uint3 v) {
 /// Where the file that contains `address` lies, and where it was loaded.
 bool find_module(const void* address, Dl_info* info, std::string* path) {
   if (dladdr(address, info) == 0 || info->dli_fname == nullptr) return false;
-  *path = access(info->dli_fname, R_OK) == 0 ? info->dli_fname : "/proc/self/exe";  // argv[0] without a folder
+  // The program itself is known by argv[0], which need not be its file (`avid bench kernels --sim` starts another one).
+  const bool program = std::strcmp(info->dli_fname, program_invocation_name) == 0 || access(info->dli_fname, R_OK) != 0;
+  *path = program ? "/proc/self/exe" : info->dli_fname;
   return true;
 }
 
