@@ -43,30 +43,6 @@ struct FusedShape {
   static_assert(kOutTiles <= kChunks);
 };
 
-/// Starts copying slice `index` of the weights: q, k, v and output of head 0, then of head 1, ... Behind the last one
-/// only an empty group is committed.
-template <class Shape>
-AVID_DEVICE void load_weight_slice(const TemporalFusedArgs& p, bf16* slices, int index) {
-  const int head = index / 4, part = index % 4, chunks = static_cast<int>((p.C + 7) / 8);
-  bf16* to = slices + index % kFusedStages * Shape::kSlice;
-  if (head < p.N && part < 3) {
-    const bf16* from = p.w_qkv.row((part * p.N + head) * p.head_pitch);
-    for (int e = threadIdx.x; e < Shape::kHeadRows * Shape::kChunks; e += kFusedThreads) {
-      const int r = e / Shape::kChunks, c = e % Shape::kChunks;
-      const bool valid = r < p.head_pitch && c < chunks;
-      cp_async_16(to + r * Shape::kRowPitch + c * 8, valid ? from + r * p.w_qkv.pitch + c * 8 : from, valid);
-    }
-  } else if (head < p.N) {
-    const bf16* from = p.w_out.data + head * p.head_pitch;
-    for (int e = threadIdx.x; e < Shape::kOutRows * 8; e += kFusedThreads) {
-      const int r = e / 8, c = e % 8;
-      const bool valid = r < p.C && c * 8 < p.head_pitch;
-      cp_async_16(to + r * Shape::kOutPitch + c * 8, valid ? from + r * p.w_out.pitch + c * 8 : from, valid);
-    }
-  }
-  cp_async_commit();
-}
-
 /// Two rows blocks of 16 (i) by 8 tiles of 8 channels (j).
 using HeadAccumulators = float[2][8][4];
 
@@ -130,8 +106,8 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
   bf16* tile = arena.take<bf16>(kFusedRows * Shape::kRowPitch, "rows");
   bf16* slices = arena.take<bf16>(kFusedStages * Shape::kSlice, "weights");
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
-  load_weight_slice<Shape>(p, slices, 0);
-  load_weight_slice<Shape>(p, slices, 1);
+  load_weight_slice<Shape, kFusedStages>(p, slices, 0);
+  load_weight_slice<Shape, kFusedStages>(p, slices, 1);
   normalise_rows<Shape::kChunks, Shape::kRowPitch>(
       tile, p.x, p.gamma, static_cast<int>(p.C), p.B, p.S, blockIdx.x, {}, warp, g, t);
   float cosine[4], sine[4];
@@ -147,7 +123,7 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
       [&] {  // the slice that is due; the buffer freed by the barrier takes the one after the next
         cp_async_wait<1>();
         __syncthreads();
-        load_weight_slice<Shape>(p, slices, slice + 2);
+        load_weight_slice<Shape, kFusedStages>(p, slices, slice + 2);
         return slices + slice++ % kFusedStages * Shape::kSlice;
       };
 

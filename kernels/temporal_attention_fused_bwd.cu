@@ -43,30 +43,6 @@ struct FusedBwdShape {
 /// 32 rows (two blocks i of 16) by 64 channels as bf16 pairs: [i][tile of 8 channels][row g or g + 8].
 using PackedRows = std::uint32_t[2][8][2];
 
-/// Starts copying slice `index` of the weights (q, k, v, output of head 0, then of head 1, ...); an empty group behind
-/// the last.
-template <class Shape, int kStages>
-AVID_DEVICE void load_bwd_slice(const TemporalFusedArgs& p, bf16* slices, int index) {
-  const int head = index / 4, part = index % 4, chunks = static_cast<int>((p.C + 7) / 8);
-  bf16* to = slices + index % kStages * Shape::kSlice;
-  if (head < p.N && part < 3) {
-    const bf16* from = p.w_qkv.row((part * p.N + head) * p.head_pitch);
-    for (int e = threadIdx.x; e < Shape::kHeadRows * Shape::kChunks; e += kFusedThreads) {
-      const int r = e / Shape::kChunks, c = e % Shape::kChunks;
-      const bool valid = r < p.head_pitch && c < chunks;
-      cp_async_16(to + r * Shape::kRowPitch + c * 8, valid ? from + r * p.w_qkv.pitch + c * 8 : from, valid);
-    }
-  } else if (head < p.N) {
-    const bf16* from = p.w_out.data + head * p.head_pitch;
-    for (int e = threadIdx.x; e < Shape::kOutRows * 8; e += kFusedThreads) {
-      const int r = e / 8, c = e % 8;
-      const bool valid = r < p.C && c * 8 < p.head_pitch;
-      cp_async_16(to + r * Shape::kOutPitch + c * 8, valid ? from + r * p.w_out.pitch + c * 8 : from, valid);
-    }
-  }
-  cp_async_commit();
-}
-
 /// out = 32 rows times a head's weights, [head channel][channel] in rows of kRowPitch, or transposed ([channel][head
 /// channel] in rows of kOutPitch); then the rotary code if wanted, a factor, and bf16.
 template <class Shape, int kSteps, int kHeadTiles, bool kTransposed, bool kRotate>
@@ -193,14 +169,14 @@ __global__ void __launch_bounds__(kFusedThreads)
           d_y_tile + r * Shape::kRowPitch + c * 8, valid ? grads.d_y.row(at.row) + c * 8 : grads.d_y.data, valid);
     }
 #pragma unroll
-    for (int s = 0; s < kStages - 1; ++s) load_bwd_slice<Shape, kStages>(p, slices, s);
+    for (int s = 0; s < kStages - 1; ++s) load_weight_slice<Shape, kStages>(p, slices, s);
     normalise_rows<Shape::kChunks, Shape::kRowPitch>(
         h_tile, p.x, p.gamma, static_cast<int>(p.C), p.B, p.S, tile, grads.h, warp, g, t);
     int slice = 0;
     const auto next_weights = [&] {
       cp_async_wait<kStages - 2>();
       __syncthreads();
-      load_bwd_slice<Shape, kStages>(p, slices, slice + kStages - 1);
+      load_weight_slice<Shape, kStages>(p, slices, slice + kStages - 1);
       return slices + slice++ % kStages * Shape::kSlice;
     };
     const bf16* rows = h_tile + warp * 32 * Shape::kRowPitch;

@@ -5,6 +5,7 @@
 #include "kernels/attention_block.h"
 #include "kernels/device/gpu.h"
 #include "kernels/device/temporal_fragments.h"
+#include "kernels/temporal_attention_fused.h"
 
 namespace avid::kernels::AVID_GPU {
 
@@ -80,6 +81,30 @@ AVID_DEVICE void normalise_rows(
         *reinterpret_cast<uint4*>(h_out.row(at.row) + chunk * 8) = make_uint4(h[0], h[1], h[2], h[3]);
     }
   }
+}
+
+/// Starts copying slice `index` of the weights: q, k, v and output of head 0, then of head 1, ... Behind the last one
+/// only an empty group is committed. `slices` is a ring of kStages slices.
+template <class Shape, int kStages>
+AVID_DEVICE void load_weight_slice(const TemporalFusedArgs& p, bf16* slices, int index) {
+  const int head = index / 4, part = index % 4, chunks = static_cast<int>((p.C + 7) / 8);
+  bf16* to = slices + index % kStages * Shape::kSlice;
+  if (head < p.N && part < 3) {
+    const bf16* from = p.w_qkv.row((part * p.N + head) * p.head_pitch);
+    for (int e = threadIdx.x; e < Shape::kHeadRows * Shape::kChunks; e += kFusedThreads) {
+      const int r = e / Shape::kChunks, c = e % Shape::kChunks;
+      const bool valid = r < p.head_pitch && c < chunks;
+      cp_async_16(to + r * Shape::kRowPitch + c * 8, valid ? from + r * p.w_qkv.pitch + c * 8 : from, valid);
+    }
+  } else if (head < p.N) {
+    const bf16* from = p.w_out.data + head * p.head_pitch;
+    for (int e = threadIdx.x; e < Shape::kOutRows * 8; e += kFusedThreads) {
+      const int r = e / 8, c = e % 8;
+      const bool valid = r < p.C && c * 8 < p.head_pitch;
+      cp_async_16(to + r * Shape::kOutPitch + c * 8, valid ? from + r * p.w_out.pitch + c * 8 : from, valid);
+    }
+  }
+  cp_async_commit();
 }
 
 }  // namespace avid::kernels::AVID_GPU
