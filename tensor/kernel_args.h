@@ -3,25 +3,14 @@
 
 #include <initializer_list>
 
-#include "kernels/rows.h"
+#include "tensor/ops/on_device.h"
 #include "tensor/ops/operands.h"
 #include "tensor/tensor.h"
 
 namespace avid {
 
-/// The rows of t for reading; null when t is undefined.
-template <class Elem>
-kernels::Rows<const Elem> rows_of(const Tensor& t) {
-  if (!t.defined()) return {};
-  return {t.data<Elem>(), t.pitch()};
-}
-
-/// The rows of t for writing; null when t is undefined.
-template <class Elem>
-kernels::Rows<Elem> mutable_rows_of(Tensor& t) {
-  if (!t.defined()) return {};
-  return {t.data<Elem>(), t.pitch()};
-}
+using detail::mutable_rows_of;
+using detail::rows_of;
 
 /// One tensor argument of an op, by the name that messages use.
 struct NamedTensor {
@@ -40,11 +29,6 @@ inline void check_args(const char* op, std::initializer_list<NamedTensor> args) 
     check_dtype(arg.tensor, first.tensor.dtype(), op, arg.name);
     detail::check_same_device(arg.tensor, first.tensor, op, arg.name);
   }
-}
-
-/// Memory for a kernel's intermediate results beside `like`; undefined, and its pointer null, when bytes is 0.
-inline Tensor device_workspace(std::int64_t bytes, const Tensor& like) {
-  return bytes > 0 ? Tensor::empty({(bytes + 3) / 4}, DType::f32, like.device()) : Tensor();
 }
 
 }  // namespace avid

@@ -85,9 +85,46 @@ void set_device_attention_grads(
   args.d_b_out = device_mutable_data<float>(grads.d_b_out);
 }
 
-/// `bytes` of workspace on the device of x.
-inline Tensor attention_workspace(std::int64_t bytes, const Tensor& x) {
-  return Tensor::empty({(bytes + 3) / 4}, DType::f32, x.device());
+/// Forward of a block on a device, from checked operands. Block names it (kOp), says its workspace (`bytes(args,
+/// backward)`) and runs it (`fwd<Backend>(stream, args)`, `bwd<Backend>(stream, args, grads)`).
+template <class Block>
+Tensor attention_fwd_on_device(
+    const Tensor& x, const Tensor& norm_gamma, const Tensor& w_qkv, const Tensor& w_out, const Tensor& b_out,
+    const AttentionOptions& options) {
+  check_core_head(Block::kOp, options);
+  Tensor out = Tensor::empty(x.shape(), x.dtype(), x.device());
+  dispatch_f32_bf16(x.dtype(), Block::kOp, [&]<class Elem>() {
+    kernels::AttentionBlockDeviceArgs<Elem> args;
+    set_device_attention_operands(args, x, norm_gamma, w_qkv, w_out, b_out, options);
+    args.y = device_mutable_rows_of<Elem>(out);
+    Tensor workspace = device_workspace(Block::bytes(args, false), x);
+    args.workspace = device_mutable_data<float>(workspace);
+    on_device(x.device(), Block::kOp, [&]<class Backend>(const kernels::Stream& stream) {
+      Block::template fwd<Backend>(stream, args);
+    });
+  });
+  return out;
+}
+
+/// Backward of the same.
+template <class Block>
+AttentionGrads attention_bwd_on_device(
+    const Tensor& d_out, const Tensor& x, const Tensor& norm_gamma, const Tensor& w_qkv, const Tensor& w_out,
+    const Tensor& b_out, const AttentionOptions& options, const AttentionNeeds& needs) {
+  check_core_head(Block::kOp, options);
+  AttentionGrads out = allocate_attention_grads(x, norm_gamma, w_qkv, w_out, b_out, needs);
+  dispatch_f32_bf16(x.dtype(), Block::kOp, [&]<class Elem>() {
+    kernels::AttentionBlockDeviceArgs<Elem> args;
+    set_device_attention_operands(args, x, norm_gamma, w_qkv, w_out, b_out, options);
+    kernels::AttentionBlockDeviceGrads<Elem> grads;
+    set_device_attention_grads(grads, d_out, out);
+    Tensor workspace = device_workspace(Block::bytes(args, true), x);
+    args.workspace = device_mutable_data<float>(workspace);
+    on_device(x.device(), Block::kOp, [&]<class Backend>(const kernels::Stream& stream) {
+      Block::template bwd<Backend>(stream, args, grads);
+    });
+  });
+  return out;
 }
 
 }  // namespace detail

@@ -14,42 +14,23 @@ void check_bias(const Tensor& b_out) {
   check<ShapeError>(b_out.defined(), "{}: b_out: expected [C], got an undefined tensor", kOp);
 }
 
-Tensor fwd_on_device(
-    const Tensor& x, const Tensor& norm_gamma, const Tensor& w_qkv, const Tensor& w_out, const Tensor& b_out,
-    const AttentionOptions& options) {
-  detail::check_core_head(kOp, options);
-  Tensor out = Tensor::empty(x.shape(), x.dtype(), x.device());
-  dispatch_f32_bf16(x.dtype(), kOp, [&]<class Elem>() {
-    kernels::AttentionBlockDeviceArgs<Elem> args;
-    detail::set_device_attention_operands(args, x, norm_gamma, w_qkv, w_out, b_out, options);
-    args.y = device_mutable_rows_of<Elem>(out);
-    Tensor workspace = detail::attention_workspace(kernels::linear_attention_workspace_bytes(args, false), x);
-    args.workspace = device_mutable_data<float>(workspace);
-    on_device(x.device(), kOp, [&]<class Backend>(const kernels::Stream& stream) {
-      kernels::linear_attention_fwd<Backend, Elem>(stream, args);
-    });
-  });
-  return out;
-}
-
-AttentionGrads bwd_on_device(
-    const Tensor& d_out, const Tensor& x, const Tensor& norm_gamma, const Tensor& w_qkv, const Tensor& w_out,
-    const Tensor& b_out, const AttentionOptions& options, const AttentionNeeds& needs) {
-  detail::check_core_head(kOp, options);
-  AttentionGrads out = detail::allocate_attention_grads(x, norm_gamma, w_qkv, w_out, b_out, needs);
-  dispatch_f32_bf16(x.dtype(), kOp, [&]<class Elem>() {
-    kernels::AttentionBlockDeviceArgs<Elem> args;
-    detail::set_device_attention_operands(args, x, norm_gamma, w_qkv, w_out, b_out, options);
-    kernels::AttentionBlockDeviceGrads<Elem> grads;
-    detail::set_device_attention_grads(grads, d_out, out);
-    Tensor workspace = detail::attention_workspace(kernels::linear_attention_workspace_bytes(args, true), x);
-    args.workspace = device_mutable_data<float>(workspace);
-    on_device(x.device(), kOp, [&]<class Backend>(const kernels::Stream& stream) {
-      kernels::linear_attention_bwd<Backend, Elem>(stream, args, grads);
-    });
-  });
-  return out;
-}
+struct LinearAttentionBlock {
+  static constexpr const char* kOp = avid::kOp;
+  template <class Args>
+  static std::int64_t bytes(const Args& args, bool backward) {
+    return kernels::linear_attention_workspace_bytes(args, backward);
+  }
+  template <class Backend, class Elem>
+  static void fwd(const kernels::Stream& stream, const kernels::AttentionBlockDeviceArgs<Elem>& args) {
+    kernels::linear_attention_fwd<Backend, Elem>(stream, args);
+  }
+  template <class Backend, class Elem>
+  static void bwd(
+      const kernels::Stream& stream, const kernels::AttentionBlockDeviceArgs<Elem>& args,
+      const kernels::AttentionBlockDeviceGrads<Elem>& grads) {
+    kernels::linear_attention_bwd<Backend, Elem>(stream, args, grads);
+  }
+};
 
 }  // namespace
 
@@ -62,7 +43,8 @@ Tensor linear_attention_fwd(
   check_bias(b_out);
   if (x.defined() && x.device().is_gpu()) {
     detail::check_attention_operands(kOp, x, norm_gamma, w_qkv, w_out, b_out, options);
-    return fwd_on_device(detail::usual_pitch(x), norm_gamma, w_qkv, w_out, b_out, options);
+    return detail::attention_fwd_on_device<LinearAttentionBlock>(
+        detail::usual_pitch(x), norm_gamma, w_qkv, w_out, b_out, options);
   }
   kernels::AttentionBlockArgs args;
   detail::set_attention_operands(args, kOp, x, norm_gamma, w_qkv, w_out, b_out, options);
@@ -78,8 +60,8 @@ AttentionGrads linear_attention_bwd(
     const Tensor& b_out, const AttentionOptions& options, const AttentionNeeds& needs) {
   if (detail::is_emulated_bf16(x)) {
     AttentionGrads grads = linear_attention_bwd(
-        detail::widened(d_out), detail::widened(x), norm_gamma, detail::widened(w_qkv), detail::widened(w_out),
-        b_out, options, needs);
+        detail::widened(d_out), detail::widened(x), norm_gamma, detail::widened(w_qkv), detail::widened(w_out), b_out,
+        options, needs);
     grads.d_x = detail::narrowed(grads.d_x);
     return grads;
   }
@@ -87,7 +69,7 @@ AttentionGrads linear_attention_bwd(
   if (x.defined() && x.device().is_gpu()) {
     detail::check_attention_operands(kOp, x, norm_gamma, w_qkv, w_out, b_out, options);
     detail::check_attention_grad(kOp, d_out, x);
-    return bwd_on_device(
+    return detail::attention_bwd_on_device<LinearAttentionBlock>(
         detail::usual_pitch(d_out), detail::usual_pitch(x), norm_gamma, w_qkv, w_out, b_out, options, needs);
   }
   kernels::AttentionBlockArgs args;

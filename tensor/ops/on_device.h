@@ -61,4 +61,9 @@ kernels::Rows<Elem> device_mutable_rows_of(Tensor& t) {
   return {device_mutable_data<Elem>(t), t.pitch()};
 }
 
+/// Memory for a kernel's intermediate results beside `like`; undefined, and its pointer null, when bytes is 0.
+inline Tensor device_workspace(std::int64_t bytes, const Tensor& like) {
+  return bytes > 0 ? Tensor::empty({(bytes + 3) / 4}, DType::f32, like.device()) : Tensor();
+}
+
 }  // namespace avid

@@ -60,7 +60,7 @@ kernels::TemporalAttentionDeviceArgs<Elem> device_operands(
 template <class Elem>
 Tensor workspace_for(const kernels::TemporalAttentionDeviceArgs<Elem>& args, bool backward, const Tensor& x) {
   try {
-    return detail::attention_workspace(kernels::temporal_attention_workspace_bytes(args, backward), x);
+    return device_workspace(kernels::temporal_attention_workspace_bytes(args, backward), x);
   } catch (const std::invalid_argument& error) {
     fail<ShapeError>("{}", error.what());
   }
