@@ -5,8 +5,8 @@
 #
 #   minutes  all methods, networks and frames as small as they go (a base trained here, 16x16, 10 diffusion steps): shows
 #            that everything works, says nothing about the methods. Meant for under 5 minutes on two quiet cores.
-#   hours    the shipped base and CoinRun frames at 32x32, 200 diffusion steps; AVID_REPRODUCE_MINUTES (10) of training
-#            for each model.
+#   hours    the shipped base and CoinRun frames at 32x32, 200 diffusion steps; the same AVID_REPRODUCE_UPDATES (1000) of
+#            8 clips for each model, however busy the machine is: a second run gives the same numbers.
 #   paper    the published sizes at 64x64, 260,000 + 200,000 updates a model. Needs the game library and a GPU's worth of time.
 #
 # Every stage leaves a mark in DIR/done when it is finished; the same command goes on where it stopped, in the middle of a
@@ -51,6 +51,8 @@ echo "$budget" >"$out/budget"
 
 # ---- what a budget means: data, sizes, and how long ----
 samples=data/samples
+updates=${AVID_REPRODUCE_UPDATES:-1000}
+[[ $updates =~ ^[1-9][0-9]*$ ]] || { echo "reproduce: AVID_REPRODUCE_UPDATES: expected a number of updates, got '$updates'" >&2; exit 2; }
 # LPIPS, FID and FVD as well where their weights are (AVID_WEIGHTS, see avid weights); without them they are left out.
 metrics=(--metrics all)
 [ "$budget" != minutes ] || metrics=(--metrics mse,psnr,ssim)  # its clips are too short for FVD
@@ -70,9 +72,9 @@ case $budget in
     base=data/pretrained/base32.safetensors clips=${AVID_REPRODUCE_CLIPS:-96} frames=8 size=32 ddpm=(--sampler ddpm)
     fast=(--sampler ddim --steps 20) batch=8 train_data=$samples/coinrun32-train.h5 heldout=$samples/coinrun32-heldout.h5
     levels_coinrun100k=32 levels_coinrun500k=96 levels_coinrun2500k=0
-    common=(data.size=32 diffusion.loss_weight=none train.updates=1000000 train.batch=8 train.accumulate=1 train.lr=1e-3
+    common=(data.size=32 diffusion.loss_weight=none "train.updates=$updates" "train.cooldown=$((updates * 3 / 10))" train.batch=8 train.accumulate=1 train.lr=1e-3
       train.warmup=50 ema.decay=0.999 ema.update_every=1 ema.update_after=20 checkpoint.every=200 checkpoint.keep=2
-      validation.every=0 samples.every=0 log.every=20 "train.time_limit_minutes=${AVID_REPRODUCE_MINUTES:-10}")
+      validation.every=0 samples.every=0 log.every=20)
     u22=(model.width=12 "model.multipliers=[1,2,4]" model.heads=2 model.head_dim=32)
     u71=(model.width=20 "model.multipliers=[1,2,4]" model.heads=2 model.head_dim=32)
     small_control=(model.width=12 model.heads=2 model.head_dim=32)
@@ -209,7 +211,7 @@ plan() {
   case $budget in
     minutes) echo "cost: under 5 minutes on two quiet cores (predicted, not measured), 200 MiB of disk" ;;
     hours)
-      echo "cost: $((${#networks[@]} * ${AVID_REPRODUCE_MINUTES:-10})) minutes of training (AVID_REPRODUCE_MINUTES each), and sampling," \
+      echo "cost: ${#networks[@]} trainings of $updates updates (on two cores of a server about 0.2 to 0.7 s each), and sampling," \
         "of which classifier guidance with its 200 steps and 5 weights takes most; 500 MiB of disk" ;;
     paper)
       # A clip costs 3 forward passes of what is trained and one of what is frozen (docs/methods.md); 64 clips an update.
@@ -267,7 +269,7 @@ case $budget in
     notes+=(--note "Budget minutes: networks of a few thousand numbers, 24 updates each, 16x16 frames, $clips clips. This shows that every stage works; it says nothing about the methods."
       --note "The base was trained here on CoinRun without actions, not on 15 other games.") ;;
   hours)
-    notes+=(--note "Budget hours: 32x32 frames, networks of width 12 (for 22M) and 20 (for 71M) on the shipped base of width 16, ${AVID_REPRODUCE_MINUTES:-10} minutes of training each, $clips clips, DDIM with 20 steps (classifier guidance: DDPM with 200)."
+    notes+=(--note "Budget hours: 32x32 frames, networks of width 12 (for 22M) and 20 (for 71M) on the shipped base of width 16, $updates updates of 8 clips each, $clips clips, DDIM with 20 steps (classifier guidance: DDPM with 200)."
       --note "Data sets are the first 32, 96 and all 160 levels of the shipped sample (4k, 12k and 20k frames) in place of 100k, 500k and 2.5M.") ;;
 esac
 tables=()
