@@ -19,6 +19,7 @@ from unet import Avid, Unet3d, sigmoid_schedule
 HERE = pathlib.Path(__file__).parent
 BASE = {"dim": 24, "mults": [1, 2, 4, 8], "heads": 2, "head_dim": 64}
 ADAPTER = {"dim": 16, "mults": [1, 2, 4, 8], "heads": 2, "head_dim": 32}
+SIZES = {32: 8, 64: 4}  # frame size -> clips
 # glibc must not return memory to the system between steps, or PyTorch pays for fresh pages on every step.
 TORCH_ENV = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_TOP_PAD_": "268435456"}
 
@@ -111,22 +112,26 @@ def main():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", help="kind, e.g. avid")
+    parser.add_argument("--only", help="one kind: avid, base or sample")
+    parser.add_argument("--size", type=int, choices=(32, 64), help="one frame size")
+    parser.add_argument("--dtype", choices=("f32", "bf16"), help="one type")
     args = parser.parse_args()
-    sizes = [(32, 8)] if args.quick else [(32, 8), (64, 4)]
-    modes = ["eager", "compile"]
+    sizes = [(size, clips) for size, clips in SIZES.items() if args.size in (None, size) and not (args.quick and size > 32)]
+    dtypes = [args.dtype] if args.dtype else ["f32"] if args.quick else ["f32", "bf16"]
     rounds, steps = (3, 2) if args.quick else (5, 3)
+    jobs = [(kind, size, clips, dtype) for dtype in dtypes for size, clips in sizes for kind in ("avid", "base", "sample")
+            if args.only in (None, kind)]
+    if not jobs:
+        raise SystemExit("compare: nothing to compare | --only is avid, base or sample; --quick has 32x32 alone")
     lines = []
     print(f"{'line':28} {'ours s':>8} {'PyTorch s':>10} {'mode':>12} {'ratio':>6} {'ours MiB':>9} {'PyTorch MiB':>12}")
-    for size, clips in sizes:
-        for kind in ("avid", "base", "sample"):
-            if args.only and kind != args.only:
-                continue
-            line = compare(args.program, kind, size, clips, "f32", modes, rounds, steps, args.threads)
-            lines.append(line)
-            name = f"{kind} {size}x{size} B={clips} f32"
-            print(f"{name:28} {line['ours_s']:8.3f} {line['torch_s']:10.3f} {line['torch_mode']:>12} {line['ratio']:6.2f} "
-                  f"{line['ours_peak_mib']:9.0f} {line['torch_peak_mib']:12.0f}", flush=True)
+    for kind, size, clips, dtype in jobs:
+        modes = ["eager", "compile"] if dtype == "f32" else ["eager-bf16", "compile-bf16"]
+        line = compare(args.program, kind, size, clips, dtype, modes, rounds, steps, args.threads)
+        lines.append(line)
+        name = f"{kind} {size}x{size} B={clips} {dtype}"
+        print(f"{name:28} {line['ours_s']:8.3f} {line['torch_s']:10.3f} {line['torch_mode']:>12} {line['ratio']:6.2f} "
+              f"{line['ours_peak_mib']:9.0f} {line['torch_peak_mib']:12.0f}", flush=True)
     worst = min(lines, key=lambda line: line["ratio"])
     if args.json:
         pathlib.Path(args.json).write_text(json.dumps({"torch": torch.__version__, "threads": args.threads, "lines": lines}, indent=1))

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Our program against PyTorch on the same machine in one run. Needs Python 3 with venv; installs PyTorch into .venv once.
-# Usage: bench/peers/run.sh [--quick] [--json FILE]     AVID_PEER_PYTHON names an interpreter that already has PyTorch.
+# Usage: bench/peers/run.sh [--quick] [--only avid|base|sample] [--size 32|64] [--dtype f32|bf16] [--json FILE]
+#   AVID_PEER_PYTHON names an interpreter that already has PyTorch.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 python=${AVID_PEER_PYTHON:-$root/.venv/bin/python}
