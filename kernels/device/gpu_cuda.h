@@ -32,6 +32,12 @@ class SharedArena {
     next_ += (n * sizeof(T) + 15) & ~std::size_t{15};
     return array;
   }
+  /// The same, aligned to `align` bytes (a power of two, 16 or more). Counts as n elements and align - 16 bytes.
+  template <class T>
+  AVID_DEVICE T* take_aligned(std::size_t n, std::uint32_t align, const char* name = "") {
+    next_ += -static_cast<std::uint32_t>(__cvta_generic_to_shared(next_)) & (align - 1);
+    return take<T>(n, name);
+  }
 
  private:
   unsigned char* next_;

@@ -211,7 +211,12 @@ class SharedArena {
   /// n elements, 16-byte aligned, filled with NaN bits. Throws when the launch gave too little.
   template <class T>
   T* take(std::size_t n, const char* name = "") {
-    return static_cast<T*>(simulator::shared_take(n * sizeof(T), name, &cursor_, &used_));
+    return take_aligned<T>(n, 16, name);
+  }
+  /// The same, aligned to `align` bytes (a power of two, 16 or more). Counts as n elements and align - 16 bytes.
+  template <class T>
+  T* take_aligned(std::size_t n, std::size_t align, const char* name = "") {
+    return static_cast<T*>(simulator::shared_take(n * sizeof(T), align, name, &cursor_, &used_));
   }
 
  private:

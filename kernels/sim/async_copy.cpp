@@ -61,6 +61,7 @@ void cp_async_wait(int keep, Site site) {
       std::memset(copy.dst, 0, copy.bytes);
     }
     e.races.end_copy(copy.dst, copy.bytes, thread, site);
+    if (options().arch >= 90) e.warpgroups.note_generic_write(e.shared.offset(copy.dst), copy.bytes, thread);
   }
   thread.copies.erase(thread.copies.begin(), thread.copies.begin() + num_copies);
   thread.groups.erase(thread.groups.begin(), thread.groups.begin() + static_cast<std::ptrdiff_t>(num_done));

@@ -51,7 +51,10 @@ void Engine::run_block(std::uint64_t block) {
     t.fiber = nullptr;
     t.copies.clear();
     t.groups.clear();
+    t.proxy_fences = 0;
   }
+  barriers.begin_block();
+  warpgroups.begin_block();
   for (std::uint32_t w = 0; w < num_warps_; ++w) {
     warps_[w].alive = n - w * 32 >= 32 ? ~0u : (1u << (n - w * 32)) - 1;
     warps_[w].num_pending = 0;
@@ -70,6 +73,8 @@ void Engine::run_block(std::uint64_t block) {
   if (record) traffic.begin_block(n);
   run_threads();
   if (record) traffic.end_block();
+  if (const std::string unfinished = warpgroups.unfinished(); !unfinished.empty())
+    throw SimError(ErrorKind::wgmma, place_of_failure() + ": found at the end of the block: " + unfinished);
   if (const std::string overrun = shared.check_redzones(); !overrun.empty())
     throw SimError(
         ErrorKind::overrun, place_of_failure() + ": found at the end of the block: write outside an array, " + overrun);
@@ -247,6 +252,9 @@ std::string Engine::describe_threads() const {
         break;
       case Status::in_collective:
         what = "waiting for its warp at " + text_of(t.site);
+        break;
+      case Status::at_mbarrier:
+        what = "waiting at an mbarrier " + text_of(t.site);
         break;
       case Status::finished:
         what = "finished";

@@ -7,15 +7,17 @@
 #include <string>
 #include <vector>
 
+#include "kernels/sim/async_barrier.h"
 #include "kernels/sim/fiber.h"
 #include "kernels/sim/race_detector.h"
 #include "kernels/sim/shared_memory.h"
 #include "kernels/sim/simulator.h"
 #include "kernels/sim/traffic.h"
+#include "kernels/sim/warpgroup.h"
 
 namespace avid::kernels::simulator {
 
-enum class Status : std::uint8_t { not_started, running, at_barrier, in_collective, finished };
+enum class Status : std::uint8_t { not_started, running, at_barrier, in_collective, at_mbarrier, finished };
 
 /// cp.async on its way.
 struct AsyncCopy {
@@ -35,6 +37,7 @@ struct Thread {
   Site site;                          ///< where it waits
   std::vector<AsyncCopy> copies;      ///< issued and not waited for, oldest first
   std::vector<std::uint32_t> groups;  ///< copies.size() at each commit
+  std::uint32_t proxy_fences = 0;     ///< fence_proxy_async so far
 
   unsigned lane() const { return number & 31u; }
   unsigned warp() const { return number / 32; }
@@ -102,6 +105,8 @@ class Engine {
   std::string describe_threads() const;
 
   SharedMemory shared;
+  AsyncBarriers barriers;
+  Warpgroups warpgroups;
   RaceDetector races;
   TrafficRecorder traffic;
 

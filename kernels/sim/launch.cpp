@@ -31,6 +31,10 @@ Options options_from_environment() {
       throw GpuError(std::string("AVID_SIM_ORDER: expected forward, reverse or random, got ") + order);
   }
   if (const char* seed = std::getenv("AVID_SIM_SEED")) o.seed = std::strtoull(seed, nullptr, 0);
+  if (const char* arch = std::getenv("AVID_SIM_ARCH")) {
+    o.arch = std::atoi(arch);
+    if (o.arch != 80 && o.arch != 90) throw GpuError(std::string("AVID_SIM_ARCH: expected 80 or 90, got ") + arch);
+  }
   if (const char* threads = std::getenv("AVID_SIM_THREADS")) o.os_threads = std::atoi(threads);
   return o;
 }
@@ -50,8 +54,8 @@ void check_launch(const Launch& l) {
   if (l.grid.x == 0 || l.grid.y == 0 || l.grid.z == 0) refuse("empty grid; callers skip empty work");
   if (l.grid.x > 2147483647u || l.grid.y > 65535 || l.grid.z > 65535)
     refuse("a grid has at most 2^31 - 1, 65535, 65535 blocks");
-  if (l.shared_bytes > SharedMemory::kLimitBytes)
-    refuse("more shared memory than sm_80 has, " + std::to_string(SharedMemory::kLimitBytes) + " B");
+  if (const std::size_t limit = SharedMemory::limit_bytes(); l.shared_bytes > limit)
+    refuse("more shared memory than sm_" + std::to_string(options().arch) + " has, " + std::to_string(limit) + " B");
 }
 
 /// The i-th block to run. A random run visits them in strides.

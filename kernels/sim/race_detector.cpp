@@ -3,6 +3,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <new>
 
 #include "kernels/sim/engine.h"
@@ -22,12 +23,56 @@ void RaceDetector::begin_launch() {
   }
 }
 
-void RaceDetector::begin_block() { first_epoch_of_block_ = ++epoch_; }
+void RaceDetector::begin_block() {
+  first_epoch_of_block_ = ++epoch_;
+  seen_.clear();
+  now_.clear();
+}
+
+void RaceDetector::use_clocks() {
+  if (bytes_ == nullptr || !seen_.empty()) return;
+  const sim::dim3 block = engine().launch().block;
+  const std::size_t n = std::size_t{block.x} * block.y * block.z;
+  seen_.assign(n, Clock(n, 0));
+  now_.assign(n, 1);
+}
+
+void RaceDetector::join(Clock& to, const Clock& from) {
+  if (to.size() < from.size()) to.resize(from.size());
+  for (std::size_t i = 0; i < from.size(); ++i) to[i] = std::max(to[i], from[i]);
+}
+
+void RaceDetector::release(const Thread& thread, Clock& to) {
+  if (seen_.empty()) return;
+  join(to, seen_[thread.number]);
+  to[thread.number] = now_[thread.number]++;
+}
+
+void RaceDetector::acquire(const Thread& thread, const Clock& from) {
+  if (!seen_.empty()) join(seen_[thread.number], from);
+}
+
+int RaceDetector::writer_without_proxy_fence(const void* p, unsigned num_bytes) const {
+  const std::size_t begin = engine().shared.offset(p);
+  for (std::size_t i = begin; i < begin + num_bytes; ++i) {
+    const Touch& write = bytes_[i].write;
+    if (write.epoch >= first_epoch_of_block_ && engine().thread(write.thread).proxy_fences == write.fences)
+      return write.thread;
+  }
+  return -1;
+}
 
 void RaceDetector::warp_barrier(unsigned warp, std::uint32_t lanes, bool whole) {
   if (bytes_ == nullptr) return;
   WarpClock& clock = clocks_[warp];
   const std::uint32_t now = ++clock.now;
+  if (!seen_.empty()) {  // what one lane knows, all do
+    Clock all;
+    for (std::uint32_t i = 0; i < 32; ++i)
+      if ((lanes >> i & 1u) != 0) release(engine().thread(warp * 32 + i), all);
+    for (std::uint32_t i = 0; i < 32; ++i)
+      if ((lanes >> i & 1u) != 0) seen_[warp * 32 + i] = all;
+  }
   if (whole) {
     clock.all = now;
     return;
@@ -39,6 +84,7 @@ void RaceDetector::warp_barrier(unsigned warp, std::uint32_t lanes, bool whole) 
 
 bool RaceDetector::conflicts(const Touch& past, const Thread& thread, bool atomic) const {
   if (past.epoch != epoch_ || past.thread == thread.number || (atomic && past.atomic)) return false;
+  if (!seen_.empty() && past.time <= seen_[thread.number][past.thread]) return false;
   if (past.thread / 32 != thread.warp()) return true;
   const WarpClock& clock = clocks_[thread.warp()];
   return past.warp_time >= clock.all && past.warp_time >= clock.pair[thread.lane()][past.thread & 31];
@@ -53,7 +99,14 @@ std::uintptr_t RaceDetector::unpack(std::uint32_t place) const {
 }
 
 RaceDetector::Touch RaceDetector::touch(const Thread& thread, std::uintptr_t place, bool atomic) const {
-  return {epoch_, clocks_[thread.warp()].now, pack(place), static_cast<std::uint16_t>(thread.number), atomic};
+  return {
+      epoch_,
+      clocks_[thread.warp()].now,
+      pack(place),
+      now_.empty() ? 1 : now_[thread.number],
+      thread.proxy_fences,
+      static_cast<std::uint16_t>(thread.number),
+      atomic};
 }
 
 void RaceDetector::access(

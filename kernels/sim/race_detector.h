@@ -2,7 +2,8 @@
 //
 // Only builds whose kernels are compiled with -fsanitize=thread reach this: the compiler calls a hook before every
 // access (race_hooks.cpp). Each shared byte remembers its last writer and two readers. Time is counted in barriers of
-// the block and, within a warp, in __syncwarp.
+// the block and, within a warp, in __syncwarp; in blocks with mbarriers, also per thread: who arrives hands on all that
+// it did and knows of, who is let through receives it (vector clocks).
 #pragma once
 
 #include <cstdint>
@@ -10,6 +11,7 @@
 #include <memory>
 #include <vector>
 
+#include "kernels/sim/async_barrier.h"
 #include "kernels/sim/simulator.h"
 
 namespace avid::kernels::simulator {
@@ -34,11 +36,24 @@ class RaceDetector {
   /// After a failure.
   void forget_pending_copies();
 
+  /// The block has mbarriers: from now on threads have clocks.
+  void use_clocks();
+  /// An arrival: `to` learns what the thread did and knows. Later accesses of the thread are not part of it.
+  void release(const Thread& thread, Clock& to);
+  /// A wait that was let through.
+  void acquire(const Thread& thread, const Clock& from);
+  /// to = the later of both, per thread.
+  static void join(Clock& to, const Clock& from);
+  /// A thread that wrote one of these bytes and has not passed a fence_proxy_async since, or -1.
+  int writer_without_proxy_fence(const void* p, unsigned bytes) const;
+
  private:
   struct Touch {
     std::uint32_t epoch = 0;      ///< of the block's barriers; 0: never
     std::uint32_t warp_time = 0;  ///< of its warp
     std::uint32_t place = 0;      ///< packed by pack()
+    std::uint32_t time = 0;       ///< of its thread
+    std::uint32_t fences = 0;     ///< fence_proxy_async of its thread before
     std::uint16_t thread = 0;
     bool atomic = false;
   };
@@ -62,6 +77,8 @@ class RaceDetector {
   };
   std::unique_ptr<Byte[], Free> bytes_;  // zero pages until touched
   std::vector<WarpClock> clocks_;
+  std::vector<Clock> seen_;  ///< per thread; empty in blocks without mbarriers
+  Clock now_;                ///< time of each thread, from 1
   std::uint32_t epoch_ = 1, first_epoch_of_block_ = 1;
   std::uintptr_t program_ = 0;
 };

@@ -72,18 +72,19 @@ void* SharedMemory::static_array(const SharedKey& key, std::size_t bytes, std::s
   for (const Array& array : arrays_)
     if (array.key == &key) return array.data;
   static_bytes_ += bytes;
-  if (static_bytes_ + dynamic_bytes_ > kLimitBytes)
+  if (static_bytes_ + dynamic_bytes_ > limit_bytes())
     fail(
         ErrorKind::shared_size,
         std::string("static array '") + key.name + "' brings shared memory to " +
-            std::to_string(static_bytes_ + dynamic_bytes_) + " bytes; sm_80 has " + std::to_string(kLimitBytes),
+            std::to_string(static_bytes_ + dynamic_bytes_) + " bytes; the device has " + std::to_string(limit_bytes()),
         Site{});
   arrays_.push_back({&key, allocate(bytes, align, key.name), bytes, key.name});
   return arrays_.back().data;
 }
 
-void* SharedMemory::take(std::size_t bytes, const char* name, std::size_t* cursor, std::size_t* used) {
-  *used += (bytes + 15) / 16 * 16;
+void* SharedMemory::take(
+    std::size_t bytes, std::size_t align, const char* name, std::size_t* cursor, std::size_t* used) {
+  *used += (bytes + 15) / 16 * 16 + align - 16;  // a GPU's arena may start at any multiple of 16
   if (*used > dynamic_bytes_)
     fail(
         ErrorKind::shared_size,
@@ -92,7 +93,7 @@ void* SharedMemory::take(std::size_t bytes, const char* name, std::size_t* curso
         Site{});
   const std::size_t i = (*cursor)++;
   if (i == taken_.size()) {
-    taken_.push_back({nullptr, allocate(bytes, 16, name), bytes, name});
+    taken_.push_back({nullptr, allocate(bytes, align, name), bytes, name});
     arrays_.push_back(taken_.back());
   }
   if (taken_[i].bytes != bytes)
@@ -136,8 +137,8 @@ void* shared_static(const SharedKey& key, std::size_t bytes, std::size_t align) 
   return engine().shared.static_array(key, bytes, align);
 }
 
-void* shared_take(std::size_t bytes, const char* name, std::size_t* cursor, std::size_t* used) {
-  return engine().shared.take(bytes, name, cursor, used);
+void* shared_take(std::size_t bytes, std::size_t align, const char* name, std::size_t* cursor, std::size_t* used) {
+  return engine().shared.take(bytes, align, name, cursor, used);
 }
 
 std::uint32_t shared_offset(const void* p, Site site) {

@@ -16,8 +16,8 @@ class SharedMemory {
  public:
   /// Room for what a GPU has, and for the redzones.
   static constexpr std::size_t kArenaBytes = std::size_t{512} << 10;
-  /// A block's shared memory on sm_80, the smallest of the architectures we compile for.
-  static constexpr std::size_t kLimitBytes = 163 * 1024;
+  /// A block's shared memory on the simulated device.
+  static std::size_t limit_bytes() { return (options().arch >= 90 ? 227 : 163) * std::size_t{1024}; }
 
   SharedMemory();
   ~SharedMemory();
@@ -30,7 +30,7 @@ class SharedMemory {
   std::string check_redzones() const;
 
   void* static_array(const SharedKey& key, std::size_t bytes, std::size_t align);
-  void* take(std::size_t bytes, const char* name, std::size_t* cursor, std::size_t* used);
+  void* take(std::size_t bytes, std::size_t align, const char* name, std::size_t* cursor, std::size_t* used);
 
   bool contains(const void* p) const { return offset(p) < kArenaBytes; }
   std::size_t offset(const void* p) const {

@@ -32,7 +32,10 @@ enum class ErrorKind {
   race,               ///< two threads, one shared byte, no barrier between, one of them writes
   uninitialised,      ///< a read of shared memory that nobody wrote
   bad_operand,        ///< an operand that the instruction does not take
-  bad_launch,         ///< a grid or block that no GPU takes
+  bad_launch,         ///< a grid or block that no GPU takes, or an instruction that the simulated device lacks
+  mbarrier,           ///< an mbarrier that nobody initialised, or used as none may be
+  wgmma,              ///< registers or shared memory of a wgmma touched before its wait, or a wait or fence missing
+  proxy_fence,        ///< wgmma reads what was written without a fence_proxy_async behind it
 };
 
 /// One line (a table of who waits where may follow): kernel, block, thread, file and line, what happened.
@@ -45,11 +48,13 @@ class SimError : public GpuError {
 /// In which order ready threads and blocks are run.
 enum class Order { forward, reverse, random };
 
-/// Process-wide settings; AVID_SIM_ORDER (forward, reverse, random), AVID_SIM_SEED and AVID_SIM_THREADS set them first.
+/// Process-wide settings; AVID_SIM_ORDER (forward, reverse, random), AVID_SIM_SEED, AVID_SIM_THREADS and AVID_SIM_ARCH
+/// (80, 90) set them first.
 struct Options {
   Order order = Order::forward;
   std::uint64_t seed = 1;
   int os_threads = 0;        ///< 0: as many as OpenMP has, at most 16
+  int arch = 80;             ///< compute capability: which instructions there are, how much shared memory
   bool detect_races = true;  ///< only in builds with race hooks
   bool profile = false;      ///< count memory traffic of the first block; only in builds with race hooks
 };
@@ -62,7 +67,7 @@ struct SharedKey {
   const char* name;
 };
 void* shared_static(const SharedKey& key, std::size_t bytes, std::size_t align);
-void* shared_take(std::size_t bytes, const char* name, std::size_t* cursor, std::size_t* used);
+void* shared_take(std::size_t bytes, std::size_t align, const char* name, std::size_t* cursor, std::size_t* used);
 std::uint32_t shared_offset(const void* p, Site site);
 void* shared_pointer(std::uint32_t offset);
 
@@ -84,6 +89,14 @@ void cp_async(void* dst, const void* src, unsigned bytes, bool valid, Site site)
 void cp_async_commit();
 void cp_async_wait(int keep, Site site);
 
+void mbarrier_init(std::uint32_t address, std::uint32_t arrivals, Site site);
+void mbarrier_arrive(std::uint32_t address, Site site);
+void mbarrier_wait(std::uint32_t address, std::uint32_t parity, Site site);
+/// Orders this thread's writes to shared memory before later reads of them by wgmma.
+void fence_proxy_async(Site site);
+/// Fails unless the simulated device has what sm_`arch` has.
+void require_arch(int arch, const char* what, Site site);
+
 [[noreturn]] void fail(ErrorKind kind, const std::string& message, Site site);
 
 /// Runs call(context) once per thread of the grid, with threadIdx and the others set. `kernel` only names it in
@@ -103,7 +116,12 @@ struct MatrixLoad {
   const void* row;
   Site site;
 };
+struct WgmmaWait {
+  std::uint32_t keep;
+  Site site;
+};
 extern const Collective mma_bf16_k16, mma_bf16_k8, mma_tf32_k8;
+extern const Collective wgmma_issue, wgmma_fence, wgmma_commit, wgmma_wait;  // warpgroup.h: WgmmaOperands, WgmmaWait
 extern const Collective load_x1, load_x1_trans, load_x2, load_x2_trans, load_x4, load_x4_trans, move_matrix;
 
 }  // namespace avid::kernels::simulator

@@ -53,6 +53,12 @@ const char* name_of(ErrorKind kind) {
       return "bad_operand";
     case ErrorKind::bad_launch:
       return "bad_launch";
+    case ErrorKind::mbarrier:
+      return "mbarrier";
+    case ErrorKind::wgmma:
+      return "wgmma";
+    case ErrorKind::proxy_fence:
+      return "proxy_fence";
   }
   return "?";
 }
@@ -132,6 +138,11 @@ bool matches(std::string expected, const Outcome& o) {
   return matches_one(expected, o);
 }
 
+std::vector<Planted> joined(std::vector<Planted> a, const std::vector<Planted>& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
 struct Run {
   const char* name;
   Order order;
@@ -147,7 +158,7 @@ const Run kRuns[] = {
 
 TEST_CASE("planted/bugs/each is reported by the builds that can see it") {
   CHECK(planted_bugs.size() >= 30);
-  for (const Planted& bug : planted_bugs) {
+  for (const Planted& bug : joined(planted_bugs, planted_warpgroup_bugs)) {
     const std::string name = bug.name;
     CAPTURE(name);
     const std::string expected = kSuite == "sim_asan" ? bug.asan : kSuite == "sim_race" ? bug.race : bug.plain;
@@ -174,7 +185,7 @@ TEST_CASE("planted/bugs/each is reported by the builds that can see it") {
 }
 
 TEST_CASE("planted/innocent/correct kernels run without a report in every order") {
-  for (const Planted& kernel : innocent_kernels) {
+  for (const Planted& kernel : joined(innocent_kernels, innocent_warpgroup_kernels)) {
     const std::string name = kernel.name;
     CAPTURE(name);
     for_each_order([&] {

@@ -1,0 +1,46 @@
+// kernels/device/warpgroup.h -- what sm_90a adds to the device language: products of four warps, and mbarriers
+//
+// Beside gpu.h, for kernels of devices of compute capability 9.0. A product (wgmma) reads both operands from shared
+// memory and runs behind the program; docs/simulator.md tells the order of fences and waits. In a build for another
+// architecture these functions stop the kernel: hosts must ask device_arch() and kHaveSm90a first.
+//
+//   device_arch()                                 host: 80, 90 ...: compute capability of the current device
+//   kHaveSm90a                                    was this file compiled for sm_90a (always true in the simulator)
+//   mbarrier; mbarrier_init(at, arrivals), _arrive(at), _wait(at, parity)      `at` is a shared_address
+//   fence_proxy_async()                           this thread's writes to shared memory come before wgmma's reads
+//   swizzled_chunk(row, chunk), swizzled_tile(at) a tile of rows of 128 bytes as wgmma wants it, and its descriptor
+//   wgmma_bf16<N>(d, a, b)                        d[64][N] += a[64][16] b[N][16]^T, begun; d is N/2 registers
+//   wgmma_fence(), wgmma_commit(), wgmma_wait<K>(), wgmma_settle(d)
+//   fewer_registers<N>(), more_registers<N>()     a warpgroup gives registers back, or takes them
+#pragma once
+
+#include "kernels/device/gpu.h"
+
+#if defined(__CUDACC__)
+#include "kernels/device/warpgroup_cuda.h"
+#else
+#include "kernels/device/warpgroup_sim.h"
+#endif
+
+namespace avid::kernels::AVID_GPU {
+
+/// A barrier in shared memory; opaque. Its address must be a multiple of 8.
+struct alignas(8) mbarrier {
+  std::uint64_t state;
+};
+
+inline constexpr int kTileRowBytes = 128;    // of a tile: 64 bf16
+inline constexpr int kTileAlignment = 1024;  // 8 rows: the pattern repeats, and follows the bits of the address
+
+/// Byte of 16-byte chunk c (0..7) of row r in a tile: eight rows' equal chunks fall into all 32 banks.
+AVID_DEVICE constexpr int swizzled_chunk(int r, int c) { return r * kTileRowBytes + ((c ^ (r & 7)) << 4); }
+
+/// The matrix descriptor of a tile (K runs along its rows): swizzle of 128 bytes, 1024 bytes from 8 rows to the next.
+/// Adding kDescriptorStep takes the next 16 columns; adding b/16 moves it by b bytes.
+AVID_DEVICE std::uint64_t swizzled_tile(shared_address at) {
+  constexpr std::uint64_t kSwizzle128 = std::uint64_t{1} << 62, kStride = std::uint64_t{kTileAlignment / 16} << 32;
+  return (at.bytes & 0x3ffff) >> 4 | kStride | kSwizzle128;
+}
+inline constexpr int kDescriptorStep = 2;
+
+}  // namespace avid::kernels::AVID_GPU

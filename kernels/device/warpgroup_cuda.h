@@ -1,0 +1,149 @@
+// kernels/device/warpgroup_cuda.h -- warpgroup.h on a GPU; compiled by nvcc only
+#pragma once
+
+#include "kernels/device/gpu_cuda.h"
+
+namespace avid::kernels::cuda {
+
+/// The build says so to the host's half of the compiler, which cannot know.
+#if defined(AVID_SM90A)
+inline constexpr bool kHaveSm90a = true;
+#else
+inline constexpr bool kHaveSm90a = false;
+#endif
+
+/// Compute capability of the current device: 80, 90 ... Throws GpuError when it does not answer.
+inline int device_arch() {
+  int device = 0, major = 0, minor = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) != cudaSuccess)
+    throw GpuError(std::string("cuda: the device does not answer: ") + cudaGetErrorString(cudaGetLastError()));
+  return 10 * major + minor;
+}
+
+// Elsewhere than on sm_90a nothing of this exists, and no host launches it.
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define AVID_SM90A_ONLY(...) asm volatile(__VA_ARGS__)
+#else
+#define AVID_SM90A_ONLY(...) __trap()
+#endif
+
+AVID_DEVICE void mbarrier_init(shared_address at, std::uint32_t arrivals) {
+  AVID_SM90A_ONLY("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at.bytes), "r"(arrivals) : "memory");
+}
+AVID_DEVICE void mbarrier_arrive(shared_address at) {
+  AVID_SM90A_ONLY("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at.bytes) : "memory");
+}
+/// Until the phase of this parity is complete (the first phase has parity 0).
+AVID_DEVICE void mbarrier_wait(shared_address at, std::uint32_t parity) {
+  AVID_SM90A_ONLY(
+      "{\n.reg .pred complete;\n"
+      "again:\nmbarrier.try_wait.parity.shared::cta.b64 complete, [%0], %1;\n@!complete bra again;\n}" ::"r"(at.bytes),
+      "r"(parity)
+      : "memory");
+}
+AVID_DEVICE void fence_proxy_async() { AVID_SM90A_ONLY("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+/// Before the first product, and after the program used registers that the next products accumulate in.
+AVID_DEVICE void wgmma_fence() { AVID_SM90A_ONLY("wgmma.fence.sync.aligned;" ::: "memory"); }
+/// Closes the group of products begun since the last commit.
+AVID_DEVICE void wgmma_commit() { AVID_SM90A_ONLY("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+/// Waits until at most K of the warpgroup's groups are under way.
+template <int K>
+AVID_DEVICE void wgmma_wait() {
+  AVID_SM90A_ONLY("wgmma.wait_group.sync.aligned %0;" ::"n"(K) : "memory");
+}
+/// Behind the wait: keeps the compiler from using the results before it.
+template <int R>
+AVID_DEVICE void wgmma_settle(float (&d)[R]) {
+#pragma unroll
+  for (int i = 0; i < R; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+template <int N>
+AVID_DEVICE void fewer_registers() {
+  AVID_SM90A_ONLY("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
+}
+template <int N>
+AVID_DEVICE void more_registers() {
+  AVID_SM90A_ONLY("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
+}
+
+// ---- wgmma: one instruction names all its accumulator registers ----
+
+// AVID_NAMES_k: the places of the first 4 k registers in the instruction's text. AVID_SUMS_k: the registers.
+#define AVID_SUMS_AT(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define AVID_NAMES_1 "%0,%1,%2,%3"
+#define AVID_NAMES_2 AVID_NAMES_1 ",%4,%5,%6,%7"
+#define AVID_NAMES_3 AVID_NAMES_2 ",%8,%9,%10,%11"
+#define AVID_NAMES_4 AVID_NAMES_3 ",%12,%13,%14,%15"
+#define AVID_NAMES_5 AVID_NAMES_4 ",%16,%17,%18,%19"
+#define AVID_NAMES_6 AVID_NAMES_5 ",%20,%21,%22,%23"
+#define AVID_NAMES_7 AVID_NAMES_6 ",%24,%25,%26,%27"
+#define AVID_NAMES_8 AVID_NAMES_7 ",%28,%29,%30,%31"
+#define AVID_NAMES_9 AVID_NAMES_8 ",%32,%33,%34,%35"
+#define AVID_NAMES_10 AVID_NAMES_9 ",%36,%37,%38,%39"
+#define AVID_NAMES_11 AVID_NAMES_10 ",%40,%41,%42,%43"
+#define AVID_NAMES_12 AVID_NAMES_11 ",%44,%45,%46,%47"
+#define AVID_NAMES_13 AVID_NAMES_12 ",%48,%49,%50,%51"
+#define AVID_NAMES_14 AVID_NAMES_13 ",%52,%53,%54,%55"
+#define AVID_NAMES_15 AVID_NAMES_14 ",%56,%57,%58,%59"
+#define AVID_NAMES_16 AVID_NAMES_15 ",%60,%61,%62,%63"
+#define AVID_NAMES_17 AVID_NAMES_16 ",%64,%65,%66,%67"
+#define AVID_NAMES_18 AVID_NAMES_17 ",%68,%69,%70,%71"
+#define AVID_NAMES_19 AVID_NAMES_18 ",%72,%73,%74,%75"
+#define AVID_NAMES_20 AVID_NAMES_19 ",%76,%77,%78,%79"
+#define AVID_NAMES_21 AVID_NAMES_20 ",%80,%81,%82,%83"
+#define AVID_NAMES_22 AVID_NAMES_21 ",%84,%85,%86,%87"
+#define AVID_NAMES_23 AVID_NAMES_22 ",%88,%89,%90,%91"
+#define AVID_NAMES_24 AVID_NAMES_23 ",%92,%93,%94,%95"
+#define AVID_NAMES_25 AVID_NAMES_24 ",%96,%97,%98,%99"
+#define AVID_SUMS_1 AVID_SUMS_AT(0)
+#define AVID_SUMS_2 AVID_SUMS_1, AVID_SUMS_AT(4)
+#define AVID_SUMS_3 AVID_SUMS_2, AVID_SUMS_AT(8)
+#define AVID_SUMS_4 AVID_SUMS_3, AVID_SUMS_AT(12)
+#define AVID_SUMS_5 AVID_SUMS_4, AVID_SUMS_AT(16)
+#define AVID_SUMS_6 AVID_SUMS_5, AVID_SUMS_AT(20)
+#define AVID_SUMS_7 AVID_SUMS_6, AVID_SUMS_AT(24)
+#define AVID_SUMS_8 AVID_SUMS_7, AVID_SUMS_AT(28)
+#define AVID_SUMS_9 AVID_SUMS_8, AVID_SUMS_AT(32)
+#define AVID_SUMS_10 AVID_SUMS_9, AVID_SUMS_AT(36)
+#define AVID_SUMS_11 AVID_SUMS_10, AVID_SUMS_AT(40)
+#define AVID_SUMS_12 AVID_SUMS_11, AVID_SUMS_AT(44)
+#define AVID_SUMS_13 AVID_SUMS_12, AVID_SUMS_AT(48)
+#define AVID_SUMS_14 AVID_SUMS_13, AVID_SUMS_AT(52)
+#define AVID_SUMS_15 AVID_SUMS_14, AVID_SUMS_AT(56)
+#define AVID_SUMS_16 AVID_SUMS_15, AVID_SUMS_AT(60)
+#define AVID_SUMS_17 AVID_SUMS_16, AVID_SUMS_AT(64)
+#define AVID_SUMS_18 AVID_SUMS_17, AVID_SUMS_AT(68)
+#define AVID_SUMS_19 AVID_SUMS_18, AVID_SUMS_AT(72)
+#define AVID_SUMS_20 AVID_SUMS_19, AVID_SUMS_AT(76)
+#define AVID_SUMS_21 AVID_SUMS_20, AVID_SUMS_AT(80)
+#define AVID_SUMS_22 AVID_SUMS_21, AVID_SUMS_AT(84)
+#define AVID_SUMS_23 AVID_SUMS_22, AVID_SUMS_AT(88)
+#define AVID_SUMS_24 AVID_SUMS_23, AVID_SUMS_AT(92)
+#define AVID_SUMS_25 AVID_SUMS_24, AVID_SUMS_AT(96)
+
+/// n columns, k = n/8; a and b are the places of the descriptors, behind the registers.
+#define AVID_WGMMA(n, k, a, b)                                                                                   \
+  if constexpr (N == n)                                                                                          \
+  AVID_SM90A_ONLY("wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" AVID_NAMES_##k "}, %" #a ", %" #b \
+                                                                                              ", 1, 1, 1, 0, 0;" \
+                  : AVID_SUMS_##k                                                                                \
+                  : "l"(desc_a), "l"(desc_b))
+
+/// Begins d += a b^T on the warpgroup, of the columns that some tile has. The registers d are not to be touched until a
+/// wait covers this product.
+template <int N>
+AVID_DEVICE void wgmma_bf16(float (&d)[N / 2], std::uint64_t desc_a, std::uint64_t desc_b) {
+  static_assert(N == 56 || N == 96 || N == 104 || N == 128 || N == 160 || N == 200, "add a line below");
+  AVID_WGMMA(56, 7, 28, 29);
+  AVID_WGMMA(96, 12, 48, 49);
+  AVID_WGMMA(104, 13, 52, 53);
+  AVID_WGMMA(128, 16, 64, 65);
+  AVID_WGMMA(160, 20, 80, 81);
+  AVID_WGMMA(200, 25, 100, 101);
+}
+
+}  // namespace avid::kernels::cuda

@@ -1,0 +1,53 @@
+// kernels/device/warpgroup_sim.h -- warpgroup.h in the simulator
+#pragma once
+
+#include "kernels/device/gpu_sim.h"
+#include "kernels/sim/warpgroup.h"
+
+namespace avid::kernels::sim {
+
+inline constexpr bool kHaveSm90a = true;
+inline int device_arch() { return simulator::options().arch; }
+
+inline void mbarrier_init(shared_address at, std::uint32_t arrivals, AVID_SITE) {
+  simulator::mbarrier_init(at.bytes, arrivals, site);
+}
+inline void mbarrier_arrive(shared_address at, AVID_SITE) { simulator::mbarrier_arrive(at.bytes, site); }
+/// Until the phase of this parity is complete (the first phase has parity 0).
+inline void mbarrier_wait(shared_address at, std::uint32_t parity, AVID_SITE) {
+  simulator::mbarrier_wait(at.bytes, parity, site);
+}
+inline void fence_proxy_async(AVID_SITE) { simulator::fence_proxy_async(site); }
+
+/// Begins d += a b^T on the warpgroup. The registers d are taken away until a wait covers this product.
+template <int N>
+void wgmma_bf16(float (&d)[N / 2], std::uint64_t a, std::uint64_t b, AVID_SITE) {
+  static_assert(N % 8 == 0 && N >= 8 && N <= 256);
+  simulator::WgmmaOperands x{d, a, b, N, site};
+  simulator::warp_collective(simulator::wgmma_issue, ~0u, &x, site);
+}
+/// Before the first product, and after the program used registers that the next products accumulate in.
+inline void wgmma_fence(AVID_SITE) { simulator::warp_collective(simulator::wgmma_fence, ~0u, nullptr, site); }
+/// Closes the group of products begun since the last commit.
+inline void wgmma_commit(AVID_SITE) { simulator::warp_collective(simulator::wgmma_commit, ~0u, nullptr, site); }
+/// Waits until at most K of the warpgroup's groups are under way.
+template <int K>
+void wgmma_wait(AVID_SITE) {
+  simulator::WgmmaWait x{K, site};
+  simulator::warp_collective(simulator::wgmma_wait, ~0u, &x, site);
+}
+/// Behind the wait: keeps the compiler from using the results before it.
+template <int R>
+AVID_DEVICE void wgmma_settle(float (&)[R]) {}
+
+/// Registers are not counted here.
+template <int N>
+AVID_DEVICE void fewer_registers() {
+  static_assert(N % 8 == 0 && N >= 24 && N <= 256);
+}
+template <int N>
+AVID_DEVICE void more_registers() {
+  static_assert(N % 8 == 0 && N >= 24 && N <= 256);
+}
+
+}  // namespace avid::kernels::sim

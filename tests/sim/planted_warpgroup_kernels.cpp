@@ -1,0 +1,368 @@
+// tests/sim/planted_warpgroup_kernels.cpp -- bugs with what sm_90a adds: products of warpgroups, mbarriers, proxies
+#include "kernels/device/warpgroup.h"
+#include "tests/sim/planted.h"
+
+namespace avid::kernels {
+namespace AVID_GPU {
+
+// A is 64 x 16 with a one at column row % 16, B[n][k] = 16 n + k for eight n: D[m][n] = 16 n + m % 16.
+struct Tiles {
+  unsigned char *a, *b;
+  AVID_DEVICE explicit Tiles(SharedArena& arena)
+      : a(arena.take_aligned<unsigned char>(64 * kTileRowBytes, kTileAlignment, "a")),
+        b(arena.take_aligned<unsigned char>(8 * kTileRowBytes, kTileAlignment, "b")) {}
+  AVID_DEVICE std::uint64_t desc_a() const { return swizzled_tile(shared_address(a)); }
+  AVID_DEVICE std::uint64_t desc_b() const { return swizzled_tile(shared_address(b)); }
+};
+inline constexpr std::size_t kTilesBytes = 72 * kTileRowBytes + 2 * kTileAlignment;
+
+template <class ChunkAt>
+AVID_DEVICE void fill(const Tiles& t, ChunkAt chunk_at) {
+  for (int i = static_cast<int>(threadIdx.x); i < 72 * 16; i += 128) {
+    const int row = i / 16, k = i % 16;
+    unsigned char* tile = row < 64 ? t.a : t.b;
+    const float v = row < 64 ? static_cast<float>(k == row % 16) : static_cast<float>(16 * (row - 64) + k);
+    *reinterpret_cast<bf16*>(tile + chunk_at(row < 64 ? row : row - 64, k / 8) + k % 8 * 2) = to_bf16(v);
+  }
+}
+AVID_DEVICE void fill(const Tiles& t) {
+  fill(t, [](int r, int c) { return swizzled_chunk(r, c); });
+}
+/// 1 where this thread's part of D is right, NaN elsewhere.
+AVID_DEVICE float verdict(const float (&d)[4]) {
+  const int lane = static_cast<int>(threadIdx.x & 31), row = lane / 4;
+  bool right = true;
+  for (int r = 0; r < 4; ++r) {
+    const int m = row + 8 * (r >> 1), n = 2 * (lane & 3) + (r & 1);
+    right = right && d[r] == static_cast<float>(16 * n + m);
+  }
+  return right ? 1.0f : __uint_as_float(0x7fc00000u);
+}
+AVID_DEVICE void report(float* out, float v) {
+  if (!(v == 1.0f)) out[threadIdx.x & 63] = v;
+}
+
+#define AVID_BEGIN_TILES() \
+  SharedArena arena;       \
+  const Tiles t(arena);    \
+  float d[4] = {}
+
+__global__ void wgmma_tile(float* out) {
+  AVID_BEGIN_TILES();
+  fill(t);
+  fence_proxy_async();
+  __syncthreads();
+  wgmma_fence();
+  wgmma_bf16<8>(d, t.desc_a(), t.desc_b());
+  wgmma_commit();
+  wgmma_wait<0>();
+  wgmma_settle(d);
+  report(out, verdict(d));
+}
+__global__ void wgmma_wrong_swizzle(float* out) {
+  AVID_BEGIN_TILES();
+  fill(t, [](int r, int c) { return r * kTileRowBytes + c * 16; });
+  fence_proxy_async();
+  __syncthreads();
+  wgmma_fence();
+  wgmma_bf16<8>(d, t.desc_a(), t.desc_b());
+  wgmma_commit();
+  wgmma_wait<0>();
+  report(out, verdict(d));
+}
+__global__ void wgmma_swizzle_of_64_bytes(float* out) {
+  AVID_BEGIN_TILES();
+  fill(t);
+  fence_proxy_async();
+  __syncthreads();
+  wgmma_fence();
+  constexpr std::uint64_t kOther = std::uint64_t{3} << 62;  // 1 becomes 2
+  wgmma_bf16<8>(d, t.desc_a() ^ kOther, t.desc_b() ^ kOther);
+  wgmma_commit();
+  wgmma_wait<0>();
+  report(out, verdict(d));
+}
+__global__ void wgmma_without_proxy_fence(float* out) {
+  AVID_BEGIN_TILES();
+  fill(t);
+  __syncthreads();
+  wgmma_fence();
+  wgmma_bf16<8>(d, t.desc_a(), t.desc_b());
+  wgmma_commit();
+  wgmma_wait<0>();
+  report(out, verdict(d));
+}
+__global__ void wgmma_of_copies_without_proxy_fence(const float* in, float* out) {
+  AVID_BEGIN_TILES();
+  fill(t);
+  fence_proxy_async();
+  __syncthreads();
+  cp_async_16(t.b + swizzled_chunk(static_cast<int>(threadIdx.x) / 16, static_cast<int>(threadIdx.x) % 8), in);
+  cp_async_commit();
+  cp_async_wait<0>();
+  __syncthreads();
+  wgmma_fence();
+  wgmma_bf16<8>(d, t.desc_a(), t.desc_b());
+  wgmma_commit();
+  wgmma_wait<0>();
+  out[threadIdx.x & 63] = d[0];
+}
+__global__ void wgmma_without_register_fence(float* out) {
+  AVID_BEGIN_TILES();
+  fill(t);
+  fence_proxy_async();
+  __syncthreads();
+  wgmma_bf16<8>(d, t.desc_a(), t.desc_b());
+  wgmma_commit();
+  wgmma_wait<0>();
+  report(out, verdict(d));
+}
+__global__ void wgmma_result_used_before_its_wait(float* out) {
+  AVID_BEGIN_TILES();
+  fill(t);
+  fence_proxy_async();
+  __syncthreads();
+  wgmma_fence();
+  wgmma_bf16<8>(d, t.desc_a(), t.desc_b());
+  wgmma_commit();
+  const float early = verdict(d);
+  wgmma_wait<0>();
+  report(out, early);
+}
+__global__ void wgmma_waits_for_one_too_few(float* out) {
+  AVID_BEGIN_TILES();
+  fill(t);
+  fence_proxy_async();
+  __syncthreads();
+  wgmma_fence();
+  wgmma_bf16<8>(d, t.desc_a(), t.desc_b());
+  wgmma_commit();
+  wgmma_wait<1>();
+  report(out, verdict(d));
+  wgmma_wait<0>();
+}
+__global__ void wgmma_never_waited_for(float* out) {
+  AVID_BEGIN_TILES();
+  fill(t);
+  fence_proxy_async();
+  __syncthreads();
+  wgmma_fence();
+  wgmma_bf16<8>(d, t.desc_a(), t.desc_b());
+  wgmma_commit();
+  out[threadIdx.x & 63] = 1.0f;
+}
+__global__ void wgmma_operand_overwritten(float* out) {
+  AVID_BEGIN_TILES();
+  fill(t);
+  fence_proxy_async();
+  __syncthreads();
+  wgmma_fence();
+  wgmma_bf16<8>(d, t.desc_a(), t.desc_b());
+  wgmma_commit();
+  reinterpret_cast<bf16*>(t.a)[threadIdx.x] = to_bf16(3.0f);
+  wgmma_wait<0>();
+  report(out, verdict(d));
+}
+__global__ void wgmma_accumulator_overwritten(float* out) {
+  AVID_BEGIN_TILES();
+  fill(t);
+  fence_proxy_async();
+  __syncthreads();
+  wgmma_fence();
+  wgmma_bf16<8>(d, t.desc_a(), t.desc_b());
+  wgmma_commit();
+  d[0] = 0.0f;
+  wgmma_wait<0>();
+  report(out, verdict(d));
+}
+__global__ void wgmma_in_half_a_warpgroup(float* out) {
+  AVID_BEGIN_TILES();
+  wgmma_fence();
+  wgmma_bf16<8>(d, t.desc_a(), t.desc_b());
+  wgmma_commit();
+  wgmma_wait<0>();
+  report(out, verdict(d));
+}
+__global__ void wgmma_in_three_warps(float* out) {
+  AVID_BEGIN_TILES();
+  fill(t);
+  fence_proxy_async();
+  __syncthreads();
+  if (threadIdx.x < 96) {
+    wgmma_fence();
+    wgmma_bf16<8>(d, t.desc_a(), t.desc_b());
+    wgmma_commit();
+    wgmma_wait<0>();
+    report(out, verdict(d));
+  }
+}
+__global__ void wgmma_tile_off_its_alignment(float* out) {
+  AVID_BEGIN_TILES();
+  fill(t);
+  fence_proxy_async();
+  __syncthreads();
+  wgmma_fence();
+  wgmma_bf16<8>(d, t.desc_a() + kTileRowBytes / 16, t.desc_b());
+  wgmma_commit();
+  wgmma_wait<0>();
+  report(out, verdict(d));
+}
+__global__ void wgmma_warps_disagree(float* out) {
+  AVID_BEGIN_TILES();
+  fill(t);
+  fence_proxy_async();
+  __syncthreads();
+  wgmma_fence();
+  wgmma_bf16<8>(d, t.desc_a(), t.desc_b() + (threadIdx.x / 32 == 2 ? kDescriptorStep : 0));
+  wgmma_commit();
+  wgmma_wait<0>();
+  report(out, verdict(d));
+}
+__global__ void wgmma_on_an_older_device(float* out) {
+  AVID_BEGIN_TILES();
+  wgmma_fence();
+  wgmma_bf16<8>(d, t.desc_a(), t.desc_b());
+  wgmma_commit();
+  wgmma_wait<0>();
+  report(out, verdict(d));
+}
+
+// ---- mbarriers ------------------------------------------------------------------------------------------------------
+
+/// The upper half of the block writes, the lower reads.
+template <unsigned kArrivals, unsigned kParity, bool kShare = true>
+AVID_DEVICE void hand_over(float* out) {
+  AVID_SHARED(float, s, [32]);
+  AVID_SHARED(mbarrier, barrier, [1]);
+  if (threadIdx.x == 0) mbarrier_init(shared_address(barrier), kArrivals);
+  if (kShare) __syncthreads();
+  if (threadIdx.x >= 32) {
+    s[threadIdx.x - 32] = 1.0f;
+    mbarrier_arrive(shared_address(barrier));
+  } else {
+    mbarrier_wait(shared_address(barrier), kParity);
+    out[threadIdx.x] = s[31 - threadIdx.x];
+  }
+}
+__global__ void mbarrier_hand_over(float* out) { hand_over<32, 0>(out); }
+__global__ void mbarrier_of_the_wrong_parity(float* out) { hand_over<32, 1>(out); }
+__global__ void mbarrier_with_an_arrival_too_many(float* out) { hand_over<31, 0>(out); }
+__global__ void mbarrier_with_an_arrival_too_few(float* out) { hand_over<33, 0>(out); }
+__global__ void mbarrier_not_shared_with_all(float* out) { hand_over<32, 0, false>(out); }
+
+// A warpgroup loads (ones in odd steps, zeros in even ones), another multiplies; kStages buffers between them.
+template <int kStages, int kLag, bool kReleaseEarly = false, bool kFence = true>
+AVID_DEVICE void pipeline(const float* in, float* out) {
+  constexpr int kSteps = 6, kStage = 72 * kTileRowBytes;
+  SharedArena arena;
+  unsigned char* stages = arena.take_aligned<unsigned char>(kStages * kStage, kTileAlignment, "stages");
+  mbarrier* barriers = arena.take<mbarrier>(2 * kStages, "barriers");
+  const shared_address full(barriers);
+  const shared_address empty = full + kStages * sizeof(mbarrier);
+  if (threadIdx.x == 0)
+    for (int s = 0; s < kStages; ++s) {
+      mbarrier_init(full + s * sizeof(mbarrier), 128);
+      mbarrier_init(empty + s * sizeof(mbarrier), 128);
+    }
+  __syncthreads();
+  const int thread = static_cast<int>(threadIdx.x) & 127;
+  if (threadIdx.x >= 128) {
+    for (int s = 0; s < kSteps + kLag; ++s) {
+      const int stage = s % kStages;
+      if (s < kSteps) {
+        mbarrier_wait(empty + stage * sizeof(mbarrier), (s / kStages & 1) ^ 1);
+        unsigned char* to = stages + stage * kStage;
+        cp_async_16(to + swizzled_chunk(thread / 2, thread % 2), in, s % 2 == 1);
+        if (thread < 16) cp_async_16(to + 64 * kTileRowBytes + swizzled_chunk(thread / 2, thread % 2), in);
+      }
+      cp_async_commit();
+      if (s < kLag) continue;
+      cp_async_wait<kLag>();
+      if (kFence) fence_proxy_async();
+      mbarrier_arrive(full + (s - kLag) % kStages * sizeof(mbarrier));
+    }
+    return;
+  }
+  float d[4] = {};
+  const std::uint64_t a = swizzled_tile(shared_address(stages));
+  for (int s = 0; s < kSteps; ++s) {
+    const int stage = s % kStages;
+    mbarrier_wait(full + stage * sizeof(mbarrier), s / kStages & 1);
+    wgmma_fence();
+    const std::uint64_t at = a + stage * (kStage / 16);
+    wgmma_bf16<8>(d, at, at + 64 * kTileRowBytes / 16);
+    wgmma_commit();
+    if (kReleaseEarly) mbarrier_arrive(empty + stage * sizeof(mbarrier));
+    wgmma_wait<1>();
+    if (!kReleaseEarly && s > 0) mbarrier_arrive(empty + (s - 1) % kStages * sizeof(mbarrier));
+  }
+  wgmma_wait<0>();
+  const bool right = d[0] == 24.0f && d[3] == 24.0f;  // three steps of eight ones: every other bf16 of a float is 1
+  out[thread & 63] = right ? 1.0f : __uint_as_float(0x7fc00000u);
+}
+__global__ void wgmma_pipeline(const float* in, float* out) { pipeline<3, 1>(in, out); }
+__global__ void pipeline_announced_too_late(const float* in, float* out) { pipeline<3, 2>(in, out); }
+__global__ void pipeline_released_too_early(const float* in, float* out) { pipeline<3, 1, true>(in, out); }
+__global__ void pipeline_without_proxy_fence(const float* in, float* out) { pipeline<3, 1, false, false>(in, out); }
+
+}  // namespace AVID_GPU
+}  // namespace avid::kernels
+
+namespace avid::test {
+namespace {
+
+using namespace kernels;
+
+/// Launches one block on a device of compute capability kArch.
+template <auto kKernel, unsigned kThreads, std::size_t kSharedBytes = 0, int kArch = 90>
+void run(float* in, float* out) {
+  struct Restore {
+    int arch = simulator::options().arch;
+    ~Restore() { simulator::options().arch = arch; }
+  } restore;
+  simulator::options().arch = kArch;
+  if constexpr (std::is_invocable_v<decltype(kKernel), float*>) {
+    sim::launch(kKernel, 1, kThreads, kSharedBytes, Stream{}, out);
+  } else {
+    sim::launch(kKernel, 1, kThreads, kSharedBytes, Stream{}, in, out);
+  }
+}
+constexpr std::size_t kTiles = sim::kTilesBytes, kPipeline = 3 * 72 * 128 + 1024 + 64;
+
+}  // namespace
+
+#define ONE(kernel, ...) #kernel, [](float* in, float* out) { run<sim::kernel, __VA_ARGS__>(in, out); }
+
+const std::vector<Planted> planted_warpgroup_bugs = {
+    {ONE(wgmma_wrong_swizzle, 128, kTiles), "nan", "nan", "nan or uninitialised"},
+    {ONE(wgmma_swizzle_of_64_bytes, 128, kTiles), "nan", "nan", "nan or uninitialised"},
+    {ONE(wgmma_without_proxy_fence, 128, kTiles), "unnoticed", "unnoticed", "proxy_fence"},
+    {ONE(wgmma_of_copies_without_proxy_fence, 128, kTiles), "proxy_fence", "proxy_fence", "proxy_fence or race"},
+    {ONE(wgmma_without_register_fence, 128, kTiles), "wgmma", "wgmma", "wgmma"},
+    {ONE(wgmma_result_used_before_its_wait, 128, kTiles), "nan", "nan", "nan"},
+    {ONE(wgmma_waits_for_one_too_few, 128, kTiles), "nan", "nan", "nan"},
+    {ONE(wgmma_never_waited_for, 128, kTiles), "wgmma", "wgmma", "wgmma"},
+    {ONE(wgmma_operand_overwritten, 128, kTiles), "wgmma", "wgmma", "race"},
+    {ONE(wgmma_accumulator_overwritten, 128, kTiles), "wgmma", "wgmma", "wgmma"},
+    {ONE(wgmma_in_half_a_warpgroup, 64, kTiles), "dead_lane", "dead_lane", "dead_lane"},
+    {ONE(wgmma_in_three_warps, 128, kTiles), "wgmma", "wgmma", "wgmma"},
+    {ONE(wgmma_tile_off_its_alignment, 128, kTiles), "bad_operand", "bad_operand", "bad_operand"},
+    {ONE(wgmma_warps_disagree, 128, kTiles), "divergent_warp", "divergent_warp", "divergent_warp or uninitialised"},
+    {ONE(wgmma_on_an_older_device, 128, kTiles, 80), "bad_launch", "bad_launch", "bad_launch"},
+    {ONE(mbarrier_of_the_wrong_parity, 64), "nan", "nan", "race or uninitialised"},
+    {ONE(mbarrier_with_an_arrival_too_many, 64), "nan", "nan", "race or uninitialised"},
+    {ONE(mbarrier_with_an_arrival_too_few, 64), "deadlock", "deadlock", "deadlock"},
+    {ONE(mbarrier_not_shared_with_all, 64), "nan or mbarrier", "nan or mbarrier", "race or mbarrier"},
+    {ONE(pipeline_announced_too_late, 256, kPipeline), "deadlock", "deadlock", "deadlock"},
+    {ONE(pipeline_released_too_early, 256, kPipeline), "nan or wgmma", "nan or wgmma or asan use-after-poison",
+     "race or wgmma or cp_async"},
+    {ONE(pipeline_without_proxy_fence, 256, kPipeline), "proxy_fence", "proxy_fence", "proxy_fence"},
+};
+
+const std::vector<Planted> innocent_warpgroup_kernels = {
+    {ONE(wgmma_tile, 128, kTiles), "", "", ""},
+    {ONE(mbarrier_hand_over, 64), "", "", ""},
+    {ONE(wgmma_pipeline, 256, kPipeline), "", "", ""},
+};
+
+}  // namespace avid::test

@@ -1,0 +1,72 @@
+// tests/sim/warpgroup_kernels.cpp -- kernels of warpgroup_test.cpp
+#include "kernels/device/warpgroup.h"
+#include "tests/sim/warpgroup.h"
+
+namespace avid::kernels {
+namespace AVID_GPU {
+
+struct WgmmaTest {
+  test::TileForm form;
+  int num_steps, a_bytes, b_bytes;
+  const std::uint8_t *a, *b;
+  const float* c;
+  float* d;
+};
+
+template <int N, int kInFlight>
+__global__ void wgmma_test_kernel(WgmmaTest p) {
+  SharedArena arena;
+  unsigned char* a = arena.take_aligned<unsigned char>(static_cast<std::size_t>(p.a_bytes), kTileAlignment, "a");
+  unsigned char* b = arena.take_aligned<unsigned char>(static_cast<std::size_t>(p.b_bytes), kTileAlignment, "b");
+  const int thread = static_cast<int>(threadIdx.x), lane = thread & 31, warp = thread >> 5;
+  for (int i = thread; i < p.a_bytes; i += 128) a[i] = p.a[i];
+  for (int i = thread; i < p.b_bytes; i += 128) b[i] = p.b[i];
+  fence_proxy_async();
+  __syncthreads();
+  const auto descriptor = [&](unsigned char* tile) {
+    return std::uint64_t{shared_address(tile).bytes} >> 4 | std::uint64_t{p.form.leading >> 4} << 16 |
+           std::uint64_t{p.form.stride >> 4} << 32 | static_cast<std::uint64_t>(p.form.swizzle_bits) << 62;
+  };
+  const std::uint64_t desc_a = descriptor(a), desc_b = descriptor(b);
+  // Register r: block of eight columns r / 4, then row and column as in the result of mma.
+  const auto index = [&](int r) {
+    return (warp * 16 + lane / 4 + 8 * (r >> 1 & 1)) * N + r / 4 * 8 + 2 * (lane & 3) + (r & 1);
+  };
+  float d[N / 2];
+  for (int r = 0; r < N / 2; ++r) d[r] = p.c[index(r)];
+  for (int s = 0; s < p.num_steps; ++s) {
+    wgmma_fence();
+    const std::uint64_t step = static_cast<std::uint64_t>(s) * p.form.step / 16;
+    wgmma_bf16<N>(d, desc_a + step, desc_b + step);
+    wgmma_commit();
+    wgmma_wait<kInFlight>();
+  }
+  wgmma_wait<0>();
+  wgmma_settle(d);
+  for (int r = 0; r < N / 2; ++r) p.d[index(r)] = d[r];
+}
+
+}  // namespace AVID_GPU
+}  // namespace avid::kernels
+
+namespace avid::test {
+
+void run_wgmma(
+    int N, const TileForm& form, int num_steps, int in_flight, const std::vector<std::uint8_t>& a,
+    const std::vector<std::uint8_t>& b, const std::vector<float>& c, std::vector<float>& d) {
+  using namespace kernels;
+  const sim::WgmmaTest p{
+      form, num_steps, static_cast<int>(a.size()), static_cast<int>(b.size()), a.data(), b.data(), c.data(), d.data()};
+  const std::size_t bytes = a.size() + b.size() + 2 * 1024;
+  const auto run = [&](auto kernel) { sim::launch(kernel, 1, 128, bytes, Stream{}, p); };
+  const auto both = [&]<int kN>() {
+    in_flight == 0 ? run(sim::wgmma_test_kernel<kN, 0>) : run(sim::wgmma_test_kernel<kN, 1>);
+  };
+  if (N == 8) both.operator()<8>();
+  if (N == 56) both.operator()<56>();
+  if (N == 96) both.operator()<96>();
+  if (N == 104) both.operator()<104>();
+  if (N == 200) both.operator()<200>();
+}
+
+}  // namespace avid::test

@@ -1,0 +1,95 @@
+// tests/sim/warpgroup_test.cpp -- wgmma against f64, from tiles laid out by the published formulas of each swizzle
+//
+// The oracle for a swizzle is not the simulator's rule on addresses but that on coordinates: chunk c of row r moves to
+// c XOR (r mod 8) in rows of 128 bytes, c XOR (r mod 8)/2 in rows of 64, c XOR (r mod 8)/4 in rows of 32.
+#include "tests/sim/warpgroup.h"
+
+#include <string>
+
+#include "kernels/dtype.h"
+#include "tests/sim/conv_support.h"
+#include "tests/sim/orders.h"
+
+namespace {
+
+using namespace avid;
+using namespace avid::test;
+
+struct Arch90 {
+  int saved = kernels::simulator::options().arch;
+  Arch90() { kernels::simulator::options().arch = 90; }
+  ~Arch90() { kernels::simulator::options().arch = saved; }
+};
+
+struct Form {
+  const char* name;
+  int swizzle_bits, row_bytes;
+};
+const Form kForms[] = {{"none", 0, 16}, {"128 bytes", 1, 128}, {"64 bytes", 2, 64}, {"32 bytes", 3, 32}};
+
+/// Columns of one tile in this form: what a row of the swizzle holds, or any number without one.
+int columns_of(const Form& f) { return f.swizzle_bits == 0 ? 32 : f.row_bytes / 2; }
+
+/// Where element (row, k) of a tile of `rows` rows lies, in bytes.
+std::size_t place(const Form& f, int rows, int row, int k) {
+  const int chunk = k / 8, within = row % 8;
+  if (f.swizzle_bits == 0)  // blocks of 8 rows x 16 bytes; all blocks of one chunk, then those of the next
+    return static_cast<std::size_t>(chunk * rows * 16 + row / 8 * 128 + within * 16 + k % 8 * 2);
+  const int moved = chunk ^ (within / (128 / f.row_bytes));
+  return static_cast<std::size_t>(row / 8 * 8 * f.row_bytes + within * f.row_bytes + moved * 16 + k % 8 * 2);
+}
+
+std::vector<std::uint8_t> image(const Form& f, const DeviceRows<bf16>& m, int rows, int columns) {
+  std::vector<std::uint8_t> bytes(static_cast<std::size_t>(rows * columns * 2), 0xff);
+  for (int r = 0; r < rows; ++r)
+    for (int k = 0; k < columns; ++k) {
+      const std::uint16_t bits = m.at(r)[k].bits;
+      bytes[place(f, rows, r, k)] = static_cast<std::uint8_t>(bits);
+      bytes[place(f, rows, r, k) + 1] = static_cast<std::uint8_t>(bits >> 8);
+    }
+  return bytes;
+}
+
+double value(bf16 v) { return static_cast<double>(static_cast<float>(v)); }
+
+void check(const Form& f, int N, int in_flight) {
+  const int K = columns_of(f);
+  INFO(std::string(f.name) << ", N " << N << ", in flight " << in_flight);
+  const auto a = DeviceRows<bf16>::random(64, K, 1), b = DeviceRows<bf16>::random(N, K, 2);
+  const auto c = DeviceRows<float>::random(1, 64 * N, 3);
+  std::vector<double> expected = c.values();
+  for (int m = 0; m < 64; ++m)
+    for (int n = 0; n < N; ++n)
+      for (int k = 0; k < K; ++k)
+        expected[static_cast<std::size_t>(m * N + n)] += value(a.at(m)[k]) * value(b.at(n)[k]);
+  // Without swizzle a chunk of A and one of B are different distances apart; the test's N = 64 rows apart needs one.
+  const int rows_b = f.swizzle_bits == 0 ? 64 : N;
+  TileForm form{
+      f.swizzle_bits, static_cast<std::uint32_t>(8 * f.row_bytes), 0, f.swizzle_bits == 0 ? 2u * 64 * 16 : 32u};
+  if (f.swizzle_bits == 0) form.leading = 64 * 16;
+  DeviceRows<bf16> padded(rows_b, K);
+  for (int n = 0; n < N; ++n)
+    for (int k = 0; k < K; ++k) padded.at(n)[k] = b.at(n)[k];
+  const std::vector<float> start(c.at(0), c.at(0) + 64 * N);
+  std::vector<float> d(static_cast<std::size_t>(64 * N));
+  run_wgmma(N, form, K / 16, in_flight, image(f, a, 64, K), image(f, padded, rows_b, K), start, d);
+  CHECK(worst_error(std::vector<double>(d.begin(), d.end()), expected, kUnit<float>) < 1.0);
+}
+
+}  // namespace
+
+TEST_CASE("warpgroup/wgmma/every swizzle") {
+  const Arch90 arch;
+  for (const Form& f : kForms)
+    for (const int in_flight : {0, 1}) check(f, 56, in_flight);
+}
+
+TEST_CASE("warpgroup/wgmma/every width") {
+  const Arch90 arch;
+  for (const int N : {8, 96, 104, 200}) check(kForms[1], N, 1);
+}
+
+TEST_CASE("warpgroup/wgmma/in every order") {
+  const Arch90 arch;
+  for_each_order([] { check(kForms[1], 8, 1); });
+}
