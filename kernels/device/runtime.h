@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "kernels/device/backend.h"
@@ -59,6 +60,61 @@ struct DeviceMemory {
 template <class Backend>
 DeviceMemory device_memory(int device_index);
 
+// ---- copies beside the work ----
+
+/// A pinned host buffer whose values travel to the device while its stream does other things.
+///
+///   buffer()       the host fills it; waits until it has left for good the time before
+///   start(to, n)   n bytes leave for `to`, which everything queued before last_use() may still read; nobody may look
+///                  at `to` now
+///   arrive()       what is queued from here on finds them there
+///   last_use()     what was queued before is the last that reads them: the next start() waits for it
+///
+/// On Sim the copy happens as late as it may, in arrive(), and both ends are poisoned meanwhile: the target from
+/// start(), the buffer once it is copied. Calls out of order throw GpuError there. On Cuda the copy runs in a stream of
+/// its own.
+class Upload {
+ public:
+  virtual ~Upload() = default;
+  virtual std::byte* buffer() = 0;
+  virtual void start(void* to, std::size_t bytes) = 0;
+  virtual void arrive() = 0;
+  virtual void last_use() = 0;
+};
+template <class Backend>
+std::unique_ptr<Upload> make_upload(const Stream& stream, std::size_t bytes);
+
+// ---- recorded work ----
+
+/// Work that was written down once and can be done again as often as wanted, in memory of its own: a CUDA graph; on Sim
+/// a list of launches, copies and fills.
+class RecordedWork {
+ public:
+  virtual ~RecordedWork() = default;
+  /// Launches, copies and fills.
+  virtual std::int64_t num_steps() const = 0;
+  /// Device memory kept for it.
+  virtual std::size_t memory_bytes() const = 0;
+};
+
+/// From here to record_end() what is queued on the stream is recorded instead of being done. `memory_bytes`: how much
+/// memory it is expected to take at once; it gets more when that is not enough. While recording
+///   device_allocate     gives memory of the recorded work, which keeps it to its end
+///   device_free         lets later recorded work use such memory; other blocks stay until the recorded work is
+///   destroyed device_copy         to the device: the host's values of now, at every repetition; to the host: GpuError
+///   device_synchronise  GpuError
+/// Numbers passed to kernels by value stay what they are: what changes must lie in device memory.
+template <class Backend>
+void record_begin(const Stream& stream, std::size_t memory_bytes);
+template <class Backend>
+std::unique_ptr<RecordedWork> record_end(const Stream& stream);
+/// Ends a recording whose work failed.
+template <class Backend>
+void record_cancel(const Stream& stream) noexcept;
+/// Queues all of it. Nothing in the work's memory survives from one time to the next.
+template <class Backend>
+void replay(const Stream& stream, RecordedWork& work);
+
 // Defined per backend.
 #define AVID_DECLARE(Backend)                                                                                          \
   template <> std::string device_problem<Backend>(int);                                                                \
@@ -71,9 +127,19 @@ DeviceMemory device_memory(int device_index);
       const Stream&, CopyKind, void*, std::size_t, const void*, std::size_t, std::size_t, std::int64_t);               \
   template <> void device_zero<Backend>(const Stream&, void*, std::size_t, std::size_t, std::int64_t);                 \
   template <> void device_synchronise<Backend>(const Stream&);                                                         \
-  template <> DeviceMemory device_memory<Backend>(int);
+  template <> DeviceMemory device_memory<Backend>(int);                                                                \
+  template <> std::unique_ptr<Upload> make_upload<Backend>(const Stream&, std::size_t);                                \
+  template <> void record_begin<Backend>(const Stream&, std::size_t);                                                  \
+  template <> std::unique_ptr<RecordedWork> record_end<Backend>(const Stream&);                                        \
+  template <> void record_cancel<Backend>(const Stream&) noexcept;                                                     \
+  template <> void replay<Backend>(const Stream&, RecordedWork&);
 AVID_DECLARE(Cuda)
 AVID_DECLARE(Sim)
 #undef AVID_DECLARE
+
+/// While on, the simulator only pretends: blocks are addresses without memory, launches, copies and fills do nothing,
+/// and copies to the host bring zeros. What a program would allocate can be counted then, whatever its size
+/// (train/dry_run.h). What was allocated meanwhile is of no use afterwards.
+void sim_pretend(bool on);
 
 }  // namespace avid::kernels

@@ -7,19 +7,14 @@
 
 #if AVID_HAVE_CUDA
 
-#include <cuda_runtime_api.h>
-
 #include <algorithm>
 #include <cstring>
 #include <map>
-#include <memory>
-#include <mutex>
+
+#include "kernels/device/cuda_state.h"
+#include "kernels/device/graph_memory.h"
 
 namespace avid::kernels {
-namespace {
-
-constexpr int kOldestMajor = 8;  // tensor cores for bf16, asynchronous copies: Ampere
-constexpr std::size_t kStagingBytes = std::size_t{8} << 20;
 
 void check_cuda(cudaError_t status, const char* call) {
   if (status == cudaSuccess) return;
@@ -27,37 +22,25 @@ void check_cuda(cudaError_t status, const char* call) {
   throw GpuError(std::string("cuda: ") + call + ": " + cudaGetErrorString(status));
 }
 
-cudaStream_t native(const Stream& stream) { return static_cast<cudaStream_t>(stream.handle); }
+namespace {
 
-/// A pinned host buffer and the moment when the device has read it.
-struct Staging {
-  std::byte* data = nullptr;
-  cudaEvent_t read = nullptr;
-};
-
-/// What one device needs, made at its first use and kept to the end of the process.
-struct DeviceState {
-  int index = 0;
-  cudaStream_t stream = nullptr;
-  std::mutex mutex;  // of the buffers
-  Staging up[2];     // one is filled while the other is being read
-  std::byte* down = nullptr;
-  int next_up = 0;
-};
+constexpr int kOldestMajor = 8;  // tensor cores for bf16, asynchronous copies: Ampere
+constexpr std::size_t kStagingBytes = std::size_t{8} << 20;
 
 std::mutex states_mutex;
 
-DeviceState* make_state(int index) {
+CudaState* make_state(int index) {
   if (const std::string problem = device_problem<Cuda>(index); !problem.empty()) throw GpuError(problem);
-  auto state = std::make_unique<DeviceState>();
+  auto state = std::make_unique<CudaState>();
   state->index = index;
   check_cuda(cudaSetDevice(index), "cudaSetDevice");
-  check_cuda(cudaStreamCreateWithFlags(&state->stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  for (cudaStream_t* stream : {&state->stream, &state->copies})
+    check_cuda(cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
   cudaMemPool_t pool = nullptr;
   check_cuda(cudaDeviceGetDefaultMemPool(&pool, index), "cudaDeviceGetDefaultMemPool");
   std::uint64_t keep = ~std::uint64_t{0};  // give nothing back to the driver: the next step needs the same blocks
   check_cuda(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep), "cudaMemPoolSetAttribute");
-  for (Staging& staging : state->up) {
+  for (CudaStaging& staging : state->up) {
     check_cuda(cudaMallocHost(reinterpret_cast<void**>(&staging.data), kStagingBytes), "cudaMallocHost");
     check_cuda(cudaEventCreateWithFlags(&staging.read, cudaEventDisableTiming), "cudaEventCreateWithFlags");
   }
@@ -65,21 +48,12 @@ DeviceState* make_state(int index) {
   return state.release();  // never destroyed: tensors in static objects may outlive any order we could choose
 }
 
-DeviceState& state_of(int index) {
-  static auto* states = new std::map<int, DeviceState*>;
+CudaState& state_of(int index) {
+  static auto* states = new std::map<int, CudaState*>;
   const std::lock_guard lock(states_mutex);
-  DeviceState*& state = (*states)[index];
+  CudaState*& state = (*states)[index];
   if (state == nullptr) state = make_state(index);
   return *state;
-}
-
-/// The state that a stream belongs to.
-DeviceState& state_of(const Stream& stream) {
-  int current = 0;
-  check_cuda(cudaGetDevice(&current), "cudaGetDevice");
-  DeviceState& state = state_of(current);
-  if (state.stream == native(stream)) return state;
-  throw GpuError("cuda: a stream of another device was used");
 }
 
 /// Rows between host and device in pieces that fit a staging buffer; `piece(host_rows, device, rows)` moves one.
@@ -90,11 +64,11 @@ void in_pieces(std::size_t row_bytes, std::int64_t num_rows, Piece&& piece) {
 }
 
 void copy_up(
-    DeviceState& state, std::byte* to, std::size_t to_step, const std::byte* from, std::size_t from_step,
+    CudaState& state, std::byte* to, std::size_t to_step, const std::byte* from, std::size_t from_step,
     std::size_t row_bytes, std::int64_t num_rows) {
   const std::lock_guard lock(state.mutex);
   in_pieces(row_bytes, num_rows, [&](std::int64_t first, std::int64_t rows) {
-    Staging& staging = state.up[state.next_up];
+    CudaStaging& staging = state.up[state.next_up];
     state.next_up ^= 1;
     check_cuda(cudaEventSynchronize(staging.read), "cudaEventSynchronize");
     for (std::int64_t r = 0; r < rows; ++r)
@@ -111,7 +85,7 @@ void copy_up(
 }
 
 void copy_down(
-    DeviceState& state, std::byte* to, std::size_t to_step, const std::byte* from, std::size_t from_step,
+    CudaState& state, std::byte* to, std::size_t to_step, const std::byte* from, std::size_t from_step,
     std::size_t row_bytes, std::int64_t num_rows) {
   const std::lock_guard lock(state.mutex);
   in_pieces(row_bytes, num_rows, [&](std::int64_t first, std::int64_t rows) {
@@ -128,7 +102,52 @@ void copy_down(
   });
 }
 
+class CudaUpload final : public Upload {
+ public:
+  CudaUpload(CudaState& state, std::size_t bytes) : state_(state) {
+    check_cuda(cudaMallocHost(reinterpret_cast<void**>(&values_), std::max<std::size_t>(bytes, 1)), "cudaMallocHost");
+    for (cudaEvent_t* event : {&copied_, &used_})
+      check_cuda(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+  }
+  ~CudaUpload() override {
+    cudaEventSynchronize(copied_);
+    cudaEventDestroy(copied_);
+    cudaEventDestroy(used_);
+    cudaFreeHost(values_);
+  }
+  // An event that was never recorded is over: the first calls wait for nothing.
+  std::byte* buffer() override {
+    check_cuda(cudaEventSynchronize(copied_), "cudaEventSynchronize");
+    return values_;
+  }
+  void start(void* to, std::size_t bytes) override {
+    check_cuda(cudaStreamWaitEvent(state_.copies, used_, 0), "cudaStreamWaitEvent");
+    check_cuda(cudaMemcpyAsync(to, values_, bytes, cudaMemcpyHostToDevice, state_.copies), "copy to the device");
+    check_cuda(cudaEventRecord(copied_, state_.copies), "cudaEventRecord");
+  }
+  void arrive() override { check_cuda(cudaStreamWaitEvent(state_.stream, copied_, 0), "cudaStreamWaitEvent"); }
+  void last_use() override { check_cuda(cudaEventRecord(used_, state_.stream), "cudaEventRecord"); }
+
+ private:
+  CudaState& state_;
+  std::byte* values_ = nullptr;
+  cudaEvent_t copied_ = nullptr, used_ = nullptr;
+};
+
 }  // namespace
+
+template <>
+std::unique_ptr<Upload> make_upload<Cuda>(const Stream& stream, std::size_t bytes) {
+  return std::make_unique<CudaUpload>(cuda_state_of(stream), bytes);
+}
+
+CudaState& cuda_state_of(const Stream& stream) {
+  int current = 0;
+  check_cuda(cudaGetDevice(&current), "cudaGetDevice");
+  CudaState& state = state_of(current);
+  if (state.stream == native(stream)) return state;
+  throw GpuError("cuda: a stream of another device was used");
+}
 
 template <>
 std::string device_problem<Cuda>(int device_index) {
@@ -181,13 +200,14 @@ std::string device_name<Cuda>(int device_index) {
 
 template <>
 Stream device_stream<Cuda>(int device_index) {
-  DeviceState& state = state_of(device_index);
+  CudaState& state = state_of(device_index);
   check_cuda(cudaSetDevice(device_index), "cudaSetDevice");  // of this thread
   return {state.stream};
 }
 
 template <>
 void* device_allocate<Cuda>(const Stream& stream, std::size_t bytes) {
+  if (CudaState& state = cuda_state_of(stream); state.recorded != nullptr) return recorded_allocate(state, bytes);
   void* block = nullptr;
   const cudaError_t status = cudaMallocAsync(&block, std::max<std::size_t>(bytes, 1), native(stream));
   if (status == cudaErrorMemoryAllocation) {
@@ -199,7 +219,14 @@ void* device_allocate<Cuda>(const Stream& stream, std::size_t bytes) {
 }
 
 template <>
-void device_free<Cuda>(const Stream& stream, void* block, std::size_t) noexcept {
+void device_free<Cuda>(const Stream& stream, void* block, std::size_t bytes) noexcept {
+  try {
+    CudaState& state = cuda_state_of(stream);
+    if (state.recorded != nullptr) return recorded_free(state, block, bytes);
+  } catch (const GpuError&) {  // a broken device: the next call that may throw reports it
+    return;
+  }
+  if (GraphMemory::give_back(block)) return;
   // An error here is one of an earlier launch: the next call that may throw reports it.
   cudaFreeAsync(block, native(stream));
 }
@@ -209,6 +236,10 @@ void device_copy<Cuda>(
     const Stream& stream, CopyKind kind, void* to, std::size_t to_step, const void* from, std::size_t from_step,
     std::size_t row_bytes, std::int64_t num_rows) {
   if (row_bytes == 0 || num_rows == 0) return;
+  if (CudaState& state = cuda_state_of(stream); state.recorded != nullptr) {
+    if (kind == CopyKind::to_host) throw GpuError("cuda: recorded work cannot copy to the host");
+    if (kind == CopyKind::to_device) return recorded_copy_up(state, to, to_step, from, from_step, row_bytes, num_rows);
+  }
   if (num_rows == 1 ||
       (to_step == row_bytes && from_step == row_bytes)) {  // one run; cut so that a piece fits a buffer
     const std::size_t all = row_bytes * static_cast<std::size_t>(num_rows);
@@ -218,7 +249,7 @@ void device_copy<Cuda>(
     }
     auto* target = static_cast<std::byte*>(to);
     const auto* source = static_cast<const std::byte*>(from);
-    DeviceState& state = state_of(stream);
+    CudaState& state = cuda_state_of(stream);
     const auto copy = kind == CopyKind::to_device ? copy_up : copy_down;
     const std::size_t whole = all / kStagingBytes, rest = all % kStagingBytes;
     if (whole > 0)
@@ -243,8 +274,8 @@ void device_copy<Cuda>(
   }
   const auto copy = kind == CopyKind::to_device ? copy_up : copy_down;
   copy(
-      state_of(stream), static_cast<std::byte*>(to), to_step, static_cast<const std::byte*>(from), from_step, row_bytes,
-      num_rows);
+      cuda_state_of(stream), static_cast<std::byte*>(to), to_step, static_cast<const std::byte*>(from), from_step,
+      row_bytes, num_rows);
 }
 
 template <>
@@ -257,6 +288,7 @@ void device_zero<Cuda>(const Stream& stream, void* to, std::size_t step, std::si
 
 template <>
 void device_synchronise<Cuda>(const Stream& stream) {
+  if (cuda_state_of(stream).recorded != nullptr) throw GpuError("cuda: recorded work cannot wait for the device");
   check_cuda(cudaStreamSynchronize(native(stream)), "waiting for the device");
 }
 

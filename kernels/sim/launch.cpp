@@ -5,10 +5,13 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
+#include <memory>
 #include <mutex>
 #include <numeric>
 
 #include "kernels/device/gpu_sim.h"
+#include "kernels/device/sim_recorder.h"
 #include "kernels/sim/engine.h"
 #include "kernels/sim/report.h"
 
@@ -67,6 +70,15 @@ std::uint64_t block_at(std::uint64_t i, std::uint64_t total, const Options& o) {
   return (i * (stride % total) + o.seed) % total;
 }
 
+/// The same launch for later, with a copy of its arguments.
+std::function<void()> kept(const Launch& l) {
+  constexpr std::size_t kAlign = 64;
+  const std::shared_ptr<void> arguments(
+      std::aligned_alloc(kAlign, (l.context_bytes + kAlign - 1) / kAlign * kAlign), std::free);
+  std::memcpy(arguments.get(), l.context, l.context_bytes);
+  return [=] { run_grid(l.kernel, l.grid, l.block, l.shared_bytes, l.call, arguments.get(), l.context_bytes); };
+}
+
 }  // namespace
 
 Options& options() {
@@ -79,6 +91,10 @@ void run_grid(
     std::size_t context_bytes) {
   const Launch launch{kernel, call, context, context_bytes, grid, block, shared_bytes};
   check_launch(launch);
+  if (recorder != nullptr) {
+    recorder->push_back(kept(launch));
+    return;
+  }
   const std::uint64_t total = std::uint64_t{grid.x} * grid.y * grid.z;
   std::exception_ptr first;
   std::atomic<bool> stop{false};

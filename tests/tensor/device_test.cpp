@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "tensor/device_graph.h"
+#include "tensor/ops/clip_mix.h"
 #include "tensor/ops/moments.h"
 #include "tensor/ops/on_device.h"
 #include "tests/doctest.h"
@@ -162,6 +164,93 @@ TEST_CASE("device/memory/counted per device") {
   }
   CHECK(device_pool_stats(kDevice).in_use_bytes == before);
   CHECK(device_pool_stats(kDevice).peak_in_use_bytes >= before + 256 * 256 * 4);
+}
+
+TEST_CASE("device/graph/repeats with what lies in device memory, and with the numbers of the recording") {
+  Tensor x = Tensor::full({3, 5}, 1, DType::f32, kDevice), y;
+  std::vector<float> host(15, 10.0f);
+  double factor = 2;
+  DeviceGraph graph = DeviceGraph::record(kDevice, [&] {
+    const Tensor sent = Tensor::from_values(host, {3, 5}).to(kDevice);
+    y = clip_mix(x, {.value = factor}, sent, {});
+  });
+  CHECK(graph.num_steps() >= 3);
+  CHECK(graph.memory_bytes() >= 2 * x.num_bytes());
+  host.assign(15, -1.0f);
+  factor = -1;
+  for (const double value : {1.0, 7.0}) {
+    x.fill(value);
+    graph.replay();
+    CHECK(test::same_bits(y.to(Device()), Tensor::full({3, 5}, 2 * value + 10)));
+  }
+}
+
+TEST_CASE("device/graph/what fails leaves the device as it was") {
+  const Tensor x = Tensor::full({64, 64}, 1, DType::f32, kDevice);
+  const std::size_t before = device_pool_stats(kDevice).in_use_bytes;
+  CHECK_THROWS_WITH_AS(DeviceGraph::record(kDevice, [&] { x.clone().item(); }), doctest::Contains("item"), ShapeError);
+  CHECK_THROWS_WITH_AS(
+      DeviceGraph::record(kDevice, [&] { x.clone().to_doubles(); }),
+      doctest::Contains("recorded work cannot copy to the host"), DeviceError);
+  CHECK_THROWS_WITH_AS(
+      DeviceGraph::record(
+          kDevice,
+          [&] {
+            on_device(kDevice, "test", []<class Backend>(const kernels::Stream& stream) {
+              kernels::device_synchronise<Backend>(stream);
+            });
+          }),
+      doctest::Contains("cannot wait"), DeviceError);
+  CHECK_THROWS_AS(DeviceGraph::record(Device(), [] {}), DeviceError);
+  CHECK_THROWS_AS(DeviceGraph().replay(), DeviceError);
+  CHECK(device_pool_stats(kDevice).in_use_bytes == before);
+  CHECK(test::same_bits(x.clone().to(Device()), Tensor::full({64, 64}, 1)));  // work is done again, not recorded
+}
+
+TEST_CASE("device/graph/keeps what it reads, and reuses what it gave back") {
+  constexpr std::int64_t kRows = 512, kBytes = kRows * 512 * 4;
+  const Shape shape{kRows, 512};
+  Tensor input = Tensor::full(shape, 3, DType::f32, kDevice), out;
+  reset_device_pool_peak(kDevice);
+  DeviceGraph graph = DeviceGraph::record(kDevice, [&] {
+    out = clip_mix(input, {}, input, {});  // 6
+    input = {};                            // the last handle
+    for (int i = 0; i < 10; ++i) out = clip_mix(out, {}, out, {.value = 0.5});
+  });
+  CHECK(graph.memory_bytes() >= 2 * kBytes);
+  CHECK(graph.memory_bytes() < 6 * kBytes);                               // ten results, two at a time
+  const Tensor elsewhere = Tensor::full(shape, -1, DType::f32, kDevice);  // would lie where the input was
+  for (int i = 0; i < 2; ++i) {
+    graph.replay();
+    CHECK(test::rel_l2(out.to(Device()), Tensor::full(shape, 6 * std::pow(1.5, 10))) < 1e-6);
+  }
+  CHECK(test::same_bits(elsewhere.to(Device()), Tensor::full(shape, -1)));
+  const Tensor kept = out;
+  graph = {};  // results outlive the graph
+  CHECK(test::rel_l2(kept.to(Device()), Tensor::full(shape, 6 * std::pow(1.5, 10))) < 1e-6);
+}
+
+TEST_CASE("device/upload/arrives when it is asked to, and the buffer is free again") {
+  on_device(kDevice, "test", []<class Backend>(const kernels::Stream& stream) {
+    Tensor there = Tensor::zeros({4}, DType::f32, kDevice);
+    const std::unique_ptr<kernels::Upload> upload = kernels::make_upload<Backend>(stream, 16);
+    upload->last_use();
+    for (float value = 1; value < 4; ++value) {
+      for (int i = 0; i < 4; ++i) reinterpret_cast<float*>(upload->buffer())[i] = value;
+      upload->start(device_mutable_data<float>(there), 16);
+      if (value == 2) upload->buffer()[0] = std::byte{7};  // waits, and so changes nothing that was sent
+      // On the simulator nobody sees old values meanwhile.
+      if (kDevice.kind == DeviceKind::sim && value != 2) CHECK(std::isnan(there.to_doubles()[0]));
+      upload->arrive();
+      CHECK(test::same_bits(there.to(Device()), Tensor::full({4}, static_cast<double>(value))));
+      upload->last_use();
+    }
+    if (kDevice.kind != DeviceKind::sim) return;
+    CHECK_THROWS_AS(upload->arrive(), kernels::GpuError);
+    upload->start(device_mutable_data<float>(there), 16);
+    CHECK_THROWS_AS(upload->last_use(), kernels::GpuError);
+    CHECK_THROWS_AS(upload->start(device_mutable_data<float>(there), 16), kernels::GpuError);
+  });
 }
 
 }  // namespace avid
