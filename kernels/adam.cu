@@ -2,7 +2,7 @@
 //
 // Math       g = clip_scale grad;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
 //            param = param (1 - lr weight_decay) - lr / correction1 * m / (sqrt(v / correction2) + eps)
-//            average += share (param - average);  shadow = bf16(param)
+//            before it average += share (param - average) for each share, after it shadow = bf16(param)
 // Layout     any number of flat f32 buffers ("segments"), cut into chunks of 65536 elements; a device table holds their
 //            pointers, because a launch cannot carry hundreds as arguments
 // Parallel   a block owns a chunk and finds its segment by bisection. adam_measure: one partial sum of squares per
@@ -12,12 +12,12 @@
 // Numerics   element-wise in f32 with the step's numbers rounded once; squares and their sum in f64, where finite f32
 //            gradients cannot overflow: the sum is not finite exactly if some gradient is not. The average moves in f64
 //            with one rounding: over a run it takes thousands of small steps. Same bits in every run
-// Guard      the host decides nothing and waits for nothing: when a gradient is not finite, the record says where and
-//            apply leaves every buffer as it was. The host may read the record whenever it likes
+// Guard      the host decides nothing and waits for nothing: when a gradient or a loss is not finite, the record says
+//            where, and apply takes no step. The host may read the record whenever it likes
+// Recorded   everything that changes between updates (rate, shares, losses, step count) is read from device memory
 // Limits     2^31 chunks
 // Measured   never run on a GPU yet
 // Predicted  72.2M parameters with average and copy: 0.29 + 2.7 GB; 2.2 ms at an A100's 1.38 TB/s
-// Open       lr comes from the host at every update; inside a captured graph it would have to come from the record
 // Oracle     kernels/adam_cpu.cpp and a loop in f64, compared in tests/sim/adam_test.cpp
 #include "kernels/adam.h"
 
@@ -31,7 +31,7 @@ namespace {
 
 /// The numbers of a step as the threads use them.
 struct AdamFactors {
-  float beta1, rest1, beta2, rest2, eps, keep;
+  float beta1, rest1, beta2, rest2, eps;
 };
 AdamFactors factors_of(const AdamStep& step) {
   return {
@@ -39,18 +39,19 @@ AdamFactors factors_of(const AdamStep& step) {
       .rest1 = static_cast<float>(1 - step.beta1),
       .beta2 = static_cast<float>(step.beta2),
       .rest2 = static_cast<float>(1 - step.beta2),
-      .eps = static_cast<float>(step.eps),
-      .keep = static_cast<float>(1 - step.lr * step.weight_decay)};
+      .eps = static_cast<float>(step.eps)};
 }
 
-AVID_DEVICE float adam_element(const AdamFactors& f, float size, float root, float param, float g, float& m, float& v) {
+AVID_DEVICE float adam_element(
+    const AdamFactors& f, float keep, float size, float root, float param, float g, float& m, float& v) {
   m = f.beta1 * m + f.rest1 * g;
   v = f.beta2 * v + f.rest2 * g * g;
-  return f.keep * param - size * m / (__fsqrt_rn(v) * root + f.eps);
+  return keep * param - size * m / (__fsqrt_rn(v) * root + f.eps);
 }
 
-/// One step of `share` towards online.
+/// One step of `share` towards online; all the way is a copy.
 AVID_DEVICE float moved(float shadow, float online, double share) {
+  if (share >= 1) return online;
   return static_cast<float>(shadow + share * (static_cast<double>(online) - shadow));
 }
 
@@ -99,8 +100,8 @@ __global__ void __launch_bounds__(kPointwiseBlock) sum_squares_kernel(AdamSegmen
 
 /// One block: from the chunks' sums to the record.
 __global__ void __launch_bounds__(kPointwiseBlock) adam_record_kernel(
-    AdamSegments parameters, const double* partial, double lr, double beta1, double beta2, double max_norm,
-    AdamRecord* record) {
+    AdamSegments parameters, const double* partial, AdamNumbers numbers, double beta1, double beta2,
+    double weight_decay, double max_norm, AdamRecord* record) {
   AVID_SHARED(double, scratch, [kPointwiseBlock / 32]);
   AVID_SHARED(int, bad_chunk_of_warp, [kPointwiseBlock / 32]);
   const int num_chunks = static_cast<int>(parameters.num_chunks);
@@ -117,38 +118,54 @@ __global__ void __launch_bounds__(kPointwiseBlock) adam_record_kernel(
   if (threadIdx.x != 0) return;
   for (int w = 1; w < kPointwiseBlock / 32; ++w) bad_chunk = min(bad_chunk, bad_chunk_of_warp[w]);
   record->norm = sqrt(sum);
-  record->first_non_finite = bad_chunk < num_chunks ? segment_of_chunk(parameters, bad_chunk) : -1;
-  if (bad_chunk < num_chunks) return;
+  bool bad_loss = false;
+  for (std::int64_t i = 0; i < numbers.num_losses; ++i) bad_loss |= !(numbers.losses[i] - numbers.losses[i] == 0.0f);
+  record->first_non_finite = bad_chunk < num_chunks ? segment_of_chunk(parameters, bad_chunk)
+                             : bad_loss             ? parameters.count
+                                                    : -1;
+  if (record->first_non_finite >= 0) return;
   const std::int64_t n = ++record->num_steps;
   record->clip_scale = fmin(1.0, max_norm / (record->norm + 1e-6));
-  record->size = lr / (1 - integer_power(beta1, n));
+  record->size = *numbers.lr / (1 - integer_power(beta1, n));
   record->root = 1 / sqrt(1 - integer_power(beta2, n));
+  record->keep = 1 - *numbers.lr * weight_decay;
 }
 
 // Four blocks per SM: without the number the compiler aims at eight, and spills.
 __global__ void __launch_bounds__(kPointwiseBlock, 4)
-    adam_apply_kernel(AdamSegments parameters, AdamFactors f, double average_share, const AdamRecord* record) {
-  if (record->first_non_finite >= 0) return;
-  const auto scale = static_cast<float>(record->clip_scale), size = static_cast<float>(record->size),
-             root = static_cast<float>(record->root);
+    adam_apply_kernel(AdamSegments parameters, AdamFactors f, AdamNumbers numbers, const AdamRecord* record) {
+  const bool steps = record->first_non_finite < 0;
   const AdamSegment s = parameters.segments[segment_of_chunk(parameters, blockIdx.x)];
+  bool moves = false;
+  for (std::int64_t k = 0; k < numbers.num_shares; ++k) moves |= numbers.shares[k] != 0;
+  moves &= s.average != nullptr;
+  if (!steps && !moves) return;
+  const auto scale = static_cast<float>(record->clip_scale), size = static_cast<float>(record->size),
+             root = static_cast<float>(record->root), keep = static_cast<float>(record->keep);
   const std::int64_t begin = (blockIdx.x - s.first_chunk) * kAdamChunk, end = min(begin + kAdamChunk, s.n);
   for (std::int64_t i = begin + threadIdx.x; i < end; i += kPointwiseBlock) {
+    const float before = s.param[i];
+    if (moves) {
+      float average = s.average[i];
+      for (std::int64_t k = 0; k < numbers.num_shares; ++k)
+        if (numbers.shares[k] != 0) average = moved(average, before, numbers.shares[k]);
+      s.average[i] = average;
+    }
+    if (!steps) continue;
     const float g = s.grad == nullptr ? 0.0f : scale * s.grad[i];
-    const float param = adam_element(f, size, root, s.param[i], g, s.m[i], s.v[i]);
+    const float param = adam_element(f, keep, size, root, before, g, s.m[i], s.v[i]);
     s.param[i] = param;
-    if (s.average != nullptr) s.average[i] = moved(s.average[i], param, average_share);
     if (s.shadow != nullptr) s.shadow[i] = to_bf16(param);
   }
 }
 
 __global__ void __launch_bounds__(kPointwiseBlock) adam_step_kernel(
-    AdamFactors f, float scale, float size, float root, float* param, const float* grad, float* m, float* v,
+    AdamFactors f, float keep, float scale, float size, float root, float* param, const float* grad, float* m, float* v,
     std::int64_t n) {
   const std::int64_t i = grid_index();
   if (i >= n) return;
   const float g = grad == nullptr ? 0.0f : scale * grad[i];
-  param[i] = adam_element(f, size, root, param[i], g, m[i], v[i]);
+  param[i] = adam_element(f, keep, size, root, param[i], g, m[i], v[i]);
 }
 
 __global__ void __launch_bounds__(kPointwiseBlock)
@@ -162,33 +179,34 @@ __global__ void __launch_bounds__(kPointwiseBlock)
 
 template <class Backend>
 void adam_measure(
-    const Stream& stream, const AdamSegments& parameters, const AdamStep& step, double max_norm, AdamRecord* record,
-    double* workspace) {
+    const Stream& stream, const AdamSegments& parameters, const AdamStep& step, const AdamNumbers& numbers,
+    double max_norm, AdamRecord* record, double* workspace) {
   const dim3 block(AVID_GPU::kPointwiseBlock);
   if (parameters.num_chunks > 0)
     AVID_GPU::launch(
         AVID_GPU::sum_squares_kernel, dim3(static_cast<unsigned>(parameters.num_chunks)), block, 0, stream, parameters,
         workspace);
   AVID_GPU::launch(
-      AVID_GPU::adam_record_kernel, dim3(1), block, 0, stream, parameters, workspace, step.lr, step.beta1, step.beta2,
-      max_norm, record);
+      AVID_GPU::adam_record_kernel, dim3(1), block, 0, stream, parameters, workspace, numbers, step.beta1, step.beta2,
+      step.weight_decay, max_norm, record);
 }
 
 template <class Backend>
 void adam_apply(
-    const Stream& stream, const AdamSegments& parameters, const AdamStep& step, double average_share,
+    const Stream& stream, const AdamSegments& parameters, const AdamStep& step, const AdamNumbers& numbers,
     const AdamRecord* record) {
   if (parameters.num_chunks == 0) return;
   AVID_GPU::launch(
       AVID_GPU::adam_apply_kernel, dim3(static_cast<unsigned>(parameters.num_chunks)), dim3(AVID_GPU::kPointwiseBlock),
-      0, stream, parameters, AVID_GPU::factors_of(step), average_share, record);
+      0, stream, parameters, AVID_GPU::factors_of(step), numbers, record);
 }
 
 template <class Backend>
 void adam_step(
     const Stream& stream, const AdamStep& step, float* param, const float* grad, float* m, float* v, std::int64_t n) {
   AVID_GPU::launch_items(
-      AVID_GPU::adam_step_kernel, n, stream, AVID_GPU::factors_of(step), static_cast<float>(step.grad_scale),
+      AVID_GPU::adam_step_kernel, n, stream, AVID_GPU::factors_of(step),
+      static_cast<float>(1 - step.lr * step.weight_decay), static_cast<float>(step.grad_scale),
       static_cast<float>(step.lr / step.correction1), static_cast<float>(1 / std::sqrt(step.correction2)), param, grad,
       m, v, n);
 }
@@ -198,8 +216,10 @@ void lerp_towards(const Stream& stream, float* shadow, const float* online, doub
   AVID_GPU::launch_items(AVID_GPU::lerp_kernel, n, stream, shadow, online, share, n);
 }
 
-template void adam_measure<Gpu>(const Stream&, const AdamSegments&, const AdamStep&, double, AdamRecord*, double*);
-template void adam_apply<Gpu>(const Stream&, const AdamSegments&, const AdamStep&, double, const AdamRecord*);
+template void adam_measure<Gpu>(
+    const Stream&, const AdamSegments&, const AdamStep&, const AdamNumbers&, double, AdamRecord*, double*);
+template void adam_apply<Gpu>(
+    const Stream&, const AdamSegments&, const AdamStep&, const AdamNumbers&, const AdamRecord*);
 template void adam_step<Gpu>(const Stream&, const AdamStep&, float*, const float*, float*, float*, std::int64_t);
 template void lerp_towards<Gpu>(const Stream&, float*, const float*, double, std::int64_t);
 

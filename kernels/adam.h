@@ -50,29 +50,39 @@ struct AdamSegments {
   std::int64_t count = 0, num_chunks = 0;
 };
 
-/// What the device knows after an update. Before the first: AdamRecord{} with the steps taken so far.
-struct AdamRecord {
-  double norm = 0;                      ///< of all gradients, before clipping
-  std::int64_t first_non_finite = -1;   ///< segment with the first infinity or NaN: then nothing was changed
-  std::int64_t num_steps = 0;           ///< applied steps
-  double clip_scale = 1;
-  double size = 0, root = 1;            ///< lr / correction1 and 1 / sqrt(correction2) of this step
+/// What changes from update to update, in device memory: work that is recorded once finds the new numbers there.
+struct AdamNumbers {
+  const double* lr = nullptr;
+  const double* shares = nullptr;  ///< how far the averages move, one after the other; 0 leaves them alone, 1 copies
+  std::int64_t num_shares = 0;
+  const float* losses = nullptr;   ///< must be finite too
+  std::int64_t num_losses = 0;
 };
 
-/// Norm, first bad segment, clip factor min(1, max_norm / (norm + 1e-6)), and, when all gradients are finite, the next
-/// step's number and bias corrections, into *record (device). step.lr, beta1 and beta2 are read.
-/// workspace: num_chunks f64. Sums in f64 in a fixed order: the same bits in every run.
+/// What the device knows after an update. Before the first: AdamRecord{} with the steps taken so far.
+struct AdamRecord {
+  double norm = 0;                     ///< of all gradients, before clipping
+  std::int64_t first_non_finite = -1;  ///< segment with the first infinity or NaN, `count` for a loss: no step then
+  std::int64_t num_steps = 0;          ///< applied steps
+  double clip_scale = 1;
+  double size = 0, root = 1;           ///< lr / correction1 and 1 / sqrt(correction2) of this step
+  double keep = 1;                     ///< 1 - lr * weight_decay
+};
+
+/// Norm, first bad segment, clip factor min(1, max_norm / (norm + 1e-6)), and, when all gradients and losses are
+/// finite, the next step's number, size and bias corrections, into *record (device). step.beta1, beta2 and weight_decay
+/// are read. workspace: num_chunks f64. Sums in f64 in a fixed order: the same bits in every run.
 template <class Backend>
 void adam_measure(
-    const Stream& stream, const AdamSegments& parameters, const AdamStep& step, double max_norm, AdamRecord* record,
-    double* workspace);
+    const Stream& stream, const AdamSegments& parameters, const AdamStep& step, const AdamNumbers& numbers,
+    double max_norm, AdamRecord* record, double* workspace);
 
-/// One Adam step of all parameters by the record that adam_measure left: nothing happens when some gradient is not
-/// finite. Corrections, clipping and step size come from the record, the rest from `step`. Then
-/// average += average_share * (param - average) and shadow = param, where they exist.
+/// For every parameter with an average, and every share in turn: average += share * (param - average). Then one Adam
+/// step by the record that adam_measure left, or none when something was not finite, and shadow = param where there is
+/// one. step.beta1, beta2 and eps are read; the rest comes from the record.
 template <class Backend>
 void adam_apply(
-    const Stream& stream, const AdamSegments& parameters, const AdamStep& step, double average_share,
+    const Stream& stream, const AdamSegments& parameters, const AdamStep& step, const AdamNumbers& numbers,
     const AdamRecord* record);
 
 /// One parameter's step with all numbers in `step`; a null grad counts as zeros.

@@ -30,6 +30,13 @@ kernels::AdamStep kernel_step(const AdamUpdateOptions& options) {
       .weight_decay = options.weight_decay};
 }
 
+/// Rate and shares as make_adam_numbers() lays them out.
+std::vector<double> number_values(double lr, std::span<const double> decays) {
+  std::vector<double> values{lr};
+  for (const double decay : decays) values.push_back(1 - decay);
+  return values;
+}
+
 /// Plain structs as bytes on a device; `values` may go when this returns.
 template <class T>
 Tensor upload(const std::vector<T>& values, Device device) {
@@ -61,11 +68,23 @@ kernels::AdamRecord* record_of(Tensor& state) {
   return reinterpret_cast<kernels::AdamRecord*>(device_mutable_data<std::uint8_t>(state));
 }
 
-void measure(const DeviceSegments& parameters, const kernels::AdamStep& step, double max_norm, Tensor& state) {
+kernels::AdamNumbers device_numbers(const Tensor& numbers, const Tensor& losses) {
+  const auto* values = device_data<double>(numbers);
+  return {
+      .lr = values,
+      .shares = values + 1,
+      .num_shares = numbers.numel() - 1,
+      .losses = device_data<float>(losses),
+      .num_losses = losses.defined() ? losses.numel() : 0};
+}
+
+void measure(
+    const DeviceSegments& parameters, const kernels::AdamStep& step, const kernels::AdamNumbers& numbers,
+    double max_norm, Tensor& state) {
   Tensor workspace = Tensor::empty({parameters.segments.num_chunks}, DType::f64, state.device());
   on_device(state.device(), "adam_update", [&]<class Backend>(const kernels::Stream& stream) {
     kernels::adam_measure<Backend>(
-        stream, parameters.segments, step, max_norm, record_of(state), device_mutable_data<double>(workspace));
+        stream, parameters.segments, step, numbers, max_norm, record_of(state), device_mutable_data<double>(workspace));
   });
 }
 
@@ -81,7 +100,7 @@ GradNorm grad_norm_on_device(std::span<const Tensor> grads, Device device) {
     list.push_back(segment);
   }
   Tensor state = make_adam_state(0, device);
-  measure(upload_segments(std::move(list), device), {}, 1, state);
+  measure(upload_segments(std::move(list), device), {}, device_numbers(make_adam_numbers(0, {}, device), {}), 1, state);
   const AdamOutcome outcome = read_adam_state(state);
   return {outcome.norm, outcome.first_non_finite};
 }
@@ -112,10 +131,13 @@ void update_on_device(std::span<AdamParameter> parameters, const AdamUpdateOptio
          .shadow = device_mutable_data<BFloat16>(p.shadow),
          .n = detail::buffer_elements(p.param)});
   const DeviceSegments segments = upload_segments(std::move(list), state.device());
-  measure(segments, kernel_step(options), options.max_norm, state);
+  const Tensor numbers = options.numbers.defined()
+                             ? options.numbers
+                             : make_adam_numbers(options.lr, options.average_decays, state.device());
+  const kernels::AdamNumbers here = device_numbers(numbers, options.losses);
+  measure(segments, kernel_step(options), here, options.max_norm, state);
   on_device(state.device(), "adam_update", [&]<class Backend>(const kernels::Stream& stream) {
-    kernels::adam_apply<Backend>(
-        stream, segments.segments, kernel_step(options), 1 - options.average_decay, record_of(state));
+    kernels::adam_apply<Backend>(stream, segments.segments, kernel_step(options), here, record_of(state));
   });
 }
 
@@ -123,6 +145,14 @@ void update_on_device(std::span<AdamParameter> parameters, const AdamUpdateOptio
 void update_on_cpu(std::span<AdamParameter> parameters, const AdamUpdateOptions& options, Tensor& state) {
   kernels::AdamRecord record;
   std::memcpy(&record, state.raw_data(), sizeof(record));
+  for (AdamParameter& p : parameters)
+    if (p.average.defined())
+      for (const double decay : options.average_decays) {
+        if (decay == 0)
+          p.average.copy_from(p.param);
+        else if (decay < 1)
+          ema_lerp(p.average, p.param, decay);
+      }
   std::vector<Tensor> grads;
   for (const AdamParameter& p : parameters) grads.push_back(p.grad);
   const GradNorm norm = grad_norm(grads);
@@ -131,7 +161,7 @@ void update_on_cpu(std::span<AdamParameter> parameters, const AdamUpdateOptions&
   if (norm.first_non_finite < 0) {
     ++record.num_steps;
     record.clip_scale = clip_factor(norm.norm, options.max_norm);
-    for (AdamParameter& p : parameters) {
+    for (AdamParameter& p : parameters)
       adam_step(
           p.param, p.grad, p.m, p.v,
           {.lr = options.lr,
@@ -141,8 +171,6 @@ void update_on_cpu(std::span<AdamParameter> parameters, const AdamUpdateOptions&
            .weight_decay = options.weight_decay,
            .num_steps = record.num_steps,
            .grad_scale = record.clip_scale});
-      if (p.average.defined() && options.average_decay < 1) ema_lerp(p.average, p.param, options.average_decay);
-    }
   }
   std::memcpy(state.raw_data(), &record, sizeof(record));
 }
@@ -228,10 +256,23 @@ void adam_update(std::span<AdamParameter> parameters, const AdamUpdateOptions& o
     check_parameter(p);
     detail::check_same_device(p.param, state, "adam_update", "param");
   }
+  check<DeviceError>(
+      state.device().is_gpu() || (!options.losses.defined() && !options.numbers.defined()),
+      "adam_update: numbers, losses: expected parameters on a device, got cpu");
   state.device().is_gpu() ? update_on_device(parameters, options, state) : update_on_cpu(parameters, options, state);
   for (AdamParameter& p : parameters)
     for (Tensor* t : {&p.param, &p.m, &p.v, &p.average, &p.shadow})
       if (t->defined()) t->bump_version();
+}
+
+Tensor make_adam_numbers(double lr, std::span<const double> decays, Device device) {
+  const std::vector<double> values = number_values(lr, decays);
+  return Tensor::from_values(values, {static_cast<std::int64_t>(values.size())}).to(device);
+}
+
+void set_adam_numbers(Tensor& numbers, double lr, std::span<const double> decays) {
+  const std::vector<double> values = number_values(lr, decays);
+  numbers.copy_from(Tensor::from_values(values, {static_cast<std::int64_t>(values.size())}));
 }
 
 Tensor make_adam_state(std::int64_t num_steps, Device device) {

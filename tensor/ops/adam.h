@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "tensor/tensor.h"
 
@@ -45,7 +46,7 @@ double clip_factor(double norm, double max_norm);
 /// One parameter of adam_update(). An undefined grad counts as zeros, an undefined average or shadow is left out.
 struct AdamParameter {
   Tensor param = {}, grad = {}, m = {}, v = {};
-  Tensor average = {};  ///< running average of param
+  Tensor average = {};  ///< running average of param, as it was before each step
   Tensor shadow = {};   ///< bf16: what kernels read; written after every applied step. Devices only
 };
 
@@ -53,29 +54,36 @@ struct AdamUpdateOptions {
   double lr = 1e-4;
   double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
   double weight_decay = 0;
-  double max_norm = 1;       ///< of all gradients together
-  double average_decay = 1;  ///< average = decay average + (1 - decay) param; 1 leaves it alone
+  double max_norm = 1;                      ///< of all gradients together
+  std::vector<double> average_decays = {};  ///< see below; 1 leaves the averages alone, 0 copies
+  Tensor numbers = {};  ///< on a device: lr and average_decays are read from here, when the device gets to it
+  Tensor losses = {};   ///< f32 [n]: no step is taken either when one of them is not finite. Devices only
 };
 
 /// How an update went.
 struct AdamOutcome {
   double norm = 0;                     ///< of all gradients, before clipping
-  std::int64_t first_non_finite = -1;  ///< the first parameter whose gradient is not finite: then nothing changed
+  std::int64_t first_non_finite = -1;  ///< the first parameter whose gradient is not finite, their number when it is a
+                                       ///< loss: then no parameter and no moment changed
   std::int64_t num_steps = 0;          ///< applied steps so far
   double clip_scale = 1;               ///< of the last applied step
 };
 
-/// Clip the norm of all gradients to max_norm, then one Adam step of all parameters; or, when some gradient is
-/// infinite or NaN, nothing at all.
+/// First the averages move, once for every decay d: average = d average + (1 - d) param. Then clip the norm of all
+/// gradients to max_norm, and one Adam step of all parameters; no step when some gradient is infinite or NaN.
 ///
 /// On a device three kernels do all of it, whatever the number of parameters, and the host does not wait: the decision
-/// is made there, and the outcome stays there until read_adam_state() is called. On the CPU it is grad_norm() and
-/// adam_step(). The `state` carries the number of steps from update to update.
+/// is made there, and the outcome stays there until read_adam_state() is called. On the CPU it is ema_lerp(),
+/// grad_norm() and adam_step(). The `state` carries the number of steps from update to update.
 ///
 /// Shapes   as in adam_step().
 /// Dtypes   f32 or f64, f32 on a device; shadow bf16.
 /// Errors   ShapeError, DTypeError, DeviceError, before anything changes.
 void adam_update(std::span<AdamParameter> parameters, const AdamUpdateOptions& options, Tensor& state);
+/// Rate and decays in a device's memory, [1 + decays.size()] f64; for recorded work (tensor/device_graph.h).
+Tensor make_adam_numbers(double lr, std::span<const double> decays, Device device);
+/// New values in the same place; as many decays as before.
+void set_adam_numbers(Tensor& numbers, double lr, std::span<const double> decays);
 /// The state of adam_update() after `num_steps` steps, on the parameters' device.
 Tensor make_adam_state(std::int64_t num_steps, Device device);
 /// Waits for the device.

@@ -50,16 +50,26 @@ struct Parameters {
     workspace.assign(static_cast<std::size_t>(chunk), kNan);
   }
 
-  void update(const kernels::AdamStep& step, double max_norm, double share) {
-    kernels::adam_measure<Sim>(Stream{}, segments, step, max_norm, &record, workspace.data());
-    kernels::adam_apply<Sim>(Stream{}, segments, step, share, &record);
+  void update(
+      const kernels::AdamStep& step, double max_norm, const std::vector<double>& shares,
+      const std::vector<float>& losses = {}) {
+    const kernels::AdamNumbers numbers{
+        .lr = &step.lr,
+        .shares = shares.data(),
+        .num_shares = static_cast<std::int64_t>(shares.size()),
+        .losses = losses.data(),
+        .num_losses = static_cast<std::int64_t>(losses.size())};
+    kernels::AdamStep without_rate = step;
+    without_rate.lr = kNan;  // it comes from the device
+    kernels::adam_measure<Sim>(Stream{}, segments, without_rate, numbers, max_norm, &record, workspace.data());
+    kernels::adam_apply<Sim>(Stream{}, segments, without_rate, numbers, &record);
   }
 };
 
 const kernels::AdamStep kStep{.lr = 0.01, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.1};
 
 /// The same update in f64, from the definition.
-void check_update(const Parameters& before, const Parameters& after, double max_norm, double share, double steps) {
+void check_update(const Parameters& before, const Parameters& after, double max_norm, const std::vector<double>& shares, double steps) {
   double sum = 0;
   for (std::size_t i = 0; i < before.table.size(); ++i)
     for (std::int64_t e = 0; e < before.table[i].n; ++e)
@@ -79,7 +89,8 @@ void check_update(const Parameters& before, const Parameters& after, double max_
       param.at(0, e) =
           before.param[i](0, e) * (1 - kStep.lr * kStep.weight_decay) -
           kStep.lr * m(0, e) / (1 - std::pow(0.9, steps)) / (std::sqrt(v(0, e) / (1 - std::pow(0.999, steps))) + 1e-8);
-      average.at(0, e) = before.average[i](0, e) + share * (param(0, e) - before.average[i](0, e));
+      average.at(0, e) = before.average[i](0, e);
+      for (const double share : shares) average.at(0, e) += share * (before.param[i](0, e) - average(0, e));
     }
     CHECK(rel_l2(after.param[i], param) <= 1e-6);
     CHECK(rel_l2(after.m[i], m) <= 1e-6);
@@ -103,8 +114,9 @@ TEST_CASE("adam/sim/update_equals_the_definition") {
       const Parameters before(lengths);
       Parameters after(lengths);
       after.record.num_steps = 2;
-      after.update(kStep, max_norm, 0.05);
-      check_update(before, after, max_norm, 0.05, 3);
+      const std::vector<double> shares = max_norm > 1 ? std::vector<double>{0.05} : std::vector<double>{0, 0.5, 0.25};
+      after.update(kStep, max_norm, shares, {1.5f, -3e38f});
+      check_update(before, after, max_norm, shares, 3);
     }
   });
 }
@@ -118,7 +130,7 @@ TEST_CASE("adam/sim/a_gradient_that_is_not_finite_changes_nothing") {
       p.grad[5].at(0, 0) = static_cast<float>(value);                   // and a later one
       const Parameters before = p;
       p.record.num_steps = 4;
-      p.update(kStep, 1.0, 0.05);
+      p.update(kStep, 1.0, {0.0});
       CHECK(p.record.first_non_finite == static_cast<std::int64_t>(bad));
       CHECK(p.record.num_steps == 4);
       CHECK(!std::isfinite(p.record.norm));
@@ -131,17 +143,36 @@ TEST_CASE("adam/sim/a_gradient_that_is_not_finite_changes_nothing") {
       // The next update with good gradients goes on as if nothing had happened.
       for (std::size_t i = 0; i < lengths.size(); ++i) p.grad[i].values = Parameters(lengths).grad[i].values;
       for (std::size_t i = 0; i < lengths.size(); ++i) p.table[i].grad = i == 1 ? nullptr : p.grad[i].values.data();
-      p.update(kStep, 1.0, 0.05);
+      p.update(kStep, 1.0, {0.05});
       CHECK(p.record.num_steps == 5);
       CHECK(p.record.first_non_finite == -1);
     }
   }
 }
 
+TEST_CASE("adam/sim/a_loss_that_is_not_finite_stops_the_step_and_not_the_average") {
+  for_each_order([] {
+    const std::vector<std::int64_t> lengths{5, 9, 33, 0, 1200, 3};
+    for (const float value : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+      Parameters p(lengths);
+      const Parameters before = p;
+      p.update(kStep, 1.0, {0.0, 1.0}, {1.0f, value, 2.0f});
+      CHECK(p.record.first_non_finite == 6);  // none of the parameters
+      CHECK(p.record.num_steps == 0);
+      CHECK(std::isfinite(p.record.norm));
+      for (std::size_t i = 0; i < lengths.size(); ++i) {
+        CHECK(same_bits(p.param[i], before.param[i]));
+        CHECK(same_bits(p.v[i], before.v[i]));
+        CHECK(same_bits(p.average[i], i == 2 ? before.average[i] : before.param[i]));  // a share of 1 copies
+      }
+    }
+  });
+}
+
 TEST_CASE("adam/sim/huge_gradients_are_clipped_not_overflowing") {
   Parameters p({100});
   for (float& g : p.grad[0].values) g = 3e38f;
-  p.update(kStep, 1.0, 0);
+  p.update(kStep, 1.0, {});
   CHECK(p.record.first_non_finite == -1);
   CHECK(p.record.norm == doctest::Approx(static_cast<double>(3e38f) * 10).epsilon(1e-12));
   for (std::int64_t e = 0; e < 100; ++e) REQUIRE(std::isfinite(p.param[0](0, e)));
@@ -149,7 +180,7 @@ TEST_CASE("adam/sim/huge_gradients_are_clipped_not_overflowing") {
 
 TEST_CASE("adam/sim/no_parameters") {
   Parameters p({});
-  p.update(kStep, 1.0, 0.05);
+  p.update(kStep, 1.0, {0.05});
   CHECK(p.record.norm == 0);
   CHECK(p.record.num_steps == 1);
 }

@@ -191,7 +191,8 @@ TEST_CASE("device_ops/adam_update") {
   std::vector<AdamParameter> here = make(kHost), there = make(kSim);
   there[2].shadow = Tensor::zeros(shapes[2], DType::bf16, kSim);
   Tensor state_here = make_adam_state(0, kHost), state_there = make_adam_state(0, kSim);
-  const AdamUpdateOptions options{.lr = 0.01, .weight_decay = 0.1, .max_norm = 2, .average_decay = 0.9};
+  const AdamUpdateOptions options{
+      .lr = 0.01, .weight_decay = 0.1, .max_norm = 2, .average_decays = {0.9, 1, 0.5, 0.999}};
   for (int n = 1; n <= 3; ++n) {
     adam_update(here, options, state_here);
     adam_update(there, options, state_there);
@@ -213,11 +214,28 @@ TEST_CASE("device_ops/adam_update") {
     (*list)[2].grad = bad.to((*list)[2].param.device());
     Tensor& state = list == &here ? state_here : state_there;
     const Tensor before = (*list)[0].param.clone();
-    adam_update(*list, options, state);
+    AdamUpdateOptions again = options;
+    again.average_decays = {0.9, 0};
+    adam_update(*list, again, state);
+    CHECK(test::same_bits((*list)[0].average.to(kHost), before.to(kHost)));  // the averages have their turn all the same
     CHECK(read_adam_state(state).first_non_finite == 2);
     CHECK(read_adam_state(state).num_steps == 3);
     CHECK(test::same_bits((*list)[0].param.to(kHost), before.to(kHost)));
   }
+  // On the device a bad loss does the same, and rate and decays may come from its memory.
+  there[2].grad = random(shapes[2], 12).to(kSim);
+  AdamUpdateOptions sent{.lr = 99, .max_norm = 2, .numbers = make_adam_numbers(1, std::vector<double>{0.0}, kSim)};
+  set_adam_numbers(sent.numbers, 0, std::vector<double>{1.0});
+  sent.losses = Tensor::from_values(std::vector<float>{1, std::numeric_limits<float>::infinity()}, {2}).to(kSim);
+  const Tensor before = there[0].param.clone(), average = there[0].average.clone();
+  adam_update(there, sent, state_there);
+  CHECK(read_adam_state(state_there).first_non_finite == 3);
+  sent.losses.fill(0);
+  adam_update(there, sent, state_there);
+  CHECK(read_adam_state(state_there).first_non_finite == -1);
+  CHECK(read_adam_state(state_there).num_steps == 4);
+  CHECK(test::same_bits(there[0].param.to(kHost), before.to(kHost)));  // the rate sent last is 0
+  CHECK(test::same_bits(there[0].average.to(kHost), average.to(kHost)));
   std::vector<Tensor> grads{there[0].grad, Tensor(), random(shapes[2], 12).to(kSim)};
   const GradNorm norm = grad_norm(grads);
   for (Tensor& g : grads)
