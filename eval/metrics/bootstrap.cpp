@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
-#include <vector>
 
 #include "tensor/error.h"
 #include "tensor/rng.h"
@@ -27,18 +26,17 @@ void check_options(std::size_t num_values, const BootstrapOptions& options) {
       "bootstrap: expected resamples >= 1 and 0 < level < 1, got {} and {}", options.resamples, options.level);
 }
 
-/// value, and the percentile interval of `resampled`.
-Interval interval_of_resamples(double value, std::vector<double> resampled, const BootstrapOptions& options) {
-  std::sort(resampled.begin(), resampled.end());
-  const double tail = (1 - options.level) / 2;
-  return {.mean = value, .low = quantile(resampled, tail), .high = quantile(resampled, 1 - tail)};
-}
-
 double mean_of(std::span<const double> values) {
   return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
 
 }  // namespace
+
+Interval percentile_interval(double value, std::vector<double> resampled, double level) {
+  std::sort(resampled.begin(), resampled.end());
+  const double tail = (1 - level) / 2;
+  return {.mean = value, .low = quantile(resampled, tail), .high = quantile(resampled, 1 - tail)};
+}
 
 Interval bootstrap_mean(std::span<const double> values, const BootstrapOptions& options) {
   check_options(values.size(), options);
@@ -50,7 +48,7 @@ Interval bootstrap_mean(std::span<const double> values, const BootstrapOptions& 
     for (std::uint32_t i = 0; i < n; ++i) sum += values[random_below(key, i, n)];
     means[r] = sum / n;
   }
-  return interval_of_resamples(mean_of(values), std::move(means), options);
+  return percentile_interval(mean_of(values), std::move(means), options.level);
 }
 
 Interval bootstrap_ratio(
@@ -70,7 +68,7 @@ Interval bootstrap_ratio(
     }
     ratios[r] = above / n / (below / n + guard);
   }
-  return interval_of_resamples(mean_of(a) / (mean_of(b) + guard), std::move(ratios), options);
+  return percentile_interval(mean_of(a) / (mean_of(b) + guard), std::move(ratios), options.level);
 }
 
 Interval bootstrap_difference(std::span<const double> a, std::span<const double> b, const BootstrapOptions& options) {

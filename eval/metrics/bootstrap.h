@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 namespace avid::eval {
 
@@ -33,5 +34,8 @@ Interval bootstrap_difference(
 /// to one clip. ShapeError when sizes differ.
 Interval bootstrap_ratio(
     std::span<const double> a, std::span<const double> b, double guard, const BootstrapOptions& options = {});
+
+/// `value` with the percentiles that hold `level` of the resampled values, linear between neighbours; at least one.
+Interval percentile_interval(double value, std::vector<double> resampled, double level);
 
 }  // namespace avid::eval

@@ -107,39 +107,57 @@ double sum_of_absolute_eigenvalues(std::vector<double> off) {
 }
 
 struct Moments {
-  std::int64_t num_samples = 0, num_features = 0;
+  std::int64_t num_features = 0;
   std::vector<double> mean;     // [D]
-  std::vector<double> centred;  // [N,D] divided by sqrt(N - 1) or sqrt(N); later its triangular factor
+  std::vector<double> centred;  // [rows,D] divided by sqrt(N - 1) or sqrt(N); later its triangular factor
   std::int64_t num_rows = 0;    // of `centred`
   double trace = 0;             // of the covariance
 };
 
-Moments moments_of(const Tensor& features, Covariance covariance, const char* name) {
+/// `counts`: how often each row stands in the set; empty: once.
+Moments moments_of(
+    const Tensor& features, Covariance covariance, std::span<const std::int64_t> counts, const char* name) {
   check_rank(features, 2, "frechet distance", name);
   check<DTypeError>(
       is_float(features.dtype()), "frechet distance: {}: expected floats, got {}", name, name_of(features.dtype()));
-  Moments m{
-      .num_samples = features.dim(0), .num_features = features.dim(1), .mean = {}, .centred = features.to_doubles()};
+  check<ShapeError>(
+      counts.empty() || static_cast<std::int64_t>(counts.size()) == features.dim(0),
+      "frechet distance: {}: expected {} counts, one per row, got {}", name, features.dim(0), counts.size());
+  Moments m{.num_features = features.dim(1), .mean = {}, .centred = features.to_doubles()};
+  const std::int64_t num_samples =
+      counts.empty() ? features.dim(0) : std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
   const std::int64_t least = covariance == Covariance::unbiased ? 2 : 1;
   check<ShapeError>(
-      m.num_samples >= least && m.num_features >= 1,
+      num_samples >= least && m.num_features >= 1,
       "frechet distance: {}: expected at least {} rows and 1 column, got {}", name, least, features.shape());
   check<Error>(
       std::all_of(m.centred.begin(), m.centred.end(), [](double v) { return std::isfinite(v); }),
       "frechet distance: {}: some features are not finite", name);
   const auto d = static_cast<std::size_t>(m.num_features);
-  m.mean.assign(d, 0.0);
-  for (std::size_t i = 0; i < m.centred.size(); ++i) m.mean[i % d] += m.centred[i];
-  for (double& v : m.mean) v /= static_cast<double>(m.num_samples);
-  const double scale =
-      1 / std::sqrt(static_cast<double>(covariance == Covariance::unbiased ? m.num_samples - 1 : m.num_samples));
-  for (std::size_t i = 0; i < m.centred.size(); ++i) {
-    m.centred[i] = (m.centred[i] - m.mean[i % d]) * scale;
-    m.trace += m.centred[i] * m.centred[i];
+  std::vector<double> weight;  // of the rows that are left, which move to the front
+  for (std::size_t i = 0; i < static_cast<std::size_t>(features.dim(0)); ++i) {
+    const std::int64_t count = counts.empty() ? 1 : counts[i];
+    if (count <= 0) continue;
+    if (weight.size() != i) std::copy_n(m.centred.data() + i * d, d, m.centred.data() + weight.size() * d);
+    weight.push_back(static_cast<double>(count));
   }
-  m.num_rows = m.num_samples;
-  if (m.num_samples > m.num_features) {
-    m.centred = triangular_factor(m.centred, m.num_samples, m.num_features);
+  m.centred.resize(weight.size() * d);
+  m.mean.assign(d, 0.0);
+  for (std::size_t row = 0; row < weight.size(); ++row)
+    for (std::size_t j = 0; j < d; ++j) m.mean[j] += weight[row] * m.centred[row * d + j];
+  for (double& v : m.mean) v /= static_cast<double>(num_samples);
+  const auto divisor = static_cast<double>(covariance == Covariance::unbiased ? num_samples - 1 : num_samples);
+  for (std::size_t row = 0; row < weight.size(); ++row) {
+    const double scale = std::sqrt(weight[row] / divisor);
+    for (std::size_t j = 0; j < d; ++j) {
+      double& v = m.centred[row * d + j];
+      v = (v - m.mean[j]) * scale;
+      m.trace += v * v;
+    }
+  }
+  m.num_rows = static_cast<std::int64_t>(weight.size());
+  if (m.num_rows > m.num_features) {
+    m.centred = triangular_factor(m.centred, m.num_rows, m.num_features);
     m.num_rows = m.num_features;
   }
   return m;
@@ -187,7 +205,11 @@ double sum_of_singular_values(std::vector<double> matrix, std::int64_t rows, std
 }
 
 double frechet_distance(const Tensor& x, const Tensor& y, Covariance covariance) {
-  const Moments a = moments_of(x, covariance, "first set"), b = moments_of(y, covariance, "second set");
+  return frechet_distance(x, y, covariance, {});
+}
+
+double frechet_distance(const Tensor& x, const Tensor& y, Covariance covariance, std::span<const std::int64_t> counts) {
+  const Moments a = moments_of(x, covariance, counts, "first set"), b = moments_of(y, covariance, counts, "second set");
   check<ShapeError>(
       a.num_features == b.num_features, "frechet distance: features: expected {} as in the first set, got {}",
       a.num_features, b.num_features);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "tensor/tensor.h"
@@ -21,6 +22,11 @@ enum class Covariance { unbiased, biased };
 /// Cost     O((N1 + N2) D^2 + min(N,D)^3): half a minute for 8192 x 2048 on two cores.
 /// Source   Dowson and Landau 1982; Heusel et al. 2017; metrics.md 10, method N.
 double frechet_distance(const Tensor& x, const Tensor& y, Covariance covariance);
+
+/// The same of sets in which row i of x and row i of y stand counts[i] times (0: not at all), without copying rows:
+/// equal rows are one row times the root of their count.
+/// Errors   besides, ShapeError unless x, y and counts have as many rows; at least 2 (or 1) rows must be left.
+double frechet_distance(const Tensor& x, const Tensor& y, Covariance covariance, std::span<const std::int64_t> counts);
 
 /// Sum of the singular values of a row-major matrix [rows, cols]; to about 1e-14 of the largest.
 double sum_of_singular_values(std::vector<double> matrix, std::int64_t rows, std::int64_t cols);
