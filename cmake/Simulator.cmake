@@ -2,7 +2,7 @@
 #
 #   AVID_SIM         the simulator: avid_kernels_sim, and AVID_HAVE_SIM=1 everywhere
 #   AVID_CUDA        with a toolkit: avid_kernels_cuda, and AVID_HAVE_CUDA=1 everywhere
-#   AVID_CUDA_ARCHS  architectures to compile for, e.g. "80;90"
+#   AVID_CUDA_ARCHS  architectures to compile for, e.g. "80;90"; with 90, *_wgmma.cu are compiled for sm_90a
 #   AVID_KERNELS_MATCH  a regular expression: only these kernels and tests/sim (e.g. "mask_mix|adam"); for working on one kernel
 # Included before the library targets, so that they see the definitions.
 
@@ -41,7 +41,21 @@ function(avid_device_backends)
   if(AVID_HAVE_CUDA)
     target_link_libraries(avid_kernels PUBLIC CUDA::cudart_static)
     if(AVID_DEVICE_KERNELS)
-      add_library(avid_kernels_cuda STATIC ${AVID_DEVICE_KERNELS})
+      # *_wgmma.cu: code for sm_90a runs on compute capability 9.0 only, and their kernels are launched nowhere else.
+      set(kernels ${AVID_DEVICE_KERNELS})
+      set(hopper ${AVID_DEVICE_KERNELS})
+      list(FILTER hopper INCLUDE REGEX "_wgmma\\.cu$")
+      if(hopper AND "90" IN_LIST AVID_CUDA_ARCHS)
+        list(REMOVE_ITEM kernels ${hopper})
+        add_library(avid_kernels_sm90a OBJECT ${hopper})
+        set_target_properties(avid_kernels_sm90a PROPERTIES CUDA_ARCHITECTURES OFF)
+        target_include_directories(avid_kernels_sm90a PRIVATE ${PROJECT_SOURCE_DIR})
+        target_compile_definitions(avid_kernels_sm90a PRIVATE AVID_SM90A=1)
+        target_compile_options(avid_kernels_sm90a PRIVATE -gencode=arch=compute_90a,code=sm_90a
+                               --expt-relaxed-constexpr --extended-lambda -lineinfo)
+        list(APPEND kernels $<TARGET_OBJECTS:avid_kernels_sm90a>)
+      endif()
+      add_library(avid_kernels_cuda STATIC ${kernels})
       target_include_directories(avid_kernels_cuda PRIVATE ${PROJECT_SOURCE_DIR})
       target_compile_options(avid_kernels_cuda PRIVATE --expt-relaxed-constexpr --extended-lambda -lineinfo)
       target_link_libraries(avid_kernels_cuda PUBLIC avid_kernels)

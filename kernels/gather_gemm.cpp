@@ -6,6 +6,7 @@
 #include <string>
 
 #include "kernels/device/conv_tiles.h"
+#include "kernels/device/halo_raster.h"
 
 namespace avid::kernels {
 namespace {
@@ -69,6 +70,26 @@ template <class Elem>
 std::int64_t gather_weight_grad_workspace_bytes(const GatherWeightGrad<Elem>& p) {
   const WeightGradSplits plan = weight_grad_splits(p);
   return plan.M * p.num_columns * plan.splits * std::int64_t{sizeof(float)};
+}
+
+int choose_hopper_tile(const GatherGemm<BFloat16>& p, std::int64_t M, std::int64_t N) {
+  constexpr std::int64_t kSlots = 2 * kHopperMultiprocessors;  // of blocks that share a multiprocessor
+  int tile = kChooseTile;
+  double best = GatherGemmTiles<BFloat16>::best(M, N, 1, kSlots).cost * 2 / kHopperMmaRate;
+  const auto consider = [&](int candidate, double cost) {
+    if (cost < best) tile = candidate, best = cost;
+  };
+  const BestTile gathered = WgmmaTiles::best(M, N, 1, kHopperMultiprocessors);
+  consider(kFirstWgmmaTile + gathered.index, gathered.cost);
+  const double inner = p.y.taps * p.x.taps * (p.source[0].chunks + p.source[1].chunks) / 2.0;
+  HaloTiles::for_each([&]<class Entry>(int i) {
+    using Tile = typename Entry::Tile;
+    const HaloPlan h = halo_plan(p, Tile::BM, Tile::BN, Tile::kStages, kHaloSharedBytes);
+    if (h.pitch == 0) return;
+    const double padding = h.entries / inner;  // zeros at the end of each pass
+    consider(kFirstHaloTile + i, tile_cost(h.M, N, 1, kSlots, Tile::BM, Tile::BN, Entry::share) * 2 * padding);
+  });
+  return tile;
 }
 
 std::int64_t column_sums_splits(std::int64_t num_rows) {

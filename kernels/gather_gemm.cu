@@ -17,13 +17,14 @@
 //           65534 chunks of channels
 // Measured  never run on a GPU yet
 // Predicted 0.75 of the dense bf16 peak of an A100 for the wide tiles (conv_tiles.h)
+// Elsewhere gather_gemm_wgmma.cu, gather_gemm_halo_wgmma.cu: compute capability 9.0
 // Oracle    kernels/{conv3d,conv_transpose3d,linear}_cpu.cpp in f64, compared in tests/sim/
 #include "kernels/gather_gemm.h"
 
 #include <string>
 
 #include "kernels/device/conv_tiles.h"
-#include "kernels/device/gather_geometry.h"
+#include "kernels/device/gather_taps.h"
 #include "kernels/device/gpu.h"
 #include "kernels/device/tile_products.h"
 
@@ -35,80 +36,6 @@ constexpr int kRowBytes = 16 * kStepChunks;  // a row of a stage
 
 /// Byte of chunk c of row r in a stage.
 AVID_DEVICE constexpr int swizzled(int r, int c) { return r * kRowBytes + ((c ^ ((r >> 1) & 3)) << 4); }
-
-/// One tap of one source: chunks from a window's origin row, the bits it asks of a window, its place in a row of
-/// weights.
-struct alignas(16) Tap {
-  std::uint32_t offset;
-  std::uint32_t bits;
-  int weight;
-  std::uint16_t chunks, source;
-};
-
-/// Entry i of the table: the taps of the phase in the order t, y, x, of the first source, then of the second, then an
-/// endless one that is inside of no window.
-template <class Elem>
-AVID_DEVICE Tap tap_at(const GatherGemm<Elem>& p, const GatherView& g, int num_taps, int i) {
-  const int source = i < num_taps ? 0 : 1;
-  if (source == 1) i -= num_taps;
-  if (i >= num_taps || p.source[source].chunks == 0) return {0, kNoTap, 0, 0xffff, 0};
-  const int ix = i % g.x.taps, iy = i / g.x.taps % g.y.taps, it = i / g.x.taps / g.y.taps;
-  const int row = (it * g.t.direction * g.y_in + iy * g.y.direction) * g.x_in + ix * g.x.direction;
-  const int tap = ((g.t.first_tap + g.t.tap_step * it) * p.y.taps + g.y.first_tap + g.y.tap_step * iy) * p.x.taps +
-                  g.x.first_tap + g.x.tap_step * ix;
-  return {
-      static_cast<std::uint32_t>(row) * p.source[source].pitch, tap_bits(it, iy, ix),
-      p.weight_source[source] + tap * p.weight_tap[source], static_cast<std::uint16_t>(p.source[source].chunks),
-      static_cast<std::uint16_t>(source)};
-}
-
-/// Entries that the table may need: one phase of the adjoint uses fewer taps.
-template <class Problem>
-constexpr int tap_table_size(const Problem& p) {
-  return 2 * p.t.taps * p.y.taps * p.x.taps + 1;
-}
-
-/// One thread's place in the flattened inner dimension: its source, tap and chunk.
-template <class Elem>
-struct InnerCursor {
-  const GatherGemm<Elem>& p;
-  const Tap* tap;        // in shared memory
-  int left;              // chunks of this tap from this thread's on; more than 0
-  const Elem* data;      // of the source
-  std::uint32_t pitch;   // in chunks
-  std::uint32_t offset;  // chunks from a window's origin row to this one, modulo 2^32
-  std::uint32_t bits;    // what the tap asks of a window; kNoTap past the end
-  int weight;            // chunk in a row of weights
-
-  AVID_DEVICE InnerCursor(const GatherGemm<Elem>& problem, const Tap* table, int first_chunk)
-      : p(problem), tap(table), left(table->chunks - first_chunk) {
-    settle();
-  }
-  AVID_DEVICE bool done() const { return bits == kNoTap; }
-  AVID_DEVICE void advance() {
-    left -= kStepChunks;
-    offset += kStepChunks;
-    weight += kStepChunks;
-    if (left <= 0) settle();
-  }
-
- private:
-  /// Carries into the next taps, and derives the rest.
-  AVID_DEVICE void settle() {
-    while (left <= 0) left += (++tap)->chunks;
-    const Tap at = *tap;
-    const int chunk = at.chunks - left;
-    data = at.source == 0 ? p.source[0].data : p.source[1].data;
-    pitch = at.source == 0 ? p.source[0].pitch : p.source[1].pitch;
-    offset = at.offset + static_cast<std::uint32_t>(chunk);
-    bits = at.bits;
-    weight = at.weight + chunk;
-  }
-};
-
-/// Columns of the f32 staging rows of the epilogue: 8 modulo 32 banks, so that a warp's pairs do not collide.
-template <class Tile>
-constexpr int kStagedPitch = (Tile::WN + 23) / 32 * 32 + 8;
 
 template <class Tile>
 constexpr int kPaddedBN = (Tile::BN + 15) / 16 * 16;  // ldmatrix takes 16 rows of weights at a time
@@ -149,11 +76,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
     if (m < M) {
       const RowPosition at(g, m);
       window[i] = window_at(g, at.b, at.t, at.y, at.x);
-      if (load_column == 0)
-        out_row[r] =
-            ((at.b * g.t_out + at.t * g.t.out_step + g.t.out_first) * g.y_out + at.y * g.y.out_step + g.y.out_first) *
-                g.x_out +
-            at.x * g.x.out_step + g.x.out_first;
+      if (load_column == 0) out_row[r] = result_row(g, at);
     } else if (load_column == 0) {
       out_row[r] = -1;
     }
@@ -164,7 +87,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
   __syncthreads();
 
   const int num_weight_rows = min(Tile::BN, p.num_weight_rows - n0);  // of this block; rows past them are zero
-  InnerCursor<Elem> inner(p, taps, load_column);
+  InnerCursor<Elem, kStepChunks> inner(p, taps, load_column);
   const shared_address load_a = shared_address(stages_a) + swizzled(load_row, load_column);
   const shared_address load_b = shared_address(stages_b) + swizzled(load_row, load_column);
   const std::uint32_t weight_row = static_cast<std::uint32_t>(n0 + load_row) * p.weight_row;
@@ -250,11 +173,10 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
   __syncthreads();  // the stages are free for the epilogue
 
   // Epilogue: 16 rows of a warp at a time through its own shared memory in f32, then whole chunks.
-  constexpr int kPitch = kStagedPitch<Tile>;
+  constexpr int kPitch = staged_pitch(Tile::WN);
   static_assert(
       Tile::kThreads / 32 * 16 * kPitch * 4 <= Tile::kStages * (kStageA + kStageB), "staging fits into the stages");
   float* staged = reinterpret_cast<float*>(stages_a) + warp * 16 * kPitch;
-  constexpr int kWarpChunks = Tile::WN / kChunk<Elem>;
   const int first_chunk = (n0 + warp_n) / kChunk<Elem>;
 #pragma unroll
   for (int i = 0; i < kTilesM; ++i) {
@@ -268,27 +190,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
       }
     }
     __syncwarp();
-    for (int e = lane; e < 16 * kWarpChunks; e += 32) {
-      const int r = e / kWarpChunks, c = e % kWarpChunks;
-      const int row = out_row[warp_m + i * 16 + r], chunk = first_chunk + c;
-      if (row < 0 || chunk >= p.out[0].chunks + p.out[1].chunks) continue;
-      float v[kChunk<Elem>];
-#pragma unroll
-      for (int k = 0; k < kChunk<Elem>; k += 4)
-        load_chunk(v + k, staged + r * kPitch + c * kChunk<Elem> + k);  // 16 bytes
-      if (p.residual.chunks > 0) {
-        float add[kChunk<Elem>];
-        load_chunk(
-            add, p.residual.data + (std::size_t{static_cast<unsigned>(row)} * p.residual.pitch + chunk) * kChunk<Elem>);
-#pragma unroll
-        for (int k = 0; k < kChunk<Elem>; ++k) v[k] += add[k];
-      }
-      const bool second = chunk >= p.out[0].chunks;
-      Elem* data = second ? p.out[1].data : p.out[0].data;
-      const std::size_t at = std::size_t{static_cast<unsigned>(row)} * (second ? p.out[1].pitch : p.out[0].pitch) +
-                             (second ? chunk - p.out[0].chunks : chunk);
-      store_chunk(data + at * kChunk<Elem>, v);
-    }
+    store_staged_rows<Elem, Tile::WN, kPitch>(p, staged, out_row + warp_m + i * 16, first_chunk, lane);
     __syncwarp();
   }
 }
@@ -345,6 +247,12 @@ void gather_gemm(const Stream& stream, const GatherGemm<Elem>& p) {
       throw GpuError(
           "gather_gemm: channels: at most " + std::to_string(0xfffe * kChunk<Elem>) + " on a device, got " +
           std::to_string(source.chunks * kChunk<Elem>));
+  if constexpr (sizeof(Elem) == 2) {
+    int tile = p.tile;
+    if (tile == kChooseTile && have_wgmma<Backend>()) tile = choose_hopper_tile(p, M * phases, N);
+    if (tile >= kFirstHaloTile) return gather_gemm_halo_wgmma<Backend>(stream, p, tile - kFirstHaloTile);
+    if (tile >= kFirstWgmmaTile) return gather_gemm_wgmma<Backend>(stream, p, M, phases, tile - kFirstWgmmaTile);
+  }
   GatherGemmTiles<Elem>::choose(p.tile, M * phases, N, 1, [&]<class Tile>() {
     const dim3 grid(
         static_cast<unsigned>((M + Tile::BM - 1) / Tile::BM), static_cast<unsigned>((N + Tile::BN - 1) / Tile::BN),

@@ -24,6 +24,8 @@ constexpr std::int64_t chunks_of(std::int64_t channels) {
 
 /// The rule of device/conv_tiles.h picks the tile. Other values name one: for tests of each, and for timing them.
 inline constexpr int kChooseTile = -1;
+/// Tiles from these numbers on are those of gather_gemm_wgmma (WgmmaTiles) and of gather_gemm_halo_wgmma (HaloTiles).
+inline constexpr int kFirstWgmmaTile = 100, kFirstHaloTile = 200;
 
 /// One axis of the window. Forward: result j, tap k meet at source j*stride - padding + k. Adjoint: result q, tap k
 /// meet at the source p with q = p*stride - padding + k.
@@ -58,13 +60,28 @@ struct GatherGemm {
   int num_bias = 0;
   ChunkRows<const Elem> residual;  ///< of the shape of out[0], or absent
   ChunkRows<Elem> out[2];          ///< columns are split: the first out[0].chunks chunks of every row, then the others
-  int tile = kChooseTile;          ///< a tile of device/conv_tiles.h by its place in the list
+  int tile = kChooseTile;          ///< a tile of device/conv_tiles.h by its place in the list, kFirstWgmmaTile + place
 };
 
 /// Runs the product. Sums in f32; f32 elements are multiplied as three TF32 products of their halves. Every row of
 /// every output is written, gaps of its last chunk as zero.
 template <class Backend, class Elem>
 void gather_gemm(const Stream& stream, const GatherGemm<Elem>& p);
+
+/// Is the current device one of compute capability 9.0, and was the code for it compiled? Then gather_gemm takes a tile
+/// of WgmmaTiles for bf16 products where that is predicted to be faster.
+template <class Backend>
+bool have_wgmma();
+/// gather_gemm with tile `tile` of WgmmaTiles, for `phases` phases of up to M rows. Throws GpuError unless have_wgmma().
+template <class Backend>
+void gather_gemm_wgmma(const Stream& stream, const GatherGemm<BFloat16>& p, std::int64_t M, int phases, int tile);
+/// gather_gemm with tile `tile` of HaloTiles. Throws GpuError unless have_wgmma(), and unless this is a window of several
+/// taps in a plane, of stride 1, whose result is as large as its source, and its halo fits (halo_plan).
+template <class Backend>
+void gather_gemm_halo_wgmma(const Stream& stream, const GatherGemm<BFloat16>& p, int tile);
+/// For a device that has wgmma: the number of the tile that is predicted to be fastest for M rows and N columns; below
+/// kFirstWgmmaTile where that is one of mma.sync.
+int choose_hopper_tile(const GatherGemm<BFloat16>& p, std::int64_t M, std::int64_t N);
 
 /// Copies weights into the layout that a product wants: to[n][source][tap][chunk], zero in all gaps.
 ///

@@ -64,11 +64,12 @@ std::int64_t forward_workspace_bytes(const Conv3dSize& s) {
   return packs_forward_weights<Elem>(s) ? forward_weights<Elem>(s, {}, nullptr).to_bytes() : 0;
 }
 
-/// out = [x | x2] * w + bias + residual.
+/// out = [x | x2] * w + bias + residual. `tile` as GatherGemm::tile.
 template <class Backend, class Elem>
 void forward(
     const char* op, const Stream& stream, const Conv3dSize& s, Rows<const Elem> x, Rows<const Elem> x2,
-    Rows<const Elem> w, const float* bias, Rows<const Elem> residual, Rows<Elem> out, void* workspace) {
+    Rows<const Elem> w, const float* bias, Rows<const Elem> residual, Rows<Elem> out, void* workspace,
+    int tile = kChooseTile) {
   GatherGemm<Elem> p;
   set_axes(p, axes_of(op, s, false));
   p.source[0] = chunk_rows(op, "x", x, s.I);
@@ -92,6 +93,7 @@ void forward(
   p.bias = bias, p.num_bias = bias ? static_cast<int>(s.O) : 0;
   p.residual = chunk_rows(op, "residual", residual, s.O);
   p.out[0] = chunk_rows(op, "out", out, s.O);
+  p.tile = tile;
   gather_gemm<Backend>(stream, p);
 }
 
@@ -120,7 +122,7 @@ std::int64_t adjoint_workspace_bytes(const Conv3dSize& s) {
 template <class Backend, class Elem>
 void adjoint(
     const char* op, const Stream& stream, const Conv3dSize& s, Rows<const Elem> d_out, Rows<const Elem> w,
-    const float* bias, Rows<Elem> d_x, Rows<Elem> d_x2, void* workspace) {
+    const float* bias, Rows<Elem> d_x, Rows<Elem> d_x2, void* workspace, int tile = kChooseTile) {
   if (s.I2 == 0) d_x2 = {};
   const PackWeights<Elem> pack = adjoint_weights(s, w, bool(d_x), bool(d_x2), static_cast<Elem*>(workspace));
   pack_weights<Backend>(stream, pack);
@@ -135,6 +137,7 @@ void adjoint(
   p.bias = bias, p.num_bias = bias ? static_cast<int>(s.I) : 0;
   p.out[0] = chunk_rows(op, "d_x", d_x, s.I);
   p.out[1] = chunk_rows(op, "d_x2", d_x2, s.I2);
+  p.tile = tile;
   gather_gemm<Backend>(stream, p);
 }
 

@@ -7,9 +7,11 @@
 // The rule takes the tile with the least predicted time: (waves over 216 block slots, two per multiprocessor of an
 // A100) x (results per block) / share, where share is how near the tile comes to the tensor cores' peak in the
 // instruction and shared-memory model of the kernel study. Shapes alone decide, so results do not depend on the device
-// or on a tuning run. The shares are predictions: no tile has been timed on a GPU.
+// or on a tuning run; compute capability 9.0 has tiles of its own beside these. The shares are predictions: no tile has
+// been timed on a GPU.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/dtype.h"
@@ -28,28 +30,50 @@ inline constexpr std::int64_t kBlockSlots = 216;
 
 /// Predicted time of a product with this tile, in units of results per slot at full rate. `splits` blocks work on each
 /// tile.
-constexpr double tile_cost(std::int64_t M, std::int64_t N, std::int64_t splits, int BM, int BN, double share) {
+constexpr double tile_cost(
+    std::int64_t M, std::int64_t N, std::int64_t splits, std::int64_t slots, int BM, int BN, double share) {
   const std::int64_t blocks = (M + BM - 1) / BM * ((N + BN - 1) / BN) * splits;
-  const std::int64_t waves = (blocks + kBlockSlots - 1) / kBlockSlots;
+  const std::int64_t waves = (blocks + slots - 1) / slots;
   // Beyond a few waves the last, partly filled one matters less: count blocks exactly.
-  const double exact = static_cast<double>(blocks) / static_cast<double>(kBlockSlots);
+  const double exact = static_cast<double>(blocks) / static_cast<double>(slots);
   const double rounds = waves > 4 ? exact : static_cast<double>(waves);
   return rounds * BM * BN / share;
 }
 
-/// Calls f.operator()<Tile>() with the given tile of the list, or, if that is negative, with the best for an M x N
-/// product whose tiles can be shared by up to `splits` blocks.
+struct BestTile {
+  int index;
+  double cost;
+};
+
 template <class... Entries>
 struct TileList {
   static constexpr int kCount = sizeof...(Entries);
+  /// The best tile for an M x N product whose tiles can be shared by up to `splits` blocks.
+  static constexpr BestTile best(
+      std::int64_t M, std::int64_t N, std::int64_t splits = 1, std::int64_t slots = kBlockSlots) {
+    const double costs[kCount] = {
+        tile_cost(M, N, splits, slots, Entries::Tile::BM, Entries::Tile::BN, Entries::share)...};
+    int best = 0;
+    for (int i = 1; i < kCount; ++i)
+      if (costs[i] < costs[best]) best = i;
+    return {best, costs[best]};
+  }
+  /// Calls f.operator()<Entry>(place) for every entry.
+  template <class F>
+  static void for_each(F&& f) {
+    int i = 0;
+    (f.template operator()<Entries>(i++), ...);
+  }
+  /// Calls f.operator()<Tile>() with the tile at this place of the list.
+  template <class F>
+  static void with(int index, F&& f) {
+    int i = 0;
+    (void)((i++ == index ? (f.template operator()<typename Entries::Tile>(), true) : false) || ...);
+  }
+  /// The same with the given tile, or, if that is negative, with the best.
   template <class F>
   static void choose(int given, std::int64_t M, std::int64_t N, std::int64_t splits, F&& f) {
-    const double costs[kCount] = {tile_cost(M, N, splits, Entries::Tile::BM, Entries::Tile::BN, Entries::share)...};
-    int best = given < 0 ? 0 : given;
-    for (int i = 1; i < kCount && given < 0; ++i)
-      if (costs[i] < costs[best]) best = i;
-    int i = 0;
-    (void)((i++ == best ? (f.template operator()<typename Entries::Tile>(), true) : false) || ...);
+    with(given < 0 ? best(M, N, splits).index : given, f);
   }
 };
 
@@ -84,6 +108,64 @@ struct GatherGemmTiles<float> : TileList<
     TileEntry<20,   128,  16, 32, 16, 4>,
     TileEntry<60,   128,  64, 32, 64, 3>
     > {};
+
+// ---- devices of compute capability 9.0 ----
+
+/// A tile of gather_gemm_wgmma: two multiplying warpgroups with kTilesM blocks of 64 rows each, and one that loads.
+/// Registers are those that a multiprocessor can give: 88 + 2 * 208 = 3 * 168 at launch.
+template <int kBN, int kNumTilesM, int kNumStages>
+struct WgmmaTile {
+  static constexpr int BN = kBN, kTilesM = kNumTilesM, kStages = kNumStages;
+  static constexpr int kMultiplying = 2, BM = 64 * kTilesM * kMultiplying, kThreads = 128 * (kMultiplying + 1);
+  static constexpr int kLoadRegisters = 88, kMultiplyRegisters = 208;
+};
+template <int kSharePercent, int BN, int kTilesM, int kStages>
+struct WgmmaEntry {
+  using Tile = WgmmaTile<BN, kTilesM, kStages>;
+  static constexpr double share = kSharePercent / 100.0;
+};
+
+/// bf16. Shares are predicted from the traffic per tile: shared memory at 128 and the second-level cache at 43 bytes a
+/// clock and multiprocessor of an H200.
+struct WgmmaTiles : TileList<
+    //         share   BN  64-row blocks, stages
+    WgmmaEntry<31,     56, 2, 4>,
+    WgmmaEntry<47,     96, 2, 4>,  // C = 90, 180
+    WgmmaEntry<49,    104, 2, 4>,  // C = 100
+    WgmmaEntry<57,    128, 2, 4>,  // C = 360, 720
+    WgmmaEntry<65,    160, 2, 4>,  // C = 800
+    WgmmaEntry<52,    200, 1, 4>   // C = 200, 400
+    > {};
+
+/// A tile of gather_gemm_halo_wgmma: one multiplying warpgroup with kTilesM blocks of 64 rows and one that loads; two
+/// blocks of threads per multiprocessor: 56 + 200 = 2 * 128 registers at launch. More rows mean fewer reads of the
+/// weights; 156 accumulators and three stages are what fits.
+template <int kBN, int kNumTilesM, int kNumStages>
+struct HaloTile {
+  static constexpr int BN = kBN, kTilesM = kNumTilesM, kStages = kNumStages, BM = 64 * kTilesM, kThreads = 256;
+  static constexpr int kLoadRegisters = 56, kMultiplyRegisters = 200;
+};
+template <int kSharePercent, int BN, int kTilesM, int kStages>
+struct HaloEntryOfList {
+  using Tile = HaloTile<BN, kTilesM, kStages>;
+  static constexpr double share = kSharePercent / 100.0;
+};
+/// Shared memory of a block when two run: half of a multiprocessor's 228 KiB, of which a block reserves one.
+inline constexpr std::size_t kHaloSharedBytes = 113 * 1024;
+
+struct HaloTiles : TileList<
+    //              share   BN  64-row blocks, stages
+    HaloEntryOfList<61,     56, 4, 4>,  // C = 50
+    HaloEntryOfList<72,     96, 3, 3>,  // C = 90, 180
+    HaloEntryOfList<74,    104, 3, 3>,  // C = 100, 200
+    HaloEntryOfList<69,    128, 2, 3>,
+    HaloEntryOfList<72,    160, 2, 3>
+    > {};
+
+inline constexpr std::int64_t kHopperMultiprocessors = 132;
+/// mma.sync on such a device in units of wgmma's full rate: two thirds, and about 0.9 of the shares above against a
+/// second-level cache that is no faster in proportion.
+inline constexpr double kHopperMmaRate = 0.9 * 2 / 3;
 
 /// Tiles of gather_weight_grad: BM counts (tap, channel), BN output channels; a stage holds 32 positions.
 template <class Elem>

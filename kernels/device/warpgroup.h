@@ -9,6 +9,7 @@
 //   mbarrier; mbarrier_init(at, arrivals), _arrive(at), _wait(at, parity)      `at` is a shared_address
 //   fence_proxy_async()                           this thread's writes to shared memory come before wgmma's reads
 //   swizzled_chunk(row, chunk), swizzled_tile(at) a tile of rows of 128 bytes as wgmma wants it, and its descriptor
+//   plain_tile(at)                                the descriptor of a tile of 16-byte chunks, row after row
 //   wgmma_bf16<N>(d, a, b)                        d[64][N] += a[64][16] b[N][16]^T, begun; d is N/2 registers
 //   wgmma_fence(), wgmma_commit(), wgmma_wait<K>(), wgmma_settle(d)
 //   fewer_registers<N>(), more_registers<N>()     a warpgroup gives registers back, or takes them
@@ -42,5 +43,13 @@ AVID_DEVICE std::uint64_t swizzled_tile(shared_address at) {
   return (at.bytes & 0x3ffff) >> 4 | kStride | kSwizzle128;
 }
 inline constexpr int kDescriptorStep = 2;
+
+/// The descriptor of a tile without swizzle: 8 rows of one 16-byte chunk lie in 128 bytes, the next 8 rows behind them.
+/// To be added: the distance from a chunk to the next, in 16 bytes, << kLeadingShift; and b/16 to move it by b bytes.
+AVID_DEVICE std::uint64_t plain_tile(shared_address at) {
+  constexpr std::uint64_t kStride = std::uint64_t{128 / 16} << 32;
+  return (at.bytes & 0x3ffff) >> 4 | kStride;
+}
+inline constexpr int kLeadingShift = 16;
 
 }  // namespace avid::kernels::AVID_GPU

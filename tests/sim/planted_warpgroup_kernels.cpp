@@ -1,5 +1,6 @@
 // tests/sim/planted_warpgroup_kernels.cpp -- bugs with what sm_90a adds: products of warpgroups, mbarriers, proxies
 #include "kernels/device/warpgroup.h"
+#include "tests/sim/arch.h"
 #include "tests/sim/planted.h"
 
 namespace avid::kernels {
@@ -316,11 +317,7 @@ using namespace kernels;
 /// Launches one block on a device of compute capability kArch.
 template <auto kKernel, unsigned kThreads, std::size_t kSharedBytes = 0, int kArch = 90>
 void run(float* in, float* out) {
-  struct Restore {
-    int arch = simulator::options().arch;
-    ~Restore() { simulator::options().arch = arch; }
-  } restore;
-  simulator::options().arch = kArch;
+  const OnArch arch(kArch);
   if constexpr (std::is_invocable_v<decltype(kKernel), float*>) {
     sim::launch(kKernel, 1, kThreads, kSharedBytes, Stream{}, out);
   } else {

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "kernels/dtype.h"
+#include "tests/sim/arch.h"
 #include "tests/sim/conv_support.h"
 #include "tests/sim/orders.h"
 
@@ -14,12 +15,6 @@ namespace {
 
 using namespace avid;
 using namespace avid::test;
-
-struct Arch90 {
-  int saved = kernels::simulator::options().arch;
-  Arch90() { kernels::simulator::options().arch = 90; }
-  ~Arch90() { kernels::simulator::options().arch = saved; }
-};
 
 struct Form {
   const char* name;
@@ -79,17 +74,17 @@ void check(const Form& f, int N, int in_flight) {
 }  // namespace
 
 TEST_CASE("warpgroup/wgmma/every swizzle") {
-  const Arch90 arch;
+  const OnArch arch(90);
   for (const Form& f : kForms)
     for (const int in_flight : {0, 1}) check(f, 56, in_flight);
 }
 
 TEST_CASE("warpgroup/wgmma/every width") {
-  const Arch90 arch;
+  const OnArch arch(90);
   for (const int N : {8, 96, 104, 200}) check(kForms[1], N, 1);
 }
 
 TEST_CASE("warpgroup/wgmma/in every order") {
-  const Arch90 arch;
+  const OnArch arch(90);
   for_each_order([] { check(kForms[1], 8, 1); });
 }

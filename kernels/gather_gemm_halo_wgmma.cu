@@ -1,0 +1,260 @@
+// kernels/gather_gemm_halo_wgmma.cu -- the gathered product of a window in a plane, every input row read once
+//                                      (contract: gather_gemm.h; compute capability 9.0, bf16)
+//
+// Math      as gather_gemm.cu, for windows of stride 1 whose result is as large as the source (3x3, 7x7, and their data
+//           gradients). Rows are positions of a padded raster (halo_raster.h), so that tap k of rows r, r+1, ... are
+//           the rows r+d(k), r+1+d(k), ... of one tile in shared memory
+// Layout    the tile: planes of one chunk (8 channels) each, positions 16 bytes apart, as wgmma takes it without
+//           swizzle: a block of 8 positions and one chunk is 128 bytes in a row, at any position. A step of the inner
+//           dimension (16 columns) is two planes at one tap; a plane that is left over is taken at two taps. The table
+//           `entries` says where each step's two chunks begin, and where the weights of each lie. Channels that do not
+//           fit at once go in passes
+// Parallel  a block of two warpgroups owns BM positions x BN columns; grid (position tiles, column tiles). One
+//           warpgroup loads, the tile first, then stages of weights, 64 columns each; the other multiplies. Two blocks
+//           run per multiprocessor: one loads its tile or stores its results while the other multiplies
+// Pipeline  stages and barriers as in gather_gemm_wgmma.cu; before a pass the loader announces all that it loaded and
+//           waits until the tile is free
+// Traffic   a block reads (BM + lead + tail) / BM rows per row, not one per tap, and its weights. Counted by the
+//           simulator at 64x64, 90 channels: docs/kernels/convolution.md
+// Numerics  as gather_gemm.cu
+// Limits    2^31 positions of the raster; compiled for sm_90a only: hosts ask have_wgmma() first
+// Measured  never run on a GPU yet
+// Predicted H200: 0.72 of the dense bf16 peak at 96 and 0.74 at 104 columns, bound by the port of shared memory, less 3%
+//           of positions past the edges at 64x64, 6% at 32x32 (docs/kernels/convolution.md)
+// Oracle    as gather_gemm.cu: tests/sim/gather_gemm_wgmma_test.cpp
+#include <string>
+
+#include "kernels/device/conv_tiles.h"
+#include "kernels/device/gather_taps.h"
+#include "kernels/device/gpu.h"
+#include "kernels/device/halo_raster.h"
+#include "kernels/device/warpgroup.h"
+#include "kernels/gather_gemm.h"
+
+namespace avid::kernels {
+namespace AVID_GPU {
+
+/// A step of 16 columns: two chunks of the tile, the second `second` positions behind the first, and their weights.
+struct alignas(kHaloEntryBytes) HaloEntry {
+  std::uint32_t first, second;  // in positions of 16 bytes, from a row's own position in the first plane on
+  int weight[2];                // chunk in a row of weights; negative: none
+};
+
+/// Entry i of a pass over `planes` planes from plane `first_plane` on. Past the end: no weights.
+AVID_DEVICE HaloEntry halo_entry(const GatherGemm<bf16>& p, const HaloPlan& h, int first_plane, int planes, int i) {
+  const int taps = h.y.taps * h.x.taps, paired = planes / 2 * taps;
+  const auto place = [&](int plane, int tap) {
+    const int y = h.y.first + h.y.direction * (tap / h.x.taps), x = h.x.first + h.x.direction * (tap % h.x.taps);
+    return static_cast<std::uint32_t>(plane * h.plane + h.lead + y * h.pitch + x);
+  };
+  const auto weight = [&](int plane, int tap) {
+    const int c = first_plane + plane, source = c < p.source[0].chunks ? 0 : 1;
+    return p.weight_source[source] + tap * p.weight_tap[source] + c - source * p.source[0].chunks;
+  };
+  if (i < paired) {
+    // Neighbours in the inner dimension are neighbours in a row of weights: whole sectors of memory.
+    const int plane = i % (planes / 2) * 2, tap = i / (planes / 2);
+    return {place(plane, tap), static_cast<std::uint32_t>(h.plane), {weight(plane, tap), weight(plane + 1, tap)}};
+  }
+  const int plane = planes - 1, tap = (i - paired) * 2;
+  if (planes % 2 == 0 || tap >= taps) return {static_cast<std::uint32_t>(h.lead), 0, {-1, -1}};
+  if (tap + 1 == taps) return {place(plane, tap), 0, {weight(plane, tap), -1}};
+  const std::uint32_t a = place(plane, tap), b = place(plane, tap + 1);
+  if (a < b) return {a, b - a, {weight(plane, tap), weight(plane, tap + 1)}};
+  return {b, a - b, {weight(plane, tap + 1), weight(plane, tap)}};  // distances are not negative
+}
+
+template <class Tile>
+__global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_kernel(GatherGemm<bf16> p, HaloPlan h) {
+  constexpr int kStages = Tile::kStages, kLag = kStages - 2, kTilesM = Tile::kTilesM, BM = Tile::BM, BN = Tile::BN;
+  constexpr int kStepChunks = kTileRowBytes / 16, kStepEntries = kStepChunks / 2, kRowStep = 128 / kStepChunks;
+  constexpr int kLoads = (BN + kRowStep - 1) / kRowStep, kStage = BN * kTileRowBytes;
+  static_assert(kLag >= 1 && kStage % kTileAlignment == 0);
+
+  const int m0 = static_cast<int>(blockIdx.x) * BM, n0 = static_cast<int>(blockIdx.y) * BN;
+  const int planes = p.source[0].chunks + p.source[1].chunks;
+
+  SharedArena arena;
+  unsigned char* stages = arena.take_aligned<unsigned char>(kStages * kStage, kTileAlignment, "stages");
+  unsigned char* tile = arena.take<unsigned char>(std::size_t{16} * h.planes_per_pass * h.plane, "tile");
+  mbarrier* barriers = arena.take<mbarrier>(2 * kStages + 2, "barriers");  // even: the arena counts 16 bytes
+  int* source_row = arena.take<int>(h.needed, "source_row");               // of a position of the tile; negative: zero
+  HaloEntry* entries = arena.take<HaloEntry>(h.entries, "entries");
+  const shared_address full(barriers);
+  const shared_address empty = full + kStages * sizeof(mbarrier);
+  const shared_address tile_free = empty + kStages * sizeof(mbarrier);
+
+  const int thread = static_cast<int>(threadIdx.x), lane = thread & 31;
+  if (thread == 0) {
+    for (int s = 0; s < kStages; ++s) {
+      mbarrier_init(full + s * sizeof(mbarrier), 4);
+      mbarrier_init(empty + s * sizeof(mbarrier), 4);
+    }
+    mbarrier_init(tile_free, 4);
+  }
+  const int num_positions = static_cast<int>(h.M);
+  for (int i = thread; i < h.needed; i += Tile::kThreads) {
+    const int q = m0 - h.lead + i, x = q % h.pitch, line = q / h.pitch, y = line % h.rows, frame = line / h.rows;
+    const bool inside = q >= 0 && q < num_positions && x < h.x.extent && y < h.y.extent;
+    source_row[i] = inside ? (frame * h.y.extent + y) * h.x.extent + x : -1;
+  }
+  for (int i = thread; i < h.entries; i += Tile::kThreads) {
+    const int pass = i / h.entries_per_pass, first = pass * h.planes_per_pass;
+    entries[i] = halo_entry(p, h, first, min(h.planes_per_pass, planes - first), i - pass * h.entries_per_pass);
+  }
+  __syncthreads();
+
+  const int steps = h.entries / kStepEntries, steps_per_pass = h.entries_per_pass / kStepEntries;
+
+  if (thread >= 128) {
+    fewer_registers<Tile::kLoadRegisters>();
+    const int t = thread & 127, load_column = t % kStepChunks, load_row = t / kStepChunks;
+    const int weight_rows = min(BN, p.num_weight_rows - n0);  // of this block; rows past them are zero
+    const shared_address load = shared_address(stages) + swizzled_chunk(load_row, load_column);
+    const std::uint32_t weight_row = static_cast<std::uint32_t>(n0 + load_row) * p.weight_row;
+
+    const auto load_tile = [&](int first_plane) {
+      const int count = min(h.planes_per_pass, planes - first_plane);
+      const int step_position = 128 / count, step_plane = 128 % count;
+      for (int position = t / count, plane = t % count; position < h.needed; position += step_position) {
+        const int c = first_plane + plane, row = source_row[position];
+        const bool second = c >= p.source[0].chunks, valid = row >= 0;
+        const std::uint32_t at = static_cast<std::uint32_t>(row) * (second ? p.source[1].pitch : p.source[0].pitch) +
+                                 static_cast<std::uint32_t>(second ? c - p.source[0].chunks : c);
+        cp_async_16(
+            tile + (plane * h.plane + position) * 16,
+            (second ? p.source[1].data : p.source[0].data) + std::size_t{valid ? at : 0} * 8, valid);
+        plane += step_plane;
+        if (plane >= count) plane -= count, ++position;
+      }
+    };
+    int stage = 0, announced = 0, announced_stage = 0;
+    const auto announce = [&] {
+      fence_proxy_async();
+      __syncwarp();
+      if (lane == 0) mbarrier_arrive(full + announced_stage * sizeof(mbarrier));
+      ++announced;
+      if (++announced_stage == kStages) announced_stage = 0;
+    };
+    std::uint32_t parity = 1;  // a fresh barrier lets this parity through: all stages are empty
+    for (int s = 0, pass = 0, left = 0; s < steps + kLag; ++s, --left) {
+      if (s < steps) {
+        if (left == 0) {
+          if (pass > 0) {
+            cp_async_wait<0>();
+            while (announced < s) announce();
+            mbarrier_wait(tile_free, (pass - 1) & 1);
+          }
+          load_tile(pass * h.planes_per_pass);
+          left = steps_per_pass, ++pass;
+        }
+        mbarrier_wait(empty + stage * sizeof(mbarrier), parity);
+        const int weight = entries[s * kStepEntries + load_column / 2].weight[load_column % 2];
+        std::uint32_t at = weight_row + static_cast<std::uint32_t>(weight);
+        const int rows = weight < 0 ? 0 : weight_rows;
+#pragma unroll
+        for (int i = 0; i < kLoads; ++i, at += kRowStep * p.weight_row) {
+          const int r = load_row + i * kRowStep;
+          if (BN % kRowStep != 0 && r >= BN) break;
+          cp_async_16(
+              load + (stage * kStage + i * kRowStep * kTileRowBytes), p.weights + std::size_t{at} * 8,
+              r < rows);  // nothing is read past the rows
+        }
+        if (++stage == kStages) stage = 0, parity ^= 1;
+      }
+      cp_async_commit();
+      if (announced > s - kLag) continue;
+      cp_async_wait<kLag>();
+      announce();
+    }
+    return;
+  }
+
+  more_registers<Tile::kMultiplyRegisters>();
+  const int frag_row = lane >> 2, frag_col = (lane & 3) * 2, warp = thread >> 5;
+  float acc[kTilesM][BN / 2];  // in blocks of 8 columns as those of mma; sums start at the bias
+#pragma unroll
+  for (int j = 0; j < BN / 8; ++j) {
+    const int n = n0 + j * 8 + frag_col;
+    const float bias0 = n < p.num_bias ? p.bias[n] : 0.0f, bias1 = n + 1 < p.num_bias ? p.bias[n + 1] : 0.0f;
+#pragma unroll
+    for (int i = 0; i < kTilesM; ++i)
+      acc[i][4 * j] = bias0, acc[i][4 * j + 1] = bias1, acc[i][4 * j + 2] = bias0, acc[i][4 * j + 3] = bias1;
+  }
+#pragma unroll
+  for (int i = 0; i < kTilesM; ++i) wgmma_settle(acc[i]);
+
+  const std::uint64_t tile_a = plain_tile(shared_address(tile)), tiles_b = swizzled_tile(shared_address(stages));
+  int stage = 0;
+  std::uint32_t parity = 0;
+  for (int s = 0, pass = 0; s < steps; ++pass) {
+    const int end = min(s + steps_per_pass, steps);
+    for (bool first = true; s < end; ++s, first = false) {
+      mbarrier_wait(full + stage * sizeof(mbarrier), parity);
+      wgmma_fence();
+#pragma unroll
+      for (int k = 0; k < kStepEntries; ++k) {
+        const HaloEntry& e = entries[s * kStepEntries + k];
+        const std::uint64_t a = tile_a + e.first + (std::uint64_t{e.second} << kLeadingShift);
+        const std::uint64_t b = tiles_b + stage * (kStage / 16) + k * kDescriptorStep;
+#pragma unroll
+        for (int i = 0; i < kTilesM; ++i) wgmma_bf16<BN>(acc[i], a + i * 64, b);
+      }
+      wgmma_commit();
+      wgmma_wait<1>();  // the step before is done: its stage is free
+      if (!first && lane == 0) mbarrier_arrive(empty + (stage == 0 ? kStages - 1 : stage - 1) * sizeof(mbarrier));
+      if (++stage == kStages) stage = 0, parity ^= 1;
+    }
+    wgmma_wait<0>();
+    if (lane == 0) {
+      mbarrier_arrive(empty + (stage == 0 ? kStages - 1 : stage - 1) * sizeof(mbarrier));
+      mbarrier_arrive(tile_free);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kTilesM; ++i) wgmma_settle(acc[i]);
+  mbarrier_wait(tile_free, (h.passes - 1) & 1);  // all warps' products of the last pass: the stages are free
+
+  // Epilogue: 16 rows of a warp at a time through its own shared memory in f32, then whole chunks.
+  constexpr int kPitch = staged_pitch(BN);
+  static_assert(4 * 16 * kPitch * 4 <= kStages * kStage, "staging fits into the stages");
+  float* staged = reinterpret_cast<float*>(stages) + warp * 16 * kPitch;
+#pragma unroll
+  for (int i = 0; i < kTilesM; ++i) {
+#pragma unroll
+    for (int j = 0; j < BN / 8; ++j) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float* to = staged + (frag_row + 8 * half) * kPitch + j * 8 + frag_col;
+        to[0] = acc[i][4 * j + 2 * half];
+        to[1] = acc[i][4 * j + 2 * half + 1];
+      }
+    }
+    __syncwarp();
+    store_staged_rows<bf16, BN, kPitch>(p, staged, source_row + h.lead + i * 64 + warp * 16, n0 / 8, lane);
+    __syncwarp();
+  }
+}
+
+}  // namespace AVID_GPU
+
+template <class Backend>
+void gather_gemm_halo_wgmma(const Stream& stream, const GatherGemm<BFloat16>& p, int tile) {
+  if (!have_wgmma<Backend>())
+    throw GpuError("gather_gemm: halo tile " + std::to_string(tile) + " needs a device of compute capability 9.0");
+  const std::int64_t N = std::int64_t{p.out[0].chunks + p.out[1].chunks} * kChunk<BFloat16>;
+  HaloTiles::with(tile, [&]<class Tile>() {
+    const HaloPlan h = halo_plan(p, Tile::BM, Tile::BN, Tile::kStages, kHaloSharedBytes);
+    if (h.pitch == 0)
+      throw GpuError(
+          "gather_gemm: halo tile " + std::to_string(tile) +
+          " needs a window in a plane with stride 1 whose result is as large as its source");
+    const dim3 grid(
+        static_cast<unsigned>((h.M + Tile::BM - 1) / Tile::BM), static_cast<unsigned>((N + Tile::BN - 1) / Tile::BN));
+    AVID_GPU::launch(AVID_GPU::gather_gemm_halo_kernel<Tile>, grid, dim3(Tile::kThreads), h.shared_bytes, stream, p, h);
+  });
+}
+
+template void gather_gemm_halo_wgmma<Gpu>(const Stream&, const GatherGemm<BFloat16>&, int);
+
+}  // namespace avid::kernels

@@ -1,0 +1,238 @@
+// tests/sim/gather_gemm_wgmma_test.cpp -- the tiles of compute capability 9.0: every one, and convolutions with them
+#include <array>
+#include <string>
+
+#include "kernels/device/conv_products.h"
+#include "kernels/device/conv_tiles.h"
+#include "kernels/sim/traffic.h"
+#include "tests/sim/arch.h"
+#include "tests/sim/gather_line.h"
+#include "tests/sim/orders.h"
+
+namespace avid::test {
+namespace {
+
+using kernels::Conv3dSize;
+using kernels::HaloTiles;
+using kernels::kFirstHaloTile;
+using kernels::kFirstWgmmaTile;
+using kernels::Rows;
+using kernels::WgmmaTiles;
+
+constexpr int kNarrow = kFirstWgmmaTile, k96 = kFirstWgmmaTile + 1, k104 = kFirstWgmmaTile + 2;
+
+Rows<const double> dense(const std::vector<double>& v, std::int64_t cols) {
+  return {v.empty() ? nullptr : v.data(), cols};
+}
+
+/// Forward with bias, and the data gradient, of kh x kw windows in a plane.
+void check_conv(
+    std::int64_t H, std::int64_t W, std::int64_t k, std::int64_t stride, std::int64_t padding, std::int64_t I,
+    std::int64_t I2, std::int64_t O, int tile) {
+  Conv3dSize s{.B = 2, .in = {1, H, W}, .I = I, .I2 = I2, .O = O, .kernel = {1, k, k}, .stride = {1, stride, stride}};
+  s.padding = {0, padding, padding};
+  s.out = {1, (H + 2 * padding - k) / stride + 1, (W + 2 * padding - k) / stride + 1};
+  INFO(
+      "in " << H << "x" << W << " kernel " << k << " stride " << stride << " padding " << padding << " I " << I << "+"
+            << I2 << " O " << O << " tile " << tile);
+  const std::int64_t in = s.in_positions(), out = s.out_positions(), taps = s.taps();
+  const auto x = DeviceRows<bf16>::random(in, I, 1), w = DeviceRows<bf16>::random(O * taps, I + I2, 3);
+  const auto x2 = I2 > 0 ? DeviceRows<bf16>::random(in, I2, 2) : DeviceRows<bf16>();
+  const auto bias = DeviceRows<float>::random(1, O, 4);
+  const auto d_out = DeviceRows<bf16>::random(out, O, 5);
+  const std::vector<double> x_ref = x.values(), x2_ref = x2.values(), w_ref = w.values(), bias_ref = bias.values(),
+                            d_out_ref = d_out.values();
+
+  std::vector<double> expected(static_cast<std::size_t>(out * O));
+  kernels::conv3d_ref_fwd<double>(
+      s, dense(x_ref, I), dense(x2_ref, I2), dense(w_ref, I + I2), bias_ref.data(), {expected.data(), O});
+  auto got = DeviceRows<bf16>::poisoned(out, O);
+  Workspace fwd_space(kernels::conv3d_fwd_workspace_bytes<bf16>(s));
+  kernels::conv_products::forward<Sim, bf16>(
+      "test", Stream{}, s, x.rows(), x2.rows(), w.rows(), bias.rows().data, {}, got.rows(), fwd_space.data(), tile);
+  CHECK(worst_error(got.values(), expected, kUnit<bf16>) < 1.0);
+  CHECK(got.gaps_are_zero());
+
+  std::vector<double> d_x_ref(static_cast<std::size_t>(in * I)), d_x2_ref(static_cast<std::size_t>(in * I2));
+  kernels::conv3d_ref_bwd_data<double>(
+      s, dense(d_out_ref, O), dense(w_ref, I + I2), {d_x_ref.data(), I}, {I2 > 0 ? d_x2_ref.data() : nullptr, I2});
+  auto d_x = DeviceRows<bf16>::poisoned(in, I);
+  auto d_x2 = I2 > 0 ? DeviceRows<bf16>::poisoned(in, I2) : DeviceRows<bf16>();
+  Workspace data_space(kernels::conv3d_bwd_data_workspace_bytes<bf16>(s));
+  kernels::conv_products::adjoint<Sim, bf16>(
+      "test", Stream{}, s, d_out.rows(), w.rows(), nullptr, d_x.rows(), d_x2.rows(), data_space.data(), tile);
+  CHECK(worst_error(d_x.values(), d_x_ref, kUnit<bf16>) < 1.0);
+  CHECK(worst_error(d_x2.values(), d_x2_ref, kUnit<bf16>) < 1.0);
+  CHECK(d_x.gaps_are_zero());
+  CHECK(d_x2.gaps_are_zero());
+}
+
+}  // namespace
+
+TEST_CASE("gather_gemm_wgmma/every_tile") {
+  const OnArch arch(90);
+  for (int i = 0; i < WgmmaTiles::kCount; ++i)
+    WgmmaTiles::with(i, [&]<class Tile>() {
+      check_product<bf16>({.W = Tile::BM + 1, .I = 20, .I2 = 9, .N = Tile::BN + 2}, kFirstWgmmaTile + i);
+    });
+}
+
+TEST_CASE("gather_gemm_wgmma/inner_dimension/fewer and more steps than stages") {
+  const OnArch arch(90);
+  for (const std::int64_t I : {1, 40, 64, 65, 150, 200})
+    check_product<bf16>({.W = 60, .I = I, .I2 = 3, .N = 50}, kNarrow);
+}
+
+TEST_CASE("gather_gemm_wgmma/rows/around a tile") {
+  const OnArch arch(90);
+  for (const std::int64_t W : {1, 255, 256}) check_product<bf16>({.W = W, .I = 12, .I2 = 3, .N = 8}, kNarrow);
+}
+
+TEST_CASE("gather_gemm_wgmma/in_every_order") {
+  const OnArch arch(90);
+  for_each_order([] { check_product<bf16>({.W = 257, .I = 100, .I2 = 3, .N = 96}, k96); });
+}
+
+TEST_CASE("gather_gemm_wgmma/convolutions") {
+  const OnArch arch(90);
+  check_conv(5, 7, 3, 1, 1, 50, 0, 50, kNarrow);
+  check_conv(9, 8, 3, 1, 1, 90, 0, 90, k96);
+  check_conv(8, 8, 3, 1, 1, 100, 36, 100, k104);
+  check_conv(6, 9, 3, 1, 1, 8, 7, 3, kNarrow);
+  check_conv(5, 6, 1, 1, 0, 30, 20, 60, kNarrow);
+  check_conv(8, 6, 4, 2, 1, 24, 0, 16, kNarrow);  // phases of the adjoint
+  check_conv(7, 8, 1, 3, 0, 5, 0, 6, kNarrow);    // phases without a tap
+}
+
+TEST_CASE("gather_gemm_wgmma/halo/every_tile") {
+  const OnArch arch(90);
+  for (int i = 0; i < HaloTiles::kCount; ++i)
+    HaloTiles::with(i, [&]<class Tile>() {
+      check_product<bf16>({.W = Tile::BM + 1, .I = 20, .I2 = 9, .N = Tile::BN + 2}, kFirstHaloTile + i);
+    });
+}
+
+TEST_CASE("gather_gemm_wgmma/halo/convolutions") {
+  const OnArch arch(90);
+  check_conv(5, 7, 3, 1, 1, 50, 0, 50, kFirstHaloTile);
+  check_conv(9, 8, 3, 1, 1, 90, 0, 90, kFirstHaloTile + 1);
+  check_conv(3, 17, 3, 1, 1, 100, 36, 100, kFirstHaloTile + 2);
+  check_conv(6, 9, 3, 1, 1, 8, 7, 3, kFirstHaloTile);
+  check_conv(9, 8, 7, 1, 3, 16, 0, 10, kFirstHaloTile);  // input convolution
+  check_conv(4, 5, 5, 1, 2, 1, 0, 1, kFirstHaloTile);
+  check_conv(8, 8, 3, 1, 1, 200, 0, 20, kFirstHaloTile + 2);
+  check_conv(5, 4, 3, 1, 1, 320, 330, 20, kFirstHaloTile + 2);  // channels in several passes
+}
+
+TEST_CASE("gather_gemm_wgmma/halo/in_every_order") {
+  const OnArch arch(90);
+  for_each_order([] {
+    check_product<bf16>({.W = 129, .I = 100, .I2 = 3, .N = 8}, kFirstHaloTile);
+    check_product<bf16>({.W = 20, .I = 700, .I2 = 3, .N = 8}, kFirstHaloTile);
+  });
+}
+
+TEST_CASE("gather_gemm_wgmma/halo/refused where windows do not lie in a raster") {
+  const OnArch arch(90);
+  CHECK_THROWS_AS(check_conv(5, 6, 1, 1, 0, 8, 0, 8, kFirstHaloTile), kernels::GpuError);  // one tap
+  CHECK_THROWS_AS(check_conv(8, 6, 4, 2, 1, 8, 0, 8, kFirstHaloTile), kernels::GpuError);  // stride 2
+  CHECK_THROWS_AS(check_conv(8, 6, 3, 1, 0, 8, 0, 8, kFirstHaloTile), kernels::GpuError);  // a smaller result
+}
+
+TEST_CASE("gather_gemm_wgmma/halo/chosen by the rule for a batch of frames") {
+  if (std::string(sim_suite()) != "sim") return;  // 41 thousand positions
+  const OnArch arch(90);
+  constexpr std::int64_t kSide = 64, kI = 16, kO = 50;
+  Conv3dSize s{.B = 10, .in = {1, kSide, kSide}, .I = kI, .O = kO, .kernel = {1, 3, 3}, .padding = {0, 1, 1}};
+  s.out = s.in;
+  const auto x = DeviceRows<bf16>::random(s.in_positions(), kI, 1), w = DeviceRows<bf16>::random(kO * 9, kI, 2);
+  auto out = DeviceRows<bf16>::poisoned(s.out_positions(), kO);
+  kernels::GatherGemm<bf16> p;
+  kernels::conv_products::set_axes(p, kernels::conv_products::axes_of("test", s, false));
+  p.source[0].chunks = kI / 8;
+  CHECK(kernels::choose_hopper_tile(p, s.out_positions(), 56) == kFirstHaloTile);
+  kernels::conv3d_fwd<Sim, bf16>(Stream{}, s, x.rows(), {}, w.rows(), nullptr, out.rows(), nullptr);
+  CHECK(out.gaps_are_zero());
+  Values pick(3);
+  std::vector<double> got, expected;
+  for (int i = 0; i < 300; ++i) {  // a sample, with the corners of the first and last frame
+    const auto at = static_cast<std::int64_t>((pick.next() + 1) / 2 * static_cast<double>(s.out_positions()));
+    const std::int64_t corners[] = {0, kSide - 1, s.out_positions() - kSide, s.out_positions() - 1};
+    const std::int64_t row = i < 4 ? corners[i] : at, py = row / kSide % kSide, px = row % kSide;
+    for (std::int64_t n = 0; n < kO; ++n) {
+      double sum = 0.0;
+      for (std::int64_t k = 0; k < 9; ++k) {
+        const std::int64_t y = py + k / 3 - 1, c = px + k % 3 - 1;
+        if (y < 0 || y >= kSide || c < 0 || c >= kSide) continue;
+        for (std::int64_t j = 0; j < kI; ++j)
+          sum += static_cast<double>(static_cast<float>(x.at(row + (k / 3 - 1) * kSide + k % 3 - 1)[j])) *
+                 static_cast<double>(static_cast<float>(w.at(n * 9 + k)[j]));
+      }
+      expected.push_back(sum);
+      got.push_back(static_cast<double>(static_cast<float>(out.at(row)[n])));
+    }
+  }
+  CHECK(worst_error(got, expected, kUnit<bf16>) < 1.0);
+}
+
+TEST_CASE("gather_gemm_wgmma/halo/reads less than half of what gathering reads") {
+  if (std::string(sim_suite()) != "sim_race") return;  // only kernels with race hooks tell of their accesses
+  const OnArch arch(90);
+  Conv3dSize s{.B = 1, .in = {1, 32, 32}, .I = 64, .O = 16, .kernel = {1, 3, 3}, .padding = {0, 1, 1}};
+  s.out = s.in;
+  const auto x = DeviceRows<bf16>::random(s.in_positions(), s.I, 1), w = DeviceRows<bf16>::random(s.O * 9, s.I, 2);
+  auto out = DeviceRows<bf16>::poisoned(s.out_positions(), s.O);
+  const auto read_sectors = [&](int tile) {
+    kernels::simulator::options().profile = true;
+    kernels::conv_products::forward<Sim, bf16>(
+        "test", Stream{}, s, x.rows(), {}, w.rows(), nullptr, {}, out.rows(), nullptr, tile);
+    kernels::simulator::options().profile = false;
+    std::uint64_t sum = 0;
+    for (const kernels::simulator::TrafficLine& line : kernels::simulator::take_traffic_lines())
+      if (!line.shared && !line.write) sum += line.units;
+    return sum;
+  };
+  // Both of 256 rows: nine reads of every row of 128 bytes, against those of 256 + 2 * 34 positions.
+  const std::uint64_t gathered = read_sectors(kNarrow), halo = read_sectors(kFirstHaloTile);
+  CHECK(halo > 256 * 4);
+  CHECK(2 * halo < gathered);
+}
+
+TEST_CASE("gather_gemm_wgmma/device/refused without compute capability 9.0, chosen with it") {
+  const Line line{.W = 40, .I = 8, .I2 = 3, .N = 8};
+  {
+    const OnArch arch(80);
+    CHECK_FALSE(kernels::have_wgmma<Sim>());
+    std::string text;
+    try {
+      check_product<bf16>(line, kNarrow);
+    } catch (const kernels::GpuError& e) {
+      text = e.what();
+    }
+    CHECK(text.find("compute capability 9.0") != std::string::npos);
+  }
+  const OnArch arch(90);
+  CHECK(kernels::have_wgmma<Sim>());
+  constexpr std::int64_t kPositions = 16 * 8 * 64 * 64;
+  kernels::GatherGemm<bf16> p;  // 1x1
+  p.source[0].chunks = 100;
+  const auto columns = [&](std::int64_t M, std::int64_t N) {
+    int BN = 0;
+    const int tile = kernels::choose_hopper_tile(p, M, N);
+    WgmmaTiles::with(tile - kFirstWgmmaTile, [&]<class Tile>() { BN = Tile::BN; });
+    HaloTiles::with(tile - kFirstHaloTile, [&]<class Tile>() { BN = -Tile::BN; });
+    return BN;  // negative: a halo tile
+  };
+  CHECK(columns(kPositions, 96) == 96);
+  CHECK(columns(kPositions, 104) == 104);
+  CHECK(columns(kPositions / 16, 800) == 160);
+  CHECK(columns(kPositions, 8) == 0);
+  CHECK(columns(16, 12400) == 0);  // few rows: FiLM
+  p.B = 16 * 8, p.y = p.x = {.source = 64, .result = 64, .taps = 3, .stride = 1, .padding = 1};
+  for (const auto& [chunks, N] : {std::pair{12, 96}, {13, 104}, {7, 56}, {24, 96}}) {
+    p.source[0].chunks = chunks;
+    CHECK(columns(kPositions, N) == -N);
+  }
+}
+
+}  // namespace avid::test
