@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "tensor/io/atomic_file.h"
+#include "train/calibration.h"
 #include "train/config.h"
 #include "train/run_folder.h"
 #include "train/svg_plot.h"
@@ -150,6 +151,7 @@ void write_run_report(
     write_text_atomic(run / "plots" / (plot.file + ".svg"), svg);
     html += svg;
   }
+  html += calibration_html(run);
   const auto pictures = newest_samples(run);
   if (!pictures.empty()) html += "<h2>Samples</h2>\n";
   for (const fs::path& picture : pictures)

@@ -6,6 +6,7 @@
 //   log.jsonl log.csv events.out.tfevents.*
 //   checkpoints/        step_XXXXXXXX/, latest, best
 //   samples/  plots/*.svg  report.html
+//   calibration.json    classifiers, when training has ended (calibration.h)
 #pragma once
 
 #include <filesystem>

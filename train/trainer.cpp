@@ -7,8 +7,12 @@
 #include <limits>
 #include <span>
 
+#include <nlohmann/json.hpp>
+
 #include "tensor/error.h"
+#include "tensor/io/atomic_file.h"
 #include "tensor/io/sha256.h"
+#include "train/calibration.h"
 #include "train/samples.h"
 
 namespace avid::train {
@@ -163,6 +167,7 @@ TrainEnd Trainer::run() {
       !due(state_.update, config_.validation.every))
     validate();
   save();
+  if (end != TrainEnd::stopped && config_.is_classifier() && validation_) write_calibration();
   folder_.write_report(state_, trainee_->description());
   batches_.reset();  // ends its threads
   return end;
@@ -255,6 +260,14 @@ bool Trainer::validate() {
   if (hooks_.say)
     hooks_.say(fmt::format("update {}: validation loss {:.5g}{}", state_.update, loss, best ? " (best)" : ""));
   return best;
+}
+
+// Of the weights that the run stands for, which may be those of an earlier checkpoint.
+void Trainer::write_calibration() {
+  const nlohmann::ordered_json record =
+      calibrate(config_, base_weights_path(folder_.path()), *validation_, trainee_->module().device());
+  write_text_atomic(folder_.path() / kCalibrationFile, record.dump(2) + "\n");
+  if (hooks_.say) hooks_.say("held-out clips: " + calibration_text(record["all"]));
 }
 
 void Trainer::write_samples() {

@@ -56,6 +56,7 @@ class Trainer {
   void write_log_line(const UpdateReport& report);
   bool validate();  // true if it is the best so far
   void write_samples();
+  void write_calibration();
 
   RunFolder& folder_;
   const TrainConfig& config_;
