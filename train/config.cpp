@@ -37,7 +37,7 @@ struct Rule {
 // What can be trained (train/README.md says what each is).
 const std::vector<std::string> kModelKinds = {
     "base",     "avid",       "avid_no_mask",     "avid_no_cond", "scratch",
-    "finetune", "controlnet", "controlnet_small", "classifier",   "noisy_classifier"};
+    "finetune", "controlnet", "controlnet_small", "classifier",   "noisy_classifier", "clip_encoder"};
 
 Rule any() { return {}; }
 Rule at_least(double low) { return {.low = low, .choices = {}}; }
@@ -318,6 +318,11 @@ void refuse_unknown(const GivenKeys& given) {
   }
 }
 
+// Whether a clip encoder lacks this part of the architecture.
+bool absent_in_encoder(const TrainConfig& c, const std::string& name) {
+  return c.is_encoder() && (name == "multipliers" || name == "heads" || name == "head_dim");
+}
+
 // Whether this part of the architecture comes from base.checkpoint instead of the configuration.
 bool architecture_from_base(const TrainConfig& c, const std::string& name) {
   if (c.model.kind == "finetune" || c.model.kind == "controlnet")
@@ -348,6 +353,17 @@ void check_together(const TrainConfig& c, const GivenKeys& given, const std::str
     clash(
         given.count(key) > 0 && architecture_from_base(c, key + 6), key,
         fmt::format("model.kind = {} takes the architecture from base.checkpoint | leave it out", kind));
+  for (const char* key : {"model.multipliers", "model.heads", "model.head_dim"})
+    clash(
+        given.count(key) > 0 && absent_in_encoder(c, key + 6), key,
+        "model.kind = clip_encoder has only model.width | leave it out");
+  clash(
+      c.is_encoder() && c.data.size != 32, "data.size",
+      fmt::format("a clip encoder sees frames of 32x32, got {}", c.data.size));
+  clash(
+      c.is_encoder() && c.data.cond_frames < 2, "data.cond_frames",
+      fmt::format("a clip encoder reads an action off three frames, expected >= 2, got {}", c.data.cond_frames));
+  clash(c.is_encoder() && c.train.batch < 2, "train.batch", "a clip encoder tells clips apart, expected >= 2, got 1");
   clash(given.count("model.mlp") > 0 && !c.is_classifier(), "model.mlp", "only classifiers have it | leave it out");
   clash(
       given.count("model.control_order") > 0 && !c.is_controlnet(), "model.control_order",
@@ -371,9 +387,11 @@ void check_together(const TrainConfig& c, const GivenKeys& given, const std::str
       kind == "base" && c.train.action_drop > 0, "train.action_drop",
       "model.kind = base never sees actions | leave it out");
   clash(
-      (c.is_controlnet() || c.is_classifier()) && c.train.action_drop > 0, "train.action_drop",
+      (c.is_controlnet() || !c.is_denoiser()) && c.train.action_drop > 0, "train.action_drop",
       fmt::format("model.kind = {} is never asked without actions | leave it out", kind));
-  clash(c.is_classifier() && c.samples.every > 0, "samples.every", "a classifier makes no videos | leave it out");
+  clash(
+      !c.is_denoiser() && c.samples.every > 0, "samples.every",
+      fmt::format("model.kind = {} makes no videos | leave it out", kind));
   clash(
       c.validation.every > 0 && c.data.validation.empty(), "validation.every",
       "validation needs held-out episodes | set data.validation, or validation.every = 0");
@@ -472,7 +490,7 @@ std::string TrainConfig::to_toml() const {
     const std::string name = dot == std::string::npos ? key : key.substr(dot + 1);
     // Keys a kind does not use are left out, so that the file passes its own checks.
     if (key == "base.checkpoint" && base.checkpoint.empty()) return;
-    if (key_section == "model" && architecture_from_base(*this, name)) return;
+    if (key_section == "model" && (architecture_from_base(*this, name) || absent_in_encoder(*this, name))) return;
     if (key == "model.mlp" && !is_classifier()) return;
     if (key == "model.control_order" && !is_controlnet()) return;
     if (key == "model.zero_projection" && model.kind != "controlnet_small") return;

@@ -90,6 +90,9 @@ struct TrainConfig {
   bool is_avid() const { return model.kind.starts_with("avid"); }
   bool is_controlnet() const { return model.kind.starts_with("controlnet"); }
   bool is_classifier() const { return model.kind.ends_with("classifier"); }
+  bool is_encoder() const { return model.kind == "clip_encoder"; }
+  /// Trained to make videos; classifiers and encoders are not.
+  bool is_denoiser() const { return !is_classifier() && !is_encoder(); }
   /// Trained on top of a frozen base.
   bool has_base() const { return is_avid() || is_controlnet(); }
   bool uses_actions() const { return model.kind != "base"; }

@@ -1,10 +1,11 @@
-// train/trainee.cpp -- what can be trained: U-Nets, AVID adapters, ControlNets, action classifiers
+// train/trainee.cpp -- what can be trained: U-Nets, AVID adapters, ControlNets, action classifiers, clip encoders
 #include "train/trainee.h"
 
 #include "autograd/ops/cross_entropy.h"
 #include "autograd/ops/unet_input.h"
 #include "models/action_classifier.h"
 #include "models/avid.h"
+#include "models/clip_encoder.h"
 #include "models/controlnet.h"
 #include "models/pixel_denoiser.h"
 #include "models/unet3d.h"
@@ -203,6 +204,40 @@ class ClassifierTrainee final : public Trainee {
   bool noisy_;
 };
 
+// clip_encoder: features of clean clips; "accuracy" is that of reading actions.
+class EncoderTrainee final : public Trainee {
+ public:
+  EncoderTrainee(std::unique_ptr<ClipEncoder> network, std::int64_t cond_frames)
+      : network_(std::move(network)), cond_frames_(cond_frames) {}
+
+  nn::Module& module() override { return *network_; }
+  void place(Device device, DType activations) override { place_module(*network_, device, activations); }
+  Tensor base_prediction(const NoisedClips&) override { return {}; }
+  Output forward(const NoisedClips& clips, const Tensor&, const Probe& probe) override {
+    const Var trunk = network_->trunk(Var(join_frames(clips.cond, clips.x_t)));
+    if (probe) probe("trunk", trunk.value());
+    return {trunk, {}};
+  }
+  bool sees_clean_frames() const override { return true; }
+  OwnLoss own_loss(const Output& out, const NoisedClips& clips) const override {
+    const ClipEncoderLoss loss = clip_encoder_loss(*network_, out.prediction, clips.actions);
+    return {loss.total, loss.accuracy};
+  }
+  diffusion::Denoiser& denoiser() override { fail<GraphError>("a clip encoder makes no videos"); }
+  Cost forward_flops(const VideoSize& size) const override {
+    return {network_->training_flops(size.batch, cond_frames_ + size.frames), 0};
+  }
+  std::string description() const override {
+    return fmt::format(
+        "clip encoder of {} features, {} parameters", network_->config().features,
+        millions(network_->num_parameters()));
+  }
+
+ private:
+  std::unique_ptr<ClipEncoder> network_;
+  std::int64_t cond_frames_;
+};
+
 }  // namespace
 
 std::unique_ptr<Trainee> make_avid_trainee(
@@ -262,6 +297,14 @@ std::unique_ptr<Trainee> make_controlnet(const TrainConfig& config, FrozenBase b
       parse_control_order(config.model.control_order));
 }
 
+std::unique_ptr<Trainee> make_encoder(const TrainConfig& config) {
+  auto network = std::make_unique<ClipEncoder>(
+      ClipEncoderConfig{.width = config.model.width, .num_actions = config.model.actions});
+  network->initialize(static_cast<std::uint64_t>(config.seed));
+  network->set_trainable(true);
+  return std::make_unique<EncoderTrainee>(std::move(network), config.data.cond_frames);
+}
+
 std::unique_ptr<Trainee> make_classifier(const TrainConfig& config) {
   auto network = std::make_unique<ActionClassifier>(ActionClassifierConfig{
       .dim = config.model.width,
@@ -280,6 +323,7 @@ std::unique_ptr<Trainee> make_classifier(const TrainConfig& config) {
 }  // namespace
 
 std::unique_ptr<Trainee> make_trainee(const TrainConfig& config) {
+  if (config.is_encoder()) return make_encoder(config);
   if (config.is_classifier()) return make_classifier(config);
   if (!config.base.checkpoint.empty()) {
     FrozenBase base = open_base(config.base.checkpoint, config.diffusion.objective);

@@ -57,6 +57,7 @@ void expand_run(ModelFiles& files, Hints& hints) {
   const train::TrainConfig config = train::TrainConfig::load(files.run / "config.toml");
   check<ConfigError>(
       !config.is_classifier(), "{}: a classifier makes no videos | it goes with --classifier", files.run.string());
+  check<ConfigError>(config.is_denoiser(), "{}: a {} makes no videos", files.run.string(), config.model.kind);
   const path weights = train::base_weights_path(files.run);
   if (config.has_base()) {
     files.base = config.base.checkpoint;
