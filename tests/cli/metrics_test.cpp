@@ -140,7 +140,7 @@ TEST_CASE("metrics/switches/keys_and_mistakes") {
   CHECK(trained.err.find("fvd_i3d_tf: unavailable") != std::string::npos);
   const ProgramResult all = avid_program(score(input, "all", empty.path()));
   CHECK(all.exit_code == 0);
-  CHECK(Json::parse(all.out)["unavailable"].size() == 6);
+  CHECK(Json::parse(all.out)["unavailable"].size() == 8);  // 32x40 frames are nothing to *_procgen
   CHECK(Json::parse(all.out)["ssim"].is_number());
 
   const auto fails = [&](int code, const std::string& text, std::vector<std::string> words) {
@@ -161,6 +161,26 @@ TEST_CASE("metrics/switches/keys_and_mistakes") {
       1, "--generated: expected [3,4,32,40,3] as --real, got [3,10,36,44,3]",
       {"metrics", "--real", input + ":real", "--generated",
        golden("metrics/fvd/input.safetensors").string() + ":real"});
+}
+
+TEST_CASE("metrics/errors/floats_that_are_no_frames") {
+  const TempDir dir;
+  const auto refused = [&](double value, const std::string& text) {
+    CAPTURE(text);
+    Tensor made = random_tensor({1, 2, 3, 8, 8}, DType::f32, 1);
+    made.data<float>()[5] = static_cast<float>(value);
+    const std::string file = dir / "clips.safetensors";
+    save_safetensors(file, {{"real", random_tensor({1, 2, 3, 8, 8}, DType::f32, 2)}, {"made", made}});
+    const ProgramResult result = avid_program({"metrics", "--real", file + ":real", "--generated", file + ":made"});
+    CHECK(result.exit_code == (text.empty() ? 0 : 1));
+    CHECK(result.err.find(text) != std::string::npos);
+    CHECK(std::count(result.err.begin(), result.err.end(), '\n') == (text.empty() ? 0 : 1));
+  };
+  refused(0.3, "");
+  refused(1.2, "");  // a model may overshoot a little
+  refused(NAN, "some values are not finite");
+  refused(-INFINITY, "some values are not finite");
+  refused(255, "floats are read as [-1,1], got values up to 255");
 }
 
 TEST_CASE("metrics/aer/real_clips_in_place_of_generated_ones_give_one") {
@@ -194,6 +214,9 @@ TEST_CASE("metrics/aer/real_clips_in_place_of_generated_ones_give_one") {
   CHECK(got["aer"].get<double>() == doctest::Approx(accuracy / (accuracy + 1e-9)).epsilon(1e-12));
   CHECK(got["details"]["aer.probability_real"] == got["details"]["aer.probability_generated"]);
   CHECK(got["weights"]["classifier"]["sha256"] == sha256_of_file(classifier));
+  CHECK(got["weights"]["classifier"]["calibration"].is_null());  // no run, no record
+  CHECK(got["data"]["actions"]["sha256"] == sha256_hex(actions.to_dense_bytes()));
+  CHECK(got["data"]["cond"]["sha256"] == sha256_hex(video(2, 5).to_dense_bytes()));
   const Json other = Json::parse(scored(":made", ":actions").out);
   CHECK(other["details"]["aer.probability_real"] == got["details"]["aer.probability_real"]);
   CHECK(other["details"]["aer.probability_generated"] != got["details"]["aer.probability_real"]);

@@ -71,6 +71,13 @@ TEST_CASE("weight_files/load/unavailable_says_what_to_do") {
       load_network_weights(dir.path(), "fid-inception", "fid", false), doctest::Contains("--allow-unofficial"),
       FileError);
   CHECK(load_network_weights(dir.path(), "fid-inception", "fid", true).tensors.size() == 1);
+  // Another network's weights under this name, even if its files were official.
+  save_one(
+      dir / "fid-inception.safetensors",
+      {{"arch", "i3d-k400"}, {"source_sha256", official("i3d_torchscript.pt").sha256}});
+  CHECK_THROWS_WITH_AS(
+      load_network_weights(dir.path(), "fid-inception", "fid", true),
+      doctest::Contains("holds the weights of 'i3d-k400' | convert the official files again"), FileError);
 }
 
 TEST_CASE("weight_conversion/i3d/torchscript_names_become_those_of_the_state_dict") {

@@ -1,6 +1,8 @@
 // train/cli/cmd_metrics.cpp -- avid metrics: scores generated videos, or compares two sets of features
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <memory>
 
@@ -11,6 +13,7 @@
 #include "models/checkpoint.h"
 #include "tensor/io/sha256.h"
 #include "tensor/ops/frames.h"
+#include "train/calibration.h"
 #include "train/cli/command.h"
 #include "train/cli/metric_options.h"
 #include "train/cli/video_file.h"
@@ -37,6 +40,8 @@ void print(const Options& options, const Json& result) {
   }
   for (const auto& [key, value] : result.items())
     if (value.is_number()) std::printf("%-18s %.9g\n", key.c_str(), value.get<double>());
+  if (result.contains("notes"))
+    for (const Json& note : result["notes"]) std::printf("%s\n", note.get<std::string>().c_str());
 }
 
 void compare_features(const Options& options) {
@@ -65,6 +70,16 @@ struct Clips {
 Tensor load_u8_videos(const std::string& place, const char* tensor, bool round) {
   const Tensor video = load_named_tensor(place, tensor);
   if (!is_float(video.dtype())) return load_videos(place, tensor);
+  double largest = 0;
+  for (std::int64_t clip = 0; video.rank() > 0 && clip < video.dim(0); ++clip)
+    for (const double v : video.select(clip).to_doubles())
+      if (!(std::abs(v) <= largest)) largest = std::isnan(v) ? INFINITY : std::abs(v);
+  // Quantising would turn the one into 0 and the other into black and white without a word.
+  check<Error>(
+      std::isfinite(largest), "metrics: {}: some values are not finite | score what the model really made", place);
+  check<Error>(
+      largest <= 2, "metrics: {}: floats are read as [-1,1], got values up to {:g} | store frames of 0..255 as u8", place,
+      largest);
   const Tensor f32 = video.dtype() == DType::f32 ? video : video.to(DType::f32);
   return videos_channels_last(round ? eval::quantise_rounded(f32) : frames_to_u8(f32), place);
 }
@@ -114,7 +129,7 @@ void add_pixel_metrics(Json& result, const Options& options, const MetricChoice&
 }
 
 /// Ratio, both accuracies and both mean probabilities of the true action. Returns why not, or nothing.
-std::string add_action_error(Json& result, Json& weights, const Options& options, const Clips& clips) {
+std::string add_action_error(Json& result, Json& weights, Json& data, const Options& options, const Clips& clips) {
   if (options.classifier.empty() || options.actions.empty() || !clips.cond.defined())
     return "aer: unavailable: it needs a trained classifier, the actions and the conditioning frames | add "
            "--classifier "
@@ -129,7 +144,11 @@ std::string add_action_error(Json& result, Json& weights, const Options& options
   result["details"]["aer.accuracy_generated"] = generated.mean_accuracy();
   result["details"]["aer.probability_real"] = real.mean_probability();
   result["details"]["aer.probability_generated"] = generated.mean_probability();
-  weights["classifier"] = {{"file", options.classifier.string()}, {"sha256", sha256_of_file(options.classifier)}};
+  weights["classifier"] = {
+      {"file", options.classifier.string()},
+      {"sha256", sha256_of_file(options.classifier)},
+      {"calibration", train::calibration_summary(options.classifier)}};
+  data["actions"] = {{"from", options.actions}, {"sha256", sha256_hex(actions.to_dense_bytes())}};
   return {};
 }
 
@@ -151,12 +170,19 @@ void add_normalised_score(Json& result, const Options& options) {
 }
 
 void score_videos(const Options& options) {
-  const MetricChoice choice = choose_metrics(options.flags);
+  MetricChoice choice = choose_metrics(options.flags);
+  choice.options.bootstrap.seed = options.bootstrap.seed;
   if (!options.score.empty()) eval::normalised_score({1, 1, 1, 1, 1, 1}, options.score);  // a wrong name shows now
   Clips clips = load_clips(options, choice);
   Json result, weights = Json::object(), switches;
-  const std::string real_sha = sha256_hex(clips.real.to_dense_bytes()),
-                    generated_sha = sha256_hex(clips.generated.to_dense_bytes());
+  const auto digest = [](const std::string& from, const Tensor& video) {
+    return Json{{"from", from}, {"sha256", sha256_hex(video.to_dense_bytes())}};
+  };
+  Json data{
+      {"dataset", options.dataset},
+      {"real", digest(options.real, clips.real)},
+      {"generated", digest(options.generated, clips.generated)}};
+  if (clips.cond.defined()) data["cond"] = digest(options.cond.empty() ? options.real : options.cond, clips.cond);
 
   // Frame metrics may leave out a frame that FVD keeps, so they are scored apart.
   Clips frames = clips;
@@ -168,7 +194,7 @@ void score_videos(const Options& options) {
   add_pixel_metrics(result, options, choice, frames);
   std::vector<eval::NetworkMetric> of_frames, of_clips;
   for (const eval::NetworkMetric m : choice.network)
-    (m == eval::NetworkMetric::fvd_i3d || m == eval::NetworkMetric::fvd_i3d_tf ? of_clips : of_frames).push_back(m);
+    (eval::sees_clips(m) ? of_clips : of_frames).push_back(m);
   Json unavailable = Json::object();
   for (const auto& [metrics, sets] : {std::pair{of_frames, frames}, std::pair{of_clips, clips}}) {
     eval::NetworkScorer scorer(metrics, choice.options);
@@ -176,12 +202,13 @@ void score_videos(const Options& options) {
     add_network_scores(result, scorer.score(sets.generated), options.bootstrap);
     print_warnings(scorer.warnings());
     for (const std::string& text : scorer.warnings()) result["warnings"].push_back(text);
+    for (const std::string& text : scorer.notes()) result["notes"].push_back(text);
     for (const auto& [name, reason] : scorer.unavailable()) unavailable[name] = reason;
     weights.update(scorer.weights_record());
     switches.update(scorer.switches());
   }
   if (choice.aer) {
-    const std::string reason = add_action_error(result, weights, options, clips);
+    const std::string reason = add_action_error(result, weights, data, options, clips);
     if (!reason.empty()) unavailable["aer"] = reason;
   }
   if (!unavailable.empty()) result["unavailable"] = unavailable;
@@ -202,10 +229,7 @@ void score_videos(const Options& options) {
   switches["bootstrap.level"] = options.bootstrap.level;
   result["switches"] = switches;
   if (!weights.empty()) result["weights"] = weights;
-  result["data"] = {
-      {"dataset", options.dataset},
-      {"real", {{"from", options.real}, {"sha256", real_sha}}},
-      {"generated", {{"from", options.generated}, {"sha256", generated_sha}}}};
+  result["data"] = data;
   result["seed"] = options.bootstrap.seed;
   result["program"] = "avid " + train::program_version();
   result["commit"] = train::program_commit();

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <memory>
 
+#include "eval/metrics/procgen_distance.h"
 #include "eval/metrics/weight_conversion.h"
 #include "eval/metrics/weight_files.h"
 #include "train/cli/command.h"
@@ -18,6 +19,23 @@ struct Options {
   std::vector<std::filesystem::path> files;
   bool allow_unofficial = false, json = false;
 };
+
+/// The encoder that comes with the program; nothing to download.
+Json shipped_record() {
+  Json entry{
+      {"network", ClipEncoder::kNetwork}, {"metrics", {"fid_procgen", "fvd_procgen"}},
+      {"file", ""},                       {"state", "missing"},
+      {"sha256", ""},                     {"problem", ""}};
+  try {
+    const eval::ProcgenEncoder encoder = eval::load_procgen_encoder({}, ClipEncoder::kNetwork);
+    entry["file"] = encoder.file.string();
+    entry["state"] = encoder.shipped ? "shipped" : "own";
+    entry["sha256"] = encoder.sha256;
+  } catch (const FileError& error) {
+    entry["problem"] = error.what();
+  }
+  return entry;
+}
 
 Json record(const std::filesystem::path& folder) {
   Json result{{"folder", folder.string()}, {"networks", Json::array()}};
@@ -40,6 +58,7 @@ Json record(const std::filesystem::path& folder) {
     }
     result["networks"].push_back(std::move(entry));
   }
+  result["shipped"] = shipped_record();
   return result;
 }
 
@@ -67,6 +86,14 @@ void list(const Options& options) {
     }
     if (network["state"] != "official") std::printf("  then: %s\n", network["convert"].get<std::string>().c_str());
   }
+  const auto own = [&](const char* key) { return result["shipped"][key].get<std::string>(); };
+  std::printf(
+      "\n%s  for fid_procgen, fvd_procgen: %s\n  trained by this project on Procgen frames; not FID or FVD\n",
+      ClipEncoder::kNetwork, own("state").c_str());
+  if (own("state") == "missing")
+    std::printf("  %s\n", own("problem").c_str());
+  else
+    std::printf("  %s\n    sha256 %s\n", own("file").c_str(), own("sha256").c_str());
 }
 
 void convert(const Options& options) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "eval/metrics/frechet_bootstrap.h"
 #include "eval/metrics/weight_files.h"
 #include "tensor/error.h"
 #include "train/config.h"
@@ -11,7 +12,8 @@
 namespace avid::cli {
 namespace {
 
-const std::vector<std::string> kWords{"mse", "psnr", "ssim", "lpips", "fid", "fid_ref", "fvd_i3d", "fvd_i3d_tf", "aer"};
+const std::vector<std::string> kWords{"mse",     "psnr",       "ssim",        "lpips",       "fid", "fid_ref",
+                                      "fvd_i3d", "fvd_i3d_tf", "fid_procgen", "fvd_procgen", "aer"};
 
 template <class T>
 void add_once(std::vector<T>& list, T value) {
@@ -51,6 +53,8 @@ void apply_switch(const std::string& text, MetricChoice& choice, Switches& switc
     switches.fvd_trained_eps = which == 1;
   else if (is("fvd.cov", {"biased", "unbiased"}, which))
     choice.options.fvd_covariance = which == 0 ? eval::Covariance::biased : eval::Covariance::unbiased;
+  else if (key == "procgen.encoder")
+    choice.options.procgen_encoder = value;
   else if (key == "fvd.backbone")
     check<UsageError>(
         value == "i3d",
@@ -60,8 +64,7 @@ void apply_switch(const std::string& text, MetricChoice& choice, Switches& switc
   else
     fail<UsageError>(
         "metrics: --set: expected one of ssim.crop, psnr.per_video, quantise, rt1.skip_first_frame, lpips.norm, "
-        "fid.bn, "
-        "fvd.bn_eps, fvd.cov, fvd.backbone, got '{}'",
+        "fid.bn, fvd.bn_eps, fvd.cov, fvd.backbone, procgen.encoder, got '{}'",
         text);
 }
 
@@ -75,21 +78,27 @@ void add_metric_options(CLI::App* command, MetricFlags& flags) {
   command
       ->add_option(
           "--metrics", flags.metrics,
-          "comma-separated: mse, psnr, ssim, lpips, fid, fid_ref, fvd_i3d, fvd_i3d_tf, aer, or all; those behind ssim "
-          "need weights, see avid weights")
+          "comma-separated: mse, psnr, ssim, lpips, fid, fid_ref, fvd_i3d, fvd_i3d_tf, fid_procgen, fvd_procgen, aer, "
+          "or all; lpips, fid* and fvd_i3d* need weights, see avid weights; *_procgen are this project's own")
       ->delimiter(',')
       ->capture_default_str();
   command
       ->add_option(
           "--set", flags.set,
           "a switch of the protocol: ssim.crop=valid, psnr.per_video=true, quantise=round, rt1.skip_first_frame=true, "
-          "lpips.norm=original, fid.bn=batch, fvd.bn_eps=1e-3, fvd.cov=unbiased (repeatable)")
+          "lpips.norm=original, fid.bn=batch, fvd.bn_eps=1e-3, fvd.cov=unbiased, procgen.encoder=F (repeatable)")
       ->type_name("KEY=VALUE");
   command->add_option("--weights", flags.weights, "folder of converted weights (default: $AVID_WEIGHTS, else weights)")
       ->type_name("DIR");
   command->add_flag(
       "--allow-unofficial", flags.allow_unofficial,
       "use weights that were not converted from the official files; the record says so");
+  command
+      ->add_option(
+          "--frechet-resamples", flags.frechet_resamples,
+          "resample the clips so often for intervals of FID and FVD; 0: none (default: 200 where they are cheap)")
+      ->check(CLI::Range(0, 100000))
+      ->type_name("N");
 }
 
 MetricChoice choose_metrics(const MetricFlags& flags) {
@@ -97,6 +106,7 @@ MetricChoice choose_metrics(const MetricFlags& flags) {
   Switches switches;
   choice.options.weights = eval::weights_folder(flags.weights);
   choice.options.allow_unofficial = flags.allow_unofficial;
+  choice.options.bootstrap.resamples = flags.frechet_resamples;
   for (const std::string& text : flags.set) apply_switch(text, choice, switches);
   std::vector<std::string> words = flags.metrics;
   if (std::find(words.begin(), words.end(), "all") != words.end()) {
@@ -138,6 +148,10 @@ void add_network_scores(
   }
   for (const auto& [name, value] : scores.distances)
     (name.find('.') == std::string::npos ? result[name] : result["details"][name]) = value;
+  for (const auto& [name, resamples] : scores.resamples) {
+    const eval::Interval interval = eval::frechet_interval({scores.distances.at(name), resamples}, bootstrap.level);
+    result["intervals"][name] = {interval.low, interval.high};
+  }
 }
 
 void print_warnings(const std::vector<std::string>& warnings) {
