@@ -20,6 +20,7 @@ struct MetricFlags {
   std::vector<std::string> set;      ///< "ssim.crop=valid"
   std::string weights;               ///< folder
   bool allow_unofficial = false;
+  std::int64_t frechet_resamples = -1;  ///< for intervals of FID and FVD; < 0: 200 where they are cheap
 };
 /// Declares --metrics (help lists the words), --set, --weights, --allow-unofficial.
 void add_metric_options(CLI::App* command, MetricFlags& flags);
@@ -40,7 +41,8 @@ struct MetricChoice {
 /// Errors   UsageError for unknown words, switches and values.
 MetricChoice choose_metrics(const MetricFlags& flags);
 
-/// Adds the values, curves and intervals of one generated set to `result` as avid metrics prints them:
+/// Adds the values, curves and intervals (of distances between sets: frechet_bootstrap.h) of one generated set to
+/// `result` as avid metrics prints them:
 /// "lpips": 0.1, "curves": {"lpips": [...]}, "intervals": {"lpips": [low, high]}, "details": {"fvd_i3d.biased": ...}.
 void add_network_scores(
     nlohmann::ordered_json& result, const eval::NetworkScores& scores, const eval::BootstrapOptions& bootstrap);
