@@ -46,3 +46,19 @@ TEST_CASE("frames/sim/values_outside_the_range") {
   kernels::frames_to_u8<Sim, float>(Stream{}, x.view(), 1, 8, {out.data(), 8});
   CHECK(out == std::vector<std::uint8_t>{0, 0, 255, 255, 0, 255, 0, 127});
 }
+
+TEST_CASE("frames/sim/levels_are_cut_off_not_rounded") {
+  for_each_order([] {
+    const std::vector<double> levels{0.3, 0.6, 0.99, 1.01, 1.5, 1.99, 2.01, 127.4, 127.6, 254.01, 254.6, 254.99};
+    const std::int64_t n = static_cast<std::int64_t>(levels.size());
+    Pitched<float> x(1, n);
+    std::vector<std::uint8_t> want, out(levels.size(), 99);
+    for (std::int64_t i = 0; i < n; ++i) {
+      const double level = levels[static_cast<std::size_t>(i)];
+      x.at(0, i) = static_cast<float>(level * 2 / 255 - 1);
+      want.push_back(static_cast<std::uint8_t>(level));
+    }
+    kernels::frames_to_u8<Sim, float>(Stream{}, x.view(), 1, n, {out.data(), n});
+    CHECK(out == want);
+  });
+}

@@ -193,6 +193,16 @@ TEST_CASE("mask_mix/sim/a_nan_stays_one") {
   CHECK(gaps_are_zero(out));
 }
 
+TEST_CASE("mask_mix/sim/a_nan_mask_leaves_gaps_of_gradients_zero") {
+  Case c{6, 3};
+  c.b = std::numeric_limits<float>::quiet_NaN();
+  const Outputs<BFloat16, float> got = run_device<BFloat16>(c);
+  CHECK(std::isnan(got.d_base(2, 1)));
+  CHECK(std::isnan(got.d_adapter(2, 1)));
+  CHECK(gaps_are_zero(got.d_base));
+  CHECK(gaps_are_zero(got.d_adapter));
+}
+
 TEST_CASE("mask_mix/sim/offsets_beyond_32_bits") {
   const Case c{3, 3};
   const Inputs<float> in(c);

@@ -5,8 +5,12 @@
 
 #include <bit>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
+#include <memory>
+#include <new>
 #include <random>
 #include <vector>
 
@@ -24,11 +28,13 @@ struct Pitched {
 
   Pitched() = default;
   Pitched(std::int64_t num_rows, std::int64_t num_cols)
+      : Pitched(
+            num_rows, num_cols, (num_cols * std::int64_t{sizeof(Elem)} + 15) / 16 * 16 / std::int64_t{sizeof(Elem)}) {}
+  Pitched(std::int64_t num_rows, std::int64_t num_cols, std::int64_t pitch_)
       : rows(num_rows),
         cols(num_cols),
-        pitch((num_cols * std::int64_t{sizeof(Elem)} + 15) / 16 * 16 / std::int64_t{sizeof(Elem)}) {
-    values.assign(static_cast<std::size_t>(rows * pitch), Elem(0.0f));
-  }
+        pitch(pitch_),
+        values(static_cast<std::size_t>(num_rows * pitch_), Elem(0.0f)) {}
   Elem& at(std::int64_t r, std::int64_t c) { return values[static_cast<std::size_t>(r * pitch + c)]; }
   double operator()(std::int64_t r, std::int64_t c) const {
     const Elem& v = values[static_cast<std::size_t>(r * pitch + c)];
@@ -84,6 +90,30 @@ Pitched<Elem> random_rows(std::int64_t rows, std::int64_t cols, unsigned seed, d
   return out;
 }
 
+/// Puts numbers uniform in [-scale, scale) into t, with all the bits an Elem has: an f32 product that drops low bits shows.
+template <class Elem>
+void fill_fine(Pitched<Elem>& t, unsigned seed, double scale) {
+  std::mt19937 engine(seed);
+  std::uniform_real_distribution<double> draw(-scale, scale);
+  for (std::int64_t r = 0; r < t.rows; ++r)
+    for (std::int64_t c = 0; c < t.cols; ++c) t.at(r, c) = Elem(static_cast<float>(draw(engine)));
+}
+template <class Elem>
+Pitched<Elem> fine_rows(std::int64_t rows, std::int64_t cols, unsigned seed, double scale = 1.0) {
+  Pitched<Elem> out(rows, cols);
+  fill_fine(out, seed, scale);
+  return out;
+}
+
+/// The same numbers, rows as far apart.
+template <class Elem>
+Pitched<double> in_f64(const Pitched<Elem>& t) {
+  Pitched<double> out(t.rows, t.cols, t.pitch);
+  for (std::int64_t r = 0; r < t.rows; ++r)
+    for (std::int64_t c = 0; c < t.cols; ++c) out.at(r, c) = t(r, c);
+  return out;
+}
+
 /// An output to be written by a kernel: NaN everywhere, gaps included.
 template <class Elem>
 Pitched<Elem> poisoned_rows(std::int64_t rows, std::int64_t cols) {
@@ -113,6 +143,36 @@ bool gaps_are_zero(const Pitched<Elem>& t) {
       if (!(t(r, c) == 0)) return false;
   return true;
 }
+
+/// Nothing was written into poisoned rows.
+template <class Elem>
+bool is_poisoned(const Pitched<Elem>& t) {
+  for (const Elem& v : t.values)
+    if (!std::isnan(static_cast<float>(v))) return false;
+  return true;
+}
+
+/// Working memory full of NaNs, as aligned as a device's, exactly as long as asked for: the sanitizers see its end.
+class Workspace {
+ public:
+  Workspace() = default;
+  explicit Workspace(std::int64_t bytes) { allocate(bytes); }
+  void* allocate(std::int64_t bytes) {
+    memory_.reset(static_cast<std::byte*>(::operator new (static_cast<std::size_t>(bytes), std::align_val_t{256})));
+    std::memset(memory_.get(), 0xff, static_cast<std::size_t>(bytes));
+    return memory_.get();
+  }
+  template <class T>
+  T* data() const {
+    return reinterpret_cast<T*>(memory_.get());
+  }
+
+ private:
+  struct Free {
+    void operator()(std::byte* p) const { ::operator delete (p, std::align_val_t{256}); }
+  };
+  std::unique_ptr<std::byte, Free> memory_;
+};
 
 /// The same bits everywhere.
 template <class Elem>

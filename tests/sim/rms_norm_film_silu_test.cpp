@@ -14,6 +14,7 @@ namespace {
 struct Case {
   std::int64_t F, S, C;
   bool film, residual;
+  double scale = 2.0;  ///< of x
 };
 
 template <class Elem>
@@ -22,7 +23,7 @@ struct Inputs {
   Pitched<float> gamma, film;
 
   explicit Inputs(const Case& c)
-      : x(random_rows<Elem>(c.F * c.S, c.C, 1, 2.0)),
+      : x(random_rows<Elem>(c.F * c.S, c.C, 1, c.scale)),
         residual(random_rows<Elem>(c.F * c.S, c.C, 2)),
         d_out(random_rows<Elem>(c.F * c.S, c.C, 3)),
         gamma(random_rows<float>(1, c.C, 4)),
@@ -172,6 +173,15 @@ TEST_CASE("rms_norm_film_silu/sim/zero_input_and_nan") {
   CHECK(gaps_are_zero(o.out));
   for (std::int64_t r = 0; r < 9; ++r)
     for (std::int64_t i = 0; i < 12; ++i) CHECK(std::isnan(o.out(r, i)) == (r == 4));
+}
+
+TEST_CASE("rms_norm_film_silu/sim/norms_about_the_floor_and_below_it") {
+  // The floor is 1e-12: rows of 12 numbers below 2^-42 have norms on both sides of it, the wide ones lie below.
+  for (const Case& c :
+       {Case{2, 37, 12, true, false, 0x1p-42}, {1, 9, 100, true, false, 0x1p-46}, {1, 5, 1032, true, false, 0x1p-46}}) {
+    check<float>(c);
+    check<BFloat16>(c);
+  }
 }
 
 TEST_CASE("rms_norm_film_silu/sim/gradients_not_asked_for") {

@@ -97,3 +97,14 @@ TEST_CASE("weighted_mse/sim/the_same_bits_in_every_order") {
   const float first = run_device<float>(c).loss;
   for_each_order([&] { CHECK(run_device<float>(c).loss == first); });
 }
+
+TEST_CASE("weighted_mse/sim/a_nan_gradient_of_the_loss_leaves_gaps_zero") {
+  const Pitched<BFloat16> p = random_rows<BFloat16>(4, 3, 1), t = random_rows<BFloat16>(4, 3, 2);
+  Pitched<BFloat16> d = poisoned_rows<BFloat16>(4, 3);
+  const float weight = 1, d_loss = std::numeric_limits<float>::quiet_NaN();
+  const kernels::WeightedMseDeviceArgs<BFloat16> args{
+      .size = {.B = 1, .rows_per_clip = 4, .C = 3}, .prediction = p.view(), .target = t.view(), .weight = &weight};
+  kernels::weighted_mse_bwd<Sim>(Stream{}, args, &d_loss, d.view());
+  CHECK(std::isnan(d(3, 2)));
+  CHECK(gaps_are_zero(d));
+}
