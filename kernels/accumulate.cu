@@ -7,7 +7,7 @@
 // Numerics   f32 addition, one rounding at the store
 // Limits     n < 2^41 (f32), 2^42 (bf16); grid.x
 // Measured   never run on a GPU yet
-// Oracle     host sums, in tests/autograd/device_test.cpp
+// Oracle     host sums, in tests/sim/accumulate_test.cpp
 #include "kernels/accumulate.h"
 
 #include "kernels/device/pointwise.h"

@@ -7,7 +7,7 @@
 // Limits     P * ceil(C/4) < 2^39 (grid.x)
 // Numerics   widening is exact
 // Measured   never run on a GPU yet
-// Oracle     the host's BFloat16, in tests/tensor/device_test.cpp
+// Oracle     the host's BFloat16, in tests/sim/cast_test.cpp
 #include "kernels/cast.h"
 
 #include "kernels/device/pointwise.h"

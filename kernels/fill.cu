@@ -5,7 +5,7 @@
 // Parallel   a thread owns an element: used for single numbers and small tensors; zeroing goes through the copy engine
 // Limits     P * C < 2^39 (grid.x)
 // Measured   never run on a GPU yet
-// Oracle     tests/tensor/device_test.cpp
+// Oracle     the value itself, in tests/sim/fill_test.cpp
 #include "kernels/fill.h"
 
 #include "kernels/device/pointwise.h"

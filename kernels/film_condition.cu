@@ -5,7 +5,7 @@
 // Limits     a few hundred rows, of no importance to the time of an update
 // Measured   never run on a GPU yet
 // Predicted  a launch each: 3 us
-// Oracle     kernels/film_condition_cpu.cpp, compared in tests/sim/conditioning_test.cpp
+// Oracle     kernels/film_condition_cpu.cpp, compared in tests/sim/film_condition_test.cpp
 #include "kernels/film_condition.h"
 
 #include "kernels/device/pointwise.h"

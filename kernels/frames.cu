@@ -7,7 +7,7 @@
 //            product with a power of two is exact, so that a fused multiply-add changes nothing: the CPU's bits in f32
 // Measured   never run on a GPU yet
 // Predicted  64 clips of 8x64x64: 40 MB; 0.03 ms at an A100's 1.38 TB/s
-// Oracle     kernels/frames_cpu.cpp, compared bit by bit in tests/sim/conditioning_test.cpp
+// Oracle     kernels/frames_cpu.cpp, compared bit by bit in tests/sim/frames_test.cpp
 #include "kernels/frames.h"
 
 #include "kernels/device/pointwise.h"

@@ -7,7 +7,7 @@
 // Numerics   f64 sums: thread by thread in steps, lanes in a tree, warps in order
 // Measured   never run on a GPU yet
 // Open       a mask's statistics could be partial results of mask_mix itself, which has the mask in registers
-// Oracle     host loops, in tests/tensor/moments_test.cpp
+// Oracle     host loops, in tests/sim/moments_test.cpp
 #include "kernels/moments.h"
 
 #include "kernels/device/pointwise.h"

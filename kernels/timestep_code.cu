@@ -7,7 +7,7 @@
 //            hundreds
 // Measured   never run on a GPU yet
 // Predicted  a launch: 3 us
-// Oracle     kernels/timestep_code_cpu.cpp, compared in tests/sim/conditioning_test.cpp
+// Oracle     kernels/timestep_code_cpu.cpp, compared in tests/sim/timestep_code_test.cpp
 #include "kernels/timestep_code.h"
 
 #include <cmath>

@@ -10,7 +10,7 @@
 // Measured   never run on a GPU yet
 // Predicted  64 clips of 8x64x64 bf16: 0.14 GB; 0.10 ms at an A100's 1.38 TB/s
 // Open       noise, u8 decoding and this assembly in one kernel (the video would be written once)
-// Oracle     kernels/unet_input_cpu.cpp, compared in tests/sim/conditioning_test.cpp
+// Oracle     kernels/unet_input_cpu.cpp, compared in tests/sim/unet_input_test.cpp
 #include "kernels/unet_input.h"
 
 #include "kernels/device/pointwise.h"
