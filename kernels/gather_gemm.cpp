@@ -72,6 +72,30 @@ std::int64_t gather_weight_grad_workspace_bytes(const GatherWeightGrad<Elem>& p)
   return plan.M * p.num_columns * plan.splits * std::int64_t{sizeof(float)};
 }
 
+namespace {
+
+/// The predicted time of a halo tile relative to that of its results at full rate: positions past the edges, and zeros
+/// at the end of each pass. Infinite where there is no plan.
+template <class Entry>
+double halo_cost(const GatherGemm<BFloat16>& p, const HaloNeeds& needs, std::int64_t N, std::int64_t slots) {
+  const HaloPlan h = halo_plan(p, needs);
+  if (h.pitch == 0) return std::numeric_limits<double>::infinity();
+  const double inner = p.y.taps * p.x.taps * (p.source[0].chunks + p.source[1].chunks) / 2.0;
+  return tile_cost(h.M, N, 1, slots, Entry::Tile::BM, Entry::Tile::BN, Entry::share) * h.entries / inner;
+}
+
+}  // namespace
+
+int choose_halo_tile(const GatherGemm<BFloat16>& p, std::int64_t M, std::int64_t N) {
+  int tile = kChooseTile;
+  double best = GatherGemmTiles<BFloat16>::best(M, N).cost;
+  HaloMmaTiles::for_each([&]<class Entry>(int i) {
+    const double cost = halo_cost<Entry>(p, halo_needs<typename Entry::Tile>(), N, kBlockSlots);
+    if (cost < best) tile = kFirstHaloMmaTile + i, best = cost;
+  });
+  return tile;
+}
+
 int choose_hopper_tile(const GatherGemm<BFloat16>& p, std::int64_t M, std::int64_t N) {
   constexpr std::int64_t kSlots = 2 * kHopperMultiprocessors;  // of blocks that share a multiprocessor
   int tile = kChooseTile;
@@ -81,13 +105,8 @@ int choose_hopper_tile(const GatherGemm<BFloat16>& p, std::int64_t M, std::int64
   };
   const BestTile gathered = WgmmaTiles::best(M, N, 1, kHopperMultiprocessors);
   consider(kFirstWgmmaTile + gathered.index, gathered.cost);
-  const double inner = p.y.taps * p.x.taps * (p.source[0].chunks + p.source[1].chunks) / 2.0;
   HaloTiles::for_each([&]<class Entry>(int i) {
-    using Tile = typename Entry::Tile;
-    const HaloPlan h = halo_plan(p, Tile::BM, Tile::BN, Tile::kStages, kHaloSharedBytes);
-    if (h.pitch == 0) return;
-    const double padding = h.entries / inner;  // zeros at the end of each pass
-    consider(kFirstHaloTile + i, tile_cost(h.M, N, 1, kSlots, Tile::BM, Tile::BN, Entry::share) * 2 * padding);
+    consider(kFirstHaloTile + i, 2 * halo_cost<Entry>(p, Entry::Tile::needs(), N, kSlots));
   });
   return tile;
 }

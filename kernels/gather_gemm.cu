@@ -17,7 +17,8 @@
 //           65534 chunks of channels
 // Measured  never run on a GPU yet
 // Predicted 0.75 of the dense bf16 peak of an A100 for the wide tiles (conv_tiles.h)
-// Elsewhere gather_gemm_wgmma.cu, gather_gemm_halo_wgmma.cu: compute capability 9.0
+// Elsewhere gather_gemm_halo.cu: windows in a plane; gather_gemm_wgmma.cu, gather_gemm_halo_wgmma.cu: compute
+//           capability 9.0
 // Oracle    kernels/{conv3d,conv_transpose3d,linear}_cpu.cpp in f64, compared in tests/sim/
 #include "kernels/gather_gemm.h"
 
@@ -33,9 +34,6 @@ namespace AVID_GPU {
 
 constexpr int kStepChunks = 4;               // chunks per row and step of the inner dimension
 constexpr int kRowBytes = 16 * kStepChunks;  // a row of a stage
-
-/// Byte of chunk c of row r in a stage.
-AVID_DEVICE constexpr int swizzled(int r, int c) { return r * kRowBytes + ((c ^ ((r >> 1) & 3)) << 4); }
 
 template <class Tile>
 constexpr int kPaddedBN = (Tile::BN + 15) / 16 * 16;  // ldmatrix takes 16 rows of weights at a time
@@ -88,8 +86,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
 
   const int num_weight_rows = min(Tile::BN, p.num_weight_rows - n0);  // of this block; rows past them are zero
   InnerCursor<Elem, kStepChunks> inner(p, taps, load_column);
-  const shared_address load_a = shared_address(stages_a) + swizzled(load_row, load_column);
-  const shared_address load_b = shared_address(stages_b) + swizzled(load_row, load_column);
+  const shared_address load_a = shared_address(stages_a) + swizzled_64(load_row, load_column);
+  const shared_address load_b = shared_address(stages_b) + swizzled_64(load_row, load_column);
   const std::uint32_t weight_row = static_cast<std::uint32_t>(n0 + load_row) * p.weight_row;
   const auto load = [&](int stage) {
 #pragma unroll
@@ -142,9 +140,9 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const shared_address a_at =
-          shared_address(stages_a) + (stage * kStageA + swizzled(row_a, half * 2 + (lane >> 4)));
+          shared_address(stages_a) + (stage * kStageA + swizzled_64(row_a, half * 2 + (lane >> 4)));
       const shared_address b_at =
-          shared_address(stages_b) + (stage * kStageB + swizzled(row_b, half * 2 + ((lane >> 3) & 1)));
+          shared_address(stages_b) + (stage * kStageB + swizzled_64(row_b, half * 2 + ((lane >> 3) & 1)));
       Fragment<Elem, 4> a[kTilesM];
 #pragma unroll
       for (int i = 0; i < kTilesM; ++i) {
@@ -249,7 +247,9 @@ void gather_gemm(const Stream& stream, const GatherGemm<Elem>& p) {
           std::to_string(source.chunks * kChunk<Elem>));
   if constexpr (sizeof(Elem) == 2) {
     int tile = p.tile;
-    if (tile == kChooseTile && have_wgmma<Backend>()) tile = choose_hopper_tile(p, M * phases, N);
+    if (tile == kChooseTile)
+      tile = have_wgmma<Backend>() ? choose_hopper_tile(p, M * phases, N) : choose_halo_tile(p, M * phases, N);
+    if (tile >= kFirstHaloMmaTile) return gather_gemm_halo<Backend>(stream, p, tile - kFirstHaloMmaTile);
     if (tile >= kFirstHaloTile) return gather_gemm_halo_wgmma<Backend>(stream, p, tile - kFirstHaloTile);
     if (tile >= kFirstWgmmaTile) return gather_gemm_wgmma<Backend>(stream, p, M, phases, tile - kFirstWgmmaTile);
   }

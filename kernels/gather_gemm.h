@@ -24,8 +24,9 @@ constexpr std::int64_t chunks_of(std::int64_t channels) {
 
 /// The rule of device/conv_tiles.h picks the tile. Other values name one: for tests of each, and for timing them.
 inline constexpr int kChooseTile = -1;
-/// Tiles from these numbers on are those of gather_gemm_wgmma (WgmmaTiles) and of gather_gemm_halo_wgmma (HaloTiles).
-inline constexpr int kFirstWgmmaTile = 100, kFirstHaloTile = 200;
+/// Tiles from these numbers on are those of gather_gemm_wgmma (WgmmaTiles), of gather_gemm_halo_wgmma (HaloTiles) and
+/// of gather_gemm_halo (HaloMmaTiles).
+inline constexpr int kFirstWgmmaTile = 100, kFirstHaloTile = 200, kFirstHaloMmaTile = 300;
 
 /// One axis of the window. Forward: result j, tap k meet at source j*stride - padding + k. Adjoint: result q, tap k
 /// meet at the source p with q = p*stride - padding + k.
@@ -72,16 +73,22 @@ void gather_gemm(const Stream& stream, const GatherGemm<Elem>& p);
 /// of WgmmaTiles for bf16 products where that is predicted to be faster.
 template <class Backend>
 bool have_wgmma();
-/// gather_gemm with tile `tile` of WgmmaTiles, for `phases` phases of up to M rows. Throws GpuError unless have_wgmma().
+/// gather_gemm with tile `tile` of WgmmaTiles, for `phases` phases of up to M rows. Throws GpuError unless
+/// have_wgmma().
 template <class Backend>
 void gather_gemm_wgmma(const Stream& stream, const GatherGemm<BFloat16>& p, std::int64_t M, int phases, int tile);
-/// gather_gemm with tile `tile` of HaloTiles. Throws GpuError unless have_wgmma(), and unless this is a window of several
-/// taps in a plane, of stride 1, whose result is as large as its source, and its halo fits (halo_plan).
+/// gather_gemm with tile `tile` of HaloMmaTiles. Throws GpuError unless this is a window of several taps in a plane, of
+/// stride 1, whose result is as large as its source, and its halo fits (halo_plan).
+template <class Backend>
+void gather_gemm_halo(const Stream& stream, const GatherGemm<BFloat16>& p, int tile);
+/// The same with tile `tile` of HaloTiles, and unless have_wgmma().
 template <class Backend>
 void gather_gemm_halo_wgmma(const Stream& stream, const GatherGemm<BFloat16>& p, int tile);
 /// For a device that has wgmma: the number of the tile that is predicted to be fastest for M rows and N columns; below
 /// kFirstWgmmaTile where that is one of mma.sync.
 int choose_hopper_tile(const GatherGemm<BFloat16>& p, std::int64_t M, std::int64_t N);
+/// For other devices: kFirstHaloMmaTile + place, or kChooseTile where a tile of gather_gemm is as fast.
+int choose_halo_tile(const GatherGemm<BFloat16>& p, std::int64_t M, std::int64_t N);
 
 /// Copies weights into the layout that a product wants: to[n][source][tap][chunk], zero in all gaps.
 ///

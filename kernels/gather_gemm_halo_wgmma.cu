@@ -19,53 +19,23 @@
 // Numerics  as gather_gemm.cu
 // Limits    2^31 positions of the raster; compiled for sm_90a only: hosts ask have_wgmma() first
 // Measured  never run on a GPU yet
-// Predicted H200: 0.72 of the dense bf16 peak at 96 and 0.74 at 104 columns, bound by the port of shared memory, less 3%
-//           of positions past the edges at 64x64, 6% at 32x32 (docs/kernels/convolution.md)
+// Predicted H200: 0.72 of the dense bf16 peak at 96 and 0.74 at 104 columns, bound by the port of shared memory, less
+//           3% of positions past the edges at 64x64, 6% at 32x32 (docs/kernels/convolution.md)
 // Oracle    as gather_gemm.cu: tests/sim/gather_gemm_wgmma_test.cpp
 #include <string>
 
 #include "kernels/device/conv_tiles.h"
 #include "kernels/device/gather_taps.h"
 #include "kernels/device/gpu.h"
-#include "kernels/device/halo_raster.h"
+#include "kernels/device/halo_tile.h"
 #include "kernels/device/warpgroup.h"
 #include "kernels/gather_gemm.h"
 
 namespace avid::kernels {
 namespace AVID_GPU {
 
-/// A step of 16 columns: two chunks of the tile, the second `second` positions behind the first, and their weights.
-struct alignas(kHaloEntryBytes) HaloEntry {
-  std::uint32_t first, second;  // in positions of 16 bytes, from a row's own position in the first plane on
-  int weight[2];                // chunk in a row of weights; negative: none
-};
-
-/// Entry i of a pass over `planes` planes from plane `first_plane` on. Past the end: no weights.
-AVID_DEVICE HaloEntry halo_entry(const GatherGemm<bf16>& p, const HaloPlan& h, int first_plane, int planes, int i) {
-  const int taps = h.y.taps * h.x.taps, paired = planes / 2 * taps;
-  const auto place = [&](int plane, int tap) {
-    const int y = h.y.first + h.y.direction * (tap / h.x.taps), x = h.x.first + h.x.direction * (tap % h.x.taps);
-    return static_cast<std::uint32_t>(plane * h.plane + h.lead + y * h.pitch + x);
-  };
-  const auto weight = [&](int plane, int tap) {
-    const int c = first_plane + plane, source = c < p.source[0].chunks ? 0 : 1;
-    return p.weight_source[source] + tap * p.weight_tap[source] + c - source * p.source[0].chunks;
-  };
-  if (i < paired) {
-    // Neighbours in the inner dimension are neighbours in a row of weights: whole sectors of memory.
-    const int plane = i % (planes / 2) * 2, tap = i / (planes / 2);
-    return {place(plane, tap), static_cast<std::uint32_t>(h.plane), {weight(plane, tap), weight(plane + 1, tap)}};
-  }
-  const int plane = planes - 1, tap = (i - paired) * 2;
-  if (planes % 2 == 0 || tap >= taps) return {static_cast<std::uint32_t>(h.lead), 0, {-1, -1}};
-  if (tap + 1 == taps) return {place(plane, tap), 0, {weight(plane, tap), -1}};
-  const std::uint32_t a = place(plane, tap), b = place(plane, tap + 1);
-  if (a < b) return {a, b - a, {weight(plane, tap), weight(plane, tap + 1)}};
-  return {b, a - b, {weight(plane, tap + 1), weight(plane, tap)}};  // distances are not negative
-}
-
 template <class Tile>
-__global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_kernel(GatherGemm<bf16> p, HaloPlan h) {
+__global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_wgmma_kernel(GatherGemm<bf16> p, HaloPlan h) {
   constexpr int kStages = Tile::kStages, kLag = kStages - 2, kTilesM = Tile::kTilesM, BM = Tile::BM, BN = Tile::BN;
   constexpr int kStepChunks = kTileRowBytes / 16, kStepEntries = kStepChunks / 2, kRowStep = 128 / kStepChunks;
   constexpr int kLoads = (BN + kRowStep - 1) / kRowStep, kStage = BN * kTileRowBytes;
@@ -76,7 +46,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_kernel(Gat
 
   SharedArena arena;
   unsigned char* stages = arena.take_aligned<unsigned char>(kStages * kStage, kTileAlignment, "stages");
-  unsigned char* tile = arena.take<unsigned char>(std::size_t{16} * h.planes_per_pass * h.plane, "tile");
+  unsigned char* tile = arena.take<unsigned char>(h.tile_bytes, "tile");
   mbarrier* barriers = arena.take<mbarrier>(2 * kStages + 2, "barriers");  // even: the arena counts 16 bytes
   int* source_row = arena.take<int>(h.needed, "source_row");               // of a position of the tile; negative: zero
   HaloEntry* entries = arena.take<HaloEntry>(h.entries, "entries");
@@ -92,12 +62,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_kernel(Gat
     }
     mbarrier_init(tile_free, 4);
   }
-  const int num_positions = static_cast<int>(h.M);
-  for (int i = thread; i < h.needed; i += Tile::kThreads) {
-    const int q = m0 - h.lead + i, x = q % h.pitch, line = q / h.pitch, y = line % h.rows, frame = line / h.rows;
-    const bool inside = q >= 0 && q < num_positions && x < h.x.extent && y < h.y.extent;
-    source_row[i] = inside ? (frame * h.y.extent + y) * h.x.extent + x : -1;
-  }
+  for (int i = thread; i < h.needed; i += Tile::kThreads) source_row[i] = raster_row(h, m0 - h.lead + i);
   for (int i = thread; i < h.entries; i += Tile::kThreads) {
     const int pass = i / h.entries_per_pass, first = pass * h.planes_per_pass;
     entries[i] = halo_entry(p, h, first, min(h.planes_per_pass, planes - first), i - pass * h.entries_per_pass);
@@ -113,21 +78,6 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_kernel(Gat
     const shared_address load = shared_address(stages) + swizzled_chunk(load_row, load_column);
     const std::uint32_t weight_row = static_cast<std::uint32_t>(n0 + load_row) * p.weight_row;
 
-    const auto load_tile = [&](int first_plane) {
-      const int count = min(h.planes_per_pass, planes - first_plane);
-      const int step_position = 128 / count, step_plane = 128 % count;
-      for (int position = t / count, plane = t % count; position < h.needed; position += step_position) {
-        const int c = first_plane + plane, row = source_row[position];
-        const bool second = c >= p.source[0].chunks, valid = row >= 0;
-        const std::uint32_t at = static_cast<std::uint32_t>(row) * (second ? p.source[1].pitch : p.source[0].pitch) +
-                                 static_cast<std::uint32_t>(second ? c - p.source[0].chunks : c);
-        cp_async_16(
-            tile + (plane * h.plane + position) * 16,
-            (second ? p.source[1].data : p.source[0].data) + std::size_t{valid ? at : 0} * 8, valid);
-        plane += step_plane;
-        if (plane >= count) plane -= count, ++position;
-      }
-    };
     int stage = 0, announced = 0, announced_stage = 0;
     const auto announce = [&] {
       fence_proxy_async();
@@ -145,7 +95,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_kernel(Gat
             while (announced < s) announce();
             mbarrier_wait(tile_free, (pass - 1) & 1);
           }
-          load_tile(pass * h.planes_per_pass);
+          const int first_plane = pass * h.planes_per_pass;
+          load_halo<128>(p, h, tile, source_row, first_plane, min(h.planes_per_pass, planes - first_plane), t);
           left = steps_per_pass, ++pass;
         }
         mbarrier_wait(empty + stage * sizeof(mbarrier), parity);
@@ -244,14 +195,12 @@ void gather_gemm_halo_wgmma(const Stream& stream, const GatherGemm<BFloat16>& p,
     throw GpuError("gather_gemm: halo tile " + std::to_string(tile) + " needs a device of compute capability 9.0");
   const std::int64_t N = std::int64_t{p.out[0].chunks + p.out[1].chunks} * kChunk<BFloat16>;
   HaloTiles::with(tile, [&]<class Tile>() {
-    const HaloPlan h = halo_plan(p, Tile::BM, Tile::BN, Tile::kStages, kHaloSharedBytes);
-    if (h.pitch == 0)
-      throw GpuError(
-          "gather_gemm: halo tile " + std::to_string(tile) +
-          " needs a window in a plane with stride 1 whose result is as large as its source");
+    const HaloPlan h = halo_plan(p, Tile::needs());
+    if (h.pitch == 0) throw GpuError(kNoHalo);
     const dim3 grid(
         static_cast<unsigned>((h.M + Tile::BM - 1) / Tile::BM), static_cast<unsigned>((N + Tile::BN - 1) / Tile::BN));
-    AVID_GPU::launch(AVID_GPU::gather_gemm_halo_kernel<Tile>, grid, dim3(Tile::kThreads), h.shared_bytes, stream, p, h);
+    AVID_GPU::launch(
+        AVID_GPU::gather_gemm_halo_wgmma_kernel<Tile>, grid, dim3(Tile::kThreads), h.shared_bytes, stream, p, h);
   });
 }
 

@@ -14,7 +14,8 @@
 // Limits    those of gather_gemm.cu. Compiled for sm_90a only: hosts ask have_wgmma() first
 // Measured  never run on a GPU yet
 // Predicted H200: 0.47 (96 columns) to 0.65 (160) of the dense bf16 peak, against 0.45 with mma.sync, whose ceiling is
-//           two thirds; bound by the second-level cache, which sends every row once per tap (docs/kernels/convolution.md)
+//           two thirds; bound by the second-level cache, which sends every row once per tap
+//           (docs/kernels/convolution.md)
 // Oracle    as gather_gemm.cu: tests/sim/gather_gemm_wgmma_test.cpp
 #include <string>
 

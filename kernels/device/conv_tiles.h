@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/device/halo_raster.h"
 #include "kernels/dtype.h"
 
 namespace avid::kernels {
@@ -83,6 +84,20 @@ struct TileEntry {
   static constexpr double share = kSharePercent / 100.0;
 };
 
+/// The f32 rows that warps of WN columns stage their results in: 8 modulo 32 banks, so that pairs do not collide.
+constexpr int staged_pitch(int columns) { return (columns + 23) / 32 * 32 + 8; }
+
+/// A tile of gather_gemm_halo: kStages stages of 64 bytes per column beside the rows' halo.
+template <class Tile>
+constexpr HaloNeeds halo_needs() {
+  return {
+      .BM = Tile::BM,
+      .other_bytes = std::size_t{64} * Tile::kStages * ((Tile::BN + 15) / 16 * 16),
+      .least_tile_bytes = std::size_t{4} * 16 * staged_pitch(Tile::WN) * (Tile::kThreads / 32),
+      .limit_bytes = 81 * 1024,  // two blocks of sm_80's 164 KiB, of which each reserves one
+      .entries_per_step = 2};
+}
+
 /// Tiles of gather_gemm.
 template <class Elem>
 struct GatherGemmTiles;
@@ -107,6 +122,11 @@ struct GatherGemmTiles<float> : TileList<
     TileEntry<20,    32,  32, 16, 32, 4>,
     TileEntry<20,   128,  16, 32, 16, 4>,
     TileEntry<60,   128,  64, 32, 64, 3>
+    > {};
+
+/// Tiles of gather_gemm_halo, bf16: where the copies of a gathering kernel, not the tensor cores, are the limit.
+struct HaloMmaTiles : TileList<
+    TileEntry<75, 256, 56, 64, 56, 4>   // C = 50
     > {};
 
 // ---- devices of compute capability 9.0 ----
@@ -144,15 +164,21 @@ template <int kBN, int kNumTilesM, int kNumStages>
 struct HaloTile {
   static constexpr int BN = kBN, kTilesM = kNumTilesM, kStages = kNumStages, BM = 64 * kTilesM, kThreads = 256;
   static constexpr int kLoadRegisters = 56, kMultiplyRegisters = 200;
+  /// Stages, the room to align them, and barriers; half of a multiprocessor's 228 KiB, of which a block reserves one.
+  static constexpr HaloNeeds needs() {
+    return {
+        .BM = BM,
+        .other_bytes = std::size_t{128} * kStages * BN + 1024 + 16 * (kStages + 1),
+        .least_tile_bytes = 0,
+        .limit_bytes = 113 * 1024,
+        .entries_per_step = 4};
+  }
 };
 template <int kSharePercent, int BN, int kTilesM, int kStages>
 struct HaloEntryOfList {
   using Tile = HaloTile<BN, kTilesM, kStages>;
   static constexpr double share = kSharePercent / 100.0;
 };
-/// Shared memory of a block when two run: half of a multiprocessor's 228 KiB, of which a block reserves one.
-inline constexpr std::size_t kHaloSharedBytes = 113 * 1024;
-
 struct HaloTiles : TileList<
     //              share   BN  64-row blocks, stages
     HaloEntryOfList<61,     56, 4, 4>,  // C = 50

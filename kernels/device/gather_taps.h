@@ -4,6 +4,7 @@
 // and where rows of results lie.
 #pragma once
 
+#include "kernels/device/conv_tiles.h"
 #include "kernels/device/gather_geometry.h"
 #include "kernels/device/gpu.h"
 #include "kernels/device/tile_products.h"
@@ -80,15 +81,15 @@ struct InnerCursor {
   }
 };
 
+/// Byte of chunk c (0..3) of row r in a stage of rows of 64 bytes, without bank conflicts for copies and ldmatrix.
+AVID_DEVICE constexpr int swizzled_64(int r, int c) { return r * 64 + ((c ^ ((r >> 1) & 3)) << 4); }
+
 /// The row of the result at a position of a phase.
 AVID_DEVICE int result_row(const GatherView& g, const RowPosition& at) {
   return ((at.b * g.t_out + at.t * g.t.out_step + g.t.out_first) * g.y_out + at.y * g.y.out_step + g.y.out_first) *
              g.x_out +
          at.x * g.x.out_step + g.x.out_first;
 }
-
-/// Pitch of the f32 rows that a warp's results pass through: 8 modulo 32 banks, so that its pairs do not collide.
-constexpr int staged_pitch(int columns) { return (columns + 23) / 32 * 32 + 8; }
 
 /// Stores 16 rows of kColumns staged results, a warp together: adds the residual, rounds once, writes whole chunks from
 /// `first_chunk` of the result's rows on. Rows with out_row < 0 and chunks past the last are left out.

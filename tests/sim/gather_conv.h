@@ -1,0 +1,59 @@
+// tests/sim/gather_conv.h -- a convolution in a plane with a given tile, against the f64 reference
+#pragma once
+
+#include "kernels/device/conv_products.h"
+#include "tests/sim/conv_support.h"
+
+namespace avid::test {
+
+inline kernels::Rows<const double> dense_rows(const std::vector<double>& v, std::int64_t cols) {
+  return {v.empty() ? nullptr : v.data(), cols};
+}
+
+/// Forward with bias, and the data gradient, of kh x kw windows in a plane.
+inline void check_conv(
+    std::int64_t H, std::int64_t W, std::int64_t k, std::int64_t stride, std::int64_t padding, std::int64_t I,
+    std::int64_t I2, std::int64_t O, int tile) {
+  kernels::Conv3dSize s{
+      .B = 2, .in = {1, H, W}, .I = I, .I2 = I2, .O = O, .kernel = {1, k, k}, .stride = {1, stride, stride}};
+  s.padding = {0, padding, padding};
+  s.out = {1, (H + 2 * padding - k) / stride + 1, (W + 2 * padding - k) / stride + 1};
+  INFO(
+      "in " << H << "x" << W << " kernel " << k << " stride " << stride << " padding " << padding << " I " << I << "+"
+            << I2 << " O " << O << " tile " << tile);
+  const std::int64_t in = s.in_positions(), out = s.out_positions(), taps = s.taps();
+  const auto x = DeviceRows<bf16>::random(in, I, 1), w = DeviceRows<bf16>::random(O * taps, I + I2, 3);
+  const auto x2 = I2 > 0 ? DeviceRows<bf16>::random(in, I2, 2) : DeviceRows<bf16>();
+  const auto bias = DeviceRows<float>::random(1, O, 4);
+  const auto d_out = DeviceRows<bf16>::random(out, O, 5);
+  const std::vector<double> x_ref = x.values(), x2_ref = x2.values(), w_ref = w.values(), bias_ref = bias.values(),
+                            d_out_ref = d_out.values();
+
+  std::vector<double> expected(static_cast<std::size_t>(out * O));
+  kernels::conv3d_ref_fwd<double>(
+      s, dense_rows(x_ref, I), dense_rows(x2_ref, I2), dense_rows(w_ref, I + I2), bias_ref.data(),
+      {expected.data(), O});
+  auto got = DeviceRows<bf16>::poisoned(out, O);
+  Workspace fwd_space(kernels::conv3d_fwd_workspace_bytes<bf16>(s));
+  kernels::conv_products::forward<kernels::Sim, bf16>(
+      "test", kernels::Stream{}, s, x.rows(), x2.rows(), w.rows(), bias.rows().data, {}, got.rows(), fwd_space.data(),
+      tile);
+  CHECK(worst_error(got.values(), expected, kUnit<bf16>) < 1.0);
+  CHECK(got.gaps_are_zero());
+
+  std::vector<double> d_x_ref(static_cast<std::size_t>(in * I)), d_x2_ref(static_cast<std::size_t>(in * I2));
+  kernels::conv3d_ref_bwd_data<double>(
+      s, dense_rows(d_out_ref, O), dense_rows(w_ref, I + I2), {d_x_ref.data(), I},
+      {I2 > 0 ? d_x2_ref.data() : nullptr, I2});
+  auto d_x = DeviceRows<bf16>::poisoned(in, I);
+  auto d_x2 = I2 > 0 ? DeviceRows<bf16>::poisoned(in, I2) : DeviceRows<bf16>();
+  Workspace data_space(kernels::conv3d_bwd_data_workspace_bytes<bf16>(s));
+  kernels::conv_products::adjoint<kernels::Sim, bf16>(
+      "test", kernels::Stream{}, s, d_out.rows(), w.rows(), nullptr, d_x.rows(), d_x2.rows(), data_space.data(), tile);
+  CHECK(worst_error(d_x.values(), d_x_ref, kUnit<bf16>) < 1.0);
+  CHECK(worst_error(d_x2.values(), d_x2_ref, kUnit<bf16>) < 1.0);
+  CHECK(d_x.gaps_are_zero());
+  CHECK(d_x2.gaps_are_zero());
+}
+
+}  // namespace avid::test
