@@ -21,7 +21,7 @@
 // Measured  never run on a GPU yet
 // Predicted H200: 0.72 of the dense bf16 peak at 96 and 0.74 at 104 columns, bound by the port of shared memory, less
 //           3% of positions past the edges at 64x64, 6% at 32x32 (docs/kernels/convolution.md)
-// Oracle    as gather_gemm.cu: tests/sim/gather_gemm_wgmma_test.cpp
+// Oracle    as gather_gemm.cu: tests/sim/gather_gemm_halo_wgmma_test.cpp
 #include <string>
 
 #include "kernels/device/conv_tiles.h"

@@ -1,0 +1,116 @@
+// tests/sim/gather_gemm_halo_wgmma_test.cpp -- windows whose rows are read once, on compute capability 9.0
+#include <string>
+#include <vector>
+
+#include "kernels/device/conv_tiles.h"
+#include "kernels/sim/traffic.h"
+#include "tests/sim/arch.h"
+#include "tests/sim/gather_conv.h"
+#include "tests/sim/gather_line.h"
+#include "tests/sim/orders.h"
+
+namespace avid::test {
+namespace {
+
+using kernels::Conv3dSize;
+using kernels::HaloTiles;
+using kernels::kFirstHaloTile;
+using kernels::kFirstWgmmaTile;
+
+}  // namespace
+
+TEST_CASE("gather_gemm_halo_wgmma/every_tile") {
+  const OnArch arch(90);
+  for (int i = 0; i < HaloTiles::kCount; ++i)
+    HaloTiles::with(i, [&]<class Tile>() {
+      check_product<bf16>({.W = Tile::BM + 1, .I = 20, .I2 = 9, .N = Tile::BN + 2}, kFirstHaloTile + i);
+    });
+}
+
+TEST_CASE("gather_gemm_halo_wgmma/convolutions") {
+  const OnArch arch(90);
+  check_conv(5, 7, 3, 1, 1, 50, 0, 50, kFirstHaloTile);
+  check_conv(9, 8, 3, 1, 1, 90, 0, 90, kFirstHaloTile + 1);
+  check_conv(3, 17, 3, 1, 1, 100, 36, 100, kFirstHaloTile + 2);
+  check_conv(6, 9, 3, 1, 1, 8, 7, 3, kFirstHaloTile);
+  check_conv(9, 8, 7, 1, 3, 16, 0, 10, kFirstHaloTile);  // input convolution
+  check_conv(4, 5, 5, 1, 2, 1, 0, 1, kFirstHaloTile);
+  check_conv(8, 8, 3, 1, 1, 200, 0, 20, kFirstHaloTile + 2);
+  check_conv(5, 4, 3, 1, 1, 320, 330, 20, kFirstHaloTile + 2);  // channels in several passes
+}
+
+TEST_CASE("gather_gemm_halo_wgmma/in_every_order") {
+  const OnArch arch(90);
+  for_each_order([] {
+    check_product<bf16>({.W = 129, .I = 100, .I2 = 3, .N = 8}, kFirstHaloTile);
+    check_product<bf16>({.W = 20, .I = 700, .I2 = 3, .N = 8}, kFirstHaloTile);
+  });
+}
+
+TEST_CASE("gather_gemm_halo_wgmma/refused where windows do not lie in a raster") {
+  const OnArch arch(90);
+  CHECK_THROWS_AS(check_conv(5, 6, 1, 1, 0, 8, 0, 8, kFirstHaloTile), kernels::GpuError);  // one tap
+  CHECK_THROWS_AS(check_conv(8, 6, 4, 2, 1, 8, 0, 8, kFirstHaloTile), kernels::GpuError);  // stride 2
+  CHECK_THROWS_AS(check_conv(8, 6, 3, 1, 0, 8, 0, 8, kFirstHaloTile), kernels::GpuError);  // a smaller result
+}
+
+TEST_CASE("gather_gemm_halo_wgmma/chosen by the rule for a batch of frames") {
+  if (std::string(sim_suite()) != "sim") return;  // 41 thousand positions
+  const OnArch arch(90);
+  constexpr std::int64_t kSide = 64, kI = 16, kO = 50;
+  Conv3dSize s{.B = 10, .in = {1, kSide, kSide}, .I = kI, .O = kO, .kernel = {1, 3, 3}, .padding = {0, 1, 1}};
+  s.out = s.in;
+  const auto x = DeviceRows<bf16>::random(s.in_positions(), kI, 1), w = DeviceRows<bf16>::random(kO * 9, kI, 2);
+  auto out = DeviceRows<bf16>::poisoned(s.out_positions(), kO);
+  kernels::GatherGemm<bf16> p;
+  kernels::conv_products::set_axes(p, kernels::conv_products::axes_of("test", s, false));
+  p.source[0].chunks = kI / 8;
+  CHECK(kernels::choose_hopper_tile(p, s.out_positions(), 56) == kFirstHaloTile);
+  kernels::conv3d_fwd<Sim, bf16>(Stream{}, s, x.rows(), {}, w.rows(), nullptr, out.rows(), nullptr);
+  CHECK(out.gaps_are_zero());
+  Values pick(3);
+  std::vector<double> got, expected;
+  for (int i = 0; i < 300; ++i) {  // a sample, with the corners of the first and last frame
+    const auto at = static_cast<std::int64_t>((pick.next() + 1) / 2 * static_cast<double>(s.out_positions()));
+    const std::int64_t corners[] = {0, kSide - 1, s.out_positions() - kSide, s.out_positions() - 1};
+    const std::int64_t row = i < 4 ? corners[i] : at, py = row / kSide % kSide, px = row % kSide;
+    for (std::int64_t n = 0; n < kO; ++n) {
+      double sum = 0.0;
+      for (std::int64_t k = 0; k < 9; ++k) {
+        const std::int64_t y = py + k / 3 - 1, c = px + k % 3 - 1;
+        if (y < 0 || y >= kSide || c < 0 || c >= kSide) continue;
+        for (std::int64_t j = 0; j < kI; ++j)
+          sum += static_cast<double>(static_cast<float>(x.at(row + (k / 3 - 1) * kSide + k % 3 - 1)[j])) *
+                 static_cast<double>(static_cast<float>(w.at(n * 9 + k)[j]));
+      }
+      expected.push_back(sum);
+      got.push_back(static_cast<double>(static_cast<float>(out.at(row)[n])));
+    }
+  }
+  CHECK(worst_error(got, expected, kUnit<bf16>) < 1.0);
+}
+
+TEST_CASE("gather_gemm_halo_wgmma/reads less than half of what gathering reads") {
+  if (std::string(sim_suite()) != "sim_race") return;  // only kernels with race hooks tell of their accesses
+  const OnArch arch(90);
+  Conv3dSize s{.B = 1, .in = {1, 32, 32}, .I = 64, .O = 16, .kernel = {1, 3, 3}, .padding = {0, 1, 1}};
+  s.out = s.in;
+  const auto x = DeviceRows<bf16>::random(s.in_positions(), s.I, 1), w = DeviceRows<bf16>::random(s.O * 9, s.I, 2);
+  auto out = DeviceRows<bf16>::poisoned(s.out_positions(), s.O);
+  const auto read_sectors = [&](int tile) {
+    kernels::simulator::options().profile = true;
+    kernels::conv_products::forward<Sim, bf16>(
+        "test", Stream{}, s, x.rows(), {}, w.rows(), nullptr, {}, out.rows(), nullptr, tile);
+    kernels::simulator::options().profile = false;
+    std::uint64_t sum = 0;
+    for (const kernels::simulator::TrafficLine& line : kernels::simulator::take_traffic_lines())
+      if (!line.shared && !line.write) sum += line.units;
+    return sum;
+  };
+  // Both of 256 rows: nine reads of every row of 128 bytes, against those of 256 + 2 * 34 positions.
+  const std::uint64_t gathered = read_sectors(kFirstWgmmaTile), halo = read_sectors(kFirstHaloTile);
+  CHECK(halo > 256 * 4);
+  CHECK(2 * halo < gathered);
+}
+
+}  // namespace avid::test
