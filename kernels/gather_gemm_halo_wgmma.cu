@@ -18,6 +18,7 @@
 //           simulator at 64x64, 90 channels: docs/kernels/convolution.md
 // Numerics  as gather_gemm.cu
 // Limits    2^31 positions of the raster; compiled for sm_90a only: hosts ask have_wgmma() first
+// Assumes   a tile without swizzle may begin at any multiple of 16 bytes, as the PTX manual says of start addresses
 // Measured  never run on a GPU yet
 // Predicted H200: 0.72 of the dense bf16 peak at 96 and 0.74 at 104 columns, bound by the port of shared memory, less
 //           3% of positions past the edges at 64x64, 6% at 32x32 (docs/kernels/convolution.md)
