@@ -6,6 +6,7 @@
 #include "autograd/var.h"
 
 #include <atomic>
+#include <optional>
 #include <queue>
 #include <utility>
 
@@ -22,6 +23,7 @@ struct GraphNode {
   std::uint64_t id = 0;
   bool requires_grad = false;
   const char* op = nullptr;  // null for leaves
+  const std::string* module = nullptr;  // where op ran
   Shape shape;
   DType dtype = DType::f32;
   Tensor grad;  // leaves: the accumulated gradient; others: contributions still on their way
@@ -90,6 +92,8 @@ void run_backward(const std::shared_ptr<GraphNode>& root, Tensor d_out) {
   add_to(root->grad, std::move(d_out));
   std::priority_queue<std::shared_ptr<GraphNode>, std::vector<std::shared_ptr<GraphNode>>, OlderId> open;
   if (root->op != nullptr) open.push(root);
+  std::optional<kernels::ModuleRange> range;  // kept open while the walk stays in one module
+  const std::string* module = nullptr;
   while (!open.empty()) {
     const std::shared_ptr<GraphNode> node = open.top();
     open.pop();
@@ -101,6 +105,11 @@ void run_backward(const std::shared_ptr<GraphNode>& root, Tensor d_out) {
     if (d_node.defined()) {
       InputGrads grads(*node);
       const NoGrad no_grad;
+      if (node->module != module) {
+        range.reset();
+        module = node->module;
+        if (!module->empty()) range.emplace(kernels::ModuleRange::Again{*module});
+      }
       const kernels::OpTimer timer(node->op, "_bwd");
       node->rule->backward(d_node, grads);
     }
@@ -218,6 +227,7 @@ Var record(std::unique_ptr<Rule> rule, Tensor out, std::vector<Var> inputs) {
   GraphNode& node = *result.state_->node;
   node.requires_grad = true;
   node.op = rule->op();
+  node.module = &kernels::current_module();
   node.rule = std::move(rule);
   for (const Var& input : inputs) node.inputs.push_back(input.defined() ? input.state_->node : nullptr);
   return result;

@@ -4,6 +4,7 @@
 #include "autograd/ops/elementwise.h"
 #include "autograd/ops/mask_mix.h"
 #include "autograd/ops/unet_input.h"
+#include "kernels/op_timer.h"
 #include "models/infer.h"
 #include "tensor/ops/moments.h"
 
@@ -83,7 +84,10 @@ AvidOutput Avid::forward(
   const Var base_output = Var(base);
   const Var input = unet_input(cond, Var(x_t), config_.adapter.sees_base_output() ? base_output : Var());
   AvidOutput out;
-  out.adapter = adapter_.forward(input, t, actions, drop, probe);
+  {
+    const kernels::ModuleRange range("adapter");
+    out.adapter = adapter_.forward(input, t, actions, drop, probe);
+  }
   if (config_.variant == AvidVariant::no_mask) {
     out.prediction = mixture_.forward(out.adapter, {}, base_output);
   } else {
@@ -97,7 +101,10 @@ AvidOutput Avid::forward(
 
 Tensor AvidDenoiser::predict(const diffusion::DenoiserInput& input) {
   const NoGrad no_grad;
-  last_base_ = base_.predict({.x_t = input.x_t, .t = input.t, .cond = input.cond, .actions = {}});
+  {
+    const kernels::ModuleRange range("base");
+    last_base_ = base_.predict({.x_t = input.x_t, .t = input.t, .cond = input.cond, .actions = {}});
+  }
   const AvidOutput out = avid_.forward(input.x_t, input.t, input.cond, input.actions, last_base_);
   mask_ = out.mask;
   return out.prediction.value();

@@ -7,14 +7,20 @@
 #include "autograd/ops/elementwise.h"
 #include "autograd/ops/embedding.h"
 #include "autograd/ops/film_condition.h"
+#include "kernels/op_timer.h"
 
 namespace avid {
 namespace {
 
 nn::AttentionSizes attention(const UnetSizes& sizes) { return {.heads = sizes.heads, .head_dim = sizes.head_dim}; }
 
-void see(const Probe& probe, std::string_view name, const Var& value) {
-  if (probe) probe(name, value.value());
+/// run()'s result, computed under the module's name and shown to the probe.
+template <class Run>
+Var part(const std::string& name, const Probe& probe, Run&& run) {
+  const kernels::ModuleRange range(name);
+  Var out = run();
+  if (probe) probe(name, out.value());
+  return out;
 }
 
 // The two ResNet blocks and two attentions that every level of encoder and decoder has.
@@ -22,15 +28,10 @@ template <class Level>
 Var run_level(
     const Level& level, const std::string& name, const Var& x, const Var& x2, const Var& film, const Var& bias,
     const Probe& probe) {
-  Var y = level.block1.forward(x, x2, film);
-  see(probe, name + ".0", y);
-  y = level.block2.forward(y, {}, film);
-  see(probe, name + ".1", y);
-  y = level.linear_attention.forward(y);
-  see(probe, name + ".2", y);
-  y = level.temporal_attention.forward(y, bias);
-  see(probe, name + ".3", y);
-  return y;
+  Var y = part(name + ".0", probe, [&] { return level.block1.forward(x, x2, film); });
+  y = part(name + ".1", probe, [&] { return level.block2.forward(y, {}, film); });
+  y = part(name + ".2", probe, [&] { return level.linear_attention.forward(y); });
+  return part(name + ".3", probe, [&] { return level.temporal_attention.forward(y, bias); });
 }
 
 }  // namespace
@@ -122,15 +123,12 @@ EncoderOutput UnetEncoder::forward(const Var& x, const Tensor& t, const Var& act
   check_shape(t, {B}, "unet3d", "t");
 
   EncoderOutput out;
-  Var y = init_conv_.forward(cast(x, activation_dtype()));  // [B,T,H,W,d]
-  see(probe, "init_conv", y);
-  y = init_temporal_attn_.forward(y, bias_table());
-  see(probe, "init_temporal_attn", y);
+  Var y = part("init_conv", probe, [&] { return init_conv_.forward(cast(x, activation_dtype())); });  // [B,T,H,W,d]
+  y = part("init_temporal_attn", probe, [&] { return init_temporal_attn_.forward(y, bias_table()); });
   out.first = y;
 
-  const Var time_code = time_mlp_.forward(t);  // [B,4d]
-  see(probe, "time_mlp", time_code);
-  if (action_code.defined()) see(probe, "action_mlp", action_code);
+  const Var time_code = part("time_mlp", probe, [&] { return time_mlp_.forward(t); });  // [B,4d]
+  if (action_code.defined() && probe) probe("action_mlp", action_code.value());
   out.film = silu(film_condition(time_code, action_code, T));  // [B,T,F]
 
   for (std::size_t i = 0; i < levels_.size(); ++i) {
@@ -138,8 +136,7 @@ EncoderOutput UnetEncoder::forward(const Var& x, const Tensor& t, const Var& act
     y = run_level(*levels_[i], name, y, {}, out.film, bias_table(), probe);
     out.skips.push_back(y);
     if (levels_[i]->downsample) {
-      y = levels_[i]->downsample->forward(y);
-      see(probe, name + ".4", y);
+      y = part(name + ".4", probe, [&] { return levels_[i]->downsample->forward(y); });
     }
   }
   out.x = y;
@@ -161,16 +158,12 @@ UnetMiddle::UnetMiddle(const UnetSizes& sizes, const Tensor& rotary)
 UnetMiddle::Output UnetMiddle::forward(
     const Var& x, const Var& film, const Var& bias_table, const Var& added, const Probe& probe) const {
   Output out;
-  Var y = block1_.forward(x, {}, film);
-  see(probe, "mid_block1", y);
-  y = spatial_attn_.forward(y);
-  see(probe, "mid_spatial_attn", y);
-  y = temporal_attn_.forward(y, bias_table);
-  see(probe, "mid_temporal_attn", y);
+  Var y = part("mid_block1", probe, [&] { return block1_.forward(x, {}, film); });
+  y = part("mid_spatial_attn", probe, [&] { return spatial_attn_.forward(y); });
+  y = part("mid_temporal_attn", probe, [&] { return temporal_attn_.forward(y, bias_table); });
   out.before_block2 = y;
   if (added.defined()) y = add(y, added);
-  out.out = block2_.forward(y, {}, film);
-  see(probe, "mid_block2", out.out);
+  out.out = part("mid_block2", probe, [&] { return block2_.forward(y, {}, film); });
   return out;
 }
 
@@ -203,8 +196,7 @@ Var UnetDecoder::forward(
     const std::string name = fmt::format("ups.{}", i);
     y = run_level(*levels_[i], name, y, skips[skips.size() - 1 - i], film, bias_table, probe);
     if (levels_[i]->upsample) {
-      y = levels_[i]->upsample->forward(y);
-      see(probe, name + ".4", y);
+      y = part(name + ".4", probe, [&] { return levels_[i]->upsample->forward(y); });
     }
   }
   return y;
@@ -217,12 +209,9 @@ UnetHead::UnetHead(const UnetSizes& sizes, std::int64_t out_channels)
 }
 
 Var UnetHead::forward(const Var& x, const Var& first, const Probe& probe) const {
-  const Var y = block_.forward(x, first, {});
-  see(probe, "final_conv.0", y);
+  const Var y = part("final_conv.0", probe, [&] { return block_.forward(x, first, {}); });
   // Mask, mixing and loss are f32 whatever the activations are.
-  const Var out = cast(out_.forward(y), out_.dtype());
-  see(probe, "final_conv.1", out);
-  return out;
+  return part("final_conv.1", probe, [&] { return cast(out_.forward(y), out_.dtype()); });
 }
 
 }  // namespace avid

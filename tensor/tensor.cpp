@@ -5,6 +5,7 @@
 
 #include "kernels/cast.h"
 #include "kernels/fill.h"
+#include "kernels/op_timer.h"
 #include "tensor/ops/on_device.h"
 
 namespace avid {
@@ -164,6 +165,7 @@ const void* Tensor::raw_data() const {
       "tensor: {} on {}: host code may not touch device memory, so this op has no kernel there yet | "
       "copy it with to(Device())",
       describe(), device().to_string());
+  kernels::note_operand(storage_->data() + offset_bytes_, num_bytes(), numel());
   return storage_->data() + offset_bytes_;
 }
 
@@ -175,6 +177,7 @@ void* Tensor::raw_data() {
 const void* Tensor::device_pointer(DType expected) const {
   check<DTypeError>(dtype_ == expected, "tensor: expected {}, got {}", name_of(expected), describe());
   check<DeviceError>(device().is_gpu(), "tensor: {}: expected a tensor on a device, got one on cpu", describe());
+  kernels::note_operand(storage_->data() + offset_bytes_, num_bytes(), numel());
   return storage_->data() + offset_bytes_;
 }
 

@@ -6,7 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <optional>
+#include <memory>
 
 #include "kernels/dispatch_stats.h"
 #include "models/checkpoint.h"
@@ -15,6 +15,7 @@
 #include "tensor/io/tensor_file.h"
 #include "tensor/ops/on_device.h"
 #include "tensor/rng.h"
+#include "train/config.h"
 #include "train/learner.h"
 
 namespace avid::train {
@@ -39,22 +40,23 @@ TrainConfig config_of(const BenchRequest& request, const Unet3dConfig& net, cons
   return config;
 }
 
-}  // namespace
+/// A network to step with, its batch, and what a forward pass costs.
+struct Prepared {
+  std::unique_ptr<Trainee> trainee;
+  TrainBatch batch;
+  double trained_flops = 0, frozen_flops = 0;
+};
 
-BenchResult bench_step(const BenchRequest& request) {
-  check<UsageError>(
-      request.kind == "avid" || request.kind == "base" || request.kind == "sample",
-      "bench: --kind: expected avid, base or sample, got {}", request.kind);
+Prepared from_files(const BenchRequest& request) {
   check<UsageError>(
       request.kind == "base" || !request.adapter.empty(), "bench: --kind {} needs --adapter", request.kind);
-
+  Prepared out;
   const auto file = open_tensor_file(request.input);
-  TrainBatch batch;
-  batch.x0 = to_channels_last(file->load("x0"));
-  batch.noise = to_channels_last(file->load("noise"));
-  batch.cond = to_channels_last(file->load("cond"));
-  batch.t = file->load("t");
-  const Shape video = batch.x0.shape();
+  out.batch.x0 = to_channels_last(file->load("x0"));
+  out.batch.noise = to_channels_last(file->load("noise"));
+  out.batch.cond = to_channels_last(file->load("cond"));
+  out.batch.t = file->load("t");
+  const Shape video = out.batch.x0.shape();
   const VideoSize size{video[0], video[1], video[2], video[3]};
 
   const nn::TensorMap base_tensors = read_network(request.base, NetworkKind::unet).tensors;
@@ -62,14 +64,82 @@ BenchResult bench_step(const BenchRequest& request) {
   Unet3dConfig trained_config = base_config;
   nn::TensorMap trained_tensors = base_tensors;
   if (request.kind != "base") {
-    batch.actions = file->load("actions");
+    out.batch.actions = file->load("actions");
     trained_tensors = read_network(request.adapter, NetworkKind::avid).tensors;
     trained_config = infer_avid_config(trained_tensors, request.adapter.string(), base_config.cond_frames).adapter;
   }
-  const auto trainee = make_trainee(config_of(request, trained_config, video));
-  trainee->module().import_tensors(
+  out.trainee = make_trainee(config_of(request, trained_config, video));
+  out.trainee->module().import_tensors(
       trained_tensors, request.kind == "base" ? request.base.string() : request.adapter.string());
-  trainee->module().set_trainable(true);
+  out.trainee->module().set_trainable(true);
+  out.trained_flops = static_cast<double>(forward_cost(trained_config, size).total);
+  if (request.kind != "base") out.frozen_flops = static_cast<double>(forward_cost(base_config, size).total);
+  return out;
+}
+
+Unet3dConfig unet_of(const TrainConfig& config) {
+  Unet3dConfig c;
+  c.dim = config.model.width;
+  c.dim_mults = config.model.multipliers;
+  c.heads = config.model.heads;
+  c.head_dim = config.model.head_dim;
+  c.cond_frames = config.data.cond_frames;
+  c.num_actions = config.model.actions;
+  c.in_channels = 3 * config.data.cond_frames + 3;
+  return c;
+}
+
+Prepared made_up(const BenchRequest& request) {
+  // Its base is made up, too; a configuration may leave open which one it stands on.
+  const std::vector<std::string> set =
+      request.base_config.empty() ? std::vector<std::string>{} : std::vector<std::string>{"base.checkpoint=made-up"};
+  const TrainConfig config = TrainConfig::load(request.config, set, TrainConfig::Files::may_miss);
+  Prepared out;
+  if (config.is_avid()) {
+    check<UsageError>(
+        !request.base_config.empty(), "bench: {} stands on a frozen base | give its sizes with --base-config",
+        request.config.string());
+    const TrainConfig base = TrainConfig::load(request.base_config, {}, TrainConfig::Files::may_miss);
+    auto unet = std::make_unique<Unet3d>(unet_of(base));
+    unet->initialize(1);
+    auto avid = std::make_unique<Avid>(make_avid_config(AvidVariant::mask, unet_of(config)));
+    avid->initialize(2);
+    out.trainee =
+        make_avid_trainee(std::move(unet), std::move(avid), diffusion::parse_objective(config.diffusion.objective));
+  } else {
+    check<UsageError>(
+        config.base.checkpoint.empty() && !config.is_classifier() && !config.is_encoder(),
+        "bench: --config {}: expected a U-Net without a base, or AVID, got model.kind = \"{}\"",
+        request.config.string(), config.model.kind);
+    out.trainee = make_trainee(config);
+  }
+  const std::int64_t clips = request.clips > 0 ? request.clips : config.train.batch, size = config.data.size;
+  out.batch.x0 = Tensor::empty({clips, config.data.frames, size, size, 3});
+  out.batch.cond = Tensor::empty({clips, config.data.cond_frames, size, size, 3});
+  out.batch.noise = Tensor::empty(out.batch.x0.shape());
+  fill_uniform(out.batch.x0, {1, RngPurpose::test, 0}, -1, 1);
+  fill_uniform(out.batch.cond, {1, RngPurpose::test, 1}, -1, 1);
+  fill_normal(out.batch.noise, {1, RngPurpose::test, 2});
+  out.batch.t = Tensor::full({clips}, static_cast<double>(config.diffusion.timesteps / 2), DType::i64);
+  if (config.uses_actions()) out.batch.actions = Tensor::zeros({clips, config.data.frames}, DType::i64);
+  const Trainee::Cost cost = out.trainee->forward_flops({clips, config.data.frames, size, size});
+  out.trained_flops = cost.trained;
+  out.frozen_flops = cost.frozen;
+  return out;
+}
+
+}  // namespace
+
+BenchResult bench_step(const BenchRequest& request) {
+  check<UsageError>(
+      request.kind == "avid" || request.kind == "base" || request.kind == "sample",
+      "bench: --kind: expected avid, base or sample, got {}", request.kind);
+  check<UsageError>(
+      !request.config.empty() || (!request.base.empty() && !request.input.empty()),
+      "bench: expected --base and --input, or --config");
+  const Prepared prepared = request.config.empty() ? from_files(request) : made_up(request);
+  Trainee* trainee = prepared.trainee.get();
+  const TrainBatch& batch = prepared.batch;
   trainee->place(request.device, request.activations);
   // A step is over when the device has done it.
   const auto wait = [&] {
@@ -81,9 +151,7 @@ BenchResult bench_step(const BenchRequest& request) {
   Learner learner(*trainee, {});
 
   BenchResult result;
-  const double trained_flops = static_cast<double>(forward_cost(trained_config, size).total);
-  const double frozen_flops = request.kind == "base" ? 0 : static_cast<double>(forward_cost(base_config, size).total);
-  result.flops_per_step = frozen_flops + (request.kind == "sample" ? 1 : 3) * trained_flops;
+  result.flops_per_step = prepared.frozen_flops + (request.kind == "sample" ? 1 : 3) * prepared.trained_flops;
 
   std::int64_t step = 0;
   const auto run = [&] {
@@ -98,16 +166,18 @@ BenchResult bench_step(const BenchRequest& request) {
   reset_host_pool_peak();
   if (request.device.is_gpu()) reset_device_pool_peak(request.device);
   kernels::reset_slow_path_counts();
-  if (request.per_op) kernels::set_op_timing(true, wait);
+  if (request.collect != kernels::Collect::nothing) kernels::set_op_timing(request.collect, wait);
   for (std::int64_t i = 0; i < request.steps; ++i) {
+    result.step_starts.push_back(kernels::op_clock());
     const auto start = std::chrono::steady_clock::now();
     run();
     wait();
     result.seconds.push_back(seconds_since(start));
   }
-  if (request.per_op) {
+  if (request.collect != kernels::Collect::nothing) {
     result.ops = kernels::op_times();
-    kernels::set_op_timing(false);
+    result.events = kernels::op_events();
+    kernels::set_op_timing(kernels::Collect::nothing);
   }
   result.slow_paths = kernels::slow_path_counts();
   result.peak_pool_bytes =

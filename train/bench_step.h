@@ -12,12 +12,16 @@
 
 namespace avid::train {
 
+/// What to run: weights and clips from files, or, with `config`, made up at the sizes of a training configuration.
 struct BenchRequest {
   std::string kind = "avid";              ///< avid: adapter update; base: base update; sample: base + adapter forward
   std::filesystem::path base, adapter;    ///< weights; adapter is not needed for "base"
   std::filesystem::path input;            ///< x0, noise, x_t, t, cond, actions in the layout of `avid forward`
+  std::filesystem::path config;           ///< a training configuration; then base and adapter are not read
+  std::filesystem::path base_config;      ///< for a config whose model stands on a frozen base: sizes of that
+  std::int64_t clips = 0;                 ///< of a made-up batch; 0: train.batch
   std::int64_t steps = 5, warmup = 2;
-  bool per_op = false;                    ///< collect where the time goes
+  kernels::Collect collect = kernels::Collect::nothing;  ///< where the time goes: sums per op, or every call
   Device device = {};                     ///< where the networks compute
   DType activations = DType::f32;         ///< f32 or bf16
 };
@@ -28,12 +32,14 @@ struct BenchResult {
   double flops_per_step = 0;              ///< multiply-adds x 2; backward counted as two forwards
   std::size_t peak_pool_bytes = 0;        ///< tensors
   double peak_process_mib = 0;            ///< resident set of the process
-  std::map<std::string, kernels::OpTime> ops;
+  std::map<std::string, kernels::OpTime> ops;  ///< with Collect::sums and events
+  std::vector<kernels::OpEvent> events;        ///< with Collect::events
+  std::vector<double> step_starts;             ///< on the clock of the events, one per step
   std::map<std::string, std::int64_t> slow_paths;
 };
 
-/// Runs `warmup` + `steps` steps on one fixed batch. Throws UsageError for an unknown kind, FileError / ShapeError for files
-/// that do not fit together.
+/// Runs `warmup` + `steps` steps on one fixed batch. With `config`, `kind` says only whether to update or to sample. Throws
+/// UsageError for an unknown kind, FileError / ShapeError for files that do not fit together.
 BenchResult bench_step(const BenchRequest& request);
 
 /// FLOP/s of oneDNN's f32 product of n x n matrices on all threads, the best of several tries: the machine's yardstick, measured

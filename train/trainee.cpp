@@ -3,6 +3,7 @@
 
 #include "autograd/ops/cross_entropy.h"
 #include "autograd/ops/unet_input.h"
+#include "kernels/op_timer.h"
 #include "models/action_classifier.h"
 #include "models/avid.h"
 #include "models/clip_encoder.h"
@@ -98,6 +99,7 @@ class AvidTrainee final : public Trainee {
     place_module(*avid_, device, activations);
   }
   Tensor base_prediction(const NoisedClips& clips) override {
+    const kernels::ModuleRange range("base");
     return base_.denoiser->predict({clips.x_t, clips.t, clips.cond, {}});
   }
   Output forward(const NoisedClips& clips, const Tensor& base, const Probe& probe) override {

@@ -20,15 +20,21 @@ HERE = pathlib.Path(__file__).parent
 BASE = {"dim": 24, "mults": [1, 2, 4, 8], "heads": 2, "head_dim": 64}
 ADAPTER = {"dim": 16, "mults": [1, 2, 4, 8], "heads": 2, "head_dim": 32}
 SIZES = {32: 8, 64: 4}  # frame size -> clips
+FRAMES = 8
+# On a GPU: the paper's networks (configs/base.toml, configs/avid_71m.toml) and batch.
+GPU_BASE = {"dim": 100, "mults": [1, 2, 4, 8], "heads": 8, "head_dim": 64}
+GPU_ADAPTER = {"dim": 90, "mults": [1, 2, 4, 8], "heads": 6, "head_dim": 50}
+GPU_SIZES = {64: 32}
 # glibc must not return memory to the system between steps, or PyTorch pays for fresh pages on every step.
 TORCH_ENV = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_TOP_PAD_": "268435456"}
 
 
-def write_job(folder, kind, size, clips, threads):
+def write_job(folder, kind, size, clips, threads, device):
     torch.manual_seed(1)
-    frames = 8
-    base = Unet3d(**BASE)
-    avid = Avid(Unet3d(**ADAPTER, extra_in=3, out_channels=4))
+    on_gpu = device != "cpu"
+    frames, base_shape, adapter_shape = FRAMES, *((GPU_BASE, GPU_ADAPTER) if on_gpu else (BASE, ADAPTER))
+    base = Unet3d(**base_shape)
+    avid = Avid(Unet3d(**adapter_shape, extra_in=3, out_channels=4))
     with torch.no_grad():
         avid.mixture_conv.weight.fill_(0.5)
     x0 = torch.rand(clips, 3, frames, size, size) * 2 - 1
@@ -42,7 +48,7 @@ def write_job(folder, kind, size, clips, threads):
     save_file(contiguous(base.state_dict()), paths["base"])
     save_file(contiguous(avid.state_dict()), paths["adapter"])
     save_file(contiguous(tensors), paths["input"])
-    job = {"kind": kind, "threads": threads, "base_shape": BASE, "adapter_shape": ADAPTER, **paths}
+    job = {"kind": kind, "threads": threads, "device": device, "base_shape": base_shape, "adapter_shape": adapter_shape, **paths}
     (folder / "job.json").write_text(json.dumps(job))
     return job
 
@@ -68,7 +74,7 @@ class TorchSide:
 
 def run_ours(program, job, dtype, steps, threads):
     command = [program, "bench", "step", "--kind", job["kind"], "--base", job["base"], "--input", job["input"], "--dtype", dtype,
-               "--steps", str(steps), "--threads", str(threads), "--json"]
+               "--steps", str(steps), "--threads", str(threads), "--device", job["device"], "--json"]
     if job["kind"] != "base":
         command += ["--adapter", job["adapter"]]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -77,10 +83,10 @@ def run_ours(program, job, dtype, steps, threads):
     return json.loads(done.stdout)
 
 
-def compare(program, kind, size, clips, dtype, modes, rounds, steps, threads):
+def compare(program, kind, size, clips, dtype, modes, rounds, steps, threads, device):
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        job = write_job(folder, kind, size, clips, threads)
+        job = write_job(folder, kind, size, clips, threads, device)
         sides = [TorchSide(folder, mode) for mode in modes]
         for side in sides:
             side.run(1)  # build, compile, warm up: not counted
@@ -101,7 +107,7 @@ def compare(program, kind, size, clips, dtype, modes, rounds, steps, threads):
     best = min(theirs, key=lambda mode: statistics.median(theirs[mode]))
     line = {"kind": kind, "size": size, "clips": clips, "dtype": dtype, "ours_s": statistics.median(ours), "torch_mode": best,
             "torch_s": statistics.median(theirs[best]), "torch_all_s": {m: statistics.median(v) for m, v in theirs.items()},
-            "ours_peak_mib": result["peak_mib"], "torch_peak_mib": min(s.peak for s in sides)}
+            "ours_peak_mib": result["peak_mib" if device == "cpu" else "peak_tensor_mib"], "torch_peak_mib": min(s.peak for s in sides)}
     line["ratio"] = line["torch_s"] / line["ours_s"]
     return line
 
@@ -112,12 +118,15 @@ def main():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda: both sides")
     parser.add_argument("--only", help="one kind: avid, base or sample")
     parser.add_argument("--size", type=int, choices=(32, 64), help="one frame size")
     parser.add_argument("--dtype", choices=("f32", "bf16"), help="one type")
     args = parser.parse_args()
-    sizes = [(size, clips) for size, clips in SIZES.items() if args.size in (None, size) and not (args.quick and size > 32)]
-    dtypes = [args.dtype] if args.dtype else ["f32"] if args.quick else ["f32", "bf16"]
+    gpu = args.device != "cpu"
+    sizes = [(size, clips) for size, clips in (GPU_SIZES if gpu else SIZES).items()
+             if args.size in (None, size) and (gpu or not (args.quick and size > 32))]
+    dtypes = [args.dtype] if args.dtype else ["bf16" if gpu else "f32"] if args.quick else ["f32", "bf16"]
     rounds, steps = (3, 2) if args.quick else (5, 3)
     jobs = [(kind, size, clips, dtype) for dtype in dtypes for size, clips in sizes for kind in ("avid", "base", "sample")
             if args.only in (None, kind)]
@@ -127,14 +136,15 @@ def main():
     print(f"{'line':28} {'ours s':>8} {'PyTorch s':>10} {'mode':>12} {'ratio':>6} {'ours MiB':>9} {'PyTorch MiB':>12}")
     for kind, size, clips, dtype in jobs:
         modes = ["eager", "compile"] if dtype == "f32" else ["eager-bf16", "compile-bf16"]
-        line = compare(args.program, kind, size, clips, dtype, modes, rounds, steps, args.threads)
+        line = compare(args.program, kind, size, clips, dtype, modes, rounds, steps, args.threads, args.device)
         lines.append(line)
         name = f"{kind} {size}x{size} B={clips} {dtype}"
         print(f"{name:28} {line['ours_s']:8.3f} {line['torch_s']:10.3f} {line['torch_mode']:>12} {line['ratio']:6.2f} "
               f"{line['ours_peak_mib']:9.0f} {line['torch_peak_mib']:12.0f}", flush=True)
     worst = min(lines, key=lambda line: line["ratio"])
     if args.json:
-        pathlib.Path(args.json).write_text(json.dumps({"torch": torch.__version__, "threads": args.threads, "lines": lines}, indent=1))
+        report = {"torch": torch.__version__, "threads": args.threads, "device": args.device, "lines": lines}
+        pathlib.Path(args.json).write_text(json.dumps(report, indent=1))
     print(f"slowest ratio {worst['ratio']:.2f} ({worst['kind']} {worst['size']}x{worst['size']} {worst['dtype']})")
 
 

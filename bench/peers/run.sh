@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Our program against PyTorch on the same machine in one run. Needs Python 3 with venv; installs PyTorch into .venv once.
 # Usage: bench/peers/run.sh [--quick] [--only avid|base|sample] [--size 32|64] [--dtype f32|bf16] [--json FILE]
+#   --device cuda  both sides on a GPU, at the paper's sizes; needs a PyTorch with CUDA and our build with -DAVID_CUDA=ON
+#   AVID_PEER_PROGRAM names our program (default: build/avid).
 #   AVID_PEER_PYTHON names an interpreter that already has PyTorch.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -9,7 +11,7 @@ if [ ! -x "$python" ]; then
   python3 -m venv "$root/.venv" >&2
   "$root/.venv/bin/pip" install --quiet torch numpy safetensors >&2
 fi
-program=$root/build/avid
+program=${AVID_PEER_PROGRAM:-$root/build/avid}
 if [ ! -x "$program" ]; then
   "$root/scripts/build.sh" >&2
 fi

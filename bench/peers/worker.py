@@ -26,15 +26,18 @@ def build(shape, extra_in, out_channels):
     return Unet3d(shape["dim"], shape["mults"], shape["heads"], shape["head_dim"], extra_in=extra_in, out_channels=out_channels)
 
 
-given = load_file(job["input"])
+device = torch.device(job["device"])
+given = {name: value.to(device) for name, value in load_file(job["input"]).items()}
 clips = given["x_t"].shape[0]
 base = build(job["base_shape"], 0, 3)
 load_original(base, load_file(job["base"]))
+base.to(device)
 avid = None
 if job["kind"] != "base":
     avid = Avid(build(job["adapter_shape"], 3, 4))
     load_original(avid, load_file(job["adapter"]))
-abar = sigmoid_schedule(200)[given["t"]]
+    avid.to(device)
+abar = sigmoid_schedule(200).to(device)[given["t"]]
 weight = abar / (1 - abar)
 target = frames_of(given["x0"])
 
@@ -59,7 +62,7 @@ if mode.startswith("compile"):
     base = torch.compile(base)
     if avid is not None:
         avid = torch.compile(avid)
-autocast = torch.autocast("cpu", torch.bfloat16, enabled=mode.endswith("bf16"))
+autocast = torch.autocast(device.type, torch.bfloat16, enabled=mode.endswith("bf16"))
 trained = list((base if job["kind"] == "base" else avid).parameters()) if job["kind"] != "sample" else []
 trained = [p for p in trained if p.requires_grad]
 optimizer = torch.optim.Adam(trained, lr=1e-4, fused=True) if trained else None
@@ -83,11 +86,18 @@ def sampling_step():
 
 step = sampling_step if job["kind"] == "sample" else update
 first_loss = step()  # also compiles
+
+
+def peak_mib():
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 for line in sys.stdin:
     seconds = []
     for _ in range(int(line)):
         start = time.perf_counter()
-        step()
+        step()  # ends by reading the loss, so that a GPU has finished
         seconds.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": seconds, "loss": first_loss, "peak_mib": peak}), flush=True)
+    print(json.dumps({"seconds": seconds, "loss": first_loss, "peak_mib": peak_mib()}), flush=True)

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/attention.h"
+#include "kernels/op_timer.h"
 #include "tensor/ops/emulated_bf16.h"
 #include "tensor/ops/on_device.h"
 #include "tensor/ops/operands.h"
@@ -63,6 +64,11 @@ kernels::AttentionArgs<Elem> cpu_arguments(
       detail::mutable_rows_of<Elem>(result.out), result.log_sum.raw_data());
 }
 
+/// Multiply-adds x 2 of the two products of a forward pass; a backward pass has twice as many to do.
+double flops_of(const Tensor& q, const Tensor& k) {
+  return 4.0 * static_cast<double>(q.rows() * k.dim(1) * q.cols());
+}
+
 /// log_sum as one vector: [B,N,Q] rows would have gaps.
 Tensor empty_log_sum(const Tensor& q, const SoftmaxAttentionOptions& options) {
   return Tensor::empty({q.dim(0) * options.heads * q.dim(1)}, detail::parameter_dtype(q), q.device());
@@ -78,6 +84,7 @@ SoftmaxAttention attention_fwd(
     return result;
   }
   check_inputs(q, k, v, options);
+  kernels::note_flops(flops_of(q, k));
   SoftmaxAttention result{Tensor::empty(q.shape(), q.dtype(), q.device()), empty_log_sum(q, options)};
   if (q.device().is_gpu()) {
     dispatch_f32_bf16(q.dtype(), kOp, [&]<class Elem>() {
@@ -106,6 +113,7 @@ SoftmaxAttentionGrads attention_bwd(
   check_inputs(q, k, v, options);
   detail::check_like(d_out, q, kOp, "d_out");
   detail::check_like(forward.out, q, kOp, "forward.out");
+  kernels::note_flops(2 * flops_of(q, k));
   SoftmaxAttention saved = forward;  // handles; nothing of it is written
   SoftmaxAttentionGrads grads;
   if (needs.q) grads.d_q = Tensor::empty(q.shape(), q.dtype(), q.device());

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/attention_block.h"
+#include "kernels/op_timer.h"
 #include "tensor/ops/on_device.h"
 #include "tensor/tensor.h"
 
@@ -42,6 +43,13 @@ void check_core_head(const char* op, const AttentionOptions& options);
 AttentionGrads allocate_attention_grads(
     const Tensor& x, const Tensor& norm_gamma, const Tensor& w_qkv, const Tensor& w_out, const Tensor& b_out,
     const AttentionNeeds& needs);
+
+/// Tells the op timer what a block has to do: projections, and a core of `core_flops` per position and head. A backward
+/// pass has twice as much; what it computes again is not counted.
+inline void note_block_flops(const Tensor& x, const AttentionOptions& options, std::int64_t core_flops, bool backward) {
+  const std::int64_t per_position = options.heads * (8 * x.cols() * options.head_dim + core_flops);
+  kernels::note_flops((backward ? 2.0 : 1.0) * static_cast<double>(x.rows()) * static_cast<double>(per_position));
+}
 
 // ---- on the CPU ----
 

@@ -2,8 +2,10 @@
 #include "tensor/ops/conv3d.h"
 
 #include "kernels/conv3d.h"
+#include "kernels/op_timer.h"
 #include "tensor/kernel_args.h"
 #include "tensor/ops/emulated_bf16.h"
+#include "tensor/ops/library_route.h"
 #include "tensor/ops/on_device.h"
 
 namespace avid {
@@ -42,6 +44,24 @@ Conv3dSize size_of_conv(const char* op, const Shape& x, const Shape& x2, const S
 
 Shape out_shape(const Conv3dSize& s) { return {s.B, s.out[0], s.out[1], s.out[2], s.O}; }
 
+using kernels::vendor::ConvPass;
+using kernels::vendor::ConvPitches;
+
+/// Ours, or cuDNN's with the workspace that it asks for: `run(workspace)`.
+template <class Elem, class Native, class Run>
+void conv_either(
+    const kernels::Stream& stream, const Tensor& like, ConvPass pass, const Conv3dSize& s, const ConvPitches& pitches,
+    Native&& native, Run&& run) {
+  constexpr auto kType =
+      std::is_same_v<Elem, float> ? kernels::vendor::ElementType::f32 : kernels::vendor::ElementType::bf16;
+  const auto library = [&] {
+    Tensor workspace = device_workspace(kernels::vendor::library_conv3d_workspace_bytes<Elem>(pass, s, pitches), like);
+    run(device_mutable_data<float>(workspace));
+  };
+  detail::run_either(
+      detail::Family::conv, stream, [&] { return kernels::vendor::describe(pass, kType, s); }, native, library);
+}
+
 Shape shape_or_none(const Tensor& t) { return t.defined() ? t.shape() : Shape{}; }
 
 }  // namespace
@@ -52,14 +72,29 @@ Tensor conv3d(const Tensor& x, const Tensor& w, const Tensor& bias, const Conv3d
   check_args("conv3d", {{"x", x}, {"w", w}, {"x2", x2}});
   const Conv3dSize s = size_of_conv("conv3d", x.shape(), shape_or_none(x2), w.shape(), options);
   if (bias.defined()) detail::check_parameter(bias, {s.O}, x, "conv3d", "bias");
+  kernels::note_flops(s.flops());
   Tensor out = Tensor::empty(out_shape(s), x.dtype(), x.device());  // [B,T',H',W',O]
   if (x.device().is_gpu()) {
     dispatch_f32_bf16(x.dtype(), "conv3d", [&]<class Elem>() {
-      Tensor workspace = device_workspace(kernels::conv3d_fwd_workspace_bytes<Elem>(s), x);
+      const auto x_rows = device_rows_of<Elem>(x), x2_rows = device_rows_of<Elem>(x2), w_rows = device_rows_of<Elem>(w);
+      const auto out_rows = device_mutable_rows_of<Elem>(out);
+      const float* bias_data = device_data<float>(bias);
       on_device(x.device(), "conv3d", [&]<class Backend>(const kernels::Stream& stream) {
-        kernels::conv3d_fwd<Backend, Elem>(
-            stream, s, device_rows_of<Elem>(x), device_rows_of<Elem>(x2), device_rows_of<Elem>(w), device_data<float>(bias),
-            device_mutable_rows_of<Elem>(out), device_mutable_data<float>(workspace));
+        const auto native = [&] {
+          Tensor workspace = device_workspace(kernels::conv3d_fwd_workspace_bytes<Elem>(s), x);
+          kernels::conv3d_fwd<Backend, Elem>(
+              stream, s, x_rows, x2_rows, w_rows, bias_data, out_rows, device_mutable_data<float>(workspace));
+        };
+        if constexpr (detail::kHasLibraries<Backend>) {
+          if (out.numel() > 0)
+            return conv_either<Elem>(
+                stream, x, ConvPass::fwd, s, {x_rows.pitch, w_rows.pitch, out_rows.pitch}, native,
+                [&](void* workspace) {
+                  kernels::vendor::library_conv3d_fwd<Elem>(
+                      stream, s, x_rows, x2_rows, w_rows, bias_data, out_rows, workspace);
+                });
+        }
+        native();
       });
     });
     return out;
@@ -82,16 +117,32 @@ Conv3dInputGrads conv3d_bwd_data(
   check_args("conv3d_bwd_data", {{"d_out", d_out}, {"w", w}});
   const Conv3dSize s = size_of_conv("conv3d_bwd_data", x_shape, x2_shape, w.shape(), options);
   check_shape(d_out, out_shape(s), "conv3d_bwd_data", "d_out");
+  kernels::note_flops(s.flops());
   Conv3dInputGrads grads;
   if (needs_x) grads.d_x = Tensor::empty(x_shape, d_out.dtype(), d_out.device());
   if (needs_x2 && x2_shape.rank() > 0) grads.d_x2 = Tensor::empty(x2_shape, d_out.dtype(), d_out.device());
   if (d_out.device().is_gpu()) {
     dispatch_f32_bf16(d_out.dtype(), "conv3d_bwd_data", [&]<class Elem>() {
-      Tensor workspace = device_workspace(kernels::conv3d_bwd_data_workspace_bytes<Elem>(s), d_out);
+      const auto d_out_rows = device_rows_of<Elem>(d_out), w_rows = device_rows_of<Elem>(w);
+      const auto d_x_rows = device_mutable_rows_of<Elem>(grads.d_x),
+                 d_x2_rows = device_mutable_rows_of<Elem>(grads.d_x2);
       on_device(d_out.device(), "conv3d_bwd_data", [&]<class Backend>(const kernels::Stream& stream) {
-        kernels::conv3d_bwd_data<Backend, Elem>(
-            stream, s, device_rows_of<Elem>(d_out), device_rows_of<Elem>(w), device_mutable_rows_of<Elem>(grads.d_x),
-            device_mutable_rows_of<Elem>(grads.d_x2), device_mutable_data<float>(workspace));
+        const auto native = [&] {
+          Tensor workspace = device_workspace(kernels::conv3d_bwd_data_workspace_bytes<Elem>(s), d_out);
+          kernels::conv3d_bwd_data<Backend, Elem>(
+              stream, s, d_out_rows, w_rows, d_x_rows, d_x2_rows, device_mutable_data<float>(workspace));
+        };
+        if constexpr (detail::kHasLibraries<Backend>) {
+          if (d_out.numel() > 0 && s.in_positions() > 0)
+            return conv_either<Elem>(
+                stream, d_out, ConvPass::bwd_data, s,
+                kernels::vendor::bwd_data_pitches(d_x_rows, w_rows.pitch, d_out_rows.pitch), native,
+                [&](void* workspace) {
+                  kernels::vendor::library_conv3d_bwd_data<Elem>(
+                      stream, s, d_out_rows, w_rows, d_x_rows, d_x2_rows, workspace);
+                });
+        }
+        native();
       });
     });
     return grads;
@@ -115,6 +166,7 @@ Conv3dWeightGrads conv3d_bwd_weight(
     check<ShapeError>(x.defined(), "conv3d_bwd_weight: x: expected a tensor, got an undefined one");
     s = size_of_conv("conv3d_bwd_weight", x.shape(), shape_or_none(x2), w_shape, options);
     check_shape(d_out, out_shape(s), "conv3d_bwd_weight", "d_out");
+    kernels::note_flops(s.flops());
   } else {
     check_rank(d_out, 5, "conv3d_bwd_weight", "d_out");
     s = {.B = d_out.dim(0), .out = {d_out.dim(1), d_out.dim(2), d_out.dim(3)}, .O = d_out.cols()};
@@ -125,12 +177,29 @@ Conv3dWeightGrads conv3d_bwd_weight(
   if (needs_bias) grads.d_bias = Tensor::empty({s.O}, grad_dtype, d_out.device());
   if (d_out.device().is_gpu()) {
     dispatch_f32_bf16(d_out.dtype(), "conv3d_bwd_weight", [&]<class Elem>() {
-      Tensor workspace = device_workspace(kernels::conv3d_bwd_weight_workspace_bytes<Elem>(s), d_out);
+      const auto d_out_rows = device_rows_of<Elem>(d_out), x_rows = device_rows_of<Elem>(x),
+                 x2_rows = device_rows_of<Elem>(x2);
+      const auto d_w_rows = device_mutable_rows_of<float>(grads.d_w);
+      float* d_bias = device_mutable_data<float>(grads.d_bias);
       on_device(d_out.device(), "conv3d_bwd_weight", [&]<class Backend>(const kernels::Stream& stream) {
-        kernels::conv3d_bwd_weight<Backend, Elem>(
-            stream, s, device_rows_of<Elem>(d_out), device_rows_of<Elem>(x), device_rows_of<Elem>(x2),
-            device_mutable_rows_of<float>(grads.d_w), device_mutable_data<float>(grads.d_bias),
-            device_mutable_data<float>(workspace));
+        const auto ours = [&](kernels::Rows<float> d_w) {
+          Tensor workspace = device_workspace(kernels::conv3d_bwd_weight_workspace_bytes<Elem>(s), d_out);
+          kernels::conv3d_bwd_weight<Backend, Elem>(
+              stream, s, d_out_rows, x_rows, x2_rows, d_w, d_bias, device_mutable_data<float>(workspace));
+        };
+        const auto native = [&] { ours(d_w_rows); };
+        if constexpr (detail::kHasLibraries<Backend>) {
+          if (needs_w && d_out.numel() > 0)
+            return conv_either<Elem>(
+                stream, d_out, ConvPass::bwd_weight, s,
+                kernels::vendor::bwd_weight_pitches<Elem>(s, x_rows.pitch, d_out_rows.pitch), native,
+                [&](void* workspace) {
+                  kernels::vendor::library_conv3d_bwd_weight<Elem>(
+                      stream, s, d_out_rows, x_rows, x2_rows, d_w_rows, workspace);
+                  if (d_bias != nullptr) ours({});
+                });
+        }
+        native();
       });
     });
     return grads;

@@ -2,8 +2,10 @@
 #include "tensor/ops/linear.h"
 
 #include "kernels/linear.h"
+#include "kernels/op_timer.h"
 #include "tensor/kernel_args.h"
 #include "tensor/ops/emulated_bf16.h"
+#include "tensor/ops/library_route.h"
 #include "tensor/ops/on_device.h"
 
 namespace avid {
@@ -31,21 +33,41 @@ Shape shape_or_none(const Tensor& t) { return t.defined() ? t.shape() : Shape{};
 
 Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& x2, const Tensor& residual) {
   if (detail::is_emulated_bf16(x))
-    return detail::narrowed(linear(
-        detail::widened(x), detail::widened(w), bias, detail::widened(x2), detail::widened(residual)));
+    return detail::narrowed(
+        linear(detail::widened(x), detail::widened(w), bias, detail::widened(x2), detail::widened(residual)));
   check_args("linear", {{"x", x}, {"w", w}, {"x2", x2}, {"residual", residual}});
   const LinearSize s = size_of_linear("linear", x.shape(), shape_or_none(x2), w.shape());
   if (bias.defined()) detail::check_parameter(bias, {s.O}, x, "linear", "bias");
+  kernels::note_flops(s.flops());
   const Shape out_shape = x.shape().with_cols(s.O);
   if (residual.defined()) check_shape(residual, out_shape, "linear", "residual");
   Tensor out = Tensor::empty(out_shape, x.dtype(), x.device());  // [...,O]
   if (x.device().is_gpu()) {
     dispatch_f32_bf16(x.dtype(), "linear", [&]<class Elem>() {
-      Tensor workspace = device_workspace(kernels::linear_fwd_workspace_bytes<Elem>(s), x);
+      const auto x_rows = device_rows_of<Elem>(x), x2_rows = device_rows_of<Elem>(x2), w_rows = device_rows_of<Elem>(w),
+                 residual_rows = device_rows_of<Elem>(residual);
+      const auto out_rows = device_mutable_rows_of<Elem>(out);
+      const float* bias_data = device_data<float>(bias);
       on_device(x.device(), "linear", [&]<class Backend>(const kernels::Stream& stream) {
-        kernels::linear_fwd<Backend, Elem>(
-            stream, s, device_rows_of<Elem>(x), device_rows_of<Elem>(x2), device_rows_of<Elem>(w), device_data<float>(bias),
-            device_rows_of<Elem>(residual), device_mutable_rows_of<Elem>(out), device_mutable_data<float>(workspace));
+        const auto native = [&] {
+          Tensor workspace = device_workspace(kernels::linear_fwd_workspace_bytes<Elem>(s), x);
+          kernels::linear_fwd<Backend, Elem>(
+              stream, s, x_rows, x2_rows, w_rows, bias_data, residual_rows, out_rows,
+              device_mutable_data<float>(workspace));
+        };
+        if constexpr (detail::kHasLibraries<Backend>) {
+          const auto library = [&] {
+            Tensor workspace = device_workspace(kernels::vendor::kGemmWorkspaceBytes, x);
+            kernels::vendor::library_linear_fwd<Elem>(
+                stream, s, x_rows, x2_rows, w_rows, bias_data, residual_rows, out_rows,
+                device_mutable_data<float>(workspace));
+          };
+          if (s.P > 0)
+            return detail::run_either(
+                detail::Family::gemm, stream, [&] { return detail::describe_linear<Elem>("linear_fwd", s); }, native,
+                library);
+        }
+        native();
       });
     });
     return out;
@@ -68,16 +90,33 @@ LinearInputGrads linear_bwd_data(
   check_args("linear_bwd_data", {{"d_out", d_out}, {"w", w}});
   const LinearSize s = size_of_linear("linear_bwd_data", x_shape, x2_shape, w.shape());
   check_shape(d_out, x_shape.with_cols(s.O), "linear_bwd_data", "d_out");
+  kernels::note_flops(s.flops());
   LinearInputGrads grads;
   if (needs_x) grads.d_x = Tensor::empty(x_shape, d_out.dtype(), d_out.device());
   if (needs_x2 && x2_shape.rank() > 0) grads.d_x2 = Tensor::empty(x2_shape, d_out.dtype(), d_out.device());
   if (d_out.device().is_gpu()) {
     dispatch_f32_bf16(d_out.dtype(), "linear_bwd_data", [&]<class Elem>() {
-      Tensor workspace = device_workspace(kernels::linear_bwd_data_workspace_bytes<Elem>(s), d_out);
+      const auto d_out_rows = device_rows_of<Elem>(d_out), w_rows = device_rows_of<Elem>(w);
+      const auto d_x_rows = device_mutable_rows_of<Elem>(grads.d_x),
+                 d_x2_rows = device_mutable_rows_of<Elem>(grads.d_x2);
       on_device(d_out.device(), "linear_bwd_data", [&]<class Backend>(const kernels::Stream& stream) {
-        kernels::linear_bwd_data<Backend, Elem>(
-            stream, s, device_rows_of<Elem>(d_out), device_rows_of<Elem>(w), device_mutable_rows_of<Elem>(grads.d_x),
-            device_mutable_rows_of<Elem>(grads.d_x2), device_mutable_data<float>(workspace));
+        const auto native = [&] {
+          Tensor workspace = device_workspace(kernels::linear_bwd_data_workspace_bytes<Elem>(s), d_out);
+          kernels::linear_bwd_data<Backend, Elem>(
+              stream, s, d_out_rows, w_rows, d_x_rows, d_x2_rows, device_mutable_data<float>(workspace));
+        };
+        if constexpr (detail::kHasLibraries<Backend>) {
+          const auto library = [&] {
+            Tensor workspace = device_workspace(kernels::vendor::kGemmWorkspaceBytes, d_out);
+            kernels::vendor::library_linear_bwd_data<Elem>(
+                stream, s, d_out_rows, w_rows, d_x_rows, d_x2_rows, device_mutable_data<float>(workspace));
+          };
+          if (s.P > 0)
+            return detail::run_either(
+                detail::Family::gemm, stream, [&] { return detail::describe_linear<Elem>("linear_bwd_data", s); },
+                native, library);
+        }
+        native();
       });
     });
     return grads;
@@ -100,6 +139,7 @@ LinearWeightGrads linear_bwd_weight(
     check<ShapeError>(x.defined(), "linear_bwd_weight: x: expected a tensor, got an undefined one");
     s = size_of_linear("linear_bwd_weight", x.shape(), shape_or_none(x2), w_shape);
     check_shape(d_out, x.shape().with_cols(s.O), "linear_bwd_weight", "d_out");
+    kernels::note_flops(s.flops());
   }
   LinearWeightGrads grads;
   const DType grad_dtype = detail::parameter_dtype(d_out);
@@ -107,12 +147,32 @@ LinearWeightGrads linear_bwd_weight(
   if (needs_bias) grads.d_bias = Tensor::empty({s.O}, grad_dtype, d_out.device());
   if (d_out.device().is_gpu()) {
     dispatch_f32_bf16(d_out.dtype(), "linear_bwd_weight", [&]<class Elem>() {
-      Tensor workspace = device_workspace(kernels::linear_bwd_weight_workspace_bytes<Elem>(s), d_out);
+      const auto d_out_rows = device_rows_of<Elem>(d_out), x_rows = device_rows_of<Elem>(x),
+                 x2_rows = device_rows_of<Elem>(x2);
+      const auto d_w_rows = device_mutable_rows_of<float>(grads.d_w);
+      float* d_bias = device_mutable_data<float>(grads.d_bias);
       on_device(d_out.device(), "linear_bwd_weight", [&]<class Backend>(const kernels::Stream& stream) {
-        kernels::linear_bwd_weight<Backend, Elem>(
-            stream, s, device_rows_of<Elem>(d_out), device_rows_of<Elem>(x), device_rows_of<Elem>(x2),
-            device_mutable_rows_of<float>(grads.d_w), device_mutable_data<float>(grads.d_bias),
-            device_mutable_data<float>(workspace));
+        const auto ours = [&](kernels::Rows<float> d_w) {
+          Tensor workspace = device_workspace(kernels::linear_bwd_weight_workspace_bytes<Elem>(s), d_out);
+          kernels::linear_bwd_weight<Backend, Elem>(
+              stream, s, d_out_rows, x_rows, x2_rows, d_w, d_bias, device_mutable_data<float>(workspace));
+        };
+        const auto native = [&] { ours(d_w_rows); };
+        if constexpr (detail::kHasLibraries<Backend>) {
+          const auto library = [&] {
+            {
+              Tensor workspace = device_workspace(kernels::vendor::kGemmWorkspaceBytes, d_out);
+              kernels::vendor::library_linear_bwd_weight<Elem>(
+                  stream, s, d_out_rows, x_rows, x2_rows, d_w_rows, device_mutable_data<float>(workspace));
+            }
+            if (d_bias != nullptr) ours({});
+          };
+          if (s.P > 0 && needs_w)
+            return detail::run_either(
+                detail::Family::gemm, stream, [&] { return detail::describe_linear<Elem>("linear_bwd_weight", s); },
+                native, library);
+        }
+        native();
       });
     });
     return grads;

@@ -12,6 +12,7 @@
 
 #include "kernels/device/backend.h"
 #include "kernels/device/runtime.h"
+#include "kernels/op_timer.h"
 #include "kernels/rows.h"
 #include "tensor/tensor.h"
 
@@ -63,7 +64,10 @@ kernels::Rows<Elem> device_mutable_rows_of(Tensor& t) {
 
 /// Memory for a kernel's intermediate results beside `like`; undefined, and its pointer null, when bytes is 0.
 inline Tensor device_workspace(std::int64_t bytes, const Tensor& like) {
-  return bytes > 0 ? Tensor::empty({(bytes + 3) / 4}, DType::f32, like.device()) : Tensor();
+  if (bytes <= 0) return {};
+  Tensor workspace = Tensor::empty({(bytes + 3) / 4}, DType::f32, like.device());
+  kernels::note_operand(workspace.device_pointer(DType::f32), 0, 0);  // not what the op has to move
+  return workspace;
 }
 
 }  // namespace avid

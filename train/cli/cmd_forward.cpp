@@ -7,6 +7,7 @@
 #include "models/audit.h"
 #include "tensor/io/safetensors.h"
 #include "train/cli/command.h"
+#include "train/cli/route_options.h"
 
 namespace avid::cli {
 namespace {
@@ -16,6 +17,7 @@ struct Options {
   std::string output, schedule = "sigmoid", objective = "pred_x0", dtype = "f32", device = "cpu";
   double poe = 0, action_cfg = 0;
   bool json = false;
+  std::shared_ptr<RouteOptions> routes;
 };
 
 DType parse_compute_dtype(const std::string& text) {
@@ -37,6 +39,7 @@ void forward(Options& options) {
   request.activations = parse_compute_dtype(options.dtype);
   request.dtype = request.activations == DType::f64 ? DType::f64 : DType::f32;
   request.device = Device::parse(options.device);
+  use_routes(*options.routes, request.device);
   check<DTypeError>(
       request.dtype != DType::f64 || !request.device.is_gpu(),
       "forward: --dtype f64 --device {}: devices compute in f32 and bf16 | use --device cpu", options.device);
@@ -102,6 +105,7 @@ const CommandRegistrar registrar(
       command->add_flag("--grads", request.grads, "also grad.<name> of the loss for every trained tensor");
       command->add_option("--dtype", options->dtype, "f32, f64 (cpu only), or bf16: activations in bf16, weights in f32")->capture_default_str();
       command->add_option("--device", options->device, "cpu, cuda, cuda:N or sim (the kernel simulator)")->capture_default_str();
+      options->routes = add_route_options(command);
       command->add_flag("--json", options->json, "print scalars and shapes as one JSON value");
       set_example(
           command,

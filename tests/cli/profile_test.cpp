@@ -1,0 +1,143 @@
+// tests/cli/profile_test.cpp -- avid profile: counts that must come out, files that agree with the table
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+
+#include "tests/doctest.h"
+#include "tests/support.h"
+
+namespace avid {
+namespace {
+
+using Json = nlohmann::json;
+
+std::string file(const char* name) {
+  return test::golden("pixel/avid_mask/" + std::string(name) + ".safetensors").string();
+}
+
+std::vector<std::string> profile(const std::vector<std::string>& more) {
+  std::vector<std::string> words{AVID_PROGRAM,    "profile", "--base",      file("base"), "--adapter",
+                                 file("adapter"), "--input", file("input"), "--steps",    "2",
+                                 "--warmup",      "1",       "--threads",   "1",          "--json"};
+  words.insert(words.end(), more.begin(), more.end());
+  return words;
+}
+
+Json read_json(const std::filesystem::path& path) {
+  std::ifstream in(path);
+  return Json::parse(in);
+}
+
+// Ops whose FLOPs are products, as the cost of a network counts them; others are counted per element.
+double product_gflop(const Json& ops) {
+  double sum = 0;
+  for (const auto& [name, op] : ops.items())
+    for (const char* product :
+         {"conv3d", "conv_transpose3d", "linear", "linear_attention", "spatial_attention", "temporal_attention"})
+      if (name == product) sum += op["gflop"].get<double>();
+  return sum;
+}
+
+void check_files_against_table(const Json& table, const Json& trace) {
+  std::map<std::string, double> self_us;
+  bool modules = false;
+  for (const Json& event : trace["traceEvents"]) {
+    if (event["ph"] != "X") continue;
+    if (event["cat"] == "op") self_us[event["name"]] += event["args"]["self_us"].get<double>();
+    if (event["cat"] == "module" && event["name"] == "adapter.downs.0.0") modules = true;
+  }
+  CHECK(modules);
+  REQUIRE(self_us.size() == table["ops"].size());
+  for (const auto& [name, op] : table["ops"].items()) {
+    CAPTURE(name);
+    CHECK(self_us.at(name) == doctest::Approx(op["seconds"].get<double>() * 1e6).epsilon(1e-9));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("profile/sample/counted products are the network's cost") {
+  const test::TempDir dir;
+  const auto result = test::run_program(profile({"--kind", "sample", "--trace", (dir / "t.json").string()}));
+  REQUIRE(result.exit_code == 0);
+  const Json table = Json::parse(result.out);
+  const double per_step = table["gflop_per_step"].get<double>();
+  CHECK(std::abs(product_gflop(table["ops"]) / 2 - per_step) < 1e-9 * per_step);
+  check_files_against_table(table, read_json(dir / "t.json"));
+  CHECK(table["copy_gbyte_per_s"].get<double>() > 0);
+}
+
+TEST_CASE("profile/avid/a trace and a picture on the CPU and the simulator") {
+  for (const char* device : {"cpu", "sim"}) {
+    CAPTURE(device);
+    const test::TempDir dir;
+    const auto trace = dir / "t.json", picture = dir / "r.svg";
+    const auto result = test::run_program(
+        profile({"--kind", "sample", "--device", device, "--trace", trace.string(), "--roofline", picture.string()}));
+    if (result.exit_code != 0 && result.err.find("this build") != std::string::npos) continue;  // built without it
+    CHECK(result.err == "wrote " + trace.string() + "\nwrote " + picture.string() + "\n");
+    REQUIRE(result.exit_code == 0);
+    const Json table = Json::parse(result.out);
+    const Json parsed = read_json(trace);
+    check_files_against_table(table, parsed);
+    std::ifstream in(picture);
+    const std::string svg{std::istreambuf_iterator<char>(in), {}};
+    CHECK(svg.find("data-op=\"conv3d\"") != std::string::npos);
+    const bool sim = std::string(device) == "sim";
+    CHECK((svg.find("id=\"roof\"") == std::string::npos) == sim);
+    CHECK(table.contains("gemm_gflop_per_s") == !sim);
+    CHECK((parsed["otherData"]["times"].get<std::string>().find("not meaningful") != std::string::npos) == sim);
+  }
+}
+
+TEST_CASE("profile/config/made-up weights and clips at a configuration's sizes") {
+  const auto profile_of = [](const std::vector<std::string>& more) {
+    std::vector<std::string> words{AVID_PROGRAM, "profile",   "--steps", "1",     "--warmup",
+                                   "1",          "--threads", "1",       "--json"};
+    words.insert(words.end(), more.begin(), more.end());
+    return test::run_program(words);
+  };
+  const std::string tiny = std::string(AVID_SOURCE_DIR) + "/configs/tiny/";
+  const auto base = profile_of({"--kind", "base", "--config", tiny + "base.toml", "--clips", "1"});
+  REQUIRE(base.exit_code == 0);
+  const auto adapter = profile_of(
+      {"--kind", "sample", "--config", tiny + "avid.toml", "--base-config", tiny + "base.toml", "--clips", "2"});
+  REQUIRE(adapter.exit_code == 0);
+  // A step without gradients: the products of base and adapter, each counted from its configuration alone.
+  const Json table = Json::parse(adapter.out);
+  CHECK(table["gflop_per_step"].get<double>() > 0);
+  CHECK(product_gflop(table["ops"]) == doctest::Approx(table["gflop_per_step"].get<double>()).epsilon(1e-9));
+
+  const auto no_base = profile_of({"--config", std::string(AVID_SOURCE_DIR) + "/configs/avid_22m.toml"});
+  CHECK(no_base.exit_code == 2);
+  CHECK(no_base.err.find("--base-config") != std::string::npos);
+  const auto nothing = profile_of({});
+  CHECK(nothing.exit_code == 2);
+  CHECK(nothing.err == "error: bench: expected --base and --input, or --config\n");
+}
+
+TEST_CASE("profile/libraries/on the CPU one line each") {
+  const std::pair<std::vector<std::string>, std::string> cases[] = {
+      {{"--conv", "cudnn"}, "--conv cudnn: cuDNN computes on cuda, the device is cpu | leave --conv out"},
+      {{"--gemm", "auto", "--device", "sim"}, "--gemm auto: cuBLASLt computes on cuda, the device is sim"},
+      {{"--gemm", "fast"}, "--gemm: expected native, cublaslt or auto, got 'fast'"}};
+  for (const auto& [words, text] : cases) {
+    const auto result = test::run_program(profile(words));
+    CHECK(result.exit_code != 0);
+    CHECK(result.out == "");
+    CHECK(std::count(result.err.begin(), result.err.end(), '\n') == 1);
+    CAPTURE(result.err);
+    CHECK((result.err.find(text) != std::string::npos || result.err.find("this build") != std::string::npos));
+  }
+}
+
+TEST_CASE("profile/errors/a folder that is not there, before any work") {
+  const auto result = test::run_program(profile({"--trace", "/nowhere/at/all/t.json"}));
+  CHECK(result.exit_code == 2);
+  CHECK(result.err.find("there is no folder /nowhere/at/all") != std::string::npos);
+  CHECK(result.out == "");
+}
+
+}  // namespace avid

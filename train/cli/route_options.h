@@ -1,0 +1,22 @@
+// train/cli/route_options.h -- --conv and --gemm: our kernels or NVIDIA's libraries
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "tensor/device.h"
+#include "train/cli/command.h"
+
+namespace avid::cli {
+
+struct RouteOptions {
+  std::string conv = "native", gemm = "native";
+};
+
+/// Adds the options; use_routes(*result, device) makes them hold.
+std::shared_ptr<RouteOptions> add_route_options(CLI::App* command);
+
+/// Sets the process's routes. UsageError for an unknown word, and for a library on a device where it does not compute.
+void use_routes(const RouteOptions& options, Device device);
+
+}  // namespace avid::cli

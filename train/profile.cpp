@@ -1,0 +1,186 @@
+// train/profile.cpp -- rows, roofs and the trace of a profile
+#include "train/profile.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "kernels/threads.h"
+#include "kernels/vendor/route.h"
+#include "tensor/ops/linear.h"
+#include "tensor/ops/on_device.h"
+#include "tensor/rng.h"
+
+namespace avid::train {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+/// Seconds of the fastest of `tries` runs of f; f returns when the work is done.
+template <class F>
+double fastest(int tries, F&& f) {
+  double best = 1e30;
+  for (int i = 0; i < tries; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    f();
+    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  return best;
+}
+
+/// Copies 256 MiB, more than a last-level cache hides.
+double cpu_copy_bytes_per_second() {
+  constexpr std::int64_t kBytes = 256 << 20, kPiece = 1 << 20;
+  std::vector<char> from(kBytes, 1), to(kBytes, 2);
+  const double seconds = fastest(5, [&] {
+    kernels::parallel_for(kBytes / kPiece, [&](std::int64_t i, int) {
+      std::memcpy(to.data() + i * kPiece, from.data() + i * kPiece, kPiece);
+    });
+  });
+  return 2.0 * static_cast<double>(kBytes) / seconds;
+}
+
+DevicePeaks gpu_peaks(Device device, DType activations) {
+  const auto wait = [&] {
+    on_device(device, "profile", []<class Backend>(const kernels::Stream& stream) {
+      kernels::device_synchronise<Backend>(stream);
+    });
+  };
+  DevicePeaks peaks;
+  {
+    const std::int64_t n = activations == DType::bf16 ? 8192 : 4096;
+    Tensor host = Tensor::empty({n, n});
+    fill_normal(host, {.seed = 1});
+    const Tensor a = host.to(device).to(activations), b = a.clone();
+    constexpr int kProducts = 10;  // queued together, so that the wait at the end costs nothing
+    namespace vendor = kernels::vendor;
+    const vendor::Route asked = vendor::route(vendor::Family::gemm);
+    // The roof is the better of our product and the library's, where it can be loaded.
+    for (const vendor::Route route : {vendor::Route::native, vendor::Route::library}) {
+      vendor::set_route(vendor::Family::gemm, route);
+      try {
+        linear(a, b, {});
+        const double seconds = fastest(3, [&] {
+          for (int i = 0; i < kProducts; ++i) linear(a, b, {});
+          wait();
+        });
+        const double rate = kProducts * 2.0 * std::pow(static_cast<double>(n), 3) / seconds;
+        if (rate <= peaks.flops_per_s) continue;
+        peaks.flops_per_s = rate;
+        peaks.gemm_by = fmt::format("{}, {}", route == vendor::Route::native ? "ours" : "cuBLASLt", name_of(activations));
+      } catch (const vendor::LibraryError&) {  // not here: ours is the roof, and its name says so
+      }
+    }
+    vendor::set_route(vendor::Family::gemm, asked);
+  }
+  {
+    const Tensor from = Tensor::zeros({256 << 10, 512}, DType::f32, device);  // 512 MiB
+    Tensor to = Tensor::empty(from.shape(), DType::f32, device);
+    constexpr int kCopies = 10;
+    const double seconds = fastest(3, [&] {
+      for (int i = 0; i < kCopies; ++i) to.copy_from(from);
+      wait();
+    });
+    peaks.bytes_per_s = kCopies * 2.0 * static_cast<double>(from.num_bytes()) / seconds;
+  }
+  return peaks;
+}
+
+double microseconds(double seconds) { return seconds * 1e6; }
+
+Json name_record(const char* what, int track, const std::string& name) {
+  return {{"name", what}, {"ph", "M"}, {"pid", 1}, {"tid", track}, {"args", {{"name", name}}}};
+}
+
+Json complete_event(const std::string& name, const char* category, int track, double start, double seconds) {
+  return {{"name", name}, {"cat", category}, {"ph", "X"}, {"ts", microseconds(start)}, {"dur", microseconds(seconds)},
+          {"pid", 1},     {"tid", track}};
+}
+
+}  // namespace
+
+double DevicePeaks::roof(double flops_per_byte) const { return std::min(flops_per_s, flops_per_byte * bytes_per_s); }
+
+std::optional<DevicePeaks> measure_peaks(Device device, DType activations) {
+  if (device.kind == DeviceKind::sim) return {};
+  if (device.is_gpu()) return gpu_peaks(device, activations);
+  return DevicePeaks{measure_gemm_flops_per_second(), cpu_copy_bytes_per_second(), "oneDNN f32"};
+}
+
+std::vector<OpRow> op_rows(const BenchResult& result, const std::optional<DevicePeaks>& peaks) {
+  const auto steps = static_cast<double>(result.seconds.size());
+  double step_seconds = 0;
+  for (const double s : result.seconds) step_seconds += s / steps;
+  std::vector<OpRow> rows;
+  for (const auto& [name, sum] : result.ops) {
+    OpRow row{
+        .name = name,
+        .calls = static_cast<double>(sum.calls) / steps,
+        .seconds = sum.seconds / steps,
+        .flops = sum.flops / steps,
+        .bytes = sum.bytes / steps};
+    row.share = step_seconds > 0 ? row.seconds / step_seconds : 0;
+    if (peaks && row.seconds > 0)
+      row.roof_share = std::max(row.flops / peaks->flops_per_s, row.bytes / peaks->bytes_per_s) / row.seconds;
+    rows.push_back(row);
+  }
+  std::sort(rows.begin(), rows.end(), [](const OpRow& a, const OpRow& b) {
+    return a.seconds != b.seconds ? a.seconds > b.seconds : a.name < b.name;
+  });
+  return rows;
+}
+
+std::string chrome_trace(const ProfileTitle& title, const BenchResult& result) {
+  std::vector<kernels::OpEvent> events = result.events;
+  // An outer event before those inside it, as viewers want them.
+  std::stable_sort(events.begin(), events.end(), [](const auto& a, const auto& b) {
+    return a.start != b.start ? a.start < b.start : a.seconds > b.seconds;
+  });
+  Json out = Json::array();
+  out.push_back(name_record("process_name", 0, fmt::format("avid {} step, {}", title.kind, title.dtype)));
+  int tracks = 1;
+  for (const auto& event : events) tracks = std::max(tracks, event.thread + 1);
+  for (int i = 0; i < tracks; ++i)
+    out.push_back(
+        name_record("thread_name", i + 1, i == 0 ? title.device : fmt::format("{}, thread {}", title.device, i)));
+  for (std::size_t i = 0; i < result.seconds.size(); ++i)
+    out.push_back(complete_event(fmt::format("step {}", i), "step", 1, result.step_starts.at(i), result.seconds[i]));
+  for (const kernels::OpEvent& event : events) {
+    Json record =
+        complete_event(event.name, event.is_module ? "module" : "op", event.thread + 1, event.start, event.seconds);
+    if (!event.is_module) {
+      Json& args = record["args"];
+      args["module"] = event.module;
+      args["self_us"] = microseconds(event.self_seconds);
+      args["gflop"] = event.flops * 1e-9;
+      args["mbyte"] = event.bytes * 1e-6;
+      if (title.times_mean_something && event.self_seconds > 0) {
+        args["gflop_per_s"] = event.flops / event.self_seconds * 1e-9;
+        args["gbyte_per_s"] = event.bytes / event.self_seconds * 1e-9;
+      }
+    }
+    out.push_back(std::move(record));
+  }
+  const Json whole = {
+      {"displayTimeUnit", "ms"},
+      {"otherData",
+       {{"device", title.device},
+        {"dtype", title.dtype},
+        {"kind", title.kind},
+        {"times", title.times_mean_something ? "measured, every op waited for" : "of the simulator: not meaningful"}}},
+      {"traceEvents", std::move(out)}};
+  return whole.dump() + "\n";
+}
+
+std::string with_prefix(double value, const std::string& unit) {
+  constexpr const char* kPrefixes[] = {"", "k", "M", "G", "T", "P"};
+  std::size_t i = 0;
+  while (value >= 999.5 && i + 1 < std::size(kPrefixes)) value /= 1000, ++i;
+  return fmt::format("{:.3g} {}{}", value, kPrefixes[i], unit);
+}
+
+}  // namespace avid::train
