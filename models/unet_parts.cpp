@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "autograd/ops/cast.h"
 #include "autograd/ops/elementwise.h"
 #include "autograd/ops/embedding.h"
@@ -23,18 +25,71 @@ Var part(const std::string& name, const Probe& probe, Run&& run) {
   return out;
 }
 
-// The two ResNet blocks and two attentions that every level of encoder and decoder has.
+/// Whether a gradient has to go through or into a part. A region of recompute() always takes part in the backward pass.
+bool has_gradient(const nn::Module& module, std::initializer_list<const Var*> inputs) {
+  return needs_record(inputs) || (grad_enabled() && module.parameters().front().var().requires_grad());
+}
+
+/// A ResNet block, whose insides are computed again on the way back where that is asked for.
+Var run_block(const nn::ResNetBlock& block, const Var& x, const Var& x2, const Var& film, bool again) {
+  if (!again || !has_gradient(block, {&x, &x2, &film})) return block.forward(x, x2, film);
+  return recompute(
+      "resnet block", [&block](const std::vector<Var>& in) { return block.forward(in[0], in[1], in[2]); },
+      {x, x2, film});
+}
+
+/// Not under a probe: it would see the insides twice.
+bool forgets_blocks(const nn::Module& module, const Probe& probe) {
+  return module.recomputes() != nn::Recompute::none && !probe;
+}
+
+// The two ResNet blocks and two attentions that every level of encoder and decoder has. The attentions keep nothing but
+// their inputs as it is.
 template <class Level>
-Var run_level(
+Var run_parts(
     const Level& level, const std::string& name, const Var& x, const Var& x2, const Var& film, const Var& bias,
-    const Probe& probe) {
-  Var y = part(name + ".0", probe, [&] { return level.block1.forward(x, x2, film); });
-  y = part(name + ".1", probe, [&] { return level.block2.forward(y, {}, film); });
+    const Probe& probe, bool blocks_again) {
+  Var y = part(name + ".0", probe, [&] { return run_block(level.block1, x, x2, film, blocks_again); });
+  y = part(name + ".1", probe, [&] { return run_block(level.block2, y, {}, film, blocks_again); });
   y = part(name + ".2", probe, [&] { return level.linear_attention.forward(y); });
   return part(name + ".3", probe, [&] { return level.temporal_attention.forward(y, bias); });
 }
 
+template <class Level>
+Var run_level(
+    const Level& level, const std::string& name, const Var& x, const Var& x2, const Var& film, const Var& bias,
+    const Probe& probe) {
+  const bool again = forgets_blocks(level, probe);
+  if (!again || level.recomputes() == nn::Recompute::blocks || !has_gradient(level, {&x, &x2, &film}))
+    return run_parts(level, name, x, x2, film, bias, probe, again);
+  return recompute(
+      "level",
+      [&level, name, bias](const std::vector<Var>& in) {
+        return run_parts(level, name, in[0], in[1], in[2], bias, {}, false);
+      },
+      {x, x2, film});
+}
+
 }  // namespace
+
+Tensor action_rows(const Tensor& actions, const Tensor& drop, std::int64_t num_actions) {
+  check_dtype(actions, DType::i64, "unet3d", "actions");
+  check_rank(actions, 2, "unet3d", "actions");
+  const std::int64_t frames = actions.dim(1);
+  std::vector<std::int64_t> ids = actions.to_values<std::int64_t>();
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    check(
+        ids[i] >= 0 && ids[i] < num_actions, "unet3d: actions: expected 0..{}, got {} (clip {}, frame {})",
+        num_actions - 1, ids[i], static_cast<std::int64_t>(i) / frames, static_cast<std::int64_t>(i) % frames);
+  }
+  if (drop.defined()) {
+    check_dtype(drop, DType::i64, "unet3d", "drop");
+    check_shape(drop, {actions.dim(0)}, "unet3d", "drop");
+    for (std::size_t i = 0; i < ids.size(); ++i)
+      if (drop.data<std::int64_t>()[static_cast<std::int64_t>(i) / frames] != 0) ids[i] = -1;
+  }
+  return Tensor::from_values(ids, actions.shape());
+}
 
 UnetEncoder::Level::Level(const UnetSizes& sizes, std::int64_t in, std::int64_t out, bool down, const Tensor& rotary)
     : block1(in, out, sizes.film_width()),
@@ -90,26 +145,15 @@ Var UnetEncoder::action_code(const Tensor& actions, const Tensor& drop, std::int
   }
   check_dtype(actions, DType::i64, "unet3d", "actions");
   check_shape(actions, {batch, frames}, "unet3d", "actions");
-  std::vector<std::int64_t> ids = actions.to_values<std::int64_t>();
-  for (std::size_t i = 0; i < ids.size(); ++i) {
-    check(
-        ids[i] >= 0 && ids[i] < sizes_.num_actions, "unet3d: actions: expected 0..{}, got {} (clip {}, frame {})",
-        sizes_.num_actions - 1, ids[i], static_cast<std::int64_t>(i) / frames, static_cast<std::int64_t>(i) % frames);
-  }
-  bool any_dropped = false;
-  if (drop.defined()) {
-    check_dtype(drop, DType::i64, "unet3d", "drop");
-    check_shape(drop, {batch}, "unet3d", "drop");
-    for (std::size_t i = 0; i < ids.size(); ++i) {
-      if (drop.data<std::int64_t>()[static_cast<std::int64_t>(i) / frames] == 0) continue;
-      ids[i] = -1;
-      any_dropped = true;
-    }
-  }
-  const Var null_row = any_dropped ? null_action_->var() : Var();
   const Var& table = action_table_->var();
-  const Tensor on_device = Tensor::from_values(ids, {batch, frames}).to(table.value().device());
-  return action_mlp_->forward(embedding(table, null_row, on_device));
+  if (actions.device().is_gpu()) {
+    check<DeviceError>(!drop.defined(), "unet3d: drop: expected none beside actions on a device | use action_rows()");
+    return action_mlp_->forward(embedding(table, null_action_->var(), actions));
+  }
+  const Tensor rows = action_rows(actions, drop, sizes_.num_actions);
+  const bool any_dropped = drop.defined() && std::ranges::count(rows.to_values<std::int64_t>(), -1) > 0;
+  const Var null_row = any_dropped ? null_action_->var() : Var();
+  return action_mlp_->forward(embedding(table, null_row, rows.to(table.value().device())));
 }
 
 EncoderOutput UnetEncoder::forward(const Var& x, const Tensor& t, const Var& action_code, const Probe& probe) const {
@@ -157,13 +201,14 @@ UnetMiddle::UnetMiddle(const UnetSizes& sizes, const Tensor& rotary)
 
 UnetMiddle::Output UnetMiddle::forward(
     const Var& x, const Var& film, const Var& bias_table, const Var& added, const Probe& probe) const {
+  const bool again = forgets_blocks(*this, probe);
   Output out;
-  Var y = part("mid_block1", probe, [&] { return block1_.forward(x, {}, film); });
+  Var y = part("mid_block1", probe, [&] { return run_block(block1_, x, {}, film, again); });
   y = part("mid_spatial_attn", probe, [&] { return spatial_attn_.forward(y); });
   y = part("mid_temporal_attn", probe, [&] { return temporal_attn_.forward(y, bias_table); });
   out.before_block2 = y;
   if (added.defined()) y = add(y, added);
-  out.out = part("mid_block2", probe, [&] { return block2_.forward(y, {}, film); });
+  out.out = part("mid_block2", probe, [&] { return run_block(block2_, y, {}, film, again); });
   return out;
 }
 
@@ -209,7 +254,8 @@ UnetHead::UnetHead(const UnetSizes& sizes, std::int64_t out_channels)
 }
 
 Var UnetHead::forward(const Var& x, const Var& first, const Probe& probe) const {
-  const Var y = part("final_conv.0", probe, [&] { return block_.forward(x, first, {}); });
+  const bool again = forgets_blocks(*this, probe);
+  const Var y = part("final_conv.0", probe, [&] { return run_block(block_, x, first, {}, again); });
   // Mask, mixing and loss are f32 whatever the activations are.
   return part("final_conv.1", probe, [&] { return cast(out_.forward(y), out_.dtype()); });
 }

@@ -40,6 +40,10 @@ struct EncoderOutput {
   Var film;                // [B,T,F] after SiLU: FiLM input of all ResNet blocks
 };
 
+/// actions [B,T] i64 on the host with -1 in the clips whose drop [B] is not 0 (drop may be undefined): the rows of the action
+/// table that a network looks up, ready to be sent to a device. Errors: those of actions outside 0..num_actions - 1.
+Tensor action_rows(const Tensor& actions, const Tensor& drop, std::int64_t num_actions);
+
 /// null_action_emb, time_rel_pos_bias, init_conv, init_temporal_attn, time_mlp, action_emb, action_mlp, downs.*
 class UnetEncoder : public nn::Module {
  public:
@@ -51,7 +55,8 @@ class UnetEncoder : public nn::Module {
   /// The rotary frequencies, shared with the other parts.
   const Tensor& rotary() const { return rotary_; }
 
-  /// Action codes [B,T,4d]: null vector where actions is undefined or drop is 1.
+  /// Action codes [B,T,4d]: null vector where actions is undefined or drop is 1. Actions on a device are taken as
+  /// action_rows() made them.
   Var action_code(const Tensor& actions, const Tensor& drop, std::int64_t batch, std::int64_t frames) const;
   /// x [B,T,H,W,in_channels]; t [B]; action_code [B,T,4d], undefined without action modules.
   EncoderOutput forward(const Var& x, const Tensor& t, const Var& action_code, const Probe& probe) const;

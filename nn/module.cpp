@@ -249,6 +249,19 @@ void Module::set_activation_dtype(DType dtype) {
     if (entry.child != nullptr) entry.child->set_activation_dtype(dtype);
 }
 
+void Module::set_recompute(Recompute what) {
+  recompute_ = what;
+  for (const Entry& entry : entries_)
+    if (entry.child != nullptr) entry.child->set_recompute(what);
+}
+
+Recompute parse_recompute(std::string_view text, std::string_view where) {
+  if (text == "none") return Recompute::none;
+  if (text == "blocks") return Recompute::blocks;
+  if (text == "levels") return Recompute::levels;
+  fail<ConfigError>("{}: expected none, blocks or levels, got {}", where, text);
+}
+
 void Module::set_trainable(bool on) {
   walk("", [&](const std::string&, Parameter* parameter, const Tensor&) {
     if (parameter == nullptr) return;

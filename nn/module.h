@@ -95,6 +95,14 @@ class Constant {
   mutable Tensor elsewhere_;
 };
 
+/// What a U-Net forgets of its activations and computes again on the way back (autograd/var.h: recompute).
+///   none    nothing
+///   blocks  what lies inside each ResNet block; its inputs are kept, and so are those of attentions and resampling
+///   levels  what lies inside each level, ResNet blocks and attentions; its inputs are kept. Middle and head by blocks
+enum class Recompute { none, blocks, levels };
+/// Reads "none", "blocks", "levels"; ConfigError that names `where`.
+Recompute parse_recompute(std::string_view text, std::string_view where);
+
 /// Base of all networks and layers. Derived constructors call add_parameter / add_constant / add_child; the order of
 /// the calls is the order of every list. Neither copied nor moved, because parents and layers point into it.
 class Module {
@@ -135,6 +143,11 @@ class Module {
   void set_activation_dtype(DType dtype);
   DType activation_dtype() const { return activations_ ? *activations_ : dtype(); }
 
+  /// What is computed again on the way back; none unless set. The numbers are the same but for the order in which gradients
+  /// that meet at a tensor are added up.
+  void set_recompute(Recompute what);
+  Recompute recomputes() const { return recompute_; }
+
   /// True once initialize() or import_tensors() ran.
   bool has_values() const;
   /// The element type of the values; throws before there are any.
@@ -163,6 +176,7 @@ class Module {
   std::deque<Parameter> owned_;
   std::vector<Entry> entries_;
   std::optional<DType> activations_;
+  Recompute recompute_ = Recompute::none;
 };
 
 }  // namespace avid::nn
