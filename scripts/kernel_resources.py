@@ -213,12 +213,12 @@ def main():
         texts = ["%s %s %s: %s" % (r["file"], r["kernel"], r["arch"], t) for r, t in wrong]
         print(json.dumps({"kernels": rows, "complaints": texts + claims + gone}, indent=1))
     else:
-        print("%-26s %-56s %-6s %5s %6s %6s %7s %5s %5s %6s %4s" %
-              ("file", "kernel", "arch", "regs", "stack", "spills", "shared", "HMMA", "LDSM", "LDGSTS", "BAR"))
+        print("%-26s %-56s %-6s %5s %6s %6s %7s %5s %5s %6s %5s %4s" %
+              ("file", "kernel", "arch", "regs", "stack", "spills", "shared", "HMMA", "LDSM", "LDGSTS", "HGMMA", "BAR"))
         for r in rows:
-            print("%-26s %-56s %-6s %5d %6d %6d %7d %5d %5d %6d %4d" %
+            print("%-26s %-56s %-6s %5d %6d %6d %7d %5d %5d %6d %5d %4d" %
                   (r["file"], r["kernel"][:56], r["arch"], r["registers"], r["stack"], r["spills"], r["shared"], r.get("hmma", 0),
-                   r.get("ldsm", 0), r.get("ldgsts", 0), r.get("bar", 0)))
+                   r.get("ldsm", 0), r.get("ldgsts", 0), r.get("hgmma", 0), r.get("bar", 0)))
         for row, text in wrong:
             print("%s: %s for %s: %s" % (row["file"], row["kernel"], row["arch"], text), file=sys.stderr)
         for text in claims + gone:
