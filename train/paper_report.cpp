@@ -5,18 +5,15 @@
 #include <cmath>
 #include <map>
 #include <optional>
+#include <set>
 
 #include <nlohmann/json.hpp>
 
-#include "eval/metrics/bootstrap.h"
-#include "eval/paper_tables.h"
-#include "tensor/error.h"
-#include "tensor/io/atomic_file.h"
+#include "train/paper_scores.h"
 
 namespace avid::train {
 namespace {
 
-namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 using eval::at;
 using eval::Interval;
@@ -26,143 +23,26 @@ using eval::PaperRow;
 using eval::PaperTable;
 using eval::PaperValues;
 
-/// One method's scores: the row chosen out of a file of avid evaluate.
-struct Scores {
-  std::string row;  // its name in the file
-  std::array<std::optional<Interval>, 6> intervals;
-  PaperValues values;
-  Json extra = Json::object();                          // metrics that are not the paper's
-  std::map<std::string, std::vector<double>> per_clip;  // "psnr", "ssim", "acc"
-  std::vector<double> real_accuracy;
-  Json record, masks;
-};
-
-std::optional<Interval> interval_at(const Json& row, const char* key) {
-  const auto found = row.find(key);
-  if (found == row.end() || found->is_null()) return {};
-  if (found->is_number()) return Interval{found->get<double>(), found->get<double>(), found->get<double>()};
-  if (!found->is_object() || !found->contains("mean")) return {};
-  const double mean = found->at("mean");
-  return Interval{mean, found->value("low", mean), found->value("high", mean)};
-}
-
-/// Where each paper metric stands in a row of avid evaluate.
-std::optional<Interval> metric_of(const Json& file, const Json& row, PaperMetric metric) {
-  switch (metric) {
-    case PaperMetric::aer: {
-      const auto errors = file.find("action_error");
-      const std::string name = row.at("name");
-      if (errors == file.end() || !errors->contains(name)) return {};
-      return interval_at(errors->at(name), "aer");
-    }
-    case PaperMetric::fvd:
-      return interval_at(row, "fvd_i3d");
-    case PaperMetric::fid:
-      return interval_at(row, "fid_ref");
-    case PaperMetric::ssim:
-      return interval_at(row, "ssim");
-    case PaperMetric::lpips:
-      return interval_at(row, "lpips");
-    case PaperMetric::psnr:
-      return interval_at(row, "psnr");
-  }
-  return {};
-}
-
-/// The method's own rows ("method" or "method, poe 0.4"); of several the best by FVD, or by PSNR without FVD.
-const Json& choose_row(const Json& file, const std::string& source) {
-  const Json* best = nullptr;
-  double best_value = 0;
-  for (const Json& row : file.at("rows")) {
-    const std::string name = row.at("name");
-    if (name != "method" && !name.starts_with("method, ")) continue;
-    if (name.find("shuffled actions") != std::string::npos) continue;
-    const auto fvd = interval_at(row, "fvd_i3d"), substitute = interval_at(row, "fvd_procgen"),
-               psnr = interval_at(row, "psnr");
-    const double value = fvd ? -fvd->mean : substitute ? -substitute->mean : psnr ? psnr->mean : 0;
-    if (best == nullptr || value > best_value) best = &row, best_value = value;
-  }
-  check<FileError>(best != nullptr, "{}: no row named 'method' in it | evaluate with --name method", source);
-  return *best;
-}
-
-Scores read_scores(const fs::path& path) {
-  const Json file = Json::parse(read_text(path, std::size_t{1} << 28), nullptr, false);
-  check<FileError>(file.is_object(), "{}: damaged: not JSON | remove it and evaluate again", path.string());
-  Scores scores;
-  try {
-    const Json& row = choose_row(file, path.string());
-    scores.row = row.at("name");
-    for (const PaperMetric m : kPaperMetrics) {
-      const auto interval = metric_of(file, row, m);
-      scores.intervals[static_cast<std::size_t>(m)] = interval;
-      if (interval) at(scores.values, m) = interval->mean;
-    }
-    for (const char* key : {"mse", "fid", "fid_procgen", "fvd_procgen", "fvd_i3d_tf"})
-      if (const auto value = interval_at(row, key)) scores.extra[key] = value->mean;
-    if (const auto errors = file.find("action_error"); errors != file.end() && errors->contains(scores.row))
-      for (const char* key : {"acc_real", "acc_generated", "prob_real", "prob_generated"})
-        scores.extra[key] = errors->at(scores.row).at(key);
-    if (const auto clips = file.find("per_clip"); clips != file.end()) {
-      for (const auto& [key, values] : clips->at(scores.row).items())
-        scores.per_clip[key] = values.get<std::vector<double>>();
-      if (clips->contains("real")) scores.real_accuracy = clips->at("real").at("acc").get<std::vector<double>>();
-    }
-    scores.record = Json::object();
-    for (const char* key :
-         {"n_clips", "frames", "t_cond", "height", "width", "data", "dataset_sha256", "clips", "sampler", "switches",
-          "classifier", "program", "device"})
-      if (file.contains(key)) scores.record[key] = file.at(key);
-    scores.record["row"] = scores.row;
-    if (file.at("sources").contains(scores.row)) scores.record["sources"] = file.at("sources").at(scores.row);
-    if (const auto masks = file.find("mask_mean_per_step"); masks != file.end() && masks->contains(scores.row))
-      scores.masks = masks->at(scores.row);
-  } catch (const nlohmann::json::exception& error) {
-    fail<FileError>("{}: damaged: {} | remove it and evaluate again", path.string(), error.what());
-  }
-  return scores;
-}
-
 Json number(const std::optional<double>& v) { return v && std::isfinite(*v) ? Json(*v) : Json(nullptr); }
 
-/// Everything the parts of the report share.
-struct Material {
-  std::vector<PaperTable> tables;
-  std::map<std::string, Scores> scores;  // by PaperRow::id()
+Json interval_json(const Interval& i) { return {{"mean", i.mean}, {"low", i.low}, {"high", i.high}}; }
 
-  const Scores* find(const PaperRow& row) const {
-    const auto found = scores.find(row.id());
-    return found == scores.end() ? nullptr : &found->second;
-  }
-};
+std::string name_of(const PaperRow& row) { return row.method + (row.params.empty() ? "" : " " + row.params); }
 
-Material read_material(const PaperReportRequest& request) {
-  Material material;
-  for (PaperTable& table : eval::load_paper_tables(request.tables)) {
-    if (!request.only_tables.empty() &&
-        std::find(request.only_tables.begin(), request.only_tables.end(), table.number) == request.only_tables.end())
-      continue;
-    material.tables.push_back(std::move(table));
-  }
-  check<UsageError>(!material.tables.empty(), "report: expected tables out of 1, 3, 4, 5 and 6");
-  std::string hash, first;
-  for (const PaperTable& table : material.tables)
-    for (const PaperRow& row : table.rows) {
-      const fs::path path = request.scores / (row.id() + ".json");
-      if (material.scores.contains(row.id()) || !fs::exists(path)) continue;
-      Scores scores = read_scores(path);
-      const std::string own = scores.record.contains("clips") ? scores.record["clips"].value("hash", "") : "";
-      if (first.empty()) hash = own, first = path.string();
-      check<ConfigError>(
-          own == hash, "{}: scored on other clips than {} | evaluate both with one --clip-list", path.string(), first);
-      material.scores.emplace(row.id(), std::move(scores));
-    }
-  return material;
+/// The columns that at least one method has numbers for.
+std::vector<Measure> measured(const PaperScores& scores) {
+  std::vector<Measure> found;
+  for (const Measure& m : kMeasures)
+    if (std::any_of(
+            scores.methods.begin(), scores.methods.end(), [&](const auto& s) { return s.second.value(m).has_value(); }))
+      found.push_back(m);
+  return found;
 }
 
-Json tables_json(const Material& material) {
+Json tables_json(const PaperScores& scores) {
+  const std::vector<Measure> columns = measured(scores);
   Json tables = Json::array();
-  for (const PaperTable& table : material.tables) {
+  for (const PaperTable& table : scores.tables) {
     Json out{{"number", table.number}, {"title", table.title}, {"rows", Json::array()}};
     for (const PaperRow& row : table.rows) {
       Json line{
@@ -171,15 +51,18 @@ Json tables_json(const Material& material) {
           {"method", row.method},
           {"params", row.params},
           {"key", row.key}};
-      const Scores* ours = material.find(row);
       for (const PaperMetric m : kPaperMetrics) {
         const auto i = static_cast<std::size_t>(m);
         line["paper"][name_of(m)] = number(row.values[i]);
         line["printed"][name_of(m)] = row.printed[i];
         line["ours"][name_of(m)] = nullptr;
-        if (ours != nullptr && ours->intervals[i])
-          line["ours"][name_of(m)] = {
-              {"mean", ours->intervals[i]->mean}, {"low", ours->intervals[i]->low}, {"high", ours->intervals[i]->high}};
+      }
+      const MethodScores* ours = scores.find(row);
+      for (const Measure& m : columns) {
+        line["ours"][m.label] = nullptr;
+        if (ours == nullptr) continue;
+        if (const auto found = ours->measures.find(m.key); found != ours->measures.end())
+          line["ours"][m.label] = interval_json(found->second);
       }
       line["chosen"] = ours == nullptr ? Json(nullptr) : Json(ours->row);
       line["extra"] = ours == nullptr ? Json(nullptr) : ours->extra;
@@ -190,73 +73,59 @@ Json tables_json(const Material& material) {
   return tables;
 }
 
-/// Our paired interval of how much better `a` is than `b`, where both have values for each clip.
-std::optional<Interval> advantage(const Scores& a, const Scores& b, PaperMetric metric) {
-  const char* key = metric == PaperMetric::psnr    ? "psnr"
-                    : metric == PaperMetric::ssim  ? "ssim"
-                    : metric == PaperMetric::lpips ? "lpips"
-                    : metric == PaperMetric::aer   ? "acc"  // of the same real clips: higher accuracy, lower ratio
-                                                   : nullptr;
-  if (key == nullptr || !a.per_clip.contains(key) || !b.per_clip.contains(key)) return {};
-  const auto &x = a.per_clip.at(key), &y = b.per_clip.at(key);
-  if (x.size() != y.size()) return {};
-  return metric == PaperMetric::lpips ? eval::bootstrap_difference(y, x) : eval::bootstrap_difference(x, y);
+/// One table, one column: the two orders, and what our paired intervals say of the paper's pairs.
+Json rank_json(const PaperScores& scores, const PaperTable& table, const Measure& measure) {
+  std::vector<double> paper, ours;
+  int confirmed = 0, contradicted = 0, open = 0;
+  Json against = Json::array();
+  for (std::size_t i = 0; i < table.rows.size(); ++i) {
+    const MethodScores* a = scores.find(table.rows[i]);
+    const auto& p = at(table.rows[i].values, measure.paper);
+    if (a == nullptr || !a->value(measure) || !p) continue;
+    paper.push_back(*p);
+    ours.push_back(*a->value(measure));
+    for (std::size_t j = i + 1; j < table.rows.size(); ++j) {
+      const MethodScores* b = scores.find(table.rows[j]);
+      const auto& q = at(table.rows[j].values, measure.paper);
+      if (b == nullptr || !b->value(measure) || !q || *p == *q) continue;
+      const bool paper_prefers_a = (*p > *q) == higher_is_better(measure.paper);
+      const auto gain = advantage(*a, *b, measure);
+      if (!gain) continue;
+      if (!gain->excludes_zero()) {
+        ++open;
+      } else if ((gain->mean > 0) == paper_prefers_a) {
+        ++confirmed;
+      } else {
+        ++contradicted;
+        against.push_back(
+            {{"paper_prefers", name_of(paper_prefers_a ? table.rows[i] : table.rows[j])},
+             {"over", name_of(paper_prefers_a ? table.rows[j] : table.rows[i])}});
+      }
+    }
+  }
+  if (ours.empty()) return nullptr;
+  return {{"table", table.number},        {"metric", measure.label},
+          {"rows", ours.size()},          {"kendall_tau", number(eval::kendall_tau(paper, ours))},
+          {"pairs_confirmed", confirmed}, {"pairs_contradicted", contradicted},
+          {"pairs_open", open},           {"contradicted", against}};
 }
 
-Json ranks_json(const Material& material) {
+Json ranks_json(const PaperScores& scores) {
   Json ranks = Json::array();
-  for (const PaperTable& table : material.tables)
-    for (const PaperMetric m : kPaperMetrics) {
-      std::vector<double> paper, ours;
-      int confirmed = 0, contradicted = 0, open = 0;
-      Json against = Json::array();
-      for (std::size_t i = 0; i < table.rows.size(); ++i) {
-        const Scores* a = material.find(table.rows[i]);
-        if (a == nullptr || !at(a->values, m) || !at(table.rows[i].values, m)) continue;
-        paper.push_back(*at(table.rows[i].values, m));
-        ours.push_back(*at(a->values, m));
-        for (std::size_t j = i + 1; j < table.rows.size(); ++j) {
-          const Scores* b = material.find(table.rows[j]);
-          const auto &p = at(table.rows[i].values, m), &q = at(table.rows[j].values, m);
-          if (b == nullptr || !at(b->values, m) || !q || *p == *q) continue;
-          const bool paper_prefers_a = (*p > *q) == higher_is_better(m);
-          const auto gain = advantage(*a, *b, m);
-          if (!gain) continue;
-          if (!gain->excludes_zero()) {
-            ++open;
-          } else if ((gain->mean > 0) == paper_prefers_a) {
-            ++confirmed;
-          } else {
-            ++contradicted;
-            const auto name = [](const PaperRow& r) { return r.method + (r.params.empty() ? "" : " " + r.params); };
-            against.push_back(
-                {{"paper_prefers", name(paper_prefers_a ? table.rows[i] : table.rows[j])},
-                 {"over", name(paper_prefers_a ? table.rows[j] : table.rows[i])}});
-          }
-        }
-      }
-      if (ours.empty()) continue;
-      ranks.push_back(
-          {{"table", table.number},
-           {"metric", name_of(m)},
-           {"rows", ours.size()},
-           {"kendall_tau", number(eval::kendall_tau(paper, ours))},
-           {"pairs_confirmed", confirmed},
-           {"pairs_contradicted", contradicted},
-           {"pairs_open", open},
-           {"contradicted", against}});
-    }
+  for (const PaperTable& table : scores.tables)
+    for (const Measure& m : kMeasures)
+      if (Json rank = rank_json(scores, table, m); !rank.is_null()) ranks.push_back(std::move(rank));
   return ranks;
 }
 
-Json normalised_json(const Material& material) {
+Json normalised_json(const PaperScores& scores) {
   std::vector<PaperValues> paper_pool, our_pool;
   std::map<std::string, const PaperRow*> rows;
-  for (const PaperTable& table : material.tables)
+  for (const PaperTable& table : scores.tables)
     for (const PaperRow& row : table.rows)
       if (rows.emplace(row.id(), &row).second && in_normalisation_pool(row)) {
         paper_pool.push_back(row.values);
-        if (const Scores* ours = material.find(row)) our_pool.push_back(ours->values);
+        if (const MethodScores* ours = scores.find(row)) our_pool.push_back(ours->paper_values());
       }
   const eval::MetricBounds paper_bounds = eval::bounds_of(paper_pool), our_bounds = eval::bounds_of(our_pool);
   // The paper's score over only those metrics that ours has, so that the two can be compared.
@@ -272,7 +141,7 @@ Json normalised_json(const Material& material) {
   }
   Json out{{"metrics", metrics}, {"rows", Json::array()}};
   for (const auto& [id, row] : rows) {
-    const Scores* ours = material.find(*row);
+    const MethodScores* ours = scores.find(*row);
     out["rows"].push_back(
         {{"dataset", row->dataset},
          {"method", row->method},
@@ -280,44 +149,65 @@ Json normalised_json(const Material& material) {
          {"key", row->key},
          {"paper_all_six", number(eval::normalised_score(row->values, paper_bounds))},
          {"paper", number(eval::normalised_score(row->values, same))},
-         {"ours", ours == nullptr ? Json(nullptr) : number(eval::normalised_score(ours->values, our_bounds))}});
+         {"ours", ours == nullptr ? Json(nullptr) : number(eval::normalised_score(ours->paper_values(), our_bounds))}});
   }
   return out;
 }
 
+/// Every number of every method beside the data and the compute of its training.
+Json scaling_json(const PaperScores& scores) {
+  const std::vector<Measure> columns = measured(scores);
+  Json out{{"metrics", Json::array()}, {"rows", Json::array()}};
+  for (const Measure& m : columns)
+    out["metrics"].push_back({{"key", m.key}, {"label", m.label}, {"higher_is_better", higher_is_better(m.paper)}});
+  std::set<std::string> seen;
+  for (const PaperTable& table : scores.tables)
+    for (const PaperRow& row : table.rows) {
+      const MethodScores* ours = scores.find(row);
+      if (ours == nullptr || !seen.insert(row.id()).second) continue;
+      const TrainingCost& cost = ours->training;
+      Json line{{"dataset", row.dataset}, {"method", row.method}, {"params", row.params}, {"key", row.key}};
+      line["frames"] = cost.frames > 0 ? Json(cost.frames) : Json(nullptr);
+      line["clips_seen"] = cost.clips > 0 ? Json(cost.clips) : Json(nullptr);
+      line["flop"] = cost.flop > 0 ? Json(cost.flop) : Json(nullptr);
+      line["base_flop"] = cost.base_flop > 0 ? Json(cost.base_flop) : Json(nullptr);
+      for (const Measure& m : columns) line["values"][m.key] = number(ours->value(m));
+      out["rows"].push_back(std::move(line));
+    }
+  return out;
+}
+
 /// One statement "a is better than b" on the largest data set that has both.
-Json claim(const Material& material, const std::string& text, const std::string& a, const std::string& b) {
+Json claim(const PaperScores& scores, const std::string& text, const std::string& a, const std::string& b) {
   Json out{{"claim", text}, {"better", a}, {"worse", b}, {"metrics", Json::array()}};
-  const Scores *x = nullptr, *y = nullptr;
+  const MethodScores *x = nullptr, *y = nullptr;
   for (const char* dataset : {"coinrun500k", "coinrun100k", "coinrun2500k"}) {
-    const auto first = material.scores.find(std::string(dataset) + "__" + a),
-               second = material.scores.find(std::string(dataset) + "__" + b);
-    if (first == material.scores.end() || second == material.scores.end()) continue;
+    const auto first = scores.methods.find(std::string(dataset) + "__" + a),
+               second = scores.methods.find(std::string(dataset) + "__" + b);
+    if (first == scores.methods.end() || second == scores.methods.end()) continue;
     x = &first->second;
     y = &second->second;
     out["dataset"] = dataset;
     break;
   }
   if (x == nullptr) return out;
-  for (const PaperMetric m : kPaperMetrics) {
-    if (!at(x->values, m) || !at(y->values, m)) continue;
+  for (const Measure& m : kMeasures) {
+    if (!x->value(m) || !y->value(m)) continue;
     const auto gain = advantage(*x, *y, m);
-    const bool better = (*at(x->values, m) > *at(y->values, m)) == higher_is_better(m);
+    const bool better = (*x->value(m) > *y->value(m)) == higher_is_better(m.paper);
     out["metrics"].push_back(
-        {{"metric", name_of(m)},
-         {"better", *at(x->values, m)},
-         {"worse", *at(y->values, m)},
+        {{"metric", m.label},
+         {"better", *x->value(m)},
+         {"worse", *y->value(m)},
          {"holds", better},
          {"resolved", gain ? Json(gain->excludes_zero()) : Json(nullptr)}});
   }
   return out;
 }
 
-Json claims_json(const Material& material) {
+Json claims_json(const PaperScores& scores) {
   Json claims = Json::array();
-  const auto add = [&](const char* text, const char* a, const char* b) {
-    claims.push_back(claim(material, text, a, b));
-  };
+  const auto add = [&](const char* text, const char* a, const char* b) { claims.push_back(claim(scores, text, a, b)); };
   add("AVID beats the same network trained from scratch (22M)", "avid_22m", "scratch_22m");
   add("AVID beats the same network trained from scratch (71M)", "avid_71m", "scratch_71m");
   add("AVID beats the product of experts (22M)", "avid_22m", "poe_22m");
@@ -333,20 +223,21 @@ Json claims_json(const Material& material) {
 }  // namespace
 
 Json paper_report(const PaperReportRequest& request) {
-  const Material material = read_material(request);
+  const PaperScores scores = read_paper_scores(request.tables, request.scores, request.only_tables);
   Json report;
   report["format"] = "avid-paper-report 1";
   report["title"] = request.title;
   report["notes"] = request.notes;
-  report["tables"] = tables_json(material);
-  report["ranks"] = ranks_json(material);
-  report["normalised"] = normalised_json(material);
-  report["claims"] = claims_json(material);
+  report["tables"] = tables_json(scores);
+  report["ranks"] = ranks_json(scores);
+  report["normalised"] = normalised_json(scores);
+  report["scaling"] = scaling_json(scores);
+  report["claims"] = claims_json(scores);
   report["masks"] = Json::object();
   report["records"] = Json::object();
-  for (const auto& [id, scores] : material.scores) {
-    if (!scores.masks.is_null()) report["masks"][id] = scores.masks;
-    report["records"][id] = scores.record;
+  for (const auto& [id, one] : scores.methods) {
+    if (!one.masks.is_null()) report["masks"][id] = one.masks;
+    report["records"][id] = one.record;
   }
   return report;
 }

@@ -112,18 +112,31 @@ void Trainer::save() {
     const Ema::Swapped averaged(learner_->ema());
     checkpoint.ema = trainee_->module().export_tensors();
   }
-  folder_.checkpoints().save(
-      checkpoint, config_.checkpoint.keep,
-      {{"avid.kind", config_.model.kind},
-       {"avid.update", std::to_string(state_.update)},
-       {"avid.schedule", config_.diffusion.schedule},
-       {"avid.timesteps", std::to_string(config_.diffusion.timesteps)},
-       {"avid.objective", config_.diffusion.objective},
-       {"avid.frames", std::to_string(config_.data.frames)},
-       {"avid.size", std::to_string(config_.data.size)},
-       {"avid.config", state_.fingerprint}});
+  std::map<std::string, std::string> metadata{
+      {"avid.kind", config_.model.kind},
+      {"avid.update", std::to_string(state_.update)},
+      {"avid.schedule", config_.diffusion.schedule},
+      {"avid.timesteps", std::to_string(config_.diffusion.timesteps)},
+      {"avid.objective", config_.diffusion.objective},
+      {"avid.frames", std::to_string(config_.data.frames)},
+      {"avid.size", std::to_string(config_.data.size)},
+      {"avid.config", state_.fingerprint}};
+  add_training_record(metadata, cost_so_far());
+  folder_.checkpoints().save(checkpoint, config_.checkpoint.keep, metadata);
   saved_update_ = state_.update;
   if (state_.update < config_.train.updates) folder_.write_report(state_, trainee_->description());
+}
+
+TrainingRecord Trainer::cost_so_far() const {
+  TrainingRecord record{.clips = state_.update * config_.train.batch * config_.train.accumulate};
+  const Trainee::Cost cost =
+      trainee_->forward_flops({1, config_.data.frames, config_.data.size, config_.data.size});
+  record.flop = (3 * cost.trained + cost.frozen) * static_cast<double>(record.clips);
+  const auto& runs = batches_->loader().store().runs();
+  const auto used = static_cast<std::size_t>(config_.data.levels);
+  for (std::size_t i = 0; i < (used == 0 ? runs.size() : std::min(used, runs.size())); ++i)
+    record.frames += runs[i].length;
+  return record;
 }
 
 TrainEnd Trainer::run() {

@@ -10,6 +10,7 @@
 #include "train/batches.h"
 #include "train/learner.h"
 #include "train/run_folder.h"
+#include "train/training_record.h"
 
 namespace avid::train {
 
@@ -52,6 +53,7 @@ class Trainer {
  private:
   void restore(const std::filesystem::path& checkpoint);
   void save();
+  TrainingRecord cost_so_far() const;
   void after_update(std::int64_t k, const UpdateReport& report);
   void write_log_line(const UpdateReport& report);
   bool validate();  // true if it is the best so far

@@ -87,13 +87,16 @@ std::vector<Image> draw_animation(const std::vector<ClipRow>& rows, const StripO
   const auto num_cond = static_cast<int>(options.num_cond), num_frames = static_cast<int>(num_frames_of(rows));
   const auto given = std::find_if(rows.begin(), rows.end(), [](const ClipRow& row) { return row.cond.defined(); });
   const int header = 2 * kGlyphHeight + kPad, footer = options.actions.empty() ? kPad : 2 * kGlyphHeight + 2 * kPad;
+  const std::size_t columns = options.columns == 0 ? rows.size() : std::min(options.columns, rows.size());
+  const auto lines = static_cast<int>((rows.size() + columns - 1) / columns);
+  const int line_height = header + kPad + cell.height;
   std::vector<Image> out;
   for (int i = 0; i < num_cond + num_frames; ++i) {
-    Image image(
-        static_cast<int>(rows.size()) * (cell.width + kPad) + kPad, header + kPad + cell.height + footer, kBackground);
+    Image image(static_cast<int>(columns) * (cell.width + kPad) + kPad, lines * line_height + footer, kBackground);
     for (std::size_t r = 0; r < rows.size(); ++r) {
-      const int x = kPad + static_cast<int>(r) * (cell.width + kPad), y = header + kPad / 2;
-      draw_centred(image, x, kPad / 2, cell.width, rows[r].label, kText);
+      const int x = kPad + static_cast<int>(r % columns) * (cell.width + kPad),
+                top = static_cast<int>(r / columns) * line_height, y = top + header + kPad / 2;
+      draw_centred(image, x, top + kPad / 2, cell.width, rows[r].label, kText);
       // A mask has no past.
       const bool colour = rows[r].frames.defined() && rows[r].frames.dim(3) == 3;
       const Tensor past = rows[r].cond.defined() || !colour || given == rows.end() ? rows[r].cond : given->cond;
@@ -107,7 +110,7 @@ std::vector<Image> draw_animation(const std::vector<ClipRow>& rows, const StripO
     if (!options.actions.empty()) {
       const auto at = static_cast<std::size_t>(std::max(0, i - num_cond));
       const std::string caption = i < num_cond ? "given" : at < options.actions.size() ? options.actions[at] : "";
-      draw_centred(image, 0, header + cell.height + kPad, image.width, caption, i < num_cond ? kDim : kText);
+      draw_centred(image, 0, lines * line_height, image.width, caption, i < num_cond ? kDim : kText);
     }
     out.push_back(std::move(image));
   }

@@ -19,13 +19,14 @@ struct StripOptions {
   int scale = 4;                     ///< screen pixels per pixel of a frame
   std::int64_t num_cond = 0;         ///< K: columns kept free before the frames
   std::vector<std::string> actions;  ///< a caption above each frame, or empty; see action_caption
+  std::size_t columns = 0;           ///< of an animation's panels; 0: all in one line
 };
 
 /// Rows from top to bottom, conditioning and then generated frames from left to right, captions above, labels left.
 /// All frames of one size. Throws ShapeError.
 Image draw_strip(const std::vector<ClipRow>& rows, const StripOptions& options);
 
-/// K + T pictures with one panel per row of the strip, side by side. While conditioning frames show, rows without show
+/// K + T pictures with one panel per row of the strip, side by side, in lines of `columns`. While conditioning frames show, rows without show
 /// those of the first row that has some.
 std::vector<Image> draw_animation(const std::vector<ClipRow>& rows, const StripOptions& options);
 

@@ -2,6 +2,8 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "models/checkpoint.h"
+#include "models/clip_encoder.h"
 #include "tensor/io/atomic_file.h"
 #include "tests/doctest.h"
 #include "tests/support.h"
@@ -59,6 +61,44 @@ TEST_CASE("evaluate/report/rows_differences_and_files") {
   CHECK(report["n_clips"] == 3);
   CHECK(report["mask_mean_per_step"]["adapter"].size() == 2);
   CHECK(nlohmann::json::parse(read_text(dir / "scores.json")) == report);
+}
+
+TEST_CASE("evaluate/intervals/distances_between_sets_by_resampled_clips") {
+  const TempDir dir;
+  ClipEncoder encoder({.width = 2, .features = 6});
+  encoder.initialize(1);
+  save_module(encoder, dir / "encoder.safetensors");
+  const std::vector<std::string> with{"--size",    "32",
+                                      "--metrics", "fid_procgen,fvd_procgen",
+                                      "--set",     "procgen.encoder=" + (dir / "encoder.safetensors").string(),
+                                      "--json"};
+  const auto run = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), with.begin(), with.end());
+    const ProgramResult result = avid_program(model(more));
+    CAPTURE(result.err);
+    REQUIRE(result.exit_code == 0);
+    return nlohmann::json::parse(result.out);
+  };
+  const auto report = run({"--frechet-resamples", "30"});
+  for (const auto& row : report["rows"])
+    for (const char* key : {"fid_procgen", "fvd_procgen"}) {
+      CAPTURE(row["name"].get<std::string>());
+      CAPTURE(key);
+      CHECK(row["intervals"][key]["low"].get<double>() <= row[key].get<double>());
+      CHECK(row["intervals"][key]["high"].get<double>() >= row[key].get<double>());
+      CHECK(report["resamples"][row["name"].get<std::string>()][key].size() == 30);
+    }
+  const auto& difference = report["differences"][1];
+  const std::string a = difference["a"], b = difference["b"];
+  const auto value = [&](const std::string& name) {
+    for (const auto& row : report["rows"])
+      if (row["name"] == name) return row["fvd_procgen"].get<double>();
+    return std::nan("");
+  };
+  CHECK(difference["fvd_procgen"]["mean"].get<double>() == doctest::Approx(value(a) - value(b)));
+  CHECK(run({"--frechet-resamples", "30"})["resamples"] == report["resamples"]);
+  CHECK_FALSE(run({"--frechet-resamples", "0"}).contains("resamples"));
+  CHECK(run({})["resamples"]["base"]["fvd_procgen"].size() == 200);  // cheap, so nobody has to ask
 }
 
 TEST_CASE("evaluate/errors/one_line_each") {

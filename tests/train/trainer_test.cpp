@@ -4,8 +4,11 @@
 #include <cmath>
 #include <fstream>
 
+#include "models/checkpoint.h"
+#include "models/cost.h"
 #include "tensor/error.h"
 #include "tensor/io/atomic_file.h"
+#include "tensor/io/safetensors.h"
 #include "tests/data/fake_world.h"
 #include "tests/doctest.h"
 #include "tests/support.h"
@@ -79,6 +82,41 @@ TEST_CASE("trainer/run/logs_samples_and_report") {
   CHECK(count(html, "data:image/png;base64,") == 2);
   CHECK(html.find("a &lt;b&gt; run") != std::string::npos);
   for (const char* link : {"href=", "src=\"http", "<script", "<link"}) CHECK(html.find(link) == std::string::npos);
+}
+
+TEST_CASE("trainer/metadata/what_the_training_cost") {
+  const test::TempDir dir;
+  const auto run = [&](const char* name, const char* file, std::vector<std::string> set) {
+    const TrainConfig config = tiny(file, set);
+    RunFolder folder = RunFolder::create(dir / name, config, info_for(config));
+    Trainer(folder, {}).run();
+    const auto record = read_training_record(base_weights_path(dir / name));
+    REQUIRE(record);
+    return std::pair(*record, config);
+  };
+  const auto [base, base_config] = run("base", "base.toml", {"train.updates=2", "validation.every=0"});
+  const std::int64_t clips = base_config.train.batch * base_config.train.accumulate;
+  CHECK(base.clips == 2 * clips);
+  CHECK(base.frames == data::EpisodeStore(base_config.data.train).num_frames());
+  // The network's own count of its operations: nothing frozen below a base.
+  const auto network = load_unet3d(base_weights_path(dir / "base"));
+  const VideoSize clip{1, base_config.data.frames, base_config.data.size, base_config.data.size};
+  const auto forward = static_cast<double>(forward_cost(network->config(), clip).total);
+  CHECK(base.flop == doctest::Approx(3 * forward * static_cast<double>(base.clips)).epsilon(1e-8));
+
+  const auto [avid, avid_config] =
+      run("avid", "avid.toml",
+          {"base.checkpoint=" + (dir / "base").string(), "train.updates=1", "validation.every=0", "data.levels=1"});
+  const auto adapter = load_avid(base_weights_path(dir / "avid"));
+  const auto trained = static_cast<double>(forward_cost(adapter->config().adapter, clip).total);
+  CHECK(avid.flop == doctest::Approx((3 * trained + forward) * static_cast<double>(avid.clips)).epsilon(1e-8));
+  CHECK(avid.frames == data::EpisodeStore(avid_config.data.train).runs().at(0).length);
+  CHECK(avid.frames < base.frames);
+
+  CHECK_FALSE(read_training_record(test::golden("pixel/ddpm/base.safetensors")));
+  CHECK_FALSE(read_training_record("http://127.0.0.1:8321"));
+  save_safetensors(dir / "odd.safetensors", {{"a", Tensor::zeros({1})}}, {{"avid.training_flop", "many"}});
+  CHECK_THROWS_AS(read_training_record(dir / "odd.safetensors"), FileError);
 }
 
 TEST_CASE("trainer/time_limit/stops_and_resumes_as_ended") {

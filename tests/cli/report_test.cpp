@@ -1,0 +1,135 @@
+// tests/cli/report_test.cpp -- avid report: numbers beside data and compute, substitutes, masks, animations, one file
+#include <algorithm>
+
+#include <nlohmann/json.hpp>
+
+#include "tests/cli/report_fixture.h"
+#include "tests/doctest.h"
+
+namespace avid::test {
+namespace {
+
+using Json = nlohmann::json;
+
+std::size_t count(const std::string& text, const std::string& part) {
+  std::size_t n = 0;
+  for (std::size_t at = 0; (at = text.find(part, at)) != std::string::npos; at += part.size()) ++n;
+  return n;
+}
+
+Json row_of(const Json& rows, const std::string& dataset, const std::string& key) {
+  for (const Json& row : rows)
+    if (row["dataset"] == dataset && row["key"] == key) return row;
+  FAIL("no row ", dataset, " ", key);
+  return {};
+}
+
+}  // namespace
+
+TEST_CASE("report/json/data_compute_and_substitutes") {
+  const TempDir dir;
+  write_made_up_report_inputs(dir.path());
+  const ProgramResult result = run_report(dir.path());
+  CAPTURE(result.err);
+  REQUIRE(result.exit_code == 0);
+  const Json r = Json::parse(read_text(dir / "report.json"));
+  // The base's compute stands apart from the method's own.
+  const Json avid = row_of(r["scaling"]["rows"], "coinrun2500k", "avid_71m");
+  CHECK(avid["flop"] == 5e14);
+  CHECK(avid["base_flop"] == 3e16);
+  CHECK(avid["frames"] == 20000);
+  CHECK(avid["clips_seen"] == 8000);
+  CHECK(avid["values"]["psnr"] == 24.5);
+  CHECK(r["scaling"]["rows"].size() == 15);
+  // A substitute stands beside the paper's column and leaves it empty.
+  const Json row = row_of(r["tables"][0]["rows"], "coinrun500k", "avid_22m");
+  CHECK(row["ours"]["FVD"].is_null());
+  CHECK(row["ours"]["FVD (Procgen encoder)"]["mean"] == 60);
+  CHECK(row["ours"]["FVD (Procgen encoder)"]["low"] == 57);
+  CHECK(row["paper"]["FVD"] == 28.5);
+  // Orders by the substitute, with paired differences out of resamples: all pairs of equal draws differ by a constant.
+  bool seen = false;
+  for (const Json& rank : r["ranks"])
+    if (rank["table"] == 1 && rank["metric"] == "FVD (Procgen encoder)") {
+      seen = true;
+      CHECK(rank["rows"] == 5);
+      CHECK(rank["pairs_open"] == 0);
+      CHECK(rank["pairs_confirmed"].get<int>() + rank["pairs_contradicted"].get<int>() == 10);
+    }
+  CHECK(seen);
+  CHECK(r["masks"].size() == 6);
+}
+
+TEST_CASE("report/json/other_draws_are_never_paired") {
+  const TempDir dir;
+  write_made_up_report_inputs(dir.path());
+  auto other = scores_json({.id = "coinrun500k__finetune", .psnr = 24, .fvd_procgen = 41});
+  other["bootstrap"]["seed"] = 1;
+  write_text_atomic(dir / "scores/coinrun500k__finetune.json", other.dump());
+  REQUIRE(run_report(dir.path()).exit_code == 0);
+  for (const Json& rank : Json::parse(read_text(dir / "report.json"))["ranks"])
+    if (rank["table"] == 1 && rank["metric"] == "FVD (Procgen encoder)")
+      CHECK(rank["pairs_confirmed"].get<int>() + rank["pairs_contradicted"].get<int>() == 6);
+}
+
+TEST_CASE("report/html/one_file_with_figures_masks_and_animations") {
+  const TempDir dir;
+  write_made_up_report_inputs(dir.path());
+  REQUIRE(run_report(dir.path()).exit_code == 0);
+  const std::string html = read_text(dir / "report.html");
+  for (const char* id :
+       {"claims", "table1", "table3", "table4", "table5", "table6", "ranks", "figure-normalised", "figure-data",
+        "figure-compute", "figure-mask", "figure-masks", "videos", "audit"}) {
+    CAPTURE(id);
+    CHECK(count(html, std::string("<section id=\"") + id + "\">") == 1);
+    CHECK(count(html, std::string("href=\"#") + id + "\"") == 1);
+  }
+  CHECK(html.find("name=\"viewport\"") != std::string::npos);
+  CHECK(count(html, "data:image/gif;base64,R0lGODlh") == 2);  // two clips, as GIF files
+  CHECK(count(html, "data:image/png;base64,iVBORw0KGgo") == 1);
+  // PSNR, SSIM, the substitute (data and compute), normalised score, three panels of masks, five of the paper and up.
+  CHECK(count(html, "<svg ") >= 3 + 3 + 1 + 3);
+  for (const char* number : {"\"nan", ",nan", " nan", ">nan", "\"inf", ",inf", ">inf"})
+    CHECK(html.find(number) == std::string::npos);
+  CHECK(count(html, "<table") == count(html, "</table>"));
+  CHECK(count(html, "<section") == count(html, "</section>"));
+  CHECK(count(html, "<div") == count(html, "</div>"));
+  // Nothing from outside, nothing that runs: links stay in the page, sources are inside it.
+  CHECK(html.find("<script") == std::string::npos);
+  CHECK(html.find("url(") == std::string::npos);
+  CHECK(count(html, "src=\"") == count(html, "src=\"data:image/"));
+  CHECK(count(html, "href=\"") == count(html, "href=\"#"));
+  CHECK(count(html, "http") == count(html, "xmlns=\"http://www.w3.org/2000/svg\""));
+}
+
+TEST_CASE("report/html/methods_of_other_clips_stay_out_of_the_animation") {
+  const TempDir dir;
+  write_made_up_report_inputs(dir.path());
+  REQUIRE(run_report(dir.path()).exit_code == 0);
+  const std::string all = read_text(dir / "report.html");
+  // The same file, but from other start frames.
+  const auto path = dir / "pictures/coinrun500k__controlnet/samples.safetensors";
+  NamedTensors tensors = open_tensor_file(path)->load_all();
+  for (auto& [name, tensor] : tensors)
+    if (name == "cond") tensor = Tensor::zeros(tensor.shape(), DType::u8);
+  save_safetensors(path, tensors, {});
+  REQUIRE(run_report(dir.path()).exit_code == 0);
+  CHECK(read_text(dir / "report.html").size() < all.size());
+}
+
+TEST_CASE("report/html/without_records_or_pictures_the_rest_stands") {
+  const TempDir dir;
+  auto old = scores_json({.id = "coinrun500k__avid_22m"});
+  old.erase("training");
+  old.erase("resamples");
+  std::filesystem::create_directories(dir / "scores");
+  write_text_atomic(dir / "scores/coinrun500k__avid_22m.json", old.dump());
+  REQUIRE(run_report(dir.path()).exit_code == 0);
+  const std::string html = read_text(dir / "report.html");
+  CHECK(html.find("figure-compute") == std::string::npos);
+  CHECK(html.find("id=\"videos\"") == std::string::npos);
+  CHECK(html.find("id=\"table1\"") != std::string::npos);
+  CHECK(Json::parse(read_text(dir / "report.json"))["scaling"]["rows"][0]["flop"].is_null());
+}
+
+}  // namespace avid::test

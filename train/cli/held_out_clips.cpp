@@ -1,0 +1,71 @@
+// train/cli/held_out_clips.cpp -- from a list of windows to frames and actions
+#include "train/cli/held_out_clips.h"
+
+#include "data/loader.h"
+#include "eval/clip_list.h"
+#include "eval/opponents.h"
+#include "train/batches.h"
+
+namespace avid::cli {
+namespace {
+
+eval::ClipList choose_clips(
+    const ClipRequest& request, const WorldModel& world, const data::EpisodeStore& store, const data::Loader& loader,
+    std::int64_t frames, std::uint64_t seed) {
+  eval::ClipList list{
+      .name = "",
+      .dataset = eval::dataset_digest(store),
+      .context = world.cond_frames(),
+      .targets = frames,
+      .resets = request.resets,
+      .seed = seed,
+      .starts = {}};
+  if (request.clip_list.empty()) {
+    list.starts = loader.sampler().draw_evaluation(seed, request.clips);
+    return list;
+  }
+  eval::ClipList given = eval::load_clip_list(request.clip_list);
+  check<ConfigError>(
+      given.dataset == list.dataset, "{}: made for other episodes than --data holds | make it again with avid clips",
+      request.clip_list);
+  check<ConfigError>(
+      given.context == list.context && given.targets == frames,
+      "{}: clips of {} + {} frames, the model needs {} + {} | make it again with avid clips --context {} --targets {}",
+      request.clip_list, given.context, given.targets, list.context, frames, list.context, frames);
+  if (request.clips > 0 && request.clips < static_cast<std::int64_t>(given.starts.size()))
+    given.starts.resize(static_cast<std::size_t>(request.clips));
+  return given;
+}
+
+}  // namespace
+
+HeldOutClips read_held_out_clips(
+    const ClipRequest& request, const WorldModel& world, std::int64_t frames, std::uint64_t seed) {
+  auto store = std::make_shared<const data::EpisodeStore>(request.data);
+  check<ConfigError>(
+      !world.uses_actions() || (store->num_actions() > 0 && store->num_actions() <= world.num_actions()),
+      "evaluate: data: expected at most {} kinds of actions (the model's), got {}", world.num_actions(),
+      store->num_actions());
+  const data::Loader loader(
+      store, {.batch = 1,
+              .context = world.cond_frames(),
+              .targets = frames,
+              .size = request.size != 0 ? request.size : world.trained_size(),
+              .resets = data::parse_reset_policy(request.resets),
+              .seed = seed,
+              .workers = 0});
+  world.check_size(loader.height(), loader.width());
+  const eval::ClipList list = choose_clips(request, world, *store, loader, frames, seed);
+  const data::Batch batch = loader.read_windows(list.starts);
+  const std::int64_t k = world.cond_frames();
+  return {
+      .cond_u8 = eval::take_frames(batch.frames, 0, k),
+      .real_u8 = eval::take_frames(batch.frames, k, batch.frames.dim(1)),
+      .cond = train::split_clips(batch.frames, k).cond.to(world.device()),
+      .actions = batch.actions,
+      .dataset = list.dataset,
+      .list_name = list.name,
+      .list_hash = list.hash()};
+}
+
+}  // namespace avid::cli

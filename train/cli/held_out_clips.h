@@ -1,0 +1,35 @@
+// train/cli/held_out_clips.h -- the clips that avid evaluate scores every method on
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "tensor/tensor.h"
+#include "train/cli/world_model.h"
+
+namespace avid::cli {
+
+/// Which clips, from the command line.
+struct ClipRequest {
+  std::vector<std::string> data;
+  std::string resets = "exclude", clip_list;
+  std::int64_t clips = 64, size = 0;
+};
+
+/// Held-out clips, the same for every model.
+struct HeldOutClips {
+  Tensor cond_u8, real_u8;  // [B,K,H,W,3], [B,T,H,W,3]
+  Tensor cond;              // [B,K,H,W,3] in [-1,1], on the model's device
+  Tensor actions;           // [B,T] i64
+  std::string dataset;      // digest of the frames they are from
+  std::string list_name, list_hash;
+};
+
+/// Windows of `frames` frames behind the model's conditioning frames: those of the list that was given, else drawn by
+/// `seed`, the same as `avid clips` would store.
+/// Errors   ConfigError for a list of other episodes or lengths, for more kinds of actions than the model knows, and
+///          for a size that the model does not take; FileError.
+HeldOutClips read_held_out_clips(
+    const ClipRequest& request, const WorldModel& world, std::int64_t frames, std::uint64_t seed);
+
+}  // namespace avid::cli
