@@ -1,8 +1,6 @@
 // tensor/io/npz.cpp -- npy headers (a Python dict literal), zip members, writing
 #include "tensor/io/npz.h"
 
-#include <zip.h>
-
 #include <charconv>
 #include <cstring>
 #include <set>
@@ -234,51 +232,16 @@ void save_npy(const std::filesystem::path& path, const Tensor& tensor) {
 }
 
 void save_npz(const std::filesystem::path& path, const NamedTensors& tensors, bool compress) {
-  std::vector<std::vector<std::byte>> members;  // libzip reads them when it closes the archive
+  std::vector<ZipMember> members;
   std::set<std::string_view> names;
   for (const auto& [name, tensor] : tensors) {
     check_file(
         !name.empty() && name.size() < 60000 && name.find('\0') == std::string::npos, path,
         "cannot write tensor '{}': not a usable name", printable(name));
     check_file(names.insert(name).second, path, "cannot write tensor '{}': the name is taken", printable(name));
-    members.push_back(npy_bytes(path, name, tensor));
+    members.push_back({name + ".npy", npy_bytes(path, name, tensor)});
   }
-  AtomicFile file(path, AtomicFile::Writer::external);
-  int code = 0;
-  std::unique_ptr<zip_t, void (*)(zip_t*)> archive(
-      zip_open(file.temporary_path().c_str(), ZIP_CREATE | ZIP_TRUNCATE, &code), zip_discard);
-  if (!archive) {
-    zip_error_t error;
-    zip_error_init_with_code(&error, code);
-    const std::string reason = printable(zip_error_strerror(&error));
-    zip_error_fini(&error);
-    fail_file(path, "cannot write: {} | choose a folder you may write to", reason);
-  }
-  const auto failed = [&](const std::string& name) {
-    fail_file(
-        path, "cannot write '{}': {} | check the disk; an older file of this name is untouched", printable(name),
-        printable(zip_strerror(archive.get())));
-  };
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    const std::string name = tensors[i].first + ".npy";
-    zip_source_t* source = zip_source_buffer(archive.get(), members[i].data(), members[i].size(), 0);
-    const zip_int64_t added =
-        source == nullptr ? -1 : zip_file_add(archive.get(), name.c_str(), source, ZIP_FL_ENC_UTF_8);
-    if (added < 0) {
-      zip_source_free(source);
-      failed(name);
-    }
-    const auto index = static_cast<zip_uint64_t>(added);
-    // The earliest time a zip can hold: the bytes must not depend on the clock.
-    if (zip_file_set_dostime(archive.get(), index, 0, (1 << 5) | 1, 0) != 0) failed(name);
-    if (zip_set_file_compression(archive.get(), index, compress ? ZIP_CM_DEFLATE : ZIP_CM_STORE, 0) != 0) failed(name);
-  }
-  if (zip_close(archive.get()) != 0) failed(path.filename().string());
-  archive.release();
-  if (tensors.empty())
-    write_text_atomic(
-        file.temporary_path(), std::string("PK\5\6", 4) + std::string(18, '\0'));  // libzip writes no empty archives
-  file.commit();
+  write_zip(path, members, compress);
 }
 
 }  // namespace avid

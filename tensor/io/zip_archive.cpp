@@ -117,6 +117,44 @@ std::vector<std::byte> ZipArchive::read_start(const Member& member, std::uint64_
 
 std::vector<std::byte> ZipArchive::read(const Member& member) const { return read_start(member, member.num_bytes); }
 
+void write_zip(const std::filesystem::path& path, const std::vector<ZipMember>& members, bool compress) {
+  AtomicFile file(path, AtomicFile::Writer::external);
+  int code = 0;
+  std::unique_ptr<zip_t, void (*)(zip_t*)> archive(
+      zip_open(file.temporary_path().c_str(), ZIP_CREATE | ZIP_TRUNCATE, &code), zip_discard);
+  if (!archive) {
+    zip_error_t error;
+    zip_error_init_with_code(&error, code);
+    fail_file(path, "cannot write: {} | choose a folder you may write to", text_of(&error));
+  }
+  const auto failed = [&](const std::string& name) {
+    fail_file(
+        path, "cannot write '{}': {} | check the disk; an older file of this name is untouched", printable(name),
+        printable(zip_strerror(archive.get())));
+  };
+  for (const ZipMember& member : members) {
+    // libzip reads the bytes when it closes the archive.
+    zip_source_t* source = zip_source_buffer(archive.get(), member.bytes.data(), member.bytes.size(), 0);
+    const zip_int64_t added =
+        source == nullptr ? -1 : zip_file_add(archive.get(), member.name.c_str(), source, ZIP_FL_ENC_UTF_8);
+    if (added < 0) {
+      zip_source_free(source);
+      failed(member.name);
+    }
+    const auto index = static_cast<zip_uint64_t>(added);
+    // The earliest time a zip can hold.
+    if (zip_file_set_dostime(archive.get(), index, 0, (1 << 5) | 1, 0) != 0) failed(member.name);
+    if (zip_set_file_compression(archive.get(), index, compress ? ZIP_CM_DEFLATE : ZIP_CM_STORE, 0) != 0)
+      failed(member.name);
+  }
+  if (zip_close(archive.get()) != 0) failed(path.filename().string());
+  archive.release();
+  if (members.empty())
+    write_text_atomic(
+        file.temporary_path(), std::string("PK\5\6", 4) + std::string(18, '\0'));  // libzip writes no empty archives
+  file.commit();
+}
+
 std::string version_of_libzip() { return zip_libzip_version(); }
 std::string version_of_zlib() { return zlibVersion(); }
 

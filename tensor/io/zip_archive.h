@@ -52,6 +52,16 @@ class ZipArchive {
   std::unordered_map<std::string, std::size_t> index_;
 };
 
+/// A file inside a zip that is to be written.
+struct ZipMember {
+  std::string name;
+  std::vector<std::byte> bytes;
+};
+
+/// Writes a zip atomically, stored or deflated; its bytes depend on the members only, not on the clock.
+/// Errors   FileError; an older file of this name is then untouched.
+void write_zip(const std::filesystem::path& path, const std::vector<ZipMember>& members, bool compress);
+
 /// Versions of the libraries behind the readers, for `avid info`.
 std::string version_of_libzip();
 std::string version_of_zlib();

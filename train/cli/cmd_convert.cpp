@@ -1,19 +1,22 @@
-// train/cli/cmd_convert.cpp -- `avid convert`: tensors from one file format to another, by name
+// train/cli/cmd_convert.cpp -- `avid convert`: tensors from one file format or layout of names to another
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "tensor/io/atomic_file.h"
 #include "tensor/io/npz.h"
 #include "tensor/io/safetensors.h"
+#include "tensor/io/torch_writer.h"
 #include "train/cli/command.h"
+#include "train/cli/convert_layout.h"
 
 namespace avid::cli {
 namespace {
 
 struct Settings {
-  std::filesystem::path in, out;
+  std::filesystem::path out;
+  LayoutRequest layout;
   std::vector<std::string> select, metadata;
-  std::string strip, dtype;
+  std::string to, strip, dtype;
   bool skip_unknown = false, compress = false, json = false;
 };
 
@@ -45,74 +48,121 @@ NamedTensors read_tensors(const Settings& s, const TensorFile& file) {
   const auto count = file.tensors().size();
   if (!s.select.empty())
     check_file(
-        !tensors.empty(), s.in, "--select {} matches none of the {} tensors | list them with: avid inspect {}",
-        fmt::join(s.select, " "), count, s.in.string());
+        !tensors.empty(), s.layout.in, "--select {} matches none of the {} tensors | list them with: avid inspect {}",
+        fmt::join(s.select, " "), count, s.layout.in.string());
   if (!s.strip.empty())
     check_file(
-        any_stripped, s.in, "--strip {} matches no selected tensor | list them with: avid inspect {}", s.strip,
-        s.in.string());
+        any_stripped, s.layout.in, "--strip {} matches no selected tensor | list them with: avid inspect {}", s.strip,
+        s.layout.in.string());
   return tensors;
+}
+
+/// Metadata of the file, or where it came from, and what the command line adds.
+std::map<std::string, std::string> metadata_of(const Settings& s, std::map<std::string, std::string> metadata) {
+  if (metadata.empty()) metadata["converted_from"] = s.layout.in.filename().string();
+  for (const std::string& entry : s.metadata) {
+    const std::size_t equals = entry.find('=');
+    check<UsageError>(
+        equals != std::string::npos && equals > 0, "convert: --metadata: expected key=value, got '{}'", entry);
+    metadata[entry.substr(0, equals)] = entry.substr(equals + 1);
+  }
+  return metadata;
+}
+
+ConvertedLayout read_plain(const Settings& s) {
+  const auto file = open_tensor_file(s.layout.in, s.skip_unknown ? UnknownObjects::skip : UnknownObjects::refuse);
+  ConvertedLayout out{.tensors = read_tensors(s, *file), .metadata = {}, .said = {}};
+  // A checkpoint's scalars (epochs, learning rates) say nothing about bare weights; only real metadata go along.
+  if (std::string_view(file->format()) == "safetensors") out.metadata = file->metadata();
+  return out;
+}
+
+void write_tensors(const Settings& s, const ConvertedLayout& what) {
+  const std::string extension = s.out.extension().string();
+  if (extension == ".npz") {
+    save_npz(s.out, what.tensors, s.compress);
+  } else if (extension == ".npy") {
+    check_file(
+        what.tensors.size() == 1, s.out, "an .npy holds one tensor, {} are selected | use .npz, or --select one",
+        what.tensors.size());
+    save_npy(s.out, what.tensors[0].second);
+  } else if (extension == ".safetensors") {
+    save_safetensors(s.out, what.tensors, metadata_of(s, what.metadata));
+  } else {
+    save_torch_state_dict(
+        s.out, what.tensors,
+        {{"epoch", 0}, {"global_step", what.global_step}, {"pytorch-lightning_version", std::string("2.3.3")}},
+        {"ema.initted"});
+  }
 }
 
 void run_convert(const Settings& s) {
   const std::string extension = s.out.extension().string();
+  const bool torch = extension == ".ckpt" || extension == ".pt";
   check<UsageError>(
-      extension == ".safetensors" || extension == ".npz" || extension == ".npy",
-      "convert: {}: expected an output that ends in .safetensors, .npz or .npy", s.out.string());
-  const auto file = open_tensor_file(s.in, s.skip_unknown ? UnknownObjects::skip : UnknownObjects::refuse);
-  const NamedTensors tensors = read_tensors(s, *file);
-  if (extension == ".npz") {
-    save_npz(s.out, tensors, s.compress);
-  } else if (extension == ".npy") {
-    check_file(
-        tensors.size() == 1, s.out, "an .npy holds one tensor, {} are selected | use .npz, or --select one",
-        tensors.size());
-    save_npy(s.out, tensors[0].second);
-  } else {
-    // A checkpoint's scalars (epochs, learning rates) say nothing about bare weights; only real metadata go along.
-    auto metadata =
-        std::string_view(file->format()) == "safetensors" ? file->metadata() : std::map<std::string, std::string>{};
-    if (metadata.empty()) metadata["converted_from"] = s.in.filename().string();
-    for (const std::string& entry : s.metadata) {
-      const std::size_t equals = entry.find('=');
-      check<UsageError>(
-          equals != std::string::npos && equals > 0, "convert: --metadata: expected key=value, got '{}'", entry);
-      metadata[entry.substr(0, equals)] = entry.substr(equals + 1);
-    }
-    save_safetensors(s.out, tensors, metadata);
-  }
+      torch || extension == ".safetensors" || extension == ".npz" || extension == ".npy",
+      "convert: {}: expected an output that ends in .safetensors, .npz, .npy, .ckpt or .pt", s.out.string());
+  check<UsageError>(
+      !torch || s.to == "original", "convert: {}: .ckpt and .pt are written by --to original only", s.out.string());
+  const ConvertedLayout what = s.to == "original" ? to_original(s.layout)
+                               : s.to == "avid"   ? to_avid(s.layout)
+                                                  : read_plain(s);
+  write_tensors(s, what);
   std::uint64_t numel = 0;
-  for (const auto& [name, tensor] : tensors) numel += static_cast<std::uint64_t>(tensor.numel());
+  for (const auto& [name, tensor] : what.tensors) numel += static_cast<std::uint64_t>(tensor.numel());
+  const auto bytes = std::filesystem::file_size(s.out);
   if (s.json) {
-    const nlohmann::ordered_json json{
-        {"out", s.out.string()},
-        {"num_tensors", tensors.size()},
-        {"num_elements", numel},
-        {"bytes", std::filesystem::file_size(s.out)}};
-    std::printf("%s\n", json.dump(2).c_str());
+    nlohmann::ordered_json json{
+        {"out", s.out.string()}, {"num_tensors", what.tensors.size()}, {"num_elements", numel}, {"bytes", bytes}};
+    if (!what.said.empty()) json["layout"] = what.said;
+    std::printf("%s\n", json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace).c_str());
   } else {
     std::printf(
-        "%s: %zu tensors, %llu elements, %llu bytes\n", s.out.c_str(), tensors.size(),
-        static_cast<unsigned long long>(numel), static_cast<unsigned long long>(std::filesystem::file_size(s.out)));
+        "%s: %zu tensors, %llu elements, %llu bytes%s%s\n", s.out.c_str(), what.tensors.size(),
+        static_cast<unsigned long long>(numel), static_cast<unsigned long long>(bytes), what.said.empty() ? "" : ": ",
+        what.said.c_str());
   }
 }
 
 const CommandRegistrar convert_command(
-    "convert", "torch zip, npz or safetensors -> safetensors or npz", [](CLI::App* app) {
+    "convert", "tensors between file formats, and networks to and from the research code's names", [](CLI::App* app) {
       auto s = std::make_shared<Settings>();
-      app->add_option("in", s->in, "a .safetensors, .pt, .ckpt, .npz or .npy file")->required();
-      app->add_option("out", s->out, "a file that ends in .safetensors, .npz or .npy")->required();
-      app->add_option("--select", s->select, "only tensors whose names start with this (may be given several times)");
-      app->add_option("--strip", s->strip, "remove this from the front of the names");
+      app->add_option("in", s->layout.in, "a .safetensors, .pt, .ckpt, .npz or .npy file; with --to also a run")
+          ->required();
+      app->add_option("out", s->out, "ends in .safetensors, .npz or .npy; --to original: .ckpt and .pt as well")
+          ->required();
+      CLI::Option* to =
+          app->add_option(
+                 "--to", s->to,
+                 "original: a checkpoint of the research code (the model four times, schedule, averaging state); avid: "
+                 "one network under its own names")
+              ->check(CLI::IsMember({"original", "avid"}));
+      app->add_option("--base", s->layout.base, "--to original: put this frozen base in (default: the run's own)")
+          ->type_name("F")
+          ->needs(to);
+      app->add_option(
+             "--network", s->layout.network,
+             "--to avid: base, avid, controlnet or classifier (default: what was trained)")
+          ->needs(to);
+      app->add_option("--weights", s->layout.weights, "--to avid: averaged or online")
+          ->capture_default_str()
+          ->needs(to);
+      app->add_option("--select", s->select, "only tensors whose names start with this (may be given several times)")
+          ->excludes(to);
+      app->add_option("--strip", s->strip, "remove this from the front of the names")->excludes(to);
       app->add_option("--metadata", s->metadata, "key=value to store beside the tensors, in safetensors (repeatable)");
-      app->add_option("--dtype", s->dtype, "f64, f32, bf16 or f16: convert all float tensors; others stay");
+      app->add_option("--dtype", s->dtype, "f64, f32, bf16 or f16: convert all float tensors; others stay")
+          ->excludes(to);
       app->add_flag("--compress", s->compress, "npz: deflate the members");
       app->add_flag(
-          "--skip-unknown", s->skip_unknown,
-          "torch checkpoints: leave out objects of unknown classes (nothing is ever run)");
+             "--skip-unknown", s->skip_unknown,
+             "torch checkpoints: leave out objects of unknown classes (nothing is ever run)")
+          ->excludes(to);
       app->add_flag("--json", s->json, "print one JSON value");
       set_example(
-          app, "avid convert last.ckpt base.safetensors --select ema.ema_model.model. --strip ema.ema_model.model.");
+          app,
+          "avid convert last.ckpt base.safetensors --to avid --network base\n  avid convert runs/demo demo.ckpt --to "
+          "original");
       app->callback([s] { run_convert(*s); });
     });
 

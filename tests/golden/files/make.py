@@ -114,6 +114,25 @@ def torch_files():
             target.writestr(zipfile.ZipInfo(name), source.read(name), zipfile.ZIP_DEFLATED)
 
 
+def model_four_times():
+    """A Lightning checkpoint in the layout of the research code: online model, its average, and both once more."""
+    def weights(name):
+        return safetensors.torch.load_file(os.path.join(HERE, "..", "pixel", "ddpm", name + ".safetensors"))
+
+    online = {"model." + k: v for k, v in weights("base").items()} | weights("adapter")
+    # Two tensors tell the average from the online weights; the others share their memory.
+    averaged = dict(online)
+    for name in ("model.init_conv.bias", "mixture_conv.bias"):
+        averaged[name] = online[name] + 1
+    buffers = {name: torch.zeros(8) for name in ("betas", "alphas_cumprod", "loss_weight")}
+    state = collections.OrderedDict()
+    for copy, tensors in (("diffusion_model", online), ("ema.online_model", online), ("ema.ema_model", averaged), ("eval_model", averaged)):
+        state |= {f"{copy}.{k}": v for k, v in (buffers | tensors).items()}
+    state["ema.initted"] = torch.tensor(True)
+    state["ema.step"] = torch.tensor(520000)
+    torch.save({"epoch": 1, "global_step": 40000, "pytorch-lightning_version": "2.3.3", "state_dict": state, "loops": {}}, path("model_four_times.ckpt"))
+
+
 class Unseekable(io.RawIOBase):
     """A pipe: zipfile then leaves the sizes to a data descriptor behind each member."""
 
@@ -161,5 +180,6 @@ def safetensors_files():
 
 if __name__ == "__main__":
     torch_files()
+    model_four_times()
     numpy_files()
     safetensors_files()
