@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "eval/media/mp4.h"
 #include "kernels/device/runtime.h"
 #include "tensor/device.h"
 #include "tensor/error.h"
@@ -127,6 +128,8 @@ void run_info(bool as_json) {
   info["device_details"] = devices;
   info["cuda"] = AVID_HAVE_CUDA != 0;
   info["libraries"] = library_versions();
+  info["mp4"] = {{"encoder", eval::mp4_encoder()}};  // empty: none
+  if (const std::string problem = eval::mp4_problem(); !problem.empty()) info["mp4"]["problem"] = problem;
   if (as_json) {
     std::printf("%s\n", info.dump(2).c_str());
     return;
@@ -150,6 +153,7 @@ void run_info(bool as_json) {
   for (const auto& [name, version] : info["libraries"].items())
     libraries += (libraries.empty() ? "" : ", ") + name + " " + version.get<std::string>();
   line("libraries", libraries);
+  line("mp4", eval::mp4_problem().empty() ? eval::mp4_encoder() : eval::mp4_problem());
 }
 
 const CommandRegistrar info_command("info", "build, devices, threads, libraries and their versions", [](CLI::App* app) {
