@@ -66,7 +66,7 @@ env -i "$bundle/bin/avid" info >/dev/null
 env -i "$bundle/bin/avid" forward --base "$golden/base.safetensors" --adapter "$golden/adapter.safetensors" \
   --input "$golden/input.safetensors" --output "$stage/forward.safetensors" >/dev/null
 # Programs hold the same kernels: a window over all of them keeps one copy.
-XZ_OPT='-T1 --lzma2=preset=9,dict=256MiB' tar -C "$stage" --sort=name -cJf "$out" avid-gpu
+XZ_OPT='-T1 --lzma2=preset=6,dict=128MiB' tar -C "$stage" --sort=name -cJf "$out" avid-gpu
 size=$(stat -c %s "$out")
 echo "$out: $((size / 1000000)) MB, unpacked $(du -sm "$bundle" | cut -f1) MiB"
 if [ "$size" -gt $((most_mb * 1000000)) ]; then

@@ -60,7 +60,8 @@ step_inputs() { echo "--config $root/configs/$1 --base-config $root/configs/base
 # A stage prints what people should see, and fails by its exit code: 3 says that it cannot run here.
 stage_info() {
   command -v nvidia-smi >/dev/null && nvidia-smi
-  "$bin/avid" info && "$bin/avid" info --json | grep -q '"'"$device"
+  "$bin/avid" info && "$bin/avid" info --json | tr -d ' \n' | grep -q '"devices":\[[^]]*"'"$device"'"' ||
+    { echo "$device cannot be used here"; return 1; }
 }
 stage_tests() {
   local failed=0
