@@ -7,22 +7,47 @@
 #include "diffusion/parameterisation.h"
 #include "tensor/error.h"
 #include "tensor/ops/clip_mix.h"
+#include "tensor/ops/elementwise.h"
 #include "tensor/rng.h"
 
 namespace avid::diffusion {
 namespace {
 
-/// x + scale * z in place.
-void add_scaled(Tensor& x, double scale, const Tensor& z) {
-  check_shape(z, x.shape(), "sampler", "z");
-  check_dtype(z, x.dtype(), "sampler", "z");
-  clip_mix_into(x, {}, z, {.value = scale});
+/// The factors of a DDIM step: numbers, or tables over the steps.
+struct DdimFactors {
+  ClipFactor next_root, direction, sigma;  // sqrt(abar_t'), sqrt(1 - abar_t' - sigma^2), sigma
+};
+
+DdimFactors ddim_factors(const Schedule& schedule, TimePair pair, double eta) {
+  const double abar_next = pair.next < 0 ? 1.0 : schedule.f32().abar[static_cast<std::size_t>(pair.next)];
+  const double sigma = ddim_sigma(schedule, pair, eta);
+  // Rounding can push 1 - abar - sigma^2 just below zero when eta = 1 and abar_next is close to 1.
+  const double direction = std::sqrt(std::max(0.0, 1 - abar_next - sigma * sigma));
+  return {.next_root = {.value = std::sqrt(abar_next)}, .direction = {.value = direction}, .sigma = {.value = sigma}};
 }
 
-void check_finite(const Tensor& x, std::int64_t t) {
-  check<Error>(
-      all_finite(x),
-      "sampler: step t = {}: the network's output is not finite | check the weights and the conditioning frames", t);
+double ddpm_sigma(const Schedule& schedule, std::int64_t t) {
+  return std::exp(0.5 * schedule.f32().posterior_log_variance[static_cast<std::size_t>(t)]);
+}
+
+/// x + scale * z in place; `scale` may be a table, looked up at `row`.
+void add_scaled(Tensor& x, const ClipFactor& scale, const Tensor& z, const Tensor& row = {}) {
+  check_shape(z, x.shape(), "sampler", "z");
+  check_dtype(z, x.dtype(), "sampler", "z");
+  clip_mix_into(x, {}, z, scale, row);
+}
+
+Tensor ddim_mix(
+    const Schedule& schedule, const DdimFactors& factors, const Tensor& x0_hat, const Tensor& x_t, const Tensor& t,
+    const Tensor& z, const Tensor& row = {}) {
+  const Tensor noise_hat = noise_from_x0(schedule, x0_hat, x_t, t);
+  Tensor x = clip_mix(x0_hat, factors.next_root, noise_hat, factors.direction, row);
+  if (z.defined()) add_scaled(x, factors.sigma, z, row);
+  return x;
+}
+
+Tensor every_clip(std::int64_t value, std::int64_t num_clips, Device device) {
+  return Tensor::full({num_clips}, static_cast<double>(value), DType::i64, device);
 }
 
 class Sampling {
@@ -32,32 +57,50 @@ class Sampling {
         schedule_(schedule),
         options_(options),
         pairs_(sampling_times(schedule, options)),
-        num_clips_(num_clips) {}
+        num_clips_(num_clips),
+        graph_use_(options.graph) {
+    std::vector<double> next_root, direction, ddim, ddpm;
+    for (const TimePair pair : pairs_) {
+      const DdimFactors factors = ddim_factors(schedule, pair, options.eta);
+      next_root.push_back(factors.next_root.value);
+      direction.push_back(factors.direction.value);
+      ddim.push_back(factors.sigma.value);
+      ddpm.push_back(ddpm_sigma(schedule, pair.t));
+    }
+    next_root_ = TimeTable(std::move(next_root));
+    direction_ = TimeTable(std::move(direction));
+    sigma_ = TimeTable(options.kind == SamplerKind::ddim ? std::move(ddim) : std::move(ddpm));
+  }
 
   /// One batch; `first_clip` counts from the start of this call.
-  Tensor run(const Tensor& cond, const Tensor& actions, std::int64_t num_frames, std::int64_t first_clip) const {
+  Tensor run(const Tensor& cond, const Tensor& actions, std::int64_t num_frames, std::int64_t first_clip) {
     const Shape shape{cond.dim(0), num_frames, cond.dim(2), cond.dim(3), cond.dim(4)};
-    Tensor x = draw(0, shape, cond.dtype(), cond.device(), first_clip);
+    const Device device = cond.device();
+    choose_graph(device);
+    State s = graph_use_ == UseGraph::off ? State{} : std::move(slots_);
+    if (s.cond.defined() && (s.x.shape() != shape || s.cond.shape() != cond.shape())) {
+      s = {};
+      graph_ = {};
+    }
+    put(s.x, draw(0, shape, cond.dtype(), device, first_clip));
+    put(s.cond, cond);
+    s.actions = actions;
+    bad_ = device.is_gpu() ? kept(std::move(bad_), Tensor::zeros({1}, DType::i32, device)) : Tensor();
     for (std::size_t i = 0; i < pairs_.size(); ++i) {
       const TimePair pair = pairs_[i];
-      const Tensor t = Tensor::full({shape[0]}, static_cast<double>(pair.t), DType::i64, cond.device());
-      const DenoiserInput input{x, t, cond, actions};
-      const Tensor output = denoiser_.predict(input);
-      check_shape(output, shape, "sampler", "network output");
-      // A copy: with pred_x0 the estimate is the network's own output tensor.
-      Tensor x0_hat = x0_from_output(schedule_, denoiser_.objective(), output, x, input.t).clone();
-      clamp_to_unit(x0_hat);
-      const bool random = pair.next >= 0 && (options_.kind == SamplerKind::ddpm || options_.eta > 0);
-      const Tensor z =
-          random ? draw(static_cast<std::int64_t>(i) + 1, shape, cond.dtype(), cond.device(), first_clip) : Tensor{};
-      if (options_.kind == SamplerKind::ddim) {
-        x = ddim_step(schedule_, pair, options_.eta, x0_hat, x, z);
-      } else {
-        x = ddpm_step(schedule_, pair.t, x0_hat, x, z);
-        if (guided(pair.t))
-          add_scaled(x, options_.guidance.weight * variance(pair.t), options_.guidance.gradient(input));
-      }
-      check_finite(x, pair.t);
+      put(s.t, every_clip(pair.t, shape[0], device));
+      put(s.row, every_clip(static_cast<std::int64_t>(i), shape[0], device));
+      const bool last = pair.next < 0;
+      const bool random = !last && (options_.kind == SamplerKind::ddpm || options_.eta > 0);
+      if (random) put(s.z, draw(static_cast<std::int64_t>(i) + 1, shape, cond.dtype(), device, first_clip));
+      const bool repeats = graph_use_ != UseGraph::off && i > 0 && !last;
+      const Result made = repeats ? repeat(s) : step(s, last, random);
+      put(s.x, made.x);
+      if (!last && guided(pair.t))
+        add_scaled(
+            s.x, {.value = options_.guidance.weight * variance(pair.t)},
+            options_.guidance.gradient({made.before, s.t, s.cond, s.actions}));
+      if (!device.is_gpu() || guided(pair.t)) check_finite(all_finite(s.x), pair.t);
       if (options_.on_step)
         options_.on_step(
             {.index = static_cast<std::int64_t>(i),
@@ -65,14 +108,111 @@ class Sampling {
              .t = pair.t,
              .first_clip = first_clip,
              .num_clips = num_clips_,
-             .x = x,
-             .x0_hat = x0_hat,
-             .mask = denoiser_.last_mask()});
+             .x = s.x,
+             .x0_hat = made.x0_hat,
+             .mask = made.mask});
     }
-    return x;
+    check<Error>(
+        !bad_.defined() || bad_.item() == 0,
+        "sampler: the network's output was not finite in one of the steps | check the weights and the conditioning "
+        "frames");
+    const Tensor out = s.x;
+    if (graph_use_ != UseGraph::off) slots_ = std::move(s);
+    return out;
   }
 
  private:
+  /// What a step reads. When steps are recorded these stay at their places, and put() fills them.
+  struct State {
+    Tensor x, t, row, z, cond;
+    Tensor actions;        // as the caller gave them
+    Tensor actions_there;  // on the device, for recorded steps
+  };
+  struct Result {
+    Tensor before, x, x0_hat, mask;
+  };
+
+  void choose_graph(Device device) {
+    const char* reason = !device.is_gpu()             ? "the CPU queues nothing"
+                         : options_.guidance.gradient ? "the host looks at the classifier's result in every step"
+                                                      : nullptr;
+    check<ConfigError>(
+        reason == nullptr || graph_use_ != UseGraph::on,
+        "sampler: graph: expected auto or off, got on | {}, so there is nothing to record", reason);
+    if (reason != nullptr) graph_use_ = UseGraph::off;
+  }
+
+  /// A new tensor, or the values of it in the old place.
+  static Tensor kept(Tensor place, const Tensor& values) {
+    if (!place.defined()) return values;
+    place.copy_from(values);
+    return place;
+  }
+  void put(Tensor& place, const Tensor& values) const {
+    if (graph_use_ == UseGraph::off)
+      place = values;
+    else if (!place.defined())
+      place = values.clone();
+    else if (!place.shares_storage_with(values))
+      place.copy_from(values);
+  }
+
+  /// Queues one step: no number of it comes from the host, unless it is the last.
+  Result step(const State& s, bool last, bool random) {
+    const DenoiserInput input{s.x, s.t, s.cond, s.actions};
+    const Tensor output = denoiser_.predict(input);
+    check_shape(output, s.x.shape(), "sampler", "network output");
+    // A copy: with pred_x0 the estimate is the network's own output tensor.
+    Tensor x0_hat = x0_from_output(schedule_, denoiser_.objective(), output, s.x, s.t).clone();
+    clamp_to_unit(x0_hat);
+    const Tensor z = random ? s.z : Tensor();
+    const Device device = s.x.device();
+    Tensor x;
+    if (options_.kind == SamplerKind::ddpm) {
+      x = posterior_mean(schedule_, x0_hat, s.x, s.t);
+      if (random) add_scaled(x, {.table = sigma_.on(device)}, z, s.row);
+    } else if (last) {
+      x = x0_hat.clone();
+    } else {
+      x = ddim_mix(
+          schedule_,
+          {.next_root = {.table = next_root_.on(device)},
+           .direction = {.table = direction_.on(device)},
+           .sigma = {.table = sigma_.on(device)}},
+          x0_hat, s.x, s.t, z, s.row);
+    }
+    if (bad_.defined()) note_non_finite(x, bad_);
+    return {s.x, x, x0_hat, denoiser_.last_mask()};
+  }
+
+  Result repeat(State& s) {
+    const bool random = s.z.defined();
+    // A network that gets actions on the host sends them itself, which a recording would take for constants. It has
+    // checked them in the first step.
+    if (s.actions.defined()) put(s.actions_there, s.actions.to(s.x.device()));
+    if (!graph_.defined()) {
+      State there = s;
+      there.actions = s.actions_there;
+      try {
+        graph_ = DeviceGraph::record(s.x.device(), [&] { recorded_ = step(there, false, random); });
+      } catch (const Error& error) {
+        if (options_.graph == UseGraph::on) throw;
+        if (options_.say)
+          options_.say(fmt::format("steps are not recorded as a graph, which only costs time: {}", error.what()));
+        graph_use_ = UseGraph::off;
+        return step(s, false, random);
+      }
+    }
+    graph_.replay();
+    return recorded_;
+  }
+
+  static void check_finite(bool finite, std::int64_t t) {
+    check<Error>(
+        finite,
+        "sampler: step t = {}: the network's output is not finite | check the weights and the conditioning frames", t);
+  }
+
   bool guided(std::int64_t t) const { return options_.guidance.gradient && t >= options_.guidance.first_t && t > 0; }
   double variance(std::int64_t t) const { return schedule_.f32().posterior_variance[static_cast<std::size_t>(t)]; }
 
@@ -96,6 +236,12 @@ class Sampling {
   const SamplerOptions& options_;
   std::vector<TimePair> pairs_;
   std::int64_t num_clips_;
+  TimeTable next_root_, direction_, sigma_;  // by step
+  UseGraph graph_use_;
+  Tensor bad_;  // on a device: 1 once a step's result was not finite
+  State slots_;
+  DeviceGraph graph_;
+  Result recorded_;
 };
 
 }  // namespace
@@ -127,25 +273,17 @@ double ddim_sigma(const Schedule& schedule, TimePair pair, double eta) {
 }
 
 Tensor ddpm_step(const Schedule& schedule, std::int64_t t, const Tensor& x0_hat, const Tensor& x_t, const Tensor& z) {
-  const Tensor times = Tensor::full({x_t.dim(0)}, static_cast<double>(t), DType::i64, x_t.device());
-  Tensor x = posterior_mean(schedule, x0_hat, x_t, times);
-  if (t > 0 && z.defined())
-    add_scaled(x, std::exp(0.5 * schedule.f32().posterior_log_variance[static_cast<std::size_t>(t)]), z);
+  Tensor x = posterior_mean(schedule, x0_hat, x_t, every_clip(t, x_t.dim(0), x_t.device()));
+  if (t > 0 && z.defined()) add_scaled(x, {.value = ddpm_sigma(schedule, t)}, z);
   return x;
 }
 
 Tensor ddim_step(
     const Schedule& schedule, TimePair pair, double eta, const Tensor& x0_hat, const Tensor& x_t, const Tensor& z) {
   if (pair.next < 0) return x0_hat.clone();
-  const Tensor times = Tensor::full({x_t.dim(0)}, static_cast<double>(pair.t), DType::i64, x_t.device());
-  const Tensor noise_hat = noise_from_x0(schedule, x0_hat, x_t, times);
-  const double abar_next = schedule.f32().abar[static_cast<std::size_t>(pair.next)];
-  const double sigma = ddim_sigma(schedule, pair, eta);
-  // Rounding can push 1 - abar - sigma^2 just below zero when eta = 1 and abar_next is close to 1.
-  const double direction = std::sqrt(std::max(0.0, 1 - abar_next - sigma * sigma));
-  Tensor x = clip_mix(x0_hat, {.value = std::sqrt(abar_next)}, noise_hat, {.value = direction});
-  if (sigma > 0 && z.defined()) add_scaled(x, sigma, z);
-  return x;
+  const DdimFactors factors = ddim_factors(schedule, pair, eta);
+  const Tensor noise = factors.sigma.value > 0 ? z : Tensor();
+  return ddim_mix(schedule, factors, x0_hat, x_t, every_clip(pair.t, x_t.dim(0), x_t.device()), noise);
 }
 
 Tensor sample(
@@ -162,7 +300,7 @@ Tensor sample(
     check_shape(actions, {num_clips, num_frames}, "sampler", "actions");
     check_dtype(actions, DType::i64, "sampler", "actions");
   }
-  const Sampling sampling(denoiser, schedule, options, num_clips);
+  Sampling sampling(denoiser, schedule, options, num_clips);
   const std::int64_t batch = options.batch_clips > 0 ? options.batch_clips : num_clips;
   if (batch >= num_clips) return sampling.run(cond, actions, num_frames, 0);
   Tensor out =

@@ -5,10 +5,12 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "diffusion/denoiser.h"
 #include "diffusion/schedule.h"
+#include "tensor/device_graph.h"
 
 namespace avid::diffusion {
 
@@ -17,7 +19,8 @@ const char* name_of(SamplerKind kind);
 /// Reads "ddpm" or "ddim". Throws ConfigError.
 SamplerKind parse_sampler(std::string_view text);
 
-/// What a sampler reports after every step. The tensors are those of the batch now in work.
+/// What a sampler reports after every step. The tensors are those of the batch now in work; the next step may overwrite
+/// them.
 struct StepReport {
   std::int64_t index = 0, num_steps = 0;       ///< step 0 .. num_steps - 1 of this batch
   std::int64_t t = 0;                          ///< the diffusion time the network was asked at
@@ -46,6 +49,10 @@ struct SamplerOptions {
   std::function<Tensor(std::int64_t draw, const Shape& shape, DType dtype)> noise = {};
   Guidance guidance = {};
   std::function<void(const StepReport&)> on_step = {};
+  /// On a device: the first step of a batch runs as it is, the second is recorded, and then that is repeated with other
+  /// times and noise. Batches of one shape share the recording. Not with guidance.
+  UseGraph graph = UseGraph::off;
+  std::function<void(const std::string&)> say = {};  ///< why steps are not recorded, with UseGraph::automatic
 };
 
 /// Samples videos.
@@ -57,7 +64,9 @@ struct SamplerOptions {
 ///
 /// Shapes   cond [B,K,H,W,3]; actions [B,num_frames] i64 or undefined; returns [B,num_frames,H,W,3] in [-1,1].
 /// Dtypes   f32 or f64: that of cond.
-/// Errors   ConfigError (steps, eta, guidance with DDIM), ShapeError, Error when a step's result is not finite.
+/// Errors   ConfigError (steps, eta, guidance with DDIM, graph = on where nothing can be recorded), ShapeError, Error
+///          when a step's result is not finite: on the CPU after that step, on a device, which is not waited for, after
+//           the last.
 /// Exact    the noise of a clip depends on seed and clip number only, not on batch_clips or threads.
 /// Source   pixel.md 1.5, 1.6 (Ho et al. 2020; Song et al. 2021). Deviations: none.
 Tensor sample(

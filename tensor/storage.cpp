@@ -14,6 +14,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "kernels/device/graph_memory.h"
 #include "kernels/op_timer.h"
 #include "tensor/error.h"
 #include "tensor/ops/on_device.h"
@@ -121,6 +122,11 @@ struct DeviceLedger {
   }
 };
 
+/// Recorded work keeps its memory whether or not a tensor lies there (tensor/device_graph.h).
+std::size_t with_graphs(const PoolStats& stats) {
+  return stats.in_use_bytes + kernels::GraphMemory::idle_bytes();
+}
+
 std::mutex ledgers_mutex;
 
 DeviceLedger& ledger_of(Device device) {
@@ -148,7 +154,7 @@ std::byte* take_from_device(std::size_t block_bytes, Device device) {
         ledger.largest_holders());
   ledger.blocks[block] = {block_bytes, op};
   ledger.stats.in_use_bytes += block_bytes;
-  ledger.stats.peak_in_use_bytes = std::max(ledger.stats.peak_in_use_bytes, ledger.stats.in_use_bytes);
+  ledger.stats.peak_in_use_bytes = std::max(ledger.stats.peak_in_use_bytes, with_graphs(ledger.stats));
   return block;
 }
 
@@ -207,13 +213,15 @@ void reset_host_pool_peak() {
 
 PoolStats device_pool_stats(Device device) {
   const std::lock_guard lock(ledgers_mutex);
-  return ledger_of(device).stats;
+  PoolStats stats = ledger_of(device).stats;
+  stats.in_use_bytes = with_graphs(stats);
+  return stats;
 }
 
 void reset_device_pool_peak(Device device) {
   const std::lock_guard lock(ledgers_mutex);
   PoolStats& stats = ledger_of(device).stats;
-  stats.peak_in_use_bytes = stats.in_use_bytes;
+  stats.peak_in_use_bytes = with_graphs(stats);
 }
 
 void trim_host_pool() { host_pool().trim(); }

@@ -10,7 +10,7 @@ namespace avid::kernels {
 namespace {
 
 constexpr std::size_t kAlignment = 256;
-constexpr std::size_t kSmallestSlab = std::size_t{1} << 20;
+constexpr std::size_t kSmallestSlab = std::size_t{1} << 16;
 
 std::mutex mutex;  // of all memories: they are few, and rarely asked
 
@@ -42,7 +42,9 @@ GraphMemory::~GraphMemory() {
 }
 
 bool GraphMemory::add_slab(std::size_t bytes) {
-  bytes = (std::max(bytes, kSmallestSlab) + kAlignment - 1) / kAlignment * kAlignment;
+  // A few more bytes than asked for are likely to follow.
+  bytes = std::max({bytes, reserved_bytes() / 32, kSmallestSlab});
+  bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
   void* base = source_.reserve(bytes);
   if (base == nullptr) return false;
   slabs_.push_back({static_cast<std::byte*>(base), bytes, {{0, {bytes, true}}}});
@@ -110,6 +112,16 @@ void GraphMemory::give_back_here(std::byte* block) {
     }
     return;
   }
+}
+
+std::size_t GraphMemory::idle_bytes() {
+  const std::lock_guard lock(mutex);
+  std::size_t sum = 0;
+  for (const GraphMemory* memory : all_memories())
+    for (const Slab& slab : memory->slabs_)
+      for (const auto& [offset, piece] : slab.pieces)
+        if (piece.free) sum += piece.bytes;
+  return sum;
 }
 
 bool GraphMemory::give_back(void* block) noexcept {

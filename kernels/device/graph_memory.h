@@ -40,6 +40,8 @@ class GraphMemory {
 
   /// Whether the block lies in some recorded work's memory; then it is given back.
   static bool give_back(void* block) noexcept;
+  /// What all recorded works of this process keep and no block uses now.
+  static std::size_t idle_bytes();
   bool holds(const void* block) const;
 
  private:

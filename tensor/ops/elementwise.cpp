@@ -198,18 +198,25 @@ void clamp_to_unit(Tensor& x) {
   x.bump_version();
 }
 
+void note_non_finite(const Tensor& x, Tensor& found) {
+  check_float(x, "all_finite", "x");
+  detail::check_operand(found, {1}, DType::i32, "all_finite", "found");
+  detail::check_same_device(found, x, "all_finite", "found");
+  dispatch_f32_bf16(x.dtype(), "all_finite", [&]<class Elem>() {
+    on_device(x.device(), "all_finite", [&]<class Backend>(const kernels::Stream& stream) {
+      kernels::find_non_finite<Backend, Elem>(
+          stream, device_data<Elem>(x), buffer_elements(x), device_mutable_data<std::int32_t>(found));
+    });
+  });
+}
+
 bool all_finite(const Tensor& x) {
   if (!x.defined() || !is_float(x.dtype())) return true;
   if (is_emulated_bf16(x)) return all_finite(widened(x));
   check_float(x, "all_finite", "x");
   if (x.device().is_gpu()) {
     Tensor found = Tensor::zeros({1}, DType::i32, x.device());
-    dispatch_f32_bf16(x.dtype(), "all_finite", [&]<class Elem>() {
-      on_device(x.device(), "all_finite", [&]<class Backend>(const kernels::Stream& stream) {
-        kernels::find_non_finite<Backend, Elem>(
-            stream, device_data<Elem>(x), buffer_elements(x), device_mutable_data<std::int32_t>(found));
-      });
-    });
+    note_non_finite(x, found);
     return found.item() == 0;
   }
   return dispatch_f32_f64(x.dtype(), "all_finite", [&]<class Elem>() {

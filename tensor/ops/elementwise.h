@@ -30,6 +30,9 @@ void clamp_to_unit(Tensor& x);
 
 /// Whether no element is infinite or NaN; true for undefined and for integer tensors. Waits for the device to know.
 bool all_finite(const Tensor& x);
+/// The same without waiting: found [1] i32, on x's device (not the CPU), becomes 1 if some element is infinite or NaN,
+/// and stays what it was otherwise.
+void note_non_finite(const Tensor& x, Tensor& found);
 
 /// Frames begin .. end-1 of every clip: [B,T,...] -> [B,end-begin,...]. A copy.
 Tensor slice_frames_fwd(const Tensor& x, std::int64_t begin, std::int64_t end);

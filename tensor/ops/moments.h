@@ -18,4 +18,9 @@ struct Moments {
 /// Errors   ShapeError for a tensor without elements; DTypeError.
 Moments moments(const Tensor& x, double shift = 0);
 
+/// The two halves of moments() on a device: what the device computes, without waiting, and the last sums on the host,
+/// which waits. `partials` is what the first half returned for numel elements.
+Tensor moments_partials(const Tensor& x, double shift = 0);
+Moments moments_of_partials(const Tensor& partials, std::int64_t numel, double shift = 0);
+
 }  // namespace avid

@@ -142,6 +142,90 @@ TEST_CASE("device/avid/bf16 agrees with the CPU's emulation") {
   CHECK(cpu.losses[0] != f32.losses[0]);
 }
 
+// Sampling with other start frames, actions, times and noise in every step; the steps are recorded once.
+TEST_CASE("device/graph/a repeated sampling step has the bits of one that is not") {
+  const diffusion::Schedule schedule(diffusion::ScheduleKind::sigmoid, 20);
+  Unet3d base(micro_unet(4));
+  Avid avid(make_avid_config(AvidVariant::mask, micro_unet(6)));
+  base.initialize(1);
+  avid.initialize(2);
+  base.to(kDevice);
+  avid.to(kDevice);
+  PixelDenoiser frozen(base, diffusion::Objective::pred_x0, PixelDenoiser::Actions::ignore);
+  AvidDenoiser denoiser(frozen, avid);
+  for (const nn::NamedParameter& p : avid.parameters())  // a fresh mask is 0.5 everywhere
+    if (p.name == "mixture_conv.weight") Var(p.var()).mutable_value().fill(3);
+  const std::int64_t B = 5, T = 2;
+  const Tensor cond = test::random_tensor({B, 2, 2, 2, 3}, DType::f32, 3).to(kDevice);
+  const Tensor actions = Tensor::from_values(std::vector<std::int64_t>{0, 1, 4, 2, 2, 3, 1, 1, 0, 3}, {B, T});
+  struct Made {
+    Tensor videos;
+    std::vector<double> masks, estimates;
+  };
+  const auto run = [&](UseGraph graph, diffusion::SamplerKind kind, double eta) {
+    Made made;
+    diffusion::SamplerOptions options{
+        .kind = kind,
+        .num_steps = kind == diffusion::SamplerKind::ddim ? 4 : 0,
+        .eta = eta,
+        .seed = 9,
+        .batch_clips = 2};
+    options.graph = graph;
+    options.on_step = [&](const diffusion::StepReport& step) {
+      made.masks.push_back(step.mask.to_doubles()[1]);
+      made.estimates.push_back(step.x0_hat.to_doubles()[5]);
+    };
+    made.videos =
+        diffusion::sample(denoiser, schedule, cond, actions, T, options).to(Device());  // batches of 2, 2 and 1
+    return made;
+  };
+  for (const auto& [kind, eta] :
+       {std::pair{diffusion::SamplerKind::ddim, 0.5},
+        {diffusion::SamplerKind::ddim, 0.0},
+        {diffusion::SamplerKind::ddpm, 0.0}}) {
+    CAPTURE(name_of(kind));
+    CAPTURE(eta);
+    if (eta == 0 && !test::full_level()) continue;
+    const Made with = run(UseGraph::on, kind, eta), without = run(UseGraph::off, kind, eta);
+    CHECK(test::same_bits(with.videos, without.videos));
+    CHECK(with.masks == without.masks);
+    CHECK(with.estimates == without.estimates);
+    CHECK(with.masks[0] != with.masks[1]);
+  }
+
+  // A network that breaks down is noticed after the last step.
+  for (const nn::NamedParameter& p : avid.parameters())
+    if (p.name == "mixture_conv.bias") Var(p.var()).mutable_value().fill(std::nan(""));
+  for (const UseGraph graph : {UseGraph::on, UseGraph::off})
+    CHECK_THROWS_WITH_AS(
+        run(graph, diffusion::SamplerKind::ddim, 0.0), doctest::Contains("not finite in one of the steps"), Error);
+}
+
+TEST_CASE("device/graph/sampling that cannot be recorded says so or goes on without") {
+  // Looks at the time on the host, as a network in another process does.
+  struct Looking : diffusion::Denoiser {
+    Tensor predict(const diffusion::DenoiserInput& input) override {
+      return input.t.to(Device()).to_values<std::int64_t>()[0] > 3 ? input.x_t.clone() : Tensor(input.x_t);
+    }
+    diffusion::Objective objective() const override { return diffusion::Objective::pred_x0; }
+  } looking;
+  const diffusion::Schedule schedule(diffusion::ScheduleKind::sigmoid, 20);
+  const Tensor cond = Tensor::zeros({1, 1, 2, 2, 3}, DType::f32, kDevice);
+  std::vector<std::string> said;
+  diffusion::SamplerOptions options{.num_steps = 4};
+  options.say = [&](const std::string& line) { said.push_back(line); };
+  const Tensor plain = diffusion::sample(looking, schedule, cond, {}, 2, options).to(Device());
+  options.graph = UseGraph::automatic;
+  CHECK(test::same_bits(diffusion::sample(looking, schedule, cond, {}, 2, options).to(Device()), plain));
+  REQUIRE(said.size() == 1);
+  CHECK(said[0].find("recorded work cannot copy to the host") != std::string::npos);
+  options.graph = UseGraph::on;
+  CHECK_THROWS_AS(diffusion::sample(looking, schedule, cond, {}, 2, options), DeviceError);
+  CHECK_THROWS_WITH_AS(
+      diffusion::sample(looking, schedule, cond.to(Device()), {}, 2, options),
+      doctest::Contains("graph: expected auto or off, got on"), ConfigError);
+}
+
 TEST_CASE("device/golden/avid_mask on the simulator") {
   AuditRequest request;
   request.base = test::golden("pixel/avid_mask/base.safetensors");

@@ -379,6 +379,8 @@ void add_sampling_options(CLI::App* command, SamplingFlags& flags) {
       ->capture_default_str();
 }
 
+  command->add_option("--graph", flags.graph, "on a device, record a step and repeat it: auto, on or off")
+      ->capture_default_str();
 diffusion::SamplerOptions sampler_options(const SamplingFlags& flags, const diffusion::Schedule& schedule) {
   diffusion::SamplerOptions options;
   try {
@@ -389,6 +391,7 @@ diffusion::SamplerOptions sampler_options(const SamplingFlags& flags, const diff
     diffusion::sampling_times(schedule, options);
   } catch (const ConfigError& error) {  // words on the command line, not a file's
     throw UsageError(error.what());
+    options.graph = parse_use_graph(flags.graph, "--graph");
   }
   check<UsageError>(flags.eta >= 0 && flags.eta <= 1, "--eta: expected 0 to 1, got {}", flags.eta);
   options.eta = flags.eta;
@@ -396,6 +399,7 @@ diffusion::SamplerOptions sampler_options(const SamplingFlags& flags, const diff
   options.batch_clips = flags.batch;
   return options;
 }
+  options.say = [](const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); };
 
 void show_sampling_progress(diffusion::SamplerOptions& options, const std::string& what) {
   if (!isatty(STDERR_FILENO)) return;

@@ -129,7 +129,8 @@ struct SamplingFlags {
   std::uint64_t seed = 0;
   std::int64_t batch = 8;
 };
-/// Declares --sampler, --steps, --eta, --seed, --batch.
+/// Declares --sampler, --steps, --eta, --seed, --batch, --graph.
+  std::string graph = "auto";
 void add_sampling_options(CLI::App* command, SamplingFlags& flags);
 /// Errors   UsageError for a sampler or number of steps that the schedule does not allow, or that guidance does not.
 diffusion::SamplerOptions sampler_options(const SamplingFlags& flags, const diffusion::Schedule& schedule);
