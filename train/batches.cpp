@@ -2,10 +2,13 @@
 #include "train/batches.h"
 
 #include <algorithm>
+#include <cstring>
 #include <span>
 
 #include "tensor/error.h"
+#include "tensor/ops/elementwise.h"
 #include "tensor/ops/frames.h"
+#include "tensor/ops/on_device.h"
 #include "tensor/rng.h"
 
 namespace avid::train {
@@ -40,6 +43,10 @@ SplitClips split_clips(const Tensor& frames, std::int64_t num_cond) {
   check_dtype(frames, DType::u8, "split_clips", "frames");
   check_rank(frames, 5, "split_clips", "frames");
   const std::int64_t b = frames.dim(0), all = frames.dim(1), h = frames.dim(2), w = frames.dim(3), c = frames.dim(4);
+  if (frames.device().is_gpu()) {
+    const Tensor values = frames_from_u8(frames);
+    return {slice_frames_fwd(values, 0, num_cond), slice_frames_fwd(values, num_cond, all)};
+  }
   SplitClips out{Tensor::empty({b, num_cond, h, w, c}), Tensor::empty({b, all - num_cond, h, w, c})};
   const Tensor values = frames_from_u8(frames);
   for (std::int64_t clip = 0; clip < b; ++clip) {
@@ -60,23 +67,65 @@ void TrainingBatches::start(std::int64_t update) {
   next_update_ = update;
 }
 
-TrainBatch TrainingBatches::micro_batch(std::int64_t update, std::int64_t i) {
-  if (update != current_update_) {
-    if (update == next_update_) {
-      current_ = loader_->next();
-      ++next_update_;
-    } else {
-      current_ = loader_->batch_at(static_cast<std::uint64_t>(update));
+data::Batch TrainingBatches::read(std::int64_t update) {
+  if (update != next_update_) return loader_->batch_at(static_cast<std::uint64_t>(update));
+  ++next_update_;
+  return loader_->next();
+}
+
+void TrainingBatches::send_ahead(std::int64_t update) {
+  if (!device_.is_gpu()) return;
+  for (const Clips& clips : clips_)
+    if (clips.update == update) return;
+  // The older of the two: nobody asks for it any more.
+  Clips& clips = clips_[0].update <= clips_[1].update ? clips_[0] : clips_[1];
+  clips.update = -1;  // until it is complete
+  clips.host = read(update);
+  const std::size_t bytes = clips.host.frames.num_bytes();
+  on_device(device_, "batches", [&]<class Backend>(const kernels::Stream& stream) {
+    if (!clips.upload) {
+      clips.frames = Tensor::empty(clips.host.frames.shape(), DType::u8, device_);
+      clips.upload = kernels::make_upload<Backend>(stream, bytes);
+      clips.upload->last_use();  // of whatever the memory held before
+    } else if (!clips.arrived) {
+      clips.upload->arrive();  // sent for an update that was never asked for
+      clips.upload->last_use();
     }
-    current_update_ = update;
+    std::memcpy(clips.upload->buffer(), clips.host.frames.raw_data(), bytes);
+    clips.upload->start(device_mutable_data<std::uint8_t>(clips.frames), bytes);
+  });
+  clips.arrived = false;
+  clips.update = update;
+}
+
+TrainingBatches::Clips& TrainingBatches::clips_of(std::int64_t update) {
+  if (device_.is_gpu()) {
+    send_ahead(update);
+  } else if (clips_[0].update != update) {
+    clips_[0].host = read(update);
+    clips_[0].update = update;
   }
+  return clips_[0].update == update ? clips_[0] : clips_[1];
+}
+
+SplitClips TrainingBatches::part_of(Clips& clips, std::int64_t first, std::int64_t end) const {
+  if (!device_.is_gpu()) return split_clips(clips.host.frames.slice(first, end), config_.data.cond_frames);
+  if (!clips.arrived) clips.upload->arrive();
+  clips.arrived = true;
+  SplitClips split = split_clips(clips.frames.slice(first, end), config_.data.cond_frames);
+  clips.upload->last_use();
+  return split;
+}
+
+TrainBatch TrainingBatches::micro_batch(std::int64_t update, std::int64_t i) {
+  Clips& current = clips_of(update);
   const std::int64_t b = config_.train.batch, first = i * b;
   const auto seed = static_cast<std::uint64_t>(config_.seed), step = static_cast<std::uint64_t>(update);
-  SplitClips clips = split_clips(current_.frames.slice(first, first + b), config_.data.cond_frames);
+  SplitClips clips = part_of(current, first, first + b);
   TrainBatch batch;
   batch.x0 = clips.x0;
   batch.cond = clips.cond;
-  if (config_.uses_actions()) batch.actions = current_.actions.slice(first, first + b).clone();
+  if (config_.uses_actions()) batch.actions = current.host.actions.slice(first, first + b).clone();
   batch.noise = Tensor::empty(batch.x0.shape(), DType::f32, device_);
   fill_normal(
       batch.noise, {seed, RngPurpose::train_noise, step}, static_cast<std::uint64_t>(first * (batch.x0.numel() / b)));

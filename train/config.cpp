@@ -52,6 +52,7 @@ const std::set<std::string> kFreeOnResume = {
     "train.updates",
     "train.time_limit_minutes",
     "train.max_bad_steps",
+    "train.graph",
     "checkpoint.every",
     "checkpoint.keep",
     "validation.every",
@@ -67,7 +68,8 @@ const std::set<std::string> kFreeOnResume = {
     "base.checkpoint"};
 // Keys that came later: at their defaults they leave the fingerprint of older runs as it was.
 const std::set<std::string> kLater = {
-    "data.levels", "model.mlp", "model.control_order", "model.zero_projection", "train.precision"};
+    "data.levels", "model.mlp", "model.control_order", "model.zero_projection", "train.precision",
+    "train.recompute"};
 
 // The one list. Config is TrainConfig or const TrainConfig; visit is called as visit(key, value, rule, help).
 template <class Config, class Visit>
@@ -130,6 +132,12 @@ void visit_keys(Config& c, Visit&& visit) {
   visit(
       "train.precision", c.train.precision, one_of({"f32", "bf16"}),
       "type of the activations; weights, gradients and losses are f32");
+  visit(
+      "train.graph", c.train.graph, one_of({"auto", "on", "off"}),
+      "on a device, record one update and repeat it; auto: where that is possible");
+  visit(
+      "train.recompute", c.train.recompute, one_of({"none", "blocks", "levels"}),
+      "forget activations inside U-Net blocks or levels and compute them again on the way back: less memory, more time");
   visit("ema.decay", c.ema.decay, between(0, 1), "largest decay of the averaged weights");
   visit("ema.power", c.ema.power, more_than(0), "decay grows as 1 - (1 + s - update_after)^-power");
   visit("ema.update_every", c.ema.update_every, at_least(1), "micro-batches from one average to the next");
@@ -320,7 +328,7 @@ void refuse_unknown(const GivenKeys& given) {
 
 // Whether a clip encoder lacks this part of the architecture.
 bool absent_in_encoder(const TrainConfig& c, const std::string& name) {
-  return c.is_encoder() && (name == "multipliers" || name == "heads" || name == "head_dim");
+  return c.is_encoder() && (name == "multipliers" || name == "heads" || name == "head_dim" || name == "actions");
 }
 
 // Whether this part of the architecture comes from base.checkpoint instead of the configuration.
@@ -353,7 +361,7 @@ void check_together(const TrainConfig& c, const GivenKeys& given, const std::str
     clash(
         given.count(key) > 0 && architecture_from_base(c, key + 6), key,
         fmt::format("model.kind = {} takes the architecture from base.checkpoint | leave it out", kind));
-  for (const char* key : {"model.multipliers", "model.heads", "model.head_dim"})
+  for (const char* key : {"model.multipliers", "model.heads", "model.head_dim", "model.actions"})
     clash(
         given.count(key) > 0 && absent_in_encoder(c, key + 6), key,
         "model.kind = clip_encoder has only model.width | leave it out");
@@ -361,9 +369,13 @@ void check_together(const TrainConfig& c, const GivenKeys& given, const std::str
       c.is_encoder() && c.data.size != 32, "data.size",
       fmt::format("a clip encoder sees frames of 32x32, got {}", c.data.size));
   clash(
-      c.is_encoder() && c.data.cond_frames < 2, "data.cond_frames",
-      fmt::format("a clip encoder reads an action off three frames, expected >= 2, got {}", c.data.cond_frames));
+      c.is_encoder() && c.data.cond_frames + c.data.frames < 9, "data.frames",
+      fmt::format(
+          "a clip encoder learns from clips of 9 frames or more, got {} + {}", c.data.cond_frames, c.data.frames));
   clash(c.is_encoder() && c.train.batch < 2, "train.batch", "a clip encoder tells clips apart, expected >= 2, got 1");
+  clash(
+      c.is_encoder() && c.train.recompute != "none", "train.recompute",
+      "a clip encoder has no U-Net, expected none | leave it out");
   clash(given.count("model.mlp") > 0 && !c.is_classifier(), "model.mlp", "only classifiers have it | leave it out");
   clash(
       given.count("model.control_order") > 0 && !c.is_controlnet(), "model.control_order",

@@ -61,6 +61,8 @@ struct TrainConfig {
     std::int64_t max_bad_steps = 10;  // stop after so many non-finite updates in a row
     double time_limit_minutes = 0;    // 0: none
     std::string precision = "f32";    // f32 | bf16: type of the activations; weights and gradients are f32
+    std::string graph = "auto";       // auto | on | off: on a device, record an update and repeat it
+    std::string recompute = "none";   // none | blocks | levels: what is computed again on the way back
   } train;
 
   struct Ema {
@@ -95,7 +97,7 @@ struct TrainConfig {
   bool is_denoiser() const { return !is_classifier() && !is_encoder(); }
   /// Trained on top of a frozen base.
   bool has_base() const { return is_avid() || is_controlnet(); }
-  bool uses_actions() const { return model.kind != "base"; }
+  bool uses_actions() const { return model.kind != "base" && !is_encoder(); }
   /// Classifiers are used with the weights they were trained to, everything else with the average.
   bool uses_average() const { return !is_classifier(); }
   bool has_mask() const { return model.kind == "avid" || model.kind == "avid_no_cond"; }

@@ -8,6 +8,7 @@
 #include "tensor/ops/adam.h"
 
 namespace avid::train {
+
 double ema_decay(const EmaOptions& options, std::int64_t s) {
   if (s <= options.update_after) return 0;
   return std::min(options.max_decay, 1 - std::pow(static_cast<double>(1 + s - options.update_after), -options.power));
@@ -21,23 +22,26 @@ Ema::Ema(std::vector<nn::NamedParameter> parameters, const EmaOptions& options)
   for (const nn::NamedParameter& p : parameters_) shadow_.push_back(p.var().value().clone());
 }
 
-double Ema::before_backward() {
+double Ema::next_decay() {
   const std::int64_t s = counter_++;
   if (s % options_.update_every != 0) return 1;
-  double decay = ema_decay(options_, s);
   if (s > options_.update_after && !initialised_) {
     // The original copies and then averages a copy with itself: the copy is all that happens.
     initialised_ = true;
-    decay = 0;
+    return 0;
   }
-  for (std::size_t i = 0; i < parameters_.size(); ++i) {
-    const Tensor& weights = parameters_[i].var().value();
-    if (decay == 0)
-      shadow_[i].copy_from(weights);
-    else
-      ema_lerp(shadow_[i], weights, decay);
-  }
-  return decay;
+  return ema_decay(options_, s);
+}
+
+void Ema::move(std::span<const double> decays) {
+  for (std::size_t i = 0; i < parameters_.size(); ++i)
+    for (const double decay : decays) {
+      const Tensor& weights = parameters_[i].var().value();
+      if (decay == 0)
+        shadow_[i].copy_from(weights);
+      else if (decay < 1)
+        ema_lerp(shadow_[i], weights, decay);
+    }
 }
 
 void Ema::swap() {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "nn/module.h"
@@ -23,7 +24,8 @@ struct EmaOptions {
 /// D_s = min(max_decay, 1 - (1 + s - update_after)^-power), 0 for s <= update_after.
 double ema_decay(const EmaOptions& options, std::int64_t s);
 
-/// Shadow copies of parameters. The counter s goes up by one per micro-batch, before that micro-batch's backward pass:
+/// Shadow copies of parameters. The counter s goes up by one per micro-batch, and each has its turn with the weights
+/// from before the update (the original's comes before the micro-batch's backward pass: the weights are the same):
 ///   s mod update_every != 0         nothing
 ///   s <= update_after               shadow = weights
 ///   the first later one             shadow = weights once more, unless the run started past update_after
@@ -33,8 +35,11 @@ class Ema {
   /// The shadow starts as a copy of the weights.
   Ema(std::vector<nn::NamedParameter> parameters, const EmaOptions& options);
 
-  /// Call before every micro-batch's backward pass. Returns the decay used: 0 is a copy, 1 left the shadow alone.
-  double before_backward();
+  /// Call once per micro-batch. The decay that its turn brings: 0 is a copy, 1 leaves the shadow alone.
+  double next_decay();
+  /// Moves the shadow towards the weights as they are, once per decay. On a device adam_update() does that in its own
+  /// pass.
+  void move(std::span<const double> decays);
 
   std::int64_t counter() const { return counter_; }
   bool initialised() const { return initialised_; }
@@ -42,6 +47,8 @@ class Ema {
   void set_counter(std::int64_t counter, bool initialised) { counter_ = counter, initialised_ = initialised; }
   /// The average of parameter i, in our layout.
   const Tensor& shadow(std::size_t i) const { return shadow_[i]; }
+  /// All of them, for the optimiser's pass.
+  std::span<Tensor> shadows() { return shadow_; }
   void set_shadow(std::size_t i, const Tensor& values) { shadow_[i].copy_from(values); }
   const std::vector<nn::NamedParameter>& parameters() const { return parameters_; }
 

@@ -11,9 +11,12 @@
 #include "tensor/error.h"
 #include "tensor/ops/adam.h"
 #include "tensor/ops/elementwise.h"
+#include "tensor/ops/moments.h"
 
 namespace avid::train {
 namespace {
+
+MaskStats stats_of(const Moments& m) { return {.mean = m.mean, .std = m.std, .min = m.min, .max = m.max}; }
 
 // What the network computes with, where it computes. Actions and drops stay on the host, which looks at them.
 TrainBatch sent_to(Device device, TrainBatch batch) {
@@ -29,7 +32,14 @@ Learner::Learner(Trainee& trainee, const LearnerOptions& options)
       schedule_(options.schedule, options.timesteps),
       device_(trainee.module().device()),
       adam_(trainee.module().parameters(), options.adam),
-      ema_(trainee.module().parameters(), options.ema) {}
+      ema_(trainee.module().parameters(), options.ema) {
+  const bool must = options.graph == UseGraph::on;
+  const std::string reason = device_.is_gpu() ? trainee.host_work() : "the CPU queues nothing";
+  check<ConfigError>(
+      !must || reason.empty(), "config: train.graph: expected auto or off, got on | {}, so there is nothing to record",
+      reason);
+  if (!reason.empty()) options_.graph = UseGraph::off;
+}
 
 NoisedClips Learner::noised(const TrainBatch& batch) const {
   if (trainee_.sees_clean_frames())
@@ -38,8 +48,7 @@ NoisedClips Learner::noised(const TrainBatch& batch) const {
   return {x_t, batch.t, batch.cond, batch.actions, batch.drop};
 }
 
-Trainee::OwnLoss Learner::loss_of(
-    const Trainee::Output& out, const NoisedClips& clips, const TrainBatch& batch) const {
+Trainee::OwnLoss Learner::loss_of(const Trainee::Output& out, const NoisedClips& clips, const TrainBatch& batch) const {
   if (Trainee::OwnLoss own = trainee_.own_loss(out, clips); own.loss.defined()) return own;
   return {
       diffusion::training_loss(
@@ -49,69 +58,207 @@ Trainee::OwnLoss Learner::loss_of(
 
 double learning_rate(const LearnerOptions& options, std::int64_t k) {
   const auto part = [](std::int64_t done, std::int64_t length) {
-    return length > 0 ? std::min(1.0, static_cast<double>(std::max<std::int64_t>(done, 0)) / static_cast<double>(length))
-                      : 1.0;
+    return length > 0
+               ? std::min(1.0, static_cast<double>(std::max<std::int64_t>(done, 0)) / static_cast<double>(length))
+               : 1.0;
   };
   return options.lr * part(k, options.warmup) * part(options.updates - k, options.cooldown);
 }
 
-UpdateReport Learner::update(std::int64_t k, const std::function<TrainBatch(std::int64_t)>& batch_at) {
+Learner::Pass Learner::forward(const TrainBatch& batch) {
+  // 1. Noise the clips: x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) n.
+  const NoisedClips clips = noised(batch);
+
+  // 2. The frozen base predicts, keeping nothing; then the trained network, recording what its gradient needs.
+  const Tensor base = trainee_.base_prediction(clips);
+  const Trainee::Output out = trainee_.forward(clips, base);
+
+  // 3. The loss.
+  return {out.mask, loss_of(out, clips, batch)};
+}
+
+UpdateReport Learner::update(std::int64_t k, const Batches& batch_at, const std::function<void()>& meanwhile) {
   UpdateReport report;
   report.lr = learning_rate(options_, k);
-  MaskSummary masks;
   trainee_.module().zero_grad();
+  if (device_.is_gpu()) {
+    update_on_device(batch_at, meanwhile, report);
+  } else {
+    update_on_host(batch_at, report);
+  }
+  report.applied = report.problem.empty();
+  trainee_.module().zero_grad();
+  return report;
+}
 
+void Learner::update_on_host(const Batches& batch_at, UpdateReport& report) {
+  const auto parts = static_cast<double>(options_.accumulate);
+  MaskSummary masks;
   for (std::int64_t i = 0; i < options_.accumulate; ++i) {
-    const TrainBatch batch = sent_to(device_, batch_at(i));
-
-    // 1. Noise the clips: x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) n.
-    const NoisedClips clips = noised(batch);
-
-    // 2. The frozen base predicts, keeping nothing; then the trained network, recording what its gradient needs.
-    const Tensor base = trainee_.base_prediction(clips);
-    Trainee::Output out = trainee_.forward(clips, base);
-
-    // 3. The loss; the running average moves before the backward pass, as in the original.
-    const Trainee::OwnLoss measured = loss_of(out, clips, batch);
-    Var loss = measured.loss;
-    const double value = loss.value().item();
-    report.loss += value / static_cast<double>(options_.accumulate);
+    const TrainBatch batch = batch_at(i);
+    const Pass pass = forward(batch);
+    const double value = pass.measured.loss.value().item();
+    report.loss += value / parts;
     report.micro_losses.push_back(value);
-    if (out.mask.defined()) masks.add(mask_stats(out.mask));
-    if (std::isfinite(measured.accuracy))
-      report.accuracy =
-          report.accuracy.value_or(0) + measured.accuracy / static_cast<double>(options_.accumulate);
-    report.ema_decays.push_back(ema_.before_backward());
+    if (pass.mask.defined()) masks.add(mask_stats(pass.mask));
+    if (std::isfinite(pass.measured.accuracy))
+      report.accuracy = report.accuracy.value_or(0) + pass.measured.accuracy / parts;
+    report.ema_decays.push_back(ema_.next_decay());
     if (!std::isfinite(value)) {
       if (report.problem.empty()) report.problem = find_problem(batch, value);
       continue;  // the counters of later micro-batches go on as if nothing had happened
     }
 
     // 4. Gradients of the trained parameters, added up over the micro-batches.
-    if (options_.accumulate > 1) loss = scale(loss, 1.0 / static_cast<double>(options_.accumulate));
-    loss.backward();
+    (options_.accumulate > 1 ? scale(pass.measured.loss, 1 / parts) : pass.measured.loss).backward();
   }
   report.mask = masks.result();
 
-  // 5. Clip the global norm and let Adam move the weights.
-  AdamOutcome step;
-  if (report.problem.empty()) {
-    step = adam_.update(report.lr, options_.clip);
-    report.grad_norm = step.norm;
-  } else {
+  // 5. The average moves; clip the global norm and let Adam move the weights.
+  if (!report.problem.empty()) {
+    ema_.move(report.ema_decays);
     report.grad_norm = adam_.grad_norm();
+    return;
   }
-  if (step.first_non_finite >= 0) {
-    // Gradients flow from the output to the input: the last parameter in the network's order met it first.
-    const auto parameters = trainee_.module().parameters();
-    for (auto p = parameters.rbegin(); p != parameters.rend() && report.problem.empty(); ++p)
-      if (!all_finite(p->var().grad())) report.problem = fmt::format("gradient of {} is not finite", p->name);
-    if (report.problem.empty()) report.problem = "the norm of the gradient overflows";
+  adam_.prepare(report.lr, report.ema_decays);
+  adam_.step(options_.clip, ema_.shadows(), {});
+  const AdamOutcome step = adam_.outcome();
+  report.grad_norm = step.norm;
+  if (step.first_non_finite >= 0)
+    name_bad_gradient(report);
+  else
+    report.clip_scale = step.clip_scale;
+}
+
+// The same in another order of looking: nothing is read before everything is queued.
+void Learner::update_on_device(const Batches& batch_at, const std::function<void()>& meanwhile, UpdateReport& report) {
+  const bool graph = options_.graph != UseGraph::off;
+  std::vector<TrainBatch> batches;
+  for (std::int64_t i = 0; i < options_.accumulate; ++i) {
+    batches.push_back(graph ? into_slot(i, batch_at(i)) : sent_to(device_, batch_at(i)));
+    report.ema_decays.push_back(ema_.next_decay());
   }
-  report.applied = report.problem.empty();
-  if (report.applied) report.clip_scale = step.clip_scale;
-  trainee_.module().zero_grad();
-  return report;
+  if (!losses_.defined()) losses_ = Tensor::zeros({options_.accumulate}, DType::f32, device_);
+  adam_.prepare(report.lr, report.ema_decays);
+  if (graph) {
+    repeat(batches, report);
+  } else {
+    queue(batches);
+  }
+  if (meanwhile) meanwhile();
+  read_outcome(batches, report);
+}
+
+// Everything that an update does on the device. Reads nothing back, and no number of this update comes from the host:
+// it is what a graph records.
+void Learner::queue(const std::vector<TrainBatch>& batches) {
+  const auto parts = static_cast<double>(options_.accumulate);
+  masks_.clear();
+  accuracy_ = 0;
+  for (std::size_t i = 0; i < batches.size(); ++i) {
+    const Pass pass = forward(batches[i]);
+    const auto at = static_cast<std::int64_t>(i);
+    losses_.slice(at, at + 1).copy_from(pass.measured.loss.value().reshape({1}));
+    if (pass.mask.defined()) {
+      masks_.push_back(moments_partials(pass.mask, 0.5));
+      mask_numel_ = pass.mask.numel();
+    }
+    accuracy_ += pass.measured.accuracy / parts;
+    (options_.accumulate > 1 ? scale(pass.measured.loss, 1 / parts) : pass.measured.loss).backward();
+  }
+  adam_.step(options_.clip, ema_.shadows(), losses_);
+}
+
+void Learner::read_outcome(const std::vector<TrainBatch>& batches, UpdateReport& report) {
+  report.micro_losses = losses_.to_doubles();
+  for (const double value : report.micro_losses) report.loss += value / static_cast<double>(options_.accumulate);
+  MaskSummary masks;
+  for (const Tensor& partials : masks_) masks.add(stats_of(moments_of_partials(partials, mask_numel_, 0.5)));
+  report.mask = masks.result();
+  if (std::isfinite(accuracy_)) report.accuracy = accuracy_;
+  const AdamOutcome step = adam_.outcome();
+  report.grad_norm = step.norm;
+  if (step.first_non_finite < 0) {
+    report.clip_scale = step.clip_scale;
+    return;
+  }
+  for (std::size_t i = 0; i < batches.size() && report.problem.empty(); ++i)
+    if (!std::isfinite(report.micro_losses[i])) report.problem = find_problem(batches[i], report.micro_losses[i]);
+  if (report.problem.empty()) name_bad_gradient(report);
+}
+
+// Gradients flow from the output to the input: the last parameter in the network's order met it first.
+void Learner::name_bad_gradient(UpdateReport& report) const {
+  const auto parameters = trainee_.module().parameters();
+  for (std::size_t i = parameters.size(); i-- > 0;) {
+    const Tensor& grad = report.repeated ? graph_grads_[i] : parameters[i].var().grad();
+    if (all_finite(grad)) continue;
+    report.problem = fmt::format("gradient of {} is not finite", parameters[i].name);
+    return;
+  }
+  report.problem = "the norm of the gradient overflows";
+}
+
+// Inputs at the places where the recorded update looks for them. Actions become rows of the table here: a network that
+// gets them on the host sends them itself, which a recording would take for constants.
+const TrainBatch& Learner::into_slot(std::int64_t i, const TrainBatch& batch) {
+  slots_.resize(std::max(slots_.size(), static_cast<std::size_t>(i) + 1));
+  TrainBatch& slot = slots_[static_cast<std::size_t>(i)];
+  const auto put = [&](Tensor& to, const Tensor& from) {
+    if (!from.defined()) return;
+    if (!to.defined() || to.shape() != from.shape()) {
+      forget_graph();
+      to = Tensor::empty(from.shape(), from.dtype(), device_);
+    }
+    to.copy_from(from);
+  };
+  put(slot.x0, batch.x0);
+  put(slot.cond, batch.cond);
+  put(slot.noise, batch.noise);
+  put(slot.t, batch.t);
+  if (batch.actions.defined()) put(slot.actions, action_rows(batch.actions, batch.drop, trainee_.num_actions()));
+  return slot;
+}
+
+void Learner::forget_graph() {
+  graph_ = {};
+  graph_grads_.clear();
+  masks_.clear();
+  warm_ = false;
+}
+
+void Learner::repeat(const std::vector<TrainBatch>& batches, UpdateReport& report) {
+  const auto parameters = trainee_.module().parameters();
+  // Recorded or repeated work changes values behind the back of their version counters.
+  const auto values_change = [&] {
+    for (const nn::NamedParameter& p : parameters) Var(p.var()).mutable_value();
+  };
+  if (auto where = adam_.addresses(ema_.shadows()); where != graph_addresses_) {
+    forget_graph();
+    graph_addresses_ = std::move(where);
+  }
+  if (!warm_) {
+    queue(batches);
+    warm_ = true;
+    return;
+  }
+  if (!graph_.defined()) {
+    values_change();  // so that copies of the weights in another type are made by the recorded work itself
+    try {
+      graph_ = DeviceGraph::record(device_, [&] { queue(batches); });
+    } catch (const Error& error) {
+      if (options_.graph == UseGraph::on) throw;
+      report.note = fmt::format("updates are not recorded as a graph, which only costs time: {}", error.what());
+      options_.graph = UseGraph::off;
+      trainee_.module().zero_grad();
+      values_change();
+      return queue(batches);
+    }
+    for (const nn::NamedParameter& p : parameters) graph_grads_.push_back(p.var().grad());
+  }
+  graph_.replay();
+  report.repeated = true;
+  values_change();
 }
 
 Learner::Evaluation Learner::evaluate(const TrainBatch& host_batch) {

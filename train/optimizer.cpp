@@ -28,19 +28,66 @@ double Adam::grad_norm() const {
 }
 
 AdamOutcome Adam::update(double lr, double max_norm) {
+  prepare(lr, {});
+  step(max_norm, {}, {});
+  return outcome();
+}
+
+void Adam::prepare(double lr, std::span<const double> decays) {
+  const Device device = parameters_.empty() ? Device{} : parameters_.front().var().value().device();
+  const bool same_place = numbers_.defined() && numbers_.device() == device && decays.size() == decays_.size();
+  lr_ = lr;
+  decays_.assign(decays.begin(), decays.end());
+  if (!state_.defined()) state_ = make_adam_state(num_steps_, device);
+  if (!device.is_gpu()) return;
+  if (same_place)
+    set_adam_numbers(numbers_, lr, decays);
+  else
+    numbers_ = make_adam_numbers(lr, decays, device);
+}
+
+void Adam::step(double max_norm, std::span<Tensor> averages, const Tensor& losses) {
   std::vector<AdamParameter> list;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Var leaf = parameters_[i].var();
-    list.push_back({.param = leaf.mutable_value(), .grad = leaf.grad(), .m = m_[i], .v = v_[i]});
+    list.push_back(
+        {.param = leaf.mutable_value(),
+         .grad = leaf.grad(),
+         .m = m_[i],
+         .v = v_[i],
+         .average = averages.empty() ? Tensor() : averages[i]});
   }
-  const Device device = parameters_.empty() ? Device{} : parameters_.front().var().value().device();
-  if (!state_.defined()) state_ = make_adam_state(num_steps_, device);
   adam_update(
       list,
-      {.lr = lr, .beta1 = options_.beta1, .beta2 = options_.beta2, .eps = options_.eps, .max_norm = max_norm}, state_);
+      {.lr = lr_,
+       .beta1 = options_.beta1,
+       .beta2 = options_.beta2,
+       .eps = options_.eps,
+       .max_norm = max_norm,
+       .average_decays = decays_,
+       .numbers = numbers_,
+       .losses = losses},
+      state_);
+}
+
+AdamOutcome Adam::outcome() {
   const AdamOutcome outcome = read_adam_state(state_);
   num_steps_ = outcome.num_steps;
   return outcome;
+}
+
+std::vector<const void*> Adam::addresses(std::span<Tensor> averages) const {
+  std::vector<const void*> list;
+  const auto add = [&](const Tensor& t) { list.push_back(t.defined() ? t.device_pointer(t.dtype()) : nullptr); };
+  add(numbers_);
+  add(state_);
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    add(parameters_[i].var().value());
+    add(m_[i]);
+    add(v_[i]);
+    if (!averages.empty()) add(averages[i]);
+  }
+  return list;
 }
 
 NamedTensors Adam::export_moments() const {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "nn/module.h"
@@ -25,8 +26,18 @@ class Adam {
   /// Global L2 norm of all gradients, summed in f64 in the order of the parameters.
   double grad_norm() const;
   /// Scales all gradients down to a norm of at most max_norm and takes one step; changes nothing when some gradient is not
-  /// finite. The host waits for a device once, at the end, to know the outcome.
+  /// finite. prepare(), step() and outcome() in one: the host waits for a device once, at the end, to know the outcome.
   AdamOutcome update(double lr, double max_norm);
+
+  /// The numbers of the next step: rate, and the decays with which averages move. On a device they are sent there.
+  void prepare(double lr, std::span<const double> decays);
+  /// Queues the step, and before it the averages' moves (one average per parameter, or none). `losses`, if there are
+  /// any, must be finite too. On a device it reads only what lies there: it may be recorded and repeated.
+  void step(double max_norm, std::span<Tensor> averages, const Tensor& losses);
+  /// How the last step went; waits for it.
+  AdamOutcome outcome();
+  /// Where the state of every parameter lies: work recorded with step() is good as long as this stays the same.
+  std::vector<const void*> addresses(std::span<Tensor> averages) const;
 
   std::int64_t num_steps() const { return num_steps_; }
   const std::vector<nn::NamedParameter>& parameters() const { return parameters_; }
@@ -40,7 +51,10 @@ class Adam {
   AdamOptions options_;
   std::vector<Tensor> m_, v_;
   std::int64_t num_steps_ = 0;
-  Tensor state_;  // of adam_update(); undefined until the first update
+  double lr_ = 0;
+  std::vector<double> decays_;
+  Tensor numbers_;  // of adam_update(), on a device
+  Tensor state_;    // of adam_update(); undefined until the first update
 };
 
 }  // namespace avid::train

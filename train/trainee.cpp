@@ -75,6 +75,7 @@ class UnetTrainee final : public Trainee {
   Cost forward_flops(const VideoSize& size) const override {
     return {static_cast<double>(forward_cost(unet_->config(), size).total), 0};
   }
+  std::int64_t num_actions() const override { return unet_->config().num_actions; }
   std::string description() const override {
     return fmt::format(
         "U-Net, {} parameters, {}", millions(unet_->num_parameters()),
@@ -113,6 +114,10 @@ class AvidTrainee final : public Trainee {
   }
   std::int64_t frozen_parameters() const override {
     return base_.unet ? base_.unet->num_trainable() : base_.parameters;
+  }
+  std::int64_t num_actions() const override { return avid_->config().adapter.num_actions; }
+  std::string host_work() const override {
+    return base_.unet ? "" : "the base answers from another process, " + base_.source;
   }
   std::string description() const override {
     return fmt::format(
@@ -160,6 +165,11 @@ class ControlNetTrainee final : public Trainee {
     return cost;
   }
   std::int64_t frozen_parameters() const override { return base_.unet->num_trainable(); }
+  std::int64_t num_actions() const override { return base_.unet->config().num_actions; }
+  void set_recompute(nn::Recompute what) override {
+    control_->set_recompute(what);
+    base_.unet->set_recompute(what);  // gradients pass through its decoder
+  }
   std::string description() const override {
     return fmt::format(
         "ControlNet{}, copy of {} parameters, on a frozen base of {}",
@@ -195,6 +205,7 @@ class ClassifierTrainee final : public Trainee {
   Cost forward_flops(const VideoSize& size) const override {
     return {static_cast<double>(forward_cost(network_->config(), size).total), 0};
   }
+  std::string host_work() const override { return "a classifier's right answers are counted on the host"; }
   std::string description() const override {
     return fmt::format(
         "action classifier of {} frames, {} parameters", noisy_ ? "noisy" : "clean",
@@ -206,7 +217,7 @@ class ClassifierTrainee final : public Trainee {
   bool noisy_;
 };
 
-// clip_encoder: features of clean clips; "accuracy" is that of reading actions.
+// clip_encoder: features of clean clips; "accuracy" is that of telling speeds apart.
 class EncoderTrainee final : public Trainee {
  public:
   EncoderTrainee(std::unique_ptr<ClipEncoder> network, std::int64_t cond_frames)
@@ -221,14 +232,15 @@ class EncoderTrainee final : public Trainee {
     return {trunk, {}};
   }
   bool sees_clean_frames() const override { return true; }
-  OwnLoss own_loss(const Output& out, const NoisedClips& clips) const override {
-    const ClipEncoderLoss loss = clip_encoder_loss(*network_, out.prediction, clips.actions);
+  OwnLoss own_loss(const Output& out, const NoisedClips&) const override {
+    const ClipEncoderLoss loss = clip_encoder_loss(*network_, out.prediction);
     return {loss.total, loss.accuracy};
   }
   diffusion::Denoiser& denoiser() override { fail<GraphError>("a clip encoder makes no videos"); }
   Cost forward_flops(const VideoSize& size) const override {
     return {network_->training_flops(size.batch, cond_frames_ + size.frames), 0};
   }
+  std::string host_work() const override { return "a clip encoder's right answers are counted on the host"; }
   std::string description() const override {
     return fmt::format(
         "clip encoder of {} features, {} parameters", network_->config().features,
@@ -299,14 +311,6 @@ std::unique_ptr<Trainee> make_controlnet(const TrainConfig& config, FrozenBase b
       parse_control_order(config.model.control_order));
 }
 
-std::unique_ptr<Trainee> make_encoder(const TrainConfig& config) {
-  auto network = std::make_unique<ClipEncoder>(
-      ClipEncoderConfig{.width = config.model.width, .num_actions = config.model.actions});
-  network->initialize(static_cast<std::uint64_t>(config.seed));
-  network->set_trainable(true);
-  return std::make_unique<EncoderTrainee>(std::move(network), config.data.cond_frames);
-}
-
 std::unique_ptr<Trainee> make_classifier(const TrainConfig& config) {
   auto network = std::make_unique<ActionClassifier>(ActionClassifierConfig{
       .dim = config.model.width,
@@ -322,9 +326,14 @@ std::unique_ptr<Trainee> make_classifier(const TrainConfig& config) {
   return std::make_unique<ClassifierTrainee>(std::move(network), config.model.kind == "noisy_classifier");
 }
 
-}  // namespace
+std::unique_ptr<Trainee> make_encoder(const TrainConfig& config) {
+  auto network = std::make_unique<ClipEncoder>(ClipEncoderConfig{.width = config.model.width});
+  network->initialize(static_cast<std::uint64_t>(config.seed));
+  network->set_trainable(true);
+  return std::make_unique<EncoderTrainee>(std::move(network), config.data.cond_frames);
+}
 
-std::unique_ptr<Trainee> make_trainee(const TrainConfig& config) {
+std::unique_ptr<Trainee> make_kind(const TrainConfig& config) {
   if (config.is_encoder()) return make_encoder(config);
   if (config.is_classifier()) return make_classifier(config);
   if (!config.base.checkpoint.empty()) {
@@ -344,6 +353,14 @@ std::unique_ptr<Trainee> make_trainee(const TrainConfig& config) {
   unet->set_trainable(true);
   return std::make_unique<UnetTrainee>(
       std::move(unet), diffusion::parse_objective(config.diffusion.objective), config.uses_actions());
+}
+
+}  // namespace
+
+std::unique_ptr<Trainee> make_trainee(const TrainConfig& config) {
+  auto trainee = make_kind(config);
+  trainee->set_recompute(nn::parse_recompute(config.train.recompute, "config: train.recompute"));
+  return trainee;
 }
 
 }  // namespace avid::train

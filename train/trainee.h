@@ -52,6 +52,8 @@ class Trainee {
   virtual diffusion::Denoiser& denoiser() = 0;
   /// Moves trained and frozen networks to a device and sets the type of their activations (f32 or bf16).
   virtual void place(Device device, DType activations) = 0;
+  /// What is forgotten on the way forward, in everything that gradients flow through.
+  virtual void set_recompute(nn::Recompute what) { module().set_recompute(what); }
   /// The frozen base alone, or nullptr.
   virtual diffusion::Denoiser* base_denoiser() { return nullptr; }
   /// FLOPs of one forward pass of clips of this size, and what is kept frozen.
@@ -60,6 +62,10 @@ class Trainee {
   };
   virtual Cost forward_flops(const VideoSize& size) const = 0;
   virtual std::int64_t frozen_parameters() const { return 0; }
+  /// Why an update cannot be recorded as a graph of the device: what the host must look at in its middle. Empty when it can.
+  virtual std::string host_work() const { return {}; }
+  /// How many actions the trained network knows.
+  virtual std::int64_t num_actions() const { return 0; }
   /// One line: "AVID (mask), adapter 0.41M parameters, on a frozen base of 0.39M".
   virtual std::string description() const = 0;
 };

@@ -45,6 +45,7 @@ LearnerOptions learner_options(const TrainConfig& config) {
   o.cooldown = config.train.cooldown;
   o.updates = config.train.updates;
   o.clip = config.train.clip;
+  o.graph = parse_use_graph(config.train.graph, "config: train.graph");
   o.adam = {config.train.beta1, config.train.beta2, config.train.eps};
   o.ema = {
       config.ema.decay, config.ema.power, config.ema.update_every, config.ema.update_after, config.ema.start_counter};
@@ -162,7 +163,11 @@ TrainEnd Trainer::run() {
       break;
     }
     const std::int64_t k = state_.update;
-    const UpdateReport report = learner_->update(k, [&](std::int64_t i) { return batches_->micro_batch(k, i); });
+    const UpdateReport report = learner_->update(
+        k, [&](std::int64_t i) { return batches_->micro_batch(k, i); },
+        [&] {
+          if (k + 1 < config_.train.updates) batches_->send_ahead(k + 1);
+        });
     const double seconds = seconds_since_last();
     state_.train_seconds += seconds;
     window_seconds_ += seconds;
@@ -188,6 +193,7 @@ TrainEnd Trainer::run() {
 
 void Trainer::after_update(std::int64_t k, const UpdateReport& report) {
   state_.update = k + 1;
+  if (!report.note.empty() && hooks_.say) hooks_.say(report.note);
   if (report.applied) {
     state_.bad_in_a_row = 0;
     RunState::Window& w = state_.window;

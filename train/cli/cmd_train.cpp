@@ -55,7 +55,9 @@ void print_dry_run(const Options& options) {
         {"seconds_per_update", d.seconds_per_update},
         {"updates", config.train.updates},
         {"total_seconds", d.total_seconds},
-        {"memory_bytes", d.memory_bytes}};
+        {"timed", d.timed},
+        {"memory_bytes", d.memory_bytes},
+        {"memory_counted", d.memory_counted}};
     std::printf("%s\n", json.dump(1).c_str());
     return;
   }
@@ -70,9 +72,15 @@ void print_dry_run(const Options& options) {
       "rate         %.1f GFLOP/s, measured here on an update of %lld made-up clips\n", d.measured_gflop_s,
       static_cast<long long>(d.measured_clips));
   std::printf(
+      "memory       %s of tensors, %s\n", size_text(d.memory_bytes).c_str(),
+      d.memory_counted ? "counted in an update of all clips that computes nothing" : "predicted from smaller updates");
+  if (!d.timed) {
+    std::printf("time         not measured: the simulator's says nothing about a GPU's\n");
+    return;
+  }
+  std::printf(
       "time         %.2f s per update, %s for %lld updates\n", d.seconds_per_update,
       duration_text(d.total_seconds).c_str(), static_cast<long long>(config.train.updates));
-  std::printf("memory       %s of tensors, predicted from that update\n", size_text(d.memory_bytes).c_str());
 }
 
 void train(const Options& options) {

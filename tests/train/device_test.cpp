@@ -1,0 +1,296 @@
+// tests/train/device_test.cpp -- updates recorded once and repeated, on the simulator or a GPU
+//
+// The oracle is the same training without a graph. The simulator repeats launches with the arguments they were recorded
+// with, and makes all memory of the recorded work NaN before every repetition: a rate, step count, time or random key
+// that reaches a kernel by value, or anything kept from the update before, gives other bits here.
+#include <cmath>
+#include <limits>
+#include <map>
+
+#include "models/unet3d.h"
+#include "tests/doctest.h"
+#include "tests/support.h"
+#include "train/batches.h"
+#include "train/dry_run.h"
+#include "train/learner.h"
+#include "train/trainer.h"
+
+using namespace avid;
+using namespace avid::train;
+
+namespace {
+
+const Device kDevice = test::device_under_test();
+
+std::unique_ptr<Trainee> small_avid(DType activations) {
+  Unet3dConfig c;
+  c.dim = 4;
+  c.dim_mults = {1, 2};
+  c.heads = 1;
+  c.head_dim = 8;
+  auto base = std::make_unique<Unet3d>(c);
+  base->initialize(3);
+  auto avid = std::make_unique<Avid>(make_avid_config(AvidVariant::mask, c));
+  avid->initialize(4);
+  auto trainee = make_avid_trainee(std::move(base), std::move(avid), diffusion::Objective::pred_x0);
+  trainee->place(kDevice, activations);
+  return trainee;
+}
+
+TrainBatch random_batch(std::int64_t b, std::uint64_t seed) {
+  TrainBatch batch;
+  batch.x0 = test::random_tensor({b, 2, 2, 2, 3}, DType::f32, seed);
+  batch.cond = test::random_tensor({b, 2, 2, 2, 3}, DType::f32, seed + 1);
+  batch.noise = test::random_tensor({b, 2, 2, 2, 3}, DType::f32, seed + 2, 1.7);
+  batch.t = Tensor::zeros({b}, DType::i64);
+  batch.actions = Tensor::zeros({b, 2}, DType::i64);
+  batch.drop = Tensor::zeros({b}, DType::i64);
+  for (std::int64_t i = 0; i < b; ++i) {
+    const std::uint64_t n = seed * 31 + static_cast<std::uint64_t>(i) * 47;
+    batch.t.data<std::int64_t>()[i] = static_cast<std::int64_t>(n % 190 + 5);
+    batch.drop.data<std::int64_t>()[i] = n % 3 == 0;
+    for (std::int64_t f = 0; f < 2; ++f)
+      batch.actions.data<std::int64_t>()[2 * i + f] =
+          static_cast<std::int64_t>(n + 7 * static_cast<std::uint64_t>(f)) % 15;
+  }
+  return batch;
+}
+
+LearnerOptions options_with(UseGraph graph) {
+  LearnerOptions options;
+  options.accumulate = 2;
+  options.lr = 1e-2;
+  options.warmup = 5;  // every update has another rate
+  options.ema = {.update_every = 1, .update_after = 2};
+  options.graph = graph;
+  return options;
+}
+
+struct Outcome {
+  std::vector<UpdateReport> reports;
+  std::vector<double> validation;
+  NamedTensors weights, average, moments;
+};
+
+using BatchAt = std::function<TrainBatch(std::int64_t k, std::int64_t i)>;
+
+Outcome trained(UseGraph graph, DType activations, int updates, const BatchAt& batch_at) {
+  const auto trainee = small_avid(activations);
+  Learner learner(*trainee, options_with(graph));
+  Outcome outcome;
+  for (std::int64_t k = 0; k < updates; ++k) {
+    outcome.reports.push_back(learner.update(k, [&](std::int64_t i) { return batch_at(k, i); }));
+    // Between updates other work uses the device, the averaged weights and their copies in bf16.
+    const Ema::Swapped averaged(learner.ema());
+    outcome.validation.push_back(learner.evaluate(random_batch(1, 900)).loss);
+  }
+  outcome.weights = trainee->module().export_tensors();
+  outcome.moments = learner.adam().export_moments();
+  const Ema::Swapped averaged(learner.ema());
+  outcome.average = trainee->module().export_tensors();
+  return outcome;
+}
+
+bool same(const NamedTensors& a, const NamedTensors& b) {
+  for (std::size_t i = 0; i < a.size() && i < b.size(); ++i)
+    if (!test::same_bits(a[i].second, b[i].second)) return false;
+  return a.size() == b.size();
+}
+
+void check_same(const Outcome& a, const Outcome& b) {
+  CHECK(same(a.weights, b.weights));
+  CHECK(same(a.average, b.average));
+  CHECK(same(a.moments, b.moments));
+  CHECK(a.validation == b.validation);
+  REQUIRE(a.reports.size() == b.reports.size());
+  for (std::size_t k = 0; k < a.reports.size(); ++k) {
+    const UpdateReport &x = a.reports[k], &y = b.reports[k];
+    CAPTURE(k);
+    CHECK(x.applied == y.applied);
+    CHECK(x.problem == y.problem);
+    if (!x.applied) continue;
+    CHECK(x.loss == y.loss);
+    CHECK(x.micro_losses == y.micro_losses);
+    CHECK(x.grad_norm == y.grad_norm);
+    CHECK(x.clip_scale == y.clip_scale);
+    REQUIRE(x.mask.has_value());
+    REQUIRE(y.mask.has_value());
+    CHECK(x.mask->mean == y.mask->mean);
+    CHECK(x.mask->std == y.mask->std);
+    CHECK(x.mask->max == y.mask->max);
+  }
+}
+
+std::uint64_t seed_of(std::int64_t k, std::int64_t i) { return static_cast<std::uint64_t>(100 * k + 10 * i + 1); }
+
+}  // namespace
+
+TEST_CASE("device/graph/updates have the same bits with and without") {
+  for (const DType activations : {DType::f32, DType::bf16}) {
+    CAPTURE(name_of(activations));
+    const BatchAt batch_at = [](std::int64_t k, std::int64_t i) { return random_batch(1, seed_of(k, i)); };
+    const Outcome with = trained(UseGraph::on, activations, 3, batch_at),
+                  without = trained(UseGraph::off, activations, 3, batch_at);
+    check_same(with, without);
+    CHECK_FALSE(with.reports[0].repeated);
+    for (std::size_t k = 1; k < 3; ++k) CHECK(with.reports[k].repeated);
+    CHECK_FALSE(without.reports[2].repeated);
+    CHECK(without.reports[1].loss != without.reports[2].loss);
+    CHECK_FALSE(same(without.weights, without.average));
+  }
+}
+
+TEST_CASE("device/graph/clips of another shape are recorded anew") {
+  const BatchAt batch_at = [](std::int64_t k, std::int64_t i) { return random_batch(k < 2 ? 1 : 2, seed_of(k, i)); };
+  const Outcome with = trained(UseGraph::on, DType::f32, 4, batch_at);
+  check_same(with, trained(UseGraph::off, DType::f32, 4, batch_at));
+  const std::vector<bool> repeated{false, true, false, true};
+  for (std::size_t k = 0; k < 4; ++k) CHECK(with.reports[k].repeated == repeated[k]);
+}
+
+TEST_CASE("device/graph/a repeated update with a bad batch takes no step and says why") {
+  const BatchAt batch_at = [](std::int64_t k, std::int64_t i) {
+    TrainBatch batch = random_batch(1, seed_of(k, i));
+    if (k == 2 && i == 1) batch.x0.data<float>()[1] = std::numeric_limits<float>::quiet_NaN();
+    return batch;
+  };
+  const Outcome with = trained(UseGraph::on, DType::f32, 4, batch_at);
+  check_same(with, trained(UseGraph::off, DType::f32, 4, batch_at));
+  CHECK(with.reports[2].repeated);
+  CHECK_FALSE(with.reports[2].applied);
+  CHECK(with.reports[2].problem == "the training clips hold values that are not finite");
+  CHECK(with.reports[3].applied);
+}
+
+TEST_CASE("device/graph/loaded weights are noticed") {
+  const auto trainee = small_avid(DType::f32);
+  Learner learner(*trainee, options_with(UseGraph::on));
+  const auto update = [&](std::int64_t k) {
+    return learner.update(k, [&](std::int64_t i) { return random_batch(1, seed_of(7, i)); });
+  };
+  const NamedTensors start = trainee->module().export_tensors();
+  const double first = update(0).loss;
+  CHECK(update(1).repeated);
+  trainee->module().import_tensors(nn::TensorMap(start.begin(), start.end()), "start");
+  const UpdateReport again = update(2);  // the parameters lie elsewhere now
+  CHECK_FALSE(again.repeated);
+  CHECK(again.loss == first);
+  CHECK(update(3).repeated);
+}
+
+TEST_CASE("device/graph/refused where there is nothing to record") {
+  const auto trainee = small_avid(DType::f32);
+  trainee->place(Device(), DType::f32);
+  CHECK_THROWS_WITH_AS(
+      Learner(*trainee, options_with(UseGraph::on)), doctest::Contains("train.graph: expected auto or off, got on"),
+      ConfigError);
+  Learner learner(*trainee, options_with(UseGraph::automatic));
+  CHECK_FALSE(learner.update(0, [](std::int64_t i) { return random_batch(1, seed_of(0, i)); }).repeated);
+}
+
+TEST_CASE("device/batches/clips that travel beside the work are those of the host") {
+  const TrainConfig config = TrainConfig::load(
+      std::filesystem::path(AVID_SOURCE_DIR) / "configs/tiny/scratch.toml", {"train.batch=2", "train.accumulate=2"});
+  TrainingBatches there(config, kDevice), here(config);
+  there.start(3);
+  const auto check = [&](std::int64_t update, std::int64_t i) {
+    const TrainBatch a = there.micro_batch(update, i), b = here.micro_batch(update, i);
+    CAPTURE(update);
+    CHECK(a.x0.device() == kDevice);
+    CHECK(test::same_bits(a.x0.to(Device()), b.x0));
+    CHECK(test::same_bits(a.cond.to(Device()), b.cond));
+    CHECK(test::same_bits(a.actions, b.actions));
+    CHECK(test::same_bits(a.t, b.t));
+  };
+  for (std::int64_t update = 3; update < 8; ++update) {
+    check(update, 0);
+    if (update != 5) there.send_ahead(update + 1);
+    there.send_ahead(update + 1);  // it is under way already
+    check(update, 1);
+  }
+  there.send_ahead(20);  // never asked for
+  check(9, 1);
+  check(0, 0);
+  check(20, 0);
+}
+
+TEST_CASE("device/graph/a run that is stopped and resumed ends as one without a graph") {
+  const test::TempDir dir;
+  const auto run = [&](const std::string& name, const std::string& graph, std::int64_t stop_after) {
+    const TrainConfig config = TrainConfig::load(
+        std::filesystem::path(AVID_SOURCE_DIR) / "configs/tiny/scratch.toml",
+        {"train.updates=3", "validation.every=2", "validation.clips=1", "samples.every=0", "train.batch=1",
+         "data.size=4", "data.frames=2", "train.action_drop=0.5", "ema.update_after=1", "ema.update_every=1",
+         "train.graph=" + graph});
+    for (;;) {
+      const bool first = !std::filesystem::exists(dir / name);
+      RunInfo info = current_run_info();
+      info.seed = config.seed;
+      info.threads = 1;
+      info.inputs = input_digests(config);
+      RunFolder folder = first ? RunFolder::create(dir / name, config, info) : RunFolder::open(dir / name);
+      std::int64_t seen = 0;
+      Trainer trainer(
+          folder,
+          {.should_stop = [&] { return first && seen == stop_after; },
+           .progress = [&](const TrainProgress& p) { seen = p.update; },
+           .say = {}},
+          kDevice);
+      if (trainer.run() != TrainEnd::stopped) {
+        CHECK(trainer.state().update == 3);
+        return CheckpointStore::load(*folder.checkpoints().latest());
+      }
+      CHECK(trainer.learner().graph().defined());  // stopped between two repetitions
+    }
+  };
+  const Checkpoint with = run("with", "on", 2), without = run("without", "off", -1);
+  CHECK(same(with.weights, without.weights));
+  CHECK(same(with.ema, without.ema));
+  CHECK(same(with.optimizer, without.optimizer));
+  CHECK(with.state.optimizer_steps == 3);
+}
+
+TEST_CASE("device/dry_run/predicts the memory of a run within a tenth") {
+  const test::TempDir dir;
+  const std::filesystem::path tiny = std::filesystem::path(AVID_SOURCE_DIR) / "configs/tiny";
+  const auto run_of = [&](const TrainConfig& config, const std::string& name) {
+    RunInfo info = current_run_info();
+    info.seed = config.seed;
+    info.threads = 1;
+    info.inputs = input_digests(config);
+    return RunFolder::create(dir / name, config, info);
+  };
+  const std::vector<std::string> small{
+      "validation.every=0", "samples.every=0", "data.size=4", "data.frames=3", "train.batch=4"};
+  {
+    std::vector<std::string> set = small;
+    set.insert(set.end(), {"train.updates=1", "train.batch=1"});
+    const TrainConfig config = TrainConfig::load(tiny / "base.toml", set);
+    RunFolder folder = run_of(config, "base");
+    Trainer(folder, {}).run();
+  }
+  std::map<std::string, double> on_device;
+  for (const Device device : {kDevice, Device()})
+    for (const std::string recompute : {"none", "blocks", "levels"}) {
+      if (recompute == "blocks" && !test::full_level()) continue;
+      CAPTURE(device.to_string());
+      CAPTURE(recompute);
+      std::vector<std::string> set = small;
+      set.insert(
+          set.end(), {"base.checkpoint=" + (dir / "base").string(), "train.updates=2", "train.recompute=" + recompute});
+      if (!device.is_gpu()) set.insert(set.end(), {"train.batch=16", "data.size=8", "data.frames=8"});
+      const TrainConfig config = TrainConfig::load(tiny / "avid.toml", set);
+      const DryRun predicted = dry_run(config, device, 1);  // one FLOP: from as few clips as there can be
+      CHECK(predicted.memory_counted == (kDevice.is_gpu() && device.is_gpu()));
+      trim_host_pool();
+      const auto pool = [&] { return device.is_gpu() ? device_pool_stats(device) : host_pool_stats(); };
+      const auto before = static_cast<double>(pool().in_use_bytes);
+      RunFolder folder = run_of(config, device.to_string() + recompute);
+      Trainer trainer(folder, {}, device);
+      trainer.run();
+      const double taken = trainer.peak_memory_mib() * 1048576.0 - before;
+      CHECK(std::abs(predicted.memory_bytes - taken) < 0.1 * taken);
+      if (device.is_gpu()) on_device[recompute] = taken;
+    }
+  CHECK(on_device["levels"] < on_device["none"]);
+}
