@@ -54,8 +54,7 @@ Var match_loss(const Var& a, const Var& b) {
 ClipEncoderConfig infer_clip_encoder_config(const nn::TensorMap& tensors, std::string_view source) {
   return {
       .width = find_shape(tensors, "stem.weight", 5, source)[0],
-      .features = find_shape(tensors, "clips.out.weight", 5, source)[0],
-      .num_actions = find_shape(tensors, "action.weight", 2, source)[0]};
+      .features = find_shape(tensors, "clips.out.weight", 5, source)[0]};
 }
 
 ClipEncoder::Unit::Unit(
@@ -78,11 +77,10 @@ ClipEncoder::ClipEncoder(const ClipEncoderConfig& config)
       pairs_(4 * config.width, 3 * config.width, {1, 3, 3}, kSame3x3),
       triples_(6 * config.width, 4 * config.width, {1, 4, 4}, kHalve),
       clip_out_(4 * config.width, config.features, {1, 4, 4}, {}),
-      action_(config.features, config.num_actions) {
+      speed_(config.features, kSpeeds) {
   check<ConfigError>(
-      config.width >= 1 && config.features >= 1 && config.num_actions >= 1,
-      "clip encoder: expected width, features and actions >= 1, got {}, {}, {}", config.width, config.features,
-      config.num_actions);
+      config.width >= 1 && config.features >= 1, "clip encoder: expected width and features >= 1, got {}, {}",
+      config.width, config.features);
   add_child("stem", stem_);
   add_child("fine", fine_);
   add_child("down", down_);
@@ -92,7 +90,7 @@ ClipEncoder::ClipEncoder(const ClipEncoderConfig& config)
   add_child("clips.pairs", pairs_);
   add_child("clips.triples", triples_);
   add_child("clips.out", clip_out_);
-  add_child("action", action_);
+  add_child("speed", speed_);
 }
 
 Var ClipEncoder::trunk(const Var& frames) const {
@@ -111,7 +109,12 @@ Var ClipEncoder::window_head(const Var& trunk) const {
   return reshape(y, {y.dim(0), y.dim(1), config_.features});
 }
 
-Var ClipEncoder::action_head(const Var& windows) const { return action_.forward(normalised(windows)); }
+Var ClipEncoder::window(const Var& first, const Var& second, const Var& third) const {
+  const Var y = triples_.forward(pairs_.forward(first, second), pairs_.forward(second, third));
+  return reshape(cast(clip_out_.forward(y), dtype()), {y.dim(0), 1, config_.features});
+}
+
+Var ClipEncoder::speed_head(const Var& windows) const { return speed_.forward(normalised(windows)); }
 
 Var ClipEncoder::normalised(const Var& x) const {
   return layer_norm(x, Var(Tensor::full({config_.features}, 1, x.dtype(), x.value().device())), {});
@@ -165,36 +168,42 @@ double ClipEncoder::training_flops(std::int64_t clips, std::int64_t frames) cons
   const double shared = 256 * (16 * 3 * d + 9 * d * 2 * d) + 64 * 16 * 2 * d * 2 * d;
   const double frame_head = 64 * 9 * 2 * d * 3 * d + 16 * 16 * 3 * d * 4 * d + 16 * 4 * d * F;
   const double pairs = 64 * 9 * 4 * d * 3 * d, windows = 16 * 16 * 6 * d * 4 * d + 16 * 4 * d * F;
-  return 2 * static_cast<double>(clips) * (T * shared + 2 * frame_head + (T - 1) * pairs + (T - 2) * windows);
+  const double speeds = kSpeeds * (2 * pairs + windows);
+  return 2 * static_cast<double>(clips) * (T * shared + 2 * frame_head + (T - 1) * pairs + (T - 2) * windows + speeds);
 }
 
-ClipEncoderLoss clip_encoder_loss(const ClipEncoder& encoder, const Var& trunk, const Tensor& actions) {
-  const std::int64_t B = trunk.dim(0), all = trunk.dim(1), T = actions.dim(1), K = all - T;
+ClipEncoderLoss clip_encoder_loss(const ClipEncoder& encoder, const Var& trunk) {
+  const std::int64_t B = trunk.dim(0), T = trunk.dim(1);
   check<ShapeError>(
-      K >= 2 && all >= ClipEncoder::kMinFrames,
-      "clip encoder: expected clips of at least {} frames, 2 of them before the first action, got {} and {}",
-      ClipEncoder::kMinFrames, all, K);
-  check_shape(actions, {B, T}, "clip encoder", "actions");
+      T >= ClipEncoder::kMinTrainingFrames, "clip encoder: expected clips of at least {} frames in training, got {}",
+      ClipEncoder::kMinTrainingFrames, T);
+  const auto at = [&](std::int64_t t) { return slice_frames(trunk, t, t + 1); };
   const auto frame = [&](std::int64_t t) {
-    const Var features = encoder.frame_head(slice_frames(trunk, t, t + 1));
-    return encoder.normalised(reshape(features, {B, encoder.config().features}));
+    return encoder.normalised(reshape(encoder.frame_head(at(t)), {B, encoder.config().features}));
   };
-  const Var windows = encoder.window_head(trunk);  // [B,K+T-2,F]
+  const Var windows = encoder.window_head(trunk);  // [B,T-2,F]
   const std::int64_t S = windows.dim(1);
   const auto half = [&](std::int64_t begin, std::int64_t end) {
     return encoder.normalised(mean_over_frames(slice_frames(windows, begin, end)));
   };
-  const Var match_frames = match_loss(frame(0), frame(all - 1));
+  const Var match_frames = match_loss(frame(0), frame(T - 1));
   const Var match_clips = match_loss(half(0, S / 2), half(S / 2, S));
-  // The last frame of window s is frame s + 2; action i leads to frame K + i.
-  const Var logits = encoder.action_head(slice_frames(windows, K - 2, S));
-  const Var read_actions = cross_entropy(logits, actions.to(logits.value().device()));
+  Var speed;
+  double accuracy = 0;
+  for (std::int64_t k = 1; k <= ClipEncoder::kSpeeds; ++k) {
+    const std::int64_t t = (T - 1 - 2 * k) / 2;
+    const Var logits = encoder.speed_head(encoder.window(at(t), at(t + k), at(t + 2 * k)));  // [B,1,kSpeeds]
+    const Tensor truth = Tensor::full({B, 1}, static_cast<double>(k - 1), DType::i64);
+    const Var loss = scale(cross_entropy(logits, truth.to(logits.value().device())), 1.0 / ClipEncoder::kSpeeds);
+    speed = speed.defined() ? add(speed, loss) : loss;
+    accuracy += action_accuracy(logits.value(), truth) / ClipEncoder::kSpeeds;
+  }
   return {
-      .total = add(add(match_frames, match_clips), read_actions),
+      .total = add(add(match_frames, match_clips), speed),
       .match_frames = match_frames.value().item(),
       .match_clips = match_clips.value().item(),
-      .actions = read_actions.value().item(),
-      .accuracy = action_accuracy(logits.value(), actions)};
+      .speed = speed.value().item(),
+      .accuracy = accuracy};
 }
 
 std::unique_ptr<ClipEncoder> load_clip_encoder(const std::filesystem::path& file) {

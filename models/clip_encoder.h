@@ -1,7 +1,7 @@
 // models/clip_encoder.h -- features of Procgen frames and clips, from a small network that this project trains itself
 //
 // Behind fid_procgen and fvd_procgen (eval/metrics/procgen_distance.h). Not Inception, not I3D: its distances compare
-// with nothing but themselves. Letters: B clips, T frames, F features, S = T - 2 windows of three frames, A actions.
+// with nothing but themselves. Letters: B clips, T frames, F features, S = T - 2 windows of three frames.
 #pragma once
 
 #include <array>
@@ -16,7 +16,6 @@ namespace avid {
 struct ClipEncoderConfig {
   std::int64_t width = 16;     ///< d: the convolutions have d, 2d, 3d, 4d channels
   std::int64_t features = 64;  ///< F, for frames and for clips
-  std::int64_t num_actions = 15;
 
   friend bool operator==(const ClipEncoderConfig&, const ClipEncoderConfig&) = default;
 };
@@ -38,6 +37,8 @@ class ClipEncoder final : public nn::Module {
   static constexpr std::int64_t kSize = 32;      ///< square frames
   static constexpr std::int64_t kWindow = 3;     ///< frames that a window feature sees
   static constexpr std::int64_t kMinFrames = 4;  ///< of a clip: two windows
+  static constexpr std::int64_t kSpeeds = 4;     ///< in training: windows of every frame, of every second, ...
+  static constexpr std::int64_t kMinTrainingFrames = 2 * kSpeeds + 1;
 
   explicit ClipEncoder(const ClipEncoderConfig& config);
   const ClipEncoderConfig& config() const { return config_; }
@@ -48,8 +49,10 @@ class ClipEncoder final : public nn::Module {
   Var frame_head(const Var& trunk) const;
   /// trunk [B,T,8,8,2d] -> [B,T-2,F], not normalised; window s sees the frames s, s+1, s+2.
   Var window_head(const Var& trunk) const;
-  /// windows [B,S,F] -> logits [B,S,A] of the action between the last two frames of each window.
-  Var action_head(const Var& windows) const;
+  /// The same of one window of any three frames, trunk [B,1,8,8,2d] each -> [B,1,F].
+  Var window(const Var& first, const Var& second, const Var& third) const;
+  /// windows [B,S,F] -> logits [B,S,kSpeeds]: how many frames lie between one frame of the window and the next?
+  Var speed_head(const Var& windows) const;
   /// x [B,F] or [B,S,F] -> the same with mean 0 and mean square 1 over the features.
   Var normalised(const Var& x) const;
 
@@ -60,7 +63,7 @@ class ClipEncoder final : public nn::Module {
   Tensor clip_features(const Tensor& clips) const;
   static void check_frames(std::int64_t frames);
 
-  /// FLOPs of one forward pass in training: every window, the first and the last frame.
+  /// FLOPs of one forward pass in training: every window, those at kSpeeds speeds, the first and the last frame.
   double training_flops(std::int64_t clips, std::int64_t frames) const;
 
  private:
@@ -80,27 +83,26 @@ class ClipEncoder final : public nn::Module {
   nn::Conv frame_out_;
   Unit pairs_, triples_;
   nn::Conv clip_out_;
-  nn::Linear action_;
+  nn::Linear speed_;
 };
 
 /// What the encoder is trained on; nobody labels anything.
 ///
 ///   match frames   the first and the last frame of a clip belong together: among the frames of the batch, which is it
 ///   match clips    the two halves of a clip (mean of their windows' features) belong together
-///   actions        which action lies between the last two frames of a window
+///   speed          a window of the frames t, t + k, t + 2k: which k, 1 to kSpeeds?
 ///
 /// Both matches are cross entropies over the batch of cosines / kTemperature (Oord et al. 2018, InfoNCE).
 struct ClipEncoderLoss {
   Var total;  ///< sum of the three
-  double match_frames = 0, match_clips = 0, actions = 0;
-  double accuracy = 0;  ///< share of actions that were read right
+  double match_frames = 0, match_clips = 0, speed = 0;
+  double accuracy = 0;  ///< share of speeds that were read right
 };
 inline constexpr double kClipEncoderTemperature = 0.1;
 
-/// trunk [B,K+T,8,8,2d] of clips whose first K >= 2 frames are context; actions [B,T] i64: those that lead to the
-/// others.
-/// Errors   ShapeError; for K + T < 4 as well.
-ClipEncoderLoss clip_encoder_loss(const ClipEncoder& encoder, const Var& trunk, const Tensor& actions);
+/// trunk [B,T,8,8,2d] of clips of T >= kMinTrainingFrames frames. The windows of the speed task lie in the middle.
+/// Errors   ShapeError for shorter clips.
+ClipEncoderLoss clip_encoder_loss(const ClipEncoder& encoder, const Var& trunk);
 
 /// An encoder from a file of avid train or data/pretrained; frozen. Throws FileError, ShapeError.
 std::unique_ptr<ClipEncoder> load_clip_encoder(const std::filesystem::path& file);

@@ -1,9 +1,11 @@
 // tests/models/clip_encoder_test.cpp -- the encoder of fid_procgen and fvd_procgen against loops, and its loss by hand
 #include "models/clip_encoder.h"
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 
+#include "autograd/ops/elementwise.h"
 #include "models/checkpoint.h"
 #include "tensor/error.h"
 #include "tensor/ops/frames.h"
@@ -14,7 +16,7 @@
 namespace avid {
 namespace {
 
-const ClipEncoderConfig kTiny{.width = 2, .features = 5, .num_actions = 4};
+const ClipEncoderConfig kTiny{.width = 2, .features = 5};
 
 /// One frame in f64, [H][W][C] in a row.
 struct Plane {
@@ -107,6 +109,13 @@ Tensor random_clips(std::int64_t count, std::int64_t frames) {
   return frames_to_u8(test::random_tensor({count, frames, 32, 32, 3}, DType::f32, 7));
 }
 
+std::vector<double> tensor_of(const ClipEncoder& encoder, const std::string& name) {
+  for (auto& [found, tensor] : encoder.export_tensors())
+    if (found == name) return tensor.to_doubles();
+  FAIL("no tensor " << name);
+  return {};
+}
+
 Plane plane_of(const Tensor& frame) { return {32, 3, frames_from_u8(frame).to_doubles()}; }
 
 void check_close(const Tensor& got, const std::vector<double>& want) {
@@ -160,9 +169,9 @@ TEST_CASE("clip_encoder/loss/by_hand_from_the_features") {
   ClipEncoder encoder(kTiny);
   encoder.initialize(5);
   encoder.set_trainable(false);
-  const Tensor clips = random_clips(3, 6);
-  const Tensor actions = Tensor::from_values(std::vector<std::int64_t>{0, 1, 2, 3, 3, 3, 1, 0, 2, 2, 1, 0}, {3, 4});
-  const ClipEncoderLoss loss = clip_encoder_loss(encoder, encoder.trunk(Var(frames_from_u8(clips))), actions);
+  const std::int64_t T = 10;
+  const Tensor clips = random_clips(3, T);
+  const ClipEncoderLoss loss = clip_encoder_loss(encoder, encoder.trunk(Var(frames_from_u8(clips))));
 
   // Matching: cosines of features, a softmax over the batch.
   const auto match = [&](const std::vector<std::vector<double>>& a, const std::vector<std::vector<double>>& b) {
@@ -181,61 +190,64 @@ TEST_CASE("clip_encoder/loss/by_hand_from_the_features") {
     return total;
   };
   const Naive naive(encoder);
+  const auto speed_weights = tensor_of(encoder, "speed.weight"), speed_bias = tensor_of(encoder, "speed.bias");
   std::vector<std::vector<double>> first, last, early, late;
+  double speed = 0, right = 0;
   for (std::int64_t b = 0; b < 3; ++b) {
     std::vector<Plane> frames;
-    for (std::int64_t t = 0; t < 6; ++t) frames.push_back(plane_of(clips.select(b).select(t)));
-    first.push_back(naive.frame_feature(frames[0]));
-    last.push_back(naive.frame_feature(frames[5]));
-    const auto mean = [&](std::size_t s) {  // of windows s and s + 1
-      const auto x = naive.window(frames[s], frames[s + 1], frames[s + 2]),
-                 y = naive.window(frames[s + 1], frames[s + 2], frames[s + 3]);
-      std::vector<double> out;
-      for (std::size_t f = 0; f < x.size(); ++f) out.push_back((x[f] + y[f]) / 2);
+    for (std::int64_t t = 0; t < T; ++t) frames.push_back(plane_of(clips.select(b).select(t)));
+    first.push_back(naive.frame_feature(frames.front()));
+    last.push_back(naive.frame_feature(frames.back()));
+    const auto mean = [&](std::size_t begin, std::size_t end) {  // of windows begin .. end - 1
+      std::vector<double> out(5, 0.0);
+      for (std::size_t s = begin; s < end; ++s) {
+        const std::vector<double> w = naive.window(frames[s], frames[s + 1], frames[s + 2]);
+        for (std::size_t f = 0; f < 5; ++f) out[f] += w[f] / static_cast<double>(end - begin);
+      }
       return Naive::normalised(out);
     };
-    early.push_back(mean(0));
-    late.push_back(mean(2));
+    early.push_back(mean(0, 4));
+    late.push_back(mean(4, 8));
+    // Windows of every k-th frame in the middle of the clip: 3 4 5; 2 4 6; 1 4 7; 0 4 8.
+    for (std::size_t k = 1; k <= 4; ++k) {
+      const std::vector<double> w = Naive::normalised(naive.window(frames[4 - k], frames[4], frames[4 + k]));
+      std::vector<double> logits;
+      for (std::size_t c = 0; c < 4; ++c) {
+        logits.push_back(speed_bias[c]);
+        for (std::size_t f = 0; f < 5; ++f) logits.back() += speed_weights[c * 5 + f] * w[f];
+      }
+      double sum = 0;
+      for (const double l : logits) sum += std::exp(l - logits[k - 1]);
+      speed += std::log(sum) / 12;
+      right += *std::max_element(logits.begin(), logits.end()) == logits[k - 1] ? 1.0 / 12 : 0.0;
+    }
   }
   CHECK(loss.match_frames == doctest::Approx(match(first, last)).epsilon(1e-4));
   CHECK(loss.match_clips == doctest::Approx(match(early, late)).epsilon(1e-4));
-  CHECK(
-      loss.total.value().item() == doctest::Approx(loss.match_frames + loss.match_clips + loss.actions).epsilon(1e-5));
+  CHECK(loss.speed == doctest::Approx(speed).epsilon(1e-4));
+  CHECK(loss.accuracy == doctest::Approx(right));
+  CHECK(loss.total.value().item() == doctest::Approx(loss.match_frames + loss.match_clips + loss.speed).epsilon(1e-5));
+}
 
-  // Action i leads to frame 2 + i: of two clips that differ in the last frame alone, only the last action's loss differs.
-  Tensor other = clips.clone();
-  for (std::int64_t b = 0; b < 3; ++b) {
-    Tensor frame = other.select(b).select(5);
-    frame.copy_from(clips.select(b).select(0));
+TEST_CASE("clip_encoder/windows/three_neighbours_are_a_window_of_any_three") {
+  ClipEncoder encoder(kTiny);
+  encoder.initialize(5);
+  const Var trunk = encoder.trunk(Var(frames_from_u8(random_clips(2, 5))));
+  const Tensor all = encoder.window_head(trunk).value();
+  CHECK(all.shape() == Shape({2, 3, 5}));
+  const auto at = [&](std::int64_t t) { return slice_frames(trunk, t, t + 1); };
+  for (std::int64_t s = 0; s < 3; ++s) {
+    const Tensor one = encoder.window(at(s), at(s + 1), at(s + 2)).value();
+    for (std::int64_t b = 0; b < 2; ++b) CHECK(test::max_abs_diff(one.select(b), all.select(b).slice(s, s + 1)) < 1e-5);
   }
-  const auto first_three = [&](const Tensor& videos) {
-    const Var windows = encoder.window_head(encoder.trunk(Var(frames_from_u8(videos))));
-    CHECK(windows.shape() == Shape({3, 4, 5}));
-    return encoder.action_head(windows).value();
-  };
-  const std::vector<double> a = first_three(clips).to_doubles(), b = first_three(other).to_doubles();
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    const bool last_window = i / 4 % 4 == 3;
-    if (!last_window) CHECK(a[i] == b[i]);
-  }
-  CHECK(a != b);
-  double nll = 0;
-  for (std::size_t i = 0; i < 12; ++i) {
-    const auto truth = static_cast<std::size_t>(actions.to_values<std::int64_t>()[i]);
-    double sum = 0;
-    for (std::size_t c = 0; c < 4; ++c) sum += std::exp(a[i * 4 + c] - a[i * 4 + truth]);
-    nll += std::log(sum) / 12;
-  }
-  CHECK(loss.actions == doctest::Approx(nll).epsilon(1e-4));
 }
 
 TEST_CASE("clip_encoder/loss/gradients_of_every_parameter") {
-  ClipEncoder encoder({.width = 2, .features = 4, .num_actions = 3});
+  ClipEncoder encoder({.width = 2, .features = 4});
   encoder.initialize(9, DType::f64);
   encoder.set_trainable(true);
-  const Tensor clips = test::random_tensor({3, 4, 32, 32, 3}, DType::f64, 4);
-  const Tensor actions = Tensor::from_values(std::vector<std::int64_t>{0, 1, 2, 2, 1, 0}, {3, 2});
-  const auto loss = [&] { return clip_encoder_loss(encoder, encoder.trunk(Var(clips)), actions).total; };
+  const Tensor clips = test::random_tensor({2, 9, 32, 32, 3}, DType::f64, 4);
+  const auto loss = [&] { return clip_encoder_loss(encoder, encoder.trunk(Var(clips))).total; };
   loss().backward();
   for (const nn::NamedParameter& p : encoder.parameters()) {
     CAPTURE(p.name);
@@ -275,6 +287,9 @@ TEST_CASE("clip_encoder/files/round_trip_and_mistakes") {
   CHECK_THROWS_WITH_AS(encoder.clip_features(random_clips(1, 3)), doctest::Contains("at least 4 frames"), ShapeError);
   CHECK_THROWS_AS(encoder.clip_features(Tensor::zeros({1, 4, 64, 64, 3}, DType::u8)), ShapeError);
   CHECK_THROWS_AS(encoder.frame_features(Tensor::zeros({1, 32, 32, 3})), DTypeError);
+  CHECK_THROWS_WITH_AS(
+      clip_encoder_loss(encoder, encoder.trunk(Var(Tensor::zeros({2, 8, 32, 32, 3})))),
+      doctest::Contains("at least 9 frames in training"), ShapeError);
 }
 
 }  // namespace avid
