@@ -113,6 +113,7 @@ Prepared made_up(const BenchRequest& request) {
         request.config.string(), config.model.kind);
     out.trainee = make_trainee(config);
   }
+  out.trainee->set_recompute(nn::parse_recompute(config.train.recompute, "bench: train.recompute"));
   const std::int64_t clips = request.clips > 0 ? request.clips : config.train.batch, size = config.data.size;
   out.batch.x0 = Tensor::empty({clips, config.data.frames, size, size, 3});
   out.batch.cond = Tensor::empty({clips, config.data.cond_frames, size, size, 3});
@@ -148,7 +149,9 @@ BenchResult bench_step(const BenchRequest& request) {
       kernels::device_synchronise<Backend>(stream);
     });
   };
-  Learner learner(*trainee, {});
+  LearnerOptions options;
+  options.graph = request.collect == kernels::Collect::nothing ? request.graph : UseGraph::off;
+  Learner learner(*trainee, options);
 
   BenchResult result;
   result.flops_per_step = prepared.frozen_flops + (request.kind == "sample" ? 1 : 3) * prepared.trained_flops;

@@ -8,30 +8,32 @@
 #include <vector>
 
 #include "kernels/op_timer.h"
+#include "tensor/device_graph.h"
 #include "tensor/tensor.h"
 
 namespace avid::train {
 
 /// What to run: weights and clips from files, or, with `config`, made up at the sizes of a training configuration.
 struct BenchRequest {
-  std::string kind = "avid";              ///< avid: adapter update; base: base update; sample: base + adapter forward
-  std::filesystem::path base, adapter;    ///< weights; adapter is not needed for "base"
-  std::filesystem::path input;            ///< x0, noise, x_t, t, cond, actions in the layout of `avid forward`
-  std::filesystem::path config;           ///< a training configuration; then base and adapter are not read
-  std::filesystem::path base_config;      ///< for a config whose model stands on a frozen base: sizes of that
-  std::int64_t clips = 0;                 ///< of a made-up batch; 0: train.batch
+  std::string kind = "avid";            ///< avid: adapter update; base: base update; sample: base + adapter forward
+  std::filesystem::path base, adapter;  ///< weights; adapter is not needed for "base"
+  std::filesystem::path input;          ///< x0, noise, x_t, t, cond, actions in the layout of `avid forward`
+  std::filesystem::path config;         ///< a training configuration; then base and adapter are not read
+  std::filesystem::path base_config;    ///< for a config whose model stands on a frozen base: sizes of that
+  std::int64_t clips = 0;               ///< of a made-up batch; 0: train.batch
   std::int64_t steps = 5, warmup = 2;
+  UseGraph graph = UseGraph::off;  ///< updates on a device: recorded once and repeated; not while ops are collected
   kernels::Collect collect = kernels::Collect::nothing;  ///< where the time goes: sums per op, or every call
-  Device device = {};                     ///< where the networks compute
-  DType activations = DType::f32;         ///< f32 or bf16
+  Device device = {};                                    ///< where the networks compute
+  DType activations = DType::f32;                        ///< f32 or bf16
 };
 
 struct BenchResult {
-  std::vector<double> seconds;            ///< one per step
-  double loss = 0;                        ///< of the first step, for comparison with another implementation
-  double flops_per_step = 0;              ///< multiply-adds x 2; backward counted as two forwards
-  std::size_t peak_pool_bytes = 0;        ///< tensors
-  double peak_process_mib = 0;            ///< resident set of the process
+  std::vector<double> seconds;                 ///< one per step
+  double loss = 0;                             ///< of the first step, for comparison with another implementation
+  double flops_per_step = 0;                   ///< multiply-adds x 2; backward counted as two forwards
+  std::size_t peak_pool_bytes = 0;             ///< tensors
+  double peak_process_mib = 0;                 ///< resident set of the process
   std::map<std::string, kernels::OpTime> ops;  ///< with Collect::sums and events
   std::vector<kernels::OpEvent> events;        ///< with Collect::events
   std::vector<double> step_starts;             ///< on the clock of the events, one per step

@@ -114,7 +114,8 @@ TimedStep time_step(BenchOptions& options) {
   if (options.threads > 0) kernels::set_num_threads(options.threads);
   TimedStep step;
   step.title = {
-      .kind = request.kind,
+      .kind = request.config.empty() ? request.kind
+                                     : request.config.stem().string() + (request.kind == "sample" ? " sampling" : ""),
       .device = request.device.is_gpu()
                     ? request.device.describe()
                     : fmt::format("cpu, {} thread{}", kernels::num_threads(), kernels::num_threads() == 1 ? "" : "s"),
@@ -134,7 +135,7 @@ void print_step(const BenchOptions& options, const TimedStep& step) {
     return;
   }
   std::printf(
-      "%s step on %s, %d threads: median %.4f s of %zu, %.1f GFLOP", options.request.kind.c_str(),
+      "%s step on %s, %d threads: median %.4f s of %zu, %.1f GFLOP", step.title.kind.c_str(),
       options.request.device.describe().c_str(), kernels::num_threads(), seconds, result.seconds.size(),
       result.flops_per_step * 1e-9);
   if (step.peaks) {

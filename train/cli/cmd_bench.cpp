@@ -152,7 +152,15 @@ void add_timed(CLI::App* command, kernels::Collect collect) {
   auto options = std::make_shared<BenchOptions>();
   options->request.collect = collect;
   add_step_options(command, options);
-  command->callback([options] { print_step(*options, time_step(*options)); });
+  // Ops that are waited for one by one are not those of a repeated update.
+  auto graph = std::make_shared<std::string>(collect == kernels::Collect::nothing ? "auto" : "off");
+  if (collect == kernels::Collect::nothing)
+    command->add_option("--graph", *graph, "On a device, record an update and repeat it: auto, on or off")
+        ->capture_default_str();
+  command->callback([options, graph] {
+    options->request.graph = parse_use_graph(*graph, "bench: --graph");
+    print_step(*options, time_step(*options));
+  });
 }
 
 void setup(CLI::App* command) {

@@ -9,6 +9,7 @@
 #include "kernels/threads.h"
 #include "tensor/error.h"
 #include "train/cli/command.h"
+#include "train/cli/route_options.h"
 #include "train/dry_run.h"
 #include "train/progress.h"
 #include "train/stop_signal.h"
@@ -25,6 +26,7 @@ struct Options {
   std::vector<std::string> set;
   bool dry_run = false, json = false;
   int threads = 0;
+  std::shared_ptr<RouteOptions> routes;
 };
 
 // Never gives up a device silently: says what is used and why.
@@ -42,6 +44,7 @@ void print_dry_run(const Options& options) {
   const TrainConfig config = TrainConfig::load(options.config, options.set, TrainConfig::Files::may_miss);
   if (options.threads > 0) kernels::set_num_threads(options.threads);
   const Device device = Device::parse(options.device);
+  use_routes(*options.routes, device);
   say_device(device, kernels::num_threads());
   const DryRun d = dry_run(config, device);
   if (options.json) {
@@ -69,15 +72,15 @@ void print_dry_run(const Options& options) {
       "per update   %lld clips, %.1f GFLOP\n", static_cast<long long>(config.train.batch * config.train.accumulate),
       d.flops_per_update / 1e9);
   std::printf(
-      "rate         %.1f GFLOP/s, measured here on an update of %lld made-up clips\n", d.measured_gflop_s,
-      static_cast<long long>(d.measured_clips));
-  std::printf(
       "memory       %s of tensors, %s\n", size_text(d.memory_bytes).c_str(),
       d.memory_counted ? "counted in an update of all clips that computes nothing" : "predicted from smaller updates");
   if (!d.timed) {
     std::printf("time         not measured: the simulator's says nothing about a GPU's\n");
     return;
   }
+  std::printf(
+      "rate         %.1f GFLOP/s, measured here on an update of %lld made-up clips\n", d.measured_gflop_s,
+      static_cast<long long>(d.measured_clips));
   std::printf(
       "time         %.2f s per update, %s for %lld updates\n", d.seconds_per_update,
       duration_text(d.total_seconds).c_str(), static_cast<long long>(config.train.updates));
@@ -92,6 +95,7 @@ void train(const Options& options) {
   const StopSignal stop;
   const bool resuming = !options.resume.empty();
   const Device device = Device::parse(options.device);
+  use_routes(*options.routes, device);
 
   int threads = options.threads > 0 ? options.threads : kernels::num_threads();
   RunInfo info = current_run_info();
@@ -168,6 +172,7 @@ const CommandRegistrar registrar("train", "Train a base, an AVID adapter or a ba
       ->capture_default_str();
   command->add_option("--threads", options->threads, "CPU threads (default: all, or those the run started with)")
       ->check(CLI::Range(1, 4096));
+  options->routes = add_route_options(command);
   command->add_flag("--json", options->json, "print the outcome as JSON");
   set_example(
       command,

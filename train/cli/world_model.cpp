@@ -143,6 +143,7 @@ void add_model_options(CLI::App* command, ModelFiles& files, const std::string& 
       "--objective", files.objective, "pred_noise, pred_x0 or pred_v (default: as trained, else pred_x0)");
   command->add_option("--device", files.device, "cpu, cuda, cuda:N or sim (the kernel simulator)")
       ->capture_default_str();
+  files.routes = add_route_options(command);
   command->add_option("--dtype", files.dtype, "of activations: f32 or bf16 (weights are f32)")
       ->check(CLI::IsMember({"f32", "bf16"}))
       ->capture_default_str();
@@ -302,6 +303,7 @@ std::unique_ptr<WorldModel> WorldModel::load(const ModelFiles& given) {
       !files.base_sees_actions || files.model.empty(),
       "--base-sees-actions: this model takes actions anyway | leave it out");
   world->device_ = Device::parse(files.device);
+  use_routes(*files.routes, world->device_);
   world->activations_ = files.dtype == "bf16" ? DType::bf16 : DType::f32;
   auto network = train::open_base(place, hints.objective, takes_actions);
   network.place(world->device_, world->activations_);
@@ -377,10 +379,10 @@ void add_sampling_options(CLI::App* command, SamplingFlags& flags) {
   command->add_option("--batch", flags.batch, "clips at once; does not change the result's noise")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-}
-
   command->add_option("--graph", flags.graph, "on a device, record a step and repeat it: auto, on or off")
       ->capture_default_str();
+}
+
 diffusion::SamplerOptions sampler_options(const SamplingFlags& flags, const diffusion::Schedule& schedule) {
   diffusion::SamplerOptions options;
   try {
@@ -389,17 +391,17 @@ diffusion::SamplerOptions sampler_options(const SamplingFlags& flags, const diff
                             ? flags.steps
                             : std::min<std::int64_t>(20, schedule.num_steps());
     diffusion::sampling_times(schedule, options);
+    options.graph = parse_use_graph(flags.graph, "--graph");
   } catch (const ConfigError& error) {  // words on the command line, not a file's
     throw UsageError(error.what());
-    options.graph = parse_use_graph(flags.graph, "--graph");
   }
   check<UsageError>(flags.eta >= 0 && flags.eta <= 1, "--eta: expected 0 to 1, got {}", flags.eta);
   options.eta = flags.eta;
   options.seed = flags.seed;
   options.batch_clips = flags.batch;
+  options.say = [](const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); };
   return options;
 }
-  options.say = [](const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); };
 
 void show_sampling_progress(diffusion::SamplerOptions& options, const std::string& what) {
   if (!isatty(STDERR_FILENO)) return;

@@ -21,6 +21,7 @@
 #include "models/avid.h"
 #include "models/controlnet.h"
 #include "models/pixel_denoiser.h"
+#include "train/cli/route_options.h"
 #include "train/frozen_base.h"
 
 namespace avid::cli {
@@ -42,6 +43,7 @@ struct ModelFiles {
   std::string schedule, objective;  ///< empty: from the files' metadata, else sigmoid and pred_x0
   std::int64_t timesteps = 0;       ///< 0: from the files' metadata, else 200
   std::string device = "cpu";       ///< where the networks compute
+  std::shared_ptr<RouteOptions> routes = std::make_shared<RouteOptions>();  ///< and with whose kernels
   std::string dtype = "f32";        ///< of their activations: f32 or bf16
 };
 /// Declares the options of everything above. `guidance_names`: what the guiding classifier's option is called.
@@ -128,9 +130,9 @@ struct SamplingFlags {
   double eta = 0;
   std::uint64_t seed = 0;
   std::int64_t batch = 8;
+  std::string graph = "auto";
 };
 /// Declares --sampler, --steps, --eta, --seed, --batch, --graph.
-  std::string graph = "auto";
 void add_sampling_options(CLI::App* command, SamplingFlags& flags);
 /// Errors   UsageError for a sampler or number of steps that the schedule does not allow, or that guidance does not.
 diffusion::SamplerOptions sampler_options(const SamplingFlags& flags, const diffusion::Schedule& schedule);
