@@ -10,10 +10,12 @@ namespace avid::kernels::vendor {
 
 /// Bytes that each call needs, whatever the sizes; 256-byte aligned, uninitialised.
 inline constexpr std::int64_t kGemmWorkspaceBytes = std::int64_t{32} << 20;
+/// With --gemm auto the fastest of so many algorithms is taken, otherwise the library's first.
+inline constexpr std::size_t kTimedAlgorithms = 6;
 
 // The calls mean what those of kernels/linear.h mean, with these differences. Elem bf16: the bias is rounded to bf16
 // (the library adds it in the type of the output); with x2 the output is rounded after each of the two products. f32 is
-// computed in f32 ("pedantic"), no TF32. Algorithms are the library's first choice for the shape, found once; the same
+// computed in f32 ("pedantic"), no TF32. Algorithms are found once for a shape; the same
 // bits in every run. Gaps of outputs are zeroed by a separate pass where rows have some. d_bias is not among the
 // results of library_linear_bwd_weight. Throws LibraryError.
 

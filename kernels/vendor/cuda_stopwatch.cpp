@@ -71,6 +71,17 @@ Stopwatch cuda_stopwatch(const Stream& stream) {
   };
 }
 
+std::size_t fastest_of(std::size_t count, const Stopwatch& watch, const std::function<void(std::size_t)>& run) {
+  std::size_t best = 0;
+  double least = 0;
+  for (std::size_t i = 0; count > 1 && i < count; ++i) {
+    const std::optional<double> time = watch([&] { run(i); });
+    if (!time) return 0;
+    if (i == 0 || *time < least) best = i, least = *time;
+  }
+  return best;
+}
+
 }  // namespace avid::kernels::vendor
 
 #endif  // AVID_HAVE_CUDA

@@ -5,6 +5,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <map>
 #include <mutex>
 #include <type_traits>
@@ -12,6 +13,7 @@
 #include "kernels/bias_rows.h"
 #include "kernels/cast.h"
 #include "kernels/device/runtime.h"
+#include "kernels/vendor/cuda_stopwatch.h"
 #include "kernels/vendor/cudnn_plan.h"
 
 namespace avid::kernels::vendor {
@@ -20,16 +22,45 @@ namespace {
 template <class Elem>
 constexpr ElementType kType = std::is_same_v<Elem, float> ? ElementType::f32 : ElementType::bf16;
 
-/// Plans of a device, found once per problem. The reference stays valid.
-const CudnnPlan& plan_for(const ConvProblem& problem) {
-  static std::map<std::pair<int, ConvProblem>, CudnnPlan> plans;
+/// The ways to compute a problem, and which of them is taken.
+struct Plans {
+  std::vector<CudnnPlan> plans;
+  std::size_t taken = 0;
+  bool timed = false;
+
+  std::int64_t workspace_bytes() const {
+    std::int64_t most = 0;
+    for (const CudnnPlan& plan : plans) most = std::max(most, plan.workspace_bytes());
+    return most;
+  }
+};
+
+/// Those of the current device, found once per problem. The reference stays valid.
+Plans& plans_for(const ConvProblem& problem) {
+  static std::map<std::pair<int, ConvProblem>, Plans> found;
   static std::mutex mutex;
   const std::lock_guard lock(mutex);
   int device = 0;
   cudaGetDevice(&device);
-  auto found = plans.find({device, problem});
-  if (found == plans.end()) found = plans.emplace(std::pair{device, problem}, cudnn_plans(problem, 1).front()).first;
-  return found->second;
+  Plans& plans = found[{device, problem}];
+  const std::size_t wanted = route(Family::conv) == Route::automatic ? kTimedPlans : 1;
+  if (plans.plans.size() < wanted && !plans.timed) plans.plans = cudnn_plans(problem, wanted);
+  return plans;
+}
+
+/// Runs a problem on device pointers; under "auto" the first run times the ways.
+void run(
+    const Stream& stream, const ConvProblem& problem, const void* x, const void* w, const void* y, void* workspace) {
+  Plans& plans = plans_for(problem);
+  const auto run_plan = [&](std::size_t i) {
+    // cuDNN takes all pointers as writable; it writes the pass's result only.
+    plans.plans[i].run(stream, const_cast<void*>(x), const_cast<void*>(w), const_cast<void*>(y), workspace);
+  };
+  if (!plans.timed && route(Family::conv) == Route::automatic) {
+    plans.taken = fastest_of(plans.plans.size(), cuda_stopwatch(stream), run_plan);
+    plans.timed = true;
+  }
+  run_plan(plans.taken);
 }
 
 /// The parts of a workspace: joined rows of x, the gradient of w before the cast, what the plan needs.
@@ -79,15 +110,12 @@ const Elem* joined_sources(
   return parts.joined.data;
 }
 
-/// cuDNN takes all pointers as writable; it writes the pass's result only.
-void* writable(const void* pointer) { return const_cast<void*>(pointer); }
-
 }  // namespace
 
 template <class Elem>
 std::int64_t library_conv3d_workspace_bytes(ConvPass pass, const Conv3dSize& size, const ConvPitches& pitches) {
-  const std::int64_t plan = plan_for(conv_problem(pass, kType<Elem>, size, pitches)).workspace_bytes();
-  return conv_buffers(pass, kType<Elem>, size, pitches).total() + plan;
+  const std::int64_t plans = plans_for(conv_problem(pass, kType<Elem>, size, pitches)).workspace_bytes();
+  return conv_buffers(pass, kType<Elem>, size, pitches).total() + plans;
 }
 
 template <class Elem>
@@ -97,8 +125,7 @@ void library_conv3d_fwd(
   const ConvPitches pitches{x.pitch, w.pitch, out.pitch};
   const Parts<Elem> parts(workspace, conv_buffers(ConvPass::fwd, kType<Elem>, size, pitches), pitches);
   const Elem* source = joined_sources(stream, size, pitches, x, x2, parts);
-  plan_for(conv_problem(ConvPass::fwd, kType<Elem>, size, pitches))
-      .run(stream, writable(source), writable(w.data), out.data, parts.rest);
+  run(stream, conv_problem(ConvPass::fwd, kType<Elem>, size, pitches), source, w.data, out.data, parts.rest);
   if (bias != nullptr || out.pitch != size.O)
     add_bias_rows<Cuda, Elem>(stream, {.P = size.out_positions(), .C = size.O, .bias = bias, .rows = out});
 }
@@ -110,8 +137,8 @@ void library_conv3d_bwd_data(
   const ConvPitches pitches = bwd_data_pitches(d_x, w.pitch, d_out.pitch);
   const Parts<Elem> parts(workspace, conv_buffers(ConvPass::bwd_data, kType<Elem>, size, pitches), pitches);
   const bool joined = needs_joined_rows(size, pitches);
-  plan_for(conv_problem(ConvPass::bwd_data, kType<Elem>, size, pitches))
-      .run(stream, joined ? parts.joined.data : d_x.data, writable(w.data), writable(d_out.data), parts.rest);
+  run(stream, conv_problem(ConvPass::bwd_data, kType<Elem>, size, pitches), joined ? parts.joined.data : d_x.data,
+      w.data, d_out.data, parts.rest);
   const std::int64_t rows = size.in_positions();
   if (joined && d_x) copy_columns(stream, d_x, 0, parts.joined, 0, size.I, rows);
   if (joined && d_x2) copy_columns(stream, d_x2, 0, parts.joined, size.I, size.I2, rows);
@@ -129,13 +156,13 @@ void library_conv3d_bwd_weight(
   const Parts<Elem> parts(workspace, conv_buffers(ConvPass::bwd_weight, kType<Elem>, size, pitches), pitches);
   const Elem* source = joined_sources(stream, size, pitches, x, x2, parts);
   const std::int64_t rows = size.O * size.taps();
-  const CudnnPlan& plan = plan_for(conv_problem(ConvPass::bwd_weight, kType<Elem>, size, pitches));
+  const ConvProblem problem = conv_problem(ConvPass::bwd_weight, kType<Elem>, size, pitches);
   if constexpr (std::is_same_v<Elem, float>) {
     if (d_w.pitch != pitches.w) throw LibraryError("conv: cuDNN: weights with an unusual pitch | use --conv native");
-    plan.run(stream, writable(source), d_w.data, writable(d_out.data), parts.rest);
+    run(stream, problem, source, d_w.data, d_out.data, parts.rest);
     clear_columns(stream, d_w, channels, rows);
   } else {
-    plan.run(stream, writable(source), parts.d_w.data, writable(d_out.data), parts.rest);
+    run(stream, problem, source, parts.d_w.data, d_out.data, parts.rest);
     cast<Cuda, float, Elem>(stream, {.P = rows, .C = channels, .from = parts.d_w, .to = d_w});
   }
 }

@@ -9,8 +9,11 @@
 
 namespace avid::kernels::vendor {
 
-/// Bytes of workspace of a pass, 256-byte aligned, uninitialised. Finds the algorithm at the first call with a shape:
-/// the library's first choice among those that are allowed (engine_allowed). LibraryError when there is none.
+/// With --conv auto the fastest of so many plans is taken, otherwise the first.
+inline constexpr std::size_t kTimedPlans = 6;
+
+/// Bytes of workspace of a pass, 256-byte aligned, uninitialised. Finds the algorithms at the first call with a shape,
+/// in the library's order and among those that are allowed (engine_allowed). LibraryError when there is none.
 template <class Elem>
 std::int64_t library_conv3d_workspace_bytes(ConvPass pass, const Conv3dSize& size, const ConvPitches& pitches);
 
