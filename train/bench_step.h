@@ -22,7 +22,7 @@ struct BenchRequest {
   std::filesystem::path base_config;    ///< for a config whose model stands on a frozen base: sizes of that
   std::int64_t clips = 0;               ///< of a made-up batch; 0: train.batch
   std::int64_t steps = 5, warmup = 2;
-  UseGraph graph = UseGraph::off;  ///< updates on a device: recorded once and repeated; not while ops are collected
+  UseGraph graph = UseGraph::off;  ///< updates on a device, recorded and repeated; not while ops are collected
   kernels::Collect collect = kernels::Collect::nothing;  ///< where the time goes: sums per op, or every call
   Device device = {};                                    ///< where the networks compute
   DType activations = DType::f32;                        ///< f32 or bf16
@@ -40,12 +40,12 @@ struct BenchResult {
   std::map<std::string, std::int64_t> slow_paths;
 };
 
-/// Runs `warmup` + `steps` steps on one fixed batch. With `config`, `kind` says only whether to update or to sample. Throws
-/// UsageError for an unknown kind, FileError / ShapeError for files that do not fit together.
+/// Runs `warmup` + `steps` steps on one fixed batch. With `config`, `kind` says only whether to update or to sample.
+/// Throws UsageError for an unknown kind, FileError / ShapeError for files that do not fit together.
 BenchResult bench_step(const BenchRequest& request);
 
-/// FLOP/s of oneDNN's f32 product of n x n matrices on all threads, the best of several tries: the machine's yardstick, measured
-/// by code that is not ours.
+/// FLOP/s of oneDNN's f32 product of n x n matrices on all threads, the best of several tries: the machine's yardstick,
+/// measured by code that is not ours.
 double measure_gemm_flops_per_second(std::int64_t n = 1536);
 
 }  // namespace avid::train
