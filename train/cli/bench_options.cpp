@@ -72,7 +72,7 @@ void print_ops(const TimedStep& step) {
 
 }  // namespace
 
-void add_step_inputs(CLI::App* command, const std::shared_ptr<BenchOptions>& options) {
+void add_step_inputs(Command* command, const std::shared_ptr<BenchOptions>& options) {
   train::BenchRequest& request = options->request;
   command
       ->add_option("--kind", request.kind, "avid (adapter update), base (base update) or sample (one denoising step)")
@@ -83,23 +83,23 @@ void add_step_inputs(CLI::App* command, const std::shared_ptr<BenchOptions>& opt
   command->add_option("--config", request.config, "Instead: weights and clips made up at this configuration's sizes");
   command->add_option("--base-config", request.base_config, "With --config of an adapter: sizes of its frozen base");
   command->add_option("--clips", request.clips, "With --config: clips in a batch (0: its train.batch)")
-      ->check(CLI::Range(0, 100000))
+      ->range(0, 100000)
       ->capture_default_str();
   command->add_option("--dtype", options->dtype, "Type of the activations: f32 or bf16")->capture_default_str();
   command->add_flag("--json", options->json, "Print one JSON value");
 }
 
-void add_step_options(CLI::App* command, const std::shared_ptr<BenchOptions>& options) {
+void add_step_options(Command* command, const std::shared_ptr<BenchOptions>& options) {
   train::BenchRequest& request = options->request;
   add_step_inputs(command, options);
-  command->add_option("--steps", request.steps, "Timed steps")->check(CLI::Range(1, 10000))->capture_default_str();
+  command->add_option("--steps", request.steps, "Timed steps")->range(1, 10000)->capture_default_str();
   command->add_option("--warmup", request.warmup, "Steps before timing")
-      ->check(CLI::Range(1, 1000))
+      ->range(1, 1000)
       ->capture_default_str();
   command->add_option("--device", options->device, "cpu, cuda, cuda:N or sim (the kernel simulator)")
       ->capture_default_str();
   command->add_option("--threads", options->threads, "CPU threads (0: all)")
-      ->check(CLI::Range(0, 4096))
+      ->range(0, 4096)
       ->capture_default_str();
   options->routes = add_route_options(command);
 }

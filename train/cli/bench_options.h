@@ -21,9 +21,9 @@ struct BenchOptions {
 };
 
 /// Options of the step that is measured: kind, weights, clips, --dtype, --json.
-void add_step_inputs(CLI::App* command, const std::shared_ptr<BenchOptions>& options);
+void add_step_inputs(Command* command, const std::shared_ptr<BenchOptions>& options);
 /// The same with --steps, --warmup, --device and --threads.
-void add_step_options(CLI::App* command, const std::shared_ptr<BenchOptions>& options);
+void add_step_options(Command* command, const std::shared_ptr<BenchOptions>& options);
 
 /// A step that was timed, beside what the machine reaches.
 struct TimedStep {

@@ -148,7 +148,7 @@ void run_opponents(BenchOptions& options) {
   }
 }
 
-void add_timed(CLI::App* command, kernels::Collect collect) {
+void add_timed(Command* command, kernels::Collect collect) {
   auto options = std::make_shared<BenchOptions>();
   options->request.collect = collect;
   add_step_options(command, options);
@@ -163,14 +163,14 @@ void add_timed(CLI::App* command, kernels::Collect collect) {
   });
 }
 
-void setup(CLI::App* command) {
-  command->require_subcommand(1);
+void setup(Command* command) {
+  command->require_subcommand();
   add_timed(
       command->add_subcommand("step", "Time whole training updates or sampling steps"), kernels::Collect::nothing);
   add_timed(
       command->add_subcommand("ops", "The same, with a table of where the time goes and which slow paths were taken"),
       kernels::Collect::sums);
-  CLI::App* each = command->add_subcommand(
+  Command* each = command->add_subcommand(
       "kernels", "Every convolution and product of a step against cuDNN and cuBLASLt; or memory traffic, line by line");
   auto options = std::make_shared<BenchOptions>();
   add_step_inputs(each, options);

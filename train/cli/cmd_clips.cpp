@@ -48,20 +48,20 @@ void clips(const Options& options) {
 
 const CommandRegistrar registrar(
     "clips", "store a list of evaluation clips, so that all methods are scored on the same ones",
-    [](CLI::App* command) {
+    [](Command* command) {
       auto options = std::make_shared<Options>();
       command->add_option("--data", options->data, "held-out episodes: files, folders or patterns")
           ->type_name("HELDOUT")
           ->required();
       command->add_option("--count", options->count, "how many clips")
-          ->check(CLI::PositiveNumber)
+          ->positive()
           ->capture_default_str();
       command->add_option("--seed", options->seed, "which clips are drawn")->capture_default_str();
       command->add_option("--context", options->context, "conditioning frames K")
-          ->check(CLI::PositiveNumber)
+          ->positive()
           ->capture_default_str();
       command->add_option("--targets", options->targets, "frames to generate T")
-          ->check(CLI::PositiveNumber)
+          ->positive()
           ->capture_default_str();
       command->add_option("--resets", options->resets, "exclude or allow windows over a restart")
           ->capture_default_str();

@@ -86,7 +86,7 @@ void run_collect(Settings& s) {
 }
 
 const CommandRegistrar collect_command(
-    "collect", "play levels of a Procgen game and store the frames", [](CLI::App* app) {
+    "collect", "play levels of a Procgen game and store the frames", [](Command* app) {
       auto s = std::make_shared<Settings>();
       app->add_option("--game", s->collect.game.game, "one of the 16 games")->required();
       app->add_option("--levels", s->levels, "A:B = levels A to B-1, or one level")->required();
@@ -116,9 +116,9 @@ const CommandRegistrar collect_command(
     });
 
 // Hidden: the program runs itself with this command to host the game library, see data/procgen.h.
-const CommandRegistrar worker_command("procgen-worker", "hosts the game library for this program", [](CLI::App* app) {
+const CommandRegistrar worker_command("procgen-worker", "hosts the game library for this program", [](Command* app) {
   auto library = std::make_shared<std::string>();
-  app->group("");
+  app->hide();
   app->add_option("library", *library)->required();
   app->callback([library] {
     const int code = data::worker::run(*library, 3, 4);

@@ -125,18 +125,18 @@ void run_convert(const Settings& s) {
 }
 
 const CommandRegistrar convert_command(
-    "convert", "tensors between file formats, and networks to and from the research code's names", [](CLI::App* app) {
+    "convert", "tensors between file formats, and networks to and from the research code's names", [](Command* app) {
       auto s = std::make_shared<Settings>();
       app->add_option("in", s->layout.in, "a .safetensors, .pt, .ckpt, .npz or .npy file; with --to also a run")
           ->required();
       app->add_option("out", s->out, "ends in .safetensors, .npz or .npy; --to original: .ckpt and .pt as well")
           ->required();
-      CLI::Option* to =
+      Option* to =
           app->add_option(
                  "--to", s->to,
                  "original: a checkpoint of the research code (the model four times, schedule, averaging state); avid: "
                  "one network under its own names")
-              ->check(CLI::IsMember({"original", "avid"}));
+              ->one_of({"original", "avid"});
       app->add_option("--base", s->layout.base, "--to original: put this frozen base in (default: the run's own)")
           ->type_name("F")
           ->needs(to);

@@ -156,7 +156,7 @@ void evaluate(const Options& options) {
 }
 
 const CommandRegistrar registrar(
-    "evaluate", "score a model, its base and 'repeat the last frame' on held-out clips", [](CLI::App* command) {
+    "evaluate", "score a model, its base and 'repeat the last frame' on held-out clips", [](Command* command) {
       auto options = std::make_shared<Options>();
       add_model_options(command, options->files);
       command->add_option("--data", options->clips.data, "held-out episodes: files, folders or patterns")
@@ -173,9 +173,9 @@ const CommandRegistrar registrar(
       command->add_flag(
           "--shuffle-actions", options->shuffle_actions, "score every model also with the actions of other clips");
       command->add_option("--frames", options->frames, "generated frames (default: as trained, else 8)")
-          ->check(CLI::PositiveNumber);
+          ->positive();
       command->add_option("--size", options->clips.size, "height and width (default: as trained, else as stored)")
-          ->check(CLI::PositiveNumber);
+          ->positive();
       command->add_option("--resets", options->clips.resets, "exclude or allow windows over a restart")
           ->capture_default_str();
       add_metric_options(command, options->metrics);

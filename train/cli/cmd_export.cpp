@@ -130,7 +130,7 @@ void run_export(const Settings& s) {
 }
 
 const CommandRegistrar export_command(
-    "export", "write frames of a dataset, or samples, as PNG files, .npz or .mp4", [](CLI::App* app) {
+    "export", "write frames of a dataset, or samples, as PNG files, .npz or .mp4", [](Command* app) {
       auto s = std::make_shared<Settings>();
       app->add_option("dataset", s->places, "files, folders or patterns; or one folder or file of avid sample")
           ->required();
@@ -139,7 +139,7 @@ const CommandRegistrar export_command(
       app->add_option("--level", s->level, "which level (the first one there is)");
       app->add_option("--step", s->step, "first frame in that level")->capture_default_str();
       app->add_option("--frames", s->frames, "how many")->capture_default_str();
-      app->add_option("--clip", s->clip, "samples: only this one, counted from 0")->check(CLI::NonNegativeNumber);
+      app->add_option("--clip", s->clip, "samples: only this one, counted from 0")->non_negative();
       app->add_option("--scale", s->scale, "pictures and videos: every pixel this large")->capture_default_str();
       app->add_flag("--json", s->json, "print one JSON value");
       set_example(

@@ -78,7 +78,7 @@ void forward(Options& options) {
 }
 
 const CommandRegistrar registrar(
-    "forward", "evaluate networks on tensors from a file and write every output", [](CLI::App* command) {
+    "forward", "evaluate networks on tensors from a file and write every output", [](Command* command) {
       auto options = std::make_shared<Options>();
       AuditRequest& request = options->request;
       command->add_option("--base", request.base, "U-Net weights; runs without actions when another network is given")
@@ -89,9 +89,9 @@ const CommandRegistrar registrar(
       command->add_option("--classifier", request.classifier, "action classifier")->type_name("F");
       command->add_option("--action-model", request.action_model, "action-conditioned U-Net to mix with the base")
           ->type_name("F");
-      CLI::Option* poe =
+      Option* poe =
           command->add_option("--poe", options->poe, "product of experts with this weight")->type_name("W");
-      CLI::Option* cfg =
+      Option* cfg =
           command->add_option("--action-cfg", options->action_cfg, "action guidance with this weight")->type_name("W");
       command->add_option("--input", request.input, "safetensors with x0, noise, x_t, t, actions, cond")
           ->type_name("F")
@@ -99,7 +99,7 @@ const CommandRegistrar registrar(
       command->add_option("--output", options->output, "safetensors with every output")->type_name("F")->required();
       command->add_option("--schedule", options->schedule, "linear, cosine or sigmoid")->capture_default_str();
       command->add_option("--timesteps", request.num_steps, "diffusion steps N")
-          ->check(CLI::PositiveNumber)
+          ->positive()
           ->capture_default_str();
       command->add_option("--objective", options->objective, "pred_noise, pred_x0 or pred_v")->capture_default_str();
       command->add_flag("--grads", request.grads, "also grad.<name> of the loss for every trained tensor");
@@ -112,8 +112,8 @@ const CommandRegistrar registrar(
           "avid forward --base base.safetensors --adapter adapter.safetensors --input input.safetensors --output "
           "out.safetensors --grads");
       command->callback([options, poe, cfg] {
-        if (poe->count() > 0) options->request.poe = options->poe;
-        if (cfg->count() > 0) options->request.action_cfg = options->action_cfg;
+        if (poe->given()) options->request.poe = options->poe;
+        if (cfg->given()) options->request.action_cfg = options->action_cfg;
         forward(*options);
       });
     });

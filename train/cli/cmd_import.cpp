@@ -47,7 +47,7 @@ void run_import(Settings& s) {
 }
 
 const CommandRegistrar import_command(
-    "import", "turn recordings of the original code (.npz) into a dataset", [](CLI::App* app) {
+    "import", "turn recordings of the original code (.npz) into a dataset", [](Command* app) {
       auto s = std::make_shared<Settings>();
       app->add_option("places", s->places, ".npz chunks, or folders of them")->required();
       app->add_option("--out", s->out, "folder for the shards")->required();

@@ -77,7 +77,7 @@ Json library_versions() {
       {"fmt", fmt::format("{}.{}.{}", FMT_VERSION / 10000, FMT_VERSION / 100 % 100, FMT_VERSION % 100)},
       {"libzip", version_of_libzip()},
       {"zlib", version_of_zlib()},
-      {"CLI11", CLI11_VERSION},
+      {"CLI11", cli11_version()},
       {"toml++", fmt::format("{}.{}.{}", TOML_LIB_MAJOR, TOML_LIB_MINOR, TOML_LIB_PATCH)},
       {"nlohmann-json",
        fmt::format("{}.{}.{}", NLOHMANN_JSON_VERSION_MAJOR, NLOHMANN_JSON_VERSION_MINOR, NLOHMANN_JSON_VERSION_PATCH)}};
@@ -156,7 +156,7 @@ void run_info(bool as_json) {
   line("mp4", eval::mp4_problem().empty() ? eval::mp4_encoder() : eval::mp4_problem());
 }
 
-const CommandRegistrar info_command("info", "build, devices, threads, libraries and their versions", [](CLI::App* app) {
+const CommandRegistrar info_command("info", "build, devices, threads, libraries and their versions", [](Command* app) {
   auto as_json = std::make_shared<bool>(false);
   app->add_flag("--json", *as_json, "print one JSON value");
   set_example(app, "avid info");

@@ -233,7 +233,7 @@ void run_inspect(const Settings& s) {
 }
 
 const CommandRegistrar inspect_command(
-    "inspect", "what is in a run, checkpoint, safetensors, torch zip, npz or dataset", [](CLI::App* app) {
+    "inspect", "what is in a run, checkpoint, safetensors, torch zip, npz or dataset", [](Command* app) {
       auto s = std::make_shared<Settings>();
       app->add_option("path", s->path, "a file or folder")->required();
       app->add_flag(

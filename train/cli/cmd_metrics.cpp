@@ -245,7 +245,7 @@ void score_videos(const Options& options) {
 }
 
 const CommandRegistrar registrar(
-    "metrics", "score generated videos against real ones, or compare two sets of features", [](CLI::App* command) {
+    "metrics", "score generated videos against real ones, or compare two sets of features", [](Command* command) {
       auto options = std::make_shared<Options>();
       command
           ->add_option(
@@ -266,7 +266,7 @@ const CommandRegistrar registrar(
               "--cond-frames", options->cond_frames,
               "the first K frames of both files are conditioning frames: only FVD and AER see them, those of --real")
           ->type_name("K")
-          ->check(CLI::NonNegativeNumber);
+          ->non_negative();
       command->add_option("--classifier", options->classifier, "aer: a trained action classifier")->type_name("F");
       command->add_option("--actions", options->actions, "aer: the actions that led to each frame, [N,T]")
           ->type_name("F[:TENSOR]");
@@ -277,10 +277,10 @@ const CommandRegistrar registrar(
       command->add_option("--seed", options->bootstrap.seed, "of the bootstrap over clips")->capture_default_str();
       command->add_flag(
           "--features", options->features, "compare feature matrices [N,D] by their Frechet distance instead");
-      command->add_option_function<std::string>(
+      command->add_option(
           "--ssim-crop", [options](const std::string& v) { options->flags.set.push_back("ssim.crop=" + v); },
           "the same as --set ssim.crop=full or valid");
-      command->add_flag_callback(
+      command->add_flag(
           "--psnr-per-video", [options] { options->flags.set.push_back("psnr.per_video=true"); },
           "the same as --set psnr.per_video=true");
       command->add_flag("--json", options->json, "print one JSON value");

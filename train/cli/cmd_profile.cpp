@@ -28,7 +28,7 @@ void run(BenchOptions& options, const ProfileFiles& files) {
     if (!file.empty()) std::fprintf(stderr, "wrote %s\n", file.c_str());
 }
 
-void setup(CLI::App* command) {
+void setup(Command* command) {
   auto options = std::make_shared<BenchOptions>();
   auto files = std::make_shared<ProfileFiles>();
   add_step_options(command, options);

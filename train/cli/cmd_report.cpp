@@ -36,7 +36,7 @@ void report(const Options& options) {
 }
 
 const CommandRegistrar registrar(
-    "report", "set scores beside the paper's tables: report.html and report.json", [](CLI::App* command) {
+    "report", "set scores beside the paper's tables: report.html and report.json", [](Command* command) {
       auto options = std::make_shared<Options>();
       train::PaperReportRequest& request = options->request;
       command->add_option("--scores", request.scores, "folder of DATASET__METHOD.json from avid evaluate --name method")

@@ -270,10 +270,10 @@ void sample(const Options& options) {
 }
 
 const CommandRegistrar registrar(
-    "sample", "make videos from start frames and actions, as GIF and PNG", [](CLI::App* command) {
+    "sample", "make videos from start frames and actions, as GIF and PNG", [](Command* command) {
       auto options = std::make_shared<Options>();
       add_model_options(command, options->files, "--guidance-classifier,--classifier");
-      CLI::Option* data =
+      Option* data =
           command->add_option("--data", options->data, "episodes to start from: files, folders or patterns")
               ->type_name("DATASET");
       command->add_option("--start-from", options->start_from, "u8 videos [N,F,H,W,3]; their last frames are the start")
@@ -287,13 +287,13 @@ const CommandRegistrar registrar(
       command->add_option("--clips", options->clips, "how many clips")->capture_default_str();
       add_sampling_options(command, options->sampling);
       command->add_option("--frames", options->frames, "generated frames (default: as trained, else 8)")
-          ->check(CLI::PositiveNumber);
+          ->positive();
       command->add_option("--size", options->size, "height and width (default: as trained, else as stored)")
-          ->check(CLI::PositiveNumber);
+          ->positive();
       command->add_option("--resets", options->resets, "exclude or allow windows over a restart")
           ->capture_default_str();
       command->add_option("--scale", options->scale, "screen pixels per pixel (default: frames of about 128)")
-          ->check(CLI::Range(1, 16));
+          ->range(1, 16);
       command->add_option("--out", options->out, "folder for strip.png, clip_*.gif, samples.safetensors, settings.json")
           ->type_name("DIR")
           ->required();

@@ -181,7 +181,7 @@ void sensitivity(const Options& options) {
 
 const CommandRegistrar registrar(
     "sensitivity", "what metrics answer to known damage of real clips: blur, noise, frozen and shuffled frames",
-    [](CLI::App* command) {
+    [](Command* command) {
       auto options = std::make_shared<Options>();
       command->add_option("--data", options->data, "real episodes: files, folders or patterns")
           ->type_name("HELDOUT")
@@ -189,10 +189,10 @@ const CommandRegistrar registrar(
       command->add_option("--other", options->other, "episodes of something else, mixed in at rising shares")
           ->type_name("DATA");
       command->add_option("--clips", options->clips, "how many clips")
-          ->check(CLI::PositiveNumber)
+          ->positive()
           ->capture_default_str();
       command->add_option("--frames", options->frames, "frames of a clip")->capture_default_str();
-      command->add_option("--size", options->size, "height and width (default: as stored)")->check(CLI::PositiveNumber);
+      command->add_option("--size", options->size, "height and width (default: as stored)")->positive();
       command->add_option("--seed", options->seed, "which clips, and the damage to them")->capture_default_str();
       add_metric_options(command, options->metrics);
       command->add_flag("--json", options->json, "print one JSON value");

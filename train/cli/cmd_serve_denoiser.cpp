@@ -87,11 +87,11 @@ void serve(Options& options) {
 }
 
 const CommandRegistrar registrar(
-    "serve-denoiser", "offer a base's predictions to other processes, without its weights", [](CLI::App* command) {
+    "serve-denoiser", "offer a base's predictions to other processes, without its weights", [](Command* command) {
       auto options = std::make_shared<Options>();
       command->add_option("--base", options->base, "base model: weights or its run folder")->type_name("F")->required();
       command->add_option("--port", options->server.port, "TCP port; 0: any free one")
-          ->check(CLI::Range(0, 65535))
+          ->range(0, 65535)
           ->capture_default_str();
       command
           ->add_option(
@@ -99,19 +99,19 @@ const CommandRegistrar registrar(
               "address to listen on; other than loopback needs a token in the environment variable AVID_BASE_TOKEN")
           ->capture_default_str();
       command->add_option("--max-clips", options->server.max_clips, "clips of one request and of one evaluation")
-          ->check(CLI::Range(1, 4096))
+          ->range(1, 4096)
           ->capture_default_str();
       command->add_option("--timeout", options->server.timeout_s, "seconds for reading a request or writing an answer")
-          ->check(CLI::PositiveNumber)
+          ->positive()
           ->capture_default_str();
       command->add_option(
           "--name", options->name, "what clients are told the model is called (default: the file's name)");
       command->add_option(
           "--schedule", options->schedule, "linear, cosine or sigmoid (default: as trained, else sigmoid)");
       command->add_option("--timesteps", options->timesteps, "diffusion steps N (default: as trained, else 200)")
-          ->check(CLI::PositiveNumber);
+          ->positive();
       command->add_option("--objective", options->objective, "pred_noise, pred_x0 or pred_v (default: as trained)");
-      command->add_option("--threads", options->threads, "CPU threads (default: all)")->check(CLI::Range(1, 4096));
+      command->add_option("--threads", options->threads, "CPU threads (default: all)")->range(1, 4096);
       command->add_flag("--json", options->json, "print address and model as one JSON line");
       set_example(command, "avid serve-denoiser --base data/pretrained/base32.safetensors --port 8321");
       command->callback([options] { serve(*options); });

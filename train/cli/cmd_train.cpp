@@ -160,7 +160,7 @@ void train(const Options& options) {
   std::printf("%s\n", json.dump(1).c_str());
 }
 
-const CommandRegistrar registrar("train", "Train a base, an AVID adapter or a baseline", [](CLI::App* command) {
+const CommandRegistrar registrar("train", "Train a base, an AVID adapter or a baseline", [](Command* command) {
   auto options = std::make_shared<Options>();
   command->add_option("--config", options->config, "what to train: a TOML file, see configs/");
   command->add_option("--run", options->run, "folder for checkpoints, logs, samples and the report of a new run");
@@ -171,7 +171,7 @@ const CommandRegistrar registrar("train", "Train a base, an AVID adapter or a ba
   command->add_option("--device", options->device, "cpu, cuda, cuda:N or sim (the kernel simulator)")
       ->capture_default_str();
   command->add_option("--threads", options->threads, "CPU threads (default: all, or those the run started with)")
-      ->check(CLI::Range(1, 4096));
+      ->range(1, 4096);
   options->routes = add_route_options(command);
   command->add_flag("--json", options->json, "print the outcome as JSON");
   set_example(

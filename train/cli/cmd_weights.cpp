@@ -116,12 +116,12 @@ void convert(const Options& options) {
 
 const CommandRegistrar registrar(
     "weights", "pretrained weights of LPIPS, FID and FVD: what is needed, what is there; converts official files",
-    [](CLI::App* command) {
+    [](Command* command) {
       auto options = std::make_shared<Options>();
       command->add_option("--dir", options->dir, "folder of converted weights (default: $AVID_WEIGHTS, else weights)")
           ->type_name("DIR");
       command->add_flag("--json", options->json, "print one JSON value");
-      CLI::App* conversion =
+      Command* conversion =
           command->add_subcommand("convert", "official .pth, .pt or TorchScript files -> <network>.safetensors");
       conversion->add_option("files", options->files, "the files of one network (LPIPS: trunk and heads)")
           ->type_name("FILE")
@@ -134,7 +134,7 @@ const CommandRegistrar registrar(
       set_example(command, "avid weights\n  avid weights convert pt_inception-2015-12-05-6726825d.pth");
       conversion->callback([options] { convert(*options); });
       command->callback([options, command] {
-        if (command->get_subcommands().empty()) list(*options);
+        if (!command->subcommand_given()) list(*options);
       });
     });
 

@@ -1,6 +1,7 @@
 // train/cli/main.cpp -- the program: finds the command, runs it, turns errors into one line and an exit code
 //
 // Exit codes: 0 done, 1 failed (one line on stderr), 2 wrong usage, 130/143 stopped by Ctrl-C / SIGTERM after saving.
+#include <CLI/CLI.hpp>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,16 +16,6 @@
 
 namespace avid::cli {
 namespace {
-
-struct Command {
-  std::string name, description;
-  std::function<void(CLI::App*)> setup;
-};
-
-std::vector<Command>& commands() {
-  static std::vector<Command> list;
-  return list;
-}
 
 int report(const std::string& message, int exit_code) {
   std::fprintf(stderr, "error: %s\n", message.c_str());
@@ -71,9 +62,12 @@ int run(int argc, char** argv) {
   app.set_version_flag("--version", std::string("avid ") + AVID_VERSION);
   app.footer(
       "Each command explains itself: avid COMMAND --help\nExample:\n  avid inspect data/samples/coinrun32-heldout.h5");
-  auto& list = commands();
-  std::sort(list.begin(), list.end(), [](const Command& a, const Command& b) { return a.name < b.name; });
-  for (const Command& command : list) command.setup(app.add_subcommand(command.name, command.description));
+  auto& list = registered_commands();
+  std::sort(list.begin(), list.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  std::deque<Command> commands;
+  for (const RegisteredCommand& command : list) {
+    command.setup(&commands.emplace_back(app.add_subcommand(command.name, command.description)));
+  }
   try {
     app.parse(argc, argv);
     if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return 0;
@@ -95,12 +89,6 @@ int run(int argc, char** argv) {
 }
 
 }  // namespace
-
-CommandRegistrar::CommandRegistrar(std::string name, std::string description, std::function<void(CLI::App*)> setup) {
-  commands().push_back({std::move(name), std::move(description), std::move(setup)});
-}
-
-void set_example(CLI::App* command, const std::string& text) { command->footer("Example:\n  " + text); }
 
 }  // namespace avid::cli
 

@@ -74,7 +74,7 @@ bool MetricChoice::has(eval::PixelMetric metric) const {
   return std::find(pixel.begin(), pixel.end(), metric) != pixel.end();
 }
 
-void add_metric_options(CLI::App* command, MetricFlags& flags) {
+void add_metric_options(Command* command, MetricFlags& flags) {
   command
       ->add_option(
           "--metrics", flags.metrics,
@@ -97,7 +97,7 @@ void add_metric_options(CLI::App* command, MetricFlags& flags) {
       ->add_option(
           "--frechet-resamples", flags.frechet_resamples,
           "resample the clips so often for intervals of FID and FVD; 0: none (default: 200 where they are cheap)")
-      ->check(CLI::Range(0, 100000))
+      ->range(0, 100000)
       ->type_name("N");
 }
 

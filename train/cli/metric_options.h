@@ -1,8 +1,6 @@
 // train/cli/metric_options.h -- which metrics a command computes and under which switches (avid metrics, evaluate)
 #pragma once
 
-#include <CLI/CLI.hpp>
-
 #include <string>
 #include <vector>
 
@@ -11,6 +9,7 @@
 #include "eval/metrics/bootstrap.h"
 #include "eval/metrics/network_metrics.h"
 #include "eval/score_table.h"
+#include "train/cli/command.h"
 
 namespace avid::cli {
 
@@ -23,7 +22,7 @@ struct MetricFlags {
   std::int64_t frechet_resamples = -1;  ///< for intervals of FID and FVD; < 0: 200 where they are cheap
 };
 /// Declares --metrics (help lists the words), --set, --weights, --allow-unofficial.
-void add_metric_options(CLI::App* command, MetricFlags& flags);
+void add_metric_options(Command* command, MetricFlags& flags);
 
 /// The flags understood.
 struct MetricChoice {

@@ -10,7 +10,7 @@ namespace avid::cli {
 
 namespace vendor = kernels::vendor;
 
-std::shared_ptr<RouteOptions> add_route_options(CLI::App* command) {
+std::shared_ptr<RouteOptions> add_route_options(Command* command) {
   auto options = std::make_shared<RouteOptions>();
   command
       ->add_option(

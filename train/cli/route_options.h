@@ -14,7 +14,7 @@ struct RouteOptions {
 };
 
 /// Adds the options; use_routes(*result, device) makes them hold.
-std::shared_ptr<RouteOptions> add_route_options(CLI::App* command);
+std::shared_ptr<RouteOptions> add_route_options(Command* command);
 
 /// Sets the process's routes. UsageError for an unknown word, and for a library on a device where it does not compute.
 void use_routes(const RouteOptions& options, Device device);

@@ -91,16 +91,16 @@ void check_files(const ModelFiles& f) {
 
 }  // namespace
 
-void add_model_options(CLI::App* command, ModelFiles& files, const std::string& guidance_names) {
-  CLI::Option* run = command->add_option("--run", files.run, "a folder made by avid train")->type_name("DIR");
-  CLI::Option* adapter =
+void add_model_options(Command* command, ModelFiles& files, const std::string& guidance_names) {
+  Option* run = command->add_option("--run", files.run, "a folder made by avid train")->type_name("DIR");
+  Option* adapter =
       command->add_option("--adapter", files.adapter, "AVID adapter weights; needs --base")->type_name("F");
-  CLI::Option* control =
+  Option* control =
       command->add_option("--controlnet", files.controlnet, "ControlNet weights; needs --base")->type_name("F");
-  CLI::Option* base =
+  Option* base =
       command->add_option("--base", files.base, "base model: weights, its run folder, or http://host:port")
           ->type_name("F");
-  CLI::Option* model =
+  Option* model =
       command->add_option("--model", files.model, "weights of a U-Net that takes actions itself")->type_name("F");
   adapter->needs(base)->excludes(control);
   control->needs(base);
@@ -108,7 +108,7 @@ void add_model_options(CLI::App* command, ModelFiles& files, const std::string& 
   model->excludes(adapter)->excludes(base)->excludes(control);
   command
       ->add_option("--control-order", files.control_order, "reversed or natural (default: as trained, else reversed)")
-      ->check(CLI::IsMember({"reversed", "natural"}));
+      ->one_of({"reversed", "natural"});
   command
       ->add_option("--action-model", files.action_model, "action-conditioned U-Net to mix with, weights or run folder")
       ->type_name("F");
@@ -131,21 +131,21 @@ void add_model_options(CLI::App* command, ModelFiles& files, const std::string& 
       ->expected(1, 100)
       ->allow_extra_args();
   command->add_option("--method-first-t", files.first_t, "mixtures and guidance are off for diffusion times below this")
-      ->check(CLI::NonNegativeNumber)
+      ->non_negative()
       ->capture_default_str();
   command->add_flag(
       "--base-sees-actions", files.base_sees_actions,
       "give the base the actions too, as the original does under classifier guidance");
   command->add_option("--schedule", files.schedule, "linear, cosine or sigmoid (default: as trained, else sigmoid)");
   command->add_option("--timesteps", files.timesteps, "diffusion steps N (default: as trained, else 200)")
-      ->check(CLI::PositiveNumber);
+      ->positive();
   command->add_option(
       "--objective", files.objective, "pred_noise, pred_x0 or pred_v (default: as trained, else pred_x0)");
   command->add_option("--device", files.device, "cpu, cuda, cuda:N or sim (the kernel simulator)")
       ->capture_default_str();
   files.routes = add_route_options(command);
   command->add_option("--dtype", files.dtype, "of activations: f32 or bf16 (weights are f32)")
-      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->one_of({"f32", "bf16"})
       ->capture_default_str();
 }
 
@@ -370,14 +370,14 @@ void WorldModel::check_size(std::int64_t height, std::int64_t width) const {
       image_size_, height, width, image_size_);
 }
 
-void add_sampling_options(CLI::App* command, SamplingFlags& flags) {
+void add_sampling_options(Command* command, SamplingFlags& flags) {
   command->add_option("--sampler", flags.sampler, "ddim or ddpm")->capture_default_str();
   command->add_option("--steps", flags.steps, "sampling steps (default: 20 for ddim, all for ddpm)")
-      ->check(CLI::PositiveNumber);
+      ->positive();
   command->add_option("--eta", flags.eta, "noise of ddim, 0 to 1")->capture_default_str();
   command->add_option("--seed", flags.seed, "of windows and noise")->capture_default_str();
   command->add_option("--batch", flags.batch, "clips at once; does not change the result's noise")
-      ->check(CLI::PositiveNumber)
+      ->positive()
       ->capture_default_str();
   command->add_option("--graph", flags.graph, "on a device, record a step and repeat it: auto, on or off")
       ->capture_default_str();

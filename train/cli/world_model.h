@@ -6,8 +6,6 @@
 //   3. guidance of the DDPM sampler by a classifier
 #pragma once
 
-#include <CLI/CLI.hpp>
-
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -23,6 +21,7 @@
 #include "models/pixel_denoiser.h"
 #include "train/cli/route_options.h"
 #include "train/frozen_base.h"
+#include "train/cli/command.h"
 
 namespace avid::cli {
 
@@ -48,7 +47,7 @@ struct ModelFiles {
 };
 /// Declares the options of everything above. `guidance_names`: what the guiding classifier's option is called.
 void add_model_options(
-    CLI::App* command, ModelFiles& files, const std::string& guidance_names = "--guidance-classifier");
+    Command* command, ModelFiles& files, const std::string& guidance_names = "--guidance-classifier");
 
 /// One choice of weights out of the sweeps.
 struct MethodWeights {
@@ -133,7 +132,7 @@ struct SamplingFlags {
   std::string graph = "auto";
 };
 /// Declares --sampler, --steps, --eta, --seed, --batch, --graph.
-void add_sampling_options(CLI::App* command, SamplingFlags& flags);
+void add_sampling_options(Command* command, SamplingFlags& flags);
 /// Errors   UsageError for a sampler or number of steps that the schedule does not allow, or that guidance does not.
 diffusion::SamplerOptions sampler_options(const SamplingFlags& flags, const diffusion::Schedule& schedule);
 

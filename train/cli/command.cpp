@@ -1,0 +1,148 @@
+// train/cli/command.cpp -- commands and options in terms of CLI11
+#include "train/cli/command.h"
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+
+namespace avid::cli {
+namespace {
+
+/// Empty if `text` is a number that passes; otherwise what is wrong, as CLI11 wants it.
+std::string is_number(const std::string& text, bool (*passes)(double), const std::string& which) {
+  double value = 0;
+  if (CLI::detail::lexical_cast(text, value) && passes(value)) return {};
+  return "expected a number " + which + ", got " + text;
+}
+
+}  // namespace
+
+std::vector<RegisteredCommand>& registered_commands() {
+  static std::vector<RegisteredCommand> list;
+  return list;
+}
+
+CommandRegistrar::CommandRegistrar(std::string name, std::string description, std::function<void(Command*)> setup) {
+  registered_commands().push_back({std::move(name), std::move(description), std::move(setup)});
+}
+
+Option* Option::type_name(const std::string& name) {
+  option_->type_name(name);
+  return this;
+}
+
+Option* Option::required() {
+  option_->required();
+  return this;
+}
+
+Option* Option::capture_default_str() {
+  option_->capture_default_str();
+  return this;
+}
+
+Option* Option::expected(int at_least, int at_most) {
+  option_->expected(at_least, at_most);
+  return this;
+}
+
+Option* Option::allow_extra_args(bool allow) {
+  option_->allow_extra_args(allow);
+  return this;
+}
+
+Option* Option::delimiter(char c) {
+  option_->delimiter(c);
+  return this;
+}
+
+Option* Option::excludes(Option* other) {
+  option_->excludes(other->option_);
+  return this;
+}
+
+Option* Option::needs(Option* other) {
+  option_->needs(other->option_);
+  return this;
+}
+
+Option* Option::positive() {
+  option_->check(CLI::Validator(
+      [](const std::string& text) {
+        return is_number(
+            text, [](double x) { return x > 0; }, "above 0");
+      },
+      "POSITIVE"));
+  return this;
+}
+
+Option* Option::non_negative() {
+  option_->check(CLI::Validator(
+      [](const std::string& text) {
+        return is_number(
+            text, [](double x) { return x >= 0; }, "of at least 0");
+      },
+      "NONNEGATIVE"));
+  return this;
+}
+
+Option* Option::range(std::int64_t from, std::int64_t to) {
+  option_->check(CLI::Range(from, to));
+  return this;
+}
+
+Option* Option::one_of(const std::vector<std::string>& names) {
+  option_->check(CLI::IsMember(names));
+  return this;
+}
+
+bool Option::given() const { return option_->count() > 0; }
+
+template <class T>
+Option* Command::add_option(const std::string& names, T& value, const std::string& help) {
+  return &options_.emplace_back(app_->add_option(names, value, help));
+}
+template Option* Command::add_option(const std::string&, std::string&, const std::string&);
+template Option* Command::add_option(const std::string&, int&, const std::string&);
+template Option* Command::add_option(const std::string&, std::int64_t&, const std::string&);
+template Option* Command::add_option(const std::string&, std::uint64_t&, const std::string&);
+template Option* Command::add_option(const std::string&, float&, const std::string&);
+template Option* Command::add_option(const std::string&, double&, const std::string&);
+template Option* Command::add_option(const std::string&, std::filesystem::path&, const std::string&);
+template Option* Command::add_option(const std::string&, std::vector<std::filesystem::path>&, const std::string&);
+template Option* Command::add_option(const std::string&, std::vector<std::string>&, const std::string&);
+template Option* Command::add_option(const std::string&, std::vector<std::int64_t>&, const std::string&);
+template Option* Command::add_option(const std::string&, std::vector<int>&, const std::string&);
+template Option* Command::add_option(const std::string&, std::vector<double>&, const std::string&);
+
+Option* Command::add_option(
+    const std::string& names, std::function<void(const std::string&)> take, const std::string& help) {
+  return &options_.emplace_back(app_->add_option_function<std::string>(names, std::move(take), help));
+}
+
+Option* Command::add_flag(const std::string& names, std::function<void()> take, const std::string& help) {
+  return &options_.emplace_back(app_->add_flag_callback(names, std::move(take), help));
+}
+
+Option* Command::add_flag(const std::string& names, bool& value, const std::string& help) {
+  return &options_.emplace_back(app_->add_flag(names, value, help));
+}
+
+Command* Command::add_subcommand(const std::string& name, const std::string& description) {
+  return &subcommands_.emplace_back(app_->add_subcommand(name, description));
+}
+
+bool Command::subcommand_given() const { return !app_->get_subcommands().empty(); }
+
+void Command::hide() { app_->group(""); }
+
+void Command::require_subcommand() { app_->require_subcommand(1); }
+
+void Command::callback(std::function<void()> action) { app_->callback(std::move(action)); }
+
+void Command::footer(const std::string& text) { app_->footer(text); }
+
+void set_example(Command* command, const std::string& text) { command->footer("Example:\n  " + text); }
+
+std::string cli11_version() { return CLI11_VERSION; }
+
+}  // namespace avid::cli
