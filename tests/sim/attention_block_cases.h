@@ -3,6 +3,8 @@
 
 #include "kernels/attention_block.h"
 #include "kernels/device/backend.h"
+#include "tests/doctest.h"
+#include "tests/sim/orders.h"
 #include "tests/sim/pitched.h"
 
 namespace avid::test {
@@ -36,9 +38,12 @@ struct BlockTensors {
         d_b_out(poisoned_rows<Grad>(1, c.C)) {}
 };
 
-/// fwd(args, workspace) and bwd(args, grads); bytes(args, backward) of workspace.
+/// Bits of which gradients are asked for: d_x, d_gamma, d_w_qkv, d_w_out, d_b_out.
+inline constexpr unsigned kAllGradients = 31;
+
+/// fwd(args) and bwd(args, grads) with bytes(args, backward) of workspace.
 template <class Elem, class Bytes, class Fwd, class Bwd>
-BlockTensors<Elem> run_block(const BlockCase& c, Bytes&& bytes, Fwd&& fwd, Bwd&& bwd) {
+BlockTensors<Elem> run_block(const BlockCase& c, unsigned wanted, Bytes&& bytes, Fwd&& fwd, Bwd&& bwd) {
   BlockTensors<Elem> t(c);
   kernels::AttentionBlockDeviceArgs<Elem> p{
       .B = c.B,
@@ -53,26 +58,17 @@ BlockTensors<Elem> run_block(const BlockCase& c, Bytes&& bytes, Fwd&& fwd, Bwd&&
       .w_out = t.w_out.view(),
       .b_out = c.bias ? t.b_out.values.data() : nullptr,
       .y = t.y.view()};
-  const auto poisoned = [&](bool backward) {  // as aligned as device memory
-    std::vector<float> w(
-        static_cast<std::size_t>(bytes(p, backward)) / 4 + 64, std::numeric_limits<float>::quiet_NaN());
-    return w;
-  };
-  const auto aligned = [](std::vector<float>& w) {
-    return reinterpret_cast<void*>((reinterpret_cast<std::uintptr_t>(w.data()) + 255) / 256 * 256);
-  };
-  std::vector<float> workspace = poisoned(false);
-  p.workspace = aligned(workspace);
+  Workspace workspace(bytes(p, false));
+  p.workspace = workspace.data<void>();
   fwd(p);
-  workspace = poisoned(true);
-  p.workspace = aligned(workspace);
+  p.workspace = workspace.allocate(bytes(p, true));
   bwd(p, kernels::AttentionBlockDeviceGrads<Elem>{
              .d_y = t.d_y.view(),
-             .d_x = t.d_x.view(),
-             .d_gamma = t.d_gamma.values.data(),
-             .d_w_qkv = t.d_w_qkv.view(),
-             .d_w_out = t.d_w_out.view(),
-             .d_b_out = c.bias ? t.d_b_out.values.data() : nullptr});
+             .d_x = wanted & 1 ? t.d_x.view() : kernels::Rows<Elem>{},
+             .d_gamma = wanted & 2 ? t.d_gamma.values.data() : nullptr,
+             .d_w_qkv = wanted & 4 ? t.d_w_qkv.view() : kernels::Rows<float>{},
+             .d_w_out = wanted & 8 ? t.d_w_out.view() : kernels::Rows<float>{},
+             .d_b_out = c.bias && wanted & 16 ? t.d_b_out.values.data() : nullptr});
   return t;
 }
 
@@ -115,10 +111,63 @@ BlockErrors errors_of(const BlockTensors<Elem>& t, const BlockTensors<double, do
       bias ? rel_l2(t.d_b_out, exact.d_b_out) : 0.0};
 }
 
+/// Two runs in different orders of threads and blocks.
 template <class Elem>
 bool same_results(const BlockTensors<Elem>& a, const BlockTensors<Elem>& b) {
   return same_bits(a.y, b.y) && same_bits(a.d_x, b.d_x) && same_bits(a.d_gamma, b.d_gamma) &&
          same_bits(a.d_w_qkv, b.d_w_qkv) && same_bits(a.d_w_out, b.d_w_out) && same_bits(a.d_b_out, b.d_b_out);
+}
+
+/// A block on the simulator against its f64 reference, and with `all_orders` the same bits in every order of threads and
+/// blocks. run_device(c, wanted) gives BlockTensors<Elem>, run_reference(c) those in f64.
+template <class Elem, class Device, class Reference>
+void check_block(const BlockCase& c, bool all_orders, Device&& run_device, Reference&& run_reference) {
+  CAPTURE(c.S);
+  CAPTURE(c.C);
+  CAPTURE(c.N);
+  CAPTURE(c.D);
+  CAPTURE(sizeof(Elem));
+  const BlockTensors<Elem> first = run_device(c, kAllGradients);
+  const BlockErrors e = errors_of(first, run_reference(c), c.bias);
+  // bf16: h, qkv, a and their gradients are rounded on the way; a few times 2^-9 each, more behind the softmax. A
+  // logit of 60 costs f32 six bits.
+  const double value = sizeof(Elem) == 2 ? 6e-3 : 2e-6;
+  const double gradient = sizeof(Elem) == 2 ? 3e-2 : c.scale > 1 ? 5e-5 : 1e-5;
+  CHECK(e.y < value);
+  CHECK(e.d_x < gradient);
+  CHECK(e.d_gamma < gradient);
+  CHECK(e.d_w_qkv < gradient);
+  CHECK(e.d_w_out < gradient);
+  CHECK(e.d_b_out < gradient);
+  CHECK(gaps_are_zero(first.y));
+  CHECK(gaps_are_zero(first.d_x));
+  if (all_orders) for_each_order([&] { CHECK(same_results(run_device(c, kAllGradients), first)); });
+}
+
+/// Each gradient alone has the bits that it has among all, and the others are left alone.
+template <class Device>
+void check_block_gradients_alone(const BlockCase& c, Device&& run_device) {
+  const auto all = run_device(c, kAllGradients);
+  for (unsigned wanted = 1; wanted < kAllGradients; wanted *= 2) {
+    CAPTURE(wanted);
+    const auto t = run_device(c, wanted);
+    CHECK((wanted & 1 ? same_bits(t.d_x, all.d_x) : is_poisoned(t.d_x)));
+    CHECK((wanted & 2 ? same_bits(t.d_gamma, all.d_gamma) : is_poisoned(t.d_gamma)));
+    CHECK((wanted & 4 ? same_bits(t.d_w_qkv, all.d_w_qkv) : is_poisoned(t.d_w_qkv)));
+    CHECK((wanted & 8 ? same_bits(t.d_w_out, all.d_w_out) : is_poisoned(t.d_w_out)));
+    CHECK((wanted & 16 ? same_bits(t.d_b_out, all.d_b_out) : is_poisoned(t.d_b_out)));
+  }
+}
+
+/// Without positions every gradient of a parameter is zero.
+template <class Device>
+void check_block_without_positions(Device&& run_device) {
+  for (const BlockCase& c : {BlockCase{0, 3, 5, 6, 1, 32, true}, {2, 2, 0, 6, 1, 32, true}}) {
+    const BlockTensors<float> t = run_device(c, kAllGradients);
+    for (const Pitched<float>* g : {&t.d_gamma, &t.d_w_qkv, &t.d_w_out, &t.d_b_out})
+      for (std::int64_t r = 0; r < g->rows; ++r)
+        for (std::int64_t i = 0; i < g->cols; ++i) CHECK((*g)(r, i) == 0);
+  }
 }
 
 }  // namespace avid::test

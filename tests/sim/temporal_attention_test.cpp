@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "tests/doctest.h"
-#include "tests/sim/attention_support.h"
 #include "tests/sim/orders.h"
+#include "tests/sim/pitched.h"
 
 namespace avid::test {
 namespace {
@@ -20,123 +20,160 @@ struct Size {
   std::int64_t clips_per_chunk = 0;
 };
 
-/// Operands on both sides: doubles for the reference, the same numbers as Elem (and f32) on the device.
 template <class Elem>
 struct BlockCase {
   Size size;
-  DeviceMatrix<Elem> x, w_qkv, w_out, d_y;
-  DeviceMatrix<float> gamma, table;
+  Pitched<Elem> x, w_qkv, w_out, d_y;
+  Pitched<float> gamma, table;
   std::vector<float> freqs;
 
-  BlockCase(const Size& s, std::uint64_t seed)
+  BlockCase(const Size& s, unsigned seed)
       : size(s),
-        x(s.B * s.T * s.S, s.C, seed, 2.0),
-        w_qkv(3 * s.N * s.D, s.C, seed + 1, 1.2 / std::sqrt(static_cast<double>(s.C))),
-        w_out(s.C, s.N * s.D, seed + 2, 1.0 / std::sqrt(static_cast<double>(s.N * s.D))),
-        d_y(s.B * s.T * s.S, s.C, seed + 3, 1.0),
-        gamma(1, s.C, seed + 4, 1.5),
-        table(32, s.N, seed + 5, 1.0) {
+        x(fine_rows<Elem>(s.B * s.T * s.S, s.C, seed, 3.4)),
+        w_qkv(fine_rows<Elem>(3 * s.N * s.D, s.C, seed + 1, 2.0 / std::sqrt(static_cast<double>(s.C)))),
+        w_out(fine_rows<Elem>(s.C, s.N * s.D, seed + 2, 1.7 / std::sqrt(static_cast<double>(s.N * s.D)))),
+        d_y(fine_rows<Elem>(s.B * s.T * s.S, s.C, seed + 3, 1.7)),
+        gamma(fine_rows<float>(1, s.C, seed + 4, 2.6)),
+        table(fine_rows<float>(32, s.N, seed + 5, 1.7)) {
     for (std::int64_t r = 0; r < s.R; ++r)
       freqs.push_back(static_cast<float>(std::pow(1e4, -static_cast<double>(r) / static_cast<double>(s.R))));
   }
 
-  kernels::TemporalAttentionArgs host(std::vector<double>& y) const {
-    kernels::TemporalAttentionArgs p;
-    p.dtype = DType::f64;
-    p.B = size.B, p.T = size.T, p.S = size.S, p.C = size.C, p.N = size.N, p.D = size.D, p.R = size.R;
-    p.x = x.values.data(), p.x_pitch = size.C;
-    p.gamma = gamma.values.data();
-    p.w_qkv = w_qkv.values.data(), p.w_qkv_pitch = size.C;
-    p.w_out = w_out.values.data(), p.w_out_pitch = size.N * size.D;
-    p.bias_table = table.values.data(), p.bias_table_pitch = size.N;
-    p.rotary_freqs = freqs.data();
-    y.assign(x.values.size(), 0.0);
-    p.y = y.data(), p.y_pitch = size.C;
-    return p;
-  }
-
-  kernels::TemporalAttentionDeviceArgs<Elem> device(DeviceMatrix<Elem>& y, Workspace& workspace, bool backward) const {
+  kernels::TemporalAttentionDeviceArgs<Elem> device(Pitched<Elem>& y, Workspace& workspace, bool backward) const {
     kernels::TemporalAttentionDeviceArgs<Elem> p;
     p.B = size.B, p.T = size.T, p.S = size.S, p.C = size.C, p.N = size.N, p.D = size.D, p.R = size.R;
-    p.x = x.rows(), p.gamma = gamma.data(), p.w_qkv = w_qkv.rows(), p.w_out = w_out.rows();
-    p.bias_table = table.rows(), p.rotary_freqs = freqs.data();
+    p.x = x.view(), p.gamma = gamma.values.data(), p.w_qkv = w_qkv.view(), p.w_out = w_out.view();
+    p.bias_table = table.view(), p.rotary_freqs = freqs.data();
     p.clips_per_chunk = size.clips_per_chunk;
-    y = DeviceMatrix<Elem>::dirty(x.num_rows, size.C);
-    p.y = y.mutable_rows();
+    y = poisoned_rows<Elem>(x.rows, size.C);
+    p.y = y.view();
     p.workspace = workspace.allocate(kernels::temporal_attention_workspace_bytes(p, backward));
     return p;
   }
 };
 
-/// Returns everything that was computed, for comparison of runs.
+template <class Elem, class Grad = float>
+struct Results {
+  Pitched<Elem> y, d_x;
+  Pitched<Grad> d_gamma, d_w_qkv, d_w_out, d_table;
+
+  explicit Results(const Size& s)
+      : y(poisoned_rows<Elem>(s.B * s.T * s.S, s.C)),
+        d_x(y),
+        d_gamma(poisoned_rows<Grad>(1, s.C)),
+        d_w_qkv(poisoned_rows<Grad>(3 * s.N * s.D, s.C)),
+        d_w_out(poisoned_rows<Grad>(s.C, s.N * s.D)),
+        d_table(poisoned_rows<Grad>(32, s.N)) {}
+};
+
 template <class Elem>
-std::vector<double> check_block(const BlockCase<Elem>& c, double tolerance) {
+Results<double, double> run_reference(const BlockCase<Elem>& c) {
+  const auto x = in_f64(c.x), w_qkv = in_f64(c.w_qkv), w_out = in_f64(c.w_out), d_y = in_f64(c.d_y);
+  const auto gamma = in_f64(c.gamma), table = in_f64(c.table);
   const Size& s = c.size;
-  INFO(
-      "B" << s.B << " T" << s.T << " S" << s.S << " C" << s.C << " N" << s.N << " D" << s.D << " chunk "
-          << s.clips_per_chunk);
-  std::vector<double> y;
-  kernels::temporal_attention_fwd_reference(c.host(y));
-  DeviceMatrix<Elem> got_y;
-  Workspace workspace;
-  kernels::temporal_attention_fwd<Sim, Elem>(Stream{}, c.device(got_y, workspace, false));
-  CHECK(relative_l2(got_y.read(), y) < tolerance);
-  CHECK(got_y.gaps_are_zero());
-
-  std::vector<double> d_x(c.x.values.size()), d_gamma(c.gamma.values.size()), d_w_qkv(c.w_qkv.values.size()),
-      d_w_out(c.w_out.values.size()), d_table(c.table.values.size());
+  Results<double, double> r(s);
+  kernels::TemporalAttentionArgs p;
+  p.dtype = DType::f64;
+  p.B = s.B, p.T = s.T, p.S = s.S, p.C = s.C, p.N = s.N, p.D = s.D, p.R = s.R;
+  p.x = x.values.data(), p.x_pitch = x.pitch;
+  p.gamma = gamma.values.data();
+  p.w_qkv = w_qkv.values.data(), p.w_qkv_pitch = w_qkv.pitch;
+  p.w_out = w_out.values.data(), p.w_out_pitch = w_out.pitch;
+  p.bias_table = table.values.data(), p.bias_table_pitch = table.pitch;
+  p.rotary_freqs = c.freqs.data();
+  p.y = r.y.values.data(), p.y_pitch = r.y.pitch;
+  kernels::temporal_attention_fwd_reference(p);
   kernels::TemporalAttentionGrads g;
-  g.d_y = c.d_y.values.data(), g.d_y_pitch = s.C;
-  g.d_x = d_x.data(), g.d_x_pitch = s.C;
-  g.d_gamma = d_gamma.data();
-  g.d_w_qkv = d_w_qkv.data(), g.d_w_qkv_pitch = s.C;
-  g.d_w_out = d_w_out.data(), g.d_w_out_pitch = s.N * s.D;
-  g.d_bias_table = d_table.data(), g.d_bias_table_pitch = s.N;
-  kernels::temporal_attention_bwd_reference(c.host(y), g);
+  g.d_y = d_y.values.data(), g.d_y_pitch = d_y.pitch;
+  g.d_x = r.d_x.values.data(), g.d_x_pitch = r.d_x.pitch;
+  g.d_gamma = r.d_gamma.values.data();
+  g.d_w_qkv = r.d_w_qkv.values.data(), g.d_w_qkv_pitch = r.d_w_qkv.pitch;
+  g.d_w_out = r.d_w_out.values.data(), g.d_w_out_pitch = r.d_w_out.pitch;
+  g.d_bias_table = r.d_table.values.data(), g.d_bias_table_pitch = r.d_table.pitch;
+  kernels::temporal_attention_bwd_reference(p, g);
+  return r;
+}
 
-  auto got_d_x = DeviceMatrix<Elem>::dirty(c.x.num_rows, s.C);
-  auto got_d_gamma = DeviceMatrix<float>::dirty(1, s.C), got_d_w_qkv = DeviceMatrix<float>::dirty(3 * s.N * s.D, s.C),
-       got_d_w_out = DeviceMatrix<float>::dirty(s.C, s.N * s.D), got_d_table = DeviceMatrix<float>::dirty(32, s.N);
-  kernels::TemporalAttentionDeviceGrads<Elem> got;
-  got.d_y = c.d_y.rows();
-  got.d_x = got_d_x.mutable_rows();
-  got.d_gamma = got_d_gamma.mutable_rows().data;
-  got.d_w_qkv = got_d_w_qkv.mutable_rows();
-  got.d_w_out = got_d_w_out.mutable_rows();
-  got.d_bias_table = got_d_table.mutable_rows();
-  kernels::temporal_attention_bwd<Sim, Elem>(Stream{}, c.device(got_y, workspace, true), got);
-  CHECK(relative_l2(got_d_x.read(), d_x) < 2 * tolerance);
-  CHECK(got_d_x.gaps_are_zero());
-  if (s.C > 1) {  // one channel: the normalised row is 0 and so is every gradient through it, up to noise
-    CHECK(relative_l2(got_d_w_out.read(), d_w_out) < 2 * tolerance);
-    CHECK(relative_l2(got_d_gamma.read(), d_gamma) < 3 * tolerance);
-    CHECK(relative_l2(got_d_w_qkv.read(), d_w_qkv) < 3 * tolerance);
-    if (s.T > 1) {
-      CHECK(relative_l2(got_d_table.read(), d_table) < 3 * tolerance);
-    }
-  }
-  std::vector<double> all = got_y.read();
-  for (const std::vector<double>& more :
-       {got_d_x.read(), got_d_gamma.read(), got_d_w_qkv.read(), got_d_w_out.read(), got_d_table.read()})
-    all.insert(all.end(), more.begin(), more.end());
-  return all;
+template <class Elem>
+Results<Elem> run_device(const BlockCase<Elem>& c) {
+  Results<Elem> r(c.size);
+  Workspace workspace;
+  kernels::temporal_attention_fwd<Sim, Elem>(Stream{}, c.device(r.y, workspace, false));
+  kernels::TemporalAttentionDeviceGrads<Elem> g;
+  g.d_y = c.d_y.view();
+  g.d_x = r.d_x.view();
+  g.d_gamma = r.d_gamma.values.data();
+  g.d_w_qkv = r.d_w_qkv.view();
+  g.d_w_out = r.d_w_out.view();
+  g.d_bias_table = r.d_table.view();
+  Pitched<Elem> unused_y;
+  kernels::temporal_attention_bwd<Sim, Elem>(Stream{}, c.device(unused_y, workspace, true), g);
+  return r;
 }
 
 /// Against the reference in every order of threads and blocks, with the same bits in each.
 template <class Elem>
-void check_in_every_order(const BlockCase<Elem>& c, double tolerance) {
-  std::vector<double> first;
+void check_block(const BlockCase<Elem>& c, double tolerance) {
+  const Size& s = c.size;
+  INFO(
+      "B" << s.B << " T" << s.T << " S" << s.S << " C" << s.C << " N" << s.N << " D" << s.D << " chunk "
+          << s.clips_per_chunk);
+  const Results<double, double> exact = run_reference(c);
+  std::vector<Results<Elem>> runs;
   for_each_order([&] {
-    const std::vector<double> got = check_block(c, tolerance);
-    if (first.empty()) first = got;
-    CHECK(got == first);
+    runs.push_back(run_device(c));
+    const Results<Elem>&got = runs.back(), &first = runs.front();
+    CHECK(rel_l2(got.y, exact.y) < tolerance);
+    CHECK(gaps_are_zero(got.y));
+    CHECK(rel_l2(got.d_x, exact.d_x) < 2 * tolerance);
+    CHECK(gaps_are_zero(got.d_x));
+    if (s.C > 1) {  // one channel: the normalised row is 0 and so is every gradient through it, up to noise
+      CHECK(rel_l2(got.d_w_out, exact.d_w_out) < 2 * tolerance);
+      CHECK(rel_l2(got.d_gamma, exact.d_gamma) < 3 * tolerance);
+      CHECK(rel_l2(got.d_w_qkv, exact.d_w_qkv) < 3 * tolerance);
+      if (s.T > 1) CHECK(rel_l2(got.d_table, exact.d_table) < 3 * tolerance);
+    }
+    CHECK(same_bits(got.y, first.y));
+    CHECK(same_bits(got.d_x, first.d_x));
+    CHECK(same_bits(got.d_gamma, first.d_gamma));
+    CHECK(same_bits(got.d_w_qkv, first.d_w_qkv));
+    CHECK(same_bits(got.d_w_out, first.d_w_out));
+    CHECK(same_bits(got.d_table, first.d_table));
   });
+}
+
+/// Each gradient alone has the bits that it has among all, and the others are left alone.
+template <class Elem>
+void check_gradients_alone(const BlockCase<Elem>& c) {
+  const Results<Elem> all = run_device(c);
+  for (int only = 0; only < 5; ++only) {
+    Results<Elem> r(c.size);
+    kernels::TemporalAttentionDeviceGrads<Elem> g;
+    g.d_y = c.d_y.view();
+    if (only == 0) g.d_x = r.d_x.view();
+    if (only == 1) g.d_gamma = r.d_gamma.values.data();
+    if (only == 2) g.d_w_qkv = r.d_w_qkv.view();
+    if (only == 3) g.d_w_out = r.d_w_out.view();
+    if (only == 4) g.d_bias_table = r.d_table.view();
+    Workspace workspace;
+    kernels::temporal_attention_bwd<Sim, Elem>(Stream{}, c.device(r.y, workspace, true), g);
+    const auto check = [&](int gradient, const auto& got, const auto& expected) {
+      CAPTURE(only);
+      CAPTURE(gradient);
+      CHECK((gradient == only ? same_bits(got, expected) : is_poisoned(got)));
+    };
+    check(0, r.d_x, all.d_x);
+    check(1, r.d_gamma, all.d_gamma);
+    check(2, r.d_w_qkv, all.d_w_qkv);
+    check(3, r.d_w_out, all.d_w_out);
+    check(4, r.d_table, all.d_table);
+  }
 }
 
 }  // namespace
 
 TEST_CASE("temporal_attention/sim/f32 equals the f64 reference over awkward sizes") {
-  std::uint64_t seed = 0;
+  unsigned seed = 0;
   for (const Size& size : std::vector<Size>{
            {1, 8, 3, 50, 2, 50, 16},
            {2, 8, 3, 9, 1, 32, 16, 1},
@@ -146,12 +183,12 @@ TEST_CASE("temporal_attention/sim/f32 equals the f64 reference over awkward size
            {1, 10, 2, 100, 1, 40, 16},
            {1, 20, 1, 12, 1, 72, 16}}) {
     const BlockCase<float> c(size, seed += 10);
-    check_in_every_order(c, 2e-6);
+    check_block(c, 2e-6);
   }
 }
 
 TEST_CASE("temporal_attention/sim/bf16 equals the f64 reference up to rounding") {
-  std::uint64_t seed = 1000;
+  unsigned seed = 1000;
   for (const Size& size : std::vector<Size>{
            {1, 8, 3, 50, 2, 50, 16},
            {2, 8, 4, 90, 1, 50, 16, 1},
@@ -163,52 +200,24 @@ TEST_CASE("temporal_attention/sim/bf16 equals the f64 reference up to rounding")
            {1, 16, 3, 20, 1, 32, 16},
            {1, 10, 2, 100, 1, 40, 16}}) {
     const BlockCase<BFloat16> c(size, seed += 10);
-    check_in_every_order(c, 1.2e-2);
+    check_block(c, 1.2e-2);
   }
 }
 
 TEST_CASE("temporal_attention/sim/gradients that nobody wants are skipped and the others keep their bits") {
-  const BlockCase<float> c({2, 4, 3, 8, 2, 20, 8, 1}, 77);
-  const Size& s = c.size;
-  DeviceMatrix<float> y;
-  Workspace workspace;
-  std::vector<std::vector<double>> expected;
-  for (int only = -1; only < 5; ++only) {
-    std::vector<DeviceMatrix<float>> out;
-    for (const auto& [rows, cols] : std::vector<std::pair<std::int64_t, std::int64_t>>{
-             {c.x.num_rows, s.C}, {1, s.C}, {3 * s.N * s.D, s.C}, {s.C, s.N * s.D}, {32, s.N}})
-      out.push_back(DeviceMatrix<float>::dirty(rows, cols));
-    const auto wanted = [&](int i) {
-      return only < 0 || only == i ? out[static_cast<std::size_t>(i)].mutable_rows() : kernels::Rows<float>{};
-    };
-    kernels::TemporalAttentionDeviceGrads<float> g;
-    g.d_y = c.d_y.rows();
-    g.d_x = wanted(0), g.d_gamma = wanted(1).data, g.d_w_qkv = wanted(2), g.d_w_out = wanted(3),
-    g.d_bias_table = wanted(4);
-    kernels::temporal_attention_bwd<Sim, float>(Stream{}, c.device(y, workspace, true), g);
-    for (std::size_t i = 0; i < out.size(); ++i) {
-      if (only < 0) {
-        expected.push_back(out[i].read());
-      } else if (static_cast<int>(i) == only) {
-        CHECK(out[i].read() == expected[i]);
-      } else {
-        CHECK(out[i].is_dirty());
-      }
-    }
-  }
+  check_gradients_alone(BlockCase<float>({2, 4, 3, 8, 2, 20, 8, 1}, 77));
+  check_gradients_alone(BlockCase<BFloat16>({2, 8, 3, 30, 1, 32, 16, 1}, 78));  // fused
 }
 
 TEST_CASE("temporal_attention/sim/no pixels give gradients of zero") {
   const BlockCase<float> c({0, 4, 3, 8, 1, 8, 4}, 5);
-  DeviceMatrix<float> y;
-  Workspace workspace;
-  kernels::temporal_attention_fwd<Sim, float>(Stream{}, c.device(y, workspace, false));
-  auto d_gamma = DeviceMatrix<float>::dirty(1, 8), d_table = DeviceMatrix<float>::dirty(32, 1);
-  kernels::TemporalAttentionDeviceGrads<float> g;
-  g.d_gamma = d_gamma.mutable_rows().data, g.d_bias_table = d_table.mutable_rows();
-  kernels::temporal_attention_bwd<Sim, float>(Stream{}, c.device(y, workspace, true), g);
-  CHECK(d_gamma.read() == std::vector<double>(8, 0.0));
-  CHECK(d_table.read() == std::vector<double>(32, 0.0));
+  const Results<float> r = run_device(c);
+  for (std::int64_t i = 0; i < 8; ++i) CHECK(r.d_gamma(0, i) == 0);
+  for (std::int64_t i = 0; i < 32; ++i) CHECK(r.d_table(i, 0) == 0);
+  for (std::int64_t i = 0; i < r.d_w_qkv.rows; ++i)
+    for (std::int64_t k = 0; k < 8; ++k) CHECK(r.d_w_qkv(i, k) == 0);
+  for (std::int64_t i = 0; i < 8; ++i)
+    for (std::int64_t k = 0; k < 8; ++k) CHECK(r.d_w_out(i, k) == 0);
 }
 
 }  // namespace avid::test
