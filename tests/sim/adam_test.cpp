@@ -69,7 +69,9 @@ struct Parameters {
 const kernels::AdamStep kStep{.lr = 0.01, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.1};
 
 /// The same update in f64, from the definition.
-void check_update(const Parameters& before, const Parameters& after, double max_norm, const std::vector<double>& shares, double steps) {
+void check_update(
+    const Parameters& before, const Parameters& after, double max_norm, const std::vector<double>& shares,
+    double steps) {
   double sum = 0;
   for (std::size_t i = 0; i < before.table.size(); ++i)
     for (std::int64_t e = 0; e < before.table[i].n; ++e)
@@ -119,6 +121,17 @@ TEST_CASE("adam/sim/update_equals_the_definition") {
       check_update(before, after, max_norm, shares, 3);
     }
   });
+}
+
+TEST_CASE("adam/sim/the_first_gradient_that_is_not_finite_is_found_in_any_lane_of_any_warp") {
+  const std::vector<std::int64_t> lengths(300, 3);  // a chunk each: 256 threads look at one or two
+  for (const std::size_t bad : {0, 15, 16, 20, 31, 32, 63, 255, 256, 280}) {
+    Parameters p(lengths);
+    p.grad[bad].at(0, 1) = std::numeric_limits<float>::infinity();
+    p.grad[290].at(0, 1) = std::numeric_limits<float>::infinity();
+    p.update(kStep, 1.0, {0.0});
+    CHECK(p.record.first_non_finite == static_cast<std::int64_t>(bad));
+  }
 }
 
 TEST_CASE("adam/sim/a_gradient_that_is_not_finite_changes_nothing") {

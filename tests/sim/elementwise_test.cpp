@@ -98,6 +98,7 @@ TEST_CASE("elementwise/sim/finds_what_is_not_finite") {
       for (const std::int64_t at : {std::int64_t{-1}, std::int64_t{0}, n - 1}) {
         for (const float bad : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
           Pitched<float> x = flat<float>(n, 3, 3e38);
+          for (std::int64_t i = n; i < x.pitch; ++i) x.at(0, i) = bad;  // behind the end: not looked at
           if (at >= 0) x.at(0, at) = bad;
           std::int32_t found = 0;
           kernels::find_non_finite<Sim, float>(Stream{}, x.values.data(), n, &found);

@@ -203,6 +203,30 @@ TEST_CASE("mask_mix/sim/a_nan_mask_leaves_gaps_of_gradients_zero") {
   CHECK(gaps_are_zero(got.d_adapter));
 }
 
+TEST_CASE("mask_mix/sim/an_infinite_logit_has_no_gradient") {
+  // The logit lies behind the colours, in the last pack of theirs: its product with the gap of d_out would be NaN.
+  const Case c{5, 3};
+  Inputs<float> in(c);
+  in.adapter.at(2, 3) = std::numeric_limits<float>::infinity();
+  Pitched<float> mask = poisoned_rows<float>(c.P, 1), out(c.P, 3), d_adapter = poisoned_rows<float>(c.P, 4);
+  const kernels::MaskMixDeviceArgs<float> p{
+      .P = c.P,
+      .C = c.C,
+      .base = in.base.view(),
+      .adapter = in.adapter.view(),
+      .w = &c.w,
+      .b = &c.b,
+      .out = out.view(),
+      .mask = mask.view()};
+  kernels::mask_mix_fwd<Sim, float>(Stream{}, p);
+  kernels::mask_mix_bwd<Sim, float>(
+      Stream{}, p, {.d_out = in.d_out.view(), .d_base = {}, .d_adapter = d_adapter.view()});
+  CHECK(mask(2, 0) == 1);
+  CHECK(d_adapter(2, 3) == 0);
+  CHECK(d_adapter(2, 1) == 0);
+  CHECK(out(2, 1) == in.base(2, 1));
+}
+
 TEST_CASE("mask_mix/sim/offsets_beyond_32_bits") {
   const Case c{3, 3};
   const Inputs<float> in(c);
