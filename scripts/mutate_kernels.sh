@@ -1,18 +1,23 @@
 #!/usr/bin/env bash
-# Are the kernel tests able to fail? Plants one small bug at a time into kernels/*.cu (a dropped barrier, a bound off by one, a
-# swapped index, a wrong stride, a missing mask, a wrong wait count, another operator ...), runs the kernel's tests on the
-# simulator, and counts the bugs they notice. No GPU needed. Exit status 1 when a bug survives that
-# kernels/mutation_survivors.md does not explain.
+# Are the kernel tests able to fail? Plants one small bug at a time into kernels/*.cu and kernels/device/*.h (a dropped
+# barrier, a bound off by one, a swapped index, a wrong stride, a missing mask, a wrong wait count, another operator),
+# compiles that kernel alone (-O1), runs its tests on the simulator, and counts the bugs they notice. A bug that leaves
+# the object as it was has no effect. One that the plain build misses meets the race hooks (barriers, waits) or the
+# sanitizers (the rest). No GPU needed.
 #
-# Usage: scripts/mutate_kernels.sh [--file REGEX] [--max N] [--seed N] [--build DIR] [--minutes M] [--race] [--asan] [--list] [--json FILE]
+# Usage: scripts/mutate_kernels.sh [--build DIR] [--file REGEX] [--max N] [--seed N] [--seconds S]
+#                                  [--again | --report | --list]
+#   --build DIR    a configured build folder (default build); the simulator's tests are built there, results kept in
+#                  DIR/mutants/results.tsv, so that the next call goes on where this one stopped
 #   --file REGEX   only kernels/<op>.cu and kernels/device/<name>.h whose name matches
-#   --max N        at most N bugs per file, chosen by --seed (default 8; 0: all)
-#   --build DIR    a configured build folder (default build); test_sim is built there
-#   --minutes M    stop after M minutes and report what was done
-#   --race, --asan survivors of the plain build get a second chance in the build with race hooks, with sanitizers
+#   --max N        N bugs per file and one more per 100 lines, drawn by --seed (default 5; 0: all)
+#   --seconds S    start nothing new after S seconds
+#   --again        try the survivors once more (with better tests)
+#   --report       only print what is known: a table per file, and the survivors
 #   --list         print the bugs and stop
+# Exit status: 0 done, 1 a survivor is not explained in kernels/mutation_survivors.md, 2 no such option, 3 not done yet.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-case ${1:-} in --help | -h) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
+case ${1:-} in --help | -h) sed -n '2,20s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
 command -v python3 >/dev/null || { echo "mutate_kernels: needs python3" >&2; exit 2; }
 exec python3 scripts/mutate_kernels.py "$@"
