@@ -44,6 +44,49 @@ AVID_DEVICE Elem* head_of(Rows<Elem> rows, std::int64_t b, std::int64_t length, 
   return rows.row(b * length) + n * D;
 }
 
+/// Walks over the rows of two matrices of one head, 64 at a time: two tiles of each in shared memory, one in use and one on
+/// its way.
+template <class Elem, int kD>
+struct FlashTilePair {
+  using Tile = FlashTile<Elem, kD>;
+  const Elem *from_a, *from_b;
+  std::int64_t pitch_a, pitch_b, length;
+  Elem *tiles_a, *tiles_b;
+  int D, count;
+
+  AVID_DEVICE FlashTilePair(
+      Rows<const Elem> rows_a, Rows<const Elem> rows_b, const FlashPlace& at, std::int64_t length_, std::int64_t width,
+      Elem* shared_a, Elem* shared_b)
+      : from_a(head_of(rows_a, at.b, length_, at.n, width)),
+        from_b(head_of(rows_b, at.b, length_, at.n, width)),
+        pitch_a(rows_a.pitch),
+        pitch_b(rows_b.pitch),
+        length(length_),
+        tiles_a(shared_a),
+        tiles_b(shared_b),
+        D(static_cast<int>(width)),
+        count(static_cast<int>((length_ + kFlashRows - 1) / kFlashRows)) {}
+
+  AVID_DEVICE Elem* a(int tile) const { return tiles_a + tile % 2 * Tile::kElems; }
+  AVID_DEVICE Elem* b(int tile) const { return tiles_b + tile % 2 * Tile::kElems; }
+
+  /// Starts the copies of a tile. Behind the last one the group is empty, so that waits count the same there.
+  AVID_DEVICE void load(int tile) const {
+    load(tile, [](std::int64_t) {});
+  }
+  /// with_rows(first row) loads what else belongs to the tile's rows.
+  template <class WithRows>
+  AVID_DEVICE void load(int tile, WithRows&& with_rows) const {
+    if (tile < count) {
+      const std::int64_t first = std::int64_t{tile} * kFlashRows;
+      load_flash_tile<Elem, kD>(a(tile), from_a, pitch_a, first, length, D);
+      load_flash_tile<Elem, kD>(b(tile), from_b, pitch_b, first, length, D);
+      with_rows(first);
+    }
+    cp_async_commit();
+  }
+};
+
 AVID_DEVICE float quad_sum_of(float v) {
   v += __shfl_xor_sync(0xffffffffu, v, 1);
   return v + __shfl_xor_sync(0xffffffffu, v, 2);
@@ -58,28 +101,18 @@ __global__ void __launch_bounds__(kFlashThreads, 2) attention_fwd_kernel(Attenti
   Elem* v_tiles = arena.take<Elem>(2 * Tile::kElems, "v");
   const FlashPlace at(p.Q, p.N);
   const int D = static_cast<int>(p.D), lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
-  const Elem* k_head = head_of(p.k, at.b, p.K, at.n, p.D);
-  const Elem* v_head = head_of(p.v, at.b, p.K, at.n, p.D);
-  const int num_tiles = static_cast<int>((p.K + kFlashRows - 1) / kFlashRows);
-  const auto load = [&](int tile) {
-    if (tile < num_tiles) {
-      const std::int64_t first = std::int64_t{tile} * kFlashRows;
-      load_flash_tile<Elem, kD>(k_tiles + tile % 2 * Tile::kElems, k_head, p.k.pitch, first, p.K, D);
-      load_flash_tile<Elem, kD>(v_tiles + tile % 2 * Tile::kElems, v_head, p.v.pitch, first, p.K, D);
-    }
-    cp_async_commit();
-  };
+  const FlashTilePair<Elem, kD> keys_values(p.k, p.v, at, p.K, p.D, k_tiles, v_tiles);
   load_flash_tile<Elem, kD>(q_tile, head_of(p.q, at.b, p.Q, at.n, p.D), p.q.pitch, at.first, p.Q, D);
-  load(0);
+  keys_values.load(0);
 
   const float scale = static_cast<float>(p.scale) * kFlashLog2E;
   float out[kD / 8][4] = {}, largest[2] = {-INFINITY, -INFINITY}, sum[2] = {};
-  for (int tile = 0; tile < num_tiles; ++tile) {
-    load(tile + 1);
+  for (int tile = 0; tile < keys_values.count; ++tile) {
+    keys_values.load(tile + 1);
     cp_async_wait<1>();
     __syncthreads();
     float s[8][4];
-    multiply_rows<Elem, kD>(s, q_tile, warp * 16, k_tiles + tile % 2 * Tile::kElems, lane);
+    multiply_rows<Elem, kD>(s, q_tile, warp * 16, keys_values.a(tile), lane);
     const std::int64_t keys = p.K - std::int64_t{tile} * kFlashRows;
     float top[2] = {largest[0], largest[1]};
 #pragma unroll
@@ -105,7 +138,7 @@ __global__ void __launch_bounds__(kFlashThreads, 2) attention_fwd_kernel(Attenti
 #pragma unroll
       for (int e = 0; e < 4; ++e) sum[e >> 1] += s[j][e] = exp2f(s[j][e] - largest[e >> 1]);
     }
-    multiply_columns<Elem, kD>(out, s, v_tiles + tile % 2 * Tile::kElems, lane);
+    multiply_columns<Elem, kD>(out, s, keys_values.b(tile), lane);
     __syncthreads();  // the next round overwrites this tile's buffers
   }
   cp_async_wait<0>();
@@ -162,34 +195,24 @@ __global__ void __launch_bounds__(kFlashThreads, 2)
   float* deltas = arena.take<float>(kFlashRows, "deltas");
   const FlashPlace at(p.Q, p.N);
   const int D = static_cast<int>(p.D), lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
-  const Elem* k_head = head_of(p.k, at.b, p.K, at.n, p.D);
-  const Elem* v_head = head_of(p.v, at.b, p.K, at.n, p.D);
-  const int num_tiles = static_cast<int>((p.K + kFlashRows - 1) / kFlashRows);
-  const auto load = [&](int tile) {
-    if (tile < num_tiles) {
-      const std::int64_t first = std::int64_t{tile} * kFlashRows;
-      load_flash_tile<Elem, kD>(k_tiles + tile % 2 * Tile::kElems, k_head, p.k.pitch, first, p.K, D);
-      load_flash_tile<Elem, kD>(v_tiles + tile % 2 * Tile::kElems, v_head, p.v.pitch, first, p.K, D);
-    }
-    cp_async_commit();
-  };
+  const FlashTilePair<Elem, kD> keys_values(p.k, p.v, at, p.K, p.D, k_tiles, v_tiles);
   load_flash_tile<Elem, kD>(q_tile, head_of(p.q, at.b, p.Q, at.n, p.D), p.q.pitch, at.first, p.Q, D);
   load_flash_tile<Elem, kD>(
       d_out_tile, head_of(grads.d_out, at.b, p.Q, at.n, p.D), grads.d_out.pitch, at.first, p.Q, D);
   load_row_numbers(log_sums, deltas, p, grads.workspace, at, at.first);
-  load(0);
+  keys_values.load(0);
 
   const float scale = static_cast<float>(p.scale);
   float d_q[kD / 8][4] = {};
-  for (int tile = 0; tile < num_tiles; ++tile) {
-    load(tile + 1);
+  for (int tile = 0; tile < keys_values.count; ++tile) {
+    keys_values.load(tile + 1);
     cp_async_wait<1>();
     __syncthreads();
-    const Elem* k_tile = k_tiles + tile % 2 * Tile::kElems;
+    const Elem* k_tile = keys_values.a(tile);
     const std::int64_t keys = p.K - std::int64_t{tile} * kFlashRows;
     float s[8][4], d_p[8][4];
     multiply_rows<Elem, kD>(s, q_tile, warp * 16, k_tile, lane);
-    multiply_rows<Elem, kD>(d_p, d_out_tile, warp * 16, v_tiles + tile % 2 * Tile::kElems, lane);
+    multiply_rows<Elem, kD>(d_p, d_out_tile, warp * 16, keys_values.b(tile), lane);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
 #pragma unroll
@@ -221,18 +244,12 @@ __global__ void __launch_bounds__(kFlashThreads, 2)
   float* deltas = arena.take<float>(2 * kFlashRows, "deltas");
   const FlashPlace at(p.K, p.N);
   const int D = static_cast<int>(p.D), lane = threadIdx.x % 32, warp = threadIdx.x / 32, t = lane % 4;
-  const Elem* q_head = head_of(p.q, at.b, p.Q, at.n, p.D);
-  const Elem* d_out_head = head_of(grads.d_out, at.b, p.Q, at.n, p.D);
-  const int num_tiles = static_cast<int>((p.Q + kFlashRows - 1) / kFlashRows);
+  const FlashTilePair<Elem, kD> queries(p.q, grads.d_out, at, p.Q, p.D, q_tiles, d_out_tiles);
   const auto load = [&](int tile) {
-    if (tile < num_tiles) {
-      const std::int64_t first = std::int64_t{tile} * kFlashRows;
-      const int buffer = tile % 2;
-      load_flash_tile<Elem, kD>(q_tiles + buffer * Tile::kElems, q_head, p.q.pitch, first, p.Q, D);
-      load_flash_tile<Elem, kD>(d_out_tiles + buffer * Tile::kElems, d_out_head, grads.d_out.pitch, first, p.Q, D);
-      load_row_numbers(log_sums + buffer * kFlashRows, deltas + buffer * kFlashRows, p, grads.workspace, at, first);
-    }
-    cp_async_commit();
+    queries.load(tile, [&](std::int64_t first) {
+      const int row = tile % 2 * kFlashRows;
+      load_row_numbers(log_sums + row, deltas + row, p, grads.workspace, at, first);
+    });
   };
   load_flash_tile<Elem, kD>(k_tile, head_of(p.k, at.b, p.K, at.n, p.D), p.k.pitch, at.first, p.K, D);
   load_flash_tile<Elem, kD>(v_tile, head_of(p.v, at.b, p.K, at.n, p.D), p.v.pitch, at.first, p.K, D);
@@ -240,29 +257,26 @@ __global__ void __launch_bounds__(kFlashThreads, 2)
 
   const float scale = static_cast<float>(p.scale);
   float d_k[kD / 8][4] = {}, d_v[kD / 8][4] = {};
-  for (int tile = 0; tile < num_tiles; ++tile) {
+  for (int tile = 0; tile < queries.count; ++tile) {
     load(tile + 1);
     cp_async_wait<1>();
     __syncthreads();
-    const int buffer = tile % 2;
-    const Elem* q_tile = q_tiles + buffer * Tile::kElems;
-    const Elem* d_out_tile = d_out_tiles + buffer * Tile::kElems;
+    const Elem *q_tile = queries.a(tile), *d_out_tile = queries.b(tile);
+    const int numbers = tile % 2 * kFlashRows;
     float prob[8][4], d_s[8][4];  // [16 keys, 64 queries]
     multiply_rows<Elem, kD>(prob, k_tile, warp * 16, q_tile, lane);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
 #pragma unroll
       for (int e = 0; e < 4; ++e)
-        prob[j][e] =
-            exp2f(prob[j][e] * (scale * kFlashLog2E) - log_sums[buffer * kFlashRows + j * 8 + 2 * t + (e & 1)]);
+        prob[j][e] = exp2f(prob[j][e] * (scale * kFlashLog2E) - log_sums[numbers + j * 8 + 2 * t + (e & 1)]);
     }
     multiply_columns<Elem, kD>(d_v, prob, d_out_tile, lane);
     multiply_rows<Elem, kD>(d_s, v_tile, warp * 16, d_out_tile, lane);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e)
-        d_s[j][e] = prob[j][e] * (d_s[j][e] - deltas[buffer * kFlashRows + j * 8 + 2 * t + (e & 1)]);
+      for (int e = 0; e < 4; ++e) d_s[j][e] = prob[j][e] * (d_s[j][e] - deltas[numbers + j * 8 + 2 * t + (e & 1)]);
     }
     multiply_columns<Elem, kD>(d_k, d_s, q_tile, lane);
     __syncthreads();
