@@ -129,6 +129,7 @@ TEST_CASE("adam/sim/the_first_gradient_that_is_not_finite_is_found_in_any_lane_o
     Parameters p(lengths);
     p.grad[bad].at(0, 1) = std::numeric_limits<float>::infinity();
     p.grad[290].at(0, 1) = std::numeric_limits<float>::infinity();
+    p.grad[7].at(0, 3) = static_cast<float>(kNan);  // behind its end: not looked at
     p.update(kStep, 1.0, {0.0});
     CHECK(p.record.first_non_finite == static_cast<std::int64_t>(bad));
   }
