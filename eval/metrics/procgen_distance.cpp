@@ -15,7 +15,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kShippedFile = "data/pretrained/procgen-encoder.safetensors";
-constexpr const char* kShippedSha256 = "";
+constexpr const char* kShippedSha256 = "81ceac7722221e74faaad1d872b9ce02045169ecf475c57c23548ac009bcb017";
 
 /// A file below this folder or one above it, or an empty path.
 fs::path find_upwards(fs::path folder, const fs::path& file) {

@@ -265,7 +265,7 @@ TEST_CASE("clip_encoder/loss/gradients_of_every_parameter") {
       const NoGrad no_grad;
       return loss().value().item();
     };
-    const double numeric = (at(1e-5) - at(-1e-5)) / 2e-5;
+    const double numeric = (at(2e-6) - at(-2e-6)) / 4e-6;  // small: the curvature of RMSNorm is large where x is small
     Var var = p.var();
     var.mutable_value() = start;
     CHECK(std::abs(analytic - numeric) <= 1e-6 * (std::abs(numeric) + std::sqrt(size)) + 1e-9);

@@ -103,7 +103,7 @@ class Sensitivity {
 };
 
 void add_damage(Sensitivity& result, const Options& options, const Tensor& real, const Tensor& other) {
-  for (const double sigma : {0.25, 0.5, 1.0, 2.0}) result.add("blur, pixels", sigma, eval::blurred(real, sigma));
+  for (const double sigma : {0.5, 1.0, 2.0}) result.add("blur, pixels", sigma, eval::blurred(real, sigma));
   for (const double levels : {4.0, 8.0, 16.0, 32.0})
     result.add("noise, levels", levels, eval::with_noise(real, levels, options.seed));
   const std::int64_t T = options.frames;
