@@ -34,8 +34,7 @@ int scale_for(const SampleFile& samples, std::int64_t pixels) {
 
 /// What a panel is called in a picture, where there is little room.
 std::string short_label(const std::string& key) {
-  if (key == "scratch_22m") return "scratch 22M";
-  if (key == "scratch_71m") return "scratch 71M";
+  if (key == "scratch_22m") return "scratch";
   if (key == "avid_22m") return "AVID 22M";
   if (key == "avid_71m") return "AVID 71M";
   if (key == "controlnet") return "ControlNet";
@@ -88,7 +87,7 @@ std::string side_by_side_html(const fs::path& pictures) {
             rows.end() - mask_rows,
             eval::ClipRow{short_label(all[i].first), first.cond.select(b), all[i].second.generated.select(b)});
       const eval::StripOptions options{
-          .scale = scale_for(first, 96),
+          .scale = scale_for(first, 128),
           .num_cond = first.cond.dim(1),
           .actions = first.captions(b),
           .columns = std::size_t{rows.size() <= 4 ? 2u : 4u}};
@@ -122,7 +121,7 @@ std::string mask_pictures_html(const fs::path& pictures) {
       }
       if (rows.size() < 2) continue;
       strips.push_back(eval::draw_strip(
-          rows, {.scale = scale_for(first, 80), .num_cond = first.cond.dim(1), .actions = first.captions(b)}));
+          rows, {.scale = scale_for(first, 96), .num_cond = first.cond.dim(1), .actions = first.captions(b)}));
     }
     if (!strips.empty())
       html += png_figure(

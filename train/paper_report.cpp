@@ -120,13 +120,17 @@ Json ranks_json(const PaperScores& scores) {
 
 Json normalised_json(const PaperScores& scores) {
   std::vector<PaperValues> paper_pool, our_pool;
-  std::map<std::string, const PaperRow*> rows;
+  std::vector<const PaperRow*> rows;  // each once, as the tables have them
+  std::set<std::string> seen;
   for (const PaperTable& table : scores.tables)
-    for (const PaperRow& row : table.rows)
-      if (rows.emplace(row.id(), &row).second && in_normalisation_pool(row)) {
+    for (const PaperRow& row : table.rows) {
+      if (!seen.insert(row.id()).second) continue;
+      rows.push_back(&row);
+      if (in_normalisation_pool(row)) {
         paper_pool.push_back(row.values);
         if (const MethodScores* ours = scores.find(row)) our_pool.push_back(ours->paper_values());
       }
+    }
   const eval::MetricBounds paper_bounds = eval::bounds_of(paper_pool), our_bounds = eval::bounds_of(our_pool);
   // The paper's score over only those metrics that ours has, so that the two can be compared.
   eval::MetricBounds same = paper_bounds;
@@ -140,7 +144,7 @@ Json normalised_json(const PaperScores& scores) {
     }
   }
   Json out{{"metrics", metrics}, {"rows", Json::array()}};
-  for (const auto& [id, row] : rows) {
+  for (const PaperRow* row : rows) {
     const MethodScores* ours = scores.find(*row);
     out["rows"].push_back(
         {{"dataset", row->dataset},

@@ -37,8 +37,10 @@ table{border-collapse:collapse;font-size:13.5px;font-variant-numeric:tabular-num
 th,td{padding:5px 9px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line);background:#fff}
 th{background:var(--wash);vertical-align:bottom;font-weight:600}tr:last-child td{border-bottom:0}
 td:first-child,th:first-child{text-align:left;position:sticky;left:0;z-index:1;border-right:1px solid var(--line)}
-tr.group td{background:#e9eef5;font-weight:600;text-align:left}td.ours{font-weight:600}
-td.best{background:#e6f4ea}td small{font-weight:400;color:var(--soft)}td.none{color:#9aa3af}td.left{text-align:left}td.chips{text-align:left;white-space:normal;min-width:19em}
+tr.group td:first-child{position:static;max-width:none;white-space:nowrap;background:#e9eef5;font-weight:600}
+tr.group span{position:sticky;left:9px}td.ours{font-weight:600}
+td.best{background:#e6f4ea}td small{font-weight:400;color:var(--soft)}td.none{color:#9aa3af}
+td.left,.chips{text-align:left}td.chips{white-space:normal;min-width:15em}
 td.wide{white-space:normal;min-width:15em}.chip{display:inline-block;margin:1px 6px 1px 0;padding:0 7px;
 border-radius:6px;background:var(--wash);font-size:12.5px;white-space:nowrap}
 .good{color:var(--good)}.bad{color:var(--bad)}.open{color:var(--open)}
@@ -48,7 +50,8 @@ border-radius:6px;background:var(--wash);font-size:12.5px;white-space:nowrap}
 .videos{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:16px}
 figure{margin:0;min-width:0}figcaption{color:var(--soft);font-size:13px;margin-top:4px}
 svg{width:100%;height:auto;display:block;border:1px solid var(--line);border-radius:8px}
-img{display:block;max-width:100%;height:auto;image-rendering:pixelated}img.video{width:100%;max-width:640px;border-radius:8px}
+img{display:block;max-width:100%;height:auto;image-rendering:pixelated}
+img.video{width:100%;max-width:640px;border-radius:8px}
 img.strip{max-width:none;width:auto;min-width:100%}@media(min-width:900px){img.strip{min-width:0;max-width:100%}}
 .legend{max-width:none;font-size:13.5px}.legend span{display:inline-block;margin-right:14px;white-space:nowrap}
 .legend i{display:inline-block;width:12px;height:12px;border-radius:3px;margin-right:5px;vertical-align:-1px}
@@ -108,30 +111,32 @@ std::string table_html(const Json& table) {
   std::vector<Measure> columns;  // the paper's six, and ours that stand beside them
   for (const Measure& m : kMeasures)
     if (!m.substitute || any_ours(table, m.label)) columns.push_back(m);
-  std::string head = "<tr><th>method</th>", body, group;
-  for (const Measure& m : columns)
-    head += m.substitute ? fmt::format("<th>{}<br>ours</th>", m.label)
-                         : fmt::format("<th>{0}<br>paper</th><th>{0}<br>ours</th>", m.label);
-  const std::size_t width = 2 + 6 * 2 + (columns.size() - 6);
+  std::string head = "<tr><th>method</th>", body, group, missing;
+  std::size_t width = 2;
+  for (const Measure& m : columns) {
+    const bool ours = any_ours(table, m.label);
+    if (!m.substitute) head += fmt::format("<th>{}<br>paper</th>", m.label);
+    if (ours) head += fmt::format("<th>{}<br>ours</th>", m.label);
+    if (!ours) missing += fmt::format("{}{}", missing.empty() ? "" : ", ", m.label);
+    width += static_cast<std::size_t>(!m.substitute) + static_cast<std::size_t>(ours);
+  }
   for (const Json& row : table["rows"]) {
     if (const std::string here = group_of(row); here != group) {
       group = here;
       body +=
-          fmt::format("<tr class=\"group\"><td>{}</td><td colspan=\"{}\"></td></tr>\n", escape_html(here), width - 1);
+          fmt::format("<tr class=\"group\"><td colspan=\"{}\"><span>{}</span></td></tr>\n", width, escape_html(here));
     }
     body += "<tr><td>" + name_of_row(row) + "</td>";
     for (const Measure& m : columns) {
       if (!m.substitute) body += fmt::format("<td>{}</td>", text(row["printed"][m.label]));
-      const Json& ours = row["ours"].contains(m.label) ? row["ours"][m.label] : Json();
+      if (!any_ours(table, m.label)) continue;
+      const Json& ours = row["ours"][m.label];
       body += our_cell(ours, m, !ours.is_null() && ours["mean"] == best_in_group(table, group, m));
     }
     std::string chosen = row["chosen"].is_string() ? row["chosen"].get<std::string>() : "";
     chosen = chosen.starts_with("method, ") ? chosen.substr(8) : "";
     body += fmt::format("<td class=\"left\">{}</td></tr>\n", escape_html(chosen));
   }
-  std::string missing;
-  for (const Measure& m : columns)
-    if (!any_ours(table, m.label)) missing += fmt::format("{}{}", missing.empty() ? "" : ", ", m.label);
   const std::string title = fmt::format("Table {}: {}", table["number"].get<int>(), table["title"].get<std::string>());
   return fmt::format("<section id=\"table{}\"><h2>{}</h2>\n", table["number"].get<int>(), escape_html(title)) +
          scroll(title, head + "<th>weight</th></tr>\n" + body) +
@@ -164,8 +169,7 @@ const char* verdict(const Json& metric) {
 }
 
 std::string claims_html(const Json& claims) {
-  std::string rows =
-      "<tr><th>statement</th><th>data</th><th style=\"text-align:left\">our numbers, better : worse</th></tr>\n";
+  std::string rows = "<tr><th>statement</th><th class=\"chips\">our numbers, better : worse</th></tr>\n";
   for (const Json& c : claims) {
     std::string cells;
     for (const Json& m : c["metrics"]) {
@@ -178,7 +182,7 @@ std::string claims_html(const Json& claims) {
                           : "open");
     }
     rows += fmt::format(
-        "<tr><td class=\"wide\">{}</td><td>{}</td><td class=\"chips\">{}</td></tr>\n", text(c["claim"]),
+        "<tr><td class=\"wide\">{}<br><small>{}</small></td><td class=\"chips\">{}</td></tr>\n", text(c["claim"]),
         c.contains("dataset") ? dataset_title(c["dataset"]) : "",
         cells.empty() ? "<span class=\"open\">not measured</span>" : cells);
   }

@@ -99,7 +99,7 @@ MethodScores scores_of(const Json& file, const std::string& source) {
   scores.training = training_of(file, scores.row);
   for (const char* key :
        {"n_clips", "frames", "t_cond", "height", "width", "data", "dataset_sha256", "clips", "sampler", "switches",
-        "classifier", "calibration", "weights", "warnings", "notes", "program", "commit", "device"})
+        "classifier", "weights", "warnings", "notes", "program", "commit", "device"})
     if (file.contains(key)) scores.record[key] = file.at(key);
   scores.record["row"] = scores.row;
   if (file.at("sources").contains(scores.row)) scores.record["sources"] = file.at("sources").at(scores.row);

@@ -130,11 +130,10 @@ void Evaluation::write(Json& report) const {
   if (classifier_) {
     report["weights"]["classifier"] = {
         {"file", options_.classifier.string()},
-        {"sha256", sha256_of_file(train::base_weights_path(options_.classifier))}};
+        {"sha256", sha256_of_file(train::base_weights_path(options_.classifier))},
+        {"calibration", train::calibration_summary(options_.classifier)}};
     report["real_action_accuracy"] = real_actions_.mean_accuracy();
     report["real_action_probability"] = real_actions_.mean_probability();
-    if (Json calibration = train::calibration_summary(options_.classifier); !calibration.is_null())
-      report["calibration"] = std::move(calibration);
   }
   for (const std::string& warning : scorer_.warnings()) report["warnings"].push_back(warning);
   for (const std::string& note : scorer_.notes()) report["notes"].push_back(note);
