@@ -125,8 +125,8 @@ TEST_CASE("procgen_metrics/evaluate/rows_note_and_the_classifier's_calibration")
   CHECK(!got["notes"].empty());
   const Json record = Json::parse(read_text(dir / "judge/calibration.json"));
   CHECK(got["weights"]["classifier"]["sha256"] == record["weights_sha256"]);
-  CHECK(got["calibration"]["ece"] == record["all"]["ece"]);
-  CHECK(got["calibration"]["count"] == 32);
+  CHECK(got["weights"]["classifier"]["calibration"]["ece"] == record["all"]["ece"]);
+  CHECK(got["weights"]["classifier"]["calibration"]["count"] == 32);
   const ProgramResult text = evaluate({});
   CHECK(text.out.find("fvd_procgen ") != std::string::npos);
   CHECK(text.out.find("not FID or FVD") != std::string::npos);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 #include <memory>
+#include <set>
 
 #include "data/loader.h"
 #include "eval/clip_list.h"
@@ -109,8 +110,8 @@ void add_damage(Sensitivity& result, const Options& options, const Tensor& real,
   const std::int64_t T = options.frames;
   for (const std::int64_t count : {T / 5, 2 * T / 5, 4 * T / 5})
     if (count > 0) result.add("frozen, frames", static_cast<double>(count), eval::frozen(real, count));
-  for (const std::int64_t block : {std::int64_t{2}, T / 2, T})
-    if (block >= 2)
+  for (const std::int64_t block : std::set{std::int64_t{2}, T / 2, T})  // short clips: not the same twice
+    if (block >= 2 && block <= T)
       result.add("shuffled, frames", static_cast<double>(block), eval::shuffled_in_time(real, block, options.seed));
   if (!other.defined()) return;
   for (const double share : {0.1, 0.3, 1.0})
