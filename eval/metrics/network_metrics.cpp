@@ -234,7 +234,9 @@ NetworkScores NetworkScorer::score(const Tensor& generated) {
   check<Error>(real_.defined(), "metrics: set_real must come before score");
   check_shape(generated, real_.shape(), "metrics", "generated");
   check_dtype(generated, DType::u8, "metrics", "generated");
-  NetworkScores scores{.num_clips = real_.dim(0), .num_frames = real_.dim(1), .lpips = {}, .distances = {}};
+  NetworkScores scores;
+  scores.num_clips = real_.dim(0);
+  scores.num_frames = real_.dim(1);
   for (const NetworkMetric m : metrics_) {
     if (m == NetworkMetric::lpips) {
       scores.lpips = networks_->lpips->distances(images_of(generated), images_of(real_));

@@ -78,8 +78,8 @@ Tensor load_u8_videos(const std::string& place, const char* tensor, bool round) 
   check<Error>(
       std::isfinite(largest), "metrics: {}: some values are not finite | score what the model really made", place);
   check<Error>(
-      largest <= 2, "metrics: {}: floats are read as [-1,1], got values up to {:g} | store frames of 0..255 as u8", place,
-      largest);
+      largest <= 2, "metrics: {}: floats are read as [-1,1], got values up to {:g} | store frames of 0..255 as u8",
+      place, largest);
   const Tensor f32 = video.dtype() == DType::f32 ? video : video.to(DType::f32);
   return videos_channels_last(round ? eval::quantise_rounded(f32) : frames_to_u8(f32), place);
 }
