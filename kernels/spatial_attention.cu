@@ -43,6 +43,24 @@ struct SpatialCore {
   }
 };
 
+/// In the backward kernels: which tile of which frame and head a block owns, and which row of it and which 8 channels a
+/// thread.
+template <int kD>
+struct SpatialPlace {
+  using Tile = HeadTile<kD>;
+  int t0, head, rows, s, lane, c0;
+  std::int64_t first, statistics;  ///< the frame's first row in qkv, a; and in lse, delta
+
+  template <class Elem>
+  AVID_DEVICE explicit SpatialPlace(const SpatialCore<Elem>& p) {
+    const std::int64_t frame = blockIdx.x / p.tiles;
+    t0 = static_cast<int>(blockIdx.x % p.tiles) * Tile::kRows, head = static_cast<int>(blockIdx.y);
+    rows = min(Tile::kRows, p.S - t0);
+    s = threadIdx.x / Tile::kLanes, lane = threadIdx.x % Tile::kLanes, c0 = lane * 8;
+    first = frame * p.S, statistics = (frame * p.N + head) * p.S;
+  }
+};
+
 /// Products of one row of a tile with all rows of another, for the threads of that row: columns lane, lane + kLanes,
 /// ...
 template <int kD>
@@ -145,11 +163,7 @@ __global__ void __launch_bounds__(kCoreBlock, 1) spatial_attention_d_q_kernel(Sp
   float* k = arena.take<float>(Tile::kFloats, "k");
   float* v = arena.take<float>(Tile::kFloats, "v");
   float* weights = arena.take<float>(Tile::kRows * Products::kPitch, "weights");
-  const std::int64_t frame = blockIdx.x / p.tiles;
-  const int t0 = static_cast<int>(blockIdx.x % p.tiles) * Tile::kRows, head = static_cast<int>(blockIdx.y);
-  const int rows = min(Tile::kRows, p.S - t0);
-  const int s = threadIdx.x / Tile::kLanes, lane = threadIdx.x % Tile::kLanes, c0 = lane * 8;
-  const std::int64_t first = frame * p.S, statistics = (frame * p.N + head) * p.S;
+  const auto [t0, head, rows, s, lane, c0, first, statistics] = SpatialPlace<kD>(p);
   load_tile<kD>(q, p.at(first + t0, 0, head), p.qkv.pitch, rows, p.D);
   load_tile<kD>(d, p.in_heads(p.d_a, first + t0, head), p.d_a.pitch, rows, p.D);
   __syncthreads();
@@ -198,11 +212,7 @@ __global__ void __launch_bounds__(kCoreBlock, 1) spatial_attention_d_kv_kernel(S
   float* d = arena.take<float>(Tile::kFloats, "d_a");
   float* weights = arena.take<float>(Tile::kRows * Products::kPitch, "weights");
   float* d_logits = arena.take<float>(Tile::kRows * Products::kPitch, "d_logits");
-  const std::int64_t frame = blockIdx.x / p.tiles;
-  const int t0 = static_cast<int>(blockIdx.x % p.tiles) * Tile::kRows, head = static_cast<int>(blockIdx.y);
-  const int rows = min(Tile::kRows, p.S - t0);
-  const int s = threadIdx.x / Tile::kLanes, lane = threadIdx.x % Tile::kLanes, c0 = lane * 8;
-  const std::int64_t first = frame * p.S, statistics = (frame * p.N + head) * p.S;
+  const auto [t0, head, rows, s, lane, c0, first, statistics] = SpatialPlace<kD>(p);
   load_tile<kD>(k, p.at(first + t0, 1, head), p.qkv.pitch, rows, p.D);
   load_tile<kD>(v, p.at(first + t0, 2, head), p.qkv.pitch, rows, p.D);
   float d_k[8] = {}, d_v[8] = {};
