@@ -268,7 +268,9 @@ TEST_CASE("clip_encoder/loss/gradients_of_every_parameter") {
     const double numeric = (at(2e-6) - at(-2e-6)) / 4e-6;  // small: the curvature of RMSNorm is large where x is small
     Var var = p.var();
     var.mutable_value() = start;
-    CHECK(std::abs(analytic - numeric) <= 1e-6 * (std::abs(numeric) + std::sqrt(size)) + 1e-9);
+    CHECK(
+        std::abs(analytic - numeric) <=
+        1e-6 * (std::abs(numeric) + std::sqrt(size)) + 1e-8);  // 1e-8: rounding of the loss over the step
   }
 }
 
