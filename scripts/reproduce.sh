@@ -4,7 +4,7 @@
 # Usage: scripts/reproduce.sh [--budget minutes|hours|paper] --out DIR [--table 1|3|4|5|6 | --figure mask|strips|normalised|data | all]
 #
 #   minutes  all methods, networks and frames as small as they go (a base trained here, 16x16, 10 diffusion steps): shows
-#            that everything works, says nothing about the methods. Meant for under 5 minutes on two quiet cores.
+#            that everything works, says nothing about the methods. 3.3 minutes on two cores shared with other work.
 #   hours    the shipped base and CoinRun frames at 32x32, 200 diffusion steps; the same AVID_REPRODUCE_UPDATES (1000) of
 #            8 clips for each model, however busy the machine is: a second run gives the same numbers.
 #   paper    the published sizes at 64x64, 260,000 + 200,000 updates a model. Needs the game library and a GPU's worth of time.
@@ -209,7 +209,7 @@ done
 plan() {
   echo "budget $budget, $what: ${#networks[@]} networks to train, ${#methods[@]} rows to score on $clips clips, into $out"
   case $budget in
-    minutes) echo "cost: under 5 minutes on two quiet cores (predicted, not measured), 200 MiB of disk" ;;
+    minutes) echo "cost: 3.3 minutes on two cores of a server that had other work besides (measured), 50 MiB of disk" ;;
     hours)
       echo "cost: ${#networks[@]} trainings of $updates updates (on two cores of a server about 0.2 to 0.7 s each), and sampling," \
         "of which classifier guidance with its 200 steps and 5 weights takes most; 500 MiB of disk" ;;
