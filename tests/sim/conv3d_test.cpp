@@ -113,6 +113,7 @@ TEST_CASE_TEMPLATE("conv3d/device/geometry", Elem, float, bf16) {
   check_conv<Elem>(size_of({.in = {3, 7, 9}}, 2, 5, 0, 6));                                             // 1x1
   check_conv<Elem>(size_of({.in = {3, 4, 5}, .kernel = {3, 1, 1}, .padding = {1, 0, 0}}, 2, 6, 0, 5));  // time only
   check_conv<Elem>(size_of({.in = {3, 4, 5}, .kernel = {3, 3, 3}, .padding = {1, 1, 1}}, 1, 6, 0, 5));
+  check_conv<Elem>(size_of({.in = {1, 5, 6}, .kernel = {1, 3, 2}, .padding = {0, 1, 1}}, 1, 6, 0, 5));
   check_conv<Elem>(
       size_of({.in = {1, 9, 8}, .kernel = {1, 7, 7}, .padding = {0, 3, 3}}, 1, 9, 0, 8));  // input convolution
   check_conv<Elem>(

@@ -44,6 +44,7 @@ TEST_CASE("gather_gemm_halo/rule/narrow layers of full resolution, and refused w
   CHECK(kernels::choose_halo_tile(p, kPositions, 96) == kernels::kChooseTile);  // 256x96 is as fast
   p.B = 1;
   CHECK(kernels::choose_halo_tile(p, 64 * 64, 56) == kernels::kChooseTile);  // few blocks
+  p.B = 16 * 8;
   p.x.stride = 2;
   CHECK(kernels::choose_halo_tile(p, kPositions, 56) == kernels::kChooseTile);
   CHECK_THROWS_AS(check_conv(5, 6, 1, 1, 0, 8, 0, 8, kFirstHaloMmaTile), kernels::GpuError);  // one tap
