@@ -5,7 +5,8 @@ finds most of those that the tests notice. Every other bug is compiled alone: is
 do the tests notice it, do they notice it in the build with race hooks or with sanitizers?
 
 Results are lines of <build>/mutants/results.tsv; a bug that has one is not tried again, so that a run can be cut short
-and goes on with the next. Verdicts stay when a kernel or test changes: --again tries the survivors once more.
+and goes on with the next. Verdicts stay when a kernel or test changes: --again tries the survivors that
+are not explained once more.
 """
 import argparse
 import collections
@@ -69,11 +70,11 @@ def includes(file, header):
 
 
 def users_of(path):
-    """The kernels that a file's bugs are tried in: itself, or up to three that include a header, long ones first."""
+    """The kernels that a file's bugs are tried in: itself, or up to three that include a header, themselves at best."""
     if path.endswith(".cu"):
         return [path]
     users = [k for k in glob.glob("kernels/*.cu") if includes(k, path) and tests_of(stem_of(k))]
-    return sorted(users, key=lambda k: (-os.path.getsize(k), k))[:3]
+    return sorted(users, key=lambda k: ('"%s"' % path not in read(k), -os.path.getsize(k), k))[:3]
 
 
 class Flavour:
@@ -238,6 +239,10 @@ def judge(mutant, lines, plain, second_looks):
     return "survived"
 
 
+def is_explained(mutant):
+    return "`%s`" % mutant.key() in (read(SURVIVORS) if os.path.exists(SURVIVORS) else "")
+
+
 class Results:
     """results.tsv; of several lines of a bug the last counts."""
 
@@ -291,7 +296,8 @@ def try_all(plan, results, build, again, seconds):
         for path, lines, mutants in plan:
             if i >= len(mutants) or path in broken:
                 continue
-            if not results.is_open(mutants[i]) and not (again and results.verdict(mutants[i]) == "survived"):
+            unexplained = results.verdict(mutants[i]) == "survived" and not is_explained(mutants[i])
+            if not results.is_open(mutants[i]) and not (again and unexplained):
                 continue
             if time_is_over():
                 return
@@ -305,7 +311,6 @@ def try_all(plan, results, build, again, seconds):
 
 def report(plan, results):
     """Prints a table per file and the survivors; True when every survivor is explained."""
-    explained = read(SURVIVORS) if os.path.exists(SURVIVORS) else ""
     columns = ["bugs", "killed", "killed (race)", "killed (asan)", "no effect", "survived"]
     total, survivors, unexplained = collections.Counter(), 0, 0
     print("| file | bugs | killed | by race hooks | by sanitizers | no effect | survived |")
@@ -321,7 +326,7 @@ def report(plan, results):
         left += [m for m in tried if results.verdict(m) == "survived"]
     print("| all | %s |" % " | ".join(str(total[c]) for c in columns))
     for m in left:
-        known = "`%s`" % m.key() in explained
+        known = is_explained(m)
         survivors, unexplained = survivors + 1, unexplained + (not known)
         print("survived%s %s:%d: %s\n    %s" % (" (explained)" if known else "", m.file, m.line, m.kind, m.key()))
     effective = total["bugs"] - total["no effect"]

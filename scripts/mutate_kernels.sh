@@ -12,7 +12,7 @@
 #   --file REGEX   only kernels/<op>.cu and kernels/device/<name>.h whose name matches
 #   --max N        N bugs per file and one more per 100 lines, drawn by --seed (default 5; 0: all)
 #   --seconds S    start nothing new after S seconds
-#   --again        try the survivors once more (with better tests)
+#   --again        try the survivors that are not explained once more (with better tests)
 #   --report       only print what is known: a table per file, and the survivors
 #   --list         print the bugs and stop
 # Exit status: 0 done, 1 a survivor is not explained in kernels/mutation_survivors.md, 2 no such option, 3 not done yet.
