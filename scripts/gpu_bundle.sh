@@ -22,10 +22,12 @@ done
 out=${out:-$build/avid-gpu.tar.xz}
 most_mb=60
 programs=(avid tests/test_tensor tests/test_models tests/test_train)
+mkdir -p "$build"
 # RPATH and not RUNPATH: it holds for the libraries that libraries need, too. MP4 would bring a hundred more along.
 cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DAVID_CUDA=ON "-DAVID_CUDA_ARCHS=$archs" \
   -DAVID_CPU_ARCH=x86-64-v3 -DAVID_AV_INCLUDE=OFF '-DCMAKE_BUILD_RPATH=$ORIGIN/../lib' \
-  -DCMAKE_EXE_LINKER_FLAGS=-Wl,--disable-new-dtags >"$build.log" 2>&1 || { cat "$build.log" >&2; exit 1; }
+  -DCMAKE_EXE_LINKER_FLAGS=-Wl,--disable-new-dtags >"$build/bundle-cmake.log" 2>&1 ||
+  { cat "$build/bundle-cmake.log" >&2; exit 1; }
 if ! grep -q "^CUDAToolkit\|CMAKE_CUDA_COMPILER" "$build/CMakeCache.txt"; then
   echo "gpu_bundle: no CUDA toolkit found here | install one, or name it with CUDAToolkit_ROOT" >&2
   exit 1

@@ -71,7 +71,8 @@ DevicePeaks gpu_peaks(Device device, DType activations) {
         const double rate = kProducts * 2.0 * std::pow(static_cast<double>(n), 3) / seconds;
         if (rate <= peaks.flops_per_s) continue;
         peaks.flops_per_s = rate;
-        peaks.gemm_by = fmt::format("{}, {}", route == vendor::Route::native ? "ours" : "cuBLASLt", name_of(activations));
+        peaks.gemm_by =
+            fmt::format("{}, {}", route == vendor::Route::native ? "ours" : "cuBLASLt", name_of(activations));
       } catch (const vendor::LibraryError&) {  // not here: ours is the roof, and its name says so
       }
     }
