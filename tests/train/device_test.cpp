@@ -260,8 +260,9 @@ TEST_CASE("device/dry_run/predicts the memory of a run within a tenth") {
     info.inputs = input_digests(config);
     return RunFolder::create(dir / name, config, info);
   };
-  const std::vector<std::string> small{
-      "validation.every=0", "samples.every=0", "data.size=4", "data.frames=3", "train.batch=4"};
+  // Without a graph: what a recording loses by cutting its memory is much for networks this small.
+  const std::vector<std::string> small{"train.graph=off", "validation.every=0", "samples.every=0",
+                                       "data.size=4",     "data.frames=3",      "train.batch=4"};
   {
     std::vector<std::string> set = small;
     set.insert(set.end(), {"train.updates=1", "train.batch=1"});
