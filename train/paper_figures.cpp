@@ -117,16 +117,18 @@ std::string panel(
          "</figure>\n";
 }
 
-/// Lines over data sizes, of those methods that were trained on more than one.
+std::string id_of(const Json& row) { return row["dataset"].get<std::string>() + "__" + row["key"].get<std::string>(); }
+
+/// Lines over data sizes, of those methods that were trained on more than one. `frames`: by id_of.
 std::vector<PlotSeries> lines_over_data(
     const Json& rows, const std::map<std::string, double>& frames, const auto& value_of, Legend& legend) {
   std::map<std::size_t, std::vector<std::pair<double, double>>> points;
   std::map<std::size_t, const Json*> methods;
   for (const Json& row : rows) {
     const Json value = value_of(row);
-    if (value.is_null() || row["key"] == "base") continue;
+    if (value.is_null() || row["key"] == "base") continue;  // one base, whatever the data set
     const std::size_t place = place_of(row["key"]);
-    points[place].emplace_back(frames.at(row["dataset"].get<std::string>()), value.get<double>());
+    points[place].emplace_back(frames.at(id_of(row)), value.get<double>());
     methods[place] = &row;
   }
   std::vector<PlotSeries> series;
@@ -142,24 +144,23 @@ std::vector<PlotSeries> lines_over_data(
   return series;
 }
 
-std::vector<std::pair<double, std::string>> size_ticks(const std::map<std::string, double>& frames) {
+/// A tick at every size that some point has.
+std::vector<std::pair<double, std::string>> size_ticks(const std::vector<PlotSeries>& series) {
+  std::set<double> sizes;
+  for (const PlotSeries& s : series) sizes.insert(s.x.begin(), s.x.end());
   std::vector<std::pair<double, std::string>> ticks;
-  for (const auto& [dataset, count] : frames) ticks.emplace_back(count, short_count(count));
+  for (const double size : sizes) ticks.emplace_back(size, short_count(size));
   return ticks;
 }
 
-/// Frames of each data set as the runs recorded them; the paper's where one did not.
+/// Frames that each row was trained on as its run recorded them; those of the paper's data sets where one did not.
 std::pair<std::map<std::string, double>, bool> frames_of(const Json& rows) {
   std::map<std::string, double> recorded, nominal;
   bool complete = true;
   for (const Json& row : rows) {
-    if (row["key"] == "base") continue;  // one base, whatever the data set
-    const std::string dataset = row["dataset"];
-    nominal[dataset] = look_up(kNominalFrames, dataset, 1.0);
-    if (row["frames"].is_null())
-      complete = false;
-    else
-      recorded[dataset] = std::max(recorded[dataset], row["frames"].get<double>());
+    nominal[id_of(row)] = look_up(kNominalFrames, row["dataset"], 1.0);
+    complete = complete && (!row["frames"].is_null() || row["key"] == "base");
+    recorded[id_of(row)] = row["frames"].is_null() ? 0.0 : row["frames"].get<double>();
   }
   return {complete ? recorded : nominal, complete};
 }
@@ -170,7 +171,7 @@ Json paper_rows(const Json& report) {
   std::set<std::string> seen;
   for (const Json& table : report["tables"])
     for (const Json& row : table["rows"])
-      if (seen.insert(row["dataset"].get<std::string>() + row["key"].get<std::string>()).second) rows.push_back(row);
+      if (seen.insert(id_of(row)).second) rows.push_back(row);
   return rows;
 }
 
@@ -180,11 +181,7 @@ Json normalised_metric() { return {{"label", "Normalised score"}, {"higher_is_be
 std::string paper_panels(const Json& report) {
   const Json rows = paper_rows(report);
   std::map<std::string, double> frames;
-  for (const Json& row : rows) {
-    const std::string dataset = row["dataset"];
-    frames[dataset] = look_up(kNominalFrames, dataset, 1.0);
-  }
-  if (frames.size() < 2) return "";
+  for (const Json& row : rows) frames[id_of(row)] = look_up(kNominalFrames, row["dataset"], 1.0);
   Legend legend;
   std::string panels;
   for (const Measure& m : kMeasures) {
@@ -194,8 +191,9 @@ std::string paper_panels(const Json& report) {
     if (!series.empty())
       panels += panel(
           {{"label", m.label}, {"higher_is_better", higher_is_better(m.paper)}}, series, "frames of the data set",
-          size_ticks(frames));
+          size_ticks(series));
   }
+  if (panels.empty()) return "";
   return "<details><summary>The paper's numbers in the same form</summary>\n" + legend.html() + "<div class=\"grid\">" +
          panels + "</div></details>\n";
 }
@@ -209,7 +207,6 @@ std::string dataset_title(const std::string& key) {
 std::string data_figures_html(const Json& report) {
   const Json& rows = report["scaling"]["rows"];
   const auto [frames, recorded] = frames_of(rows);
-  if (frames.size() < 2) return "";
   const std::string x_label =
       recorded ? "frames of the training data" : "frames of the paper's data set (ours are not recorded)";
   Legend legend;
@@ -218,11 +215,11 @@ std::string data_figures_html(const Json& report) {
     const std::string key = metric["key"];
     const auto series = lines_over_data(
         rows, frames, [&](const Json& row) { return row["values"][key]; }, legend);
-    if (!series.empty()) panels += panel(metric, series, x_label, size_ticks(frames));
+    if (!series.empty()) panels += panel(metric, series, x_label, size_ticks(series));
   }
   const auto normalised = lines_over_data(
       report["normalised"]["rows"], frames, [](const Json& row) { return row["ours"]; }, legend);
-  if (!normalised.empty()) panels += panel(normalised_metric(), normalised, x_label, size_ticks(frames));
+  if (!normalised.empty()) panels += panel(normalised_metric(), normalised, x_label, size_ticks(normalised));
   if (panels.empty()) return "";
   return "<section id=\"figure-data\"><h2>Against the size of the data</h2>\n<p>Each method trained on more than one "
          "data set, by the frames that it was trained on.</p>\n" +
@@ -290,8 +287,7 @@ std::string mask_figures_html(const Json& report) {
   std::map<std::string, std::map<std::size_t, PlotSeries>> by_dataset;
   Legend legend;
   for (const Json& row : report["scaling"]["rows"]) {
-    const std::string id = row["dataset"].get<std::string>() + "__" + row["key"].get<std::string>();
-    const auto found = report["masks"].find(id);
+    const auto found = report["masks"].find(id_of(row));
     if (found == report["masks"].end() || found->empty()) continue;
     PlotSeries s{method_title(row), {}, {}, colour_of(row["key"])};
     for (const Json& point : *found) {

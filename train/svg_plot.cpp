@@ -120,12 +120,20 @@ std::string draw_axes(const Axes& axes) {
         "text-anchor=\"middle\" fill=\"#444\">{4}</text>\n",
         axes.px(tick), kTop, h - kBottom, h - kBottom + 16, escape_html(label));
   }
-  for (const double tick : nice_ticks(axes.ys.low, axes.ys.high, 5))
+  const std::vector<double> y_ticks = nice_ticks(axes.ys.low, axes.ys.high, 5);
+  // As many decimals as tell neighbours apart.
+  const double step = y_ticks.size() > 1 ? y_ticks[1] - y_ticks[0] : 1;
+  const int decimals = static_cast<int>(std::ceil(-std::log10(step) - 1e-9));
+  const auto y_label = [&](double tick) {
+    if (options.log_y) return fmt::format("{:.3g}", std::pow(10.0, tick));
+    if (decimals <= 0 || decimals > 5) return fmt::format("{:.6g}", tick == 0 ? 0.0 : tick);
+    return fmt::format("{:.{}f}", std::abs(tick) < step / 2 ? 0.0 : tick, decimals);
+  };
+  for (const double tick : y_ticks)
     out += fmt::format(
         "<line x1=\"{0}\" x2=\"{1}\" y1=\"{2:.1f}\" y2=\"{2:.1f}\" stroke=\"#e5e5e5\"/><text x=\"{3}\" y=\"{4:.1f}\" "
-        "text-anchor=\"end\" fill=\"#444\">{5:.3g}</text>\n",
-        kLeft, w - kRight, axes.py(tick), kLeft - 6, axes.py(tick) + 4,
-        options.log_y ? std::pow(10.0, tick) : (tick == 0 ? 0.0 : tick));
+        "text-anchor=\"end\" fill=\"#444\">{5}</text>\n",
+        kLeft, w - kRight, axes.py(tick), kLeft - 6, axes.py(tick) + 4, y_label(tick));
   out += fmt::format(
       "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\" fill=\"#444\">{}</text>\n", (kLeft + w - kRight) / 2, h - 6,
       escape_html(options.x_label));

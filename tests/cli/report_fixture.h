@@ -99,6 +99,10 @@ inline void write_made_up_report_inputs(const std::filesystem::path& folder) {
                               .flop = m.flop,
                               .frames = d.frames,
                               .mask = std::string(m.key).starts_with("avid")});
+  // One method with other data than the rest, on one data set only.
+  write_scores(
+      folder / "scores",
+      {.id = "coinrun500k__classifier_guidance", .psnr = 16, .fvd_procgen = 120, .flop = 3e14, .frames = 99000});
   for (int i = 0; i < 4; ++i)
     write_samples(
         folder / "pictures" / (std::string("coinrun500k__") + methods[i].key), 10 + 2 * static_cast<std::uint64_t>(i),

@@ -40,7 +40,7 @@ TEST_CASE("report/json/data_compute_and_substitutes") {
   CHECK(avid["frames"] == 20000);
   CHECK(avid["clips_seen"] == 8000);
   CHECK(avid["values"]["psnr"] == 24.5);
-  CHECK(r["scaling"]["rows"].size() == 15);
+  CHECK(r["scaling"]["rows"].size() == 16);
   // A substitute stands beside the paper's column and leaves it empty.
   const Json row = row_of(r["tables"][0]["rows"], "coinrun500k", "avid_22m");
   CHECK(row["ours"]["FVD"].is_null());
@@ -52,9 +52,9 @@ TEST_CASE("report/json/data_compute_and_substitutes") {
   for (const Json& rank : r["ranks"])
     if (rank["table"] == 1 && rank["metric"] == "FVD (Procgen encoder)") {
       seen = true;
-      CHECK(rank["rows"] == 5);
+      CHECK(rank["rows"] == 6);
       CHECK(rank["pairs_open"] == 0);
-      CHECK(rank["pairs_confirmed"].get<int>() + rank["pairs_contradicted"].get<int>() == 10);
+      CHECK(rank["pairs_confirmed"].get<int>() + rank["pairs_contradicted"].get<int>() == 15);
     }
   CHECK(seen);
   CHECK(r["masks"].size() == 6);
@@ -69,7 +69,7 @@ TEST_CASE("report/json/other_draws_are_never_paired") {
   REQUIRE(run_report(dir.path()).exit_code == 0);
   for (const Json& rank : Json::parse(read_text(dir / "report.json"))["ranks"])
     if (rank["table"] == 1 && rank["metric"] == "FVD (Procgen encoder)")
-      CHECK(rank["pairs_confirmed"].get<int>() + rank["pairs_contradicted"].get<int>() == 6);
+      CHECK(rank["pairs_confirmed"].get<int>() + rank["pairs_contradicted"].get<int>() == 10);
 }
 
 TEST_CASE("report/html/one_file_with_figures_masks_and_animations") {
@@ -85,6 +85,9 @@ TEST_CASE("report/html/one_file_with_figures_masks_and_animations") {
     CHECK(count(html, std::string("href=\"#") + id + "\"") == 1);
   }
   CHECK(html.find("name=\"viewport\"") != std::string::npos);
+  // Sizes are those that each method was trained on, and only of methods with more than one.
+  for (const char* size : {">4k<", ">12k<", ">20k<"}) CHECK(count(html, size) >= 4);
+  CHECK(count(html, ">99k<") == 1);                           // in the table of FLOPs
   CHECK(count(html, "data:image/gif;base64,R0lGODlh") == 2);  // two clips, as GIF files
   CHECK(count(html, "data:image/png;base64,iVBORw0KGgo") == 1);
   // PSNR, SSIM, the substitute (data and compute), normalised score, three panels of masks, five of the paper and up.

@@ -34,6 +34,26 @@ TEST_CASE("svg_plot/lines/gaps_and_points") {
   CHECK(count(svg, "<text") == count(svg, "</text>"));
 }
 
+TEST_CASE("svg_plot/labels/neighbours_differ_however_narrow_the_range") {
+  const std::string svg =
+      svg_line_plot({.title = "", .x_label = "", .y_label = ""}, {{"one", {0, 1}, {0.5056, 0.5072}}});
+  CHECK(count(svg, ">0.5060<") == 1);
+  CHECK(count(svg, ">0.5065<") == 1);
+  CHECK(count(svg, ">0.5070<") == 1);
+}
+
+TEST_CASE("svg_plot/markers/log_axes_and_named_ticks") {
+  PlotSeries s{"one", {1e3, 1e5, -1}, {1, 2, 3}};
+  s.marker = PlotMarker::square;
+  s.line = false;
+  const std::string svg = svg_line_plot(
+      {.title = "", .x_label = "", .y_label = "", .log_x = true, .x_ticks = {{1e4, "ten <k>"}, {1e9, "far"}}}, {s});
+  CHECK(count(svg, "width=\"7\"") == 2);  // the one that has no logarithm is left out
+  CHECK(count(svg, "<polyline") == 0);
+  CHECK(count(svg, "ten &lt;k&gt;") == 1);
+  CHECK(svg.find("far") == std::string::npos);
+}
+
 TEST_CASE("svg_plot/empty/still_a_picture") {
   for (const bool log_y : {false, true}) {
     const std::string svg = svg_line_plot(
