@@ -42,7 +42,8 @@ avid=${AVID:-build/avid} device=${AVID_DEVICE:-cpu}
 [ -x "$avid" ] || { echo "reproduce: $avid: no such program | build it (README) or set AVID" >&2; exit 1; }
 mkdir -p "$out/done" "$out/runs" "$out/scores" "$out/pictures" "$out/logs"
 exec 9>"$out/lock"
-flock -n 9 || { echo "reproduce: $out: another reproduce.sh works there" >&2; exit 1; }
+# The wait is for children of a killed run, which hold the lock until they are gone.
+flock -w 10 9 || { echo "reproduce: $out: another reproduce.sh works there | wait for it, or name another --out" >&2; exit 1; }
 if [ -f "$out/budget" ] && [ "$(cat "$out/budget")" != "$budget" ]; then
   echo "reproduce: $out: begun with --budget $(cat "$out/budget") | use that, or another --out" >&2
   exit 1
