@@ -77,18 +77,6 @@ Prepared from_files(const BenchRequest& request) {
   return out;
 }
 
-Unet3dConfig unet_of(const TrainConfig& config) {
-  Unet3dConfig c;
-  c.dim = config.model.width;
-  c.dim_mults = config.model.multipliers;
-  c.heads = config.model.heads;
-  c.head_dim = config.model.head_dim;
-  c.cond_frames = config.data.cond_frames;
-  c.num_actions = config.model.actions;
-  c.in_channels = 3 * config.data.cond_frames + 3;
-  return c;
-}
-
 Prepared made_up(const BenchRequest& request) {
   // Its base is made up, too; a configuration may leave open which one it stands on.
   const std::vector<std::string> set =
@@ -100,9 +88,9 @@ Prepared made_up(const BenchRequest& request) {
         !request.base_config.empty(), "bench: {} stands on a frozen base | give its sizes with --base-config",
         request.config.string());
     const TrainConfig base = TrainConfig::load(request.base_config, {}, TrainConfig::Files::may_miss);
-    auto unet = std::make_unique<Unet3d>(unet_of(base));
+    auto unet = std::make_unique<Unet3d>(unet_config(base));
     unet->initialize(1);
-    auto avid = std::make_unique<Avid>(make_avid_config(AvidVariant::mask, unet_of(config)));
+    auto avid = std::make_unique<Avid>(make_avid_config(AvidVariant::mask, unet_config(config)));
     avid->initialize(2);
     out.trainee =
         make_avid_trainee(std::move(unet), std::move(avid), diffusion::parse_objective(config.diffusion.objective));

@@ -13,10 +13,6 @@
 #include "tensor/error.h"
 
 namespace avid::train {
-namespace {
-
-std::string millions(std::int64_t n) { return fmt::format("{:.2f}M", static_cast<double>(n) / 1e6); }
-
 Unet3dConfig unet_config(const TrainConfig& config) {
   Unet3dConfig c;
   c.dim = config.model.width;
@@ -29,6 +25,10 @@ Unet3dConfig unet_config(const TrainConfig& config) {
   c.out_channels = 3;
   return c;
 }
+
+namespace {
+
+std::string millions(std::int64_t n) { return fmt::format("{:.2f}M", static_cast<double>(n) / 1e6); }
 
 // A base under another diffusion would predict nonsense; files of avid train and servers say which one it was.
 void check_fits(const FrozenBase& base, const TrainConfig& config) {

@@ -14,7 +14,8 @@
 
 namespace avid::train {
 
-/// What a prediction is made from (a classifier of clean frames gets x_0 as x_t, and t = 0). `drop` [b] i64 or undefined: clips with 1 have their actions withheld.
+/// What a prediction is made from (a classifier of clean frames gets x_0 as x_t, and t = 0). `drop` [b] i64 or
+/// undefined: clips with 1 have their actions withheld.
 struct NoisedClips {
   Tensor x_t;      // [b,T,H,W,3]
   Tensor t;        // [b] i64
@@ -69,6 +70,9 @@ class Trainee {
   /// One line: "AVID (mask), adapter 0.41M parameters, on a frozen base of 0.39M".
   virtual std::string description() const = 0;
 };
+
+/// The U-Net that [model] and [data] describe: predicts a frame, sees K conditioning frames beside the noised one.
+Unet3dConfig unet_config(const TrainConfig& config);
 
 /// Builds what the configuration asks for, with initial values from its seed or from base.checkpoint (finetune).
 /// Errors   FileError, ShapeError for a checkpoint of another model; ConfigError when base and data do not fit.
