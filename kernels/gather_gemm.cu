@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
   }
 
   const int warp_m = warp / Tile::kWarpsN * Tile::WM, warp_n = warp % Tile::kWarpsN * Tile::WN;
-  const int frag_row = lane >> 2, frag_col = (lane & 3) * 2;
+  const int frag_col = (lane & 3) * 2;
   float acc[kTilesM][kTilesN][4];  // sums start at the bias
 #pragma unroll
   for (int j = 0; j < kTilesN; ++j) {
@@ -178,18 +178,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
   const int first_chunk = (n0 + warp_n) / kChunk<Elem>;
 #pragma unroll
   for (int i = 0; i < kTilesM; ++i) {
-#pragma unroll
-    for (int j = 0; j < kTilesN; ++j) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        float* to = staged + (frag_row + 8 * h) * kPitch + j * 8 + frag_col;
-        to[0] = acc[i][j][2 * h];
-        to[1] = acc[i][j][2 * h + 1];
-      }
-    }
-    __syncwarp();
-    store_staged_rows<Elem, Tile::WN, kPitch>(p, staged, out_row + warp_m + i * 16, first_chunk, lane);
-    __syncwarp();
+    store_fragments<Elem, Tile::WN, kPitch>(
+        p, staged, out_row + warp_m + i * 16, first_chunk, lane, [&](int j, int e) { return acc[i][j][e]; });
   }
 }
 

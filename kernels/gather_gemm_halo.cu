@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_kernel(Gat
   };
 
   const int warp_m = warp / Tile::kWarpsN * Tile::WM, warp_n = warp % Tile::kWarpsN * Tile::WN;
-  const int frag_row = lane >> 2, frag_col = (lane & 3) * 2;
+  const int frag_col = (lane & 3) * 2;
   float acc[kTilesM][kTilesN][4];  // sums start at the bias
 #pragma unroll
   for (int j = 0; j < kTilesN; ++j) {
@@ -139,19 +139,9 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_kernel(Gat
   float* staged = reinterpret_cast<float*>(tile) + warp * 16 * kPitch;
 #pragma unroll
   for (int i = 0; i < kTilesM; ++i) {
-#pragma unroll
-    for (int j = 0; j < kTilesN; ++j) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float* to = staged + (frag_row + 8 * half) * kPitch + j * 8 + frag_col;
-        to[0] = acc[i][j][2 * half];
-        to[1] = acc[i][j][2 * half + 1];
-      }
-    }
-    __syncwarp();
-    store_staged_rows<bf16, Tile::WN, kPitch>(
-        p, staged, source_row + h.lead + warp_m + i * 16, (n0 + warp_n) / 8, lane);
-    __syncwarp();
+    store_fragments<bf16, Tile::WN, kPitch>(
+        p, staged, source_row + h.lead + warp_m + i * 16, (n0 + warp_n) / 8, lane,
+        [&](int j, int e) { return acc[i][j][e]; });
   }
 }
 

@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_wgmma_kern
   }
 
   more_registers<Tile::kMultiplyRegisters>();
-  const int frag_row = lane >> 2, frag_col = (lane & 3) * 2, warp = thread >> 5;
+  const int frag_col = (lane & 3) * 2, warp = thread >> 5;
   float acc[kTilesM][BN / 2];  // in blocks of 8 columns as those of mma; sums start at the bias
 #pragma unroll
   for (int j = 0; j < BN / 8; ++j) {
@@ -173,18 +173,9 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_wgmma_kern
   float* staged = reinterpret_cast<float*>(stages) + warp * 16 * kPitch;
 #pragma unroll
   for (int i = 0; i < kTilesM; ++i) {
-#pragma unroll
-    for (int j = 0; j < BN / 8; ++j) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float* to = staged + (frag_row + 8 * half) * kPitch + j * 8 + frag_col;
-        to[0] = acc[i][4 * j + 2 * half];
-        to[1] = acc[i][4 * j + 2 * half + 1];
-      }
-    }
-    __syncwarp();
-    store_staged_rows<bf16, BN, kPitch>(p, staged, source_row + h.lead + i * 64 + warp * 16, n0 / 8, lane);
-    __syncwarp();
+    store_fragments<bf16, BN, kPitch>(
+        p, staged, source_row + h.lead + i * 64 + warp * 16, n0 / 8, lane,
+        [&](int j, int e) { return acc[i][4 * j + e]; });
   }
 }
 

@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) gather_gemm_wgmma_kernel(Ga
   }
 
   more_registers<Tile::kMultiplyRegisters>();
-  const int frag_row = lane >> 2, frag_col = (lane & 3) * 2, warp = (thread >> 5) & 3;
+  const int frag_col = (lane & 3) * 2, warp = (thread >> 5) & 3;
   float acc[kTilesM][BN / 2];  // in blocks of 8 columns as those of mma; sums start at the bias
 #pragma unroll
   for (int j = 0; j < BN / 8; ++j) {
@@ -176,18 +176,9 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) gather_gemm_wgmma_kernel(Ga
   float* staged = reinterpret_cast<float*>(stages_a) + (thread >> 5) * 16 * kPitch;
 #pragma unroll
   for (int i = 0; i < kTilesM; ++i) {
-#pragma unroll
-    for (int j = 0; j < BN / 8; ++j) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        float* to = staged + (frag_row + 8 * h) * kPitch + j * 8 + frag_col;
-        to[0] = acc[i][4 * j + 2 * h];
-        to[1] = acc[i][4 * j + 2 * h + 1];
-      }
-    }
-    __syncwarp();
-    store_staged_rows<bf16, BN, kPitch>(p, staged, out_row + first_row + i * 64 + warp * 16, n0 / 8, lane);
-    __syncwarp();
+    store_fragments<bf16, BN, kPitch>(
+        p, staged, out_row + first_row + i * 64 + warp * 16, n0 / 8, lane,
+        [&](int j, int e) { return acc[i][4 * j + e]; });
   }
 }
 

@@ -120,4 +120,24 @@ AVID_DEVICE void store_staged_rows(
   }
 }
 
+/// Stores 16 rows of kColumns sums that lie over a warp's lanes as mma leaves them, through `staged`, 16 * kPitch floats
+/// of the warp's own: sum(j, e) is value e (0..3) of the lane's share of columns 8 j to 8 j + 7.
+template <class Elem, int kColumns, int kPitch, class Sum>
+AVID_DEVICE void store_fragments(
+    const GatherGemm<Elem>& p, float* staged, const int* out_row, int first_chunk, int lane, const Sum& sum) {
+  float* mine = staged + (lane >> 2) * kPitch + (lane & 3) * 2;
+#pragma unroll
+  for (int j = 0; j < kColumns / 8; ++j) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float* to = mine + 8 * half * kPitch + j * 8;
+      to[0] = sum(j, 2 * half);
+      to[1] = sum(j, 2 * half + 1);
+    }
+  }
+  __syncwarp();
+  store_staged_rows<Elem, kColumns, kPitch>(p, staged, out_row, first_chunk, lane);
+  __syncwarp();
+}
+
 }  // namespace avid::kernels::AVID_GPU
