@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/device/conv_products.h"
+#include "kernels/sim/traffic.h"
 #include "tests/sim/conv_support.h"
 
 namespace avid::test {
@@ -54,6 +55,23 @@ inline void check_conv(
   CHECK(worst_error(d_x2.values(), d_x2_ref, kUnit<bf16>) < 1.0);
   CHECK(d_x.gaps_are_zero());
   CHECK(d_x2.gaps_are_zero());
+}
+
+/// Sectors of global memory that a 3x3 convolution of a 32x32 plane, 64 to 16 channels, reads with a given tile. Only
+/// kernels with race hooks (suite sim_race) tell of their accesses.
+inline std::uint64_t sectors_read_by_conv(int tile) {
+  kernels::Conv3dSize s{.B = 1, .in = {1, 32, 32}, .I = 64, .O = 16, .kernel = {1, 3, 3}, .padding = {0, 1, 1}};
+  s.out = s.in;
+  const auto x = DeviceRows<bf16>::random(s.in_positions(), s.I, 1), w = DeviceRows<bf16>::random(s.O * 9, s.I, 2);
+  auto out = DeviceRows<bf16>::poisoned(s.out_positions(), s.O);
+  kernels::simulator::options().profile = true;
+  kernels::conv_products::forward<kernels::Sim, bf16>(
+      "test", kernels::Stream{}, s, x.rows(), {}, w.rows(), nullptr, {}, out.rows(), nullptr, tile);
+  kernels::simulator::options().profile = false;
+  std::uint64_t sum = 0;
+  for (const kernels::simulator::TrafficLine& line : kernels::simulator::take_traffic_lines())
+    if (!line.shared && !line.write) sum += line.units;
+  return sum;
 }
 
 }  // namespace avid::test

@@ -3,7 +3,6 @@
 #include <vector>
 
 #include "kernels/device/conv_tiles.h"
-#include "kernels/sim/traffic.h"
 #include "tests/sim/arch.h"
 #include "tests/sim/gather_conv.h"
 #include "tests/sim/gather_line.h"
@@ -93,22 +92,8 @@ TEST_CASE("gather_gemm_halo_wgmma/chosen by the rule for a batch of frames") {
 TEST_CASE("gather_gemm_halo_wgmma/reads less than half of what gathering reads") {
   if (std::string(sim_suite()) != "sim_race") return;  // only kernels with race hooks tell of their accesses
   const OnArch arch(90);
-  Conv3dSize s{.B = 1, .in = {1, 32, 32}, .I = 64, .O = 16, .kernel = {1, 3, 3}, .padding = {0, 1, 1}};
-  s.out = s.in;
-  const auto x = DeviceRows<bf16>::random(s.in_positions(), s.I, 1), w = DeviceRows<bf16>::random(s.O * 9, s.I, 2);
-  auto out = DeviceRows<bf16>::poisoned(s.out_positions(), s.O);
-  const auto read_sectors = [&](int tile) {
-    kernels::simulator::options().profile = true;
-    kernels::conv_products::forward<Sim, bf16>(
-        "test", Stream{}, s, x.rows(), {}, w.rows(), nullptr, {}, out.rows(), nullptr, tile);
-    kernels::simulator::options().profile = false;
-    std::uint64_t sum = 0;
-    for (const kernels::simulator::TrafficLine& line : kernels::simulator::take_traffic_lines())
-      if (!line.shared && !line.write) sum += line.units;
-    return sum;
-  };
   // Both of 256 rows: nine reads of every row of 128 bytes, against those of 256 + 2 * 34 positions.
-  const std::uint64_t gathered = read_sectors(kFirstWgmmaTile), halo = read_sectors(kFirstHaloTile);
+  const std::uint64_t gathered = sectors_read_by_conv(kFirstWgmmaTile), halo = sectors_read_by_conv(kFirstHaloTile);
   CHECK(halo > 256 * 4);
   CHECK(2 * halo < gathered);
 }
