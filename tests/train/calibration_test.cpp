@@ -11,6 +11,7 @@
 #include "tensor/io/sha256.h"
 #include "tests/doctest.h"
 #include "tests/support.h"
+#include "tests/train/whole_run.h"
 #include "train/frozen_base.h"
 #include "train/trainer.h"
 
@@ -28,15 +29,6 @@ TrainConfig config_of(const std::string& kind) {
       fs::path(AVID_SOURCE_DIR) / "configs/tiny/scratch.toml",
       {"model.kind=" + kind, "model.mlp=12", "train.updates=2", "validation.every=1", "validation.clips=12",
        "checkpoint.every=1"});
-}
-
-void run(const fs::path& path, const TrainConfig& config) {
-  RunInfo info = current_run_info();
-  info.seed = config.seed;
-  info.threads = 1;
-  info.inputs = input_digests(config);
-  RunFolder folder = RunFolder::create(path, config, info);
-  CHECK(Trainer(folder, {}).run() == TrainEnd::finished);
 }
 
 struct Sums {
@@ -80,7 +72,7 @@ std::vector<Sums> predict_by_hand(const TrainConfig& config, const fs::path& wei
 
 TEST_CASE("calibration/run/record_of_the_weights_that_the_run_stands_for") {
   const test::TempDir dir;
-  run(dir / "clean", config_of("classifier"));
+  test::run_whole(dir / "clean", config_of("classifier"));
   const Json record = Json::parse(read_text(dir / "clean/calibration.json"));
   const fs::path weights = base_weights_path(dir / "clean");
   CHECK(record["weights_sha256"] == sha256_of_file(weights));
@@ -116,7 +108,7 @@ TEST_CASE("calibration/run/record_of_the_weights_that_the_run_stands_for") {
 TEST_CASE("calibration/run/noisy_classifiers_by_bands_of_diffusion_time") {
   const test::TempDir dir;
   const TrainConfig config = config_of("noisy_classifier");
-  run(dir / "noisy", config);
+  test::run_whole(dir / "noisy", config);
   const Json record = Json::parse(read_text(dir / "noisy/calibration.json"));
   const std::vector<Sums> want = predict_by_hand(config, base_weights_path(dir / "noisy"), kNoiseBands);
   REQUIRE(record["noise_bands"].size() == kNoiseBands);
@@ -140,7 +132,7 @@ TEST_CASE("calibration/run/other_kinds_have_none") {
   TrainConfig config = TrainConfig::load(
       fs::path(AVID_SOURCE_DIR) / "configs/tiny/base.toml",
       {"train.updates=1", "validation.every=1", "validation.clips=2", "checkpoint.every=1"});
-  run(dir / "base", config);
+  test::run_whole(dir / "base", config);
   CHECK(!fs::exists(dir / "base/calibration.json"));
   CHECK(find_calibration(dir / "base").is_null());
   CHECK(read_text(dir / "base/report.html").find("Calibration") == std::string::npos);

@@ -6,6 +6,7 @@
 #include "tensor/error.h"
 #include "tests/doctest.h"
 #include "tests/support.h"
+#include "tests/train/whole_run.h"
 #include "train/dry_run.h"
 #include "train/frozen_base.h"
 #include "train/trainer.h"
@@ -29,15 +30,6 @@ TrainConfig config_of(const std::vector<std::string>& set) {
       (fs::path(AVID_SOURCE_DIR) / "x.toml").string(), set);
 }
 
-void run(const fs::path& path, const TrainConfig& config) {
-  RunInfo info = current_run_info();
-  info.seed = config.seed;
-  info.threads = 1;
-  info.inputs = input_digests(config);
-  RunFolder folder = RunFolder::create(path, config, info);
-  CHECK(Trainer(folder, {}).run() == TrainEnd::finished);
-}
-
 std::string message(const std::vector<std::string>& set) {
   try {
     config_of(set);
@@ -51,8 +43,8 @@ std::string message(const std::vector<std::string>& set) {
 
 TEST_CASE("encoder/resume/an_interrupted_run_is_the_same_run") {
   const test::TempDir dir;
-  run(dir / "straight", config_of({}));
-  run(dir / "stopped", config_of({"train.updates=2"}));
+  test::run_whole(dir / "straight", config_of({}));
+  test::run_whole(dir / "stopped", config_of({"train.updates=2"}));
   {
     RunFolder folder = RunFolder::open(dir / "stopped", {"train.updates=4"});
     Trainer trainer(folder, {});

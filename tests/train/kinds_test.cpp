@@ -11,6 +11,7 @@
 #include "tensor/io/sha256.h"
 #include "tests/doctest.h"
 #include "tests/support.h"
+#include "tests/train/whole_run.h"
 #include "train/dry_run.h"
 #include "train/trainer.h"
 
@@ -25,26 +26,13 @@ const fs::path kRoot = AVID_SOURCE_DIR;
 
 TrainConfig tiny(std::vector<std::string> set) { return TrainConfig::load(kRoot / "configs/tiny/scratch.toml", set); }
 
-RunInfo info_for(const TrainConfig& config) {
-  RunInfo info = current_run_info();
-  info.seed = config.seed;
-  info.threads = 1;
-  info.inputs = input_digests(config);
-  return info;
-}
-
-void run(const fs::path& path, const TrainConfig& config) {
-  RunFolder folder = RunFolder::create(path, config, info_for(config));
-  Trainer trainer(folder, {});
-  CHECK(trainer.run() == TrainEnd::finished);
-}
-
 // A base of two updates, made once.
 const fs::path& base_run() {
   static test::TempDir dir;
   static const fs::path path = dir / "base";
   if (!fs::exists(path))
-    run(path, TrainConfig::load(
+    test::run_whole(
+        path, TrainConfig::load(
                   kRoot / "configs/tiny/base.toml", {"train.updates=2", "validation.every=0", "checkpoint.every=2"}));
   return path;
 }
@@ -99,8 +87,8 @@ TEST_CASE("kinds/resume/an_interrupted_run_is_the_same_run") {
       set.push_back(updates);
       return config_of(kind, set);
     };
-    run(dir / "straight", with_updates("train.updates=4"));
-    run(dir / "stopped", with_updates("train.updates=2"));
+    test::run_whole(dir / "straight", with_updates("train.updates=4"));
+    test::run_whole(dir / "stopped", with_updates("train.updates=2"));
     {
       RunFolder folder = RunFolder::open(dir / "stopped", {"train.updates=4"});
       Trainer trainer(folder, {});
@@ -204,8 +192,8 @@ TEST_CASE("kinds/served/an_adapter_trains_on_a_served_base_as_on_its_file") {
     set.push_back("base.checkpoint=" + place);
     return TrainConfig::load(kRoot / "configs/tiny/avid.toml", set);
   };
-  run(dir / "file", config(base_run().string()));
-  run(dir / "served", config(server.url()));
+  test::run_whole(dir / "file", config(base_run().string()));
+  test::run_whole(dir / "served", config(server.url()));
   const RunDigests a = run_digests(dir / "file"), b = run_digests(dir / "served");
   CHECK(a.weights == b.weights);
   CHECK(a.ema == b.ema);
