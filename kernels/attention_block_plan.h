@@ -41,8 +41,10 @@ AttentionBlockPlan attention_block_plan(
   plan.h_pitch = up_to_8(p.C);
   plan.qkv_pitch = up_to_8(3 * plan.inner);
   plan.a_pitch = up_to_8(plan.inner);
-  plan.qkv_size = {.P = plan.rows, .I = p.C, .O = 3 * plan.inner};
-  plan.out_size = {.P = plan.rows, .I = plan.inner, .O = p.C};
+  // The type is named because nvcc 13 forgets designators where a braced list is assigned in a template: without it
+  // O would land in I2 (tests/house/nvcc_test.cpp).
+  plan.qkv_size = LinearSize{.P = plan.rows, .I = p.C, .O = 3 * plan.inner};
+  plan.out_size = LinearSize{.P = plan.rows, .I = plan.inner, .O = p.C};
   constexpr std::int64_t kElem = sizeof(Elem);
   plan.h = take(plan.rows * plan.h_pitch * kElem);
   plan.qkv = take(plan.rows * plan.qkv_pitch * kElem);
