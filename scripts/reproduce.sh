@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The paper's CoinRun tables from one command: train every model, sample, score, and set the numbers beside the paper's.
 #
-# Usage: scripts/reproduce.sh [--budget minutes|hours|paper] --out DIR [--table 1|3|4|5|6 | --figure mask|strips|normalised|data | all]
+# Usage: scripts/reproduce.sh [--budget minutes|hours|paper] --out DIR [--rescore]
+#                             [--table 1|3|4|5|6 | --figure mask|strips|normalised|data | all]
 #
 #   minutes  all methods, networks and frames as small as they go (a base trained here, 16x16, 10 diffusion steps): shows
 #            that everything works, says nothing about the methods. 3.3 minutes on two cores shared with other work.
@@ -11,6 +12,9 @@
 #
 # Every stage leaves a mark in DIR/done when it is finished; the same command goes on where it stopped, in the middle of a
 # training too. The result is DIR/report.html and DIR/report.json.
+# Scores: every metric whose weights are there (AVID_WEIGHTS, see avid weights), and from 32x32 frames up the project's
+# own fid_procgen and fvd_procgen, which need no download. Generated clips are kept in DIR/kept: --rescore scores every
+# row again without sampling, for example when weights have come since.
 # AVID=path of the program (default build/avid); AVID_DEVICE=cpu|cuda|cuda:N where networks compute (default cpu);
 # AVID_REPRODUCE_DRY=1 prints the plan and the cost, and stops.
 set -euo pipefail
@@ -21,12 +25,13 @@ usage() {
   sed -n '2,/^set -/p' "$0" | sed '$d; s/^# \{0,1\}//' >&2
   exit 2
 }
-budget=minutes out= what=all
+budget=minutes out= what=all rescore=
 while [ $# -gt 0 ]; do
   case $1 in
     --budget) budget=${2:-}; shift 2 || usage ;;
     --out) out=${2:-}; shift 2 || usage ;;
     --table | --figure) what="${1#--} ${2:-}"; shift 2 || usage ;;
+    --rescore) rescore=yes; shift ;;
     all) what=all; shift ;;
     *) usage ;;
   esac
@@ -54,9 +59,11 @@ echo "$budget" >"$out/budget"
 samples=data/samples
 updates=${AVID_REPRODUCE_UPDATES:-1000}
 [[ $updates =~ ^[1-9][0-9]*$ ]] || { echo "reproduce: AVID_REPRODUCE_UPDATES: expected a number of updates, got '$updates'" >&2; exit 2; }
-# LPIPS, FID and FVD as well where their weights are (AVID_WEIGHTS, see avid weights); without them they are left out.
+# LPIPS, FID and FVD as well where their weights are (AVID_WEIGHTS, see avid weights), fid_procgen and fvd_procgen with
+# the shipped encoder; what cannot be computed is left out, and the report says why.
 metrics=(--metrics all)
-[ "$budget" != minutes ] || metrics=(--metrics mse,psnr,ssim)  # its clips are too short for FVD
+# Its clips of 2 + 4 frames are too short for FVD (9), its 16x16 frames too small for the Procgen encoder (32x32).
+[ "$budget" != minutes ] || metrics=(--metrics mse,psnr,ssim)
 case $budget in
   minutes)
     base=$out/runs/base clips=6 frames=4 size=16 ddpm=(--sampler ddpm) fast=(--sampler ddpm) batch=6
@@ -188,7 +195,8 @@ method_options() {  # data set, method -> options of avid evaluate and avid samp
 evaluate() {
   method_options "$1" "$2"
   $avid evaluate "${method[@]}" --device "$device" --data "$heldout" --clip-list "$out/clips.json" --clips 0 --size "$size" --frames "$frames" \
-    --batch "$batch" --name method --classifier "$out/runs/classifier_eval" "${metrics[@]}" --out "$out/scores/$1__$2.json"
+    --batch "$batch" --name method --classifier "$out/runs/classifier_eval" "${metrics[@]}" --keep-clips "$out/kept" \
+    --out "$out/scores/$1__$2.json"
 }
 pictures() {
   method_options "$1" "$2"
@@ -223,6 +231,7 @@ plan() {
 }
 plan
 [ -z "${AVID_REPRODUCE_DRY:-}" ] || exit 0
+[ -z "$rescore" ] || rm -f "$out"/done/score_*
 
 # ---- data ----
 collect() {  # place, game, levels, more...
@@ -268,7 +277,8 @@ notes=()
 case $budget in
   minutes)
     notes+=(--note "Budget minutes: networks of a few thousand numbers, 24 updates each, 16x16 frames, $clips clips. This shows that every stage works; it says nothing about the methods."
-      --note "The base was trained here on CoinRun without actions, not on 15 other games.") ;;
+      --note "The base was trained here on CoinRun without actions, not on 15 other games."
+      --note "Neither FVD nor fvd_procgen and fid_procgen here: clips of 6 frames are too short for I3D, frames of 16x16 too small for the Procgen encoder.") ;;
   hours)
     notes+=(--note "Budget hours: 32x32 frames, networks of width 12 (for 22M) and 20 (for 71M) on the shipped base of width 16, $updates updates of 8 clips each, $clips clips, DDIM with 20 steps (classifier guidance: DDPM with 200)."
       --note "Data sets are the first 32, 96 and all 160 levels of the shipped sample (4k, 12k and 20k frames) in place of 100k, 500k and 2.5M.") ;;

@@ -65,6 +65,7 @@ Json tables_json(const PaperScores& scores) {
           line["ours"][m.label] = interval_json(found->second);
       }
       line["chosen"] = ours == nullptr ? Json(nullptr) : Json(ours->row);
+      line["chosen_by"] = ours == nullptr || ours->chosen_by.empty() ? Json(nullptr) : Json(ours->chosen_by);
       line["extra"] = ours == nullptr ? Json(nullptr) : ours->extra;
       out["rows"].push_back(std::move(line));
     }
@@ -224,6 +225,30 @@ Json claims_json(const PaperScores& scores) {
   return claims;
 }
 
+/// Only of what no method has.
+Json unavailable_json(const PaperScores& scores) {
+  Json out = Json::object();
+  for (const Measure& m : kMeasures)
+    for (const auto& [id, one] : scores.methods) {
+      const auto reasons = one.record.find("unavailable");
+      if (reasons == one.record.end() || !reasons->is_object() || !reasons->contains(m.key)) continue;
+      if (std::any_of(scores.methods.begin(), scores.methods.end(), [&](const auto& s) {
+            return s.second.value(m).has_value();
+          }))
+        continue;
+      out[m.label] = reasons->at(m.key);
+      break;
+    }
+  return out;
+}
+
+/// The notes of the first method that has some: all of them used one encoder (read_paper_scores).
+Json own_json(const PaperScores& scores) {
+  for (const auto& [id, one] : scores.methods)
+    if (const auto notes = one.record.find("notes"); notes != one.record.end() && !notes->empty()) return *notes;
+  return Json::array();
+}
+
 }  // namespace
 
 Json paper_report(const PaperReportRequest& request) {
@@ -243,6 +268,8 @@ Json paper_report(const PaperReportRequest& request) {
     if (!one.masks.is_null()) report["masks"][id] = one.masks;
     report["records"][id] = one.record;
   }
+  report["unavailable"] = unavailable_json(scores);
+  report["own"] = own_json(scores);
   return report;
 }
 

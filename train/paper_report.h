@@ -26,9 +26,12 @@ struct PaperReportRequest {
 ///   claims      the paper's main statements, each with what our numbers say
 ///   masks       mean mask against diffusion time
 ///   records     per row the evaluation's protocol: clips, sampler, seed, weights' sha256
+///   unavailable why a metric was not measured, and what to do, as the files of scores say it
+///   own         what is to be known of the project's own metrics, where there are any
 /// Rows without a file of scores have null. Of a sweep the weight with the best FVD is taken as in the paper; without
 /// FVD the one with the best PSNR.
-/// Errors   FileError for a damaged file of scores; ConfigError when scores were taken on different clips.
+/// Errors   FileError for a damaged file of scores; ConfigError when scores were taken on different clips or
+///          by different protocols.
 nlohmann::ordered_json paper_report(const PaperReportRequest& request);
 
 /// The page of a report: no scripts, nothing from outside, readable on a phone.

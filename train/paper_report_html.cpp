@@ -116,7 +116,7 @@ std::string table_html(const Json& table) {
   for (const Measure& m : columns) {
     const bool ours = any_ours(table, m.label);
     if (!m.substitute) head += fmt::format("<th>{}<br>paper</th>", m.label);
-    if (ours) head += fmt::format("<th>{}<br>ours</th>", m.label);
+    if (ours) head += fmt::format("<th>{}<br>{}</th>", m.label, m.substitute ? "own metric" : "ours");
     if (!ours) missing += fmt::format("{}{}", missing.empty() ? "" : ", ", m.label);
     width += static_cast<std::size_t>(!m.substitute) + static_cast<std::size_t>(ours);
   }
@@ -135,6 +135,8 @@ std::string table_html(const Json& table) {
     }
     std::string chosen = row["chosen"].is_string() ? row["chosen"].get<std::string>() : "";
     chosen = chosen.starts_with("method, ") ? chosen.substr(8) : "";
+    if (!chosen.empty() && row["chosen_by"].is_string())
+      chosen += " (best " + row["chosen_by"].get<std::string>() + ")";
     body += fmt::format("<td class=\"left\">{}</td></tr>\n", escape_html(chosen));
   }
   const std::string title = fmt::format("Table {}: {}", table["number"].get<int>(), table["title"].get<std::string>());
@@ -142,6 +144,34 @@ std::string table_html(const Json& table) {
          scroll(title, head + "<th>weight</th></tr>\n" + body) +
          (missing.empty() ? "" : fmt::format("<p class=\"open\">Not measured in this run: {}.</p>\n", missing)) +
          "</section>\n";
+}
+
+/// What stands in the tables without being the paper's, and what is not in them.
+std::string measures_html(const Json& report) {
+  std::string body, rows;
+  for (const Json& note : report["own"]) body += "<p>" + text(note) + ".</p>\n";
+  if (!body.empty())
+    body +=
+        "<p>Their columns have no number of the paper beside them. Where they are compared with the paper at all, it "
+        "is with the order of its FVD or FID.</p>\n";
+  for (const auto& [label, reason] : report["unavailable"].items())
+    rows += fmt::format("<tr><td>{}</td><td class=\"left wide\">{}</td></tr>\n", escape_html(label), text(reason));
+  if (!rows.empty())
+    body += scroll("Not measured", "<tr><th>not measured</th><th>why, and what to do</th></tr>\n" + rows);
+  return body.empty() ? "" : "<section id=\"measures\"><h2>The metrics</h2>\n" + body + "</section>\n";
+}
+
+/// The metric of our own with this name, or null.
+const Measure* own_metric(const Json& label) {
+  for (const Measure& m : kMeasures)
+    if (m.substitute && label == m.label) return &m;
+  return nullptr;
+}
+
+/// A metric of our own says which column of the paper gives the other order.
+std::string rank_title(const Json& label) {
+  const Measure* own = own_metric(label);
+  return own == nullptr ? text(label) : fmt::format("{}, against the paper's {}", own->label, name_of(own->paper));
 }
 
 std::string ranks_html(const Json& ranks) {
@@ -153,7 +183,7 @@ std::string ranks_html(const Json& ranks) {
     rows += fmt::format(
         "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td class=\"good\">{}</td><td class=\"bad\">{}</td><td "
         "class=\"open\">{}</td></tr>\n",
-        text(r["metric"]), r["table"].get<int>(), r["rows"].get<int>(),
+        rank_title(r["metric"]), r["table"].get<int>(), r["rows"].get<int>(),
         r["kendall_tau"].is_null() ? "-" : fmt::format("{:.2f}", r["kendall_tau"].get<double>()),
         r["pairs_confirmed"].get<int>(), r["pairs_contradicted"].get<int>(), r["pairs_open"].get<int>());
   return "<section id=\"ranks\"><h2>Does the paper's order hold?</h2>\n<p>Kendall's tau compares two orders: 1 the "
@@ -229,15 +259,18 @@ std::string card(const std::string& value, const std::string& what) {
   return fmt::format("<div class=\"card\"><b>{}</b><span>{}</span></div>\n", value, escape_html(what));
 }
 
-/// The page in four numbers.
+/// The page in four numbers, those of the paper's metrics.
 std::string cards_html(const Json& report) {
   std::size_t rows = 0;
   std::map<std::string, int> pairs, statements;
   for (const Json& row : report["normalised"]["rows"]) rows += row.is_object();
   for (const Json& rank : report["ranks"])
-    for (const char* key : {"pairs_confirmed", "pairs_contradicted", "pairs_open"}) pairs[key] += rank[key].get<int>();
+    if (own_metric(rank["metric"]) == nullptr)
+      for (const char* key : {"pairs_confirmed", "pairs_contradicted", "pairs_open"})
+        pairs[key] += rank[key].get<int>();
   for (const Json& claim : report["claims"])
-    for (const Json& metric : claim["metrics"]) ++statements[verdict(metric)];
+    for (const Json& metric : claim["metrics"])
+      if (own_metric(metric["metric"]) == nullptr) ++statements[verdict(metric)];
   std::string clips = "-", what = "clips";
   if (!report["records"].empty()) {
     const Json& record = report["records"].begin().value();
@@ -269,7 +302,8 @@ std::string navigation(const std::string& body) {
       {"claims", "Statements"}, {"table1", "Table 1"},
       {"table3", "Table 3"},    {"table4", "Table 4"},
       {"table5", "Table 5"},    {"table6", "Table 6"},
-      {"ranks", "Order"},       {"figure-normalised", "Normalised"},
+      {"measures", "Metrics"},  {"ranks", "Order"},
+      {"figure-normalised", "Normalised"},
       {"figure-data", "Data"},  {"figure-compute", "Compute"},
       {"figure-mask", "Mask"},  {"figure-masks", "Mask pictures"},
       {"videos", "Videos"},     {"figure-strips", "Frames"},
@@ -288,9 +322,10 @@ std::string paper_report_html(const Json& report, const PaperReportRequest& requ
   for (const Json& note : report["notes"]) body += "<p class=\"note\">" + text(note) + "</p>\n";
   body += cards_html(report) + claims_html(report["claims"]);
   for (const Json& table : report["tables"]) body += table_html(table);
-  body += ranks_html(report["ranks"]) + normalised_html(report["normalised"]) + data_figures_html(report) +
-          compute_figures_html(report) + mask_figures_html(report) + mask_pictures_html(request.pictures) +
-          side_by_side_html(request.pictures) + strips_html(report, request.pictures) + records_html(report["records"]);
+  body += measures_html(report) + ranks_html(report["ranks"]) + normalised_html(report["normalised"]) +
+          data_figures_html(report) + compute_figures_html(report) + mask_figures_html(report) +
+          mask_pictures_html(request.pictures) + side_by_side_html(request.pictures) +
+          strips_html(report, request.pictures) + records_html(report["records"]);
   return fmt::format(
              "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" "
              "content=\"width=device-width,initial-scale=1\"><title>{0}</title><style>{1}</style></"

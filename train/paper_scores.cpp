@@ -41,21 +41,31 @@ std::optional<Interval> measure_of(const Json& file, const Json& row, const Meas
   return interval_at(errors->at(name), "aer");
 }
 
-/// The method's own rows are called "method", or "method, poe 0.4".
-const Json& choose_row(const Json& file, const std::string& source) {
-  const Json* best = nullptr;
-  double best_value = 0;
+/// The method's own rows are called "method", or "method, poe 0.4"; out of several the best by the first of these that
+/// the file has. The second is that metric's key, or empty where there was no choice.
+std::pair<const Json*, std::string> choose_row(const Json& file, const std::string& source) {
+  std::vector<const Json*> rows;
   for (const Json& row : file.at("rows")) {
     const std::string name = row.at("name");
     if (name != "method" && !name.starts_with("method, ")) continue;
-    if (name.find("shuffled actions") != std::string::npos) continue;
-    const auto fvd = interval_at(row, "fvd_i3d"), substitute = interval_at(row, "fvd_procgen"),
-               psnr = interval_at(row, "psnr");
-    const double value = fvd ? -fvd->mean : substitute ? -substitute->mean : psnr ? psnr->mean : 0;
-    if (best == nullptr || value > best_value) best = &row, best_value = value;
+    if (name.find("shuffled actions") == std::string::npos) rows.push_back(&row);
   }
-  check<FileError>(best != nullptr, "{}: no row named 'method' in it | evaluate with --name method", source);
-  return *best;
+  check<FileError>(!rows.empty(), "{}: no row named 'method' in it | evaluate with --name method", source);
+  if (rows.size() == 1) return {rows[0], ""};
+  for (const char* key : {"fvd_i3d", "fvd_procgen", "psnr"}) {
+    const Json* best = nullptr;
+    double best_value = 0;
+    bool complete = true;
+    for (const Json* row : rows) {
+      const auto found = interval_at(*row, key);
+      complete = complete && found;
+      if (!found) continue;
+      const double value = std::string(key) == "psnr" ? found->mean : -found->mean;
+      if (best == nullptr || value > best_value) best = row, best_value = value;
+    }
+    if (complete) return {best, key};
+  }
+  return {rows[0], ""};
 }
 
 TrainingCost training_of(const Json& file, const std::string& row) {
@@ -79,8 +89,10 @@ TrainingCost training_of(const Json& file, const std::string& row) {
 MethodScores scores_of(const Json& file, const std::string& source) {
   MethodScores scores;
   scores.extra = scores.record = Json::object();
-  const Json& row = choose_row(file, source);
+  const auto [chosen, chosen_by] = choose_row(file, source);
+  const Json& row = *chosen;
   scores.row = row.at("name");
+  scores.chosen_by = chosen_by;
   for (const Measure& m : kMeasures)
     if (const auto interval = measure_of(file, row, m)) scores.measures[m.key] = *interval;
   for (const char* key : {"mse", "fid", "fvd_i3d_tf"})
@@ -99,10 +111,12 @@ MethodScores scores_of(const Json& file, const std::string& source) {
   scores.training = training_of(file, scores.row);
   for (const char* key :
        {"n_clips", "frames", "t_cond", "height", "width", "data", "dataset_sha256", "clips", "sampler", "switches",
-        "classifier", "weights", "warnings", "notes", "program", "commit", "device"})
+        "classifier", "weights", "warnings", "notes", "unavailable", "program", "commit", "device"})
     if (file.contains(key)) scores.record[key] = file.at(key);
   scores.record["row"] = scores.row;
   if (file.at("sources").contains(scores.row)) scores.record["sources"] = file.at("sources").at(scores.row);
+  if (file.contains("kept_clips") && file.at("kept_clips").contains(scores.row))
+    scores.record["kept_clips"] = file.at("kept_clips").at(scores.row);
   if (file.contains("training") && file.at("training").contains(scores.row))
     scores.record["training"] = file.at("training").at(scores.row);
   if (const auto masks = file.find("mask_mean_per_step"); masks != file.end() && masks->contains(scores.row))
@@ -119,6 +133,31 @@ MethodScores read_scores(const fs::path& path) {
     fail<FileError>("{}: damaged: {} | remove it and evaluate again", path.string(), error.what());
   }
 }
+
+/// Numbers of one column must come from one file of weights and one protocol; the first to say something decides.
+class SameProtocol {
+ public:
+  void check_row(const Json& record, const std::string& source) {
+    const auto weights = record.find("weights"), switches = record.find("switches");
+    if (weights != record.end() && weights->is_object())
+      for (const auto& [network, file] : weights->items())
+        if (file.is_object() && file.contains("sha256"))
+          check_one("weights of " + network, file["sha256"].get<std::string>().substr(0, 12), source);
+    if (switches != record.end() && switches->is_object())
+      for (const auto& [name, value] : switches->items()) check_one("switch " + name, value.dump(), source);
+  }
+
+ private:
+  void check_one(const std::string& what, const std::string& value, const std::string& source) {
+    const auto [found, fresh] = seen_.try_emplace(what, value, source);
+    const auto& [expected, first] = found->second;
+    check<ConfigError>(
+        fresh || expected == value, "{}: {}: expected {} as in {}, got {} | evaluate both alike", source, what,
+        printable(expected), first, printable(value));
+  }
+
+  std::map<std::string, std::pair<std::string, std::string>> seen_;
+};
 
 }  // namespace
 
@@ -148,6 +187,7 @@ PaperScores read_paper_scores(const fs::path& tables, const fs::path& scores, co
   }
   check<UsageError>(!all.tables.empty(), "report: expected tables out of 1, 3, 4, 5 and 6");
   std::string hash, first;
+  SameProtocol protocol;
   for (const eval::PaperTable& table : all.tables)
     for (const PaperRow& row : table.rows) {
       const fs::path path = scores / (row.id() + ".json");
@@ -157,6 +197,7 @@ PaperScores read_paper_scores(const fs::path& tables, const fs::path& scores, co
       if (first.empty()) hash = own, first = path.string();
       check<ConfigError>(
           own == hash, "{}: scored on other clips than {} | evaluate both with one --clip-list", path.string(), first);
+      protocol.check_row(one.record, path.string());
       all.methods.emplace(row.id(), std::move(one));
     }
   return all;

@@ -16,7 +16,7 @@
 namespace avid::train {
 
 /// One column of our numbers. Substitutes are this project's own metrics on Procgen frames: they stand beside the
-/// paper's column, never in it.
+/// paper's column under their own names, never in it.
 struct Measure {
   eval::PaperMetric paper;  ///< the column of the paper that it belongs to
   const char* key;          ///< in a row of avid evaluate
@@ -30,8 +30,8 @@ inline constexpr std::array<Measure, 8> kMeasures = {{
     {eval::PaperMetric::ssim, "ssim", "SSIM"},
     {eval::PaperMetric::lpips, "lpips", "LPIPS"},
     {eval::PaperMetric::psnr, "psnr", "PSNR"},
-    {eval::PaperMetric::fvd, "fvd_procgen", "FVD (Procgen encoder)", true},
-    {eval::PaperMetric::fid, "fid_procgen", "FID (Procgen encoder)", true},
+    {eval::PaperMetric::fvd, "fvd_procgen", "fvd_procgen", true},
+    {eval::PaperMetric::fid, "fid_procgen", "fid_procgen", true},
 }};
 
 /// What the networks of a method cost to train; unknown parts are 0.
@@ -43,6 +43,7 @@ struct TrainingCost {
 /// One method's scores: the row chosen out of a file of avid evaluate.
 struct MethodScores {
   std::string row;                                       // its name in the file
+  std::string chosen_by;                                 // the metric that chose it out of a sweep; else empty
   std::map<std::string, eval::Interval> measures;        // by Measure::key
   nlohmann::ordered_json extra;                          // metrics that are no column: "mse", "acc_real", ...
   std::map<std::string, std::vector<double>> per_clip;   // "psnr", "ssim", "lpips", "acc"
@@ -66,7 +67,8 @@ struct PaperScores {
 
 /// `only_tables` empty: all. Of a sweep the weight with the best FVD is taken as in the paper; without FVD by the Procgen
 /// encoder, without that by PSNR.
-/// Errors   FileError for a damaged file; ConfigError when two were scored on different clips; UsageError for no table.
+/// Errors   FileError for a damaged file; ConfigError when two were scored on different clips, with different weights
+///          of one network, or under different values of one switch; UsageError for no table.
 PaperScores read_paper_scores(
     const std::filesystem::path& tables, const std::filesystem::path& scores, const std::vector<int>& only_tables);
 

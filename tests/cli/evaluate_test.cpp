@@ -1,4 +1,5 @@
 // tests/cli/evaluate_test.cpp -- avid evaluate and avid metrics: rows, numbers, mistakes
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -101,6 +102,62 @@ TEST_CASE("evaluate/intervals/distances_between_sets_by_resampled_clips") {
   CHECK(run({})["resamples"]["base"]["fvd_procgen"].size() == 200);  // cheap, so nobody has to ask
 }
 
+TEST_CASE("evaluate/keep_clips/a_second_evaluation_samples_nothing_and_says_the_same") {
+  const TempDir dir;
+  const auto run = [&](std::vector<std::string> more) {
+    more.insert(more.end(), {"--json", "--keep-clips", dir / "kept"});
+    const ProgramResult result = avid_program(model(more));
+    CAPTURE(result.err);
+    REQUIRE(result.exit_code == 0);
+    return nlohmann::json::parse(result.out);
+  };
+  const auto files = [&] {
+    std::size_t n = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(dir / "kept")) n += entry.path().extension() != "";
+    return n;
+  };
+  const auto first = run({"--shuffle-actions"});
+  CHECK_FALSE(first.contains("kept_clips"));
+  CHECK(files() == 3);  // base, adapter, adapter with shuffled actions
+  // Other metrics of the same clips; numbers, masks and seconds are those of the sampling.
+  const auto again = run({"--shuffle-actions", "--metrics", "psnr,fid_procgen"});
+  CHECK(again["kept_clips"].size() == 3);
+  CHECK(again["kept_clips"]["base"]["commit"] == first["commit"]);
+  CHECK(again["sampling_seconds"] == first["sampling_seconds"]);
+  CHECK(again["mask_mean_per_step"] == first["mask_mean_per_step"]);
+  for (std::size_t i = 0; i < 4; ++i) {
+    CHECK(again["rows"][i]["psnr"] == first["rows"][i]["psnr"]);
+    CHECK(again["rows"][i]["fid_procgen"].is_number());
+  }
+  CHECK(files() == 3);
+  // Anything that changes the frames is sampled: steps, noise, windows, rounding, the way of the timesteps.
+  for (const std::vector<std::string>& other : std::vector<std::vector<std::string>>{
+           {"--steps", "3"}, {"--seed", "1"}, {"--clips", "2"}, {"--timesteps", "9"}, {"--set", "quantise=round"}}) {
+    CAPTURE(other[0]);
+    auto words = model({"--json", "--keep-clips", dir / "kept"});
+    const auto given = std::find(words.begin(), words.end(), other[0]);
+    if (given != words.end())
+      given[1] = other[1];
+    else
+      words.insert(words.end(), other.begin(), other.end());
+    const ProgramResult result = avid_program(words);
+    REQUIRE(result.exit_code == 0);
+    CHECK_FALSE(nlohmann::json::parse(result.out).contains("kept_clips"));
+  }
+  // A file that was changed is named, and sampled again.
+  for (const auto& entry : std::filesystem::directory_iterator(dir / "kept")) {
+    std::string bytes = read_text(entry.path());
+    bytes.back() = static_cast<char>(bytes.back() ^ 1);
+    write_text_atomic(entry.path(), bytes);
+  }
+  auto words = model({"--json", "--keep-clips", dir / "kept"});
+  const ProgramResult healed = avid_program(words);
+  CHECK(healed.exit_code == 0);
+  CHECK(healed.err.find("damaged") != std::string::npos);
+  CHECK(nlohmann::json::parse(healed.out)["rows"][2]["psnr"] == first["rows"][2]["psnr"]);
+  CHECK(run({})["kept_clips"].size() == 2);
+}
+
 TEST_CASE("evaluate/errors/one_line_each") {
   const auto expect = [&](int exit_code, const std::string& text, std::vector<std::string> words) {
     CAPTURE(text);
@@ -113,6 +170,7 @@ TEST_CASE("evaluate/errors/one_line_each") {
   expect(2, "--eta", model({"--eta", "3"}));
   expect(1, "window", model({}, "500"));
   expect(1, "taken", model({"--name", "base"}));
+  expect(1, "cannot make this folder", model({"--keep-clips", "/proc/nowhere"}));
   expect(1, "not a folder made by avid train", {"evaluate", "--run", "/tmp", "--data", kHeldOut});
 }
 

@@ -29,6 +29,10 @@ inline nlohmann::ordered_json scores_json(const MadeUpScores& s) {
   json["height"] = json["width"] = 16;
   json["clips"] = {{"hash", "h"}, {"name", "four"}};
   json["bootstrap"] = {{"seed", 0}};
+  json["switches"] = {{"quantise", "trunc"}};
+  json["weights"]["procgen-encoder"] = {{"file", "e.safetensors"}, {"sha256", std::string(64, 'e')}};
+  json["notes"] = {"fvd_procgen: distances on features of this project's own encoder; not FID or FVD"};
+  json["unavailable"] = {{"lpips", "lpips: unavailable: no weights <here> | convert them"}};
   json["sources"]["method"] = {{"adapter", "a.safetensors"}, {"base", "b.safetensors"}, {"sha256.adapter", "00"}};
   json["training"]["method"] = {
       {"adapter", {{"flop", s.flop}, {"clips", 8000}, {"frames", s.frames}}},

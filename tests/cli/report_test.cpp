@@ -1,5 +1,6 @@
 // tests/cli/report_test.cpp -- avid report: numbers beside data and compute, substitutes, masks, animations, one file
 #include <algorithm>
+#include <array>
 
 #include <nlohmann/json.hpp>
 
@@ -44,13 +45,13 @@ TEST_CASE("report/json/data_compute_and_substitutes") {
   // A substitute stands beside the paper's column and leaves it empty.
   const Json row = row_of(r["tables"][0]["rows"], "coinrun500k", "avid_22m");
   CHECK(row["ours"]["FVD"].is_null());
-  CHECK(row["ours"]["FVD (Procgen encoder)"]["mean"] == 60);
-  CHECK(row["ours"]["FVD (Procgen encoder)"]["low"] == 57);
+  CHECK(row["ours"]["fvd_procgen"]["mean"] == 60);
+  CHECK(row["ours"]["fvd_procgen"]["low"] == 57);
   CHECK(row["paper"]["FVD"] == 28.5);
   // Orders by the substitute, with paired differences out of resamples: all pairs of equal draws differ by a constant.
   bool seen = false;
   for (const Json& rank : r["ranks"])
-    if (rank["table"] == 1 && rank["metric"] == "FVD (Procgen encoder)") {
+    if (rank["table"] == 1 && rank["metric"] == "fvd_procgen") {
       seen = true;
       CHECK(rank["rows"] == 6);
       CHECK(rank["pairs_open"] == 0);
@@ -68,8 +69,100 @@ TEST_CASE("report/json/other_draws_are_never_paired") {
   write_text_atomic(dir / "scores/coinrun500k__finetune.json", other.dump());
   REQUIRE(run_report(dir.path()).exit_code == 0);
   for (const Json& rank : Json::parse(read_text(dir / "report.json"))["ranks"])
-    if (rank["table"] == 1 && rank["metric"] == "FVD (Procgen encoder)")
+    if (rank["table"] == 1 && rank["metric"] == "fvd_procgen")
       CHECK(rank["pairs_confirmed"].get<int>() + rank["pairs_contradicted"].get<int>() == 10);
+}
+
+TEST_CASE("report/json/what_was_not_measured_and_what_is_our_own") {
+  const TempDir dir;
+  write_made_up_report_inputs(dir.path());
+  REQUIRE(run_report(dir.path()).exit_code == 0);
+  const Json r = Json::parse(read_text(dir / "report.json"));
+  CHECK(r["unavailable"].size() == 1);
+  CHECK(r["unavailable"]["LPIPS"] == "lpips: unavailable: no weights <here> | convert them");
+  REQUIRE(r["own"].size() == 1);
+  const std::string html = read_text(dir / "report.html");
+  CHECK(count(html, "<section id=\"measures\">") == 1);
+  CHECK(html.find("lpips: unavailable: no weights &lt;here&gt; | convert them") != std::string::npos);
+  CHECK(html.find("not FID or FVD") != std::string::npos);
+  // In the five tables its column has a name of its own, and the paper's column has no cell of ours.
+  CHECK(count(html, "<th>fvd_procgen<br>own metric</th>") == 5);
+  CHECK(html.find("<th>FVD<br>ours</th>") == std::string::npos);
+  CHECK(html.find("fvd_procgen, against the paper's FVD") != std::string::npos);
+  CHECK(count(html, ">fvd_procgen, lower is better<") == 2);  // against data, against compute
+  // The head of the page counts the paper's metrics only: pairs of PSNR.
+  int pairs = 0, own = 0;
+  for (const Json& rank : r["ranks"])
+    for (const char* key : {"pairs_confirmed", "pairs_contradicted", "pairs_open"})
+      (rank["metric"] == "fvd_procgen" ? own : pairs) += rank[key].get<int>();
+  CHECK(own > 0);
+  std::string card = html.substr(html.find("<div class=\"cards\">"));
+  card = card.substr(0, card.find("pairs of the paper"));
+  card = card.substr(card.rfind("<b>"));
+  int counted = 0;
+  for (std::size_t at = 0; at < card.size();) {
+    const std::size_t digit = card.find_first_of("0123456789", at);
+    if (digit == std::string::npos) break;
+    std::size_t length = 0;
+    counted += std::stoi(card.substr(digit), &length);
+    at = digit + length;
+  }
+  CHECK(counted == pairs);
+}
+
+TEST_CASE("report/sweep/the_weight_is_chosen_by_the_first_metric_that_all_have") {
+  const TempDir dir;
+  const auto put = [&](const char* key, const std::vector<std::array<double, 3>>& rows) {  // weight, metric, psnr
+    auto json = scores_json({.id = "coinrun500k__poe_22m"});
+    json["rows"] = nlohmann::ordered_json::array();
+    for (const auto& [weight, value, psnr] : rows) {
+      nlohmann::ordered_json row{{"name", "method, poe " + std::to_string(weight).substr(0, 3)}};
+      row["psnr"] = {{"mean", psnr}};
+      if (value > 0) row[key] = value;
+      json["per_clip"][row["name"].get<std::string>()]["psnr"] = {psnr, psnr};
+      json["rows"].push_back(row);
+    }
+    std::filesystem::create_directories(dir / "scores");
+    write_text_atomic(dir / "scores/coinrun500k__poe_22m.json", json.dump());
+    REQUIRE(run_report(dir.path()).exit_code == 0);
+    return row_of(Json::parse(read_text(dir / "report.json"))["tables"][0]["rows"], "coinrun500k", "poe_22m");
+  };
+  Json row = put("fvd_procgen", {{0.2, 50, 20}, {0.4, 40, 19}, {0.6, 60, 30}});
+  CHECK(row["chosen"] == "method, poe 0.4");
+  CHECK(row["chosen_by"] == "fvd_procgen");
+  CHECK(read_text(dir / "report.html").find("poe 0.4 (best fvd_procgen)") != std::string::npos);
+  row = put("fvd_i3d", {{0.2, 50, 20}, {0.4, 40, 19}, {0.6, 30, 18}});
+  CHECK(row["chosen"] == "method, poe 0.6");
+  CHECK(row["chosen_by"] == "fvd_i3d");
+  row = put("fvd_i3d", {{0.2, 50, 20}, {0.4, 0, 19}, {0.6, 30, 18}});  // one without it: no fair choice by it
+  CHECK(row["chosen"] == "method, poe 0.2");
+  CHECK(row["chosen_by"] == "psnr");
+  CHECK(put("fvd_i3d", {{0.2, 50, 20}})["chosen_by"].is_null());
+}
+
+TEST_CASE("report/errors/other_weights_or_another_switch_are_not_one_column") {
+  const TempDir dir;
+  const auto refused = [&](auto change, const char* text) {
+    write_made_up_report_inputs(dir.path());
+    auto other = scores_json({.id = "coinrun500k__finetune"});
+    change(other);
+    write_text_atomic(dir / "scores/coinrun500k__finetune.json", other.dump());
+    const ProgramResult result = run_report(dir.path());
+    CAPTURE(result.err);
+    CHECK(result.exit_code == 1);
+    CHECK(result.err.find(text) != std::string::npos);
+    CHECK(result.err.find("evaluate both alike") != std::string::npos);
+  };
+  refused(
+      [](auto& s) { s["weights"]["procgen-encoder"]["sha256"] = std::string(64, 'f'); },
+      "weights of procgen-encoder: expected eeeeeeeeeeee");
+  refused([](auto& s) { s["switches"]["quantise"] = "round"; }, "switch quantise: expected \"trunc\"");
+  // Files from before these entries stand beside others.
+  write_made_up_report_inputs(dir.path());
+  auto old = scores_json({.id = "coinrun500k__finetune"});
+  for (const char* key : {"weights", "switches", "notes", "unavailable"}) old.erase(key);
+  write_text_atomic(dir / "scores/coinrun500k__finetune.json", old.dump());
+  CHECK(run_report(dir.path()).exit_code == 0);
 }
 
 TEST_CASE("report/html/one_file_with_figures_masks_and_animations") {
@@ -78,7 +171,7 @@ TEST_CASE("report/html/one_file_with_figures_masks_and_animations") {
   REQUIRE(run_report(dir.path()).exit_code == 0);
   const std::string html = read_text(dir / "report.html");
   for (const char* id :
-       {"claims", "table1", "table3", "table4", "table5", "table6", "ranks", "figure-normalised", "figure-data",
+       {"claims", "table1", "table3", "table4", "table5", "table6", "measures", "ranks", "figure-normalised", "figure-data",
         "figure-compute", "figure-mask", "figure-masks", "videos", "audit"}) {
     CAPTURE(id);
     CHECK(count(html, std::string("<section id=\"") + id + "\">") == 1);

@@ -31,14 +31,16 @@ struct Options {
 void add_model(
     Evaluation& evaluation, const Options& options, const std::string& name, WorldModel& world,
     const HeldOutClips& clips, bool has_base) {
-  evaluation.add(name, world.denoiser(), world.schedule(), world.uses_actions() ? clips.actions : Tensor{}, &world);
+  evaluation.add(
+      name, world.denoiser(), world.schedule(), world.uses_actions() ? clips.actions : Tensor{}, &world,
+      world.sources());
   if (has_base) evaluation.compare(name, "base");
   evaluation.compare(name, Evaluation::kRepeat);
   if (!options.shuffle_actions || !world.uses_actions()) return;
   const std::string shuffled = name + ", shuffled actions";
   evaluation.add(
       shuffled, world.denoiser(), world.schedule(), eval::shuffle_actions(clips.actions, options.scoring.sampling.seed),
-      &world);
+      &world, world.sources());
   evaluation.compare(name, shuffled);
 }
 
@@ -87,11 +89,16 @@ void evaluate(const Options& options) {
   const HeldOutClips clips = read_held_out_clips(options.clips, *world, frames, sampling.seed);
   if (!options.out.empty()) AtomicFile(options.out);  // shows now, not after minutes, that it cannot be written
 
-  Evaluation evaluation(options.scoring, choice, clips);
+  ScoringOptions scoring = options.scoring;
+  scoring.dtype = options.files.dtype;
+  Evaluation evaluation(scoring, choice, clips);
   evaluation.add_repeat_last_frame();
   const bool has_base = world->base() != nullptr;
   if (has_base) {
-    evaluation.add("base", *world->base(), world->schedule(), {}, nullptr);
+    const auto all = world->sources();
+    evaluation.add(
+        "base", *world->base(), world->schedule(), {}, nullptr,
+        {{"base", all.at("base")}, {"sha256.base", all.at("sha256.base")}});
     evaluation.compare("base", Evaluation::kRepeat);
   }
   const std::string first = !options.name.empty() ? options.name : world->kind() == "avid" ? "adapter" : world->kind();
@@ -135,7 +142,11 @@ void evaluate(const Options& options) {
       {"kind", name_of(sampler.kind)},
       {"steps", diffusion::sampling_times(world->schedule(), sampler).size()},
       {"eta", sampler.eta},
-      {"seed", sampling.seed}};
+      {"seed", sampling.seed},
+      {"schedule", name_of(world->schedule().kind())},
+      {"timesteps", world->schedule().num_steps()},
+      {"objective", name_of(world->denoiser().objective())},
+      {"dtype", options.files.dtype}};
   report["switches"] = {
       {"quantise", choice.round ? "round" : "trunc"},
       {"ssim.crop", choice.border == eval::SsimBorder::full ? "full" : "valid"},
@@ -184,6 +195,12 @@ const CommandRegistrar registrar(
               "--classifier", options->scoring.classifier,
               "a trained action classifier, weights or run: adds the Action Error Ratio")
           ->type_name("F");
+      command
+          ->add_option(
+              "--keep-clips", options->scoring.keep_clips,
+              "keep the generated clips here, and take from here what an earlier evaluation sampled alike: another "
+              "metric then samples nothing")
+          ->type_name("DIR");
       command->add_option("--out", options->out, "write the JSON report here as well")->type_name("FILE");
       command->add_flag("--json", options->json, "print the report as JSON");
       set_example(

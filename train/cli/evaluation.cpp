@@ -2,6 +2,7 @@
 #include "train/cli/evaluation.h"
 
 #include <chrono>
+#include <cstdio>
 
 #include "eval/metrics/frechet_bootstrap.h"
 #include "eval/metrics/resize.h"
@@ -10,6 +11,7 @@
 #include "tensor/io/sha256.h"
 #include "tensor/ops/frames.h"
 #include "train/calibration.h"
+#include "train/version.h"
 
 namespace avid::cli {
 namespace {
@@ -45,7 +47,8 @@ Evaluation::Evaluation(const ScoringOptions& options, const MetricChoice& choice
       choice_(choice),
       clips_(clips),
       table_(options.bootstrap),
-      scorer_(choice.network, choice.options) {
+      scorer_(choice.network, choice.options),
+      kept_(options.keep_clips) {
   scorer_.set_real(clips.real_u8, clips.cond_u8);
   if (!options.classifier.empty()) {
     classifier_ = load_judge(options.classifier, clips);
@@ -58,19 +61,68 @@ Evaluation::Evaluation(const ScoringOptions& options, const MetricChoice& choice
   print_warnings(scorer_.warnings());
 }
 
-void Evaluation::add(
-    const std::string& name, diffusion::Denoiser& denoiser, const diffusion::Schedule& schedule, const Tensor& actions,
-    const WorldModel* world) {
-  diffusion::SamplerOptions sampler = sampler_options(options_.sampling, schedule);
-  if (world != nullptr) world->guide(sampler);
+Json Evaluation::made_from(
+    diffusion::Denoiser& denoiser, const diffusion::Schedule& schedule, const diffusion::SamplerOptions& sampler,
+    const Tensor& actions, const std::map<std::string, std::string>& sources) const {
+  Json networks = Json::object();
+  for (const auto& [role, what] : sources)
+    if (!sources.contains("sha256." + role)) networks[role] = what;  // digests and weights, wherever the files lie
+  return {
+      {"format", "avid-kept-clips 1"},
+      {"networks", networks},
+      {"objective", name_of(denoiser.objective())},
+      {"schedule", name_of(schedule.kind())},
+      {"timesteps", schedule.num_steps()},
+      {"sampler", name_of(sampler.kind)},
+      {"steps", diffusion::sampling_times(schedule, sampler).size()},
+      {"eta", sampler.eta},
+      {"seed", sampler.seed},
+      {"cond", sha256_hex(clips_.cond_u8.to_dense_bytes())},
+      {"actions", actions.defined() ? sha256_hex(actions.to_dense_bytes()) : "none"},
+      {"frames", clips_.real_u8.dim(1)},
+      {"quantise", choice_.round ? "round" : "trunc"},
+      {"dtype", options_.dtype},
+      {"device", clips_.cond.device().to_string()}};
+}
+
+KeptClips::Clips Evaluation::sample(
+    const std::string& name, diffusion::Denoiser& denoiser, const diffusion::Schedule& schedule,
+    diffusion::SamplerOptions sampler, const Tensor& actions) const {
   diffusion::MaskTrace trace;
   sampler.on_step = [&](const diffusion::StepReport& step) { trace.add(step); };
   show_sampling_progress(sampler, name);
   const auto start = std::chrono::steady_clock::now();
   const Tensor made = diffusion::sample(denoiser, schedule, clips_.cond, actions, clips_.real_u8.dim(1), sampler);
-  seconds_[name] = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  add_clips(name, choice_.round ? eval::quantise_rounded(made) : frames_to_u8(made), actions);
-  for (const auto& point : trace.points()) masks_[name].push_back({{"t", point.t}, {"mean", point.mean}});
+  KeptClips::Clips clips{
+      .frames = choice_.round ? eval::quantise_rounded(made) : frames_to_u8(made),
+      .seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(),
+      .commit = train::program_commit(),
+      .device = clips_.cond.device().describe()};
+  for (const auto& point : trace.points()) clips.masks.push_back({{"t", point.t}, {"mean", point.mean}});
+  return clips;
+}
+
+void Evaluation::add(
+    const std::string& name, diffusion::Denoiser& denoiser, const diffusion::Schedule& schedule, const Tensor& actions,
+    const WorldModel* world, const std::map<std::string, std::string>& sources) {
+  diffusion::SamplerOptions sampler = sampler_options(options_.sampling, schedule);
+  if (world != nullptr) world->guide(sampler);
+  const Json key = made_from(denoiser, schedule, sampler, actions, sources);
+  auto clips = kept_.find(key);
+  if (clips) {
+    std::fprintf(stderr, "%s: clips of an earlier evaluation, %s\n", name.c_str(), clips->file.c_str());
+    reused_[name] = {{"file", clips->file.string()}, {"commit", clips->commit}, {"device", clips->device}};
+  } else {
+    clips = sample(name, denoiser, schedule, sampler, actions);
+    try {
+      kept_.keep(key, *clips);
+    } catch (const FileError& error) {  // scores that can still be had are worth more than the copy
+      std::fprintf(stderr, "warning: %s: clips not kept: %s\n", name.c_str(), error.what());
+    }
+  }
+  seconds_[name] = clips->seconds;
+  add_clips(name, clips->frames, actions);
+  if (!clips->masks.empty()) masks_[name] = clips->masks;
 }
 
 void Evaluation::add_repeat_last_frame() {
@@ -141,6 +193,7 @@ void Evaluation::write(Json& report) const {
   if (classifier_) report["action_error"] = action_errors();
   report["mask_mean_per_step"] = masks_;
   report["sampling_seconds"] = seconds_;
+  if (!reused_.empty()) report["kept_clips"] = reused_;
   report["per_clip"] = per_clip();
   Json resamples = Json::object();
   for (const auto& [name, more] : more_)

@@ -11,6 +11,7 @@
 #include "eval/metrics/action_predictor.h"
 #include "eval/score_table.h"
 #include "train/cli/held_out_clips.h"
+#include "train/cli/kept_clips.h"
 #include "train/cli/metric_options.h"
 #include "train/cli/world_model.h"
 
@@ -20,6 +21,8 @@ namespace avid::cli {
 struct ScoringOptions {
   SamplingFlags sampling;
   std::filesystem::path classifier;  ///< for the Action Error Ratio; empty: without it
+  std::filesystem::path keep_clips;  ///< folder of KeptClips; empty: nothing is kept
+  std::string dtype = "f32";         ///< of the networks' activations, for the record
   eval::BootstrapOptions bootstrap;
 };
 
@@ -31,10 +34,11 @@ class Evaluation {
   /// Fails at once, not after the sampling, when a metric that was asked for cannot be computed.
   Evaluation(const ScoringOptions& options, const MetricChoice& choice, const HeldOutClips& clips);
 
-  /// Samples and scores. `world` guides the sampler where it has guidance; null for a base alone.
+  /// Samples, unless the clips are kept from before, and scores. `world` guides the sampler where it has guidance; null
+  /// for a base alone. `sources`: WorldModel::sources() of the networks that take part.
   void add(
       const std::string& name, diffusion::Denoiser& denoiser, const diffusion::Schedule& schedule,
-      const Tensor& actions, const WorldModel* world);
+      const Tensor& actions, const WorldModel* world, const std::map<std::string, std::string>& sources);
   void add_repeat_last_frame();
   /// A paired difference between two rows.
   void compare(const std::string& a, const std::string& b) { table_.compare(a, b); }
@@ -56,6 +60,13 @@ class Evaluation {
 
   /// `actions`: those that the clips were generated with; the data's when undefined.
   void add_clips(const std::string& name, const Tensor& made, const Tensor& actions);
+  /// Everything that the frames of a row depend on, for KeptClips.
+  Json made_from(
+      diffusion::Denoiser& denoiser, const diffusion::Schedule& schedule, const diffusion::SamplerOptions& sampler,
+      const Tensor& actions, const std::map<std::string, std::string>& sources) const;
+  KeptClips::Clips sample(
+      const std::string& name, diffusion::Denoiser& denoiser, const diffusion::Schedule& schedule,
+      diffusion::SamplerOptions sampler, const Tensor& actions) const;
   void add_scores(Json& row) const;
   void add_difference(Json& difference) const;
   /// Per row: both accuracies, mean probability of the true action, and their ratio with its interval over clips.
@@ -72,7 +83,8 @@ class Evaluation {
   eval::ActionScores real_actions_;
   std::map<std::string, MoreScores> more_;
   std::map<std::string, std::string> unavailable_;
-  Json masks_ = Json::object(), seconds_ = Json::object();
+  KeptClips kept_;
+  Json masks_ = Json::object(), seconds_ = Json::object(), reused_ = Json::object();
 };
 
 }  // namespace avid::cli

@@ -219,6 +219,7 @@ void WorldModel::load_controlnet(const path& file, const std::string& order) {
   has_base_ = takes_actions_ = uses_actions_ = true;
   num_actions_ = c.num_actions;
   note("controlnet", file.string(), sha256_of_file(file));
+  sources_["control_order"] = order.empty() ? "reversed" : order;
 }
 
 void WorldModel::load_action_model(const path& place) {
@@ -322,6 +323,7 @@ std::unique_ptr<WorldModel> WorldModel::load(const ModelFiles& given) {
   world->num_actions_ = network.unet ? network.unet->config().num_actions : 0;
   world->first_t_ = files.first_t;
   world->note(world->kind_, network.source, network.sha256);
+  if (files.base_sees_actions) world->sources_["base_sees_actions"] = "true";
   world->network_ = std::make_shared<train::FrozenBase>(std::move(network));
   world->top_ = world->network_->denoiser.get();
   if (!files.adapter.empty()) world->load_adapter(files.adapter);
