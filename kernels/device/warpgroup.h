@@ -11,6 +11,8 @@
 //   swizzled_chunk(row, chunk), swizzled_tile(at) a tile of rows of 128 bytes as wgmma wants it, and its descriptor
 //   plain_tile(at)                                the descriptor of a tile of 16-byte chunks, row after row
 //   wgmma_bf16<N>(d, a, b)                        d[64][N] += a[64][16] b[N][16]^T, begun; d is N/2 registers
+//   transposed_plain_tile(at, bytes)              the descriptor of a tile whose 16-byte chunks run across the rows
+//   wgmma_bf16_transposed<N>(d, a, b)             d[64][N] += a[16][64]^T b[16][N], begun
 //   wgmma_fence(), wgmma_commit(), wgmma_wait<K>(), wgmma_settle(d)
 //   fewer_registers<N>(), more_registers<N>()     a warpgroup gives registers back, or takes them
 #pragma once
@@ -51,5 +53,13 @@ AVID_DEVICE std::uint64_t plain_tile(shared_address at) {
   return (at.bytes & 0x3ffff) >> 4 | kStride;
 }
 inline constexpr int kLeadingShift = 16;
+
+/// The descriptor of a tile that holds the transposed operand, without swizzle: planes of one chunk of eight rows each,
+/// `plane_bytes` apart; in a plane the inner dimension runs in steps of 16 bytes, so that a product reads 16 of them in
+/// a row. Adding i takes the inner dimension from step i on; adding b/16 moves the tile by b bytes.
+AVID_DEVICE std::uint64_t transposed_plain_tile(shared_address at, int plane_bytes) {
+  constexpr std::uint64_t kEightSteps = std::uint64_t{128 / 16} << kLeadingShift;
+  return (at.bytes & 0x3ffff) >> 4 | kEightSteps | static_cast<std::uint64_t>(plane_bytes / 16) << 32;
+}
 
 }  // namespace avid::kernels::AVID_GPU

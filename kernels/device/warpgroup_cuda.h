@@ -125,11 +125,11 @@ AVID_DEVICE void more_registers() {
 #define AVID_SUMS_24 AVID_SUMS_23, AVID_SUMS_AT(92)
 #define AVID_SUMS_25 AVID_SUMS_24, AVID_SUMS_AT(96)
 
-/// n columns, k = n/8; a and b are the places of the descriptors, behind the registers.
-#define AVID_WGMMA(n, k, a, b)                                                                                   \
+/// n columns, k = n/8; a and b are the places of the descriptors, behind the registers; t = 1: transposed operands.
+#define AVID_WGMMA(n, k, a, b, t)                                                                                \
   if constexpr (N == n)                                                                                          \
   AVID_SM90A_ONLY("wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" AVID_NAMES_##k "}, %" #a ", %" #b \
-                                                                                              ", 1, 1, 1, 0, 0;" \
+                                                                                ", 1, 1, 1, " #t ", " #t ";"     \
                   : AVID_SUMS_##k                                                                                \
                   : "l"(desc_a), "l"(desc_b))
 
@@ -138,12 +138,23 @@ AVID_DEVICE void more_registers() {
 template <int N>
 AVID_DEVICE void wgmma_bf16(float (&d)[N / 2], std::uint64_t desc_a, std::uint64_t desc_b) {
   static_assert(N == 56 || N == 96 || N == 104 || N == 128 || N == 160 || N == 200, "add a line below");
-  AVID_WGMMA(56, 7, 28, 29);
-  AVID_WGMMA(96, 12, 48, 49);
-  AVID_WGMMA(104, 13, 52, 53);
-  AVID_WGMMA(128, 16, 64, 65);
-  AVID_WGMMA(160, 20, 80, 81);
-  AVID_WGMMA(200, 25, 100, 101);
+  AVID_WGMMA(56, 7, 28, 29, 0);
+  AVID_WGMMA(96, 12, 48, 49, 0);
+  AVID_WGMMA(104, 13, 52, 53, 0);
+  AVID_WGMMA(128, 16, 64, 65, 0);
+  AVID_WGMMA(160, 20, 80, 81, 0);
+  AVID_WGMMA(200, 25, 100, 101, 0);
+}
+
+/// Begins d += a^T b on the warpgroup, likewise.
+template <int N>
+AVID_DEVICE void wgmma_bf16_transposed(float (&d)[N / 2], std::uint64_t desc_a, std::uint64_t desc_b) {
+  static_assert(N == 56 || N == 96 || N == 104 || N == 128 || N == 160, "add a line below");
+  AVID_WGMMA(56, 7, 28, 29, 1);
+  AVID_WGMMA(96, 12, 48, 49, 1);
+  AVID_WGMMA(104, 13, 52, 53, 1);
+  AVID_WGMMA(128, 16, 64, 65, 1);
+  AVID_WGMMA(160, 20, 80, 81, 1);
 }
 
 }  // namespace avid::kernels::cuda

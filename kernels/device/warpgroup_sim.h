@@ -23,7 +23,14 @@ inline void fence_proxy_async(AVID_SITE) { simulator::fence_proxy_async(site); }
 template <int N>
 void wgmma_bf16(float (&d)[N / 2], std::uint64_t a, std::uint64_t b, AVID_SITE) {
   static_assert(N % 8 == 0 && N >= 8 && N <= 256);
-  simulator::WgmmaOperands x{d, a, b, N, site};
+  simulator::WgmmaOperands x{d, a, b, N, false, site};
+  simulator::warp_collective(simulator::wgmma_issue, ~0u, &x, site);
+}
+/// Begins d += a^T b on the warpgroup, likewise.
+template <int N>
+void wgmma_bf16_transposed(float (&d)[N / 2], std::uint64_t a, std::uint64_t b, AVID_SITE) {
+  static_assert(N % 8 == 0 && N >= 8 && N <= 256);
+  simulator::WgmmaOperands x{d, a, b, N, true, site};
   simulator::warp_collective(simulator::wgmma_issue, ~0u, &x, site);
 }
 /// Before the first product, and after the program used registers that the next products accumulate in.

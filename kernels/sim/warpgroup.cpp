@@ -5,6 +5,9 @@
 //   bits 32-45  stride offset / 16: from 8 rows to the next 8        bits 62-63  swizzle: 0 none, 1 128, 2 64, 3 32 bytes
 // Swizzled: row r, chunk c at start + r/8 * stride + r%8 * W + 16 c, then address bits 4.. XOR the bits from 7 on (three
 // of them for W = 128, two for 64, one for 32). Without: at start + r/8 * stride + r%8 * 16 + c * leading.
+// Transposed, a chunk is eight rows at one k, and chunk c is that of rows 8 c to 8 c + 7. Swizzled: at start
+// + c/(W/16) * leading + k/8 * stride + k%8 * W + c%(W/16) * 16, then XOR as above. Without: at start + c * stride
+// + k/8 * leading + k%8 * 16.
 #include "kernels/sim/warpgroup.h"
 
 #include <algorithm>
@@ -27,7 +30,7 @@ constexpr std::uint32_t kFenceBits = 20;
 /// Where operand rows lie.
 struct Descriptor {
   std::uint32_t start, leading, stride, width;  // bytes; width 16: no swizzle
-  Descriptor(std::uint64_t bits, const char* operand, Site site)
+  Descriptor(std::uint64_t bits, bool transposed, const char* operand, Site site)
       : start(field(bits, 0)), leading(field(bits, 16)), stride(field(bits, 32)), width(16) {
     const auto wrong = [&](const char* what) {
       fail(ErrorKind::bad_operand, std::string("wgmma: descriptor of ") + operand + ": " + what, site);
@@ -38,16 +41,24 @@ struct Descriptor {
     // The pattern of a swizzle repeats every 8 rows and follows address bits: a tile starts where a pattern does.
     if (width > 16 && start % (8 * width) >= width)
       wrong("the tile does not start at a multiple of its swizzle pattern");
+    if (width > 16 && transposed && start % width != 0) wrong("a transposed tile starts inside its swizzle pattern");
     if (width > 16 && start % width + 32 > width) wrong("two chunks from here on cross a row of the swizzle pattern");
   }
   std::uint32_t chunk(int row, int c) const {
     const auto r = static_cast<std::uint32_t>(row), k = static_cast<std::uint32_t>(c);
     if (width == 16) return start + r / 8 * stride + r % 8 * 16 + k * leading;
     const std::uint32_t at = start + r / 8 * stride + r % 8 * width + k * 16;
-    return at ^ ((at >> 3) & (width - 16));
+    return swizzled(at);
+  }
+  /// Rows 8 c to 8 c + 7 at k.
+  std::uint32_t transposed_chunk(int c, int k) const {
+    const auto column = static_cast<std::uint32_t>(c), row = static_cast<std::uint32_t>(k), of_row = width / 16;
+    if (width == 16) return start + column * stride + row / 8 * leading + row % 8 * 16;
+    return swizzled(start + column / of_row * leading + row / 8 * stride + row % 8 * width + column % of_row * 16);
   }
 
  private:
+  std::uint32_t swizzled(std::uint32_t at) const { return at ^ ((at >> 3) & (width - 16)); }
   static std::uint32_t field(std::uint64_t bits, int shift) {
     return static_cast<std::uint32_t>(bits >> shift & 0x3fff) * 16;
   }
@@ -91,7 +102,7 @@ void Warpgroups::note_generic_write(std::size_t offset, unsigned bytes, const Th
 }
 
 std::vector<std::uint16_t> Warpgroups::read_operands(
-    std::uint32_t warp, std::uint64_t a, std::uint64_t b, int n, Site site) {
+    std::uint32_t warp, std::uint64_t a, std::uint64_t b, int n, bool transposed, Site site) {
   Engine& e = engine();
   const Thread& reader = e.thread(warp * 32);
   std::vector<std::uint16_t> rows(static_cast<std::size_t>(kRows + n) * 16);
@@ -102,32 +113,42 @@ std::vector<std::uint16_t> Warpgroups::read_operands(
             " without a fence_proxy_async of that thread behind it",
         site);
   };
-  const auto read = [&](const Descriptor& from, int row, std::uint16_t* to) {
-    for (int c = 0; c < 2; ++c, to += 8) {
-      const std::uint32_t offset = from.chunk(row, c);
-      const void* at = e.shared.at(offset);
-      if (!e.shared.contains(at)) fail(ErrorKind::misaligned, "wgmma: an operand is not in shared memory", site);
-      if (any_generic_write_)
-        if (const std::uint32_t w = generic_writer_[offset / 16]; w != 0) {
-          const std::uint32_t writer = (w >> kFenceBits) - 1;
-          if ((e.thread(writer).proxy_fences & ((1u << kFenceBits) - 1)) == (w & ((1u << kFenceBits) - 1)))
-            unordered(writer, at);
-        }
-      if (have_race_hooks() && options().detect_races) {
-        e.races.access(reinterpret_cast<std::uintptr_t>(at), 16, Access::read, reader, place_of(site));
-        if (const int writer = e.races.writer_without_proxy_fence(at, 16); writer >= 0)
-          unordered(static_cast<std::uint32_t>(writer), at);
+  const auto read = [&](std::uint32_t offset, std::uint16_t* to) {
+    const void* at = e.shared.at(offset);
+    if (!e.shared.contains(at)) fail(ErrorKind::misaligned, "wgmma: an operand is not in shared memory", site);
+    if (any_generic_write_)
+      if (const std::uint32_t w = generic_writer_[offset / 16]; w != 0) {
+        const std::uint32_t writer = (w >> kFenceBits) - 1;
+        if ((e.thread(writer).proxy_fences & ((1u << kFenceBits) - 1)) == (w & ((1u << kFenceBits) - 1)))
+          unordered(writer, at);
       }
-#if AVID_SIM_ASAN
-      __asan_loadN(const_cast<void*>(at), 16);
-#endif
-      std::memcpy(to, at, 16);
+    if (have_race_hooks() && options().detect_races) {
+      e.races.access(reinterpret_cast<std::uintptr_t>(at), 16, Access::read, reader, place_of(site));
+      if (const int writer = e.races.writer_without_proxy_fence(at, 16); writer >= 0)
+        unordered(static_cast<std::uint32_t>(writer), at);
     }
+#if AVID_SIM_ASAN
+    __asan_loadN(const_cast<void*>(at), 16);
+#endif
+    std::memcpy(to, at, 16);
   };
-  const Descriptor from_a(a, "A", site), from_b(b, "B", site);
-  for (int r = 0; r < kRows; ++r)
-    read(from_a, static_cast<int>(warp % 4) * kRows + r, &rows[static_cast<std::size_t>(r) * 16]);
-  for (int r = 0; r < n; ++r) read(from_b, r, &rows[static_cast<std::size_t>(kRows + r) * 16]);
+  /// `count` rows from `first` on; rows[16 i + k].
+  const auto read_rows = [&](const Descriptor& from, int first, int count, std::uint16_t* to) {
+    if (!transposed) {
+      for (int r = 0; r < count; ++r)
+        for (int c = 0; c < 2; ++c) read(from.chunk(first + r, c), to + 16 * r + 8 * c);
+      return;
+    }
+    for (int c = 0; c < count / 8; ++c)
+      for (int k = 0; k < 16; ++k) {
+        std::uint16_t eight[8];
+        read(from.transposed_chunk(first / 8 + c, k), eight);
+        for (int r = 0; r < 8; ++r) to[16 * (8 * c + r) + k] = eight[r];
+      }
+  };
+  const Descriptor from_a(a, transposed, "A", site), from_b(b, transposed, "B", site);
+  read_rows(from_a, static_cast<int>(warp % 4) * kRows, kRows, rows.data());
+  read_rows(from_b, 0, n, rows.data() + 16 * kRows);
   return rows;
 }
 
@@ -168,14 +189,14 @@ void Warpgroups::issue(std::uint32_t number, const WgmmaOperands* const* lane) {
   Warp& w = warp(number);
   if (issued_.size() <= group) issued_.resize(8);
   std::vector<Issued>& all = issued_[group];
-  if (w.num_issued == all.size()) all.push_back({x.a, x.b, x.n, x.site});
+  if (w.num_issued == all.size()) all.push_back({x.a, x.b, x.n, x.transposed, x.site});
   const Issued& same = all[w.num_issued];
-  if (same.a != x.a || same.b != x.b || same.n != x.n)
+  if (same.a != x.a || same.b != x.b || same.n != x.n || same.transposed != x.transposed)
     fail(
         ErrorKind::divergent_warp,
         "wgmma: warps of one warpgroup give different operands, another at " + text_of(same.site), x.site);
 
-  std::vector<std::uint16_t> rows = read_operands(number, x.a, x.b, x.n, x.site);
+  std::vector<std::uint16_t> rows = read_operands(number, x.a, x.b, x.n, x.transposed, x.site);
   Accumulator& acc = accumulator_of(number, lane);
   const auto n = static_cast<std::size_t>(x.n);
   std::vector<float> b(16 * n);  // [k][n]: rows of D in one vector loop
@@ -190,7 +211,7 @@ void Warpgroups::issue(std::uint32_t number, const WgmmaOperands* const* lane) {
   }
   ++acc.num_pending;
   ++w.num_issued;
-  w.products.push_back({&acc, x.a, x.b, std::move(rows), x.site});
+  w.products.push_back({&acc, x.a, x.b, x.transposed, std::move(rows), x.site});
 }
 
 void Warpgroups::fence(std::uint32_t number) { warp(number).registers_ordered = true; }
@@ -206,7 +227,7 @@ void Warpgroups::finish_oldest(std::uint32_t number, const Site& site) {
   w.products.pop_front();
   ++w.num_done;
   Accumulator& acc = *product.accumulator;
-  if (read_operands(number, product.a, product.b, acc.n, site) != product.operands)
+  if (read_operands(number, product.a, product.b, acc.n, product.transposed, site) != product.operands)
     fail(
         ErrorKind::wgmma,
         "wgmma_wait: an operand in shared memory changed under the product issued at " + text_of(product.site), site);

@@ -23,6 +23,7 @@ struct WgmmaOperands {
   float* d;  ///< n/2 registers of a lane
   std::uint64_t a, b;
   int n;
+  bool transposed;  ///< the tiles hold A^T and B^T: eight neighbours in memory belong to eight rows of A, or of B
   Site site;
 };
 
@@ -50,6 +51,7 @@ class Warpgroups {
   struct Product {
     Accumulator* accumulator;
     std::uint64_t a, b;
+    bool transposed;
     std::vector<std::uint16_t> operands;  ///< [16 + n][16] as read at the issue
     Site site;
   };
@@ -63,11 +65,13 @@ class Warpgroups {
   struct Issued {
     std::uint64_t a, b;
     int n;
+    bool transposed;
     Site site;
   };
 
   Warp& warp(std::uint32_t number);
-  std::vector<std::uint16_t> read_operands(std::uint32_t warp, std::uint64_t a, std::uint64_t b, int n, Site site);
+  std::vector<std::uint16_t> read_operands(
+      std::uint32_t warp, std::uint64_t a, std::uint64_t b, int n, bool transposed, Site site);
   Accumulator& accumulator_of(std::uint32_t warp, const WgmmaOperands* const* lane);
   void finish_oldest(std::uint32_t warp, const Site& site);
 

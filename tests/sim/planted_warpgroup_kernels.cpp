@@ -83,6 +83,51 @@ __global__ void wgmma_swizzle_of_64_bytes(float* out) {
   wgmma_wait<0>();
   report(out, verdict(d));
 }
+
+/// A^T and B^T in planes of eight rows; a plane is longer than its 16 steps of 16 bytes.
+constexpr int kPlane = 17 * 16;
+AVID_DEVICE void fill_transposed(const Tiles& t) {
+  for (int i = static_cast<int>(threadIdx.x); i < 72 * 16; i += 128) {
+    const int row = i / 16, k = i % 16;
+    unsigned char* plane = row < 64 ? t.a + row / 8 * kPlane : t.b;
+    const float v = row < 64 ? static_cast<float>(k == row % 16) : static_cast<float>(16 * (row - 64) + k);
+    *reinterpret_cast<bf16*>(plane + k * 16 + row % 8 * 2) = to_bf16(v);
+  }
+}
+template <bool kSwapped>
+AVID_DEVICE void multiply_transposed(float* out) {
+  AVID_BEGIN_TILES();
+  fill_transposed(t);
+  fence_proxy_async();
+  __syncthreads();
+  wgmma_fence();
+  const auto tile = [](unsigned char* at) {
+    const shared_address start(at);
+    constexpr std::uint64_t kLeading = kPlane / 16, kStride = 128 / 16;
+    return kSwapped ? plain_tile(start) | kLeading << kLeadingShift | kStride << 32
+                    : transposed_plain_tile(start, kPlane);
+  };
+  wgmma_bf16_transposed<8>(d, tile(t.a), tile(t.b));
+  wgmma_commit();
+  wgmma_wait<0>();
+  wgmma_settle(d);
+  report(out, verdict(d));
+}
+__global__ void wgmma_transposed_tile(float* out) { multiply_transposed<false>(out); }
+__global__ void wgmma_transposed_offsets_swapped(float* out) { multiply_transposed<true>(out); }
+__global__ void wgmma_transposed_tile_not_said(float* out) {
+  AVID_BEGIN_TILES();
+  fill_transposed(t);
+  fence_proxy_async();
+  __syncthreads();
+  wgmma_fence();
+  const auto tile = [](unsigned char* at) { return transposed_plain_tile(shared_address(at), kPlane); };
+  wgmma_bf16<8>(d, tile(t.a), tile(t.b));
+  wgmma_commit();
+  wgmma_wait<0>();
+  wgmma_settle(d);
+  report(out, verdict(d));
+}
 __global__ void wgmma_without_proxy_fence(float* out) {
   AVID_BEGIN_TILES();
   fill(t);
@@ -333,6 +378,8 @@ constexpr std::size_t kTiles = sim::kTilesBytes, kPipeline = 3 * 72 * 128 + 1024
 const std::vector<Planted> planted_warpgroup_bugs = {
     {ONE(wgmma_wrong_swizzle, 128, kTiles), "nan", "nan", "nan or uninitialised"},
     {ONE(wgmma_swizzle_of_64_bytes, 128, kTiles), "nan", "nan", "nan or uninitialised"},
+    {ONE(wgmma_transposed_offsets_swapped, 128, kTiles), "nan", "nan", "nan or uninitialised"},
+    {ONE(wgmma_transposed_tile_not_said, 128, kTiles), "nan", "nan", "nan or uninitialised"},
     {ONE(wgmma_without_proxy_fence, 128, kTiles), "unnoticed", "unnoticed", "proxy_fence"},
     {ONE(wgmma_of_copies_without_proxy_fence, 128, kTiles), "proxy_fence", "proxy_fence", "proxy_fence or race"},
     {ONE(wgmma_without_register_fence, 128, kTiles), "wgmma", "wgmma", "wgmma"},
@@ -358,6 +405,7 @@ const std::vector<Planted> planted_warpgroup_bugs = {
 
 const std::vector<Planted> innocent_warpgroup_kernels = {
     {ONE(wgmma_tile, 128, kTiles), "", "", ""},
+    {ONE(wgmma_transposed_tile, 128, kTiles), "", "", ""},
     {ONE(mbarrier_hand_over, 64), "", "", ""},
     {ONE(wgmma_pipeline, 256, kPipeline), "", "", ""},
 };

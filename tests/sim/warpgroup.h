@@ -9,13 +9,15 @@ namespace avid::test {
 /// How a tile lies in shared memory, as its matrix descriptor tells.
 struct TileForm {
   int swizzle_bits;       ///< 0 none, 1 128 bytes, 2 64, 3 32
-  std::uint32_t stride;   ///< bytes from 8 rows to the next
-  std::uint32_t leading;  ///< bytes from a chunk of 8 columns to the next (no swizzle)
+  std::uint32_t stride;   ///< bytes from 8 rows to the next; transposed and swizzled: from 8 columns to the next
+  std::uint32_t leading;  ///< bytes from a chunk of 8 columns to the next (no swizzle); transposed and swizzled: from
+                          ///< the rows of one swizzle to the next
   std::uint32_t step;     ///< bytes from 16 columns to the next
+  bool transposed = false;
 };
 
 /// d[64][N] = c[64][N] + A B^T over num_steps steps of 16 columns, in groups of `in_flight`; tiles as images in bytes.
-/// N is 8, 56, 96, 104 or 200.
+/// N is 8, 56, 96, 104 or 200; of transposed tiles 56 or 104.
 void run_wgmma(
     int N, const TileForm& form, int num_steps, int in_flight, const std::vector<std::uint8_t>& a,
     const std::vector<std::uint8_t>& b, const std::vector<float>& c, std::vector<float>& d);

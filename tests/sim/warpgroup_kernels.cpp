@@ -13,7 +13,7 @@ struct WgmmaTest {
   float* d;
 };
 
-template <int N, int kInFlight>
+template <int N, int kInFlight, bool kTransposed>
 __global__ void wgmma_test_kernel(WgmmaTest p) {
   SharedArena arena;
   unsigned char* a = arena.take_aligned<unsigned char>(static_cast<std::size_t>(p.a_bytes), kTileAlignment, "a");
@@ -37,7 +37,10 @@ __global__ void wgmma_test_kernel(WgmmaTest p) {
   for (int s = 0; s < p.num_steps; ++s) {
     wgmma_fence();
     const std::uint64_t step = static_cast<std::uint64_t>(s) * p.form.step / 16;
-    wgmma_bf16<N>(d, desc_a + step, desc_b + step);
+    if constexpr (kTransposed)
+      wgmma_bf16_transposed<N>(d, desc_a + step, desc_b + step);
+    else
+      wgmma_bf16<N>(d, desc_a + step, desc_b + step);
     wgmma_commit();
     wgmma_wait<kInFlight>();
   }
@@ -59,14 +62,19 @@ void run_wgmma(
       form, num_steps, static_cast<int>(a.size()), static_cast<int>(b.size()), a.data(), b.data(), c.data(), d.data()};
   const std::size_t bytes = a.size() + b.size() + 2 * 1024;
   const auto run = [&](auto kernel) { sim::launch(kernel, 1, 128, bytes, Stream{}, p); };
-  const auto both = [&]<int kN>() {
-    in_flight == 0 ? run(sim::wgmma_test_kernel<kN, 0>) : run(sim::wgmma_test_kernel<kN, 1>);
+  const auto both = [&]<int kN, bool kTransposed>() {
+    in_flight == 0 ? run(sim::wgmma_test_kernel<kN, 0, kTransposed>) : run(sim::wgmma_test_kernel<kN, 1, kTransposed>);
   };
-  if (N == 8) both.operator()<8>();
-  if (N == 56) both.operator()<56>();
-  if (N == 96) both.operator()<96>();
-  if (N == 104) both.operator()<104>();
-  if (N == 200) both.operator()<200>();
+  if (form.transposed) {
+    if (N == 56) both.operator()<56, true>();
+    if (N == 104) both.operator()<104, true>();
+    return;
+  }
+  if (N == 8) both.operator()<8, false>();
+  if (N == 56) both.operator()<56, false>();
+  if (N == 96) both.operator()<96, false>();
+  if (N == 104) both.operator()<104, false>();
+  if (N == 200) both.operator()<200, false>();
 }
 
 }  // namespace avid::test

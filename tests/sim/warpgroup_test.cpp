@@ -1,7 +1,8 @@
 // tests/sim/warpgroup_test.cpp -- wgmma against f64, from tiles laid out by the published formulas of each swizzle
 //
 // The oracle for a swizzle is not the simulator's rule on addresses but that on coordinates: chunk c of row r moves to
-// c XOR (r mod 8) in rows of 128 bytes, c XOR (r mod 8)/2 in rows of 64, c XOR (r mod 8)/4 in rows of 32.
+// c XOR (r mod 8) in rows of 128 bytes, c XOR (r mod 8)/2 in rows of 64, c XOR (r mod 8)/4 in rows of 32. A transposed
+// tile is such an image with columns for rows; one behind the other where it has more rows than the swizzle holds.
 #include "tests/sim/warpgroup.h"
 
 #include <string>
@@ -34,22 +35,35 @@ std::size_t place(const Form& f, int rows, int row, int k) {
   return static_cast<std::size_t>(row / 8 * 8 * f.row_bytes + within * f.row_bytes + moved * 16 + k % 8 * 2);
 }
 
-std::vector<std::uint8_t> image(const Form& f, const DeviceRows<bf16>& m, int rows, int columns) {
-  std::vector<std::uint8_t> bytes(static_cast<std::size_t>(rows * columns * 2), 0xff);
+/// The same in a transposed tile of `columns` columns.
+std::size_t transposed_place(const Form& f, int columns, int row, int k) {
+  if (f.swizzle_bits == 0)  // planes of 8 rows, one step of 16 bytes longer than they need be
+    return static_cast<std::size_t>(row / 8 * (columns + 1) * 16 + k * 16 + row % 8 * 2);
+  const int of_image = f.row_bytes / 2, moved = row % of_image / 8 ^ (k % 8 / (128 / f.row_bytes));
+  return static_cast<std::size_t>(row / of_image * columns * f.row_bytes + k * f.row_bytes + moved * 16 + row % 8 * 2);
+}
+
+/// Bytes of a tile whose elements lie at place_of(row, k); 0xff, a NaN, between.
+template <class PlaceOf>
+std::vector<std::uint8_t> image(const DeviceRows<bf16>& m, int rows, int columns, const PlaceOf& place_of) {
+  std::vector<std::uint8_t> bytes;
   for (int r = 0; r < rows; ++r)
     for (int k = 0; k < columns; ++k) {
       const std::uint16_t bits = m.at(r)[k].bits;
-      bytes[place(f, rows, r, k)] = static_cast<std::uint8_t>(bits);
-      bytes[place(f, rows, r, k) + 1] = static_cast<std::uint8_t>(bits >> 8);
+      const std::size_t at = place_of(r, k);
+      if (bytes.size() < at + 2) bytes.resize(at + 2, 0xff);
+      bytes[at] = static_cast<std::uint8_t>(bits);
+      bytes[at + 1] = static_cast<std::uint8_t>(bits >> 8);
     }
+  bytes.resize((bytes.size() + 127) / 128 * 128, 0xff);
   return bytes;
 }
 
 double value(bf16 v) { return static_cast<double>(static_cast<float>(v)); }
 
-void check(const Form& f, int N, int in_flight) {
-  const int K = columns_of(f);
-  INFO(std::string(f.name) << ", N " << N << ", in flight " << in_flight);
+void check(const Form& f, int N, int in_flight, bool transposed = false) {
+  const int K = transposed ? 32 : columns_of(f);
+  INFO(std::string(f.name) << ", N " << N << ", in flight " << in_flight << (transposed ? ", transposed" : ""));
   const auto a = DeviceRows<bf16>::random(64, K, 1), b = DeviceRows<bf16>::random(N, K, 2);
   const auto c = DeviceRows<float>::random(1, 64 * N, 3);
   std::vector<double> expected = c.values();
@@ -59,15 +73,19 @@ void check(const Form& f, int N, int in_flight) {
         expected[static_cast<std::size_t>(m * N + n)] += value(a.at(m)[k]) * value(b.at(n)[k]);
   // Without swizzle a chunk of A and one of B are different distances apart; the test's N = 64 rows apart needs one.
   const int rows_b = f.swizzle_bits == 0 ? 64 : N;
-  TileForm form{
-      f.swizzle_bits, static_cast<std::uint32_t>(8 * f.row_bytes), 0, f.swizzle_bits == 0 ? 2u * 64 * 16 : 32u};
+  const auto bytes = [](int n) { return static_cast<std::uint32_t>(n); };
+  TileForm form{f.swizzle_bits, bytes(8 * f.row_bytes), 0, f.swizzle_bits == 0 ? 2u * 64 * 16 : 32u, transposed};
   if (f.swizzle_bits == 0) form.leading = 64 * 16;
-  DeviceRows<bf16> padded(rows_b, K);
-  for (int n = 0; n < N; ++n)
-    for (int k = 0; k < K; ++k) padded.at(n)[k] = b.at(n)[k];
+  if (transposed) form.step = bytes(16 * f.row_bytes), form.leading = bytes(K * f.row_bytes);
+  if (transposed && f.swizzle_bits == 0) form.leading = 8 * 16, form.stride = bytes((K + 1) * 16);
+  const auto tile = [&](const DeviceRows<bf16>& m, int rows, int rows_apart) {
+    return image(m, rows, K, [&](int r, int k) {
+      return transposed ? transposed_place(f, K, r, k) : place(f, rows_apart, r, k);
+    });
+  };
   const std::vector<float> start(c.at(0), c.at(0) + 64 * N);
   std::vector<float> d(static_cast<std::size_t>(64 * N));
-  run_wgmma(N, form, K / 16, in_flight, image(f, a, 64, K), image(f, padded, rows_b, K), start, d);
+  run_wgmma(N, form, K / 16, in_flight, tile(a, 64, 64), tile(b, N, rows_b), start, d);
   CHECK(worst_error(std::vector<double>(d.begin(), d.end()), expected, kUnit<float>) < 1.0);
 }
 
@@ -77,6 +95,12 @@ TEST_CASE("warpgroup/wgmma/every swizzle") {
   const OnArch arch(90);
   for (const Form& f : kForms)
     for (const int in_flight : {0, 1}) check(f, 56, in_flight);
+}
+
+TEST_CASE("warpgroup/wgmma/transposed, every swizzle") {
+  const OnArch arch(90);
+  for (const Form& f : kForms)
+    for (const int N : {56, 104}) check(f, N, 1, true);
 }
 
 TEST_CASE("warpgroup/wgmma/every width") {
