@@ -12,8 +12,7 @@
 // Parallel  a block of two warpgroups owns BM positions x BN columns; grid (position tiles, column tiles). One
 //           warpgroup loads, the tile first, then stages of weights, 64 columns each; the other multiplies. Two blocks
 //           run per multiprocessor: one loads its tile or stores its results while the other multiplies
-// Pipeline  stages and barriers as in gather_gemm_wgmma.cu; before a pass the loader announces all that it loaded and
-//           waits until the tile is free
+// Pipeline  wgmma_stages.h; before a pass the loader announces all that it loaded and waits until the tile is free
 // Traffic   a block reads (BM + lead + tail) / BM rows per row, not one per tap, and its weights. Counted by the
 //           simulator at 64x64, 90 channels: docs/kernels/convolution.md
 // Numerics  as gather_gemm.cu
@@ -30,6 +29,7 @@
 #include "kernels/device/gpu.h"
 #include "kernels/device/halo_tile.h"
 #include "kernels/device/warpgroup.h"
+#include "kernels/device/wgmma_stages.h"
 #include "kernels/gather_gemm.h"
 
 namespace avid::kernels {
@@ -48,19 +48,15 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_wgmma_kern
   SharedArena arena;
   unsigned char* stages = arena.take_aligned<unsigned char>(kStages * kStage, kTileAlignment, "stages");
   unsigned char* tile = arena.take<unsigned char>(h.tile_bytes, "tile");
-  mbarrier* barriers = arena.take<mbarrier>(2 * kStages + 2, "barriers");  // even: the arena counts 16 bytes
-  int* source_row = arena.take<int>(h.needed, "source_row");               // of a position of the tile; negative: zero
+  mbarrier* memory = arena.take<mbarrier>(StageBarriers<kStages>::kCount + 2, "barriers");  // even, for the arena
+  int* source_row = arena.take<int>(h.needed, "source_row");  // of a position of the tile; negative: zero
   HaloEntry* entries = arena.take<HaloEntry>(h.entries, "entries");
-  const shared_address full(barriers);
-  const shared_address empty = full + kStages * sizeof(mbarrier);
-  const shared_address tile_free = empty + kStages * sizeof(mbarrier);
+  const StageBarriers<kStages> barriers(memory);
+  const shared_address tile_free(memory + StageBarriers<kStages>::kCount);
 
   const int thread = static_cast<int>(threadIdx.x), lane = thread & 31;
   if (thread == 0) {
-    for (int s = 0; s < kStages; ++s) {
-      mbarrier_init(full + s * sizeof(mbarrier), 4);
-      mbarrier_init(empty + s * sizeof(mbarrier), 4);
-    }
+    barriers.init(4);
     mbarrier_init(tile_free, 4);
   }
   for (int i = thread; i < h.needed; i += Tile::kThreads) source_row[i] = raster_row(h, m0 - h.lead + i);
@@ -79,15 +75,13 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_wgmma_kern
     const shared_address load = shared_address(stages) + swizzled_chunk(load_row, load_column);
     const std::uint32_t weight_row = static_cast<std::uint32_t>(n0 + load_row) * p.weight_row;
 
-    int stage = 0, announced = 0, announced_stage = 0;
+    int announced = 0, announced_stage = 0;
     const auto announce = [&] {
-      fence_proxy_async();
-      __syncwarp();
-      if (lane == 0) mbarrier_arrive(full + announced_stage * sizeof(mbarrier));
+      barriers.announce(announced_stage, lane);
       ++announced;
       if (++announced_stage == kStages) announced_stage = 0;
     };
-    std::uint32_t parity = 1;  // a fresh barrier lets this parity through: all stages are empty
+    StageCursor<kStages> fill{1};
     for (int s = 0, pass = 0, left = 0; s < steps + kLag; ++s, --left) {
       if (s < steps) {
         if (left == 0) {
@@ -100,7 +94,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_wgmma_kern
           load_halo<128>(p, h, tile, source_row, first_plane, min(h.planes_per_pass, planes - first_plane), t);
           left = steps_per_pass, ++pass;
         }
-        mbarrier_wait(empty + stage * sizeof(mbarrier), parity);
+        barriers.wait_empty(fill);
         const int weight = entries[s * kStepEntries + load_column / 2].weight[load_column % 2];
         std::uint32_t at = weight_row + static_cast<std::uint32_t>(weight);
         const int rows = weight < 0 ? 0 : weight_rows;
@@ -109,10 +103,10 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_wgmma_kern
           const int r = load_row + i * kRowStep;
           if (BN % kRowStep != 0 && r >= BN) break;
           cp_async_16(
-              load + (stage * kStage + i * kRowStep * kTileRowBytes), p.weights + std::size_t{at} * 8,
+              load + (fill.stage * kStage + i * kRowStep * kTileRowBytes), p.weights + std::size_t{at} * 8,
               r < rows);  // nothing is read past the rows
         }
-        if (++stage == kStages) stage = 0, parity ^= 1;
+        fill.next();
       }
       cp_async_commit();
       if (announced > s - kLag) continue;
@@ -137,31 +131,28 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_wgmma_kern
   for (int i = 0; i < kTilesM; ++i) wgmma_settle(acc[i]);
 
   const std::uint64_t tile_a = plain_tile(shared_address(tile)), tiles_b = swizzled_tile(shared_address(stages));
-  int stage = 0;
-  std::uint32_t parity = 0;
+  StageCursor<kStages> at{0};
   for (int s = 0, pass = 0; s < steps; ++pass) {
     const int end = min(s + steps_per_pass, steps);
     for (bool first = true; s < end; ++s, first = false) {
-      mbarrier_wait(full + stage * sizeof(mbarrier), parity);
+      barriers.wait_full(at);
       wgmma_fence();
 #pragma unroll
       for (int k = 0; k < kStepEntries; ++k) {
         const HaloEntry& e = entries[s * kStepEntries + k];
         const std::uint64_t a = tile_a + e.first + (std::uint64_t{e.second} << kLeadingShift);
-        const std::uint64_t b = tiles_b + stage * (kStage / 16) + k * kDescriptorStep;
+        const std::uint64_t b = tiles_b + at.stage * (kStage / 16) + k * kDescriptorStep;
 #pragma unroll
         for (int i = 0; i < kTilesM; ++i) wgmma_bf16<BN>(acc[i], a + i * 64, b);
       }
       wgmma_commit();
       wgmma_wait<1>();  // the step before is done: its stage is free
-      if (!first && lane == 0) mbarrier_arrive(empty + (stage == 0 ? kStages - 1 : stage - 1) * sizeof(mbarrier));
-      if (++stage == kStages) stage = 0, parity ^= 1;
+      if (!first) barriers.release(at.before(), lane);
+      at.next();
     }
     wgmma_wait<0>();
-    if (lane == 0) {
-      mbarrier_arrive(empty + (stage == 0 ? kStages - 1 : stage - 1) * sizeof(mbarrier));
-      mbarrier_arrive(tile_free);
-    }
+    barriers.release(at.before(), lane);
+    if (lane == 0) mbarrier_arrive(tile_free);
   }
 #pragma unroll
   for (int i = 0; i < kTilesM; ++i) wgmma_settle(acc[i]);

@@ -4,11 +4,9 @@
 // Parallel  a block of three warpgroups owns BM rows x BN columns (conv_tiles.h); grid as in gather_gemm.cu. One
 //           warpgroup loads: a thread keeps its chunk column, its BM/16 windows and walks the taps as there. Two
 //           multiply: each owns half of the rows, in registers, and reads both operands by descriptors
-// Pipeline  kStages buffers between them. `full`: the loads of a stage are in shared memory, one arrival per loading
-//           warp, kLag steps after their issue, so that kLag + 1 steps of loads are under way. `empty`: a stage's
-//           products are done, one arrival per multiplying warp. kLag = kStages - 2: with one more, the arrival for a
-//           step would wait for a stage that is released only after that step's products have begun. Tiles of
-//           rows of 128 bytes with chunk index XOR row mod 8, the layout that wgmma reads without bank conflicts
+// Pipeline  kStages buffers between them (wgmma_stages.h), announced kLag steps after their loads began: so many steps
+//           of loads are under way beside the one just begun. Tiles of rows of 128 bytes with chunk index XOR row mod
+//           8, the layout that wgmma reads without bank conflicts
 // Traffic   as gather_gemm.cu
 // Numerics  as gather_gemm.cu (the order of the sums is the hardware's)
 // Limits    those of gather_gemm.cu. Compiled for sm_90a only: hosts ask have_wgmma() first
@@ -23,6 +21,7 @@
 #include "kernels/device/gather_taps.h"
 #include "kernels/device/gpu.h"
 #include "kernels/device/warpgroup.h"
+#include "kernels/device/wgmma_stages.h"
 #include "kernels/gather_gemm.h"
 
 namespace avid::kernels {
@@ -52,19 +51,15 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) gather_gemm_wgmma_kernel(Ga
   SharedArena arena;
   unsigned char* stages_a = arena.take_aligned<unsigned char>(kStages * (kStageA + kStageB), kTileAlignment, "stages");
   unsigned char* stages_b = stages_a + kStages * kStageA;
-  mbarrier* barriers = arena.take<mbarrier>(2 * kStages + 2, "barriers");  // even: the arena counts 16 bytes
+  mbarrier* memory = arena.take<mbarrier>(StageBarriers<kStages>::kCount + 2, "barriers");  // even, for the arena
   int* out_row = arena.take<int>(Tile::BM, "out_row");
   Tap* taps = arena.take<Tap>(tap_table_size(p), "taps");
-  const shared_address full(barriers);
-  const shared_address empty = full + kStages * sizeof(mbarrier);
-  const shared_address done = empty + kStages * sizeof(mbarrier);
+  const StageBarriers<kStages> barriers(memory);
+  const shared_address done(memory + StageBarriers<kStages>::kCount);
 
   const int thread = static_cast<int>(threadIdx.x), lane = thread & 31, warpgroup = thread >> 7;
   if (thread == 0) {
-    for (int s = 0; s < kStages; ++s) {
-      mbarrier_init(full + s * sizeof(mbarrier), 4);
-      mbarrier_init(empty + s * sizeof(mbarrier), 4 * Tile::kMultiplying);
-    }
+    barriers.init(4 * Tile::kMultiplying);
     mbarrier_init(done, 4 * Tile::kMultiplying);
   }
   const int num_taps = g.t.taps * g.y.taps * g.x.taps;
@@ -92,17 +87,17 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) gather_gemm_wgmma_kernel(Ga
     const shared_address load_b = shared_address(stages_b) + swizzled_chunk(load_row, load_column);
     const std::uint32_t weight_row = static_cast<std::uint32_t>(n0 + load_row) * p.weight_row;
 
-    int stage = 0, ready = 0;  // the stage to fill, and the one whose loads to wait for
-    std::uint32_t parity = 1;  // a fresh barrier lets this parity through: all stages are empty
+    StageCursor<kStages> fill{1};
+    int ready = 0;  // the stage whose loads to wait for
     for (int s = 0; s < steps + kLag; ++s) {
       if (s < steps) {
-        mbarrier_wait(empty + stage * sizeof(mbarrier), parity);
+        barriers.wait_empty(fill);
 #pragma unroll
         for (int i = 0; i < kLoadsA; ++i) {
           const bool valid = (window[i].inside & inner.bits) == inner.bits;
           const std::uint32_t at = valid ? window[i].origin * inner.pitch + inner.offset : 0;
           cp_async_16(
-              load_a + (stage * kStageA + i * kRowStep * kTileRowBytes), inner.data + std::size_t{at} * 8, valid);
+              load_a + (fill.stage * kStageA + i * kRowStep * kTileRowBytes), inner.data + std::size_t{at} * 8, valid);
         }
         std::uint32_t at = weight_row + static_cast<std::uint32_t>(inner.weight);
         const int weight_rows = inner.done() ? 0 : num_weight_rows;
@@ -111,18 +106,16 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) gather_gemm_wgmma_kernel(Ga
           const int r = load_row + i * kRowStep;
           if (BN % kRowStep != 0 && r >= BN) break;
           cp_async_16(
-              load_b + (stage * kStageB + i * kRowStep * kTileRowBytes), p.weights + std::size_t{at} * 8,
+              load_b + (fill.stage * kStageB + i * kRowStep * kTileRowBytes), p.weights + std::size_t{at} * 8,
               r < weight_rows);  // nothing is read past the rows
         }
         inner.advance();
-        if (++stage == kStages) stage = 0, parity ^= 1;
+        fill.next();
       }
       cp_async_commit();
       if (s < kLag) continue;
       cp_async_wait<kLag>();
-      fence_proxy_async();
-      __syncwarp();
-      if (lane == 0) mbarrier_arrive(full + ready * sizeof(mbarrier));
+      barriers.announce(ready, lane);
       if (++ready == kStages) ready = 0;
     }
     return;
@@ -145,23 +138,22 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) gather_gemm_wgmma_kernel(Ga
   const int first_row = warpgroup * kTilesM * 64;
   const std::uint64_t tiles_a = swizzled_tile(shared_address(stages_a) + first_row * kTileRowBytes);
   const std::uint64_t tiles_b = swizzled_tile(shared_address(stages_b));
-  int stage = 0;
-  std::uint32_t parity = 0;
+  StageCursor<kStages> at{0};
   for (int s = 0; s < steps; ++s) {
-    mbarrier_wait(full + stage * sizeof(mbarrier), parity);
+    barriers.wait_full(at);
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kTileRowBytes / 32; ++k) {
-      const std::uint64_t b = tiles_b + stage * (kStageB / 16) + k * kDescriptorStep;
+      const std::uint64_t b = tiles_b + at.stage * (kStageB / 16) + k * kDescriptorStep;
 #pragma unroll
       for (int i = 0; i < kTilesM; ++i)
         wgmma_bf16<BN>(
-            acc[i], tiles_a + stage * (kStageA / 16) + i * (64 * kTileRowBytes / 16) + k * kDescriptorStep, b);
+            acc[i], tiles_a + at.stage * (kStageA / 16) + i * (64 * kTileRowBytes / 16) + k * kDescriptorStep, b);
     }
     wgmma_commit();
     wgmma_wait<1>();  // the step before is done: its stage is free
-    if (s > 0 && lane == 0) mbarrier_arrive(empty + (stage == 0 ? kStages - 1 : stage - 1) * sizeof(mbarrier));
-    if (++stage == kStages) stage = 0, parity ^= 1;
+    if (s > 0) barriers.release(at.before(), lane);
+    at.next();
   }
   wgmma_wait<0>();
 #pragma unroll
