@@ -7,6 +7,7 @@
 
 #include "kernels/device/conv_tiles.h"
 #include "kernels/device/halo_raster.h"
+#include "kernels/device/weight_grad_plan.h"
 
 namespace avid::kernels {
 namespace {
@@ -57,7 +58,8 @@ WeightGradSplits weight_grad_splits(const GatherWeightGrad<Elem>& p) {
   if (plan.M == 0 || p.num_columns == 0 || positions == 0) return plan;
   const std::int64_t steps = ceil_div(positions, kWeightGradPositions);
   plan.most_splits = std::max<std::int64_t>(1, steps / 8);
-  WeightGradTiles<Elem>::choose(p.tile, plan.M, p.num_columns, plan.most_splits, [&]<class Tile>() {
+  const int tile = p.tile < kFirstWgmmaTile ? p.tile : kChooseTile;  // wgmma's splits are no more than those of mma
+  WeightGradTiles<Elem>::choose(tile, plan.M, p.num_columns, plan.most_splits, [&]<class Tile>() {
     const std::int64_t tiles = ceil_div(plan.M, Tile::BM) * ceil_div(p.num_columns, Tile::BN);
     const std::int64_t splits = std::clamp<std::int64_t>(2 * kBlockSlots / tiles, 1, plan.most_splits);
     plan.steps_per_split = static_cast<int>(ceil_div(steps, splits));
@@ -107,6 +109,27 @@ int choose_hopper_tile(const GatherGemm<BFloat16>& p, std::int64_t M, std::int64
   consider(kFirstWgmmaTile + gathered.index, gathered.cost);
   HaloTiles::for_each([&]<class Entry>(int i) {
     consider(kFirstHaloTile + i, 2 * halo_cost<Entry>(p, Entry::Tile::needs(), N, kSlots));
+  });
+  return tile;
+}
+
+int choose_hopper_weight_grad_tile(const GatherWeightGrad<BFloat16>& p) {
+  constexpr std::int64_t kSlots = 2 * kHopperMultiprocessors;
+  const WeightGradSplits plan = weight_grad_splits(p);
+  int tile = kChooseTile;
+  double best =
+      WeightGradTiles<BFloat16>::best(plan.M, p.num_columns, plan.most_splits, kSlots).cost * 2 / kHopperMmaRate;
+  WgmmaGradTiles::for_each([&]<class Entry>(int i) {
+    using Tile = typename Entry::Tile;
+    const WgmmaGradPlan w = wgmma_grad_plan<Tile>(p, plan.splits);
+    if (w.splits == 0) return;
+    const double padding = static_cast<double>(w.taps.pitch) / p.x.result;  // positions that add nothing
+    const std::int64_t M = std::int64_t{w.columns} * Tile::kShifts * kChunk<BFloat16>;
+    const double cost = padding * Tile::kBlocks *
+                        tile_cost(
+                            M, p.num_columns, plan.most_splits, Tile::kBlocks * kHopperMultiprocessors, Tile::BM,
+                            Tile::BN, Entry::share);
+    if (cost < best) tile = kFirstWgmmaTile + i, best = cost;
   });
   return tile;
 }

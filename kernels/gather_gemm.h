@@ -25,7 +25,7 @@ constexpr std::int64_t chunks_of(std::int64_t channels) {
 /// The rule of device/conv_tiles.h picks the tile. Other values name one: for tests of each, and for timing them.
 inline constexpr int kChooseTile = -1;
 /// Tiles from these numbers on are those of gather_gemm_wgmma (WgmmaTiles), of gather_gemm_halo_wgmma (HaloTiles) and
-/// of gather_gemm_halo (HaloMmaTiles).
+/// of gather_gemm_halo (HaloMmaTiles); of a weight gradient those of gather_weight_grad_wgmma (WgmmaGradTiles).
 inline constexpr int kFirstWgmmaTile = 100, kFirstHaloTile = 200, kFirstHaloMmaTile = 300;
 
 /// One axis of the window. Forward: result j, tap k meet at source j*stride - padding + k. Adjoint: result q, tap k
@@ -147,6 +147,14 @@ std::int64_t gather_weight_grad_workspace_bytes(const GatherWeightGrad<Elem>& p)
 /// order: the same bits in every run.
 template <class Backend, class Elem>
 void gather_weight_grad(const Stream& stream, const GatherWeightGrad<Elem>& p);
+
+/// The partial sums of gather_weight_grad with tile `tile` of WgmmaGradTiles; returns into how many splits it cut the
+/// positions, at most those of weight_grad_splits. Throws GpuError unless have_wgmma().
+template <class Backend>
+int gather_weight_grad_wgmma(const Stream& stream, const GatherWeightGrad<BFloat16>& p, int tile);
+/// For a device that has wgmma: kFirstWgmmaTile + place, or kChooseTile where a tile of mma.sync is predicted to be as
+/// fast.
+int choose_hopper_weight_grad_tile(const GatherWeightGrad<BFloat16>& p);
 
 /// sums[c] = sum over num_rows rows of rows[r,c], in f32, in a fixed order. Workspace: column_sums_workspace_bytes.
 template <class Backend, class Elem>

@@ -12,7 +12,8 @@
 // Numerics  f32 sums within a split, splits added in index order: the same bits in every run. f32 as in gather_gemm
 // Limits    those of gather_gemm; splits are chosen by shape (split_positions)
 // Measured  never run on a GPU yet
-// Open      taps of one row of the image could share one tile of the source in shared memory (a third of the copies)
+// Open      taps of one row of the image could share one tile of the source in shared memory (a third of the copies),
+//           as they do in gather_weight_grad_wgmma.cu
 // Oracle    kernels/{conv3d,conv_transpose3d,linear}_cpu.cpp in f64, compared in tests/sim/
 #include "kernels/device/conv_tiles.h"
 #include "kernels/device/gather_geometry.h"
@@ -43,26 +44,6 @@ struct WeightGradShape {
   static constexpr int kStageM = kPositions * kPitchM * 16, kStageN = kPositions * kPitchN * 16;  // bytes
   static constexpr std::size_t kSharedBytes =
       std::size_t{Tile::kStages} * (kStageM + kStageN) + 2 * kPositions * sizeof(Window);
-};
-
-/// A position that walks through the rows of the result.
-struct WindowWalker {
-  RowPosition at;
-  AVID_DEVICE WindowWalker(const GatherView& g, int first) : at(g, first) {}
-  AVID_DEVICE Window window(const GatherView& g, bool inside) const {
-    return inside ? window_at(g, at.b, at.t, at.y, at.x) : Window{};
-  }
-  AVID_DEVICE void advance(const GatherView& g, int distance) {
-    at.x += distance;
-    while (at.x >= g.x.rows) {
-      at.x -= g.x.rows;
-      if (++at.y < g.y.rows) continue;
-      at.y = 0;
-      if (++at.t < g.t.rows) continue;
-      at.t = 0;
-      ++at.b;
-    }
-  }
 };
 
 /// Fragments of one step of the inner dimension from tiles [position][channel]; `at` is the tile's first byte.
@@ -319,23 +300,29 @@ void gather_weight_grad(const Stream& stream, const GatherWeightGrad<Elem>& p) {
   const std::int64_t elements = std::int64_t{p.num_columns} * taps * (p.source_channels[0] + p.source_channels[1]);
   if (elements == 0) return;
   const WeightGradSplits plan = weight_grad_splits(p);
-  if (plan.splits > 0) {
-    WeightGradTiles<Elem>::choose(p.tile, plan.M, p.num_columns, plan.most_splits, [&]<class Tile>() {
+  int splits = plan.splits;
+  int tile = p.tile;
+  if constexpr (sizeof(Elem) == 2) {
+    if (tile == kChooseTile && splits > 0 && have_wgmma<Backend>()) tile = choose_hopper_weight_grad_tile(p);
+    if (tile >= kFirstWgmmaTile) splits = gather_weight_grad_wgmma<Backend>(stream, p, tile - kFirstWgmmaTile);
+  }
+  if (splits > 0 && tile < kFirstWgmmaTile) {
+    WeightGradTiles<Elem>::choose(tile, plan.M, p.num_columns, plan.most_splits, [&]<class Tile>() {
       const auto tiles = [&](int s) {
         return static_cast<int>((taps * p.source[s].chunks * kChunk<Elem> + Tile::BM - 1) / Tile::BM);
       };
       const dim3 grid(
           static_cast<unsigned>(tiles(0) + tiles(1)), static_cast<unsigned>((p.num_columns + Tile::BN - 1) / Tile::BN),
-          static_cast<unsigned>(plan.splits));
+          static_cast<unsigned>(splits));
       AVID_GPU::launch(
           AVID_GPU::gather_weight_grad_kernel<Elem, Tile>, grid, dim3(Tile::kThreads),
           AVID_GPU::WeightGradShape<Elem, Tile>::kSharedBytes, stream, p,
-          AVID_GPU::Splits{plan.splits, plan.steps_per_split}, tiles(0));
+          AVID_GPU::Splits{splits, plan.steps_per_split}, tiles(0));
     });
   }
   AVID_GPU::launch(
       AVID_GPU::add_splits_kernel<Elem>, dim3(static_cast<unsigned>((elements + 255) / 256)), dim3(256), 0, stream, p,
-      plan.splits);
+      splits);
 }
 
 template <class Backend, class Elem>

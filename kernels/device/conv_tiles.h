@@ -193,6 +193,32 @@ inline constexpr std::int64_t kHopperMultiprocessors = 132;
 /// second-level cache that is no faster in proportion.
 inline constexpr double kHopperMmaRate = 0.9 * 2 / 3;
 
+/// A tile of gather_weight_grad_wgmma: kMultiplying warpgroups with kGroups x 8 columns each (weight_grad_plan.h), every
+/// column at kShifts taps, by BN output channels; and a warpgroup that loads. With one that multiplies two blocks share
+/// a multiprocessor, as for the halo tiles: 56 + 200 = 2 * 128 registers at launch; with two 88 + 2 * 208 = 3 * 168.
+template <int kBN, int kNumShifts, int kNumGroups, int kWarpgroups, int kNumStages>
+struct WgmmaGradTile {
+  static constexpr int BN = kBN, kShifts = kNumShifts, kGroups = kNumGroups, kMultiplying = kWarpgroups;
+  static constexpr int kStages = kNumStages, kThreads = 128 * (kMultiplying + 1), kBlocks = kMultiplying == 1 ? 2 : 1;
+  static constexpr int kColumns = 8 * kGroups * kMultiplying, BM = 8 * kColumns * kShifts;
+  static constexpr int kLoadRegisters = kMultiplying == 1 ? 56 : 88;
+  static constexpr int kMultiplyRegisters = kMultiplying == 1 ? 200 : 208;
+};
+template <int kSharePercent, int BN, int kShifts, int kGroups, int kMultiplying, int kStages>
+struct WgmmaGradEntry {
+  using Tile = WgmmaGradTile<BN, kShifts, kGroups, kMultiplying, kStages>;
+  static constexpr double share = kSharePercent / 100.0;
+};
+struct WgmmaGradTiles : TileList<
+    //             share   BN shifts, groups, warpgroups, stages
+    WgmmaGradEntry<53,     56, 3, 1, 1, 4>,  // C = 50, 3x3
+    WgmmaGradEntry<68,     96, 3, 1, 1, 4>,  // C = 90, 180
+    WgmmaGradEntry<71,    104, 3, 1, 1, 4>,  // C = 100, 200 ... 800
+    WgmmaGradEntry<70,    104, 2, 1, 2, 4>,  // 4x4 with stride 2
+    WgmmaGradEntry<57,    128, 1, 2, 2, 4>,  // 1x1
+    WgmmaGradEntry<66,    160, 1, 2, 2, 4>
+    > {};
+
 /// Tiles of gather_weight_grad: BM counts (tap, channel), BN output channels; a stage holds 32 positions.
 template <class Elem>
 struct WeightGradTiles;

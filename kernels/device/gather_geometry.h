@@ -79,4 +79,24 @@ struct RowPosition {
   }
 };
 
+/// A position that walks through the rows of the result, g.x.rows of them in a line.
+struct WindowWalker {
+  RowPosition at;
+  AVID_DEVICE WindowWalker(const GatherView& g, int first) : at(g, first) {}
+  AVID_DEVICE Window window(const GatherView& g, bool inside) const {
+    return inside ? window_at(g, at.b, at.t, at.y, at.x) : Window{};
+  }
+  AVID_DEVICE void advance(const GatherView& g, int distance) {
+    at.x += distance;
+    while (at.x >= g.x.rows) {
+      at.x -= g.x.rows;
+      if (++at.y < g.y.rows) continue;
+      at.y = 0;
+      if (++at.t < g.t.rows) continue;
+      at.t = 0;
+      ++at.b;
+    }
+  }
+};
+
 }  // namespace avid::kernels::AVID_GPU
