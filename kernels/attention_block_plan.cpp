@@ -2,12 +2,14 @@
 #include "kernels/attention_block_plan.h"
 
 #include "kernels/linear_attention.h"
+#include "kernels/linear_attention_bwd.h"
 #include "kernels/spatial_attention.h"
 
 namespace avid::kernels {
 
 template <class Elem>
 std::int64_t linear_attention_workspace_bytes(const AttentionBlockDeviceArgs<Elem>& p, bool backward) {
+  if (backward && linear_attention_bwd_is_fused(p)) return linear_attention_bwd_plan(p).total_bytes;
   return linear_attention_plan(p, backward).total_bytes;
 }
 template <class Elem>

@@ -10,19 +10,20 @@
 // Layout     qkv [B*T*S, 3*N*D] as the projection leaves it; heads of up to 64 channels (device/attention_tiles.h)
 // Parallel   contexts: a block per (frame, slab of 512 positions, head), running maximum and a D x D sum in
 //            registers; slabs combined in order (as split keys are in flash attention); outputs: a block per (frame,
-//            tile, head). bf16 forward with D = 32 and C <= 104: two passes over x instead
-//            (device/linear_attention_two_pass.h)
+//            tile, head). bf16 with D = 32 and C <= 104: two passes over x instead (forward:
+//            device/linear_attention_two_pass.h, backward: linear_attention_bwd.cu)
 // Traffic    of the composed form, per position: C + 4C (norm, projections) + 11 N*D elements forward
 // Numerics   f32 sums, h, qkv, a, d_a, d_qkv, d_h rounded to Elem; bf16 tensors use the fast exponential
 // Limits     D <= 64, S < 2^31, frames * slabs < 2^31, N < 65536
 // Measured   never run on a GPU yet
-// Open       the backward pass and wide rows in two passes; the composed cores use no tensor cores
+// Open       wide rows in two passes; the composed cores use no tensor cores
 // Oracle     linear_attention_cpu.cpp in f64, tests/sim/linear_attention_test.cpp
 #include "kernels/linear_attention.h"
 
 #include "kernels/device/attention_steps.h"
 #include "kernels/device/attention_tiles.h"
 #include "kernels/device/linear_attention_two_pass.h"
+#include "kernels/linear_attention_bwd.h"
 
 namespace avid::kernels {
 namespace AVID_GPU {
@@ -431,6 +432,9 @@ template <class Backend, class Elem>
 void linear_attention_bwd(
     const Stream& stream, const AttentionBlockDeviceArgs<Elem>& p, const AttentionBlockDeviceGrads<Elem>& g) {
   using namespace AVID_GPU;
+  if constexpr (sizeof(Elem) == 2) {
+    if (linear_attention_bwd_is_fused(p)) return linear_attention_fused_bwd<Backend>(stream, p, g);
+  }
   const AttentionSteps<Elem> steps(stream, p, linear_attention_plan(p, true));
   if (p.B * p.T * p.S > 0) {
     const LinearCore<Elem> core = linear_core(steps);

@@ -72,4 +72,5 @@ TEST_CASE("linear_attention/sim/gradients_that_nobody_wants_are_skipped") {
 TEST_CASE("linear_attention/sim/one_position_and_none") {
   check<float>({1, 3, 1, 7, 2, 32, true});
   check_block_without_positions(run_device<float>);
+  check_block_without_positions(run_device<BFloat16>);
 }

@@ -1,0 +1,340 @@
+// kernels/device/linear_attention_sums.h -- pass 1 of linear attention's backward pass: sums over positions
+//
+// For each head, from h = prenorm(x) and d_y in tiles of 64 positions s (kernels/linear_attention_bwd.cu has the
+// equations):
+//
+//   g = sum_s exp(k_s - max) h_s^T     with the maximum and the sum of exponentials of each channel of k
+//   d = sum_s softmax(q_s) d_y_s^T     both [32, C]
+//
+// A warp has one head and one of the two sums. Its 32 rows of w_qkv stay in registers as the left operand (52 of them
+// at 104 channels), so that the result, channels of the head by positions, is after its exponential the left operand of
+// the second product, whose right operand is the tile itself, read transposed. Tiles are copied two deep.
+#pragma once
+
+#include "kernels/device/linear_attention_two_pass.h"
+#include "kernels/linear_attention_bwd.h"
+
+namespace avid::kernels::AVID_GPU {
+
+/// Arguments of the three kernels.
+struct LinearBwd {
+  int S, C, N, slabs;
+  int width;  ///< C rounded up to 8
+  float scale;
+  Rows<const BFloat16> x, d_y, w_qkv, w_out;
+  const float* gamma;
+  float* partial;  ///< as in LinearBwdPlan, like all that follow
+  BFloat16* folded;
+  float* softmax;
+  float* d_weights;
+  Rows<BFloat16> d_qk, h, d_x;  ///< h and d_qk, d_x: absent when nobody wants them
+  float* d_gamma;               ///< per block of pass 2, or null
+
+  AVID_DEVICE float* partial_of(std::int64_t frame, int slab, int head) const {
+    return partial + ((frame * slabs + slab) * N + head) * (64 * width + 64);
+  }
+};
+
+/// Sizes of the kernels for rows of up to 8 kN channels.
+template <int kN>
+struct LinearBwdTile {
+  static constexpr int kSteps = kN / 2;             ///< of 16 channels; then one of 8 if kN is odd
+  static constexpr int kPitch = (kN | 1) * 8;       ///< elements of a row in shared memory, an odd number of chunks
+  static constexpr int kLaneChunks = (kN + 7) / 8;  ///< of one of the eight lanes of a row
+};
+
+constexpr int kSumsTile = 64;  ///< positions
+
+/// d[m] += a[m] b for two blocks of 16 rows, a = 16 columns of packed results from tile column 2u on, and b = rows
+/// 16u .. 16u+15 of `right` ([k][n], read transposed).
+template <int kN>
+AVID_DEVICE void add_turned_product(
+    float (&d)[2][kN][4], const std::uint32_t (&packed)[2][4][2], const bf16* right, int u) {
+  constexpr int kPitch = LinearBwdTile<kN>::kPitch;
+  const int lane = threadIdx.x % 32;
+  const std::uint32_t a[2][4] = {
+      {packed[0][2 * u][0], packed[0][2 * u][1], packed[0][2 * u + 1][0], packed[0][2 * u + 1][1]},
+      {packed[1][2 * u][0], packed[1][2 * u][1], packed[1][2 * u + 1][0], packed[1][2 * u + 1][1]}};
+  const bf16* row = right + (u * 16 + (lane & 15)) * kPitch;
+#pragma unroll
+  for (int pair = 0; pair < kN / 2; ++pair) {
+    std::uint32_t b[4];
+    ldmatrix_x4_trans(b, row + pair * 16 + (lane >> 4) * 8);
+    const std::uint32_t b0[2] = {b[0], b[1]}, b1[2] = {b[2], b[3]};
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+      mma_bf16_16x8x16(d[m][2 * pair], a[m], b0, d[m][2 * pair]);
+      mma_bf16_16x8x16(d[m][2 * pair + 1], a[m], b1, d[m][2 * pair + 1]);
+    }
+  }
+  if constexpr (kN % 2 == 1) {
+    std::uint32_t b[2];
+    ldmatrix_x2_trans(b, row + (kN - 1) * 8);
+#pragma unroll
+    for (int m = 0; m < 2; ++m) mma_bf16_16x8x16(d[m][kN - 1], a[m], b, d[m][kN - 1]);
+  }
+}
+
+/// Over lanes that hold the same columns: 4, 8 and 16 apart.
+AVID_DEVICE float column_max(float v) {
+  v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 4));
+  v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 8));
+  return fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 16));
+}
+AVID_DEVICE float column_sum(float v) {
+  v += __shfl_xor_sync(0xffffffffu, v, 4);
+  v += __shfl_xor_sync(0xffffffffu, v, 8);
+  return v + __shfl_xor_sync(0xffffffffu, v, 16);
+}
+
+/// What a warp keeps. Rows (channels of the head) m*16 + g and + 8 of both products.
+template <int kN>
+struct HeadSums {
+  using Tile = LinearBwdTile<kN>;
+  std::uint32_t weights[2][2 * kN];  ///< the left operand, step by step
+  float acc[2][kN][4] = {};
+  float sum[2][2] = {}, largest[2][2] = {{-__FLT_MAX__, -__FLT_MAX__}, {-__FLT_MAX__, -__FLT_MAX__}};  ///< of k
+
+  /// Rows first .. first + 31 of w_qkv.
+  AVID_DEVICE void load_weights(const LinearBwd& p, int first) {
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int m = 0; m < 2; ++m)
+#pragma unroll
+      for (int r = 0; r < 2 * kN; ++r) {
+        const int c = r / 2 * 8 + 2 * t;
+        weights[m][r] =
+            c < p.C ? *reinterpret_cast<const std::uint32_t*>(p.w_qkv.row(first + m * 16 + g + 8 * (r & 1)) + c) : 0u;
+      }
+  }
+
+  /// out = the head's channels by 32 positions; h in shared memory.
+  AVID_DEVICE void project(float (&out)[2][4][4], const bf16* h) const {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int s = 0; s < Tile::kSteps; ++s) {
+      std::uint32_t x[2][4];
+      ldmatrix_x4(x[0], b_tiles(h, Tile::kPitch, 0, s * 16));
+      ldmatrix_x4(x[1], b_tiles(h, Tile::kPitch, 16, s * 16));
+#pragma unroll
+      for (int m = 0; m < 2; ++m) {
+        const std::uint32_t w[4] = {
+            weights[m][4 * s], weights[m][4 * s + 1], weights[m][4 * s + 2], weights[m][4 * s + 3]};
+#pragma unroll
+        for (int n = 0; n < 4; ++n) {
+          const std::uint32_t b[2] = {x[n / 2][n % 2 * 2], x[n / 2][n % 2 * 2 + 1]};
+          mma_bf16_16x8x16(out[m][n], w, b, out[m][n]);
+        }
+      }
+    }
+    if constexpr (kN % 2 == 1) {
+      std::uint32_t x[4];
+      ldmatrix_x4(x, h + lane * Tile::kPitch + Tile::kSteps * 16);
+#pragma unroll
+      for (int m = 0; m < 2; ++m) {
+        const std::uint32_t w[2] = {weights[m][4 * Tile::kSteps], weights[m][4 * Tile::kSteps + 1]};
+#pragma unroll
+        for (int n = 0; n < 4; ++n) {
+          const std::uint32_t b[1] = {x[n]};
+          mma_bf16_16x8x8(out[m][n], w, b, out[m][n]);
+        }
+      }
+    }
+  }
+
+  /// acc += e right, both of 32 positions.
+  AVID_DEVICE void add(const float (&e)[2][4][4], const bf16* right) {
+    std::uint32_t packed[2][4][2];
+#pragma unroll
+    for (int m = 0; m < 2; ++m)
+#pragma unroll
+      for (int n = 0; n < 4; ++n) {
+        packed[m][n][0] = pack_bf16x2(e[m][n][0], e[m][n][1]);
+        packed[m][n][1] = pack_bf16x2(e[m][n][2], e[m][n][3]);
+      }
+#pragma unroll
+    for (int u = 0; u < 2; ++u) add_turned_product<kN>(acc, packed, right, u);
+  }
+
+  /// g of 32 positions of which `valid` exist.
+  AVID_DEVICE void add_k(const bf16* h, int valid) {
+    float k[2][4][4] = {};
+    project(k, h);
+    const int t = threadIdx.x % 4;
+    float top[2][2];
+    bool grew = false;
+#pragma unroll
+    for (int m = 0; m < 2; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float v = largest[m][half];
+#pragma unroll
+        for (int n = 0; n < 4; ++n) {
+          if (n * 8 + 2 * t < valid) v = fmaxf(v, k[m][n][2 * half]);
+          if (n * 8 + 2 * t + 1 < valid) v = fmaxf(v, k[m][n][2 * half + 1]);
+        }
+        top[m][half] = quad_max(v);
+        grew = grew || top[m][half] > largest[m][half];
+      }
+    if (__any_sync(0xffffffffu, grew)) {  // seldom after the first tiles
+#pragma unroll
+      for (int m = 0; m < 2; ++m)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const float shrink = __expf(largest[m][half] - top[m][half]);
+          largest[m][half] = top[m][half];
+          sum[m][half] *= shrink;
+#pragma unroll
+          for (int n = 0; n < kN; ++n) {
+            acc[m][n][2 * half] *= shrink;
+            acc[m][n][2 * half + 1] *= shrink;
+          }
+        }
+    }
+#pragma unroll
+    for (int m = 0; m < 2; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int n = 0; n < 4; ++n) {
+          float& a = k[m][n][2 * half];
+          float& b = k[m][n][2 * half + 1];
+          a = n * 8 + 2 * t < valid ? __expf(a - largest[m][half]) : 0.0f;
+          b = n * 8 + 2 * t + 1 < valid ? __expf(b - largest[m][half]) : 0.0f;
+          sum[m][half] += a + b;
+        }
+    add(k, h);
+  }
+
+  /// d of 32 positions; d_y is zero in rows that do not exist.
+  AVID_DEVICE void add_q(const bf16* h, const bf16* d_y) {
+    float q[2][4][4] = {};
+    project(q, h);
+#pragma unroll
+    for (int n = 0; n < 4; ++n)
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        float &a = q[0][n][e], &b = q[0][n][2 + e], &c = q[1][n][e], &d = q[1][n][2 + e];
+        const float top = column_max(fmaxf(fmaxf(a, b), fmaxf(c, d)));
+        a = __expf(a - top), b = __expf(b - top), c = __expf(c - top), d = __expf(d - top);
+        const float factor = __fdividef(1.0f, column_sum((a + b) + (c + d)));
+        a *= factor, b *= factor, c *= factor, d *= factor;
+      }
+    add(q, d_y);
+  }
+
+  /// acc to [32, width].
+  AVID_DEVICE void store(float* out, int width) const {
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int m = 0; m < 2; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int n = 0; n < kN; ++n)
+          if (n * 8 < width)
+            *reinterpret_cast<float2*>(out + (m * 16 + half * 8 + g) * width + n * 8 + 2 * t) =
+                make_float2(acc[m][n][2 * half], acc[m][n][2 * half + 1]);
+  }
+  /// Maxima and sums of the 32 channels of k.
+  AVID_DEVICE void store_softmax(float* out) const {
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int m = 0; m < 2; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float total = quad_sum(sum[m][half]);
+        if (t != 0) continue;
+        out[m * 16 + half * 8 + g] = largest[m][half];
+        out[32 + m * 16 + half * 8 + g] = total;
+      }
+  }
+};
+
+/// Rows 4 i .. 4 i + 3 of a tile, raw channels in shared memory, become h in place; the warp that copied them calls.
+template <int kN>
+AVID_DEVICE void normalise_copied_rows(const LinearBwd& p, bf16* rows, const float* gamma) {
+  using Tile = LinearBwdTile<kN>;
+  constexpr int kK = Tile::kLaneChunks;
+  const int l = threadIdx.x % 8;
+  bf16* row = rows + threadIdx.x % 32 / 8 * Tile::kPitch;
+  Chunk8<BFloat16> chunks[kK];
+#pragma unroll
+  for (int j = 0; j < kK; ++j) {
+    const int chunk = l + 8 * j;
+    chunks[j] = {chunk < kN ? *reinterpret_cast<const uint4*>(row + chunk * 8) : make_uint4(0, 0, 0, 0)};
+  }
+  const RowMoments moments = row_moments<8, kK, BFloat16>(chunks, l, p.C, static_cast<float>(kPrenormEps));
+#pragma unroll
+  for (int j = 0; j < kK; ++j) {
+    const int chunk = l + 8 * j;
+    if (chunk >= kN) continue;
+    float v[8];
+    unpack(chunks[j], v);
+#pragma unroll
+    for (int e = 0; e < 8; ++e) v[e] = (v[e] - moments.mean) * moments.rstd * gamma[chunk * 8 + e];
+    *reinterpret_cast<uint4*>(row + chunk * 8) =
+        make_uint4(pack_bf16x2(v[0], v[1]), pack_bf16x2(v[2], v[3]), pack_bf16x2(v[4], v[5]), pack_bf16x2(v[6], v[7]));
+  }
+}
+
+/// Grid F * slabs * groups of heads; two warps a head, of `heads` heads: the first sums over q, the second over k.
+template <int kN>
+__global__ void __launch_bounds__(256, 1) linear_bwd_sums_kernel(LinearBwd p, int heads, int groups) {
+  using Tile = LinearBwdTile<kN>;
+  constexpr int kTileElems = kSumsTile * Tile::kPitch;
+  SharedArena arena;
+  bf16* h_tiles = arena.take<bf16>(2 * kTileElems, "h");
+  bf16* d_y_tiles = arena.take<bf16>(2 * kTileElems, "d_y");
+  float* gamma = arena.take<float>(kN * 8, "gamma");
+  const std::int64_t slab_of_all = blockIdx.x / groups, frame = slab_of_all / p.slabs;
+  const int slab = static_cast<int>(slab_of_all % p.slabs);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
+  const int head = static_cast<int>(blockIdx.x % groups) * heads + warp / 2;
+  const bool of_k = warp % 2 == 1;
+  const int begin = slab * kLinearBwdSlab, end = min(p.S, begin + kLinearBwdSlab);
+
+  // A warp copies the rows that it will normalise: four at a time.
+  const auto copy_tile = [&](int t0, int buffer) {
+    for (int four = warp; four < kSumsTile / 4; four += warps)
+      for (int i = lane; i < 4 * kN; i += 32) {
+        const int r = four * 4 + i / kN, c = i % kN * 8, at = buffer * kTileElems + r * Tile::kPitch + c;
+        const bool exists = t0 + r < end && c < p.C;
+        const std::int64_t row = frame * p.S + t0 + r;
+        cp_async_16(h_tiles + at, exists ? p.x.row(row) + c : p.x.data, exists);
+        cp_async_16(d_y_tiles + at, exists ? p.d_y.row(row) + c : p.d_y.data, exists);
+      }
+    cp_async_commit();
+  };
+  copy_tile(begin, 0);
+  for (int c = threadIdx.x; c < kN * 8; c += blockDim.x) gamma[c] = c < p.C ? p.gamma[c] : 0.0f;
+  HeadSums<kN> sums;
+  if (head < p.N) sums.load_weights(p, ((of_k ? p.N : 0) + head) * 32);
+  __syncthreads();
+  int buffer = 0;
+  for (int t0 = begin; t0 < end; t0 += kSumsTile, buffer ^= 1) {
+    bf16* h = h_tiles + buffer * kTileElems;
+    const bf16* d_y = d_y_tiles + buffer * kTileElems;
+    cp_async_wait<0>();
+    __syncwarp();
+    for (int four = warp; four < kSumsTile / 4; four += warps)
+      normalise_copied_rows<kN>(p, h + four * 4 * Tile::kPitch, gamma);
+    __syncthreads();  // the other buffer is free once all warps are here
+    if (t0 + kSumsTile < end) copy_tile(t0 + kSumsTile, buffer ^ 1);
+    if (head >= p.N) continue;
+#pragma unroll 1
+    for (int first = 0; first < min(kSumsTile, end - t0); first += 32) {
+      if (of_k) {
+        sums.add_k(h + first * Tile::kPitch, end - t0 - first);
+      } else {
+        sums.add_q(h + first * Tile::kPitch, d_y + first * Tile::kPitch);
+      }
+    }
+  }
+  if (head >= p.N) return;
+  float* out = p.partial_of(frame, slab, head);
+  sums.store(out + (of_k ? 0 : 32 * p.width), p.width);
+  if (of_k) sums.store_softmax(out + 64 * p.width);
+}
+
+}  // namespace avid::kernels::AVID_GPU

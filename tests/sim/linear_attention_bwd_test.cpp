@@ -1,0 +1,113 @@
+// tests/sim/linear_attention_bwd_test.cpp -- gradients of linear attention in two passes, against the f64 reference
+#include "kernels/linear_attention_bwd.h"
+
+#include <array>
+#include <cmath>
+#include <stdexcept>
+
+#include "kernels/linear_attention.h"
+#include "tests/doctest.h"
+#include "tests/sim/attention_block_cases.h"
+
+using namespace avid;
+using namespace avid::test;
+using kernels::Sim, kernels::Stream;
+
+namespace {
+
+template <class Elem>
+BlockTensors<Elem> run_device(const BlockCase& c, unsigned wanted) {
+  return run_block<Elem>(
+      c, wanted,
+      [](auto& p, bool backward) {
+        return backward ? kernels::linear_attention_bwd_plan(p).total_bytes
+                        : kernels::linear_attention_workspace_bytes(p, false);
+      },
+      [](auto& p) { kernels::linear_attention_fwd<Sim>(Stream{}, p); },
+      [](auto& p, auto&& g) { kernels::linear_attention_fused_bwd<Sim>(Stream{}, p, g); });
+}
+
+BlockTensors<double, double, double> run_reference(const BlockCase& c) {
+  return run_block_reference(
+      c, [](auto& p) { kernels::linear_attention_fwd_reference(p); },
+      [](auto& p, auto& g) { kernels::linear_attention_bwd_reference(p, g); });
+}
+
+void check(const BlockCase& c, bool all_orders = false) {
+  check_block<BFloat16>(c, all_orders, run_device<BFloat16>, run_reference, 8e-3);  // at most 6.5e-3 here
+}
+
+/// Norm of rows first .. first + count - 1.
+double norm_of_rows(const Pitched<float>& t, std::int64_t first, std::int64_t count) {
+  double sum = 0;
+  for (std::int64_t r = first; r < first + count; ++r)
+    for (std::int64_t c = 0; c < t.cols; ++c) sum += t(r, c) * t(r, c);
+  return std::sqrt(sum);
+}
+
+}  // namespace
+
+TEST_CASE("linear_attention_bwd/sim/every_order_gives_the_same_bits") {
+  check({1, 2, 40, 12, 2, 32, true}, true);
+  check({1, 1, 130, 100, 1, 32, true}, true);
+}
+
+TEST_CASE("linear_attention_bwd/sim/widths_of_rows") {
+  // One below, at and one above what a kernel takes, and rows with gaps.
+  for (const std::int64_t C : {1, 3, 8, 55, 56, 57, 90, 96, 97, 104}) check({1, 1, 37, C, 1, 32, true});
+}
+
+TEST_CASE("linear_attention_bwd/sim/heads") {
+  // Groups of up to four: 3, 4, 3 + 2, 3 + 3, 3 + 3 + 3.
+  for (const std::int64_t N : {3, 4, 5, 6, 9}) check({1, 1, 35, 10, N, 32, false});
+}
+
+TEST_CASE("linear_attention_bwd/sim/positions") {
+  // Around half a tile, a tile and a block of either pass.
+  for (const std::int64_t S : {1, 2, 31, 32, 33, 63, 64, 65, 95, 127, 128, 129, 257}) check({1, 2, S, 6, 1, 32, true});
+}
+
+TEST_CASE("linear_attention_bwd/sim/several_slabs") {
+  check({1, 1, 2048, 4, 1, 32, true});
+  check({1, 2, 2049, 9, 1, 32, true});
+}
+
+TEST_CASE("linear_attention_bwd/sim/chunks_of_frames") {
+  check({8, 8, 2, 5, 1, 32, true});   // one frame each
+  check({13, 5, 3, 9, 2, 32, true});  // two, the last has one
+}
+
+TEST_CASE("linear_attention_bwd/sim/large_logits") {
+  // Beyond 88 the exponential of an f32 is infinite.
+  check({1, 1, 70, 10, 2, 32, true, 30.0, BlockRows::signs}, true);
+  check({1, 1, 2100, 8, 1, 32, true, 30.0, BlockRows::signs});
+}
+
+TEST_CASE("linear_attention_bwd/sim/equal_positions_give_the_keys_no_gradient") {
+  // The gradient of a key is the difference of two equal numbers, whatever was rounded to bf16 before.
+  const BlockCase c{1, 2, 64, 50, 3, 32, true, 1.0, BlockRows::equal};
+  check(c);
+  const auto t = run_device<BFloat16>(c, kAllGradients);
+  CHECK(norm_of_rows(t.d_w_qkv, 96, 96) < 1e-4 * norm_of_rows(t.d_w_qkv, 192, 96));
+}
+
+TEST_CASE("linear_attention_bwd/sim/gradients_that_nobody_wants_are_skipped") {
+  check_block_gradients_alone({1, 2, 35, 6, 2, 32, true}, run_device<BFloat16>);
+}
+
+TEST_CASE("linear_attention_bwd/sim/only_sizes_that_it_serves") {
+  kernels::AttentionBlockDeviceArgs<BFloat16> p;
+  p.B = 1, p.T = 1, p.S = 4, p.C = 104, p.N = 64, p.D = 32;
+  CHECK(kernels::linear_attention_bwd_is_fused(p));
+  CHECK(kernels::linear_attention_workspace_bytes(p, true) == kernels::linear_attention_bwd_plan(p).total_bytes);
+  for (const auto [C, N, D] : {std::array<std::int64_t, 3>{105, 1, 32}, {104, 65, 32}, {104, 1, 31}, {104, 1, 64}}) {
+    p.C = C, p.N = N, p.D = D;
+    CHECK_FALSE(kernels::linear_attention_bwd_is_fused(p));
+    CHECK_THROWS_AS(kernels::linear_attention_fused_bwd<Sim>(Stream{}, p, {}), std::invalid_argument);
+  }
+  p.D = 32, p.S = 0;
+  CHECK_FALSE(kernels::linear_attention_bwd_is_fused(p));
+  kernels::AttentionBlockDeviceArgs<float> f32;
+  f32.B = 1, f32.T = 1, f32.S = 4, f32.C = 8, f32.N = 1, f32.D = 32;
+  CHECK_FALSE(kernels::linear_attention_bwd_is_fused(f32));
+}
