@@ -33,20 +33,20 @@ if [ -e "$run" ]; then
 fi
 $avid train --config configs/demo_adapter.toml --run "$run" --set train.time_limit_minutes="$minutes"
 
-say "scores on held-out levels"
-$avid evaluate --run "$run" --name "this demo" --also "shipped=$shipped" --data $heldout --clips 96 --steps 10 \
-  --shuffle-actions --out "$run/scores.json"
-
-say "does the shipped adapter follow actions? the same levels with actions held for 4 steps; true against shuffled actions"
-$avid evaluate --base $base --adapter $shipped --name shipped --data $held_actions --clips 96 --steps 10 \
-  --shuffle-actions --out "$run/scores_held_actions.json"
-
 say "pictures"
 $avid sample --run "$run" --data $heldout --clips 6 --steps 20 --seed 4 --out "$run/pictures/heldout"
 for action in right left; do
   $avid sample --base $base --adapter $shipped --data $held_actions --clips 6 --steps 20 --seed 7 --actions "$action*8" \
     --out "$run/pictures/shipped_$action"
 done
+
+say "does the shipped adapter follow actions? the same levels with actions held for 4 steps; true against shuffled actions"
+$avid evaluate --base $base --adapter $shipped --name shipped --data $held_actions --clips 96 --steps 10 \
+  --shuffle-actions --out "$run/scores_held_actions.json"
+
+say "scores on held-out levels"
+$avid evaluate --run "$run" --name "this demo" --also "shipped=$shipped" --data $heldout --clips 96 --steps 10 \
+  --shuffle-actions --out "$run/scores.json"
 
 say "done"
 cat <<EOF
@@ -55,6 +55,6 @@ Look at:
   $run/pictures/heldout/strip.png          held-out clips: conditioning, real, base, this demo's adapter, mask
   $run/pictures/shipped_right/strip.png    the shipped adapter from the same start frames, told to go right ...
   $run/pictures/shipped_left/strip.png     ... and told to go left
-  $run/scores.json                         the first table above, with every setting
-  $run/scores_held_actions.json            the second
+  $run/scores.json                         the last table above, with every setting
+  $run/scores_held_actions.json            the one before it
 EOF
