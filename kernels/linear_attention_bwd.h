@@ -55,8 +55,8 @@ LinearBwdPlan linear_attention_bwd_plan(const AttentionBlockDeviceArgs<Elem>& p)
   plan.tiles = (p.S + kLinearBwdRows - 1) / kLinearBwdRows;
   plan.frames_of_chunk = std::max<std::int64_t>(1, (plan.frames + kLinearBwdMaxChunks - 1) / kLinearBwdMaxChunks);
   plan.chunks = (plan.frames + plan.frames_of_chunk - 1) / plan.frames_of_chunk;
-  plan.qk_size = {.P = plan.rows, .I = p.C, .O = 2 * inner};
-  plan.out_size = {.P = plan.rows, .I = inner, .O = p.C};
+  plan.qk_size = LinearSize{.P = plan.rows, .I = p.C, .O = 2 * inner};
+  plan.out_size = LinearSize{.P = plan.rows, .I = inner, .O = p.C};
   const std::int64_t matrices = 2 * kLinearBwdHead * plan.width;
   plan.partial = take(plan.frames * plan.slabs * p.N * (matrices + 2 * kLinearBwdHead) * 4);
   plan.folded = take(plan.frames * p.N * matrices * 2);
