@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "tensor/io/atomic_file.h"
 #include "tensor/io/tensor_file.h"
 #include "tests/doctest.h"
 #include "tests/support.h"
@@ -74,10 +75,18 @@ TEST_CASE("device/train/a run goes on on another device") {
     REQUIRE(start.exit_code == 0);
     CHECK(start.err.find("device " + where) != std::string::npos);
     loss[where != "cpu"] = Json::parse(start.out)["val_loss"].get<double>();
+    const Json info = Json::parse(read_text(run + "/run.json"));
+    CHECK(info["device"].get<std::string>().starts_with(where));
+    // Without --device where it was; elsewhere only when told so, and then with a word about the bits.
+    const test::ProgramResult same = avid({"train", "--resume", run});
+    CHECK(same.exit_code == 0);
+    CHECK(same.err.find("device " + where) != std::string::npos);
+    CHECK(same.err.find("this run started on") == std::string::npos);
     const test::ProgramResult more = avid(
         {"train", "--resume", run, "--device", where == "cpu" ? device : "cpu", "--set", "train.updates=3", "--json"});
     REQUIRE(more.exit_code == 0);
     CHECK(Json::parse(more.out)["update"] == 3);
+    CHECK(more.err.find("this run started on " + where) != std::string::npos);
   }
   CHECK(std::abs(loss[1] - loss[0]) < 1e-4 * loss[0]);
 }

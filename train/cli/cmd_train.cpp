@@ -22,12 +22,16 @@ using Json = nlohmann::ordered_json;
 using namespace avid::train;
 
 struct Options {
-  std::string config, run, resume, device = "cpu";
+  std::string config, run, resume, device;
   std::vector<std::string> set;
   bool dry_run = false, json = false;
   int threads = 0;
   std::shared_ptr<RouteOptions> routes;
 };
+
+Device device_or(const Options& options, const std::string& otherwise) {
+  return Device::parse(options.device.empty() ? otherwise : options.device);
+}
 
 // Never gives up a device silently: says what is used and why.
 void say_device(Device device, int threads) {
@@ -43,7 +47,7 @@ void print_dry_run(const Options& options) {
   check<UsageError>(!options.config.empty(), "train: --dry-run needs --config FILE");
   const TrainConfig config = TrainConfig::load(options.config, options.set, TrainConfig::Files::may_miss);
   if (options.threads > 0) kernels::set_num_threads(options.threads);
-  const Device device = Device::parse(options.device);
+  const Device device = device_or(options, "cpu");
   use_routes(*options.routes, device);
   say_device(device, kernels::num_threads());
   const DryRun d = dry_run(config, device);
@@ -94,8 +98,11 @@ void train(const Options& options) {
   signal(SIGXFSZ, SIG_IGN);  // a file size limit is then an error of write(), which we report
   const StopSignal stop;
   const bool resuming = !options.resume.empty();
-  const Device device = Device::parse(options.device);
-  use_routes(*options.routes, device);
+  Device device;
+  if (!resuming) {  // a mistake in these leaves no folder behind
+    device = device_or(options, "cpu");
+    use_routes(*options.routes, device);
+  }
 
   int threads = options.threads > 0 ? options.threads : kernels::num_threads();
   RunInfo info = current_run_info();
@@ -104,6 +111,7 @@ void train(const Options& options) {
     config = TrainConfig::load(options.config, options.set);
     info.seed = config.seed;
     info.threads = threads;
+    info.device = device.describe();
     info.inputs = input_digests(config);
   }
   RunFolder folder =
@@ -111,6 +119,13 @@ void train(const Options& options) {
   // The same number of threads as at the start: sums of another split would round differently.
   if (resuming && options.threads == 0) threads = folder.info().threads;
   kernels::set_num_threads(threads);
+  if (resuming) {  // on the same device, too
+    const std::string started_on = folder.info().device.substr(0, folder.info().device.find(' '));
+    device = device_or(options, started_on);
+    use_routes(*options.routes, device);
+    if (device.to_string().substr(0, 3) != started_on.substr(0, 3))
+      std::fprintf(stderr, "this run started on %s: it goes on here, but not bit for bit\n", started_on.c_str());
+  }
   say_device(device, threads);
 
   ProgressLine line;
@@ -168,8 +183,9 @@ const CommandRegistrar registrar("train", "Train a base, an AVID adapter or a ba
   command->add_option("--set", options->set, "change one key of the configuration: train.lr=2e-5 (repeatable)")
       ->allow_extra_args(false);
   command->add_flag("--dry-run", options->dry_run, "print parameters, FLOPs, predicted memory and time; write nothing");
-  command->add_option("--device", options->device, "cpu, cuda, cuda:N or sim (the kernel simulator)")
-      ->capture_default_str();
+  command->add_option(
+      "--device", options->device,
+      "cpu, cuda, cuda:N or sim, the kernel simulator (default: cpu, or the one the run started on)");
   command->add_option("--threads", options->threads, "CPU threads (default: all, or those the run started with)")
       ->range(1, 4096);
   options->routes = add_route_options(command);
