@@ -107,10 +107,15 @@ RunFolder RunFolder::open(const fs::path& path, const std::vector<std::string>& 
   TrainConfig config = before;
   if (!overrides.empty()) {
     config = TrainConfig::load(path / "config.toml", overrides);
-    check<ConfigError>(
-        config.fingerprint() == before.fingerprint(),
-        "config: --set: a resumed run can change how long it trains and what it logs, saves and samples, nothing else "
-        "| start a new run");
+    if (config.fingerprint() != before.fingerprint()) {
+      std::string which = overrides.front();
+      for (const std::string& one : overrides)
+        if (TrainConfig::load(path / "config.toml", {one}).fingerprint() != before.fingerprint()) which = one;
+      fail<ConfigError>(
+          "config: --set {}: a resumed run can change how long it trains and what it logs, saves and samples, nothing "
+          "else | start a new run",
+          which);
+    }
     write_text_atomic(path / "config.toml", config.to_toml());
   }
   RunInfo info = info_from_json(read_text(path / "run.json", 1 << 20), (path / "run.json").string());
