@@ -131,8 +131,13 @@ TEST_CASE("bad_input/usage/words_that_do_not_fit") {
        sample(out, kBase, kData, {"--adapter", kAdapter, "--frames", "4", "--actions", "15*4"})},
       {"too few actions", 2, "expected 4",
        sample(out, kBase, kData, {"--adapter", kAdapter, "--frames", "4", "--actions", "right"})},
+      {"neither words nor a file", 2, "got 'actions.txt', which is no file either",
+       sample(out, kBase, kData, {"--adapter", kAdapter, "--frames", "4", "--actions", "actions.txt"})},
+      {"levels the wrong way round", 2, "expected A:B with A below B, got '5:2'",
+       {"collect", "--game", "coinrun", "--levels", "5:2", "--out", out}},
       {"unknown game", 2, "coinrun", {"collect", "--game", "coinrum", "--levels", "0:1", "--out", out}},
   });
+  CHECK(run_program({AVID_PROGRAM}).err.find("procgen-worker") == std::string::npos);  // for itself only
   CHECK_FALSE(fs::exists(out));
 }
 

@@ -148,8 +148,9 @@ void run_opponents(BenchOptions& options) {
   }
 }
 
-void add_timed(Command* command, kernels::Collect collect) {
+void add_timed(Command* command, kernels::Collect collect, const std::string& example) {
   auto options = std::make_shared<BenchOptions>();
+  set_example(command, example);
   options->request.collect = collect;
   add_step_options(command, options);
   // Ops that are waited for one by one are not those of a repeated update.
@@ -166,14 +167,16 @@ void add_timed(Command* command, kernels::Collect collect) {
 void setup(Command* command) {
   command->require_subcommand();
   add_timed(
-      command->add_subcommand("step", "Time whole training updates or sampling steps"), kernels::Collect::nothing);
+      command->add_subcommand("step", "Time whole training updates or sampling steps"), kernels::Collect::nothing,
+      "avid bench step --config configs/demo_adapter.toml --base-config configs/demo_base.toml");
   add_timed(
       command->add_subcommand("ops", "The same, with a table of where the time goes and which slow paths were taken"),
-      kernels::Collect::sums);
+      kernels::Collect::sums, "avid bench ops --kind base --config configs/demo_base.toml");
   Command* each = command->add_subcommand(
       "kernels", "Every convolution and product of a step against cuDNN and cuBLASLt; or memory traffic, line by line");
   auto options = std::make_shared<BenchOptions>();
   add_step_inputs(each, options);
+  set_example(each, "avid bench kernels --kind base --device cuda --config configs/base.toml --dtype bf16");
   each->add_option("--device", options->device, "cuda or cuda:N")->capture_default_str();
   auto sim = std::make_shared<bool>(false);
 #if AVID_HAVE_SIM

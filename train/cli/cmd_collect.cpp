@@ -25,7 +25,9 @@ std::pair<std::int32_t, std::int32_t> parse_levels(const std::string& text) {
   };
   const auto colon = text.find(':');
   if (colon == std::string::npos) return {number(text), number(text) + 1};
-  return {number(text.substr(0, colon)), number(text.substr(colon + 1))};
+  const auto begin = number(text.substr(0, colon)), end = number(text.substr(colon + 1));
+  check<UsageError>(begin < end, "collect: --levels: expected A:B with A below B, got '{}'", text);
+  return {begin, end};
 }
 
 struct Settings {

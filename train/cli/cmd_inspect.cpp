@@ -192,7 +192,7 @@ void inspect_run(const Settings& s) {
   if (best)
     fmt::print(
         "{:<12} {} (update {}, validation loss {:.6g})\n", "best", best->string(), state.best_update, state.best_loss);
-  fmt::print("{:<12} {}\n", "checkpoints", fmt::join(updates, ", "));
+  fmt::print("{:<12} after update {}\n", "checkpoints", fmt::join(updates, ", "));
   fmt::print("Look at one: avid inspect {}\n", (latest / "ema.safetensors").string());
 }
 

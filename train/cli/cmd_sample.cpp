@@ -75,7 +75,13 @@ Start start_from_file(const Options& options, const WorldModel& world) {
 
 /// Lines of actions: one line for all clips, or one per clip.
 std::vector<std::vector<std::uint8_t>> read_action_lines(const Options& options) {
-  if (!std::filesystem::exists(options.actions)) return {data::parse_action_string(options.actions)};
+  if (!std::filesystem::exists(options.actions)) {
+    try {
+      return {data::parse_action_string(options.actions)};
+    } catch (const UsageError& error) {
+      fail<UsageError>("{}, which is no file either", error.what());
+    }
+  }
   std::vector<std::vector<std::uint8_t>> lines;
   std::istringstream text(read_text(options.actions, 1 << 20));
   for (std::string line; std::getline(text, line);)

@@ -32,7 +32,8 @@ int report_usage(const CLI::App& app, const CLI::ParseError& error, int argc, ch
   }
   if (!deepest->get_subcommands({}).empty()) {
     std::vector<std::string> known;
-    for (const CLI::App* command : deepest->get_subcommands({})) known.push_back(command->get_name());
+    for (const CLI::App* command : deepest->get_subcommands({}))
+      if (!command->get_group().empty()) known.push_back(command->get_name());  // hidden ones have no group
     // The first word after the commands that were understood is the one that was not.
     const int at = static_cast<int>(std::count(name.begin(), name.end(), ' ')) + 1;
     if (at < argc && argv[at][0] != '-') {
