@@ -171,9 +171,7 @@ void Var::set_requires_grad(bool on) {
 }
 
 const Tensor& Var::grad() const { return state().node->grad; }
-Tensor& Var::mutable_grad() { return state().node->grad; }
 void Var::zero_grad() { state().node->grad = Tensor(); }
-Var Var::detach() const { return Var(state().value); }
 
 void Var::backward() const {
   check<ShapeError>(

@@ -46,11 +46,7 @@ class Var {
   void set_requires_grad(bool on);  // leaves only
   /// The accumulated gradient of a leaf; undefined until one arrives.
   const Tensor& grad() const;
-  Tensor& mutable_grad();
   void zero_grad();  // drops the gradient
-
-  /// The same value without history.
-  Var detach() const;
 
   /// Gradients of this scalar with respect to every trainable leaf, added to their grad().
   /// The graph is freed; a second call is a GraphError.

@@ -414,11 +414,4 @@ void H5File::set_attribute_u64(const std::string& name, std::uint64_t value) {
     fail<FileError>("{}: attribute {}: {}", path_, name, library_reason());
 }
 
-std::string hdf5_version() {
-  const auto guard = lock_library();
-  unsigned major = 0, minor = 0, release = 0;
-  H5get_libversion(&major, &minor, &release);
-  return fmt::format("{}.{}.{}", major, minor, release);
-}
-
 }  // namespace avid::data

@@ -70,7 +70,4 @@ class H5File {
   std::int64_t file_ = -1;  // hid_t
 };
 
-/// The library's version, "1.10.8".
-std::string hdf5_version();
-
 }  // namespace avid::data

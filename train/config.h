@@ -100,7 +100,6 @@ struct TrainConfig {
   bool uses_actions() const { return model.kind != "base" && !is_encoder(); }
   /// Classifiers are used with the weights they were trained to, everything else with the average.
   bool uses_average() const { return !is_classifier(); }
-  bool has_mask() const { return model.kind == "avid" || model.kind == "avid_no_cond"; }
 
   /// Whether files named in the configuration must exist; may_miss leaves unknown paths as they are (--dry-run).
   enum class Files { must_exist, may_miss };

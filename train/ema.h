@@ -43,13 +43,12 @@ class Ema {
 
   std::int64_t counter() const { return counter_; }
   bool initialised() const { return initialised_; }
-  /// For resuming; the shadow's values come through set_shadow.
+  /// For resuming; the values come through the module while Swapped.
   void set_counter(std::int64_t counter, bool initialised) { counter_ = counter, initialised_ = initialised; }
   /// The average of parameter i, in our layout.
   const Tensor& shadow(std::size_t i) const { return shadow_[i]; }
   /// All of them, for the optimiser's pass.
   std::span<Tensor> shadows() { return shadow_; }
-  void set_shadow(std::size_t i, const Tensor& values) { shadow_[i].copy_from(values); }
   const std::vector<nn::NamedParameter>& parameters() const { return parameters_; }
 
   /// While alive, the parameters hold the averaged weights and the shadow holds the online ones. Nothing is copied.

@@ -212,10 +212,4 @@ Conv3dWeightGrads conv3d_bwd_weight(
   return grads;
 }
 
-double conv3d_flops(const Shape& x_shape, const Shape& w_shape, const Conv3dOptions& options) {
-  Shape x = x_shape;
-  if (w_shape.rank() == 5) x = x_shape.with_cols(w_shape.cols());  // whether or not the channels come in two parts
-  return size_of_conv("conv3d_flops", x, {}, w_shape, options).flops();
-}
-
 }  // namespace avid

@@ -51,7 +51,4 @@ Conv3dWeightGrads conv3d_bwd_weight(
     const Tensor& d_out, const Tensor& x, const Tensor& x2, const Shape& w_shape, const Conv3dOptions& options,
     bool needs_w = true, bool needs_bias = true);
 
-/// Multiplications and additions of one forward pass.
-double conv3d_flops(const Shape& x_shape, const Shape& w_shape, const Conv3dOptions& options = {});
-
 }  // namespace avid

@@ -130,8 +130,4 @@ Conv3dWeightGrads conv_transpose3d_bwd_weight(
   return grads;
 }
 
-double conv_transpose3d_flops(const Shape& x_shape, const Shape& w_shape) {
-  return 2.0 * static_cast<double>(x_shape.rows()) * static_cast<double>(w_shape.numel());
-}
-
 }  // namespace avid

@@ -28,7 +28,4 @@ Conv3dWeightGrads conv_transpose3d_bwd_weight(
     const Tensor& d_out, const Tensor& x, const Shape& w_shape, const Conv3dOptions& options, bool needs_w = true,
     bool needs_bias = true);
 
-/// Multiplications and additions of one forward pass.
-double conv_transpose3d_flops(const Shape& x_shape, const Shape& w_shape);
-
 }  // namespace avid

@@ -185,8 +185,4 @@ LinearWeightGrads linear_bwd_weight(
   return grads;
 }
 
-double linear_flops(const Shape& x_shape, const Shape& w_shape) {
-  return 2.0 * static_cast<double>(x_shape.rows()) * static_cast<double>(w_shape.numel());
-}
-
 }  // namespace avid

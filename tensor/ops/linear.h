@@ -40,7 +40,4 @@ LinearWeightGrads linear_bwd_weight(
     const Tensor& d_out, const Tensor& x, const Tensor& x2, const Shape& w_shape, bool needs_w = true,
     bool needs_bias = true);
 
-/// Multiplications and additions of one forward pass.
-double linear_flops(const Shape& x_shape, const Shape& w_shape);
-
 }  // namespace avid
