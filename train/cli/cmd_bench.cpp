@@ -167,13 +167,13 @@ void add_timed(Command* command, kernels::Collect collect, const std::string& ex
 void setup(Command* command) {
   command->require_subcommand();
   add_timed(
-      command->add_subcommand("step", "Time whole training updates or sampling steps"), kernels::Collect::nothing,
+      command->add_subcommand("step", "time whole training updates or sampling steps"), kernels::Collect::nothing,
       "avid bench step --config configs/demo_adapter.toml --base-config configs/demo_base.toml");
   add_timed(
-      command->add_subcommand("ops", "The same, with a table of where the time goes and which slow paths were taken"),
+      command->add_subcommand("ops", "the same, with a table of where the time goes and which slow paths were taken"),
       kernels::Collect::sums, "avid bench ops --kind base --config configs/demo_base.toml");
   Command* each = command->add_subcommand(
-      "kernels", "Every convolution and product of a step against cuDNN and cuBLASLt; or memory traffic, line by line");
+      "kernels", "every convolution and product of a step against cuDNN and cuBLASLt; or memory traffic, line by line");
   auto options = std::make_shared<BenchOptions>();
   add_step_inputs(each, options);
   set_example(each, "avid bench kernels --kind base --device cuda --config configs/base.toml --dtype bf16");
@@ -193,7 +193,7 @@ void setup(Command* command) {
       "avid bench ops --kind avid --base base.safetensors --adapter adapter.safetensors --input clips.safetensors");
 }
 
-const CommandRegistrar kRegistrar("bench", "Time training and sampling steps on this machine", setup);
+const CommandRegistrar kRegistrar("bench", "time training and sampling steps on this machine", setup);
 
 }  // namespace
 }  // namespace avid::cli

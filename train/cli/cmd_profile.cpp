@@ -43,7 +43,7 @@ void setup(Command* command) {
 }
 
 const CommandRegistrar kRegistrar(
-    "profile", "Where the time of a training or sampling step goes, op by op; on a device each op is waited for",
+    "profile", "where the time of a training or sampling step goes, op by op; on a device each op is waited for",
     setup);
 
 }  // namespace

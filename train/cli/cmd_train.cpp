@@ -175,7 +175,7 @@ void train(const Options& options) {
   std::printf("%s\n", json.dump(1).c_str());
 }
 
-const CommandRegistrar registrar("train", "Train a base, an AVID adapter or a baseline", [](Command* command) {
+const CommandRegistrar registrar("train", "train a base, an AVID adapter or a baseline", [](Command* command) {
   auto options = std::make_shared<Options>();
   command->add_option("--config", options->config, "what to train: a TOML file, see configs/");
   command->add_option("--run", options->run, "folder for checkpoints, logs, samples and the report of a new run");
