@@ -72,9 +72,10 @@ ShardMeta meta_of(
 }
 
 /// True when the shard exists and was made with exactly these options; ConfigError when it was made with others.
-bool already_there(const ShardMeta& wanted, const fs::path& path) {
+bool already_there(const ShardMeta& wanted, bool frames, const fs::path& path) {
   if (!fs::exists(path)) return false;
-  const ShardMeta found = read_shard_info(path).meta;
+  const ShardInfo info = read_shard_info(path);
+  const ShardMeta& found = info.meta;
   const auto same = [&](const char* what, const auto& a, const auto& b) {
     check<ConfigError>(
         a == b,
@@ -90,6 +91,7 @@ bool already_there(const ShardMeta& wanted, const fs::path& path) {
   same("action stream", wanted.action_rng, found.action_rng);
   same("seed", wanted.dataset_seed, found.dataset_seed);
   same("game library", wanted.library_sha256, found.library_sha256);
+  same("kind of frames", frames ? "stored" : kReplayed, info.replayed ? kReplayed : "stored");
   return true;
 }
 
@@ -202,7 +204,7 @@ CollectResult collect(
   std::vector<ShardPlan> missing;
   for (const ShardPlan& shard : plan) {
     result.shards.push_back(shard.path);
-    if (!already_there(meta_of(o, shard, source_size, library_sha256), shard.path)) missing.push_back(shard);
+    if (!already_there(meta_of(o, shard, source_size, library_sha256), o.storage.frames, shard.path)) missing.push_back(shard);
   }
   result.shards_found = static_cast<int>(plan.size() - missing.size());
 

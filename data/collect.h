@@ -42,9 +42,6 @@ struct CollectResult {
   double seconds = 0;
 };
 
-/// Makes a source of frames; called once per job.
-using SourceFactory = std::function<std::unique_ptr<FrameSource>()>;
-
 /// Records every level once and writes finished shards one after the other. A shard that is already there and was made
 /// with the same options is kept, so that an interrupted call can simply be repeated.
 ///

@@ -13,9 +13,12 @@
 
 #include "data/frame_ops.h"
 #include "data/hdf5_file.h"
+#include "data/procgen.h"
+#include "data/replay.h"
 #include "data/shard_tables.h"
 #include "tensor/error.h"
 #include "tensor/io/atomic_file.h"
+#include "tensor/io/sha256.h"
 
 namespace avid::data {
 namespace {
@@ -30,6 +33,25 @@ struct OpenShard {
   H5Extent frames;
   ShardInfo info;
 };
+
+/// Where /frames is missing on purpose: its extent as it would be.
+H5Extent extent_of_replayed(const H5File& file, const std::string& name, std::uint64_t file_bytes) {
+  const std::string how = file.text_attribute("frames");
+  check<FileError>(how == kReplayed, "{}: frames: expected {}, got '{}'", name, kReplayed, printable(how));
+  H5Extent frames;
+  const H5Extent actions = file.extent("/actions");
+  const std::int64_t height = file.int_attribute("height"), width = file.int_attribute("width");
+  check<FileError>(
+      actions.type == H5Type::u8 && actions.dims.size() == 1 && actions.dims[0] > 0 && actions.dims[0] <= file_bytes,
+      "{}: /actions: expected uint8 [N] to play, got {}", name, actions.dims_text());
+  check<FileError>(
+      height == width && height >= 1 && height <= 8192, "{}: frames: expected a square size, got {}x{}", name, height,
+      width);
+  const auto side = static_cast<std::uint64_t>(height);
+  frames.type = H5Type::u8;
+  frames.dims = {actions.dims[0], side, side, 3};
+  return frames;
+}
 
 OpenShard open_shard(const fs::path& path) {
   const std::string name = printable(path.string(), 400);
@@ -50,7 +72,8 @@ OpenShard open_shard(const fs::path& path) {
       version == kStoreVersion, "{}: version: expected {}, got {} | written by another avid", name, kStoreVersion,
       version);
 
-  out.frames = file.extent("/frames");
+  const bool replayed = !file.has("/frames") && file.has_attribute("frames");
+  out.frames = replayed ? extent_of_replayed(file, name, file_bytes) : file.extent("/frames");
   const auto& dims = out.frames.dims;
   check<FileError>(
       out.frames.type == H5Type::u8 && dims.size() == 4 && dims[3] == 3 && dims[1] >= 1 && dims[1] <= 8192 &&
@@ -59,7 +82,7 @@ OpenShard open_shard(const fs::path& path) {
   check<FileError>(dims[0] > 0, "{}: /frames: the dataset is empty | collect some levels first", name);
   const std::uint64_t most = file_bytes * (out.frames.chunked ? kMaxDeflateRatio : 1);
   check<FileError>(
-      dims[0] <= most / (dims[1] * dims[2] * 3),
+      replayed || dims[0] <= most / (dims[1] * dims[2] * 3),
       "{}: /frames: {} do not fit a file of {} bytes | truncated? fetch or make it again", name, out.frames.dims_text(),
       file_bytes);
   const std::uint64_t frame_total = dims[0] * dims[1] * dims[2] * 3;
@@ -80,8 +103,10 @@ OpenShard open_shard(const fs::path& path) {
                  actions = file.extent("/actions");
   info.num_runs = static_cast<std::int64_t>(levels.num_elements());
   info.num_segments = static_cast<std::int64_t>(segments.num_elements());
+  info.replayed = replayed;
   info.storage =
-      out.frames.chunked
+      replayed ? std::string(kReplayed)
+      : out.frames.chunked
           ? fmt::format("deflate, chunks of {} frames", out.frames.chunk_dims.empty() ? 0 : out.frames.chunk_dims[0])
           : "contiguous";
   info.frame_checksum = file.uint_attribute("frame_checksum");
@@ -111,6 +136,19 @@ OpenShard open_shard(const fs::path& path) {
   return out;
 }
 
+/// The game library, if it is the one that recorded this shard: another one may draw other frames.
+SourceFactory game_of(const ShardMeta& meta, const std::string& name, std::string& library_sha256) {
+  const ProcgenFiles files = find_procgen();
+  if (library_sha256.empty()) library_sha256 = sha256_of_file(files.library);
+  check<FileError>(
+      library_sha256 == meta.library_sha256,
+      "{}: holds no frames; they were recorded with the game library {}..., here is {}... | install procgen {}", name,
+      printable(meta.library_sha256.substr(0, 12)), library_sha256.substr(0, 12), printable(meta.procgen_version));
+  return [files, options = ProcgenOptions::from_json(meta.options)] {
+    return std::make_unique<ProcgenSource>(files, options);
+  };
+}
+
 /// A descriptor that closes itself.
 struct FileDescriptor {
   FileDescriptor() = default;
@@ -135,10 +173,34 @@ struct EpisodeStore::Shard {
   std::uint64_t frames_offset = 0;
   std::vector<std::uint8_t> in_memory;  // small and deflated
   std::optional<H5File> hdf5;           // large and deflated
+  std::shared_ptr<Replayer> replayer;   // none stored; shared by all shards of a store
+  std::string game_options;
+
+  /// Piece by piece, as the runs lie.
+  void replay(std::int64_t local, std::span<std::uint8_t> out) const {
+    while (!out.empty()) {
+      const auto after =
+          std::upper_bound(tables.run_offset.begin(), tables.run_offset.end(), static_cast<std::uint64_t>(local));
+      const auto r = static_cast<std::size_t>(after - tables.run_offset.begin()) - 1;
+      const std::size_t begin_of_run = tables.run_offset[r], length = tables.run_length[r];
+      const std::size_t from = static_cast<std::size_t>(local) - begin_of_run,
+                        count = std::min<std::size_t>(out.size() / frame_bytes, length - from);
+      replayer->read(
+          {.key = begin + static_cast<std::int64_t>(begin_of_run),
+           .options = game_options,
+           .level = tables.run_level[r],
+           .actions = std::span(tables.actions).subspan(begin_of_run, length)},
+          static_cast<std::int64_t>(from), static_cast<std::int64_t>(count), out.first(count * frame_bytes));
+      out = out.subspan(count * frame_bytes);
+      local += static_cast<std::int64_t>(count);
+    }
+  }
 
   void read(std::int64_t local, std::span<std::uint8_t> out) const {
     const std::uint64_t from = static_cast<std::uint64_t>(local) * frame_bytes;
-    if (!in_memory.empty()) {
+    if (replayer) {
+      replay(local, out);
+    } else if (!in_memory.empty()) {
       std::memcpy(out.data(), in_memory.data() + from, out.size());
     } else if (hdf5) {
       hdf5->read_rows("/frames", H5Type::u8, static_cast<std::uint64_t>(local), out.size() / frame_bytes, out.data());
@@ -207,6 +269,8 @@ ShardInfo read_shard_info(const fs::path& path) { return open_shard(path).info; 
 
 EpisodeStore::EpisodeStore(const std::vector<std::string>& places, const StoreOptions& options) {
   std::uint64_t cache_left = options.cache_bytes;
+  std::shared_ptr<Replayer> replayer;
+  std::string library_sha256;
   for (const fs::path& path : find_shards(places)) {
     OpenShard open = open_shard(path);
     const ShardMeta& meta = open.info.meta;
@@ -240,7 +304,12 @@ EpisodeStore::EpisodeStore(const std::vector<std::string>& places, const StoreOp
     resets_known_ = resets_known_ && meta.resets_known;
 
     const std::uint64_t raw_bytes = static_cast<std::uint64_t>(open.info.num_frames) * shard->frame_bytes;
-    if (open.frames.offset_bytes) {
+    if (open.info.replayed) {
+      SourceFactory make = options.make_source ? options.make_source : game_of(meta, shard->name, library_sha256);
+      if (!replayer) replayer = std::make_shared<Replayer>(std::move(make), meta.height);
+      shard->replayer = replayer;
+      shard->game_options = meta.options;
+    } else if (open.frames.offset_bytes) {
       shard->frames_offset = *open.frames.offset_bytes;
       shard->file.fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
       check<FileError>(shard->file.fd >= 0, "{}: cannot be opened: {}", shard->name, std::strerror(errno));

@@ -2,7 +2,8 @@
 //
 // Frames of contiguous shards are read with positional reads, outside the HDF5 library: no lock, no chunk cache, any
 // number of threads. Small deflated shards (the samples in the repository) are decoded once, at open, and checked
-// against their checksum; large ones are decoded piece by piece under the library's lock.
+// against their checksum; large ones are decoded piece by piece under the library's lock. Shards without frames are
+// played again (replay.h).
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,8 @@ struct ShardInfo {
   std::filesystem::path path;
   ShardMeta meta;
   std::int64_t num_frames = 0, num_runs = 0, num_segments = 0;
-  std::string storage;  ///< "contiguous" or "deflate, chunks of 16 frames"
+  std::string storage;  ///< "contiguous", "deflate, chunks of 16 frames" or "replayed"
+  bool replayed = false;
   std::uint64_t file_bytes = 0, frame_checksum = 0;
   std::uint64_t table_checksum = 0;  ///< of actions, levels and segments; 0 in files that do not carry one
 };
@@ -41,6 +43,8 @@ struct Segment {
 struct StoreOptions {
   /// Decoded deflated shards kept in memory, in all.
   std::uint64_t cache_bytes = std::uint64_t{512} << 20;
+  /// Plays shards without frames; empty: the game library, which must be the one that recorded them.
+  SourceFactory make_source = {};
 };
 
 /// A read-only dataset. Frames, actions and flags are numbered through all shards in the order given.

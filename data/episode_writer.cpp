@@ -44,6 +44,24 @@ struct ShardWriter::Impl {
     }
   }
 
+  /// Sends what was written on its way, and drops from the page cache what has arrived: memory stays flat however large
+  /// the set, and pages are used again instead of new ones (a quarter of all processor time of a collection).
+  void write_behind() {
+    const std::uint64_t end = frames_stored * frame_bytes();
+    if (end - flushed < kWriteBehind) return;
+    sync_file_range(
+        fd, static_cast<off_t>(frames_offset + flushed), static_cast<off_t>(end - flushed), SYNC_FILE_RANGE_WRITE);
+    if (flushed > dropped) {
+      const auto from = static_cast<off_t>(frames_offset + dropped);
+      const auto bytes = static_cast<off_t>(flushed - dropped);
+      sync_file_range(
+          fd, from, bytes, SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
+      posix_fadvise(fd, from, bytes, POSIX_FADV_DONTNEED);
+    }
+    dropped = flushed;
+    flushed = end;
+  }
+
   /// Deflated chunks are written whole: rewriting one leaves a hole in the file.
   void write_chunks(bool last) {
     const std::size_t whole = static_cast<std::size_t>(storage.chunk_frames) * frame_bytes();
@@ -63,6 +81,8 @@ struct ShardWriter::Impl {
   int fd = -1;  // contiguous: frames are written here
   std::uint64_t frames_offset = 0;
   std::optional<H5File> chunked;  // deflated: frames are written through HDF5
+  static constexpr std::uint64_t kWriteBehind = 8 << 20;
+  std::uint64_t flushed = 0, dropped = 0;  // bytes of the frames that are on their way to the disk, and have arrived
   std::vector<std::uint8_t> pending;
   std::uint64_t frames_stored = 0;
 };
@@ -81,6 +101,13 @@ ShardWriter::ShardWriter(
   const std::vector<std::uint64_t> dims = {
       impl_->num_frames, static_cast<std::uint64_t>(meta.height), static_cast<std::uint64_t>(meta.width), 3};
   H5File file(impl_->file.temporary_path(), H5File::Mode::create);
+  if (!storage.frames) {
+    check<ConfigError>(
+        meta.action_width == 0 && storage.deflate_level == 0,
+        "{}: runs that are played again need numbered actions, and have no frames to compress", impl_->name());
+    impl_->chunked.emplace(std::move(file));
+    return;
+  }
   if (storage.deflate_level > 0) {
     file.make_deflated(
         "/frames", H5Type::u8, dims, static_cast<std::uint64_t>(storage.chunk_frames), storage.deflate_level);
@@ -118,12 +145,14 @@ void ShardWriter::append(std::int32_t level, const LevelRun& run, const std::vec
   w.tables.action_width = w.meta.action_width;
   w.tables.validate_values(w.name(), w.meta.num_actions, w.tables.first.size() - n);
   w.checksum.update(run.frames);
+  if (!w.storage.frames) return;
   if (w.chunked) {
     w.pending.insert(w.pending.end(), run.frames.begin(), run.frames.end());
     w.write_chunks(false);
   } else {
     w.write_at(run.frames, w.frames_offset + w.frames_stored * w.frame_bytes());
     w.frames_stored += n;
+    w.write_behind();
   }
 }
 
@@ -153,6 +182,11 @@ void ShardWriter::finish() {
   file.set_attribute("frame_filter", m.frame_filter);
   file.set_attribute("resets_known", std::int64_t{m.resets_known});
   file.set_attribute("num_actions", std::int64_t{m.num_actions});
+  if (!w.storage.frames) {
+    file.set_attribute("frames", std::string(kReplayed));
+    file.set_attribute("height", m.height);
+    file.set_attribute("width", m.width);
+  }
   file.set_attribute_u64("frame_checksum", w.checksum.value());
   file.set_attribute_u64("table_checksum", w.tables.checksum());
   file.close();

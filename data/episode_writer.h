@@ -1,7 +1,8 @@
 // data/episode_writer.h -- writes one shard of the episode store (HDF5, format "avid-clips" version 1)
 //
 // Layout of a shard; N frames in L runs:
-//   /frames           uint8 [N,H,W,3] RGB, contiguous or in deflated chunks of some frames
+//   /frames           uint8 [N,H,W,3] RGB, contiguous or in deflated chunks of some frames; not there with the
+//                     attributes frames = "replayed", height, width
 //   /actions          uint8 [N], or float32 [N,A]: applied while the frame is visible
 //   /rewards          float32 [N] caused by that action
 //   /first            uint8 [N] 1 = frame starts an episode; always 1 at the start of a run
@@ -22,6 +23,7 @@ namespace avid::data {
 
 inline constexpr const char* kStoreFormat = "avid-clips";
 inline constexpr int kStoreVersion = 1;
+inline constexpr const char* kReplayed = "replayed";  ///< the attribute `frames` of shards without frames
 
 /// What a shard says about where it came from. The names are those of the file's attributes.
 struct ShardMeta {
@@ -43,6 +45,7 @@ struct ShardMeta {
 };
 
 struct StorageOptions {
+  bool frames = true;              ///< false: none are stored, readers play the runs again (replay.h)
   int deflate_level = 0;           ///< 0 = contiguous (fast random access), 1..9 = deflated chunks
   std::int64_t chunk_frames = 16;  ///< frames in one deflated chunk
 };

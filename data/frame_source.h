@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -35,8 +37,15 @@ class FrameSource {
   /// Applies actions one after the other. begin() must have been called.
   virtual PlayedSteps step(std::span<const std::uint8_t> actions) = 0;
 
+  /// Levels begun from now on are those of the game with these options (ShardMeta::options). Throws ConfigError where a
+  /// source knows one game only.
+  virtual void use(const std::string& options);
+
   std::size_t frame_bytes() const { return static_cast<std::size_t>(height() * width() * 3); }
 };
+
+/// Makes a source of frames; called once for each that is needed side by side.
+using SourceFactory = std::function<std::unique_ptr<FrameSource>()>;
 
 /// Plays one level with the given actions; never stops at the end of an episode. The frame after the last action is
 /// dropped, so n actions give n frames.

@@ -17,6 +17,7 @@
 #include "data/games.h"
 #include "data/procgen_worker.h"
 #include "tensor/error.h"
+#include "tensor/io/atomic_file.h"
 
 namespace avid::data {
 namespace {
@@ -30,6 +31,7 @@ struct Pipe {
   Pipe() {
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) != 0) fail<Error>("procgen: pipe: {}", std::strerror(errno));
+    fcntl(ends[1], F_SETPIPE_SZ, 1 << 20);  // 85 frames at once instead of 5; where it is refused, it only takes longer
     read_end = ends[0];
     write_end = ends[1];
   }
@@ -104,6 +106,27 @@ std::string ProcgenOptions::to_json() const {
   return j.dump();
 }
 
+ProcgenOptions ProcgenOptions::from_json(const std::string& text) {
+  const auto j = nlohmann::ordered_json::parse(text, nullptr, false);
+  ProcgenOptions o;
+  try {
+    o.game = j.at("env_name");
+    o.rand_seed = j.at("rand_seed");
+    o.distribution_mode = j.at("distribution_mode");
+    o.center_agent = j.at("center_agent");
+    o.use_backgrounds = j.at("use_backgrounds");
+    o.paint_vel_info = j.at("paint_vel_info");
+    o.use_generated_assets = j.at("use_generated_assets");
+    o.use_monochrome_assets = j.at("use_monochrome_assets");
+    o.restrict_themes = j.at("restrict_themes");
+  } catch (const nlohmann::json::exception&) {
+    fail<ConfigError>("procgen: options: expected those of a recorded game, got '{}'", printable(text, 200));
+  }
+  check<ConfigError>(
+      o.to_json() == j.dump(), "procgen: options: expected those of a recorded game, got '{}'", printable(text, 200));
+  return o;
+}
+
 ProcgenFiles find_procgen() {
   std::vector<fs::path> places;
   if (const char* given = std::getenv("AVID_PROCGEN_DIR")) {
@@ -137,8 +160,9 @@ bool have_procgen() {
   }
 }
 
-ProcgenSource::ProcgenSource(const ProcgenFiles& files, const ProcgenOptions& options, Process process)
-    : process_(std::move(process)), game_(options.game), library_(files.library.string()) {
+namespace {
+
+std::vector<char> request_of(const ProcgenOptions& options) {
   worker::OpenRequest request{};
   game_index(options.game);
   std::strncpy(request.game, options.game.c_str(), sizeof request.game - 1);
@@ -150,7 +174,17 @@ ProcgenSource::ProcgenSource(const ProcgenFiles& files, const ProcgenOptions& op
   request.use_generated_assets = options.use_generated_assets;
   request.use_monochrome_assets = options.use_monochrome_assets;
   request.restrict_themes = options.restrict_themes;
+  const auto* bytes = reinterpret_cast<const char*>(&request);
+  return {bytes, bytes + sizeof request};
+}
 
+}  // namespace
+
+ProcgenSource::ProcgenSource(const ProcgenFiles& files, const ProcgenOptions& options, Process process)
+    : process_(std::move(process)),
+      game_(options.game),
+      library_(files.library.string()),
+      request_(request_of(options)) {
   std::vector<std::string> command = process_.worker_command;
   if (command.empty()) command = {"/proc/self/exe", "procgen-worker"};
   command.push_back(library_);
@@ -191,8 +225,7 @@ ProcgenSource::ProcgenSource(const ProcgenFiles& files, const ProcgenOptions& op
   request_fd_ = requests.write_end;
   reply_fd_ = replies.read_end;
 
-  std::vector<char> payload(sizeof request);
-  std::memcpy(payload.data(), &request, sizeof request);
+  std::vector<char> payload = request_;
   const std::string resources = files.resources.string();
   payload.insert(payload.end(), resources.begin(), resources.end());
   try {
@@ -273,8 +306,17 @@ std::vector<char> ProcgenSource::exchange(std::uint32_t operation, std::span<con
   return reply;
 }
 
+void ProcgenSource::use(const std::string& options) {
+  const ProcgenOptions other = ProcgenOptions::from_json(options);
+  request_ = request_of(other);
+  game_ = other.game;
+}
+
 std::vector<std::uint8_t> ProcgenSource::begin(std::int32_t level) {
-  const std::vector<char> reply = exchange(worker::kBegin, {reinterpret_cast<const char*>(&level), sizeof level});
+  const auto* bytes = reinterpret_cast<const char*>(&level);
+  std::vector<char> payload(bytes, bytes + sizeof level);
+  payload.insert(payload.end(), request_.begin(), request_.end());
+  const std::vector<char> reply = exchange(worker::kBegin, payload);
   check<Error>(
       reply.size() == frame_bytes(), "procgen: {}: expected a frame of {} bytes, got {}", game_, frame_bytes(),
       reply.size());
@@ -291,12 +333,12 @@ PlayedSteps ProcgenSource::step(std::span<const std::uint8_t> actions) {
     check<Error>(
         reply.size() == rewards_end + n, "procgen: {}: expected {} bytes of steps, got {}", game_, rewards_end + n,
         reply.size());
-    const auto at = [&](std::size_t i) { return reply.begin() + static_cast<std::ptrdiff_t>(i); };
-    out.frames.insert(out.frames.end(), at(0), at(frames_end));
+    const auto* bytes = reinterpret_cast<const std::uint8_t*>(reply.data());
+    out.frames.insert(out.frames.end(), bytes, bytes + frames_end);
     const std::size_t done = out.rewards.size();
     out.rewards.resize(done + n);
-    std::memcpy(out.rewards.data() + done, reply.data() + frames_end, n * sizeof(float));
-    out.first.insert(out.first.end(), at(rewards_end), reply.end());
+    std::memcpy(out.rewards.data() + done, bytes + frames_end, n * sizeof(float));
+    out.first.insert(out.first.end(), bytes + rewards_end, bytes + rewards_end + n);
     actions = actions.subspan(n);
   }
   return out;
@@ -312,17 +354,31 @@ std::vector<std::uint8_t> ProcgenSource::load_state(std::span<const char> state)
   return {reply.begin(), reply.end()};
 }
 
+void FrameSource::use(const std::string& options) {
+  fail<ConfigError>("game: this source of frames plays one game, not that of '{}'", printable(options, 200));
+}
+
 LevelRun play_level(FrameSource& source, std::int32_t level, std::span<const std::uint8_t> actions) {
   LevelRun run;
   if (actions.empty()) return run;
-  run.frames = source.begin(level);
+  const std::size_t n = actions.size(), frame_bytes = source.frame_bytes();
   run.actions.assign(actions.begin(), actions.end());
-  PlayedSteps steps = source.step(actions);
-  steps.frames.resize(steps.frames.size() - source.frame_bytes());
-  run.frames.insert(run.frames.end(), steps.frames.begin(), steps.frames.end());
-  run.rewards = std::move(steps.rewards);
+  run.frames.reserve(n * frame_bytes);
+  run.rewards.reserve(n);
+  const std::vector<std::uint8_t> start = source.begin(level);
+  run.frames.insert(run.frames.end(), start.begin(), start.end());
   run.first.assign(1, 1);
-  run.first.insert(run.first.end(), steps.first.begin(), steps.first.end() - 1);
+  // Piece by piece, so that what comes through the pipe is still in the cache when it is copied to its place.
+  for (std::size_t done = 0; done < n;) {
+    const std::size_t count = std::min(n - done, worker::kMaxSteps);
+    const PlayedSteps steps = source.step(actions.subspan(done, count));
+    done += count;
+    const std::size_t kept = done < n ? count : count - 1;  // the frame after the last action is dropped
+    const auto until = [](const auto& list, std::size_t i) { return list.begin() + static_cast<std::ptrdiff_t>(i); };
+    run.frames.insert(run.frames.end(), steps.frames.begin(), until(steps.frames, kept * frame_bytes));
+    run.first.insert(run.first.end(), steps.first.begin(), until(steps.first, kept));
+    run.rewards.insert(run.rewards.end(), steps.rewards.begin(), steps.rewards.end());
+  }
   return run;
 }
 

@@ -31,6 +31,8 @@ struct ProcgenOptions {
 
   /// The same as JSON text, stored with every dataset.
   std::string to_json() const;
+  /// The other way round. Throws ConfigError for text that to_json() does not write.
+  static ProcgenOptions from_json(const std::string& text);
 };
 
 /// Where the library and its pictures are.
@@ -64,6 +66,7 @@ class ProcgenSource : public FrameSource {
   std::int64_t width() const override { return width_; }
   std::vector<std::uint8_t> begin(std::int32_t level) override;
   PlayedSteps step(std::span<const std::uint8_t> actions) override;
+  void use(const std::string& options) override;
 
   /// The library's own snapshot of the running level (layout, entities, counters; no pixels).
   std::vector<char> save_state();
@@ -78,6 +81,7 @@ class ProcgenSource : public FrameSource {
   Process process_;
   std::string game_;
   std::string library_;
+  std::vector<char> request_;  // the options, as the child takes them
   pid_t child_ = -1;
   int request_fd_ = -1, reply_fd_ = -1, log_fd_ = -1;
   std::int64_t height_ = 0, width_ = 0;

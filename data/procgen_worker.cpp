@@ -266,9 +266,11 @@ std::vector<char> serve(State& state, std::uint32_t operation, std::vector<char>
   if (operation == kOpen) return open_library(state, payload);
   check<Error>(state.library != nullptr, "no library is open");
   if (operation == kBegin) {
-    check<FileError>(payload.size() == sizeof(std::int32_t), "malformed request");
+    const bool other_game = payload.size() == sizeof(std::int32_t) + sizeof(OpenRequest);
+    check<FileError>(other_game || payload.size() == sizeof(std::int32_t), "malformed request");
     std::int32_t level = 0;
     std::memcpy(&level, payload.data(), sizeof level);
+    if (other_game) std::memcpy(&state.request, payload.data() + sizeof level, sizeof(OpenRequest));
     check<ConfigError>(level >= 0, "level: expected >= 0, got {}", level);
     state.level.reset();
     state.level = std::make_unique<Level>(*state.library, state.request, state.resources, level);

@@ -14,7 +14,7 @@ namespace avid::data::worker {
 
 enum Operation : std::uint32_t {
   kOpen = 1,       ///< OpenRequest, then the asset folder -> OpenReply
-  kBegin = 2,      ///< int32 level -> frame
+  kBegin = 2,      ///< int32 level, then perhaps an OpenRequest for this level and those after it -> frame
   kStep = 3,       ///< n action bytes -> n frames, n float rewards, n first bytes
   kSaveState = 4,  ///< -> blob
   kLoadState = 5,  ///< blob -> frame

@@ -15,6 +15,7 @@
 # Scores: every metric whose weights are there (AVID_WEIGHTS, see avid weights), and from 32x32 frames up the project's
 # own fid_procgen and fvd_procgen, which need no download. Generated clips are kept in DIR/kept: --rescore scores every
 # row again without sampling, for example when weights have come since.
+# AVID_REPRODUCE_REPLAY=1 stores no frames of the 15 games of pretraining (369 GB): they are played again when they are read.
 # AVID=path of the program (default build/avid); AVID_DEVICE=cpu|cuda|cuda:N where networks compute (default cpu);
 # AVID_REPRODUCE_DRY=1 prints the plan and the cost, and stops.
 set -euo pipefail
@@ -226,7 +227,8 @@ plan() {
       # A clip costs 3 forward passes of what is trained and one of what is frozen (docs/methods.md); 64 clips an update.
       echo "cost: the base takes 14.9e18 FLOP (260,000 updates of 64 clips); 200,000 updates of AVID 71M take 12.4e18, of 22M 6.7e18;" \
         "scoring 1024 clips takes 0.015e18 (22M) to 0.16e18 (classifier guidance) a row and weight." \
-        "Frames: 30M for the base, 10M for the classifier, 2.5M for table 5: about 520 GB" ;;
+        "Frames: 30M for the base, 10M for the classifier, 2.5M for table 5: about 520 GB" \
+        "(150 GB with AVID_REPRODUCE_REPLAY=1); the game makes about 18,000 a second and core" ;;
   esac
 }
 plan
@@ -237,14 +239,14 @@ plan
 collect() {  # place, game, levels, more...
   local place=$1 game=$2 levels=$3
   shift 3
-  $avid collect --game "$game" --levels "$levels" --steps 1000 --out "$out/data/$place" "$@"
+  $avid collect --game "$game" --levels "$levels" --steps 1000 --jobs "$(nproc)" --out "$out/data/$place" "$@"
 }
 if [ "$budget" = paper ]; then
   games="bigfish bossfight caveflyer chaser climber dodgeball fruitbot heist jumper leaper maze miner ninja plunder starpilot"
   mkdir -p "$out/data/procgen15" "$out/data/procgen15-test"
   for game in $games; do
-    stage "collect_$game" collect "procgen15/$game" "$game" 0:2000
-    stage "collect_test_$game" collect "procgen15-test/$game" "$game" 2000:2100
+    stage "collect_$game" collect "procgen15/$game" "$game" 0:2000 ${AVID_REPRODUCE_REPLAY:+--replay}
+    stage "collect_test_$game" collect "procgen15-test/$game" "$game" 2000:2100 ${AVID_REPRODUCE_REPLAY:+--replay}
   done
   stage collect_coinrun_test collect coinrun-test coinrun 10000:11000 --seed 1
   stage collect_classifier collect coinrun10m coinrun 0:10000

@@ -60,6 +60,7 @@ class CountingWorld : public data::FrameSource {
     step_ = 0;
     return frame();
   }
+  void use(const std::string&) override {}
   data::PlayedSteps step(std::span<const std::uint8_t> actions) override {
     data::PlayedSteps out;
     for (const std::uint8_t action : actions) {

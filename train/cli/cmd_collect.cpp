@@ -102,6 +102,10 @@ const CommandRegistrar collect_command(
           ->capture_default_str();
       app->add_option("--actions", s->actions, "uniform (the paper's), or hold: kept for 4 steps on average")
           ->capture_default_str();
+      app->add_flag(
+          "--replay",
+          [s] { s->collect.storage.frames = false; },
+          "store no frames, 6 bytes for each: whoever reads them plays the levels again with the same game library");
       app->add_option("--compress", s->collect.storage.deflate_level, "deflate level 1..9; 0 stores plain")
           ->capture_default_str();
       app->add_option("--chunk-frames", s->collect.storage.chunk_frames, "frames per compressed chunk")

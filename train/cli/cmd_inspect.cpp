@@ -17,7 +17,7 @@ using Json = nlohmann::ordered_json;
 
 struct Settings {
   std::filesystem::path path;
-  bool sha = false, json = false, skip_unknown = false;
+  bool sha = false, json = false, skip_unknown = false, verify = false;
   std::string select;
 };
 
@@ -87,15 +87,21 @@ void inspect_tensors(const Settings& s) {
 // ---- datasets ----
 
 void inspect_dataset(const Settings& s) {
-  const data::EpisodeStore store(s.path);
+  data::StoreOptions options;
+  // Frames that are played again need no game library as long as nobody looks at them.
+  if (!s.verify) options.make_source = []() -> std::unique_ptr<data::FrameSource> { return nullptr; };
+  const data::EpisodeStore store({s.path.string()}, options);
+  if (s.verify) store.verify_frames();
   if (!s.json) {
     std::string text = store.describe();
     while (text.ends_with('\n')) text.pop_back();
     fmt::print("{}\n", text);
+    if (s.verify) fmt::print("verified: {} frames are those of their checksums\n", store.num_frames());
     return;
   }
   Json json{{"path", s.path.string()}};
   json.update(Json::parse(store.describe_json()));
+  if (s.verify) json["verified_frames"] = store.num_frames();
   if (s.sha)
     for (const data::ShardInfo& shard : store.shards())
       json["sha256"][shard.path.string()] = sha256_of_file(shard.path);
@@ -219,6 +225,9 @@ void run_inspect(const Settings& s) {
   PathKind kind = std::filesystem::is_directory(status) ? PathKind::folder : PathKind::file;
   if (kind == PathKind::folder && train::is_run_folder(s.path)) kind = PathKind::run;
   if (kind == PathKind::folder && is_checkpoint_folder(s.path)) kind = PathKind::checkpoint;
+  const bool dataset = kind == PathKind::folder ||
+                       (kind == PathKind::file && detect_file_kind(s.path) == FileKind::hdf5);
+  check<UsageError>(dataset || !s.verify, "inspect: --verify: expected a dataset, {} is none", s.path.string());
   if (s.sha && !s.json) return print_digests(s, kind);
   switch (kind) {
     case PathKind::run:
@@ -239,6 +248,9 @@ const CommandRegistrar inspect_command(
       app->add_flag(
           "--sha", s->sha,
           "print SHA-256: of a file, or of the weights, ema and optimizer state of a run or checkpoint");
+      app->add_flag(
+          "--verify", s->verify,
+          "datasets: read every frame and compare with the checksums; frames that are not stored are played again");
       app->add_flag("--json", s->json, "print one JSON value");
       app->add_option("--select", s->select, "only tensors whose names start with this");
       app->add_flag(
