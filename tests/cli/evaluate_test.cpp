@@ -3,9 +3,11 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "eval/metrics/frechet_moments.h"
 #include "models/checkpoint.h"
 #include "models/clip_encoder.h"
 #include "tensor/io/atomic_file.h"
+#include "tensor/io/safetensors.h"
 #include "tests/doctest.h"
 #include "tests/support.h"
 
@@ -197,6 +199,47 @@ TEST_CASE("metrics/golden/pixel_metrics_and_features") {
   CHECK(
       nlohmann::json::parse(distance.out)["frechet_biased"].get<double>() ==
       doctest::Approx(75.1591881577518).epsilon(1e-9));
+}
+
+TEST_CASE("metrics/features/two_methods_and_published_statistics") {
+  const std::string features = golden("metrics/frechet/input.safetensors"), x = features + ":gauss_200_150_12.x",
+                    y = features + ":gauss_200_150_12.y";
+  const auto run = [&](const std::string& real, const std::string& generated, std::vector<std::string> more = {}) {
+    std::vector<std::string> words{"metrics", "--features", "--real", real, "--generated", generated, "--json"};
+    words.insert(words.end(), more.begin(), more.end());
+    const ProgramResult result = avid_program(words);
+    CAPTURE(result.err);
+    REQUIRE(result.exit_code == 0);
+    return nlohmann::json::parse(result.out);
+  };
+  const auto n = run(x, y), e = run(x, y, {"--set", "frechet.method=moments"});
+  CHECK(n["frechet_unbiased"].get<double>() == doctest::Approx(24.25381073247881).epsilon(1e-10));
+  for (const char* key : {"frechet_unbiased", "frechet_biased"})
+    CHECK(e[key].get<double>() == doctest::Approx(n[key].get<double>()).epsilon(1e-6));
+  CHECK(e["switches"]["frechet.method"] == "moments");
+  CHECK(n["switches"]["frechet.method"] == "features");
+
+  // A file of mu and sigma in place of one side, or of both.
+  const TempDir dir;
+  const Tensor rows = open_tensor_file(features)->load("gauss_200_150_12.x");
+  const auto m = eval::FeatureMoments::of(rows, eval::Covariance::unbiased, "x");
+  const std::string stats = dir / "stats.safetensors", odd = dir / "odd.safetensors";
+  save_safetensors(
+      stats, {{"mu", Tensor::from_values(m.mean, {12})}, {"sigma", Tensor::from_values(m.covariance, {12, 12})}});
+  const auto mixed = run(stats, y);
+  CHECK(mixed["frechet"].get<double>() == doctest::Approx(24.25381073247881).epsilon(1e-6));
+  CHECK(mixed["n_generated"] == 150);
+  CHECK_FALSE(mixed.contains("n_real"));
+  CHECK(run(stats, stats)["frechet"].get<double>() < 1e-6);
+  save_safetensors(odd, {{"mu", Tensor::zeros({12})}, {"sigma", Tensor::full({12, 12}, -1, DType::f32)}});
+  const ProgramResult bad = avid_program({"metrics", "--features", "--real", odd, "--generated", stats});
+  CHECK(bad.exit_code == 1);
+  CHECK(bad.err.find("a covariance has no negative diagonal") != std::string::npos);
+  const ProgramResult nonsense =
+      avid_program({"metrics", "--features", "--real", x, "--generated", y, "--set", "nothing=1"});
+  CHECK(nonsense.exit_code == 2);
+  CHECK(
+      avid_program({"metrics", "--real", x, "--generated", y, "--set", "frechet.method=moments"}).exit_code == 2);
 }
 
 TEST_CASE("metrics/errors/networks_names_and_shapes") {

@@ -142,6 +142,12 @@ TEST_CASE("metrics/switches/keys_and_mistakes") {
   CHECK(all.exit_code == 0);
   CHECK(Json::parse(all.out)["unavailable"].size() == 8);  // 32x40 frames are nothing to *_procgen
   CHECK(Json::parse(all.out)["ssim"].is_number());
+  auto words = score(input, "all", empty.path());
+  words.erase(std::find(words.begin(), words.end(), "--json"));
+  const ProgramResult text = avid_program(words);
+  CHECK(text.exit_code == 0);
+  for (const char* key : {"lpips", "fid", "fid_ref", "fvd_i3d", "fvd_i3d_tf", "aer"})
+    CHECK(text.out.find(std::string(key) + ": unavailable: ") != std::string::npos);
 
   const auto fails = [&](int code, const std::string& text, std::vector<std::string> words) {
     CAPTURE(text);

@@ -5,13 +5,16 @@
 #include <cmath>
 #include <cstdio>
 #include <memory>
+#include <optional>
 
 #include "eval/metrics/action_predictor.h"
+#include "eval/metrics/frechet_moments.h"
 #include "eval/metrics/normalised_score.h"
 #include "eval/metrics/resize.h"
 #include "eval/opponents.h"
 #include "models/checkpoint.h"
 #include "tensor/io/sha256.h"
+#include "tensor/io/tensor_file.h"
 #include "tensor/ops/frames.h"
 #include "train/calibration.h"
 #include "train/cli/command.h"
@@ -44,15 +47,52 @@ void print(const Options& options, const Json& result) {
     for (const Json& note : result["notes"]) std::printf("%s\n", note.get<std::string>().c_str());
 }
 
+/// Statistics as pytorch-fid and its kin publish them: a file with mu [D] and sigma [D,D], named without a tensor.
+std::optional<eval::FeatureMoments> load_moments(const std::string& place) {
+  const auto [path, name] = split_place(place, "");
+  if (!name.empty()) return {};
+  const auto file = open_tensor_file(path);
+  if (!file->contains("mu") || !file->contains("sigma")) return {};
+  return eval::FeatureMoments::from(file->load("mu"), file->load("sigma"), path);
+}
+
+/// One side or both are moments: their own divisor, N - 1 for the other side.
+void compare_moments(
+    const Options& options, std::optional<eval::FeatureMoments> real, std::optional<eval::FeatureMoments> generated) {
+  Json result;
+  const auto side = [&](std::optional<eval::FeatureMoments>& moments, const std::string& place, const char* name) {
+    if (moments) return;
+    const Tensor features = load_named_tensor(place, "features");
+    moments = eval::FeatureMoments::of(features, eval::Covariance::unbiased, name);
+    result[std::string("n_") + name] = features.dim(0);
+  };
+  side(real, options.real, "real");
+  side(generated, options.generated, "generated");
+  result["frechet"] = eval::frechet_distance(*real, *generated);
+  result["dimensions"] = real->num_features();
+  result["switches"] = {{"frechet.method", "moments"}};
+  print(options, result);
+}
+
 void compare_features(const Options& options) {
+  const MetricChoice choice = choose_metrics(options.flags);
+  auto real_moments = load_moments(options.real), generated_moments = load_moments(options.generated);
+  if (real_moments || generated_moments)
+    return compare_moments(options, std::move(real_moments), std::move(generated_moments));
   const Tensor real = load_named_tensor(options.real, "features"),
                generated = load_named_tensor(options.generated, "features");
+  const auto distance = [&](eval::Covariance c) {
+    if (!choice.by_moments) return eval::frechet_distance(real, generated, c);
+    return eval::frechet_distance(
+        eval::FeatureMoments::of(real, c, "real"), eval::FeatureMoments::of(generated, c, "generated"));
+  };
   Json result;
-  result["frechet_unbiased"] = eval::frechet_distance(real, generated, eval::Covariance::unbiased);
-  result["frechet_biased"] = eval::frechet_distance(real, generated, eval::Covariance::biased);
+  result["frechet_unbiased"] = distance(eval::Covariance::unbiased);
+  result["frechet_biased"] = distance(eval::Covariance::biased);
   result["n_real"] = real.dim(0);
   result["n_generated"] = generated.dim(0);
   result["dimensions"] = real.dim(1);
+  result["switches"] = {{"frechet.method", choice.by_moments ? "moments" : "features"}};
   if (std::min(real.dim(0), generated.dim(0)) <= real.dim(1))
     print_warnings({fmt::format(
         "features: {} and {} samples of {} features: biased upwards, comparable only with values of exactly as many",
@@ -171,6 +211,9 @@ void add_normalised_score(Json& result, const Options& options) {
 
 void score_videos(const Options& options) {
   MetricChoice choice = choose_metrics(options.flags);
+  check<UsageError>(
+      !choice.by_moments, "metrics: --set frechet.method=moments: expected --features with it; FID and FVD here have "
+      "their features, and use them");
   choice.options.bootstrap.seed = options.bootstrap.seed;
   if (!options.score.empty()) eval::normalised_score({1, 1, 1, 1, 1, 1}, options.score);  // a wrong name shows now
   Clips clips = load_clips(options, choice);
@@ -235,7 +278,13 @@ void score_videos(const Options& options) {
   result["commit"] = train::program_commit();
   result["device"] = "cpu";
   print(options, result);
-  if (!result.contains("unavailable") || choice.all) return;
+  if (!result.contains("unavailable")) return;
+  if (choice.all) {  // no error, but nobody should have to miss a number to learn why it is not there
+    if (!options.json)
+      for (const auto& [name, reason] : result["unavailable"].items())
+        std::printf("%s\n", reason.get<std::string>().c_str());
+    return;
+  }
   // What could be computed has been printed; the command as asked for has failed all the same.
   std::fflush(stdout);
   std::vector<std::string> reasons;
@@ -276,7 +325,8 @@ const CommandRegistrar registrar(
       command->add_option("--dataset", options->dataset, "a name for the real clips, for the record");
       command->add_option("--seed", options->bootstrap.seed, "of the bootstrap over clips")->capture_default_str();
       command->add_flag(
-          "--features", options->features, "compare feature matrices [N,D] by their Frechet distance instead");
+          "--features", options->features,
+          "compare feature matrices [N,D], or files of mu [D] and sigma [D,D], by their Frechet distance instead");
       command->add_option(
           "--ssim-crop", [options](const std::string& v) { options->flags.set.push_back("ssim.crop=" + v); },
           "the same as --set ssim.crop=full or valid");

@@ -247,6 +247,7 @@ std::string Evaluation::text() const {
   if (classifier_)
     if (const Json calibration = train::calibration_summary(options_.classifier); !calibration.is_null())
       out += "classifier on its own held-out clips: " + train::calibration_text(calibration) + "\n";
+  for (const auto& [name, reason] : unavailable_) out += reason + "\n";
   for (const std::string& note : scorer_.notes()) out += note + "\n";
   return out;
 }

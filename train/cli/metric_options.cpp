@@ -53,6 +53,8 @@ void apply_switch(const std::string& text, MetricChoice& choice, Switches& switc
     switches.fvd_trained_eps = which == 1;
   else if (is("fvd.cov", {"biased", "unbiased"}, which))
     choice.options.fvd_covariance = which == 0 ? eval::Covariance::biased : eval::Covariance::unbiased;
+  else if (is("frechet.method", {"features", "moments"}, which))
+    choice.by_moments = which == 1;
   else if (key == "procgen.encoder")
     choice.options.procgen_encoder = value;
   else if (key == "fvd.backbone")
@@ -64,7 +66,7 @@ void apply_switch(const std::string& text, MetricChoice& choice, Switches& switc
   else
     fail<UsageError>(
         "metrics: --set: expected one of ssim.crop, psnr.per_video, quantise, rt1.skip_first_frame, lpips.norm, "
-        "fid.bn, fvd.bn_eps, fvd.cov, fvd.backbone, procgen.encoder, got '{}'",
+        "fid.bn, fvd.bn_eps, fvd.cov, fvd.backbone, frechet.method, procgen.encoder, got '{}'",
         text);
 }
 
@@ -86,7 +88,8 @@ void add_metric_options(Command* command, MetricFlags& flags) {
       ->add_option(
           "--set", flags.set,
           "a switch of the protocol: ssim.crop=valid, psnr.per_video=true, quantise=round, rt1.skip_first_frame=true, "
-          "lpips.norm=original, fid.bn=batch, fvd.bn_eps=1e-3, fvd.cov=unbiased, procgen.encoder=F (repeatable)")
+          "lpips.norm=original, fid.bn=batch, fvd.bn_eps=1e-3, fvd.cov=unbiased, frechet.method=moments (with --features), "
+          "procgen.encoder=F (repeatable)")
       ->type_name("KEY=VALUE");
   command->add_option("--weights", flags.weights, "folder of converted weights (default: $AVID_WEIGHTS, else weights)")
       ->type_name("DIR");

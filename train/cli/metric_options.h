@@ -31,6 +31,7 @@ struct MetricChoice {
   bool aer = false;
   eval::SsimBorder border = eval::SsimBorder::full;
   bool psnr_per_video = false, round = false, skip_first_frame = false;
+  bool by_moments = false;  ///< --features: Frechet distances out of means and covariances
   eval::NetworkMetricOptions options;
   bool all = false;  ///< metrics that cannot be computed are then listed, not an error
 

@@ -8,12 +8,14 @@
 
 namespace avid::cli {
 
+std::pair<std::string, std::string> split_place(const std::string& place, const std::string& default_tensor) {
+  const auto colon = place.rfind(':');
+  if (colon == std::string::npos || std::filesystem::exists(place)) return {place, default_tensor};
+  return {place.substr(0, colon), place.substr(colon + 1)};
+}
+
 Tensor load_named_tensor(const std::string& place, const char* default_tensor) {
-  std::string file = place, name = default_tensor;
-  if (const auto colon = place.rfind(':'); colon != std::string::npos && !std::filesystem::exists(place)) {
-    file = place.substr(0, colon);
-    name = place.substr(colon + 1);
-  }
+  const auto [file, name] = split_place(place, default_tensor);
   return open_tensor_file(file)->load(name);
 }
 

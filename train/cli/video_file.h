@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <utility>
 
 #include "tensor/tensor.h"
 
@@ -9,6 +10,9 @@ namespace avid::cli {
 
 /// A tensor of a safetensors, npz, npy or torch file. A colon in an existing file's name is part of it.
 Tensor load_named_tensor(const std::string& place, const char* default_tensor);
+
+/// "F:TENSOR" to F and TENSOR, "F" to F and the default. A colon in an existing file's name is part of it.
+std::pair<std::string, std::string> split_place(const std::string& place, const std::string& default_tensor);
 
 /// [N,T,3,H,W] or [N,T,H,W,3] u8 -> [N,T,H,W,3]; `place` is named in the ShapeError.
 Tensor videos_channels_last(const Tensor& videos, const std::string& place);
