@@ -122,6 +122,7 @@ void Trainer::save() {
       {"avid.frames", std::to_string(config_.data.frames)},
       {"avid.size", std::to_string(config_.data.size)},
       {"avid.config", state_.fingerprint}};
+  if (config_.uses_actions()) metadata["avid.action_drop"] = fmt::format("{:g}", config_.train.action_drop);
   add_training_record(metadata, cost_so_far());
   folder_.checkpoints().save(checkpoint, config_.checkpoint.keep, metadata);
   saved_update_ = state_.update;

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
 #include <thread>
 
@@ -31,6 +32,7 @@ ServedOptions ServedOptions::from_environment() {
   if (const char* token = std::getenv("AVID_BASE_TOKEN")) options.token = token;
   options.timeout_s = seconds_from("AVID_BASE_TIMEOUT", options.timeout_s);
   options.patience_s = seconds_from("AVID_BASE_PATIENCE", options.patience_s);
+  options.say = [](const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); };
   return options;
 }
 
@@ -46,10 +48,15 @@ struct ServedDenoiser::Connection {
     using Clock = std::chrono::steady_clock;
     const auto start = Clock::now();
     std::chrono::milliseconds pause(50);
+    bool said_so = false;
+    const auto waited_s = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
     for (std::string why;;) {
       const httplib::Result result = send();
       if (result) {
-        if (result->status == 200) return std::move(result->body);
+        if (result->status == 200) {
+          if (said_so) options.say(fmt::format("{}: it answers again after {:.0f} s", url, waited_s()));
+          return std::move(result->body);
+        }
         const std::string said = printable(result->body.substr(0, result->body.find('\n')));
         check<Error>(
             result->status != 401 && result->status != 403,
@@ -64,12 +71,16 @@ struct ServedDenoiser::Connection {
       } else {
         why = "nobody answers there";
       }
-      const double waited = std::chrono::duration<double>(Clock::now() - start).count();
+      const double waited = waited_s();
       check<Error>(
           waited + std::chrono::duration<double>(pause).count() <= options.patience_s,
           "{}: {}, asked again for {:.0f} s | start it with avid serve-denoiser, or raise AVID_BASE_TIMEOUT / "
           "AVID_BASE_PATIENCE (seconds)",
           url, why, waited);
+      if (options.say && !said_so && waited >= options.quiet_s) {
+        options.say(fmt::format("{}: {}, asked again for up to {:g} s", url, why, options.patience_s));
+        said_so = true;
+      }
       std::this_thread::sleep_for(pause);
       pause = std::min(pause * 2, std::chrono::milliseconds(2000));
     }

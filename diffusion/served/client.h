@@ -1,6 +1,7 @@
 // diffusion/served/client.h -- a Denoiser in another process, reached over HTTP
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -13,7 +14,10 @@ struct ServedOptions {
   std::string token = {};   ///< sent as "Authorization: Bearer TOKEN"
   double timeout_s = 120;   ///< for one answer
   double patience_s = 120;  ///< how long a server that is away, starting or busy is asked again
-  /// From the environment: AVID_BASE_TOKEN, AVID_BASE_TIMEOUT, AVID_BASE_PATIENCE (seconds). Throws UsageError.
+  double quiet_s = 3;       ///< after which `say` is told that it waits, and when it no longer has to
+  std::function<void(const std::string& line)> say = {};  ///< may be empty
+  /// From the environment: AVID_BASE_TOKEN, AVID_BASE_TIMEOUT, AVID_BASE_PATIENCE (seconds); `say` writes to stderr.
+  /// Throws UsageError.
   static ServedOptions from_environment();
 };
 

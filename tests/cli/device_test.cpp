@@ -7,6 +7,7 @@
 
 #include "tensor/io/atomic_file.h"
 #include "tensor/io/tensor_file.h"
+#include "tests/cli/server.h"
 #include "tests/doctest.h"
 #include "tests/support.h"
 
@@ -89,6 +90,22 @@ TEST_CASE("device/train/a run goes on on another device") {
     CHECK(more.err.find("this run started on " + where) != std::string::npos);
   }
   CHECK(std::abs(loss[1] - loss[0]) < 1e-4 * loss[0]);
+}
+
+TEST_CASE("device/served/a base on a device is asked from the host") {
+  // Of a served base only the server's device matters; f32 there agrees with the CPU's.
+  const std::string held_out = std::string(AVID_SOURCE_DIR) + "/data/samples/coinrun32-heldout.h5";
+  const auto mse = [&](const std::string& base) {
+    const test::ProgramResult result = avid(
+        {"evaluate", "--base", base, "--data", held_out, "--clips", "1", "--frames", "2", "--size", "8", "--timesteps",
+         "6", "--steps", "2", "--json"});
+    CAPTURE(result.err);
+    REQUIRE(result.exit_code == 0);
+    return Json::parse(result.out)["rows"].back()["mse"]["mean"].get<double>();
+  };
+  const test::Server server(golden_file("base"), 0, kDevice.to_string());
+  CHECK(server.card["device"].get<std::string>().starts_with(kDevice.to_string().substr(0, 3)));
+  CHECK(mse(server.url()) == doctest::Approx(mse(golden_file("base"))).epsilon(1e-3));
 }
 
 TEST_CASE("device/errors/one line each") {

@@ -1,8 +1,4 @@
 // tests/cli/methods_test.cpp -- the paper's methods through the program: mixtures, guidance, served bases, reports
-#include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <fstream>
@@ -13,6 +9,8 @@
 #include "models/checkpoint.h"
 #include "models/controlnet.h"
 #include "tensor/io/atomic_file.h"
+#include "tensor/io/safetensors.h"
+#include "tests/cli/server.h"
 #include "tests/doctest.h"
 #include "tests/support.h"
 
@@ -99,47 +97,6 @@ void expect_error(int exit_code, const std::string& text, Words words) {
   CHECK(result.err.find(text) != std::string::npos);
   CHECK(std::count(result.err.begin(), result.err.end(), '\n') == 1);
 }
-
-/// avid serve-denoiser in the background.
-class Server {
- public:
-  explicit Server(const std::string& base, int port = 0) {
-    int out[2];
-    REQUIRE(pipe(out) == 0);
-    pid_ = fork();
-    if (pid_ == 0) {
-      if (dup2(out[1], STDOUT_FILENO) < 0) _exit(126);
-      close(out[0]);
-      const std::string text = std::to_string(port);
-      execl(
-          AVID_PROGRAM, "avid", "serve-denoiser", "--base", base.c_str(), "--port", text.c_str(), "--threads", "1",
-          "--timesteps", "6", "--json", nullptr);
-      _exit(127);
-    }
-    close(out[1]);
-    std::string line;
-    char c;
-    while (read(out[0], &c, 1) == 1 && c != '\n') line += c;
-    close(out[0]);
-    card = Json::parse(line, nullptr, false);
-    REQUIRE(card.is_object());
-  }
-  ~Server() {
-    if (pid_ > 0) stop();
-  }
-  int stop() {
-    kill(pid_, SIGTERM);
-    int status = 0;
-    waitpid(pid_, &status, 0);
-    pid_ = -1;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  }
-  std::string url() const { return card["url"]; }
-  Json card;
-
- private:
-  pid_t pid_ = -1;
-};
 
 }  // namespace
 
@@ -310,6 +267,37 @@ TEST_CASE("methods/errors/one_line_each") {
   const Networks& n = networks();
   expect_error(2, "--poe", evaluate({"--base", n / "base", "--poe", "0.4"}));
   expect_error(2, "needs a weight", evaluate({"--base", n / "base", "--action-model", n / "action"}));
+  const Words mix{"--base", n / "base", "--action-model", n / "action", "--poe"};
+  const auto with = [](Words words, const Words& more) {
+    words.insert(words.end(), more.begin(), more.end());
+    return evaluate(words);
+  };
+  expect_error(2, "--poe: 0.4 stands there twice", with(mix, {"0.4", "0.2", "0.4"}));
+  expect_error(2, "--poe: expected a number, got nan", with(mix, {"nan"}));
+  expect_error(2, "--action-cfg: expected a number, got inf", with(mix, {"0.2", "--action-cfg", "inf"}));
+  expect_error(
+      1, "so many windows of 10 frames there are",
+      {"clips", "--data", kHeldOut, "--count", "1000000", "--out", (n.dir / "many.json").string()});
+  // What training notes in its weights tells which network can stand where.
+  const TempDir dir;
+  const auto noted = [&](const std::string& network, const std::map<std::string, std::string>& metadata) {
+    const std::string file = dir / (metadata.begin()->second + ".safetensors");
+    save_safetensors(file, open_tensor_file(n / network)->load_all(), metadata);
+    return file;
+  };
+  const std::string base = noted("action", {{"avid.kind", "base"}}),
+                    clean = noted("classifier", {{"avid.kind", "classifier"}}),
+                    always = noted("action", {{"avid.action_drop", "0"}});
+  expect_error(
+      1, "a base, trained without actions | --action-model needs",
+      evaluate({"--base", n / "base", "--action-model", base, "--poe", "0.4"}));
+  expect_error(1, "a base, trained without actions | --model needs", evaluate({"--model", base}));
+  expect_error(
+      1, "train.action_drop=0.2",
+      evaluate({"--base", n / "base", "--action-model", always, "--action-cfg", "1"}));
+  expect_error(
+      1, "model.kind noisy_classifier",
+      evaluate({"--base", n / "base", "--guidance-classifier", clean, "--guidance", "1"}));
   expect_error(2, "go together", evaluate({"--base", n / "base", "--guidance", "1"}));
   expect_error(
       2, "use --sampler ddpm",

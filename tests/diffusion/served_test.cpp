@@ -145,8 +145,15 @@ TEST_CASE("served/restart/the_client_waits_and_goes_on") {
   auto server = std::make_unique<DenoiserServer>(network, card(), ServerOptions{});
   server->start();
   const int port = server->port();
-  ServedDenoiser served(server->url(), {.timeout_s = 10, .patience_s = 20});
+  std::vector<std::string> lines;
+  const ServedOptions options{
+      .timeout_s = 10,
+      .patience_s = 20,
+      .quiet_s = 0.05,
+      .say = [&](const std::string& line) { lines.push_back(line); }};
+  ServedDenoiser served(server->url(), options);
   const Tensor before = served.predict(in);
+  CHECK(lines.empty());
   server.reset();
   std::thread later([&] {
     std::this_thread::sleep_for(std::chrono::milliseconds(200));
@@ -155,6 +162,9 @@ TEST_CASE("served/restart/the_client_waits_and_goes_on") {
   });
   CHECK(test::same_bits(served.predict(in), before));
   later.join();
+  REQUIRE(lines.size() == 2);  // nobody waits without a word
+  CHECK(has(lines[0], "nobody answers there, asked again for up to 20 s"));
+  CHECK(has(lines[1], "it answers again after"));
 
   server.reset();  // and now with other weights under the same address
   server = std::make_unique<DenoiserServer>(network, card('b'), ServerOptions{.port = port});

@@ -3,6 +3,7 @@
 
 #include <cstdio>
 #include <memory>
+#include <set>
 
 #include "data/loader.h"
 #include "eval/clip_list.h"
@@ -26,6 +27,11 @@ void clips(const Options& options) {
       store, {.num_frames = options.context + options.targets,
               .resets = data::parse_reset_policy(options.resets),
               .windows = data::parse_window_set(options.windows)});
+  check<ConfigError>(
+      options.count <= sampler.num_windows(),
+      "clips: --count: expected at most {}, so many windows of {} frames there are, got {} | collect more levels, or "
+      "ask for fewer",
+      sampler.num_windows(), options.context + options.targets, options.count);
   const eval::ClipList list{
       .name = options.name.empty() ? std::filesystem::path(options.out).stem().string() : options.name,
       .dataset = eval::dataset_digest(store),
@@ -35,14 +41,18 @@ void clips(const Options& options) {
       .seed = options.seed,
       .starts = sampler.draw_evaluation(options.seed, options.count)};
   write_text_atomic(options.out, list.to_json());
+  // Windows are drawn one by one (every level equally likely), so one may come twice; few windows show here.
+  const std::size_t distinct = std::set<std::int64_t>(list.starts.begin(), list.starts.end()).size();
   if (options.json) {
     const nlohmann::ordered_json json = {
-        {"out", options.out}, {"name", list.name}, {"hash", list.hash()}, {"count", list.starts.size()}};
+        {"out", options.out}, {"name", list.name}, {"hash", list.hash()}, {"count", list.starts.size()},
+        {"distinct", distinct}};
     std::printf("%s\n", json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
   } else {
     std::printf(
-        "%s: %zu clips of %lld + %lld frames, hash %s\n", options.out.c_str(), list.starts.size(),
-        static_cast<long long>(options.context), static_cast<long long>(options.targets), list.hash().c_str());
+        "%s: %zu clips (%zu different ones) of %lld + %lld frames, hash %s\n", options.out.c_str(),
+        list.starts.size(), distinct, static_cast<long long>(options.context),
+        static_cast<long long>(options.targets), list.hash().c_str());
   }
 }
 

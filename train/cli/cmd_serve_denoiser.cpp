@@ -18,11 +18,25 @@ namespace avid::cli {
 namespace {
 
 struct Options {
-  std::string base, name, schedule, objective;
+  std::string base, name, schedule, objective, device = "cpu";
   std::int64_t timesteps = 0;
   diffusion::ServerOptions server{.port = 8321};
   int threads = 0;
   bool json = false;
+};
+
+/// A network on a device, asked and answering in host memory.
+class FromHost final : public diffusion::Denoiser {
+ public:
+  FromHost(diffusion::Denoiser& inner, Device device) : inner_(inner), device_(device) {}
+  Tensor predict(const diffusion::DenoiserInput& in) override {
+    return inner_.predict({in.x_t.to(device_), in.t, in.cond.to(device_), in.actions}).to(Device{});
+  }
+  diffusion::Objective objective() const override { return inner_.objective(); }
+
+ private:
+  diffusion::Denoiser& inner_;
+  Device device_;
 };
 
 diffusion::ModelCard card_of(const train::FrozenBase& base, const Options& options) {
@@ -58,21 +72,26 @@ void serve(Options& options) {
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   if (const char* token = std::getenv("AVID_BASE_TOKEN")) options.server.token = token;
   if (options.threads > 0) kernels::set_num_threads(options.threads);
+  const Device device = Device::parse(options.device);
   train::FrozenBase base = train::open_base(options.base, options.objective);
+  base.place(device, DType::f32);
 
-  diffusion::DenoiserServer server(*base.denoiser, card_of(base, options), options.server);
+  FromHost on_device(*base.denoiser, device);
+  diffusion::Denoiser& denoiser = device.is_gpu() ? static_cast<diffusion::Denoiser&>(on_device) : *base.denoiser;
+  diffusion::DenoiserServer server(denoiser, card_of(base, options), options.server);
   server.start();
   const diffusion::ModelCard card = card_of(base, options);
   if (options.json) {
     const nlohmann::ordered_json json = {
-        {"url", server.url()}, {"port", server.port()}, {"name", card.name}, {"sha256", card.sha256}};
+        {"url", server.url()}, {"port", server.port()}, {"name", card.name}, {"sha256", card.sha256},
+        {"device", device.describe()}};
     std::printf("%s\n", json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
   } else {
     std::printf(
-        "%s serves %s, %.2fM parameters, %d conditioning frames%s\nuse it with --base %s or base.checkpoint = \"%s\"; "
+        "%s serves %s, %.2fM parameters, %d conditioning frames, on %s%s\nuse it with --base %s or base.checkpoint = \"%s\"; "
         "Ctrl-C ends it\n",
         server.url().c_str(), card.name.c_str(), static_cast<double>(card.parameters) / 1e6,
-        static_cast<int>(card.cond_frames), options.server.token.empty() ? "" : ", to those with the token",
+        static_cast<int>(card.cond_frames), device.describe().c_str(), options.server.token.empty() ? "" : ", to those with the token",
         server.url().c_str(), server.url().c_str());
   }
   std::fflush(stdout);
@@ -111,6 +130,8 @@ const CommandRegistrar registrar(
       command->add_option("--timesteps", options->timesteps, "diffusion steps N (default: as trained, else 200)")
           ->positive();
       command->add_option("--objective", options->objective, "pred_noise, pred_x0 or pred_v (default: as trained)");
+      command->add_option("--device", options->device, "where the base computes: cpu, cuda, cuda:N or sim")
+          ->capture_default_str();
       command->add_option("--threads", options->threads, "CPU threads (default: all)")->range(1, 4096);
       command->add_flag("--json", options->json, "print address and model as one JSON line");
       set_example(command, "avid serve-denoiser --base data/pretrained/base32.safetensors --port 8321");

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <cstdio>
 
 #include "diffusion/served/client.h"
@@ -48,6 +49,21 @@ struct Hints {
   }
 };
 
+/// What training wrote into its weights under this key; empty where it did not.
+std::string noted(const path& file, const char* key) {
+  const auto opened = open_tensor_file(file);
+  const auto found = opened->metadata().find(key);
+  return found == opened->metadata().end() ? std::string() : found->second;
+}
+
+/// A base has tables for actions too, but they were never trained: what it makes of actions means nothing.
+void check_knows_actions(const path& file, const char* option) {
+  check<ConfigError>(
+      noted(file, "avid.kind") != "base",
+      "{}: a base, trained without actions | {} needs a network trained with them: model.kind scratch or finetune",
+      file.string(), option);
+}
+
 /// The networks of a run, as if they had been named one by one.
 void expand_run(ModelFiles& files, Hints& hints) {
   if (files.run.empty()) return;
@@ -75,6 +91,15 @@ void expand_run(ModelFiles& files, Hints& hints) {
   hints.size = config.data.size;
 }
 
+void check_sweep(const char* option, std::vector<double> weights) {
+  for (const double w : weights) check<UsageError>(std::isfinite(w), "{}: expected a number, got {:g}", option, w);
+  std::sort(weights.begin(), weights.end());
+  const auto twice = std::adjacent_find(weights.begin(), weights.end());
+  check<UsageError>(
+      twice == weights.end(), "{}: {:g} stands there twice | give every weight of a sweep once", option,
+      twice == weights.end() ? 0 : *twice);
+}
+
 /// What goes together, before anything is loaded.
 void check_files(const ModelFiles& f) {
   check<UsageError>(
@@ -84,6 +109,9 @@ void check_files(const ModelFiles& f) {
   check<UsageError>(f.action_model.empty() || mixes, "--action-model: needs a weight | give --poe W or --action-cfg W");
   check<UsageError>(
       !f.action_model.empty() || !mixes, "--poe, --action-cfg: they mix with a second network | give --action-model F");
+  check_sweep("--poe", f.poe);
+  check_sweep("--action-cfg", f.action_cfg);
+  check_sweep("--guidance", f.guidance);
   check<UsageError>(
       f.guidance.empty() == f.guidance_classifier.empty(),
       "--guidance and --guidance-classifier go together | give both or none");
@@ -222,7 +250,14 @@ void WorldModel::load_controlnet(const path& file, const std::string& order) {
   sources_["control_order"] = order.empty() ? "reversed" : order;
 }
 
-void WorldModel::load_action_model(const path& place) {
+void WorldModel::load_action_model(const path& place, bool answers_without) {
+  const path file = train::base_weights_path(place);
+  check_knows_actions(file, "--action-model");
+  check<ConfigError>(
+      !answers_without || noted(file, "avid.action_drop") != "0",
+      "{}: trained with actions only, so what --action-cfg subtracts means nothing | train one with "
+      "train.action_drop=0.2 (configs/paper/coinrun500k_cfg_22m.toml)",
+      file.string());
   action_model_ = std::make_unique<train::FrozenBase>(
       train::open_base(place.string(), name_of(network_->denoiser->objective()), true));
   action_model_->place(device_, activations_);
@@ -244,6 +279,10 @@ void WorldModel::load_action_model(const path& place) {
 
 void WorldModel::load_guidance(const path& place) {
   const path file = train::base_weights_path(place);
+  check<ConfigError>(
+      noted(file, "avid.kind") != "classifier",
+      "{}: a classifier of clean frames, it knows nothing of noisy ones | guidance needs model.kind noisy_classifier",
+      file.string());
   classifier_ = load_action_classifier(file, DType::f32, network_->cond_frames);
   classifier_->set_trainable(false);
   classifier_->to(device_);
@@ -306,6 +345,7 @@ std::unique_ptr<WorldModel> WorldModel::load(const ModelFiles& given) {
   world->device_ = Device::parse(files.device);
   use_routes(*files.routes, world->device_);
   world->activations_ = files.dtype == "bf16" ? DType::bf16 : DType::f32;
+  if (!files.model.empty()) check_knows_actions(train::base_weights_path(files.model), "--model");
   auto network = train::open_base(place, hints.objective, takes_actions);
   network.place(world->device_, world->activations_);
   if (hints.schedule.empty()) hints.schedule = network.schedule;
@@ -328,7 +368,7 @@ std::unique_ptr<WorldModel> WorldModel::load(const ModelFiles& given) {
   world->top_ = world->network_->denoiser.get();
   if (!files.adapter.empty()) world->load_adapter(files.adapter);
   if (!files.controlnet.empty()) world->load_controlnet(files.controlnet, files.control_order);
-  if (!files.action_model.empty()) world->load_action_model(files.action_model);
+  if (!files.action_model.empty()) world->load_action_model(files.action_model, !files.action_cfg.empty());
   if (!files.guidance_classifier.empty()) world->load_guidance(files.guidance_classifier);
   world->set_weights(sweep(files)[0]);
   return world;

@@ -98,7 +98,8 @@ class WorldModel {
   WorldModel() = default;
   void load_adapter(const std::filesystem::path& path);
   void load_controlnet(const std::filesystem::path& path, const std::string& order);
-  void load_action_model(const std::filesystem::path& path);
+  /// `answers_without`: it will be asked without actions as well.
+  void load_action_model(const std::filesystem::path& path, bool answers_without);
   void load_guidance(const std::filesystem::path& path);
   void note(const std::string& role, const std::string& place, const std::string& sha256);
 
