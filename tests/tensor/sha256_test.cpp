@@ -32,6 +32,17 @@ TEST_CASE("sha256/streaming/every_split_of_every_length_up_to_two_blocks") {
   }
 }
 
+TEST_CASE("sha256/portable/the_plain_loop_gives_the_same") {
+  CHECK(Sha256(true).update("abc").hex() == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  CHECK(
+      Sha256(true).update(std::string(1000000, 'a')).hex() ==
+      "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+  std::string text;
+  for (int i = 0; i < 300; ++i) text += static_cast<char>(i * i * 7 + 3 * i);
+  for (std::size_t n = 0; n <= text.size(); ++n)
+    CHECK(Sha256(true).update(text.substr(0, n)).hex() == Sha256().update(text.substr(0, n)).hex());
+}
+
 TEST_CASE("sha256/file/equals_bytes_and_missing_is_an_error") {
   const test::TempDir dir;
   std::string text(3000001, 'q');
