@@ -70,7 +70,8 @@ LinearBwdPlan linear_attention_bwd_plan(const AttentionBlockDeviceArgs<Elem>& p)
   return plan;
 }
 
-/// All gradients of the block that are wanted, from x and d_y. Needs linear_attention_bwd_is_fused(p); p.workspace holds linear_attention_bwd_plan(p).total_bytes. The same bits in every run.
+/// All gradients of the block that are wanted, from x and d_y. Needs linear_attention_bwd_is_fused(p); p.workspace
+/// holds linear_attention_bwd_plan(p).total_bytes. The same bits in every run.
 template <class Backend>
 void linear_attention_fused_bwd(
     const Stream& stream, const AttentionBlockDeviceArgs<BFloat16>& p, const AttentionBlockDeviceGrads<BFloat16>& g);

@@ -297,6 +297,7 @@ __global__ void __launch_bounds__(256, 1) linear_bwd_sums_kernel(LinearBwd p, in
   // A warp copies the rows that it will normalise: four at a time.
   const auto copy_tile = [&](int t0, int buffer) {
     for (int four = warp; four < kSumsTile / 4; four += warps)
+#pragma unroll 1  // there are no registers for more
       for (int i = lane; i < 4 * kN; i += 32) {
         const int r = four * 4 + i / kN, c = i % kN * 8, at = buffer * kTileElems + r * Tile::kPitch + c;
         const bool exists = t0 + r < end && c < p.C;
