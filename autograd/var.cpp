@@ -38,6 +38,11 @@ struct VarState {
   Tensor converted = {};  // value in another type, made from version converted_version of it
   std::uint64_t converted_version = 0;
   bool converted_stale = true;  // the value may have become another tensor
+
+  bool copy_is_current() const {
+    return converted.defined() && !converted_stale && converted_version == value.version() &&
+           converted.device() == value.device();
+  }
 };
 
 }  // namespace detail
@@ -144,7 +149,7 @@ const Tensor& Var::value() const { return state().value; }
 const Tensor& Var::value_in(DType dtype) const {
   detail::VarState& s = state();
   if (s.value.dtype() != DType::f32 || dtype != DType::bf16) return s.value;  // ops refuse what does not fit
-  if (!s.converted.defined() || s.converted_stale || s.converted_version != s.value.version()) {
+  if (!s.copy_is_current()) {
     // The old copy may still be saved for a backward pass; then it stays as it is.
     if (s.converted.defined() && s.converted.use_count() == 1 && s.converted.device() == s.value.device())
       s.converted.copy_from(s.value);
@@ -154,6 +159,22 @@ const Tensor& Var::value_in(DType dtype) const {
     s.converted_stale = false;
   }
   return s.converted;
+}
+
+Tensor Var::current_copy() const {
+  const detail::VarState& s = state();
+  return s.copy_is_current() && s.converted.use_count() == 1 ? s.converted : Tensor();
+}
+
+void Var::set_copy_current() {
+  detail::VarState& s = state();
+  check<GraphError>(s.converted.defined(), "autograd: {} has no copy in another type", s.name);
+  s.converted_version = s.value.version();
+  s.converted_stale = false;
+}
+
+void Var::refresh_copy() const {
+  if (state().converted.defined()) value_in(state().converted.dtype());
 }
 
 Tensor& Var::mutable_value() {

@@ -34,6 +34,12 @@ class Var {
   /// For activations of `dtype`: the bf16 copy of a weight whose f32 master is trained, made once per change of the value.
   /// Nothing else is converted: value() itself in every other case.
   const Tensor& value_in(DType dtype) const;
+  /// That copy, where it holds the value as it is now and nobody has saved it; undefined otherwise. Whoever changes the
+  /// value may then write the copy in the same pass, and says so with set_copy_current().
+  Tensor current_copy() const;
+  void set_copy_current();
+  /// Makes the copy again if there is one and the value has changed since.
+  void refresh_copy() const;
   /// For in-place updates of leaves (optimiser, loading). Counts as a change of the value.
   Tensor& mutable_value();
   const Shape& shape() const { return value().shape(); }

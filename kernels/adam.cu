@@ -5,8 +5,10 @@
 //            before it average += share (param - average) for each share, after it shadow = bf16(param)
 // Layout     any number of flat f32 buffers ("segments"), cut into chunks of 65536 elements; a device table holds their
 //            pointers, because a launch cannot carry hundreds as arguments
+//            The two-byte copy has rows of its own pitch (16 bytes are 4 elements here and 8 there)
 // Parallel   a block owns a chunk and finds its segment by bisection. adam_measure: one partial sum of squares per
-//            chunk, then one block adds them, finds the first bad segment and writes the record. adam_apply: one pass
+//            chunk, then one block adds them, finds the first bad segment and writes the record. adam_apply: one pass,
+//            four elements of a thread at a time; where they go in the copy is counted along, not divided out
 // Traffic    per parameter: measure reads 4 bytes; apply reads 16 and writes 12, + 8 with the average, + 2 with the
 //            copy
 // Numerics   element-wise in f32 with the step's numbers rounded once; squares and their sum in f64, where finite f32
@@ -77,6 +79,59 @@ AVID_DEVICE std::int64_t segment_of_chunk(const AdamSegments& parameters, std::i
   return low;
 }
 
+/// kCount elements, 4 aligned ones or 1.
+template <int kCount>
+AVID_DEVICE void load_some(const float* p, float (&v)[kCount]) {
+  if constexpr (kCount == 4) {
+    load_pack(p, v);
+  } else {
+    v[0] = *p;
+  }
+}
+template <int kCount>
+AVID_DEVICE void store_some(float* p, const float (&v)[kCount]) {
+  if constexpr (kCount == 4) {
+    store_pack(p, v);
+  } else {
+    *p = v[0];
+  }
+}
+template <int kCount>
+AVID_DEVICE void store_some(BFloat16* p, const float (&v)[kCount]) {
+  if constexpr (kCount == 4) {
+    *reinterpret_cast<uint2*>(p) = make_uint2(pack_bf16x2(v[0], v[1]), pack_bf16x2(v[2], v[3]));
+  } else {
+    *p = to_bf16(v[0]);
+  }
+}
+
+/// Where element i of a segment lies in its shadow, for i that grows by kStep.
+template <int kStep>
+class ShadowPlace {
+ public:
+  AVID_DEVICE ShadowPlace(const AdamSegment& s, std::int64_t i)
+      : pitch_(s.pitch > 0 ? s.pitch : s.n + kStep), gap_(s.shadow_pitch - s.pitch) {
+    const std::int64_t row = i / pitch_;
+    col_ = i - row * pitch_;
+    at_ = i + row * gap_;
+    const std::int64_t step_rows = kStep / pitch_;
+    step_cols_ = kStep - step_rows * pitch_;
+    step_at_ = kStep + step_rows * gap_;
+  }
+  AVID_DEVICE std::int64_t at() const { return at_; }
+  AVID_DEVICE void advance() {
+    at_ += step_at_;
+    col_ += step_cols_;
+    if (col_ >= pitch_) {
+      col_ -= pitch_;
+      at_ += gap_;
+    }
+  }
+
+ private:
+  std::int64_t pitch_, gap_, col_, at_, step_cols_, step_at_;
+};
+
 __global__ void __launch_bounds__(kPointwiseBlock) sum_squares_kernel(AdamSegments parameters, double* partial) {
   AVID_SHARED(double, scratch, [kPointwiseBlock / 32]);
   const AdamSegment s = parameters.segments[segment_of_chunk(parameters, blockIdx.x)];
@@ -131,8 +186,45 @@ __global__ void __launch_bounds__(kPointwiseBlock) adam_record_kernel(
   record->keep = 1 - *numbers.lr * weight_decay;
 }
 
-// Four blocks per SM: without the number the compiler aims at eight, and spills.
-__global__ void __launch_bounds__(kPointwiseBlock, 4)
+/// What the record says, in the types that elements are computed in.
+struct AdamScales {
+  float clip, size, root, keep;
+};
+
+/// kCount elements of a segment from i on, and of its shadow from `at` on.
+template <int kCount>
+AVID_DEVICE void apply_at(
+    const AdamSegment& s, std::int64_t i, std::int64_t at, bool steps, bool moves, const AdamFactors& f,
+    const AdamScales& scales, const AdamNumbers& numbers) {
+  float param[kCount];
+  load_some<kCount>(s.param + i, param);
+  if (moves) {
+    float average[kCount];
+    load_some<kCount>(s.average + i, average);
+    for (std::int64_t k = 0; k < numbers.num_shares; ++k) {
+      const double share = numbers.shares[k];
+      if (share == 0) continue;
+#pragma unroll
+      for (int e = 0; e < kCount; ++e) average[e] = moved(average[e], param[e], share);
+    }
+    store_some<kCount>(s.average + i, average);
+  }
+  if (!steps) return;
+  float g[kCount] = {}, m[kCount], v[kCount];
+  if (s.grad != nullptr) load_some<kCount>(s.grad + i, g);
+  load_some<kCount>(s.m + i, m);
+  load_some<kCount>(s.v + i, v);
+#pragma unroll
+  for (int e = 0; e < kCount; ++e)
+    param[e] = adam_element(f, scales.keep, scales.size, scales.root, param[e], scales.clip * g[e], m[e], v[e]);
+  store_some<kCount>(s.m + i, m);
+  store_some<kCount>(s.v + i, v);
+  store_some<kCount>(s.param + i, param);
+  if (s.shadow != nullptr) store_some<kCount>(s.shadow + at, param);
+}
+
+// Three blocks per SM, each thread with up to five packs on their way: without the number the compiler spills.
+__global__ void __launch_bounds__(kPointwiseBlock, 3)
     adam_apply_kernel(AdamSegments parameters, AdamFactors f, AdamNumbers numbers, const AdamRecord* record) {
   const bool steps = record->first_non_finite < 0;
   const AdamSegment s = parameters.segments[segment_of_chunk(parameters, blockIdx.x)];
@@ -140,22 +232,19 @@ __global__ void __launch_bounds__(kPointwiseBlock, 4)
   for (std::int64_t k = 0; k < numbers.num_shares; ++k) moves |= numbers.shares[k] != 0;
   moves &= s.average != nullptr;
   if (!steps && !moves) return;
-  const auto scale = static_cast<float>(record->clip_scale), size = static_cast<float>(record->size),
-             root = static_cast<float>(record->root), keep = static_cast<float>(record->keep);
+  const AdamScales scales{
+      static_cast<float>(record->clip_scale), static_cast<float>(record->size), static_cast<float>(record->root),
+      static_cast<float>(record->keep)};
   const std::int64_t begin = (blockIdx.x - s.first_chunk) * kAdamChunk, end = min(begin + kAdamChunk, s.n);
-  for (std::int64_t i = begin + threadIdx.x; i < end; i += kPointwiseBlock) {
-    const float before = s.param[i];
-    if (moves) {
-      float average = s.average[i];
-      for (std::int64_t k = 0; k < numbers.num_shares; ++k)
-        if (numbers.shares[k] != 0) average = moved(average, before, numbers.shares[k]);
-      s.average[i] = average;
+  const std::int64_t first = begin + 4 * threadIdx.x;
+  ShadowPlace<4 * kPointwiseBlock> place(s, first);
+  for (std::int64_t i = first; i < end; i += 4 * kPointwiseBlock, place.advance()) {
+    if (i + 4 <= end) {
+      apply_at<4>(s, i, place.at(), steps, moves, f, scales, numbers);
+    } else {  // of a single row's end, or of a scalar
+      for (std::int64_t k = 0; k < end - i; ++k)
+        apply_at<1>(s, i + k, place.at() + k, steps, moves, f, scales, numbers);
     }
-    if (!steps) continue;
-    const float g = s.grad == nullptr ? 0.0f : scale * s.grad[i];
-    const float param = adam_element(f, keep, size, root, before, g, s.m[i], s.v[i]);
-    s.param[i] = param;
-    if (s.shadow != nullptr) s.shadow[i] = to_bf16(param);
   }
 }
 

@@ -31,7 +31,9 @@ double sum_of_squares(const Elem* x, std::int64_t n);
 
 // ---- on a device: all parameters at once, f32; n counts whole buffers, gaps included ----
 
-/// One parameter. Segments are cut into chunks of kAdamChunk elements, none shared by two.
+/// One parameter, 16-byte aligned. Segments are cut into chunks of kAdamChunk elements, none shared by two. With a shadow
+/// the rows of both start at multiples of four elements, unless there is but one; gaps of param behind its rows are
+/// written to those of the shadow (zeros), whose pitch is not less.
 struct AdamSegment {
   float* param = nullptr;
   const float* grad = nullptr;  ///< null counts as zeros
@@ -39,7 +41,8 @@ struct AdamSegment {
   float* average = nullptr;     ///< running average of param, or null
   BFloat16* shadow = nullptr;   ///< param in two bytes, or null
   std::int64_t n = 0;
-  std::int64_t first_chunk = 0;  ///< chunks of the segments before
+  std::int64_t first_chunk = 0;            ///< chunks of the segments before
+  std::int64_t pitch = 0, shadow_pitch = 0;  ///< elements from row to row of param and shadow; both or none is 0: one row
 };
 inline constexpr std::int64_t kAdamChunk = 65536;
 constexpr std::int64_t adam_chunks(std::int64_t n) { return (n + kAdamChunk - 1) / kAdamChunk; }

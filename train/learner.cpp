@@ -229,21 +229,16 @@ void Learner::forget_graph() {
 
 void Learner::repeat(const std::vector<TrainBatch>& batches, UpdateReport& report) {
   const auto parameters = trainee_.module().parameters();
-  // Recorded or repeated work changes values behind the back of their version counters.
-  const auto values_change = [&] {
-    for (const nn::NamedParameter& p : parameters) Var(p.var()).mutable_value();
-  };
-  if (auto where = adam_.addresses(ema_.shadows()); where != graph_addresses_) {
-    forget_graph();
-    graph_addresses_ = std::move(where);
-  }
+  // The recorded work reads bf16 copies of weights that its Adam writes: those of the first time are made here.
+  adam_.refresh_copies();
+  if (adam_.addresses(ema_.shadows()) != graph_addresses_) forget_graph();
   if (!warm_) {
     queue(batches);
     warm_ = true;
+    graph_addresses_ = adam_.addresses(ema_.shadows());  // now there are copies
     return;
   }
   if (!graph_.defined()) {
-    values_change();  // so that copies of the weights in another type are made by the recorded work itself
     try {
       graph_ = DeviceGraph::record(device_, [&] { queue(batches); });
     } catch (const Error& error) {
@@ -251,14 +246,15 @@ void Learner::repeat(const std::vector<TrainBatch>& batches, UpdateReport& repor
       report.note = fmt::format("updates are not recorded as a graph, which only costs time: {}", error.what());
       options_.graph = UseGraph::off;
       trainee_.module().zero_grad();
-      values_change();
+      // Copies that were to be made in it hold nothing.
+      for (const nn::NamedParameter& p : parameters) Var(p.var()).mutable_value();
       return queue(batches);
     }
     for (const nn::NamedParameter& p : parameters) graph_grads_.push_back(p.var().grad());
   }
   graph_.replay();
   report.repeated = true;
-  values_change();
+  adam_.note_repeated();
 }
 
 Learner::Evaluation Learner::evaluate(const TrainBatch& host_batch) {

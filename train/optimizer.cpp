@@ -50,12 +50,15 @@ void Adam::step(double max_norm, std::span<Tensor> averages, const Tensor& losse
   std::vector<AdamParameter> list;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Var leaf = parameters_[i].var();
+    const bool on_device = leaf.value().device().is_gpu();
+    const Tensor copy = on_device ? leaf.current_copy() : Tensor();  // before the value changes
     list.push_back(
         {.param = leaf.mutable_value(),
          .grad = leaf.grad(),
          .m = m_[i],
          .v = v_[i],
-         .average = averages.empty() ? Tensor() : averages[i]});
+         .average = averages.empty() ? Tensor() : averages[i],
+         .shadow = copy});
   }
   adam_update(
       list,
@@ -68,6 +71,24 @@ void Adam::step(double max_norm, std::span<Tensor> averages, const Tensor& losse
        .numbers = numbers_,
        .losses = losses},
       state_);
+  writes_copy_.clear();
+  for (const AdamParameter& p : list) writes_copy_.push_back(p.shadow.defined());
+  copies_are_current();
+}
+
+// Also when no step was taken: then value and copy are what they were.
+void Adam::copies_are_current() {
+  for (std::size_t i = 0; i < parameters_.size(); ++i)
+    if (writes_copy_[i]) Var(parameters_[i].var()).set_copy_current();
+}
+
+void Adam::refresh_copies() const {
+  for (const nn::NamedParameter& p : parameters_) p.var().refresh_copy();
+}
+
+void Adam::note_repeated() {
+  for (const nn::NamedParameter& p : parameters_) Var(p.var()).mutable_value();
+  copies_are_current();
 }
 
 AdamOutcome Adam::outcome() {
@@ -83,6 +104,7 @@ std::vector<const void*> Adam::addresses(std::span<Tensor> averages) const {
   add(state_);
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     add(parameters_[i].var().value());
+    add(parameters_[i].var().current_copy());
     add(m_[i]);
     add(v_[i]);
     if (!averages.empty()) add(averages[i]);

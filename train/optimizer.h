@@ -32,10 +32,16 @@ class Adam {
   /// The numbers of the next step: rate, and the decays with which averages move. On a device they are sent there.
   void prepare(double lr, std::span<const double> decays);
   /// Queues the step, and before it the averages' moves (one average per parameter, or none). `losses`, if there are
-  /// any, must be finite too. On a device it reads only what lies there: it may be recorded and repeated.
+  /// any, must be finite too. On a device it reads only what lies there: it may be recorded and repeated. The bf16 copies
+  /// of weights that were used (Var::value_in) are written in the same pass.
   void step(double max_norm, std::span<Tensor> averages, const Tensor& losses);
   /// How the last step went; waits for it.
   AdamOutcome outcome();
+  /// Before recorded work with a step() is repeated: makes the copies that it does not make itself. They are those of other
+  /// values since the averages were in the weights' place.
+  void refresh_copies() const;
+  /// After it: the values have changed, and the copies that step() writes with them.
+  void note_repeated();
   /// Where the state of every parameter lies: work recorded with step() is good as long as this stays the same.
   std::vector<const void*> addresses(std::span<Tensor> averages) const;
 
@@ -47,9 +53,12 @@ class Adam {
   void import_moments(const NamedTensors& moments, std::int64_t num_steps, const std::string& source);
 
  private:
+  void copies_are_current();
+
   std::vector<nn::NamedParameter> parameters_;
   AdamOptions options_;
   std::vector<Tensor> m_, v_;
+  std::vector<bool> writes_copy_;  // whether the last step() did, per parameter
   std::int64_t num_steps_ = 0;
   double lr_ = 0;
   std::vector<double> decays_;

@@ -117,11 +117,16 @@ void check_parameter(const AdamParameter& p) {
   detail::check_operand(p.shadow, p.param.shape(), DType::bf16, "adam_update", "shadow");
   detail::check_same_device(p.shadow, p.param, "adam_update", "shadow");
   check<DeviceError>(p.param.device().is_gpu(), "adam_update: shadow: expected parameters on a device, got cpu");
+  const bool packs = p.param.pitch() % 4 == 0 && p.shadow.pitch() % 4 == 0 && p.shadow.pitch() >= p.param.pitch();
+  check<ShapeError>(
+      p.param.rows() <= 1 || packs, "adam_update: shadow: expected rows of 16-byte multiples, got {} and {} elements",
+      p.param.pitch(), p.shadow.pitch());
 }
 
 void update_on_device(std::span<AdamParameter> parameters, const AdamUpdateOptions& options, Tensor& state) {
   std::vector<kernels::AdamSegment> list;
-  for (AdamParameter& p : parameters)
+  for (AdamParameter& p : parameters) {
+    const bool in_rows = p.shadow.defined() && p.param.rows() > 1;
     list.push_back(
         {.param = device_mutable_data<float>(p.param),
          .grad = device_data<float>(p.grad),
@@ -129,7 +134,10 @@ void update_on_device(std::span<AdamParameter> parameters, const AdamUpdateOptio
          .v = device_mutable_data<float>(p.v),
          .average = device_mutable_data<float>(p.average),
          .shadow = device_mutable_data<BFloat16>(p.shadow),
-         .n = detail::buffer_elements(p.param)});
+         .n = detail::buffer_elements(p.param),
+         .pitch = in_rows ? p.param.pitch() : 0,
+         .shadow_pitch = in_rows ? p.shadow.pitch() : 0});
+  }
   const DeviceSegments segments = upload_segments(std::move(list), state.device());
   const Tensor numbers = options.numbers.defined()
                              ? options.numbers

@@ -76,4 +76,35 @@ TEST_CASE("device/value_in/made again when the value has changed, and only then"
   }
 }
 
+TEST_CASE("device/copy/is current until the value changes, and again when its writer says so") {
+  const Var w(test::random_tensor({3, 10}, DType::f32, 4).to(kDevice), true, "w");
+  Var handle = w;
+  CHECK_THROWS_WITH_AS(handle.set_copy_current(), doctest::Contains("w has no copy"), GraphError);
+  w.refresh_copy();
+  CHECK_FALSE(w.current_copy().defined());  // nobody has asked for one
+  w.value_in(DType::bf16);
+  CHECK(w.current_copy().shares_storage_with(w.value_in(DType::bf16)));
+  {
+    const Tensor saved = w.value_in(DType::bf16);
+    CHECK_FALSE(w.current_copy().defined());
+  }
+  handle.mutable_value().fill(2.0);
+  CHECK_FALSE(w.current_copy().defined());
+  const void* where = w.value_in(DType::bf16).device_pointer(DType::bf16);
+  CHECK(w.current_copy().defined());
+  // As the optimiser does it.
+  Tensor copy = w.current_copy();
+  handle.mutable_value().fill(3.0);
+  copy.fill(3.0);
+  handle.set_copy_current();
+  copy = {};
+  const std::uint64_t version = w.current_copy().version();
+  CHECK(w.value_in(DType::bf16).to_doubles() == std::vector<double>(30, 3.0));
+  CHECK(w.current_copy().version() == version);  // nothing was converted
+  handle.mutable_value().fill(4.0);
+  w.refresh_copy();
+  CHECK(w.current_copy().to_doubles() == std::vector<double>(30, 4.0));
+  CHECK(w.current_copy().device_pointer(DType::bf16) == where);
+}
+
 }  // namespace avid

@@ -123,6 +123,59 @@ TEST_CASE("adam/sim/update_equals_the_definition") {
   });
 }
 
+TEST_CASE("adam/sim/shadows_have_rows_of_their_own_pitch") {
+  struct Extents {
+    std::int64_t rows, cols;
+  };
+  // f32 rows are multiples of 4 elements, bf16 rows of 8. Chunks that end inside a row; rows longer than what a block
+  // does at a time; a scalar.
+  const Extents shapes[] = {{1, 1}, {3, 5}, {700, 1}, {2000, 50}, {5, 90}, {3, 1030}, {2, 2100}, {4, 8}};
+  const auto nearest_even = [](float x) {
+    const auto bits = std::bit_cast<std::uint32_t>(x);
+    return static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+  };
+  for_each_order([&] {
+    for (const auto& [rows, cols] : shapes) {
+      CAPTURE(rows);
+      CAPTURE(cols);
+      kernels::AdamRecord records[2];
+      std::vector<Pitched<float>> without, with;
+      Pitched<BFloat16> shadow(rows, cols);
+      for (std::int64_t r = 0; r < rows; ++r)
+        for (std::int64_t c = 0; c < cols; ++c) shadow.at(r, c) = BFloat16(std::numeric_limits<float>::quiet_NaN());
+      for (const bool shadowed : {false, true}) {
+        std::vector<Pitched<float>> t;  // param, grad, m, v, average
+        for (unsigned i = 0; i < 5; ++i) t.push_back(random_rows<float>(rows, cols, i + 1, i == 1 ? 0.125 : 1));
+        for (float& x : t[3].values) x *= x;
+        const std::int64_t n = rows * t[0].pitch;
+        const kernels::AdamSegment segment{
+            .param = t[0].values.data(),
+            .grad = t[1].values.data(),
+            .m = t[2].values.data(),
+            .v = t[3].values.data(),
+            .average = t[4].values.data(),
+            .shadow = shadowed ? shadow.values.data() : nullptr,
+            .n = n,
+            .pitch = t[0].pitch,
+            .shadow_pitch = shadow.pitch};
+        const kernels::AdamSegments segments{&segment, 1, kernels::adam_chunks(n)};
+        std::vector<double> workspace(static_cast<std::size_t>(segments.num_chunks));
+        const double share = 0.25;
+        const kernels::AdamNumbers numbers{.lr = &kStep.lr, .shares = &share, .num_shares = 1};
+        kernels::adam_measure<Sim>(Stream{}, segments, kStep, numbers, 1, &records[shadowed], workspace.data());
+        kernels::adam_apply<Sim>(Stream{}, segments, kStep, numbers, &records[shadowed]);
+        (shadowed ? with : without) = t;
+      }
+      for (std::size_t i = 0; i < 5; ++i) CHECK(same_bits(with[i], without[i]));
+      bool equal = true;
+      for (std::int64_t r = 0; r < rows; ++r)
+        for (std::int64_t c = 0; c < shadow.pitch; ++c)
+          equal &= std::bit_cast<std::uint16_t>(shadow.at(r, c)) == (c < cols ? nearest_even(with[0].at(r, c)) : 0);
+      CHECK(equal);  // gaps are zero
+    }
+  });
+}
+
 TEST_CASE("adam/sim/the_first_gradient_that_is_not_finite_is_found_in_any_lane_of_any_warp") {
   const std::vector<std::int64_t> lengths(300, 3);  // a chunk each: 256 threads look at one or two
   for (const std::size_t bad : {0, 15, 16, 20, 31, 32, 63, 255, 256, 280}) {
