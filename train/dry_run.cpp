@@ -4,9 +4,11 @@
 #include <algorithm>
 #include <chrono>
 
+#include "diffusion/sampler.h"
 #include "models/cost.h"
 #include "tensor/ops/on_device.h"
 #include "tensor/rng.h"
+#include "train/batches.h"
 #include "train/learner.h"
 #include "train/trainer.h"
 
@@ -54,20 +56,50 @@ class Pretending {
   Pretending& operator=(const Pretending&) = delete;
 };
 
-double counted_memory(const TrainConfig& config) {
+struct Counted {
+  double peak = 0, graph = 0;
+};
+
+Counted counted_memory(const TrainConfig& config) {
   const Device device{DeviceKind::sim, 0};
   const Pretending pretending;
   const std::size_t before = pool_of(device).in_use_bytes;
   reset_peak(device);
+  const std::int64_t b = config.train.batch, size = config.data.size;
+  // Clips as TrainingBatches holds them: in use, and on their way.
+  const Shape all{b * config.train.accumulate, config.data.cond_frames + config.data.frames, size, size, 3};
+  const Tensor in_use = Tensor::empty(all, DType::u8, device), on_their_way = Tensor::empty(all, DType::u8, device);
   const std::unique_ptr<Trainee> trainee = make_trainee(config);
   trainee->place(device, activation_dtype(config));
-  LearnerOptions options = learner_options(config);
-  options.graph = UseGraph::off;
-  Learner learner(*trainee, options);
-  const TrainBatch batch = made_up_clips(config, config.train.batch);
-  // Twice: the first update makes tables and converted weights that the second finds.
-  for (std::int64_t k = 0; k < 2; ++k) learner.update(k, [&](std::int64_t) { return batch; });
-  return static_cast<double>(pool_of(device).peak_in_use_bytes - before) + travelling_bytes(config);
+  Learner learner(*trainee, learner_options(config));
+  const TrainBatch host = made_up_clips(config, b);
+  const auto micro_batch = [&](std::int64_t i) {
+    TrainBatch batch = host;
+    const SplitClips clips = split_clips(in_use.slice(i * b, (i + 1) * b), config.data.cond_frames);
+    batch.x0 = clips.x0;
+    batch.cond = clips.cond;
+    batch.noise = Tensor::empty(clips.x0.shape(), DType::f32, device);
+    return batch;
+  };
+  // Twice: the first update makes tables and converted weights that the second finds, and the second is recorded.
+  for (std::int64_t k = 0; k < 2; ++k) learner.update(k, micro_batch);
+  // The recorded update keeps its memory; this comes beside it.
+  if (config.validation.every > 0) {
+    const Ema::Swapped averaged(learner.ema());
+    learner.evaluate(made_up_clips(config, std::min(b, config.validation.clips)));
+  }
+  if (config.samples.every > 0 && !config.data.validation.empty()) {
+    const Ema::Swapped averaged(learner.ema());
+    const TrainBatch clips = made_up_clips(config, std::min(config.samples.clips, config.validation.clips));
+    diffusion::SamplerOptions options;
+    options.num_steps = 2;  // all steps but the last take the same
+    options.eta = config.samples.eta;
+    diffusion::sample(
+        trainee->denoiser(), learner.schedule(), clips.cond.to(device), clips.actions, config.data.frames, options);
+  }
+  return {
+      static_cast<double>(pool_of(device).peak_in_use_bytes - before),
+      static_cast<double>(learner.graph().memory_bytes())};
 }
 #endif
 
@@ -103,7 +135,9 @@ DryRun dry_run(const TrainConfig& config, Device device, double measured_flops) 
   result.flops_per_update = per_clip * static_cast<double>(config.train.batch * config.train.accumulate);
 #if AVID_HAVE_SIM
   if (device.is_gpu()) {
-    result.memory_bytes = counted_memory(config);
+    const Counted counted = counted_memory(config);
+    result.memory_bytes = counted.peak;
+    result.graph_bytes = counted.graph;
     result.memory_counted = true;
   }
 #endif

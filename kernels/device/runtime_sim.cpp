@@ -53,6 +53,11 @@ void* take_addresses(std::size_t bytes) {
   return block;
 }
 
+void give_addresses(void* block, std::size_t bytes) noexcept {
+  pretended_blocks.erase(block);
+  munmap(block, bytes + 1);
+}
+
 void* take_from_host(std::size_t bytes) {
   if (in_use.fetch_add(bytes) + bytes > memory_limit()) {
     in_use -= bytes;
@@ -74,13 +79,14 @@ void give_to_host(void* block, std::size_t bytes) noexcept {
 
 struct SimWork final : RecordedWork {
   simulator::SimRecorder steps;
+  std::int64_t num_poisoned = 0;  // of the steps: those that make a block NaN, which a CUDA graph has none of
   GraphMemory::Owner memory;
   std::vector<std::pair<void*, std::size_t>> held;  // freed while recording: the steps may use them
 
   ~SimWork() override {
     for (const auto& [block, bytes] : held) device_free<Sim>(Stream{}, block, bytes);
   }
-  std::int64_t num_steps() const override { return static_cast<std::int64_t>(steps.size()); }
+  std::int64_t num_steps() const override { return static_cast<std::int64_t>(steps.size()) - num_poisoned; }
   std::size_t memory_bytes() const override { return memory->reserved_bytes(); }
 };
 
@@ -179,24 +185,22 @@ Stream device_stream<Sim>(int) {
 
 template <>
 void* device_allocate<Sim>(const Stream&, std::size_t bytes) {
-  if (pretending) return take_addresses(bytes);
-  if (!recorded) return take_from_host(bytes);
+  if (!recorded) return pretending ? take_addresses(bytes) : take_from_host(bytes);
   void* block = recorded->memory->take(bytes);
-  if (block != nullptr) recorded->steps.push_back([block, bytes] { std::memset(block, 0xff, bytes); });
+  if (block == nullptr) return nullptr;
+  recorded->steps.push_back([block, bytes] { std::memset(block, 0xff, bytes); });
+  ++recorded->num_poisoned;
   return block;
 }
 
 template <>
 void device_free<Sim>(const Stream&, void* block, std::size_t bytes) noexcept {
-  if (pretended_blocks.erase(block) > 0) {
-    munmap(block, bytes + 1);
-    return;
-  }
   if (recorded && !recorded->memory->holds(block)) {
     recorded->held.emplace_back(block, bytes);
     return;
   }
-  if (!GraphMemory::give_back(block)) give_to_host(block, bytes);
+  if (GraphMemory::give_back(block)) return;
+  pretended_blocks.contains(block) ? give_addresses(block, bytes) : give_to_host(block, bytes);
 }
 
 template <>
@@ -204,12 +208,12 @@ void device_copy<Sim>(
     const Stream&, CopyKind kind, void* to, std::size_t to_step, const void* from, std::size_t from_step,
     std::size_t row_bytes, std::int64_t num_rows) {
   if (row_bytes == 0 || num_rows == 0) return;
+  if (recorded && kind == CopyKind::to_host) throw GpuError("sim: recorded work cannot copy to the host");
   if (pretending) {
     if (kind == CopyKind::to_host) zero_rows(to, to_step, row_bytes, num_rows);
     return;
   }
   if (!recorded) return copy_rows(to, to_step, from, from_step, row_bytes, num_rows);
-  if (kind == CopyKind::to_host) throw GpuError("sim: recorded work cannot copy to the host");
   if (kind == CopyKind::on_device) {
     recorded->steps.push_back([=] { copy_rows(to, to_step, from, from_step, row_bytes, num_rows); });
     return;
@@ -236,25 +240,27 @@ template <>
 void record_begin<Sim>(const Stream&, std::size_t memory_bytes) {
   if (recorded) throw GpuError("sim: a recording is under way already");
   recorded = std::make_unique<SimWork>();
-  recorded->memory = GraphMemory::make({take_from_host, give_to_host}, memory_bytes);
+  recorded->memory = pretending ? GraphMemory::make({take_addresses, give_addresses}, memory_bytes)
+                                : GraphMemory::make({take_from_host, give_to_host}, memory_bytes);
   simulator::recorder = &recorded->steps;
 }
 
 template <>
 std::unique_ptr<RecordedWork> record_end<Sim>(const Stream&) {
-  simulator::recorder = nullptr;
+  simulator::recorder = pretending ? &ignored_launches : nullptr;
   return std::move(recorded);
 }
 
 template <>
 void record_cancel<Sim>(const Stream&) noexcept {
-  simulator::recorder = nullptr;
+  simulator::recorder = pretending ? &ignored_launches : nullptr;
   const std::unique_ptr<SimWork> dropped = std::move(recorded);  // frees what it held, which is no recording's any more
 }
 
 template <>
 void replay<Sim>(const Stream&, RecordedWork& work) {
   if (recorded) throw GpuError("sim: recorded work cannot be repeated while recording");
+  if (pretending) return;
   auto& list = static_cast<SimWork&>(work);
   list.memory->for_each_slab([](std::byte* slab, std::size_t bytes) { std::memset(slab, 0xff, bytes); });
   for (const auto& step : list.steps) step();

@@ -201,6 +201,14 @@ TEST_CASE("device/graph/what fails leaves the device as it was") {
             });
           }),
       doctest::Contains("cannot wait"), DeviceError);
+  CHECK_THROWS_WITH_AS(
+      DeviceGraph::record(
+          kDevice,
+          [&] {
+            const Tensor first = x.clone();
+            Tensor::empty({std::int64_t{1} << 28, std::int64_t{1} << 20}, DType::f32, kDevice);
+          }),
+      doctest::Contains("could not get 1073741824.0 MiB more"), OutOfMemoryError);
   CHECK_THROWS_AS(DeviceGraph::record(Device(), [] {}), DeviceError);
   CHECK_THROWS_AS(DeviceGraph().replay(), DeviceError);
   CHECK(device_pool_stats(kDevice).in_use_bytes == before);

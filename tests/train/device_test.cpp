@@ -74,11 +74,15 @@ struct Outcome {
 
 using BatchAt = std::function<TrainBatch(std::int64_t k, std::int64_t i)>;
 
-Outcome trained(UseGraph graph, DType activations, int updates, const BatchAt& batch_at) {
+/// `between` sees the network before every update.
+Outcome trained(
+    UseGraph graph, DType activations, int updates, const BatchAt& batch_at,
+    const std::function<void(nn::Module&)>& between = {}) {
   const auto trainee = small_avid(activations);
   Learner learner(*trainee, options_with(graph));
   Outcome outcome;
   for (std::int64_t k = 0; k < updates; ++k) {
+    if (between) between(trainee->module());
     outcome.reports.push_back(learner.update(k, [&](std::int64_t i) { return batch_at(k, i); }));
     // Between updates other work uses the device, the averaged weights and their copies in bf16.
     const Ema::Swapped averaged(learner.ema());
@@ -138,6 +142,72 @@ TEST_CASE("device/graph/updates have the same bits with and without") {
     CHECK(without.reports[1].loss != without.reports[2].loss);
     CHECK_FALSE(same(without.weights, without.average));
   }
+}
+
+TEST_CASE("device/copies/bf16 weights leave Adam's pass with the bits of a conversion, which nobody does again") {
+  // Some weights are frozen: their gradient counts as zeros.
+  const auto frozen = [](const std::string& name) { return name.find("downs.0") != std::string::npos; };
+  const BatchAt batch_at = [](std::int64_t k, std::int64_t i) {
+    TrainBatch batch = random_batch(1, seed_of(k, i));
+    if (k == 2) batch.x0.data<float>()[1] = std::numeric_limits<float>::quiet_NaN();  // no step is taken
+    return batch;
+  };
+  for (const UseGraph graph : {UseGraph::off, UseGraph::on}) {
+    CAPTURE(static_cast<int>(graph));
+    const auto trainee = small_avid(DType::bf16);
+    for (const nn::NamedParameter& p : trainee->module().parameters())
+      if (frozen(p.name)) Var(p.var()).set_requires_grad(false);
+    Learner learner(*trainee, options_with(graph));
+    {
+      const Ema::Swapped averaged(learner.ema());  // the first copies are those of other weights
+      learner.evaluate(random_batch(1, 900));
+    }
+    std::size_t num_copies = 0;
+    std::map<std::string, Tensor> before;
+    for (std::int64_t k = 0; k < 4; ++k) {
+      const UpdateReport report = learner.update(k, [&](std::int64_t i) { return batch_at(k, i); });
+      CHECK(report.applied == (k != 2));
+      CHECK(report.repeated == (graph == UseGraph::on && k > 0));
+      std::size_t copies = 0, changed = 0;
+      for (const nn::NamedParameter& p : trainee->module().parameters()) {
+        CAPTURE(p.name);
+        const Tensor now = p.var().value().to(Device());
+        const bool same_as_before = before.contains(p.name) && test::same_bits(before[p.name], now);
+        if (k > 0 && (frozen(p.name) || k == 2)) CHECK(same_as_before);
+        before[p.name] = now;
+        const Tensor copy = p.var().current_copy();
+        if (!copy.defined()) continue;
+        ++copies;
+        changed += !same_as_before;
+        CHECK(test::same_bits(copy.to(Device()), now.to(DType::bf16)));
+        CHECK(test::gaps_are_zero(copy.to(Device())));
+        const std::uint64_t version = copy.version();
+        CHECK(p.var().value_in(DType::bf16).version() == version);
+      }
+      if (k == 0) num_copies = copies;
+      CHECK(copies == num_copies);
+      CHECK((changed > 0) == (k != 2));
+      const Ema::Swapped averaged(learner.ema());
+      learner.evaluate(random_batch(1, 900));
+    }
+    // Every weight that a network reads in bf16 has one.
+    std::size_t read = 0;
+    for (const nn::NamedParameter& p : trainee->module().parameters()) read += p.var().current_copy().defined();
+    CHECK(read == 0);  // they are the averages', which are not in the weights' place now
+    learner.evaluate(random_batch(1, 900));
+    for (const nn::NamedParameter& p : trainee->module().parameters()) read += p.var().current_copy().defined();
+    CHECK(read == num_copies);
+    CHECK(num_copies > 10);
+  }
+}
+
+TEST_CASE("device/copies/training has the bits of training that converts before every update") {
+  const BatchAt batch_at = [](std::int64_t k, std::int64_t i) { return random_batch(1, seed_of(k, i)); };
+  const auto anew = [](nn::Module& module) {
+    for (const nn::NamedParameter& p : module.parameters()) Var(p.var()).mutable_value();
+  };
+  check_same(
+      trained(UseGraph::on, DType::bf16, 3, batch_at), trained(UseGraph::off, DType::bf16, 3, batch_at, anew));
 }
 
 TEST_CASE("device/graph/clips of another shape are recorded anew") {
@@ -219,8 +289,8 @@ TEST_CASE("device/graph/a run that is stopped and resumed ends as one without a 
   const auto run = [&](const std::string& name, const std::string& graph, std::int64_t stop_after) {
     const TrainConfig config = TrainConfig::load(
         std::filesystem::path(AVID_SOURCE_DIR) / "configs/tiny/scratch.toml",
-        {"train.updates=3", "validation.every=2", "validation.clips=1", "samples.every=0", "train.batch=1",
-         "data.size=4", "data.frames=2", "train.action_drop=0.5", "ema.update_after=1", "ema.update_every=1",
+        {"train.updates=3", "train.precision=bf16", "validation.every=2", "validation.clips=1", "samples.every=0",
+         "train.batch=1", "data.size=4", "data.frames=2", "train.action_drop=0.5", "ema.update_after=1", "ema.update_every=1",
          "train.graph=" + graph});
     for (;;) {
       const bool first = !std::filesystem::exists(dir / name);
@@ -260,38 +330,60 @@ TEST_CASE("device/dry_run/predicts the memory of a run within a tenth") {
     info.inputs = input_digests(config);
     return RunFolder::create(dir / name, config, info);
   };
-  // Without a graph: what a recording loses by cutting its memory is much for networks this small.
-  const std::vector<std::string> small{"train.graph=off", "validation.every=0", "samples.every=0",
-                                       "data.size=4",     "data.frames=3",      "train.batch=4"};
+  const std::vector<std::string> small{"validation.clips=2", "samples.clips=1", "samples.steps=2", "data.size=4",
+                                       "data.frames=2",      "train.batch=2",   "train.updates=2"};
   {
     std::vector<std::string> set = small;
-    set.insert(set.end(), {"train.updates=1", "train.batch=1"});
+    set.insert(set.end(), {"train.updates=1", "train.batch=1", "validation.every=0", "samples.every=0"});
     const TrainConfig config = TrainConfig::load(tiny / "base.toml", set);
     RunFolder folder = run_of(config, "base");
     Trainer(folder, {}).run();
   }
-  std::map<std::string, double> on_device;
-  for (const Device device : {kDevice, Device()})
+  struct Case {
+    Device device;
+    std::string graph, precision, recompute;
+    int every;  // updates from one validation, and set of samples, to the next
+  };
+  const Device cpu;
+  std::vector<Case> cases{
+      {cpu, "auto", "f32", "none", 0},    {kDevice, "off", "f32", "none", 0},   {kDevice, "off", "bf16", "blocks", 0},
+      {kDevice, "on", "bf16", "none", 0}, {kDevice, "on", "f32", "blocks", 2}};
+  if (test::full_level()) {
+    cases.clear();
     for (const std::string recompute : {"none", "blocks", "levels"}) {
-      if (recompute == "blocks" && !test::full_level()) continue;
-      CAPTURE(device.to_string());
-      CAPTURE(recompute);
-      std::vector<std::string> set = small;
-      set.insert(
-          set.end(), {"base.checkpoint=" + (dir / "base").string(), "train.updates=2", "train.recompute=" + recompute});
-      if (!device.is_gpu()) set.insert(set.end(), {"train.batch=16", "data.size=8", "data.frames=8"});
-      const TrainConfig config = TrainConfig::load(tiny / "avid.toml", set);
-      const DryRun predicted = dry_run(config, device, 1);  // one FLOP: from as few clips as there can be
-      CHECK(predicted.memory_counted == (kDevice.is_gpu() && device.is_gpu()));
-      trim_host_pool();
-      const auto pool = [&] { return device.is_gpu() ? device_pool_stats(device) : host_pool_stats(); };
-      const auto before = static_cast<double>(pool().in_use_bytes);
-      RunFolder folder = run_of(config, device.to_string() + recompute);
-      Trainer trainer(folder, {}, device);
-      trainer.run();
-      const double taken = trainer.peak_memory_mib() * 1048576.0 - before;
-      CHECK(std::abs(predicted.memory_bytes - taken) < 0.1 * taken);
-      if (device.is_gpu()) on_device[recompute] = taken;
+      cases.push_back({cpu, "auto", "f32", recompute, 0});
+      for (const std::string graph : {"off", "on"})
+        for (const std::string precision : {"f32", "bf16"})
+          for (const int every : {0, 1, 2}) cases.push_back({kDevice, graph, precision, recompute, every});
     }
-  CHECK(on_device["levels"] < on_device["none"]);
+  }
+  std::map<std::string, double> taken_by;
+  for (const auto& [device, graph, precision, recompute, every] : cases) {
+    const std::string name =
+        fmt::format("{} {} {} {} {}", device.is_gpu() ? "device" : "cpu", graph, precision, recompute, every);
+    CAPTURE(name);
+    std::vector<std::string> set = small;
+    set.insert(
+        set.end(),
+        {"base.checkpoint=" + (dir / "base").string(), "train.graph=" + graph, "train.precision=" + precision,
+         "train.recompute=" + recompute, fmt::format("validation.every={}", every),
+         fmt::format("samples.every={}", every)});
+    if (!device.is_gpu()) set.insert(set.end(), {"train.batch=16", "data.size=8", "data.frames=8", "train.updates=2"});
+    const TrainConfig config = TrainConfig::load(tiny / "avid.toml", set);
+    const DryRun predicted = dry_run(config, device, 1);  // one FLOP: from as few clips as there can be
+    CHECK(predicted.memory_counted == (kDevice.is_gpu() && device.is_gpu()));
+    CHECK((predicted.graph_bytes > 0) == (graph == "on"));
+    trim_host_pool();
+    const auto pool = [&] { return device.is_gpu() ? device_pool_stats(device) : host_pool_stats(); };
+    const auto before = static_cast<double>(pool().in_use_bytes);
+    RunFolder folder = run_of(config, name);
+    Trainer trainer(folder, {}, device);
+    trainer.run();
+    const double taken = trainer.peak_memory_mib() * 1048576.0 - before;
+    CHECK(std::abs(predicted.memory_bytes - taken) < 0.1 * taken);
+    taken_by[name] = taken;
+  }
+  for (const std::string recompute : {"blocks", "levels"})
+    if (test::full_level())
+      CHECK(taken_by.at("device off f32 " + recompute + " 0") < taken_by.at("device off f32 none 0"));
 }

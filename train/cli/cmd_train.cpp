@@ -64,7 +64,8 @@ void print_dry_run(const Options& options) {
         {"total_seconds", d.total_seconds},
         {"timed", d.timed},
         {"memory_bytes", d.memory_bytes},
-        {"memory_counted", d.memory_counted}};
+        {"memory_counted", d.memory_counted},
+        {"graph_bytes", d.graph_bytes}};
     std::printf("%s\n", json.dump(1).c_str());
     return;
   }
@@ -78,6 +79,8 @@ void print_dry_run(const Options& options) {
   std::printf(
       "memory       %s of tensors, %s\n", size_text(d.memory_bytes).c_str(),
       d.memory_counted ? "counted in an update of all clips that computes nothing" : "predicted from smaller updates");
+  if (d.graph_bytes > 0)
+    std::printf("             %s of it for the recorded update (train.graph)\n", size_text(d.graph_bytes).c_str());
   if (!d.timed) {
     std::printf("time         not measured: the simulator's says nothing about a GPU's\n");
     return;
