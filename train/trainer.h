@@ -44,6 +44,8 @@ class Trainer {
   TrainEnd run();
 
   const RunState& state() const { return state_; }
+  /// The windows it draws from.
+  const data::WindowSampler& windows() const { return batches_->loader().sampler(); }
   Learner& learner() { return *learner_; }
   const Trainee& trainee() const { return *trainee_; }
   double peak_memory_mib() const;

@@ -184,6 +184,7 @@ TEST_CASE("resume/signal/saves_and_says_how_to_go_on") {
         dir / "messages");
     REQUIRE(wait_until(child, [&] { return fs::exists(run / "log.jsonl") && fs::file_size(run / "log.jsonl") > 300; }));
     CHECK(child.signal_and_wait(number) == code);
+    CHECK(child.messages().find(" windows of 10 frames; ") != std::string::npos);
     CHECK(child.messages().find("avid train --resume " + run.string()) != std::string::npos);
     const std::int64_t stopped_at = run_digests(run).update;
     const std::string more = "train.updates=" + std::to_string(stopped_at + 3);

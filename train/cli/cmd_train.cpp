@@ -144,6 +144,10 @@ void train(const Options& options) {
   };
   Trainer trainer(folder, hooks, device);
   line.say(trainer.trainee().description());
+  const data::WindowSampler& windows = trainer.windows();
+  line.say(fmt::format(
+      "{} windows of {} frames; {:.2g} % of all were left out for a restart in them", windows.num_windows(),
+      folder.config().data.cond_frames + folder.config().data.frames, 100 * windows.excluded_fraction()));
   line.say(fmt::format(
       "{} update {} of {}, run folder {}", trainer.state().update > 0 ? "going on after" : "starting at",
       trainer.state().update, folder.config().train.updates, folder.path().string()));
