@@ -68,7 +68,9 @@ AuditInput read_input(const std::filesystem::path& path, const Schedule& schedul
   in.actions = integers("actions", 2);
 
   const auto need = [&](const Tensor& tensor, const char* name) {
-    check<FileError>(tensor.defined(), "{}: tensor {} is missing", path.string(), name);
+    check<FileError>(
+        tensor.defined(), "{}: tensor {} is missing | the file needs cond, t, and x_t or both x0 and noise", path.string(),
+        name);
   };
   need(in.cond, "cond");
   need(in.t, "t");
@@ -94,7 +96,7 @@ AuditInput read_input(const std::filesystem::path& path, const Schedule& schedul
       !in.actions.defined() || in.actions.shape() == Shape({shape[0], shape[1]}),
       "{}: actions: expected [{},{}], got {}", path.string(), shape[0], shape[1],
       in.actions.defined() ? in.actions.shape() : Shape());
-  diffusion::check_times(schedule, in.t, shape[0], "forward: t");
+  diffusion::check_times(schedule, in.t, shape[0], "forward");
   if (dtype == DType::f64 && in.x0.defined() && in.noise.defined()) {
     // A file's x_t is f32: a rounding of what its maker went on with. In f64 that rounding would be the largest error,
     // so where x_t is the rounding of what x0 and noise give, the unrounded one is used.
@@ -150,7 +152,7 @@ class Auditor {
 
   void need_actions(const char* method) const {
     check<FileError>(
-        in_.actions.defined(), "{}: tensor actions is missing; {} needs it", request_.input.string(), method);
+        in_.actions.defined(), "{}: tensor actions is missing | {} needs it: i64 [B,T]", request_.input.string(), method);
   }
 
   std::unique_ptr<Unet3d> load_base(bool trainable) const {
@@ -313,7 +315,7 @@ void check_request(const AuditRequest& r) {
   check<UsageError>(
       others <= 1, "forward: expected one of an adapter, a ControlNet, a classifier or an action model, got {}",
       others);
-  check<UsageError>(!r.base.empty() || !r.classifier.empty(), "forward: expected a base, or a classifier");
+  check<UsageError>(!r.base.empty() || !r.classifier.empty(), "forward: expected --base F, or --classifier F");
   check<UsageError>(r.base.empty() || r.classifier.empty(), "forward: a classifier is evaluated alone, without a base");
   const bool mixes = r.poe || r.action_cfg;
   check<UsageError>(r.action_model.empty() || mixes, "forward: an action model needs a weight: --poe or --action-cfg");

@@ -103,8 +103,11 @@ const CommandRegistrar registrar(
           ->capture_default_str();
       command->add_option("--objective", options->objective, "pred_noise, pred_x0 or pred_v")->capture_default_str();
       command->add_flag("--grads", request.grads, "also grad.<name> of the loss for every trained tensor");
-      command->add_option("--dtype", options->dtype, "f32, f64 (cpu only), or bf16: activations in bf16, weights in f32")->capture_default_str();
-      command->add_option("--device", options->device, "cpu, cuda, cuda:N or sim (the kernel simulator)")->capture_default_str();
+      command
+          ->add_option("--dtype", options->dtype, "f32, f64 (cpu only), or bf16: activations in bf16, weights in f32")
+          ->capture_default_str();
+      command->add_option("--device", options->device, "cpu, cuda, cuda:N or sim (the kernel simulator)")
+          ->capture_default_str();
       options->routes = add_route_options(command);
       command->add_flag("--json", options->json, "print scalars and shapes as one JSON value");
       set_example(
