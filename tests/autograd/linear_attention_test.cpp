@@ -1,8 +1,9 @@
-// tests/autograd/linear_attention_test.cpp -- gradient check in f64, frozen inputs, messages
+// tests/autograd/linear_attention_test.cpp -- gradient check in f64, gradients on a device, frozen inputs, messages
 #include "autograd/ops/linear_attention.h"
 
 #include <cmath>
 
+#include "autograd/ops/cast.h"
 #include "tests/doctest.h"
 #include "tests/gradcheck.h"
 #include "tests/support.h"
@@ -31,6 +32,30 @@ TEST_CASE("linear_attention/gradient/all inputs in f64") {
     CHECK(gradient_errors(f, operands(B, T, H, W, C, N, D, seed += 10)) == "");
   }
 }
+
+#if AVID_HAVE_SIM
+TEST_CASE("linear_attention/device/gradients in bf16 are those of the CPU") {
+  // 20 channels: two passes over x and d_y; 106: composed of launches.
+  const Device sim{DeviceKind::sim, 0};
+  for (const std::int64_t C : {20, 106}) {
+    CAPTURE(C);
+    std::vector<Tensor> host = operands(1, 2, 3, 13, C, 3, 32, 90);
+    for (Tensor& t : host) t = t.to(DType::bf16).to(DType::f32);
+    const Tensor d_out = random_tensor(host[0].shape(), DType::f32, 99).to(DType::bf16);
+    std::vector<std::vector<Tensor>> grads;
+    for (const Device device : {Device(), sim}) {
+      std::vector<Var> in;
+      for (const Tensor& t : host) in.emplace_back(t.to(device), true);
+      const DType dtype = device.is_gpu() ? DType::bf16 : DType::f32;
+      linear_attention(cast(in[0], dtype), in[1], in[2], in[3], in[4], {.heads = 3, .head_dim = 32})
+          .backward(d_out.to(dtype).to(device));
+      grads.emplace_back();
+      for (const Var& v : in) grads.back().push_back(v.grad().to(Device()));
+    }
+    for (std::size_t i = 0; i < host.size(); ++i) CHECK_MESSAGE(rel_l2(grads[1][i], grads[0][i]) < 2e-2, i);
+  }
+}
+#endif
 
 TEST_CASE("linear_attention/frozen/parameters get no gradient and a frozen path records nothing") {
   const auto tensors = operands(1, 2, 2, 3, 5, 2, 32, 50);
