@@ -35,7 +35,7 @@ $avid train --config configs/demo_adapter.toml --run "$run" --set train.time_lim
 
 say "pictures"
 $avid sample --run "$run" --data $heldout --clips 6 --steps 20 --seed 4 --out "$run/pictures/heldout"
-for action in right left; do
+for action in right left jump; do
   $avid sample --base $base --adapter $shipped --data $held_actions --clips 6 --steps 20 --seed 7 --actions "$action*8" \
     --out "$run/pictures/shipped_$action"
 done
@@ -54,7 +54,7 @@ Look at:
   $run/report.html                         the training run: curves, samples, settings (opens offline)
   $run/pictures/heldout/strip.png          held-out clips: conditioning, real, base, this demo's adapter, mask
   $run/pictures/shipped_right/strip.png    the shipped adapter from the same start frames, told to go right ...
-  $run/pictures/shipped_left/strip.png     ... and told to go left
+  $run/pictures/shipped_left/strip.png     ... and told to go left; shipped_jump/strip.png: to jump
   $run/scores.json                         the last table above, with every setting
   $run/scores_held_actions.json            the one before it
 EOF
