@@ -22,6 +22,7 @@
 #include "kernels/device/conv_tiles.h"
 #include "kernels/device/gather_taps.h"
 #include "kernels/device/gpu.h"
+#include "kernels/device/halo_raster.h"
 #include "kernels/device/halo_tile.h"
 #include "kernels/gather_gemm.h"
 

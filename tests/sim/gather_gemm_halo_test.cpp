@@ -11,7 +11,95 @@ namespace {
 
 using kernels::kFirstHaloMmaTile;
 
+/// 3x3 windows in two planes of 6x8, three chunks of channels.
+kernels::GatherGemm<bf16> plane_product() {
+  kernels::GatherGemm<bf16> p;
+  p.B = 2;
+  p.y = {.source = 6, .result = 6, .taps = 3, .stride = 1, .padding = 1};
+  p.x = {.source = 8, .result = 8, .taps = 3, .stride = 1, .padding = 1};
+  p.source[0].chunks = 2, p.source[1].chunks = 1;
+  return p;
+}
+/// A block of 64 positions with 1000 bytes beside the tile, which takes at least 500; steps of four entries.
+kernels::HaloNeeds needs(std::size_t limit, std::size_t least = 500) {
+  return {.BM = 64, .other_bytes = 1000, .least_tile_bytes = least, .limit_bytes = limit, .entries_per_step = 4};
+}
+
 }  // namespace
+
+TEST_CASE("gather_gemm_halo/plan/the raster and what a block needs") {
+  const kernels::HaloPlan h = kernels::halo_plan(plane_product(), needs(100000));
+  CHECK(h.pitch == 9);
+  CHECK(h.rows == 7);
+  CHECK(h.M == 2 * 7 * 9);
+  CHECK(h.lead == 10);  // one row and one position
+  CHECK(h.needed == 10 + 64 + 10);
+  CHECK(h.plane == 85);  // odd
+  CHECK(h.passes == 1);
+  CHECK(h.planes_per_pass == 3);
+  CHECK(h.entries == 16);  // 9 of the pair of planes, 5 pairs of taps of the third, whole steps
+  CHECK(h.entries_per_pass == 16);
+  CHECK(h.tile_bytes == 3 * 85 * 16);
+  CHECK(h.shared_bytes == 3 * 85 * 16 + 1000 + 84 / 4 * 16 + 16 * 16);
+  CHECK(kernels::halo_plan(plane_product(), needs(h.shared_bytes)).passes == 1);
+
+  // The epilogue wants more than the tile has.
+  const kernels::HaloPlan wide = kernels::halo_plan(plane_product(), needs(100000, 5000));
+  CHECK(wide.tile_bytes == 5000);
+  CHECK(wide.shared_bytes == h.shared_bytes + 5000 - h.tile_bytes);
+
+  // A byte less than one pass needs: two planes, then one.
+  const kernels::HaloPlan twice = kernels::halo_plan(plane_product(), needs(h.shared_bytes - 1));
+  CHECK(twice.pitch == 9);
+  CHECK(twice.passes == 2);
+  CHECK(twice.planes_per_pass == 2);
+  CHECK(twice.entries_per_pass == 12);
+  CHECK(twice.entries == 12 + 8);
+  CHECK(twice.tile_bytes == 2 * 85 * 16);
+  CHECK(twice.shared_bytes == 2 * 85 * 16 + 1000 + 84 / 4 * 16 + 16 * 20);
+  CHECK(kernels::halo_plan(plane_product(), needs(twice.shared_bytes)).pitch == 9);
+  CHECK(kernels::halo_plan(plane_product(), needs(twice.shared_bytes - 1)).pitch == 0);
+
+  // Windows that reach further along x than along y.
+  kernels::GatherGemm<bf16> flat = plane_product();
+  flat.x.taps = 5, flat.x.padding = 2;
+  const kernels::HaloPlan wider = kernels::halo_plan(flat, needs(100000));
+  CHECK(wider.pitch == 10);
+  CHECK(wider.rows == 7);
+  CHECK(wider.lead == 12);
+}
+
+TEST_CASE("gather_gemm_halo/plan/none unless the windows lie in a raster") {
+  const auto has_plan = [](const kernels::GatherGemm<bf16>& p) {
+    return kernels::halo_plan(p, needs(100000)).pitch > 0;
+  };
+  CHECK(has_plan(plane_product()));
+  using Axis = kernels::GatherAxis kernels::GatherGemm<bf16>::*;
+  for (const Axis axis :
+       {&kernels::GatherGemm<bf16>::t, &kernels::GatherGemm<bf16>::y, &kernels::GatherGemm<bf16>::x}) {
+    for (int change = 0; change < 3; ++change) {  // each alone
+      auto p = plane_product();
+      if (change == 0) (p.*axis).stride = 2;
+      if (change == 1) --(p.*axis).result;
+      if (change == 2) ++(p.*axis).result;
+      CHECK_FALSE(has_plan(p));
+    }
+  }
+  auto p = plane_product();
+  p.t.taps = 3;  // a window in time
+  CHECK_FALSE(has_plan(p));
+  p = plane_product();
+  p.t.padding = 1;
+  CHECK_FALSE(has_plan(p));
+  p = plane_product();
+  p.y.taps = 1, p.y.padding = 0;
+  CHECK(has_plan(p));  // along one axis
+  p.x.taps = 1, p.x.padding = 0;
+  CHECK_FALSE(has_plan(p));  // one tap
+  p = plane_product();
+  p.B = 1 << 26;  // positions past 2^31
+  CHECK_FALSE(has_plan(p));
+}
 
 TEST_CASE("gather_gemm_halo/line/around a tile") {
   for (const std::int64_t W : {1, 255, 256, 257})
