@@ -110,7 +110,8 @@ class Sampling {
              .num_clips = num_clips_,
              .x = s.x,
              .x0_hat = made.x0_hat,
-             .mask = made.mask});
+             .mask = made.mask,
+             .graph_steps = repeats && graph_use_ != UseGraph::off ? graph_.num_steps() : 0});
     }
     check<Error>(
         !bad_.defined() || bad_.item() == 0,

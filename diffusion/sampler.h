@@ -28,6 +28,7 @@ struct StepReport {
   Tensor x;                                    ///< [B,T,H,W,3] after the step
   Tensor x0_hat;                               ///< [B,T,H,W,3] clamped estimate of the clean video
   Tensor mask;                                 ///< [B,T,H,W,1], or undefined
+  std::int64_t graph_steps = 0;                ///< launches, copies, fills of the recorded step that was repeated; or 0
 };
 
 /// Classifier guidance (pixel.md 5.8): mean += weight * v_t * gradient(x_t, t) for t >= first_t. DDPM only.

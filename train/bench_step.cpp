@@ -1,4 +1,5 @@
-// train/bench_step.cpp -- the step that a bench times is the step that training runs: Learner::update
+// train/bench_step.cpp -- the steps that a bench times are those of training and sampling: Learner::update,
+// diffusion::sample
 #include "train/bench_step.h"
 
 #include <dnnl.h>
@@ -8,6 +9,7 @@
 #include <chrono>
 #include <memory>
 
+#include "diffusion/sampler.h"
 #include "kernels/dispatch_stats.h"
 #include "models/checkpoint.h"
 #include "models/cost.h"
@@ -44,6 +46,7 @@ TrainConfig config_of(const BenchRequest& request, const Unet3dConfig& net, cons
 struct Prepared {
   std::unique_ptr<Trainee> trainee;
   TrainBatch batch;
+  UseGraph graph = UseGraph::automatic;
   double trained_flops = 0, frozen_flops = 0;
 };
 
@@ -102,6 +105,7 @@ Prepared made_up(const BenchRequest& request) {
     out.trainee = make_trainee(config);
   }
   out.trainee->set_recompute(nn::parse_recompute(config.train.recompute, "bench: train.recompute"));
+  if (request.kind != "sample") out.graph = parse_use_graph(config.train.graph, "bench: train.graph");
   const std::int64_t clips = request.clips > 0 ? request.clips : config.train.batch, size = config.data.size;
   out.batch.x0 = Tensor::empty({clips, config.data.frames, size, size, 3});
   out.batch.cond = Tensor::empty({clips, config.data.cond_frames, size, size, 3});
@@ -117,6 +121,96 @@ Prepared made_up(const BenchRequest& request) {
   return out;
 }
 
+bool records(UseGraph graph, Device device) { return graph != UseGraph::off && device.is_gpu(); }
+
+/// Times steps and collects what they do, between the warm-up and the last.
+class StepTimer {
+ public:
+  StepTimer(const BenchRequest& request, kernels::Collect collect, std::int64_t warmup)
+      : device_(request.device), collect_(collect), warmup_(warmup), steps_(request.steps) {}
+
+  std::int64_t warmup() const { return warmup_; }
+  std::int64_t steps() const { return steps_; }
+  BenchResult& result() { return result_; }
+
+  void begin() {
+    if (done_ == warmup_) {
+      reset_host_pool_peak();
+      if (device_.is_gpu()) reset_device_pool_peak(device_);
+      kernels::reset_slow_path_counts();
+      if (collect_ != kernels::Collect::nothing) kernels::set_op_timing(collect_, [this] { wait(); });
+    }
+    clock_ = kernels::op_clock();
+    start_ = std::chrono::steady_clock::now();
+  }
+  void end() {
+    wait();
+    if (done_ >= warmup_ && done_ < warmup_ + steps_) {
+      result_.seconds.push_back(seconds_since(start_));
+      result_.step_starts.push_back(clock_);
+    }
+    ++result_.num_run;
+    if (++done_ == warmup_ + steps_) finish();
+  }
+
+ private:
+  // A step is over when the device has done it.
+  void wait() const {
+    if (!device_.is_gpu()) return;
+    on_device(device_, "bench", []<class Backend>(const kernels::Stream& stream) {
+      kernels::device_synchronise<Backend>(stream);
+    });
+  }
+  void finish() {
+    if (collect_ != kernels::Collect::nothing) {
+      result_.ops = kernels::op_times();
+      result_.events = kernels::op_events();
+      kernels::set_op_timing(kernels::Collect::nothing);
+    }
+    result_.slow_paths = kernels::slow_path_counts();
+    result_.peak_pool_bytes = (device_.is_gpu() ? device_pool_stats(device_) : host_pool_stats()).peak_in_use_bytes;
+  }
+
+  Device device_;
+  kernels::Collect collect_;
+  std::int64_t warmup_, steps_, done_ = 0;
+  double clock_ = 0;
+  std::chrono::steady_clock::time_point start_;
+  BenchResult result_;
+};
+
+void run_updates(const Prepared& prepared, UseGraph graph, StepTimer& timer) {
+  LearnerOptions options;
+  options.graph = graph;
+  Learner learner(*prepared.trainee, options);
+  for (std::int64_t k = 0; k < timer.warmup() + timer.steps(); ++k) {
+    timer.begin();
+    const UpdateReport report = learner.update(k, [&](std::int64_t) { return prepared.batch; });
+    timer.end();
+    if (k == 0) timer.result().loss = report.loss;
+    if (!report.note.empty()) timer.result().graph_note = report.note;
+  }
+  timer.result().graph_steps = learner.graph().num_steps();
+}
+
+void run_sampling(const Prepared& prepared, UseGraph graph, StepTimer& timer) {
+  const TrainBatch& batch = prepared.batch;
+  const Tensor cond = batch.cond.to(prepared.trainee->module().device());
+  diffusion::SamplerOptions options;
+  options.num_steps = timer.warmup() + timer.steps() + (records(graph, cond.device()) ? 1 : 0);  // never the last one
+  options.graph = graph;
+  options.say = [&](const std::string& note) { timer.result().graph_note = note; };
+  options.on_step = [&](const diffusion::StepReport& report) {
+    timer.end();
+    timer.result().graph_steps = std::max(timer.result().graph_steps, report.graph_steps);
+    timer.begin();
+  };
+  const diffusion::Schedule schedule(
+      LearnerOptions().schedule, std::max(LearnerOptions().timesteps, options.num_steps));
+  timer.begin();
+  diffusion::sample(prepared.trainee->denoiser(), schedule, cond, batch.actions, batch.x0.dim(1), options);
+}
+
 }  // namespace
 
 BenchResult bench_step(const BenchRequest& request) {
@@ -127,52 +221,38 @@ BenchResult bench_step(const BenchRequest& request) {
       !request.config.empty() || (!request.base.empty() && !request.input.empty()),
       "bench: expected --base and --input, or --config");
   const Prepared prepared = request.config.empty() ? from_files(request) : made_up(request);
-  Trainee* trainee = prepared.trainee.get();
-  const TrainBatch& batch = prepared.batch;
-  trainee->place(request.device, request.activations);
-  // A step is over when the device has done it.
-  const auto wait = [&] {
-    if (!request.device.is_gpu()) return;
-    on_device(request.device, "bench", []<class Backend>(const kernels::Stream& stream) {
-      kernels::device_synchronise<Backend>(stream);
-    });
+  prepared.trainee->place(request.device, request.activations);
+  const UseGraph graph = request.graph.value_or(prepared.graph);
+  const bool samples = request.kind == "sample";
+  // Of a sampler, the step that gives the loss is the first of the warm-up.
+  const std::int64_t warmup = std::max<std::int64_t>(request.warmup, 1) - (samples ? 1 : 0);
+  const double sampling_loss = samples ? Learner(*prepared.trainee, {}).evaluate(prepared.batch).loss : 0;
+  const auto run = [&](UseGraph use, kernels::Collect collect) {
+    StepTimer timer(request, collect, std::max<std::int64_t>(warmup, records(use, request.device) ? 2 : 0));
+    samples ? run_sampling(prepared, use, timer) : run_updates(prepared, use, timer);
+    if (timer.result().graph_steps > 0) timer.result().repeated_seconds = timer.result().seconds;
+    return std::move(timer.result());
   };
-  LearnerOptions options;
-  options.graph = request.collect == kernels::Collect::nothing ? request.graph : UseGraph::off;
-  Learner learner(*trainee, options);
 
   BenchResult result;
-  result.flops_per_step = prepared.frozen_flops + (request.kind == "sample" ? 1 : 3) * prepared.trained_flops;
-
-  std::int64_t step = 0;
-  const auto run = [&] {
-    if (request.kind == "sample") return learner.evaluate(batch).loss;
-    return learner.update(step++, [&](std::int64_t) { return batch; }).loss;
-  };
-  for (std::int64_t i = 0; i < std::max<std::int64_t>(request.warmup, 1); ++i) {
-    const double loss = run();
-    if (i == 0) result.loss = loss;
+  if (request.collect == kernels::Collect::nothing) {
+    result = run(graph, request.collect);
+  } else {
+    // Ops that are waited for one by one are not those of a repeated step: that one is timed before.
+    BenchResult repeated;
+    if (graph == UseGraph::on || records(graph, request.device)) repeated = run(graph, kernels::Collect::nothing);
+    result = run(UseGraph::off, request.collect);
+    result.repeated_seconds = std::move(repeated.repeated_seconds);
+    result.graph_steps = repeated.graph_steps;
+    result.graph_note = std::move(repeated.graph_note);
   }
-  wait();
-  reset_host_pool_peak();
-  if (request.device.is_gpu()) reset_device_pool_peak(request.device);
-  kernels::reset_slow_path_counts();
-  if (request.collect != kernels::Collect::nothing) kernels::set_op_timing(request.collect, wait);
-  for (std::int64_t i = 0; i < request.steps; ++i) {
-    result.step_starts.push_back(kernels::op_clock());
-    const auto start = std::chrono::steady_clock::now();
-    run();
-    wait();
-    result.seconds.push_back(seconds_since(start));
+  if (samples) {
+    result.loss = sampling_loss;
+    ++result.num_run;
   }
-  if (request.collect != kernels::Collect::nothing) {
-    result.ops = kernels::op_times();
-    result.events = kernels::op_events();
-    kernels::set_op_timing(kernels::Collect::nothing);
-  }
-  result.slow_paths = kernels::slow_path_counts();
-  result.peak_pool_bytes =
-      (request.device.is_gpu() ? device_pool_stats(request.device) : host_pool_stats()).peak_in_use_bytes;
+  if (!request.device.is_gpu()) result.graph_note = "the CPU queues nothing";
+  if (request.device.is_gpu() && graph == UseGraph::off) result.graph_note = "off";
+  result.flops_per_step = prepared.frozen_flops + (samples ? 1 : 3) * prepared.trained_flops;
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   result.peak_process_mib = static_cast<double>(usage.ru_maxrss) / 1024.0;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,7 +23,9 @@ struct BenchRequest {
   std::filesystem::path base_config;    ///< for a config whose model stands on a frozen base: sizes of that
   std::int64_t clips = 0;               ///< of a made-up batch; 0: train.batch
   std::int64_t steps = 5, warmup = 2;
-  UseGraph graph = UseGraph::off;  ///< updates on a device, recorded and repeated; not while ops are collected
+  /// Steps on a device recorded and repeated, as training and sampling do it. Unset: train.graph of `config`, or
+  /// automatic.
+  std::optional<UseGraph> graph = {};
   kernels::Collect collect = kernels::Collect::nothing;  ///< where the time goes: sums per op, or every call
   Device device = {};                                    ///< where the networks compute
   DType activations = DType::f32;                        ///< f32 or bf16
@@ -31,6 +34,12 @@ struct BenchRequest {
 struct BenchResult {
   std::vector<double> seconds;                 ///< one per step
   double loss = 0;                             ///< of the first step, for comparison with another implementation
+  /// The same steps recorded and repeated. They are `seconds` themselves unless ops were collected: then the device was
+  /// waited for after each. Empty where nothing was recorded.
+  std::vector<double> repeated_seconds;
+  std::int64_t graph_steps = 0;                ///< launches, copies and fills of the recorded step
+  std::string graph_note;                      ///< why nothing was recorded
+  std::int64_t num_run = 0;                    ///< steps in all, warm-up and the one for the loss included
   double flops_per_step = 0;                   ///< multiply-adds x 2; backward counted as two forwards
   std::size_t peak_pool_bytes = 0;             ///< tensors
   double peak_process_mib = 0;                 ///< resident set of the process
@@ -40,8 +49,11 @@ struct BenchResult {
   std::map<std::string, std::int64_t> slow_paths;
 };
 
-/// Runs `warmup` + `steps` steps on one fixed batch. With `config`, `kind` says only whether to update or to sample.
-/// Throws UsageError for an unknown kind, FileError / ShapeError for files that do not fit together.
+/// Runs `warmup` + `steps` steps on one fixed batch: updates as Learner does them, or steps of a DDIM sampler. On a
+/// device that records, the warm-up is at least the step that runs as it is and the one that is recorded. With `config`,
+/// `kind` says only whether to update or to sample.
+/// Throws UsageError for an unknown kind, FileError / ShapeError for files that do not fit together, ConfigError for
+/// graph = on where nothing can be recorded.
 BenchResult bench_step(const BenchRequest& request);
 
 /// FLOP/s of oneDNN's f32 product of n x n matrices on all threads, the best of several tries: the machine's yardstick,

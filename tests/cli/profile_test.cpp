@@ -74,8 +74,9 @@ TEST_CASE("profile/avid/a trace and a picture on the CPU and the simulator") {
     CAPTURE(device);
     const test::TempDir dir;
     const auto trace = dir / "t.json", picture = dir / "r.svg";
-    const auto result = test::run_program(
-        profile({"--kind", "sample", "--device", device, "--trace", trace.string(), "--roofline", picture.string()}));
+    const auto result = test::run_program(profile(
+        {"--kind", "sample", "--device", device, "--graph", device == std::string("sim") ? "off" : "auto", "--trace",
+         trace.string(), "--roofline", picture.string()}));
     if (result.exit_code != 0 && result.err.find("this build") != std::string::npos) continue;  // built without it
     CHECK(result.err == "wrote " + trace.string() + "\nwrote " + picture.string() + "\n");
     REQUIRE(result.exit_code == 0);
@@ -116,6 +117,56 @@ TEST_CASE("profile/config/made-up weights and clips at a configuration's sizes")
   const auto nothing = profile_of({});
   CHECK(nothing.exit_code == 2);
   CHECK(nothing.err == "error: bench: expected --base and --input, or --config\n");
+}
+
+TEST_CASE("profile/graph/steps are recorded and repeated as training and sampling do it, and it says so") {
+  const test::TempDir dir;
+  const auto write = [&](const char* name, const char* kind) {
+    std::ofstream(dir / name)
+        << "model.kind = \"" << kind << "\"\nmodel.width = 4\nmodel.multipliers = [1, 2]\n"
+        << "model.heads = 1\nmodel.head_dim = 8\ndata.train = [\"none.h5\"]\ndata.size = 4\n"
+        << "data.frames = 2\ntrain.batch = 1\ntrain.updates = 1\ntrain.graph = \"on\"\nvalidation.every = 0\n";
+    return (dir / name).string();
+  };
+  const std::string base = write("base.toml", "base"), adapter = write("avid.toml", "avid");
+  const auto run = [&](std::vector<std::string> words, const char* device, const std::vector<std::string>& more) {
+    words.insert(words.begin(), AVID_PROGRAM);
+    words.insert(
+        words.end(), {"--config", adapter, "--base-config", base, "--device", device, "--steps", "1", "--warmup", "1",
+                      "--threads", "1"});
+    words.insert(words.end(), more.begin(), more.end());
+    return test::run_program(words);
+  };
+  const auto update = run({"bench", "step"}, "sim", {"--json"});
+  if (update.exit_code != 0 && update.err.find("this build") != std::string::npos) return;  // built without it
+  REQUIRE(update.exit_code == 0);
+  const Json step = Json::parse(update.out);
+  CHECK(step["graph"] == true);
+  CHECK(step["graph_steps"].get<int>() > 100);
+  CHECK(step["repeated_seconds"] == step["seconds"]);
+
+  const auto off = run({"bench", "step"}, "sim", {"--graph", "off"});
+  REQUIRE(off.exit_code == 0);
+  CHECK(off.out.find("graph: none (off), every op was queued by the host") != std::string::npos);
+
+  // The same loss whoever queues, and fewer launches where nothing goes back.
+  const auto sampled = run({"profile"}, "sim", {"--kind", "sample", "--json"});
+  REQUIRE(sampled.exit_code == 0);
+  const Json sample = Json::parse(sampled.out);
+  CHECK(sample["loss"].get<double>() == doctest::Approx(step["loss"].get<double>()).epsilon(1e-6));
+  CHECK(sample["graph"] == true);
+  CHECK(sample["graph_steps"].get<int>() < step["graph_steps"].get<int>());
+  CHECK(sample["repeated_seconds"].size() == 1);
+  CHECK(sample["repeated_seconds"] != sample["seconds"]);
+  CHECK(sample["ops"]["conv3d"]["calls"].get<int>() > 0);
+  CHECK_FALSE(sample["ops"].contains("conv3d_bwd"));
+
+  const auto wrong = run({"bench", "step"}, "sim", {"--graph", "maybe"});
+  CHECK(wrong.exit_code != 0);
+  CHECK(wrong.err == "error: bench: --graph: expected auto, on or off, got maybe\n");
+  const auto cpu = run({"bench", "step"}, "cpu", {"--graph", "on"});
+  CHECK(cpu.exit_code != 0);
+  CHECK(cpu.err.find("expected auto or off, got on") != std::string::npos);
 }
 
 TEST_CASE("profile/libraries/on the CPU one line each") {

@@ -27,7 +27,15 @@ void print_json(const BenchOptions& options, const TimedStep& step, double secon
       {"median_s", seconds},
       {"loss", result.loss},
       {"gflop_per_step", result.flops_per_step * 1e-9},
-      {"gflop_per_s", rate * 1e-9}};
+      {"gflop_per_s", rate * 1e-9},
+      {"graph", !result.repeated_seconds.empty()}};
+  if (result.repeated_seconds.empty()) {
+    out["graph_note"] = result.graph_note;
+  } else {
+    out["graph_steps"] = result.graph_steps;
+    out["repeated_seconds"] = result.repeated_seconds;
+    out["repeated_median_s"] = median(result.repeated_seconds);
+  }
   if (step.peaks) {
     out["gemm_gflop_per_s"] = step.peaks->flops_per_s * 1e-9;
     out["gemm_by"] = step.peaks->gemm_by;
@@ -70,6 +78,21 @@ void print_ops(const TimedStep& step) {
     std::printf("slow path  %s: %lld calls\n", reason.c_str(), static_cast<long long>(count));
 }
 
+/// Whether a device's steps were those that training and sampling repeat.
+void print_graph(const train::BenchResult& result, bool one_by_one) {
+  if (result.repeated_seconds.empty())
+    std::printf("graph: none (%s), every op was queued by the host\n", result.graph_note.c_str());
+  else if (one_by_one)
+    std::printf(
+        "graph: the same step, recorded and repeated: median %.4f s (%lld launches, copies and fills); here every op "
+        "was waited for\n",
+        median(result.repeated_seconds), static_cast<long long>(result.graph_steps));
+  else
+    std::printf(
+        "graph: recorded once and repeated, %lld launches, copies and fills\n",
+        static_cast<long long>(result.graph_steps));
+}
+
 }  // namespace
 
 void add_step_inputs(Command* command, const std::shared_ptr<BenchOptions>& options) {
@@ -98,6 +121,10 @@ void add_step_options(Command* command, const std::shared_ptr<BenchOptions>& opt
       ->capture_default_str();
   command->add_option("--device", options->device, "cpu, cuda, cuda:N or sim (the kernel simulator)")
       ->capture_default_str();
+  command->add_option(
+      "--graph", options->graph,
+      "On a device, record a step and repeat it: auto, on or off. Default: as training and sampling do it, train.graph "
+      "of --config or auto");
   command->add_option("--threads", options->threads, "CPU threads (0: all)")
       ->range(0, 4096)
       ->capture_default_str();
@@ -110,6 +137,7 @@ TimedStep time_step(BenchOptions& options) {
   train::BenchRequest& request = options.request;
   request.device = Device::parse(options.device);
   request.activations = options.dtype == "bf16" ? DType::bf16 : DType::f32;
+  if (!options.graph.empty()) request.graph = parse_use_graph(options.graph, "bench: --graph");
   use_routes(*options.routes, request.device);
   if (options.threads > 0) kernels::set_num_threads(options.threads);
   TimedStep step;
@@ -149,6 +177,7 @@ void print_step(const BenchOptions& options, const TimedStep& step) {
   std::printf(
       "loss %.8g, tensors peak %.0f MiB, process peak %.0f MiB\n", result.loss,
       static_cast<double>(result.peak_pool_bytes) / 1048576.0, result.peak_process_mib);
+  if (options.request.device.is_gpu()) print_graph(result, options.request.collect != kernels::Collect::nothing);
   if (options.request.collect != kernels::Collect::nothing) print_ops(step);
 }
 

@@ -14,7 +14,7 @@ namespace avid::cli {
 
 struct BenchOptions {
   train::BenchRequest request;
-  std::string dtype = "f32", device = "cpu";
+  std::string dtype = "f32", device = "cpu", graph;  ///< graph: empty where it was not given
   int threads = 0;
   bool json = false;
   std::shared_ptr<RouteOptions> routes = std::make_shared<RouteOptions>();
@@ -22,7 +22,7 @@ struct BenchOptions {
 
 /// Options of the step that is measured: kind, weights, clips, --dtype, --json.
 void add_step_inputs(Command* command, const std::shared_ptr<BenchOptions>& options);
-/// The same with --steps, --warmup, --device and --threads.
+/// The same with --steps, --warmup, --device, --graph and --threads.
 void add_step_options(Command* command, const std::shared_ptr<BenchOptions>& options);
 
 /// A step that was timed, beside what the machine reaches.

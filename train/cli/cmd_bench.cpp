@@ -47,9 +47,10 @@ void run_traffic(BenchOptions& options) {
   options.request.activations = options.dtype == "bf16" ? DType::bf16 : DType::f32;
   options.request.steps = 1;
   options.request.warmup = 0;
+  options.request.graph = UseGraph::off;
   simulator::options().profile = true;
   simulator::options().detect_races = false;
-  train::bench_step(options.request);
+  const train::BenchResult result = train::bench_step(options.request);
   const auto lines = simulator::take_traffic_lines();
   nlohmann::ordered_json out = nlohmann::ordered_json::array();
   if (!options.json)
@@ -81,10 +82,10 @@ void run_traffic(BenchOptions& options) {
     std::printf("%s\n", out.dump(1).c_str());
   } else {
     std::printf(
-        "First block of every launch, over two %s steps. A request is what a warp asks for at once; it takes so many "
+        "First block of every launch, over %lld %s steps. A request is what a warp asks for at once; it takes so many "
         "32-byte\n"
         "sectors of global memory, or passes through the banks of shared memory, and would take the least if packed.\n",
-        options.request.kind.c_str());
+        static_cast<long long>(result.num_run), options.request.kind.c_str());
   }
 }
 #endif
@@ -100,11 +101,12 @@ void run_opponents(BenchOptions& options) {
       options.request.device.to_string());
   options.request.steps = 1;
   options.request.warmup = 1;
+  options.request.graph = UseGraph::off;
   vendor::set_route(vendor::Family::conv, vendor::Route::automatic);
   vendor::set_route(vendor::Family::gemm, vendor::Route::automatic);
-  train::bench_step(options.request);
+  const train::BenchResult result = train::bench_step(options.request);
   std::vector<vendor::Choice> found = vendor::choices();
-  constexpr double kSteps = 2;  // the warm-up counts as well
+  const auto steps = static_cast<double>(result.num_run);
   const auto total = [](const vendor::Choice& c) { return c.native_ms * static_cast<double>(c.calls); };
   std::sort(found.begin(), found.end(), [&](const auto& a, const auto& b) { return total(a) > total(b); });
   double ours = 0, theirs = 0;
@@ -112,7 +114,7 @@ void run_opponents(BenchOptions& options) {
   if (!options.json)
     std::printf("%-72s %6s %10s %10s %8s\n", "op and shape", "calls", "ours ms", "library ms", "ratio");
   for (const vendor::Choice& c : found) {
-    const double calls = static_cast<double>(c.calls) / kSteps;
+    const double calls = static_cast<double>(c.calls) / steps;
     if (c.library_ms) ours += calls * c.native_ms, theirs += calls * *c.library_ms;
     if (options.json) {
       nlohmann::ordered_json row = {{"op", c.what}, {"calls", calls}, {"ours_ms", c.native_ms}};
@@ -153,15 +155,7 @@ void add_timed(Command* command, kernels::Collect collect, const std::string& ex
   set_example(command, example);
   options->request.collect = collect;
   add_step_options(command, options);
-  // Ops that are waited for one by one are not those of a repeated update.
-  auto graph = std::make_shared<std::string>(collect == kernels::Collect::nothing ? "auto" : "off");
-  if (collect == kernels::Collect::nothing)
-    command->add_option("--graph", *graph, "On a device, record an update and repeat it: auto, on or off")
-        ->capture_default_str();
-  command->callback([options, graph] {
-    options->request.graph = parse_use_graph(*graph, "bench: --graph");
-    print_step(*options, time_step(*options));
-  });
+  command->callback([options] { print_step(*options, time_step(*options)); });
 }
 
 void setup(Command* command) {
