@@ -41,8 +41,9 @@ struct AdamSegment {
   float* average = nullptr;     ///< running average of param, or null
   BFloat16* shadow = nullptr;   ///< param in two bytes, or null
   std::int64_t n = 0;
-  std::int64_t first_chunk = 0;            ///< chunks of the segments before
-  std::int64_t pitch = 0, shadow_pitch = 0;  ///< elements from row to row of param and shadow; both or none is 0: one row
+  std::int64_t first_chunk = 0;  ///< chunks of the segments before
+  std::int64_t pitch = 0;        ///< elements from row to row; 0 with shadow_pitch: one row, or no shadow
+  std::int64_t shadow_pitch = 0;
 };
 inline constexpr std::int64_t kAdamChunk = 65536;
 constexpr std::int64_t adam_chunks(std::int64_t n) { return (n + kAdamChunk - 1) / kAdamChunk; }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "autograd/ops/elementwise.h"
 #include "diffusion/parameterisation.h"
@@ -80,6 +81,7 @@ Learner::Pass Learner::forward(const TrainBatch& batch) {
 UpdateReport Learner::update(std::int64_t k, const Batches& batch_at, const std::function<void()>& meanwhile) {
   UpdateReport report;
   report.lr = learning_rate(options_, k);
+  report.note = std::exchange(pending_note_, {});
   trainee_.module().zero_grad();
   if (device_.is_gpu()) {
     update_on_device(batch_at, meanwhile, report);
@@ -257,7 +259,23 @@ void Learner::repeat(const std::vector<TrainBatch>& batches, UpdateReport& repor
   adam_.note_repeated();
 }
 
-Learner::Evaluation Learner::evaluate(const TrainBatch& host_batch) {
+Learner::Evaluation Learner::evaluate(const TrainBatch& batch) {
+  try {
+    return evaluate_now(batch);
+  } catch (const OutOfMemoryError&) {
+    if (!graph_.defined()) throw;
+  }
+  forget_graph();
+  const Evaluation result = evaluate_now(batch);
+  if (!made_room_)
+    pending_note_ =
+        "validation does not fit into memory beside the recorded update, which is recorded again after each: that only "
+        "costs time";
+  made_room_ = true;
+  return result;
+}
+
+Learner::Evaluation Learner::evaluate_now(const TrainBatch& host_batch) {
   const NoGrad no_grad;
   const TrainBatch batch = sent_to(device_, host_batch);
   const NoisedClips clips = noised(batch);

@@ -79,7 +79,8 @@ class Learner {
       std::int64_t k, const std::function<TrainBatch(std::int64_t i)>& batch,
       const std::function<void()>& meanwhile = {});
 
-  /// The loss and mask of a batch without learning, with the weights as they are.
+  /// The loss and mask of a batch without learning, with the weights as they are. Where that needs memory that a recorded
+  /// update keeps, the recording goes, the next report says so, and updates are recorded anew.
   struct Evaluation {
     double loss = 0;
     std::optional<MaskStats> mask;
@@ -108,6 +109,7 @@ class Learner {
   void repeat(const std::vector<TrainBatch>& batches, UpdateReport& report);
   void read_outcome(const std::vector<TrainBatch>& batches, UpdateReport& report);
   void forget_graph();
+  Evaluation evaluate_now(const TrainBatch& batch);
   void name_bad_gradient(UpdateReport& report) const;
   NoisedClips noised(const TrainBatch& batch) const;
   Trainee::OwnLoss loss_of(const Trainee::Output& out, const NoisedClips& clips, const TrainBatch& batch) const;
@@ -131,6 +133,8 @@ class Learner {
   std::vector<Tensor> graph_grads_;           // where a repeated update leaves the gradients
   std::vector<const void*> graph_addresses_;  // of the state that it changes
   bool warm_ = false;                         // an update of this shape has run
+  bool made_room_ = false;                    // evaluate() has dropped a recording
+  std::string pending_note_;                  // of the next report
 };
 
 /// Collects mask statistics of several batches: mean of mean and std, least min, largest max.

@@ -206,8 +206,7 @@ TEST_CASE("device/copies/training has the bits of training that converts before 
   const auto anew = [](nn::Module& module) {
     for (const nn::NamedParameter& p : module.parameters()) Var(p.var()).mutable_value();
   };
-  check_same(
-      trained(UseGraph::on, DType::bf16, 3, batch_at), trained(UseGraph::off, DType::bf16, 3, batch_at, anew));
+  check_same(trained(UseGraph::on, DType::bf16, 3, batch_at), trained(UseGraph::off, DType::bf16, 3, batch_at, anew));
 }
 
 TEST_CASE("device/graph/clips of another shape are recorded anew") {
@@ -290,8 +289,8 @@ TEST_CASE("device/graph/a run that is stopped and resumed ends as one without a 
     const TrainConfig config = TrainConfig::load(
         std::filesystem::path(AVID_SOURCE_DIR) / "configs/tiny/scratch.toml",
         {"train.updates=3", "train.precision=bf16", "validation.every=2", "validation.clips=1", "samples.every=0",
-         "train.batch=1", "data.size=4", "data.frames=2", "train.action_drop=0.5", "ema.update_after=1", "ema.update_every=1",
-         "train.graph=" + graph});
+         "train.batch=1", "data.size=4", "data.frames=2", "train.action_drop=0.5", "ema.update_after=1",
+         "ema.update_every=1", "train.graph=" + graph});
     for (;;) {
       const bool first = !std::filesystem::exists(dir / name);
       RunInfo info = current_run_info();
@@ -346,8 +345,11 @@ TEST_CASE("device/dry_run/predicts the memory of a run within a tenth") {
   };
   const Device cpu;
   std::vector<Case> cases{
-      {cpu, "auto", "f32", "none", 0},    {kDevice, "off", "f32", "none", 0},   {kDevice, "off", "bf16", "blocks", 0},
-      {kDevice, "on", "bf16", "none", 0}, {kDevice, "on", "f32", "blocks", 2}};
+      {cpu, "auto", "f32", "none", 0},
+      {kDevice, "off", "f32", "none", 0},
+      {kDevice, "off", "bf16", "blocks", 0},
+      {kDevice, "on", "bf16", "none", 0},
+      {kDevice, "on", "f32", "blocks", 2}};
   if (test::full_level()) {
     cases.clear();
     for (const std::string recompute : {"none", "blocks", "levels"}) {
@@ -364,10 +366,9 @@ TEST_CASE("device/dry_run/predicts the memory of a run within a tenth") {
     CAPTURE(name);
     std::vector<std::string> set = small;
     set.insert(
-        set.end(),
-        {"base.checkpoint=" + (dir / "base").string(), "train.graph=" + graph, "train.precision=" + precision,
-         "train.recompute=" + recompute, fmt::format("validation.every={}", every),
-         fmt::format("samples.every={}", every)});
+        set.end(), {"base.checkpoint=" + (dir / "base").string(), "train.graph=" + graph,
+                    "train.precision=" + precision, "train.recompute=" + recompute,
+                    fmt::format("validation.every={}", every), fmt::format("samples.every={}", every)});
     if (!device.is_gpu()) set.insert(set.end(), {"train.batch=16", "data.size=8", "data.frames=8", "train.updates=2"});
     const TrainConfig config = TrainConfig::load(tiny / "avid.toml", set);
     const DryRun predicted = dry_run(config, device, 1);  // one FLOP: from as few clips as there can be

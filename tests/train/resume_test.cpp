@@ -197,6 +197,41 @@ TEST_CASE("resume/signal/saves_and_says_how_to_go_on") {
   }
 }
 
+TEST_CASE("resume/signal/while_a_device_repeats_a_recorded_update") {
+  const test::TempDir dir;
+  const fs::path run = dir / "run", straight = dir / "straight";
+  const std::vector<std::string> set = {"train.precision=bf16", "checkpoint.every=1000000",
+                                        "validation.every=0",   "samples.every=0",
+                                        "log.every=1",          "train.batch=1",
+                                        "data.size=4",          "data.frames=2",
+                                        "ema.update_after=1",   "ema.update_every=1"};
+  const auto sim = [&](std::vector<std::string> words, const std::string& graph, const std::string& updates) {
+    words.insert(
+        words.end(), {"--device", "sim", "--set", "train.graph=" + graph, "--set", "train.updates=" + updates});
+    return words;
+  };
+  Child child(sim(fresh("scratch.toml", run, set), "on", "1000000"), dir / "messages");
+  // From the second update on a recording is repeated; the signal comes somewhere within the fourth or later.
+  const auto lines = [&] { return fs::exists(run / "log.jsonl") ? log_of(run).size() : 0; };
+  const bool going = wait_until(child, [&] { return lines() >= 3; });
+  if (!going && child.messages().find("this build") != std::string::npos) return;  // built without it
+  REQUIRE(going);
+  std::this_thread::sleep_for(std::chrono::milliseconds(7));
+  CHECK(child.signal_and_wait(SIGINT) == 130);
+  CHECK(child.messages().find("everything is saved | go on with: avid train --resume") != std::string::npos);
+  const std::int64_t stopped_at = run_digests(run).update;
+  CHECK(stopped_at >= 3);
+  const std::string updates = std::to_string(stopped_at + 3);
+  REQUIRE(run_to_end(sim(command({"--resume", run.string()}), "on", updates)) == 0);
+  // The oracle never records anything.
+  REQUIRE(run_to_end(sim(fresh("scratch.toml", straight, set), "off", updates)) == 0);
+  const RunDigests a = run_digests(run), b = run_digests(straight);
+  CHECK(a.update == stopped_at + 3);
+  CHECK(a.weights == b.weights);
+  CHECK(a.ema == b.ema);
+  CHECK(a.optimizer == b.optimizer);
+}
+
 TEST_CASE("resume/disk_full/one_line_and_the_older_checkpoint_stays") {
   const test::TempDir dir;
   const fs::path run = dir / "run";
@@ -294,6 +329,58 @@ TEST_CASE("train/errors/non_finite_updates_stop_the_run") {
   for (const Json& line : log_of(dir / "run"))
     if (line.contains("event")) ++skipped;
   CHECK(skipped == 3);
+}
+
+TEST_CASE("train/errors/out_of_memory_while_recording_and_beside_it") {
+  const test::TempDir dir;
+  const auto with = [](std::vector<std::string> words, const std::string& graph, const std::string& validation) {
+    words.insert(words.end(), {"--device", "sim"});
+    const std::string settings[] = {"train.graph=" + graph, "validation.every=" + validation,
+                                    "validation.clips=6",   "samples.every=0",
+                                    "train.updates=3",      "train.batch=6",
+                                    "train.accumulate=1",   "data.size=8",
+                                    "data.frames=4"};
+    for (const std::string& set : settings) words.insert(words.end(), {"--set", set});
+    return words;
+  };
+  const auto predicted = [&](const std::string& graph, const std::string& validation) {
+    const auto result = test::run_program(
+        with(command({"--config", kConfigs + "scratch.toml", "--dry-run", "--json"}), graph, validation));
+    return result.exit_code == 0 ? Json::parse(result.out)["memory_bytes"].get<double>() : 0.0;
+  };
+  // A recording cuts its memory into pieces: it needs more than the update that it records.
+  const double unrecorded = predicted("off", "0"), recorded = predicted("on", "0"), beside = predicted("on", "2");
+  if (recorded == 0) return;  // built without the simulator
+  const auto run_between = [&](double low, double high, const std::vector<std::string>& words) {
+    const double limit = std::ceil(1.02 * low / 1048576.0);
+    REQUIRE(limit * 1048576.0 < 0.98 * high);
+    setenv("AVID_SIM_MEMORY_MIB", fmt::format("{:.0f}", limit).c_str(), 1);
+    const auto result = test::run_program(words);
+    unsetenv("AVID_SIM_MEMORY_MIB");
+    return result;
+  };
+  const auto on = run_between(unrecorded, recorded, with(fresh("scratch.toml", dir / "on"), "on", "0"));
+  CAPTURE(on.err);
+  CHECK(on.exit_code == 1);
+  const std::size_t error = on.err.rfind("error: ");
+  REQUIRE(error != std::string::npos);
+  CHECK(std::count(on.err.begin() + static_cast<std::ptrdiff_t>(error), on.err.end(), '\n') == 1);
+  CHECK(on.err.find("could not get", error) != std::string::npos);
+  CHECK(on.err.find("use a smaller batch or model", error) != std::string::npos);
+  if (!test::full_level()) return;  // whole runs
+  // Where it may, the run goes on without, and says so.
+  const auto automatic = run_between(unrecorded, recorded, with(fresh("scratch.toml", dir / "auto"), "auto", "0"));
+  CAPTURE(automatic.err);
+  CHECK(automatic.exit_code == 0);
+  const std::size_t note = automatic.err.find("updates are not recorded as a graph, which only costs time: ");
+  REQUIRE(note != std::string::npos);
+  CHECK(automatic.err.find("could not get", note) != std::string::npos);
+  // Between updates the recording makes room.
+  const auto room = run_between(recorded, beside, with(fresh("scratch.toml", dir / "room"), "on", "2"));
+  CAPTURE(room.err);
+  CHECK(room.exit_code == 0);
+  CHECK(room.err.find("validation does not fit into memory beside the recorded update") != std::string::npos);
+  CHECK(run_digests(dir / "auto").weights == run_digests(dir / "room").weights);
 }
 
 TEST_CASE("train/dry_run/writes_nothing") {
