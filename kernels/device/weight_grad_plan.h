@@ -28,15 +28,15 @@ constexpr int first_tap_of_class(int stride, int shifts, int c) { return c / str
 
 constexpr ShiftedTaps shifted_taps(const GatherAxis& x, int shifts) {
   const int run = x.stride * shifts;
-  ShiftedTaps s{shifts, x.taps / run * x.stride + std::min(x.taps % run, x.stride), x.result + shifts - 1};
-  // Rows may overlap where the end of one is all past the source, and the beginning of the next all before it.
+  ShiftedTaps s{shifts, x.taps / run * x.stride + std::min(x.taps % run, x.stride), x.result};
   int last = 0;
   for (int c = 0; c < s.classes; ++c) last = std::max(last, first_tap_of_class(x.stride, shifts, c));
-  for (int pitch = x.result; pitch < s.pitch; ++pitch) {
-    const bool past = pitch * x.stride - x.padding >= x.source;
-    const bool before = (x.result + shifts - 2 - pitch) * x.stride - x.padding + last < 0;
-    if (past && before) s.pitch = pitch;
-  }
+  // Rows may overlap where the end of one is all past the source, and the beginning of the next all before it.
+  const int most = x.result + shifts - 1;
+  const auto overlap = [&](int pitch) {
+    return pitch * x.stride - x.padding >= x.source && (most - 1 - pitch) * x.stride - x.padding + last < 0;
+  };
+  while (s.pitch < most && !overlap(s.pitch)) ++s.pitch;
   return s;
 }
 

@@ -9,6 +9,7 @@
 #include "diffusion/parameterisation.h"
 #include "diffusion/sampler.h"
 #include "diffusion/training_loss.h"
+#include "kernels/device/conv_products.h"
 #include "models/audit.h"
 #include "models/avid.h"
 #include "models/checkpoint.h"
@@ -16,6 +17,7 @@
 #include "tensor/ops/adam.h"
 #include "tensor/rng.h"
 #include "tests/doctest.h"
+#include "tests/sim/arch.h"
 #include "tests/support.h"
 
 namespace avid {
@@ -24,10 +26,10 @@ namespace {
 const Device kDevice = test::device_under_test();
 
 // Two levels, widths and a head width that fill no register (10, 30; 6).
-Unet3dConfig micro_unet(std::int64_t dim) {
+Unet3dConfig micro_unet(std::int64_t dim, std::vector<std::int64_t> dim_mults = {1, 3}) {
   return {
       .dim = dim,
-      .dim_mults = {1, 3},
+      .dim_mults = std::move(dim_mults),
       .heads = 2,
       .head_dim = 6,
       .cond_frames = 2,
@@ -42,11 +44,17 @@ struct Outcome {
   Tensor sample;
 };
 
+struct Sizes {
+  std::int64_t B = 2, T = 3, H = 4, W = 6;
+  Unet3dConfig adapter = micro_unet(10);
+};
+
 // Three updates of an adapter on a frozen base, then a sample of it.
-Outcome train_and_sample(Device device, DType activations, int updates = 3, int sample_steps = 3) {
+Outcome train_and_sample(
+    Device device, DType activations, int updates = 3, int sample_steps = 3, const Sizes& sizes = {}) {
   const diffusion::Schedule schedule(diffusion::ScheduleKind::sigmoid, 20);
   Unet3d base(micro_unet(6));
-  Avid avid(make_avid_config(AvidVariant::mask, micro_unet(10)));
+  Avid avid(make_avid_config(AvidVariant::mask, sizes.adapter));
   base.initialize(1);
   avid.initialize(2);
   base.set_trainable(false);
@@ -56,9 +64,11 @@ Outcome train_and_sample(Device device, DType activations, int updates = 3, int 
   }
   PixelDenoiser frozen(base, diffusion::Objective::pred_x0, PixelDenoiser::Actions::ignore);
 
-  const std::int64_t B = 2, T = 3, H = 4, W = 6;
+  const auto [B, T, H, W, config] = sizes;
   const Tensor cond = test::random_tensor({B, 2, H, W, 3}, DType::f32, 3).to(device);
-  const Tensor actions = Tensor::from_values(std::vector<std::int64_t>{0, 1, 4, 2, 2, 3}, {B, T});
+  std::vector<std::int64_t> numbers{0, 1, 4, 2, 2, 3};
+  numbers.resize(static_cast<std::size_t>(B * T));
+  const Tensor actions = Tensor::from_values(numbers, {B, T});
   const auto parameters = avid.parameters();
   std::vector<Tensor> m, v;
   for (const nn::NamedParameter& p : parameters)
@@ -140,6 +150,29 @@ TEST_CASE("device/avid/bf16 agrees with the CPU's emulation") {
   CHECK(std::abs(cpu.losses[0] - f32.losses[0]) <= 3e-2 * f32.losses[0]);
   CHECK(std::abs(sim.norms[0] - cpu.norms[0]) <= 5e-2 * cpu.norms[0]);
   CHECK(cpu.losses[0] != f32.losses[0]);
+}
+
+// As large as it must be for the rules of compute capability 9.0 to take products of warpgroups. The simulator is such
+// a device here; a GPU is what it is.
+TEST_CASE("device/avid/bf16 of a size for products of warpgroups agrees with the CPU's emulation") {
+  if (!test::full_level() && kDevice.kind == DeviceKind::sim) return;  // 30 seconds
+  const Sizes sizes{.B = 2, .T = 2, .H = 64, .W = 64, .adapter = micro_unet(40, {1, 1})};
+  // Its 3x3 layers at full resolution run on them, in both directions.
+  kernels::Conv3dSize layer{.B = 2, .in = {2, 64, 64}, .I = 40, .O = 40, .kernel = {1, 3, 3}, .padding = {0, 1, 1}};
+  layer.out = layer.in;
+  const auto gradient = kernels::conv_products::weight_grad<bf16>("test", layer, {}, {}, {}, {}, nullptr);
+  CHECK(kernels::choose_hopper_weight_grad_tile(gradient) >= kernels::kFirstWgmmaTile);
+  kernels::GatherGemm<bf16> product;
+  kernels::conv_products::set_axes(product, kernels::conv_products::axes_of("test", layer, false));
+  product.source[0].chunks = 5;
+  CHECK(kernels::choose_hopper_tile(product, layer.out_positions(), 40) >= kernels::kFirstWgmmaTile);
+
+  const test::OnArch on(90);
+  const Outcome cpu = train_and_sample({}, DType::bf16, 1, 0, sizes),
+                sim = train_and_sample(kDevice, DType::bf16, 1, 0, sizes);
+  CHECK(std::abs(sim.losses[0] - cpu.losses[0]) <= 1e-2 * cpu.losses[0]);
+  CHECK(std::abs(sim.norms[0] - cpu.norms[0]) <= 5e-2 * cpu.norms[0]);
+  CHECK(largest_error(sim.gradients, cpu.gradients) < 5e-2);
 }
 
 // Sampling with other start frames, actions, times and noise in every step; the steps are recorded once.

@@ -27,6 +27,13 @@ Conv3dSize sized(Conv3dSize s) {
   return s;
 }
 
+/// The rule's choice on compute capability 9.0: a place in WgmmaGradTiles, or -1 for mma.sync.
+int place_of_choice(const Conv3dSize& s) {
+  const int tile = kernels::choose_hopper_weight_grad_tile(
+      kernels::conv_products::weight_grad<bf16>("test", s, {}, {}, {}, {}, nullptr));
+  return tile < kFirstWgmmaTile ? -1 : tile - kFirstWgmmaTile;
+}
+
 /// The gradient with a given tile; its bits.
 std::string check_conv_weight_grad(const Conv3dSize& s, int tile) {
   INFO(
@@ -68,6 +75,17 @@ Conv3dSize plane(
        .kernel = {1, k, k},
        .stride = {1, stride, stride},
        .padding = {0, padding, padding}});
+}
+
+/// Sectors of global memory that the first block of the gradient reads.
+std::uint64_t sectors_read(const Conv3dSize& s, int tile) {
+  kernels::simulator::options().profile = true;
+  check_conv_weight_grad(s, tile);
+  kernels::simulator::options().profile = false;
+  std::uint64_t sum = 0;
+  for (const kernels::simulator::TrafficLine& line : kernels::simulator::take_traffic_lines())
+    if (!line.shared && !line.write && line.kernel.find("add_splits") == std::string::npos) sum += line.units;
+  return sum;
 }
 
 }  // namespace
@@ -162,32 +180,50 @@ TEST_CASE("gather_weight_grad_wgmma/plan/runs of taps and rows as short as they 
   CHECK(plan({.source = 64, .result = 32, .taps = 4, .stride = 2, .padding = 1}, 2) == std::pair(2, 1));
   CHECK(plan({.source = 64, .result = 64, .taps = 7, .stride = 1, .padding = 3}, 2) == std::pair(4, 1));
   CHECK(plan({.source = 64, .result = 64, .taps = 1, .stride = 1, .padding = 0}, 1) == std::pair(1, 0));
+  CHECK(plan({.source = 5, .result = 6, .taps = 2, .stride = 1, .padding = 1}, 3) == std::pair(1, 1));
+  CHECK(plan({.source = 64, .result = 32, .taps = 7, .stride = 2, .padding = 3}, 2) == std::pair(4, 1));
   CHECK(kernels::first_tap_of_class(2, 2, 1) == 1);
   CHECK(kernels::first_tap_of_class(1, 3, 2) == 6);
   CHECK(kernels::first_tap_of_class(2, 1, 3) == 3);
 }
 
+TEST_CASE("gather_weight_grad_wgmma/plan/no splits where there is nothing, or too much") {
+  const auto splits = [](int B, int positions) {
+    kernels::GatherWeightGrad<bf16> p;
+    p.B = B;
+    p.x = {.source = positions, .result = positions, .taps = 1, .stride = 1, .padding = 0};
+    p.source[0].chunks = p.num_columns = 8;
+    return kernels::wgmma_grad_plan<kernels::WgmmaGradTile<128, 1, 2, 2, 4>>(p, 100).splits;
+  };
+  constexpr int kLimit = 0x7fffffff - (1 << 20);
+  CHECK(splits(0, 10) == 0);
+  CHECK(splits(1, 10) == 1);
+  CHECK(splits(1, kLimit) > 90);
+  CHECK(splits(1, kLimit + 1) == 0);
+}
+
 TEST_CASE("gather_weight_grad_wgmma/rule/the networks' layers on 9.0, never elsewhere") {
-  // The place in WgmmaGradTiles, or -1 for mma.sync, of k x k windows in planes of 64 clips of 8 frames.
+  // k x k windows in planes of 64 clips of 8 frames.
   const auto place = [](std::int64_t HW, std::int64_t k, std::int64_t stride, std::int64_t I, std::int64_t O) {
-    const Conv3dSize s = sized(
-        {.B = 64,
-         .in = {8, HW, HW},
-         .I = I,
-         .O = O,
-         .kernel = {1, k, k},
-         .stride = {1, stride, stride},
-         .padding = {0, k > 1 ? (k - 1) / 2 : 0, k > 1 ? (k - 1) / 2 : 0}});
-    const int tile = kernels::choose_hopper_weight_grad_tile(
-        kernels::conv_products::weight_grad<bf16>("test", s, {}, {}, {}, {}, nullptr));
-    return tile < kFirstWgmmaTile ? -1 : tile - kFirstWgmmaTile;
+    Conv3dSize s = plane(HW, HW, k, stride, (k - 1) / 2, I, 0, O);
+    s.B = 64 * 8;
+    return place_of_choice(s);
   };
   CHECK(place(64, 3, 1, 50, 50) == 0);
   CHECK(place(64, 3, 1, 90, 90) == 1);
   CHECK(place(64, 3, 1, 100, 100) == 2);
   CHECK(place(32, 3, 1, 200, 200) == 2);
   CHECK(place(64, 4, 2, 100, 100) == 3);
+  CHECK(place(8, 3, 1, 800, 800) == 5);
   CHECK(place(64, 1, 1, 100, 4) == -1);  // the head
+  // A small layer that it takes as well, without being told.
+  Conv3dSize wide = plane(8, 8, 3, 1, 1, 288, 0, 224);
+  wide.B = 1;
+  CHECK(place_of_choice(wide) == 3);
+  {
+    const OnArch hopper(90);
+    CHECK(check_conv_weight_grad(wide, kernels::kChooseTile) == check_conv_weight_grad(wide, kStrided));
+  }
   std::string text;
   const OnArch arch(80);
   try {
@@ -196,6 +232,17 @@ TEST_CASE("gather_weight_grad_wgmma/rule/the networks' layers on 9.0, never else
     text = e.what();
   }
   CHECK(text.find("compute capability 9.0") != std::string::npos);
+}
+
+TEST_CASE("gather_weight_grad_wgmma/reads the rows of three taps once") {
+  if (std::string(sim_suite()) != "sim_race") return;  // only kernels with race hooks tell of their accesses
+  const OnArch arch(90);
+  const Conv3dSize s = plane(32, 32, 3, 1, 1, 64, 0, 16);
+  // 128 bytes per position of each source row and 32 of the result's: one row for three taps' 192 sums, against four
+  // rows for 256.
+  const std::uint64_t shared = sectors_read(s, k56), gathered = sectors_read(s, k128);
+  CHECK(shared > 32 * 32 / 4 * 4);  // at least a split's share
+  CHECK(2 * shared < gathered);
 }
 
 }  // namespace avid::test
