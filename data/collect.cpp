@@ -6,13 +6,13 @@
 #include <condition_variable>
 #include <map>
 #include <mutex>
-#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "data/episode_store.h"
 #include "data/frame_ops.h"
 #include "tensor/error.h"
 #include "tensor/io/atomic_file.h"
+#include "tensor/io/json.h"
 
 namespace avid::data {
 namespace {

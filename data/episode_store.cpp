@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "data/frame_ops.h"
@@ -18,6 +17,7 @@
 #include "data/shard_tables.h"
 #include "tensor/error.h"
 #include "tensor/io/atomic_file.h"
+#include "tensor/io/json.h"
 #include "tensor/io/sha256.h"
 
 namespace avid::data {
@@ -406,7 +406,7 @@ std::string EpisodeStore::describe() const {
 }
 
 std::string EpisodeStore::describe_json() const {
-  nlohmann::ordered_json j;
+  Json j;
   j["kind"] = "dataset";
   j["num_frames"] = num_frames_;
   j["height"] = height_;
@@ -416,16 +416,16 @@ std::string EpisodeStore::describe_json() const {
   j["num_actions"] = num_actions_;
   j["action_width"] = action_width_;
   j["resets_known"] = resets_known_;
-  j["shards"] = nlohmann::ordered_json::array();
+  j["shards"] = Json::array();
   for (const ShardInfo& s : shards_) {
-    nlohmann::ordered_json o;
+    Json o;
     o["path"] = s.path.string();
     o["game"] = s.meta.game;
     o["level_begin"] = s.meta.level_begin;
     o["level_end"] = s.meta.level_end;
     o["steps_per_level"] = s.meta.steps_per_level;
     o["distribution_mode"] = s.meta.distribution_mode;
-    o["options"] = nlohmann::ordered_json::parse(s.meta.options, nullptr, false);
+    o["options"] = parse_json(s.meta.options);
     if (o["options"].is_discarded()) o["options"] = s.meta.options;
     o["action_rng"] = s.meta.action_rng;
     o["dataset_seed"] = s.meta.dataset_seed;
@@ -439,7 +439,7 @@ std::string EpisodeStore::describe_json() const {
     o["frame_checksum"] = fmt::format("{:016x}", s.frame_checksum);
     j["shards"].push_back(std::move(o));
   }
-  return j.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  return json_text(j, 2);
 }
 
 }  // namespace avid::data

@@ -12,12 +12,12 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
-#include <nlohmann/json.hpp>
 
 #include "data/games.h"
 #include "data/procgen_worker.h"
 #include "tensor/error.h"
 #include "tensor/io/atomic_file.h"
+#include "tensor/io/json.h"
 
 namespace avid::data {
 namespace {
@@ -89,7 +89,7 @@ std::string last_line(int log_fd) {
 }  // namespace
 
 std::string ProcgenOptions::to_json() const {
-  nlohmann::ordered_json j;
+  Json j;
   j["env_name"] = game;
   j["num_levels"] = 1;
   j["num_actions"] = kNumActions;
@@ -103,11 +103,11 @@ std::string ProcgenOptions::to_json() const {
   j["use_monochrome_assets"] = use_monochrome_assets;
   j["restrict_themes"] = restrict_themes;
   j["use_sequential_levels"] = false;
-  return j.dump();
+  return json_text(j);
 }
 
 ProcgenOptions ProcgenOptions::from_json(const std::string& text) {
-  const auto j = nlohmann::ordered_json::parse(text, nullptr, false);
+  const auto j = parse_json(text);
   ProcgenOptions o;
   try {
     o.game = j.at("env_name");
@@ -119,11 +119,11 @@ ProcgenOptions ProcgenOptions::from_json(const std::string& text) {
     o.use_generated_assets = j.at("use_generated_assets");
     o.use_monochrome_assets = j.at("use_monochrome_assets");
     o.restrict_themes = j.at("restrict_themes");
-  } catch (const nlohmann::json::exception&) {
+  } catch (const Json::exception&) {
     fail<ConfigError>("procgen: options: expected those of a recorded game, got '{}'", printable(text, 200));
   }
   check<ConfigError>(
-      o.to_json() == j.dump(), "procgen: options: expected those of a recorded game, got '{}'", printable(text, 200));
+      o.to_json() == json_text(j), "procgen: options: expected those of a recorded game, got '{}'", printable(text, 200));
   return o;
 }
 

@@ -1,10 +1,9 @@
 // eval/clip_list.cpp -- a stored list of evaluation clips
 #include "eval/clip_list.h"
 
-#include <nlohmann/json.hpp>
-
 #include "tensor/error.h"
 #include "tensor/io/atomic_file.h"
+#include "tensor/io/json.h"
 #include "tensor/io/sha256.h"
 
 namespace avid::eval {
@@ -22,14 +21,14 @@ std::string ClipList::hash() const {
 }
 
 std::string ClipList::to_json() const {
-  const nlohmann::ordered_json json = {{"format", kFormat},  {"name", name},       {"hash", hash()},
+  const Json json = {{"format", kFormat},  {"name", name},       {"hash", hash()},
                                        {"dataset", dataset}, {"context", context}, {"targets", targets},
                                        {"resets", resets},   {"seed", seed},       {"starts", starts}};
-  return json.dump() + "\n";
+  return json_text(json) + "\n";
 }
 
 ClipList ClipList::from_json(const std::string& text, const std::string& source) {
-  const auto json = nlohmann::json::parse(text, nullptr, false);
+  const auto json = parse_json(text);
   check<FileError>(
       json.is_object() && json.value("format", "") == kFormat,
       "{}: expected a list of clips ({}) | make one with avid clips", source, kFormat);
@@ -42,7 +41,7 @@ ClipList ClipList::from_json(const std::string& text, const std::string& source)
     json.at("resets").get_to(list.resets);
     json.at("seed").get_to(list.seed);
     json.at("starts").get_to(list.starts);
-  } catch (const nlohmann::json::exception&) {
+  } catch (const Json::exception&) {
     fail<FileError>("{}: damaged: a field is missing or of the wrong type | make it again with avid clips", source);
   }
   check<FileError>(

@@ -5,10 +5,9 @@
 #include <cmath>
 #include <map>
 
-#include <nlohmann/json.hpp>
-
 #include "tensor/error.h"
 #include "tensor/io/atomic_file.h"
+#include "tensor/io/json.h"
 
 namespace avid::eval {
 namespace {
@@ -53,7 +52,7 @@ std::string method_key(const std::string& method, const std::string& params) {
 }
 
 std::vector<PaperTable> load_paper_tables(const std::filesystem::path& file) {
-  const auto json = nlohmann::json::parse(read_text(file), nullptr, false);
+  const auto json = parse_json(read_text(file));
   check<FileError>(json.is_object(), "{}: damaged: not JSON", file.string());
   std::vector<PaperTable> tables;
   try {
@@ -80,7 +79,7 @@ std::vector<PaperTable> load_paper_tables(const std::filesystem::path& file) {
       }
       tables.push_back(std::move(table));
     }
-  } catch (const nlohmann::json::exception& error) {
+  } catch (const Json::exception& error) {
     fail<FileError>("{}: damaged: {}", file.string(), error.what());
   }
   return tables;

@@ -2,14 +2,12 @@
 #include "eval/score_table.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 
 #include "tensor/error.h"
+#include "tensor/io/json.h"
 
 namespace avid::eval {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 Json to_json(const Interval& interval) {
   return {{"mean", interval.mean}, {"low", interval.low}, {"high", interval.high}};

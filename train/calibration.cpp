@@ -1,8 +1,6 @@
 // train/calibration.cpp -- see calibration.h
 #include "train/calibration.h"
 
-#include <nlohmann/json.hpp>
-
 #include <fmt/format.h>
 
 #include "diffusion/parameterisation.h"
@@ -10,6 +8,7 @@
 #include "models/checkpoint.h"
 #include "tensor/error.h"
 #include "tensor/io/atomic_file.h"
+#include "tensor/io/json.h"
 #include "tensor/io/sha256.h"
 #include "train/frozen_base.h"
 #include "train/svg_plot.h"
@@ -19,14 +18,12 @@ namespace avid::train {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::ordered_json;
-
 /// Null for a file that is absent or not JSON.
 Json read_record(const fs::path& run) {
   std::error_code ignored;
   const fs::path file = run / kCalibrationFile;
   if (!fs::is_regular_file(file, ignored)) return nullptr;
-  Json record = Json::parse(read_text(file), nullptr, false);
+  Json record = parse_json(read_text(file));
   return record.is_discarded() ? Json(nullptr) : record;
 }
 

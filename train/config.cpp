@@ -414,6 +414,10 @@ void check_together(const TrainConfig& c, const GivenKeys& given, const std::str
 
 }  // namespace
 
+std::string toml_library_version() {
+  return fmt::format("{}.{}.{}", TOML_LIB_MAJOR, TOML_LIB_MINOR, TOML_LIB_PATCH);
+}
+
 std::string nearest_name(const std::string& word, const std::vector<std::string>& candidates) {
   std::string best;
   std::size_t best_distance = std::max<std::size_t>(word.size() / 2, 2);

@@ -131,4 +131,7 @@ struct TrainConfig {
 /// The candidate with the smallest edit distance to `word`; empty when none is near.
 std::string nearest_name(const std::string& word, const std::vector<std::string>& candidates);
 
+/// Of toml++, as "3.3.0".
+std::string toml_library_version();
+
 }  // namespace avid::train

@@ -5,16 +5,14 @@
 #include <set>
 
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
+#include "tensor/io/json.h"
 #include "train/paper_page.h"
 #include "train/paper_scores.h"
 #include "train/svg_plot.h"
 
 namespace avid::train {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 /// Hues belong to methods, the lighter one of two is the smaller network.
 constexpr std::pair<const char*, const char*> kColours[] = {

@@ -3,12 +3,12 @@
 #include <vector>
 
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
 #include "eval/media/gif.h"
 #include "eval/media/png.h"
 #include "eval/media/strip.h"
 #include "tensor/io/atomic_file.h"
+#include "tensor/io/json.h"
 #include "train/paper_page.h"
 #include "train/report.h"
 #include "train/sample_file.h"
@@ -18,8 +18,6 @@ namespace avid::train {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::ordered_json;
-
 constexpr std::int64_t kMostClips = 4;
 
 /// Two methods began from the same frames, so that their clips belong side by side.

@@ -7,14 +7,12 @@
 #include <optional>
 #include <set>
 
-#include <nlohmann/json.hpp>
-
+#include "tensor/io/json.h"
 #include "train/paper_scores.h"
 
 namespace avid::train {
 namespace {
 
-using Json = nlohmann::ordered_json;
 using eval::at;
 using eval::Interval;
 using eval::kPaperMetrics;

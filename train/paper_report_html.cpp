@@ -5,8 +5,8 @@
 #include <map>
 
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
+#include "tensor/io/json.h"
 #include "train/paper_page.h"
 #include "train/paper_report.h"
 #include "train/paper_scores.h"
@@ -14,8 +14,6 @@
 
 namespace avid::train {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 constexpr const char* kStyle = R"(
 :root{color-scheme:light;--ink:#1b2330;--soft:#596373;--line:#dfe4ec;--wash:#f5f7fa;--accent:#0b5cad;--good:#0a7a33;
@@ -251,7 +249,7 @@ std::string records_html(const Json& records) {
   for (const auto& [id, record] : records.items())
     html += fmt::format(
         "<details><summary>{}</summary><pre>{}</pre></details>\n", escape_html(id),
-        escape_html(record.dump(1, ' ', false, Json::error_handler_t::replace)));
+        escape_html(json_text(record, 1)));
   return html + "</section>\n";
 }
 

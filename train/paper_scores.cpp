@@ -12,7 +12,6 @@ namespace avid::train {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::ordered_json;
 using eval::Interval;
 using eval::PaperMetric;
 using eval::PaperRow;
@@ -106,7 +105,7 @@ MethodScores scores_of(const Json& file, const std::string& source) {
   if (const auto resamples = file.find("resamples"); resamples != file.end() && resamples->contains(scores.row)) {
     for (const auto& [key, values] : resamples->at(scores.row).items())
       scores.resamples[key] = values.get<std::vector<double>>();
-    scores.resampling = file.at("bootstrap").at("seed").dump();
+    scores.resampling = json_text(file.at("bootstrap").at("seed"));
   }
   scores.training = training_of(file, scores.row);
   for (const char* key :
@@ -129,7 +128,7 @@ MethodScores read_scores(const fs::path& path) {
   check<FileError>(file.is_object(), "{}: damaged: not JSON | remove it and evaluate again", path.string());
   try {
     return scores_of(file, path.string());
-  } catch (const nlohmann::json::exception& error) {
+  } catch (const Json::exception& error) {
     fail<FileError>("{}: damaged: {} | remove it and evaluate again", path.string(), error.what());
   }
 }
@@ -144,7 +143,7 @@ class SameProtocol {
         if (file.is_object() && file.contains("sha256"))
           check_one("weights of " + network, file["sha256"].get<std::string>().substr(0, 12), source);
     if (switches != record.end() && switches->is_object())
-      for (const auto& [name, value] : switches->items()) check_one("switch " + name, value.dump(), source);
+      for (const auto& [name, value] : switches->items()) check_one("switch " + name, json_text(value), source);
   }
 
  private:

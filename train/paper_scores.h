@@ -8,10 +8,9 @@
 #include <string>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include "eval/metrics/bootstrap.h"
 #include "eval/paper_tables.h"
+#include "tensor/io/json.h"
 
 namespace avid::train {
 
@@ -45,12 +44,12 @@ struct MethodScores {
   std::string row;                                       // its name in the file
   std::string chosen_by;                                 // the metric that chose it out of a sweep; else empty
   std::map<std::string, eval::Interval> measures;        // by Measure::key
-  nlohmann::ordered_json extra;                          // metrics that are no column: "mse", "acc_real", ...
+  Json extra;                                            // metrics that are no column: "mse", "acc_real", ...
   std::map<std::string, std::vector<double>> per_clip;   // "psnr", "ssim", "lpips", "acc"
   std::map<std::string, std::vector<double>> resamples;  // of distances between sets, by Measure::key
   std::string resampling;                                // seed and number: equal ones drew the same clips
   TrainingCost training;
-  nlohmann::ordered_json record, masks;
+  Json record, masks;
 
   std::optional<double> value(const Measure& measure) const;
   /// The paper's own metrics, without substitutes.

@@ -7,18 +7,16 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
-#include <nlohmann/json.hpp>
 
 #include "kernels/threads.h"
 #include "kernels/vendor/route.h"
+#include "tensor/io/json.h"
 #include "tensor/ops/linear.h"
 #include "tensor/ops/on_device.h"
 #include "tensor/rng.h"
 
 namespace avid::train {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 /// Seconds of the fastest of `tries` runs of f; f returns when the work is done.
 template <class F>
@@ -174,7 +172,7 @@ std::string chrome_trace(const ProfileTitle& title, const BenchResult& result) {
         {"kind", title.kind},
         {"times", title.times_mean_something ? "measured, every op waited for" : "of the simulator: not meaningful"}}},
       {"traceEvents", std::move(out)}};
-  return whole.dump() + "\n";
+  return json_text(whole) + "\n";
 }
 
 std::string with_prefix(double value, const std::string& unit) {

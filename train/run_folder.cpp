@@ -3,10 +3,9 @@
 
 #include <ctime>
 
-#include <nlohmann/json.hpp>
-
 #include "tensor/error.h"
 #include "tensor/io/atomic_file.h"
+#include "tensor/io/json.h"
 #include "train/report.h"
 #include "train/version.h"
 
@@ -23,7 +22,7 @@ void make_folder(const fs::path& path) {
 }
 
 std::string to_json(const RunInfo& info) {
-  nlohmann::ordered_json json;
+  Json json;
   json["seed"] = info.seed;
   json["version"] = info.version;
   json["commit"] = info.commit;
@@ -31,11 +30,11 @@ std::string to_json(const RunInfo& info) {
   json["threads"] = info.threads;
   json["started"] = info.started;
   json["inputs"] = info.inputs;
-  return json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  return json_text(json, 1) + "\n";
 }
 
 RunInfo info_from_json(const std::string& text, const std::string& source) {
-  const auto json = nlohmann::json::parse(text, nullptr, false);
+  const auto json = parse_json(text);
   check<FileError>(json.is_object(), "{}: damaged: not JSON", source);
   RunInfo info;
   try {
@@ -46,7 +45,7 @@ RunInfo info_from_json(const std::string& text, const std::string& source) {
     json.at("threads").get_to(info.threads);
     json.at("started").get_to(info.started);
     json.at("inputs").get_to(info.inputs);
-  } catch (const nlohmann::json::exception& error) {
+  } catch (const Json::exception& error) {
     fail<FileError>("{}: damaged: {}", source, error.what());
   }
   return info;

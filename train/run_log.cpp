@@ -10,10 +10,9 @@
 #include <limits>
 #include <sstream>
 
-#include <nlohmann/json.hpp>
-
 #include "tensor/error.h"
 #include "tensor/io/atomic_file.h"
+#include "tensor/io/json.h"
 #include "train/tensorboard.h"
 
 namespace avid::train {
@@ -53,16 +52,16 @@ const std::vector<std::string>& csv_columns() {
 }
 
 std::string LogRecord::to_json() const {
-  nlohmann::ordered_json line;
+  Json line;
   line["update"] = update;
   line["time"] = std::round(unix_time * 1000) / 1000;
   if (!event.empty()) line["event"] = event;
   for (const auto& [name, v] : values) line[name] = v;  // nlohmann writes null for NaN and infinities
-  return line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  return json_text(line);
 }
 
 LogRecord LogRecord::from_json(const std::string& text) {
-  const auto line = nlohmann::ordered_json::parse(text, nullptr, false);
+  const auto line = parse_json(text);
   check(
       line.is_object() && line.contains("update") && line["update"].is_number_integer() && line.contains("time") &&
           line["time"].is_number(),

@@ -10,10 +10,9 @@
 #include <cmath>
 #include <cstring>
 
-#include <nlohmann/json.hpp>
-
 #include "tensor/error.h"
 #include "tensor/io/atomic_file.h"
+#include "tensor/io/json.h"
 #include "tensor/io/safetensors.h"
 #include "tensor/io/sha256.h"
 
@@ -84,17 +83,17 @@ void visit_state(State& s, Visit&& visit) {
 }  // namespace
 
 std::string RunState::to_json() const {
-  nlohmann::ordered_json json;
+  Json json;
   json["format"] = kStateFormat;
   visit_state(*this, [&](const char* name, const auto& field) { json[name] = field; });  // NaN becomes null
-  return json.dump(1) + "\n";
+  return json_text(json, 1) + "\n";
 }
 
 RunState RunState::from_json(const std::string& text, const std::string& source) {
-  const auto json = nlohmann::json::parse(text, nullptr, false);
+  const auto json = parse_json(text);
   check<FileError>(json.is_object(), "{}: damaged: not JSON | resume from another checkpoint", source);
   check<FileError>(
-      json.value("format", nlohmann::json()) == kStateFormat,
+      json.value("format", Json()) == kStateFormat,
       "{}: expected format {} | written by another version of avid?", source, kStateFormat);
   RunState state;
   visit_state(state, [&]<class Field>(const char* name, Field& field) {
@@ -109,7 +108,7 @@ RunState RunState::from_json(const std::string& text, const std::string& source)
     }
     try {
       field = found->template get<Field>();
-    } catch (const nlohmann::json::exception&) {
+    } catch (const Json::exception&) {
       fail<FileError>("{}: damaged: {} has the wrong type | resume from another checkpoint", source, name);
     }
   });

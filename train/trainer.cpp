@@ -7,10 +7,9 @@
 #include <limits>
 #include <span>
 
-#include <nlohmann/json.hpp>
-
 #include "tensor/error.h"
 #include "tensor/io/atomic_file.h"
+#include "tensor/io/json.h"
 #include "tensor/io/sha256.h"
 #include "train/calibration.h"
 #include "train/samples.h"
@@ -284,9 +283,9 @@ bool Trainer::validate() {
 
 // Of the weights that the run stands for, which may be those of an earlier checkpoint.
 void Trainer::write_calibration() {
-  const nlohmann::ordered_json record =
+  const Json record =
       calibrate(config_, base_weights_path(folder_.path()), *validation_, trainee_->module().device());
-  write_text_atomic(folder_.path() / kCalibrationFile, record.dump(2) + "\n");
+  write_text_atomic(folder_.path() / kCalibrationFile, json_text(record, 2) + "\n");
   if (hooks_.say) hooks_.say("held-out clips: " + calibration_text(record["all"]));
 }
 

@@ -3,9 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <nlohmann/json.hpp>
 
 #include "tensor/error.h"
+#include "tensor/io/json.h"
 
 namespace avid::eval {
 
@@ -78,15 +78,15 @@ std::vector<CalibrationBin> Calibration::bins() const {
   return out;
 }
 
-nlohmann::ordered_json Calibration::json() const {
-  nlohmann::ordered_json out{
+Json Calibration::json() const {
+  Json out{
       {"count", count()},
       {"accuracy", accuracy()},
       {"confidence", confidence()},
       {"probability", probability()},
       {"log_loss", log_loss()},
       {"ece", expected_calibration_error()},
-      {"bins", nlohmann::ordered_json::array()}};
+      {"bins", Json::array()}};
   for (const CalibrationBin& bin : bins())
     out["bins"].push_back(
         {{"low", bin.low},

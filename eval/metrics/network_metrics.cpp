@@ -2,7 +2,6 @@
 #include "eval/metrics/network_metrics.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 
 #include "eval/metrics/frechet_bootstrap.h"
 #include "eval/metrics/procgen_distance.h"
@@ -11,6 +10,7 @@
 #include "models/i3d_features.h"
 #include "models/inception_features.h"
 #include "tensor/error.h"
+#include "tensor/io/json.h"
 
 namespace avid::eval {
 namespace {
@@ -318,8 +318,8 @@ std::vector<std::string> NetworkScorer::notes() const {
       fmt::join(keys, ", "), networks_->procgen.file.filename().string(), networks_->procgen.sha256.substr(0, 12))};
 }
 
-nlohmann::ordered_json NetworkScorer::weights_record() const {
-  nlohmann::ordered_json record = nlohmann::ordered_json::object();
+Json NetworkScorer::weights_record() const {
+  Json record = Json::object();
   for (const auto& [network, status] : networks_->status)
     record[network] = {
         {"file", status.file.string()},
@@ -334,8 +334,8 @@ nlohmann::ordered_json NetworkScorer::weights_record() const {
   return record;
 }
 
-nlohmann::ordered_json NetworkScorer::switches() const {
-  nlohmann::ordered_json record = nlohmann::ordered_json::object();
+Json NetworkScorer::switches() const {
+  Json record = Json::object();
   if (uses(NetworkMetric::lpips))
     record["lpips.norm"] = options_.lpips_norm == LpipsNorm::torchmetrics ? "torchmetrics" : "original";
   if (uses(NetworkMetric::fid)) record["fid.bn"] = "eval";

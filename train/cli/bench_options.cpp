@@ -3,10 +3,10 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <nlohmann/json.hpp>
 
 #include "kernels/threads.h"
 #include "tensor/error.h"
+#include "tensor/io/json.h"
 
 namespace avid::cli {
 namespace {
@@ -18,7 +18,7 @@ double median(std::vector<double> values) {
 
 void print_json(const BenchOptions& options, const TimedStep& step, double seconds, double rate) {
   const train::BenchResult& result = step.result;
-  nlohmann::ordered_json out = {
+  Json out = {
       {"kind", options.request.kind},
       {"device", options.request.device.describe()},
       {"threads", kernels::num_threads()},
@@ -50,7 +50,7 @@ void print_json(const BenchOptions& options, const TimedStep& step, double secon
   if (step.peaks)
     for (const train::OpRow& row : step.rows) out["ops"][row.name]["share_of_roof"] = row.roof_share;
   for (const auto& [reason, count] : result.slow_paths) out["slow_paths"][reason] = count;
-  std::printf("%s\n", out.dump(1).c_str());
+  avid::print_json(out, 1);
 }
 
 void print_ops(const TimedStep& step) {

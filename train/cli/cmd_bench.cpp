@@ -1,6 +1,5 @@
 // train/cli/cmd_bench.cpp -- avid bench: whole steps, where their time goes, what the kernels' lines move
 #include <unistd.h>
-#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <cstdio>
@@ -14,6 +13,7 @@
 #endif
 #include "kernels/vendor/route.h"
 #include "tensor/error.h"
+#include "tensor/io/json.h"
 #include "train/cli/bench_options.h"
 
 namespace avid::cli {
@@ -52,7 +52,7 @@ void run_traffic(BenchOptions& options) {
   simulator::options().detect_races = false;
   const train::BenchResult result = train::bench_step(options.request);
   const auto lines = simulator::take_traffic_lines();
-  nlohmann::ordered_json out = nlohmann::ordered_json::array();
+  Json out = Json::array();
   if (!options.json)
     std::printf(
         "%-40s %-42s %-6s %-5s %5s %10s %9s %7s\n", "kernel", "line", "memory", "", "bytes", "requests", "per req.",
@@ -79,7 +79,7 @@ void run_traffic(BenchOptions& options) {
     }
   }
   if (options.json) {
-    std::printf("%s\n", out.dump(1).c_str());
+    print_json(out, 1);
   } else {
     std::printf(
         "First block of every launch, over %lld %s steps. A request is what a warp asks for at once; it takes so many "
@@ -110,14 +110,14 @@ void run_opponents(BenchOptions& options) {
   const auto total = [](const vendor::Choice& c) { return c.native_ms * static_cast<double>(c.calls); };
   std::sort(found.begin(), found.end(), [&](const auto& a, const auto& b) { return total(a) > total(b); });
   double ours = 0, theirs = 0;
-  nlohmann::ordered_json out = nlohmann::ordered_json::array();
+  Json out = Json::array();
   if (!options.json)
     std::printf("%-72s %6s %10s %10s %8s\n", "op and shape", "calls", "ours ms", "library ms", "ratio");
   for (const vendor::Choice& c : found) {
     const double calls = static_cast<double>(c.calls) / steps;
     if (c.library_ms) ours += calls * c.native_ms, theirs += calls * *c.library_ms;
     if (options.json) {
-      nlohmann::ordered_json row = {{"op", c.what}, {"calls", calls}, {"ours_ms", c.native_ms}};
+      Json row = {{"op", c.what}, {"calls", calls}, {"ours_ms", c.native_ms}};
       if (c.library_ms)
         row["library_ms"] = *c.library_ms;
       else
@@ -132,15 +132,14 @@ void run_opponents(BenchOptions& options) {
     }
   }
   if (options.json) {
-    std::printf(
-        "%s\n", nlohmann::ordered_json({{"device", options.request.device.describe()},
-                                        {"dtype", options.dtype},
-                                        {"kind", options.request.kind},
-                                        {"kernels", out},
-                                        {"ours_ms_per_step", ours},
-                                        {"library_ms_per_step", theirs}})
-                    .dump(1)
-                    .c_str());
+    print_json(
+        {{"device", options.request.device.describe()},
+         {"dtype", options.dtype},
+         {"kind", options.request.kind},
+         {"kernels", out},
+         {"ours_ms_per_step", ours},
+         {"library_ms_per_step", theirs}},
+        1);
   } else {
     std::printf(
         "Per %s step, where both compute: ours %.3f ms, libraries %.3f ms: ratio %.2f (above 1 ours are faster). "

@@ -1,5 +1,4 @@
 // train/cli/cmd_clips.cpp -- avid clips: a stored list of evaluation clips that every method is scored on
-#include <nlohmann/json.hpp>
 
 #include <cstdio>
 #include <memory>
@@ -8,6 +7,7 @@
 #include "data/loader.h"
 #include "eval/clip_list.h"
 #include "tensor/io/atomic_file.h"
+#include "tensor/io/json.h"
 #include "train/cli/command.h"
 
 namespace avid::cli {
@@ -44,10 +44,10 @@ void clips(const Options& options) {
   // Windows are drawn one by one (every level equally likely), so one may come twice; few windows show here.
   const std::size_t distinct = std::set<std::int64_t>(list.starts.begin(), list.starts.end()).size();
   if (options.json) {
-    const nlohmann::ordered_json json = {
+    const Json json = {
         {"out", options.out}, {"name", list.name}, {"hash", list.hash()}, {"count", list.starts.size()},
         {"distinct", distinct}};
-    std::printf("%s\n", json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+    print_json(json, 2);
   } else {
     std::printf(
         "%s: %zu clips (%zu different ones) of %lld + %lld frames, hash %s\n", options.out.c_str(),

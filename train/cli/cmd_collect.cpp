@@ -3,11 +3,11 @@
 
 #include <cstdio>
 #include <memory>
-#include <nlohmann/json.hpp>
 
 #include "data/collect.h"
 #include "data/procgen_worker.h"
 #include "tensor/error.h"
+#include "tensor/io/json.h"
 #include "tensor/io/sha256.h"
 #include "train/cli/command.h"
 #include "train/stop_signal.h"
@@ -72,14 +72,14 @@ void run_collect(Settings& s) {
       data::collect(s.collect, make_source, sha, report, [&] { return stop.received() != 0; });
 
   if (s.json) {
-    nlohmann::ordered_json j;
-    j["shards"] = nlohmann::ordered_json::array();
+    Json j;
+    j["shards"] = Json::array();
     for (const auto& path : result.shards) j["shards"].push_back(path.string());
     j["frames_written"] = result.frames_written;
     j["shards_found"] = result.shards_found;
     j["seconds"] = result.seconds;
     j["library_sha256"] = sha;
-    std::printf("%s\n", j.dump(2).c_str());
+    print_json(j, 2);
   } else {
     for (const auto& path : result.shards) std::printf("%s\n", path.c_str());
     if (result.shards_found > 0)

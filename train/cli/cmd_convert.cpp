@@ -1,8 +1,8 @@
 // train/cli/cmd_convert.cpp -- `avid convert`: tensors from one file format or layout of names to another
 #include <cstdio>
-#include <nlohmann/json.hpp>
 
 #include "tensor/io/atomic_file.h"
+#include "tensor/io/json.h"
 #include "tensor/io/npz.h"
 #include "tensor/io/safetensors.h"
 #include "tensor/io/torch_writer.h"
@@ -112,10 +112,10 @@ void run_convert(const Settings& s) {
   for (const auto& [name, tensor] : what.tensors) numel += static_cast<std::uint64_t>(tensor.numel());
   const auto bytes = std::filesystem::file_size(s.out);
   if (s.json) {
-    nlohmann::ordered_json json{
+    Json json{
         {"out", s.out.string()}, {"num_tensors", what.tensors.size()}, {"num_elements", numel}, {"bytes", bytes}};
     if (!what.said.empty()) json["layout"] = what.said;
-    std::printf("%s\n", json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace).c_str());
+    print_json(json, 2);
   } else {
     std::printf(
         "%s: %zu tensors, %llu elements, %llu bytes%s%s\n", s.out.c_str(), what.tensors.size(),

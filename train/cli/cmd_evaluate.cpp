@@ -1,11 +1,11 @@
 // train/cli/cmd_evaluate.cpp -- avid evaluate: scores models on held-out clips against base and "repeat the last frame"
-#include <nlohmann/json.hpp>
 
 #include <cstdio>
 #include <memory>
 
 #include "eval/opponents.h"
 #include "tensor/io/atomic_file.h"
+#include "tensor/io/json.h"
 #include "train/cli/command.h"
 #include "train/cli/evaluation.h"
 #include "train/training_record.h"
@@ -13,8 +13,6 @@
 
 namespace avid::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 struct Options {
   ModelFiles files;
@@ -157,7 +155,7 @@ void evaluate(const Options& options) {
   report["sources"] = sources;
   report["training"] = training;
   evaluation.write(report);
-  const std::string json = report.dump(2, ' ', false, Json::error_handler_t::replace);
+  const std::string json = json_text(report, 2);
   // Printed first: a full disk costs the file only.
   if (options.json)
     std::printf("%s\n", json.c_str());

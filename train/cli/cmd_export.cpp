@@ -3,7 +3,6 @@
 #include <cstdio>
 #include <iterator>
 #include <memory>
-#include <nlohmann/json.hpp>
 
 #include "data/clip_export.h"
 #include "data/games.h"
@@ -11,14 +10,13 @@
 #include "eval/media/png.h"
 #include "eval/media/strip.h"
 #include "tensor/error.h"
+#include "tensor/io/json.h"
 #include "tensor/io/npz.h"
 #include "train/cli/command.h"
 #include "train/sample_file.h"
 
 namespace avid::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 struct Settings {
   std::vector<std::string> places;
@@ -123,7 +121,7 @@ void run_export(const Settings& s) {
   const std::filesystem::path samples = s.places.size() == 1 ? train::find_sample_file(s.places[0]) : "";
   const Json done = samples.empty() ? export_dataset(s) : export_samples(s, samples);
   if (s.json) {
-    std::printf("%s\n", done.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
+    print_json(done, 2);
     return;
   }
   for (const Json& path : done["files"]) std::printf("%s\n", path.get<std::string>().c_str());

@@ -1,10 +1,10 @@
 // train/cli/cmd_forward.cpp -- avid forward: evaluates networks on tensors from a file and writes every output
-#include <nlohmann/json.hpp>
 
 #include <cstdio>
 #include <memory>
 
 #include "models/audit.h"
+#include "tensor/io/json.h"
 #include "tensor/io/safetensors.h"
 #include "train/cli/command.h"
 #include "train/cli/route_options.h"
@@ -54,11 +54,11 @@ void forward(Options& options) {
        {"schedule", options.schedule},
        {"timesteps", std::to_string(request.num_steps)},
        {"objective", options.objective}});
-  nlohmann::ordered_json report;
+  Json report;
   report["output"] = options.output;
   report["device"] = request.device.describe();
   if (!options.json) std::printf("%-22s %s\n", "device", request.device.describe().c_str());
-  report["tensors"] = nlohmann::ordered_json::object();
+  report["tensors"] = Json::object();
   for (const auto& [name, tensor] : outputs) {
     if (!options.json) {
       // Gradients are many; the file has them.
@@ -74,7 +74,7 @@ void forward(Options& options) {
       report["tensors"][name] = tensor.shape().to_vector();
     }
   }
-  if (options.json) std::printf("%s\n", report.dump().c_str());
+  if (options.json) print_json(report);
 }
 
 const CommandRegistrar registrar(

@@ -3,9 +3,9 @@
 
 #include <cstdio>
 #include <memory>
-#include <nlohmann/json.hpp>
 
 #include "data/npz_import.h"
+#include "tensor/io/json.h"
 #include "train/cli/command.h"
 #include "train/stop_signal.h"
 
@@ -32,14 +32,14 @@ void run_import(Settings& s) {
   };
   const data::ImportResult result = data::import_npz(s.import, report, [&] { return stop.received() != 0; });
   if (s.json) {
-    nlohmann::ordered_json j;
-    j["shards"] = nlohmann::ordered_json::array();
+    Json j;
+    j["shards"] = Json::array();
     for (const auto& path : result.shards) j["shards"].push_back(path.string());
     j["num_runs"] = result.num_runs;
     j["num_frames"] = result.num_frames;
     j["num_chunks"] = result.num_chunks;
     j["notes"] = result.notes;
-    std::printf("%s\n", j.dump(2).c_str());
+    print_json(j, 2);
     return;
   }
   for (const std::string& note : result.notes) std::fprintf(stderr, "import: note: %s\n", note.c_str());

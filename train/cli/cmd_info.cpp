@@ -4,24 +4,22 @@
 #include <omp.h>
 #include <unistd.h>
 
-#include <toml++/toml.h>
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "eval/media/mp4.h"
 #include "kernels/device/runtime.h"
 #include "tensor/device.h"
 #include "tensor/error.h"
+#include "tensor/io/json.h"
 #include "tensor/io/zip_archive.h"
 #include "train/cli/command.h"
+#include "train/config.h"
 
 namespace avid::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 std::string cpu_model() {
   std::ifstream in("/proc/cpuinfo");
@@ -78,7 +76,7 @@ Json library_versions() {
       {"libzip", version_of_libzip()},
       {"zlib", version_of_zlib()},
       {"CLI11", cli11_version()},
-      {"toml++", fmt::format("{}.{}.{}", TOML_LIB_MAJOR, TOML_LIB_MINOR, TOML_LIB_PATCH)},
+      {"toml++", train::toml_library_version()},
       {"nlohmann-json",
        fmt::format("{}.{}.{}", NLOHMANN_JSON_VERSION_MAJOR, NLOHMANN_JSON_VERSION_MINOR, NLOHMANN_JSON_VERSION_PATCH)}};
 }
@@ -131,7 +129,7 @@ void run_info(bool as_json) {
   info["mp4"] = {{"encoder", eval::mp4_encoder()}};  // empty: none
   if (const std::string problem = eval::mp4_problem(); !problem.empty()) info["mp4"]["problem"] = problem;
   if (as_json) {
-    std::printf("%s\n", info.dump(2).c_str());
+    print_json(info, 2);
     return;
   }
   const auto line = [](const char* key, const std::string& value) { std::printf("%-10s %s\n", key, value.c_str()); };

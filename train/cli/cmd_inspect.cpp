@@ -1,9 +1,9 @@
 // train/cli/cmd_inspect.cpp -- `avid inspect`: what is in a file of tensors, a dataset, or a run folder
 #include <cstdio>
-#include <nlohmann/json.hpp>
 
 #include "data/episode_store.h"
 #include "tensor/io/atomic_file.h"
+#include "tensor/io/json.h"
 #include "tensor/io/sha256.h"
 #include "tensor/io/tensor_file.h"
 #include "tensor/io/torch_zip.h"
@@ -13,8 +13,6 @@
 namespace avid::cli {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 struct Settings {
   std::filesystem::path path;
   bool sha = false, json = false, skip_unknown = false, verify = false;
@@ -22,7 +20,7 @@ struct Settings {
 };
 
 // Names in files need not be UTF-8; JSON has to be.
-void print(const Json& json) { std::printf("%s\n", json.dump(2, ' ', false, Json::error_handler_t::replace).c_str()); }
+void print(const Json& json) { print_json(json, 2); }
 
 /// "1.5 MiB"
 std::string bytes_text(std::uint64_t bytes) {
@@ -169,7 +167,7 @@ void inspect_run(const Settings& s) {
   const std::filesystem::path latest = newest_checkpoint(s.path);
   const auto best = store.best();
   const train::RunState state = train::CheckpointStore::load_state(latest);
-  const Json info = Json::parse(read_text(s.path / "run.json"), nullptr, false);
+  const Json info = parse_json(read_text(s.path / "run.json"));
   check_file(
       info.is_object(), s.path / "run.json",
       "damaged: expected a JSON object | restore it from a copy");
@@ -193,7 +191,7 @@ void inspect_run(const Settings& s) {
   for (const char* key : {"started", "version", "commit", "device", "threads", "seed"})
     if (info.contains(key))
       fmt::print(
-          "{:<12} {}\n", key, printable(info[key].is_string() ? info[key].get<std::string>() : info[key].dump()));
+          "{:<12} {}\n", key, printable(info[key].is_string() ? info[key].get<std::string>() : json_text(info[key])));
   fmt::print("{:<12} {}\n", "latest", latest.string());
   if (best)
     fmt::print(

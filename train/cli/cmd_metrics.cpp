@@ -1,5 +1,4 @@
 // train/cli/cmd_metrics.cpp -- avid metrics: scores generated videos, or compares two sets of features
-#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -13,6 +12,7 @@
 #include "eval/metrics/resize.h"
 #include "eval/opponents.h"
 #include "models/checkpoint.h"
+#include "tensor/io/json.h"
 #include "tensor/io/sha256.h"
 #include "tensor/io/tensor_file.h"
 #include "tensor/ops/frames.h"
@@ -25,8 +25,6 @@
 namespace avid::cli {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 struct Options {
   std::string real, generated, cond, actions, score, dataset;
   std::filesystem::path classifier;
@@ -38,7 +36,7 @@ struct Options {
 
 void print(const Options& options, const Json& result) {
   if (options.json) {
-    std::printf("%s\n", result.dump(-1, ' ', false, Json::error_handler_t::replace).c_str());
+    print_json(result);
     return;
   }
   for (const auto& [key, value] : result.items())

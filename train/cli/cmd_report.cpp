@@ -2,10 +2,9 @@
 #include <cstdio>
 #include <memory>
 
-#include <nlohmann/json.hpp>
-
 #include "tensor/error.h"
 #include "tensor/io/atomic_file.h"
+#include "tensor/io/json.h"
 #include "train/cli/command.h"
 #include "train/paper_report.h"
 
@@ -25,8 +24,8 @@ void report(const Options& options) {
   check<FileError>(
       std::filesystem::is_directory(options.request.scores), "{}: no such folder | fill it with avid evaluate --out",
       options.request.scores.string());
-  const nlohmann::ordered_json report = train::paper_report(options.request);
-  const std::string text = report.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  const Json report = train::paper_report(options.request);
+  const std::string text = json_text(report, 1) + "\n";
   if (options.json) std::printf("%s", text.c_str());
   if (!options.json_file.empty()) write_text_atomic(options.json_file, text);
   if (!options.html.empty()) write_text_atomic(options.html, train::paper_report_html(report, options.request));

@@ -1,5 +1,4 @@
 // train/cli/cmd_sample.cpp -- avid sample: pictures of what a model makes of start frames and actions
-#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <cstdio>
@@ -14,6 +13,7 @@
 #include "eval/media/strip.h"
 #include "eval/opponents.h"
 #include "tensor/io/atomic_file.h"
+#include "tensor/io/json.h"
 #include "tensor/io/safetensors.h"
 #include "tensor/ops/frames.h"
 #include "train/batches.h"
@@ -23,8 +23,6 @@
 
 namespace avid::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 struct Options {
   ModelFiles files;
@@ -202,7 +200,7 @@ Json write_files(
     const Options& options, const WorldModel& world, const Start& start, const Tensor& actions, const Made& made,
     const Json& settings) {
   // Text chunks are ASCII: everything else is escaped.
-  const std::string metadata = settings.dump(-1, ' ', true, Json::error_handler_t::replace);
+  const std::string metadata = json_text(settings, -1, true);
   eval::StripOptions strip{
       .scale =
           options.scale != 0 ? options.scale : static_cast<int>(std::max<std::int64_t>(1, 128 / made.generated.dim(2))),
@@ -234,7 +232,7 @@ Json write_files(
   if (made.mask.defined()) tensors.emplace_back("mask", made.mask);
   if (actions.defined()) tensors.emplace_back("actions", actions);
   save_safetensors(options.out / "samples.safetensors", tensors, {{"avid", metadata}});
-  write_text_atomic(options.out / "settings.json", settings.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+  write_text_atomic(options.out / "settings.json", json_text(settings, 2) + "\n");
   return {{"strip", "strip.png"}, {"gifs", gifs}, {"samples", "samples.safetensors"}, {"settings", "settings.json"}};
 }
 
@@ -266,7 +264,7 @@ void sample(const Options& options) {
   if (options.json) {
     settings["out"] = options.out.string();
     settings["files"] = files;
-    std::printf("%s\n", settings.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
+    print_json(settings, 2);
     return;
   }
   std::printf("device %s\n", world->device().describe().c_str());

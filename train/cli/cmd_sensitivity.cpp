@@ -1,5 +1,4 @@
 // train/cli/cmd_sensitivity.cpp -- avid sensitivity: what metrics answer to known damage of real clips
-#include <nlohmann/json.hpp>
 
 #include <cmath>
 #include <cstdio>
@@ -9,14 +8,13 @@
 #include "data/loader.h"
 #include "eval/clip_list.h"
 #include "eval/corruptions.h"
+#include "tensor/io/json.h"
 #include "train/cli/command.h"
 #include "train/cli/metric_options.h"
 #include "train/version.h"
 
 namespace avid::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 struct Options {
   std::vector<std::string> data, other;
@@ -175,7 +173,7 @@ void sensitivity(const Options& options) {
   report["program"] = "avid " + train::program_version();
   report["commit"] = train::program_commit();
   if (options.json)
-    std::printf("%s\n", report.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
+    print_json(report, 2);
   else
     print_table(report);
 }

@@ -6,11 +6,10 @@
 #include <memory>
 #include <thread>
 
-#include <nlohmann/json.hpp>
-
 #include "diffusion/served/client.h"
 #include "diffusion/served/server.h"
 #include "kernels/threads.h"
+#include "tensor/io/json.h"
 #include "train/cli/command.h"
 #include "train/frozen_base.h"
 
@@ -82,10 +81,10 @@ void serve(Options& options) {
   server.start();
   const diffusion::ModelCard card = card_of(base, options);
   if (options.json) {
-    const nlohmann::ordered_json json = {
+    const Json json = {
         {"url", server.url()}, {"port", server.port()}, {"name", card.name}, {"sha256", card.sha256},
         {"device", device.describe()}};
-    std::printf("%s\n", json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+    print_json(json);
   } else {
     std::printf(
         "%s serves %s, %.2fM parameters, %d conditioning frames, on %s%s\nuse it with --base %s or base.checkpoint = \"%s\"; "

@@ -4,10 +4,9 @@
 #include <cmath>
 #include <cstdio>
 
-#include <nlohmann/json.hpp>
-
 #include "kernels/threads.h"
 #include "tensor/error.h"
+#include "tensor/io/json.h"
 #include "train/cli/command.h"
 #include "train/cli/route_options.h"
 #include "train/dry_run.h"
@@ -18,7 +17,6 @@
 namespace avid::cli {
 namespace {
 
-using Json = nlohmann::ordered_json;
 using namespace avid::train;
 
 struct Options {
@@ -66,7 +64,7 @@ void print_dry_run(const Options& options) {
         {"memory_bytes", d.memory_bytes},
         {"memory_counted", d.memory_counted},
         {"graph_bytes", d.graph_bytes}};
-    std::printf("%s\n", json.dump(1).c_str());
+    print_json(json, 1);
     return;
   }
   std::printf("%s\n", d.description.c_str());
@@ -179,7 +177,7 @@ void train(const Options& options) {
       {"clips_per_s", number(trainer.last_logged("clips_per_s"))},
       {"peak_memory_mib", trainer.peak_memory_mib()},
       {"checkpoint", folder.checkpoints().latest() ? folder.checkpoints().latest()->string() : ""}};
-  std::printf("%s\n", json.dump(1).c_str());
+  print_json(json, 1);
 }
 
 const CommandRegistrar registrar("train", "train a base, an AVID adapter or a baseline", [](Command* command) {

@@ -1,5 +1,4 @@
 // train/cli/cmd_weights.cpp -- avid weights: which pretrained weights the metrics need, and their conversion
-#include <nlohmann/json.hpp>
 
 #include <cstdio>
 #include <memory>
@@ -7,12 +6,11 @@
 #include "eval/metrics/procgen_distance.h"
 #include "eval/metrics/weight_conversion.h"
 #include "eval/metrics/weight_files.h"
+#include "tensor/io/json.h"
 #include "train/cli/command.h"
 
 namespace avid::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 struct Options {
   std::string dir;
@@ -65,7 +63,7 @@ Json record(const std::filesystem::path& folder) {
 void list(const Options& options) {
   const Json result = record(eval::weights_folder(options.dir));
   if (options.json) {
-    std::printf("%s\n", result.dump(2).c_str());
+    print_json(result, 2);
     return;
   }
   std::printf("folder %s (--dir, or $AVID_WEIGHTS)\n", result["folder"].get<std::string>().c_str());
@@ -106,7 +104,7 @@ void convert(const Options& options) {
         {"source_sha256", made.source_sha256},
         {"official", made.official},
         {"num_tensors", made.num_tensors}};
-    std::printf("%s\n", result.dump(2).c_str());
+    print_json(result, 2);
     return;
   }
   std::printf(

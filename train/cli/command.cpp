@@ -2,7 +2,12 @@
 #include "train/cli/command.h"
 
 #include <CLI/CLI.hpp>
+
+#include <algorithm>
 #include <filesystem>
+
+#include "tensor/error.h"
+#include "train/config.h"
 
 namespace avid::cli {
 namespace {
@@ -14,12 +19,44 @@ std::string is_number(const std::string& text, bool (*passes)(double), const std
   return "expected a number " + which + ", got " + text;
 }
 
-}  // namespace
+/// One line for a mistake on the command line: what is wrong, and where the help is.
+std::string usage_line(const CLI::App& app, const CLI::ParseError& error, int argc, char** argv) {
+  std::string what = error.what(), name = "avid";
+  const CLI::App* deepest = &app;
+  while (!deepest->get_subcommands().empty()) {
+    deepest = deepest->get_subcommands().front();
+    name += " " + deepest->get_name();
+  }
+  if (!deepest->get_subcommands({}).empty()) {
+    std::vector<std::string> known;
+    for (const CLI::App* command : deepest->get_subcommands({}))
+      if (!command->get_group().empty()) known.push_back(command->get_name());  // hidden ones have no group
+    // The first word after the commands that were understood is the one that was not.
+    const int at = static_cast<int>(std::count(name.begin(), name.end(), ' ')) + 1;
+    if (at < argc && argv[at][0] != '-') {
+      const std::string nearest = train::nearest_name(argv[at], known);
+      what = fmt::format(
+          "unknown command '{}'{}", argv[at], nearest.empty() ? "" : fmt::format(", did you mean {}?", nearest));
+    } else if (at >= argc) {
+      what = fmt::format("expected a command: {}", fmt::join(known, ", "));
+    }
+  }
+  std::replace(what.begin(), what.end(), '\n', ' ');
+  return fmt::format("{}: {} | see {} --help", name, what, name);
+}
 
+struct RegisteredCommand {
+  std::string name, description;
+  std::function<void(Command*)> setup;
+};
+
+// Filled before main() begins, by the registrars of the commands' files.
 std::vector<RegisteredCommand>& registered_commands() {
   static std::vector<RegisteredCommand> list;
   return list;
 }
+
+}  // namespace
 
 CommandRegistrar::CommandRegistrar(std::string name, std::string description, std::function<void(Command*)> setup) {
   registered_commands().push_back({std::move(name), std::move(description), std::move(setup)});
@@ -144,5 +181,26 @@ void Command::footer(const std::string& text) { app_->footer(text); }
 void set_example(Command* command, const std::string& text) { command->footer("Example:\n  " + text); }
 
 std::string cli11_version() { return CLI11_VERSION; }
+
+void run_command_line(int argc, char** argv) {
+  CLI::App app{"avid: train, sample and score action-conditioned video world models", "avid"};
+  app.require_subcommand(1);
+  app.set_version_flag("--version", std::string("avid ") + AVID_VERSION);
+  app.footer(
+      "Each command explains itself: avid COMMAND --help\nExample:\n  avid inspect data/samples/coinrun32-heldout.h5");
+  auto& list = registered_commands();
+  std::sort(list.begin(), list.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  std::deque<Command> commands;
+  for (const RegisteredCommand& command : list) {
+    command.setup(&commands.emplace_back(app.add_subcommand(command.name, command.description)));
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    // CLI11 uses exit code 0 for --help and --version, others for mistakes.
+    if (error.get_exit_code() != 0) throw UsageError(usage_line(app, error, argc, argv));
+    app.exit(error);
+  }
+}
 
 }  // namespace avid::cli

@@ -5,7 +5,7 @@
 // Rules: results on stdout, everything else on stderr; --json prints one JSON value; throw avid::Error for failures.
 //
 // Command and Option are the part of CLI11 that the commands use. CLI11's own header takes longer to compile than any
-// command does, so only command.cpp and main.cpp read it.
+// command does, so only command.cpp reads it.
 #pragma once
 
 #include <cstdint>
@@ -83,11 +83,8 @@ void set_example(Command* command, const std::string& text);
 
 std::string cli11_version();
 
-/// What main.cpp needs of a registered command.
-struct RegisteredCommand {
-  std::string name, description;
-  std::function<void(Command*)> setup;
-};
-std::vector<RegisteredCommand>& registered_commands();
+/// Finds the command and runs it, or prints the help or version that was asked for. UsageError: a mistake in the words,
+/// with where the help is. All else is what the command throws.
+void run_command_line(int argc, char** argv);
 
 }  // namespace avid::cli

@@ -16,7 +16,6 @@
 namespace avid::cli {
 namespace {
 
-using Json = nlohmann::ordered_json;
 
 /// The evaluation classifier, checked against the clips.
 std::unique_ptr<ActionClassifier> load_judge(const std::filesystem::path& place, const HeldOutClips& clips) {

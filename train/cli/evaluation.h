@@ -6,10 +6,9 @@
 #include <memory>
 #include <string>
 
-#include <nlohmann/json.hpp>
-
 #include "eval/metrics/action_predictor.h"
 #include "eval/score_table.h"
+#include "tensor/io/json.h"
 #include "train/cli/held_out_clips.h"
 #include "train/cli/kept_clips.h"
 #include "train/cli/metric_options.h"
@@ -29,8 +28,6 @@ struct ScoringOptions {
 /// Collects rows, and for each the mean mask per diffusion step. Everything passed in outlives it.
 class Evaluation {
  public:
-  using Json = nlohmann::ordered_json;
-
   /// Fails at once, not after the sampling, when a metric that was asked for cannot be computed.
   Evaluation(const ScoringOptions& options, const MetricChoice& choice, const HeldOutClips& clips);
 

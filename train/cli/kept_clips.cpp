@@ -22,7 +22,7 @@ KeptClips::KeptClips(std::filesystem::path folder) : folder_(std::move(folder)) 
 }
 
 std::filesystem::path KeptClips::file_of(const Json& made_from) const {
-  const std::string text = made_from.dump();
+  const std::string text = json_text(made_from);
   return folder_ / (sha256_hex(std::as_bytes(std::span(text))).substr(0, 16) + ".safetensors");
 }
 
@@ -47,7 +47,7 @@ std::optional<KeptClips::Clips> KeptClips::find(const Json& made_from) const {
         .file = path};
     // The digest finds bytes that changed under a name and a header that did not.
     check<FileError>(
-        text(kMadeFrom) == made_from.dump() && clips.frames.dtype() == DType::u8 &&
+        text(kMadeFrom) == json_text(made_from) && clips.frames.dtype() == DType::u8 &&
             sha256_hex(clips.frames.to_dense_bytes()) == sampled.at("sha256"),
         "{}: not the frames that its header names", path.string());
     return clips;
@@ -66,7 +66,8 @@ void KeptClips::keep(const Json& made_from, const Clips& clips) const {
       {"device", clips.device},
       {"sha256", sha256_hex(clips.frames.to_dense_bytes())}};
   save_safetensors(
-      file_of(made_from), {{"generated", clips.frames}}, {{kMadeFrom, made_from.dump()}, {kSampled, sampled.dump()}});
+      file_of(made_from), {{"generated", clips.frames}},
+      {{kMadeFrom, json_text(made_from)}, {kSampled, json_text(sampled)}});
 }
 
 }  // namespace avid::cli

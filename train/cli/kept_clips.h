@@ -4,8 +4,7 @@
 #include <filesystem>
 #include <optional>
 
-#include <nlohmann/json.hpp>
-
+#include "tensor/io/json.h"
 #include "tensor/tensor.h"
 
 namespace avid::cli {
@@ -14,8 +13,6 @@ namespace avid::cli {
 /// what it was made from. The name is the start of the sha256 over that, so nothing is ever taken for something else.
 class KeptClips {
  public:
-  using Json = nlohmann::ordered_json;
-
   /// What sampling left behind.
   struct Clips {
     Tensor frames;                ///< u8 [N,T,H,W,3]

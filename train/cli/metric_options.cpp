@@ -139,7 +139,7 @@ MetricChoice choose_metrics(const MetricFlags& flags) {
 }
 
 void add_network_scores(
-    nlohmann::ordered_json& result, const eval::NetworkScores& scores, const eval::BootstrapOptions& bootstrap) {
+    Json& result, const eval::NetworkScores& scores, const eval::BootstrapOptions& bootstrap) {
   if (!scores.lpips.empty()) {
     eval::PixelScores frames;  // for its means over clips and frames
     frames.num_clips = scores.num_clips;

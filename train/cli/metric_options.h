@@ -4,11 +4,10 @@
 #include <string>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include "eval/metrics/bootstrap.h"
 #include "eval/metrics/network_metrics.h"
 #include "eval/score_table.h"
+#include "tensor/io/json.h"
 #include "train/cli/command.h"
 
 namespace avid::cli {
@@ -45,7 +44,7 @@ MetricChoice choose_metrics(const MetricFlags& flags);
 /// `result` as avid metrics prints them:
 /// "lpips": 0.1, "curves": {"lpips": [...]}, "intervals": {"lpips": [low, high]}, "details": {"fvd_i3d.biased": ...}.
 void add_network_scores(
-    nlohmann::ordered_json& result, const eval::NetworkScores& scores, const eval::BootstrapOptions& bootstrap);
+    Json& result, const eval::NetworkScores& scores, const eval::BootstrapOptions& bootstrap);
 
 /// One line on stderr for every warning.
 void print_warnings(const std::vector<std::string>& warnings);
