@@ -34,7 +34,7 @@
 // Tiles      pass 1: 64 positions, 8 warps, 54 KB of shared memory, one block per SM. Pass 2: 80 KB + 256 N bytes at
 //            C = 100 and 90, two blocks of 4 warps per SM on an A100; 44 KB at C = 50, three. matrices: 74 KB, two.
 // Compiled   nvcc 13, sm_80 (sm_90), no spills: pass 1 247, 234, 171 (253, 242, 174) registers for up to 104, 96, 56
-//            channels; pass 2 224, 218, 167 (229, 217, 167); matrices 128
+//            channels; pass 2 224, 218, 166 (227, 217, 167); matrices 128
 // Predicted  64 clips of 8 frames at 64x64, C = 100, N = 8, A100: composed 31 GB at 1.27 TB/s = 24 ms, and 0.2 TFLOP of
 //            FMAs fed from shared memory, 11 ms at a peak that they do not reach. Here 1.23 TFLOP at half of 312
 //            TFLOP/s = 7.9 ms (6.5 ms of bytes beneath them), matrices 0.3, the product 2.0 (its bytes): 10 ms.

@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(128, kN <= 7 ? 3 : 2) linear_bwd_rows_kernel(L
   bf16* h_tile = arena.take<bf16>(kRows * Tile::kPitch, "h");
   bf16* d_y_tile = arena.take<bf16>(kRows * Tile::kPitch, "d_y");
   bf16* slices = arena.take<bf16>(2 * kSlice, "matrices");
-  float* gamma = arena.take<float>(kN * 8, "gamma");
+  float4* gamma = arena.take<float4>(kN * 2, "gamma");
   float* softmax = arena.take<float>(p.N * 64, "log sums and corrections");
   const std::int64_t frame = blockIdx.x / tiles;
   const int t0 = static_cast<int>(blockIdx.x % tiles) * kRows, rows = min(kRows, p.S - t0);
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(128, kN <= 7 ? 3 : 2) linear_bwd_rows_kernel(L
     cp_async_16(d_y_tile + r * Tile::kPitch + c, exists ? p.d_y.row(row0 + r) + c : p.d_y.data, exists);
   }
   copy_matrices(0);
-  for (int c = threadIdx.x; c < kN * 8; c += blockDim.x) gamma[c] = c < p.C ? p.gamma[c] : 0.0f;
+  for (int c = threadIdx.x; c < kN * 8; c += blockDim.x) put_coefficient<kN>(gamma, c, c < p.C ? p.gamma[c] : 0.0f);
   for (int i = threadIdx.x; i < p.N * 64; i += blockDim.x) softmax[i] = p.softmax[frame * p.N * 64 + i];
   __syncthreads();
 
@@ -129,10 +129,11 @@ __global__ void __launch_bounds__(128, kN <= 7 ? 3 : 2) linear_bwd_rows_kernel(L
     for (int j = 0; j < kK; ++j) {
       const int c = (l + 8 * j) * 8;
       if (c >= kN * 8) continue;
-      float v[8];
+      float v[8], factors[8];
       unpack(chunks[j], v);
+      get_coefficients<kN>(gamma, l + 8 * j, factors);
 #pragma unroll
-      for (int e = 0; e < 8; ++e) v[e] = r < rows ? (v[e] - moments.mean) * moments.rstd * gamma[c + e] : 0.0f;
+      for (int e = 0; e < 8; ++e) v[e] = r < rows ? (v[e] - moments.mean) * moments.rstd * factors[e] : 0.0f;
       const uint4 bits = make_uint4(
           pack_bf16x2(v[0], v[1]), pack_bf16x2(v[2], v[3]), pack_bf16x2(v[4], v[5]), pack_bf16x2(v[6], v[7]));
       *reinterpret_cast<uint4*>(h_tile + r * Tile::kPitch + c) = bits;
@@ -250,13 +251,15 @@ __global__ void __launch_bounds__(128, kN <= 7 ? 3 : 2) linear_bwd_rows_kernel(L
 #pragma unroll
     for (int j = 0; j < kK; ++j) {
       const int c = (l + 8 * j) * 8;
+      float factors[8] = {};
+      if (c < kN * 8) get_coefficients<kN>(gamma, l + 8 * j, factors);
       unpack(chunks[j], xhat[j]);
       unpack(load_chunk(h_tile + r * Tile::kPitch + c, c < kN * 8 && r < rows ? 8 : 0), d_xhat[j]);
 #pragma unroll
       for (int e = 0; e < 8; ++e) {
         xhat[j][e] = (xhat[j][e] - moments.mean) * moments.rstd;
         sums[j][e] = fmaf(d_xhat[j][e], xhat[j][e], sums[j][e]);
-        d_xhat[j][e] *= c < kN * 8 ? gamma[c + e] : 0.0f;
+        d_xhat[j][e] *= factors[e];
         mean_d += d_xhat[j][e];
         mean_dx = fmaf(d_xhat[j][e], xhat[j][e], mean_dx);
       }

@@ -253,7 +253,7 @@ struct HeadSums {
 
 /// Rows 4 i .. 4 i + 3 of a tile, raw channels in shared memory, become h in place; the warp that copied them calls.
 template <int kN>
-AVID_DEVICE void normalise_copied_rows(const LinearBwd& p, bf16* rows, const float* gamma) {
+AVID_DEVICE void normalise_copied_rows(const LinearBwd& p, bf16* rows, const float4* gamma) {
   using Tile = LinearBwdTile<kN>;
   constexpr int kK = Tile::kLaneChunks;
   const int l = threadIdx.x % 8;
@@ -269,10 +269,11 @@ AVID_DEVICE void normalise_copied_rows(const LinearBwd& p, bf16* rows, const flo
   for (int j = 0; j < kK; ++j) {
     const int chunk = l + 8 * j;
     if (chunk >= kN) continue;
-    float v[8];
+    float v[8], factors[8];
     unpack(chunks[j], v);
+    get_coefficients<kN>(gamma, chunk, factors);
 #pragma unroll
-    for (int e = 0; e < 8; ++e) v[e] = (v[e] - moments.mean) * moments.rstd * gamma[chunk * 8 + e];
+    for (int e = 0; e < 8; ++e) v[e] = (v[e] - moments.mean) * moments.rstd * factors[e];
     *reinterpret_cast<uint4*>(row + chunk * 8) =
         make_uint4(pack_bf16x2(v[0], v[1]), pack_bf16x2(v[2], v[3]), pack_bf16x2(v[4], v[5]), pack_bf16x2(v[6], v[7]));
   }
@@ -286,7 +287,7 @@ __global__ void __launch_bounds__(256, 1) linear_bwd_sums_kernel(LinearBwd p, in
   SharedArena arena;
   bf16* h_tiles = arena.take<bf16>(2 * kTileElems, "h");
   bf16* d_y_tiles = arena.take<bf16>(2 * kTileElems, "d_y");
-  float* gamma = arena.take<float>(kN * 8, "gamma");
+  float4* gamma = arena.take<float4>(kN * 2, "gamma");
   const std::int64_t slab_of_all = blockIdx.x / groups, frame = slab_of_all / p.slabs;
   const int slab = static_cast<int>(slab_of_all % p.slabs);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
@@ -308,7 +309,7 @@ __global__ void __launch_bounds__(256, 1) linear_bwd_sums_kernel(LinearBwd p, in
     cp_async_commit();
   };
   copy_tile(begin, 0);
-  for (int c = threadIdx.x; c < kN * 8; c += blockDim.x) gamma[c] = c < p.C ? p.gamma[c] : 0.0f;
+  for (int c = threadIdx.x; c < kN * 8; c += blockDim.x) put_coefficient<kN>(gamma, c, c < p.C ? p.gamma[c] : 0.0f);
   HeadSums<kN> sums;
   if (head < p.N) sums.load_weights(p, ((of_k ? p.N : 0) + head) * 32);
   __syncthreads();

@@ -4,8 +4,10 @@
 #include <array>
 #include <cmath>
 #include <stdexcept>
+#include <string>
 
 #include "kernels/linear_attention.h"
+#include "kernels/sim/traffic.h"
 #include "tests/doctest.h"
 #include "tests/sim/attention_block_cases.h"
 
@@ -110,4 +112,22 @@ TEST_CASE("linear_attention_bwd/sim/only_sizes_that_it_serves") {
   kernels::AttentionBlockDeviceArgs<float> f32;
   f32.B = 1, f32.T = 1, f32.S = 4, f32.C = 8, f32.N = 1, f32.D = 32;
   CHECK_FALSE(kernels::linear_attention_bwd_is_fused(f32));
+}
+
+TEST_CASE("linear_attention_bwd/sim/traffic/no bank is met twice, rows are whole sectors") {
+  if (std::string(sim_suite()) != "sim_race") return;  // only kernels with race hooks tell of their accesses
+  kernels::simulator::options().profile = true;
+  run_device<BFloat16>({1, 1, 128, 104, 4, 32, true}, kAllGradients);
+  kernels::simulator::options().profile = false;
+  double units[2] = {}, ideal[2] = {};  // of global and of shared memory, 16 bytes a lane
+  for (const kernels::simulator::TrafficLine& line : kernels::simulator::take_traffic_lines()) {
+    if (line.bytes != 16 || !(line.kernel.find("linear_bwd_sums") == 0 || line.kernel.find("linear_bwd_rows") == 0))
+      continue;
+    units[line.shared] += static_cast<double>(line.units);
+    ideal[line.shared] += static_cast<double>(line.ideal_units);
+  }
+  CHECK(ideal[0] > 6 * 128 * 13 / 2);  // x, d_y twice, d_x, h: rows of 13 chunks; and more
+  CHECK(units[0] < 1.15 * ideal[0]);   // rows of 13 chunks start in the middle of a sector
+  CHECK(ideal[1] > 10000);
+  CHECK(units[1] < 1.05 * ideal[1]);
 }
