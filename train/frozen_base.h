@@ -23,7 +23,7 @@ struct FrozenBase {
   std::int64_t timesteps = 0, frames = 0, size = 0;
   std::string source, sha256;
   double flops_per_pixel = 0;  // of one forward pass, for a served base
-  /// Moves the network to a device and sets the type of its activations. DeviceError for a served base and a GPU.
+  /// Moves the network to a device and sets the type of its activations; nothing for a served base.
   void place(Device device, DType activations);
   /// FLOPs of one forward pass.
   double forward_flops(const VideoSize& size) const;

@@ -107,12 +107,15 @@ ServedDenoiser::ServedDenoiser(std::string url, const ServedOptions& options)
 ServedDenoiser::~ServedDenoiser() = default;
 
 Tensor ServedDenoiser::predict(const DenoiserInput& input) {
+  const auto on_host = [](const Tensor& t) { return t.device().is_gpu() ? t.to(Device{}) : t; };
+  const Device device = input.x_t.device();
   // Actions stay here: a base is asked without them.
-  const std::string body =
-      encode_request({.x_t = input.x_t, .t = input.t, .cond = input.cond, .actions = {}}, card_.id());
+  const std::string body = encode_request(
+      {.x_t = on_host(input.x_t), .t = on_host(input.t), .cond = on_host(input.cond), .actions = {}}, card_.id());
   const std::string answer = connection_->ask(
       url_, options_, [&] { return connection_->client.Post("/v1/predict", body, "application/octet-stream"); });
-  return decode_response(answer, card_.id(), input.x_t.shape(), url_);
+  const Tensor prediction = decode_response(answer, card_.id(), input.x_t.shape(), url_);
+  return device.is_gpu() ? prediction.to(device) : prediction;
 }
 
 }  // namespace avid::diffusion

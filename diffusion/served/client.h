@@ -25,7 +25,8 @@ struct ServedOptions {
 bool is_served(const std::string& place);
 
 /// Asks the server at `url` for every prediction. Numbers are those of the served network in its own process: f32 goes
-/// over the wire as it is.
+/// over the wire as it is. Inputs on a device go through the host and their prediction comes back to it, so a step with
+/// a served base cannot be recorded as a graph.
 ///
 /// Errors   every failure is one line that names the server. At once: not such a server, wrong token, answers of
 ///          another shape, damaged, not finite, or from other weights. After `patience_s` of asking again: nobody

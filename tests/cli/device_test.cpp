@@ -92,20 +92,73 @@ TEST_CASE("device/train/a run goes on on another device") {
   CHECK(std::abs(loss[1] - loss[0]) < 1e-4 * loss[0]);
 }
 
-TEST_CASE("device/served/a base on a device is asked from the host") {
-  // Of a served base only the server's device matters; f32 there agrees with the CPU's.
-  const std::string held_out = std::string(AVID_SOURCE_DIR) + "/data/samples/coinrun32-heldout.h5";
-  const auto mse = [&](const std::string& base) {
+TEST_CASE("device/evaluate/scores and masks as on the CPU") {
+  const test::TempDir dir;
+  const auto report = [&](const std::string& where, std::vector<std::string> more) {
+    std::vector<std::string> words{
+        "evaluate", "--base", test::golden("pixel/ddpm/base.safetensors").string(), "--data",
+        std::string(AVID_SOURCE_DIR) + "/data/samples/coinrun32-heldout.h5", "--clips", "2", "--frames", "2", "--size",
+        "8", "--timesteps", "6", "--device", where, "--json"};
+    words.insert(words.end(), more.begin(), more.end());
+    const test::ProgramResult result = avid(words);
+    CAPTURE(result.err);
+    REQUIRE(result.exit_code == 0);
+    return Json::parse(result.out);
+  };
+  const std::string adapter = test::golden("pixel/ddpm/adapter.safetensors").string(), device = kDevice.to_string();
+  for (const std::vector<std::string>& method : std::vector<std::vector<std::string>>{
+           {"--adapter", adapter, "--steps", "2", "--keep-clips", dir / "kept"},
+           {"--adapter", adapter, "--steps", "2", "--set", "quantise=round"},
+           {"--sampler", "ddpm"}}) {
+    const Json here = report("cpu", method), there = report(device, method);
+    CHECK(there["device"].get<std::string>().starts_with(device.substr(0, 3)));
+    CHECK_FALSE(there.contains("kept_clips"));  // clips of another device are others
+    REQUIRE(here["rows"].size() == there["rows"].size());
+    for (std::size_t i = 0; i < here["rows"].size(); ++i)
+      CHECK(
+          there["rows"][i]["psnr"]["mean"].get<double>() ==
+          doctest::Approx(here["rows"][i]["psnr"]["mean"].get<double>()).epsilon(1e-4));
+    if (method[0] == "--adapter")
+      CHECK(
+          there["mask_mean_per_step"]["adapter"][1]["mean"].get<double>() ==
+          doctest::Approx(here["mask_mean_per_step"]["adapter"][1]["mean"].get<double>()).epsilon(1e-4));
+  }
+}
+
+TEST_CASE("device/served/either side may be on a device") {
+  const test::TempDir dir;
+  const std::string held_out = std::string(AVID_SOURCE_DIR) + "/data/samples/coinrun32-heldout.h5",
+                    device = kDevice.to_string();
+  const auto mse = [&](const std::string& base, const std::string& where) {
     const test::ProgramResult result = avid(
         {"evaluate", "--base", base, "--data", held_out, "--clips", "1", "--frames", "2", "--size", "8", "--timesteps",
-         "6", "--steps", "2", "--json"});
+         "6", "--steps", "2", "--device", where, "--json"});
     CAPTURE(result.err);
     REQUIRE(result.exit_code == 0);
     return Json::parse(result.out)["rows"].back()["mse"]["mean"].get<double>();
   };
-  const test::Server server(golden_file("base"), 0, kDevice.to_string());
-  CHECK(server.card["device"].get<std::string>().starts_with(kDevice.to_string().substr(0, 3)));
-  CHECK(mse(server.url()) == doctest::Approx(mse(golden_file("base"))).epsilon(1e-3));
+  const std::string run = (dir / "base").string();
+  auto base_run = tiny_run(run, "cpu");
+  base_run.insert(base_run.end(), {"--set", "diffusion.timesteps=6", "--set", "samples.steps=5"});
+  REQUIRE(avid(base_run).exit_code == 0);
+  const double here = mse(run, "cpu");
+  const test::Server there(run, 0, device);
+  CHECK(there.card["device"].get<std::string>().starts_with(device.substr(0, 3)));
+  CHECK(mse(there.url(), "cpu") == doctest::Approx(here).epsilon(1e-3));
+  CHECK(mse(there.url(), device) == doctest::Approx(here).epsilon(1e-3));
+
+  // An adapter trained on the device beside a base in another process.
+  const auto loss = [&](const std::string& base, const std::string& name) {
+    auto words = tiny_run((dir / name).string(), device);
+    for (const char* set : {"diffusion.timesteps=6", "samples.steps=5"}) words.insert(words.end(), {"--set", set});
+    words[2] = std::string(AVID_SOURCE_DIR) + "/configs/tiny/avid.toml";
+    words.insert(words.end(), {"--set", "base.checkpoint=" + base});
+    const test::ProgramResult result = avid(words);
+    CAPTURE(result.err);
+    REQUIRE(result.exit_code == 0);
+    return Json::parse(result.out)["val_loss"].get<double>();
+  };
+  CHECK(loss(there.url(), "served") == doctest::Approx(loss(run, "own")).epsilon(1e-4));
 }
 
 TEST_CASE("device/errors/one line each") {

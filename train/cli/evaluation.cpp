@@ -91,7 +91,8 @@ KeptClips::Clips Evaluation::sample(
   sampler.on_step = [&](const diffusion::StepReport& step) { trace.add(step); };
   show_sampling_progress(sampler, name);
   const auto start = std::chrono::steady_clock::now();
-  const Tensor made = diffusion::sample(denoiser, schedule, clips_.cond, actions, clips_.real_u8.dim(1), sampler);
+  const Tensor made =
+      diffusion::sample(denoiser, schedule, clips_.cond, actions, clips_.real_u8.dim(1), sampler).to(Device{});
   KeptClips::Clips clips{
       .frames = choice_.round ? eval::quantise_rounded(made) : frames_to_u8(made),
       .seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(),
