@@ -208,8 +208,9 @@ std::vector<double> symmetric_eigenvalues(std::vector<double> matrix, std::int64
 
 double frechet_distance(const FeatureMoments& a, const FeatureMoments& b) {
   check<ShapeError>(
-      a.num_features() == b.num_features(), "frechet distance: moments: expected {} features as in the first set, got {}",
-      a.num_features(), b.num_features());
+      a.num_features() == b.num_features(),
+      "frechet distance: moments: expected {} features as in the first set, got {}", a.num_features(),
+      b.num_features());
   const auto d = static_cast<std::size_t>(a.num_features());
   double distance = a.trace() + b.trace();
   const double scale = distance;

@@ -24,8 +24,9 @@ struct FeatureMoments {
 
   /// Two passes, f64. Shapes and errors as frechet_distance of features.
   static FeatureMoments of(const Tensor& features, Covariance divisor, const char* name);
-  /// mu [D] and sigma [D,D], f32 or f64. Errors   ShapeError; Error for values that are not finite, and for a sigma that
-  /// is not symmetric or has a negative diagonal; `name` is what they are called in messages.
+  /// mu [D] and sigma [D,D], f32 or f64; `name` is what they are called in messages.
+  /// Errors   ShapeError; Error for values that are not finite, and for a sigma that is not symmetric or has a negative
+  ///          diagonal.
   static FeatureMoments from(const Tensor& mu, const Tensor& sigma, const std::string& name);
 };
 

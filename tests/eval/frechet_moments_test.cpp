@@ -47,7 +47,8 @@ TEST_CASE("frechet_moments/metrics_10/methods_agree_to_1e-6") {
   for (const auto& [n1, n2, d] : {std::array{60, 45, 8}, std::array{200, 300, 31}, std::array{40, 40, 1}})
     for (const Covariance c : {Covariance::unbiased, Covariance::biased}) {
       CAPTURE(d);
-      const Tensor x = test::random_tensor({n1, d}, DType::f64, 3), y = test::random_tensor({n2, d}, DType::f64, 4, 1.7);
+      const Tensor x = test::random_tensor({n1, d}, DType::f64, 3),
+                   y = test::random_tensor({n2, d}, DType::f64, 4, 1.7);
       const double features = frechet_distance(x, y, c);
       CHECK(by_moments(x, y, c) == doctest::Approx(features).epsilon(1e-6));
       CHECK(by_moments(y, x, c) == doctest::Approx(features).epsilon(1e-6));

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <ctime>
 #include <memory>
 #include <optional>
 
@@ -232,6 +233,9 @@ void score_videos(const Options& options) {
     frames.real = eval::take_frames(clips.real, 1, clips.real.dim(1));
     frames.generated = eval::take_frames(clips.generated, 1, clips.real.dim(1));
   }
+  // Of the process, all threads: what the scoring itself took, without reading and hashing the videos.
+  const auto cpu_seconds = [] { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; };
+  const double scoring_began = cpu_seconds();
   add_pixel_metrics(result, options, choice, frames);
   std::vector<eval::NetworkMetric> of_frames, of_clips;
   for (const eval::NetworkMetric m : choice.network)
@@ -252,6 +256,7 @@ void score_videos(const Options& options) {
     const std::string reason = add_action_error(result, weights, data, options, clips);
     if (!reason.empty()) unavailable["aer"] = reason;
   }
+  const double scoring_took = cpu_seconds() - scoring_began;
   if (!unavailable.empty()) result["unavailable"] = unavailable;
   add_normalised_score(result, options);
 
@@ -275,6 +280,7 @@ void score_videos(const Options& options) {
   result["program"] = "avid " + train::program_version();
   result["commit"] = train::program_commit();
   result["device"] = "cpu";
+  result["scoring_cpu_seconds"] = scoring_took;
   print(options, result);
   if (!result.contains("unavailable")) return;
   if (choice.all) {  // no error, but nobody should have to miss a number to learn why it is not there
