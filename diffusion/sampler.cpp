@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 
 #include "diffusion/parameterisation.h"
 #include "tensor/error.h"
+#include "tensor/memory_watch.h"
 #include "tensor/ops/clip_mix.h"
 #include "tensor/ops/elementwise.h"
 #include "tensor/rng.h"
@@ -94,7 +96,7 @@ class Sampling {
       const bool random = !last && (options_.kind == SamplerKind::ddpm || options_.eta > 0);
       if (random) put(s.z, draw(static_cast<std::int64_t>(i) + 1, shape, cond.dtype(), device, first_clip));
       const bool repeats = graph_use_ != UseGraph::off && i > 0 && !last;
-      const Result made = repeats ? repeat(s) : step(s, last, random);
+      const Result made = repeats ? repeat(s) : watched(device, [&] { return step(s, last, random); });
       put(s.x, made.x);
       if (!last && guided(pair.t))
         add_scaled(
@@ -186,6 +188,16 @@ class Sampling {
     return {s.x, x, x0_hat, denoiser_.last_mask()};
   }
 
+  /// The first step shows the recording what memory it will need.
+  template <class F>
+  Result watched(Device device, F&& f) {
+    if (graph_use_ == UseGraph::off || graph_.defined() || watch_) return f();
+    watch_ = std::make_unique<MemoryWatch>(device);
+    const Result result = f();
+    watch_->end_of_work();
+    return result;
+  }
+
   Result repeat(State& s) {
     const bool random = s.z.defined();
     // A network that gets actions on the host sends them itself, which a recording would take for constants. It has
@@ -195,7 +207,9 @@ class Sampling {
       State there = s;
       there.actions = s.actions_there;
       try {
-        graph_ = DeviceGraph::record(s.x.device(), [&] { recorded_ = step(there, false, random); });
+        const auto watch = std::move(watch_);
+        graph_ = DeviceGraph::record(
+            s.x.device(), [&] { recorded_ = step(there, false, random); }, watch.get());
       } catch (const Error& error) {
         if (options_.graph == UseGraph::on) throw;
         if (options_.say)
@@ -241,6 +255,7 @@ class Sampling {
   UseGraph graph_use_;
   Tensor bad_;  // on a device: 1 once a step's result was not finite
   State slots_;
+  std::unique_ptr<MemoryWatch> watch_;
   DeviceGraph graph_;
   Result recorded_;
 };

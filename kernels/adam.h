@@ -31,9 +31,9 @@ double sum_of_squares(const Elem* x, std::int64_t n);
 
 // ---- on a device: all parameters at once, f32; n counts whole buffers, gaps included ----
 
-/// One parameter, 16-byte aligned. Segments are cut into chunks of kAdamChunk elements, none shared by two. With a shadow
-/// the rows of both start at multiples of four elements, unless there is but one; gaps of param behind its rows are
-/// written to those of the shadow (zeros), whose pitch is not less.
+/// One parameter, 16-byte aligned. Segments are cut into chunks of kAdamChunk elements, none shared by two. With a
+/// shadow the rows of both start at multiples of four elements, unless there is but one; gaps of param behind its rows
+/// are written to those of the shadow (zeros), whose pitch is not less.
 struct AdamSegment {
   float* param = nullptr;
   const float* grad = nullptr;  ///< null counts as zeros

@@ -3,6 +3,7 @@
 
 #include <exception>
 
+#include "tensor/memory_watch.h"
 #include "tensor/ops/on_device.h"
 #include "tensor/storage.h"
 
@@ -20,15 +21,17 @@ DeviceGraph::~DeviceGraph() = default;
 DeviceGraph::DeviceGraph(DeviceGraph&&) noexcept = default;
 DeviceGraph& DeviceGraph::operator=(DeviceGraph&&) noexcept = default;
 
-DeviceGraph DeviceGraph::record(Device device, const std::function<void()>& work) {
+DeviceGraph DeviceGraph::record(Device device, const std::function<void()>& work, const MemoryWatch* watch) {
   DeviceGraph graph;
   graph.device_ = device;
   // Earlier runs of the same work tell how much it needs.
   const PoolStats pool = device_pool_stats(device);
-  const std::size_t expected = pool.peak_in_use_bytes - pool.in_use_bytes;
+  const kernels::MemoryPlan plan =
+      watch != nullptr ? kernels::plan_memory(watch->uses())
+                       : kernels::MemoryPlan{.slab_bytes = pool.peak_in_use_bytes - pool.in_use_bytes};
   try {
     on_device(device, "graph", [&]<class Backend>(const kernels::Stream& stream) {
-      kernels::record_begin<Backend>(stream, expected);
+      kernels::record_begin<Backend>(stream, plan);
       try {
         work();
       } catch (...) {

@@ -13,6 +13,7 @@ namespace avid {
 namespace kernels {
 class RecordedWork;
 }
+class MemoryWatch;
 
 /// Whether work is to be recorded. `automatic`: where that is possible, with a line that says so where it is not.
 enum class UseGraph { off, on, automatic };
@@ -35,10 +36,11 @@ class DeviceGraph {
   DeviceGraph& operator=(DeviceGraph&&) noexcept;
 
   /// Runs `work` with its ops recorded instead of done. Run the same work once before without recording: what is made
-  /// at a first use (tables, converted weights, libraries' handles) is then there already.
+  /// at a first use (tables, converted weights, libraries' handles) is then there already. `watch` is what saw that
+  /// run; with it the recording takes about as much memory, without it more.
   /// Errors   DeviceError for the CPU, and when `work` reads from the device or waits for it; OutOfMemoryError; what
   ///          `work` throws. Nothing is recorded then.
-  static DeviceGraph record(Device device, const std::function<void()>& work);
+  static DeviceGraph record(Device device, const std::function<void()>& work, const MemoryWatch* watch = nullptr);
 
   bool defined() const { return work_ != nullptr; }
   /// Queues all of it. DeviceError when the device refuses.

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
+#include <limits>
 #include <map>
 #include <mutex>
 #include <string>
@@ -17,6 +18,7 @@
 #include "kernels/device/graph_memory.h"
 #include "kernels/op_timer.h"
 #include "tensor/error.h"
+#include "tensor/memory_watch.h"
 #include "tensor/ops/on_device.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -105,6 +107,7 @@ struct DeviceLedger {
   };
   PoolStats stats;
   std::unordered_map<const std::byte*, Block> blocks;
+  MemoryWatch* watch = nullptr;
 
   /// "conv3d 812.0 MiB, weights and batches 96.5 MiB": the ops whose outputs are the most.
   std::string largest_holders() const {
@@ -153,6 +156,7 @@ std::byte* take_from_device(std::size_t block_bytes, Device device) {
         device.to_string(), op != nullptr ? op : "storage", mib(block_bytes), mib(ledger.stats.in_use_bytes),
         ledger.largest_holders());
   ledger.blocks[block] = {block_bytes, op};
+  if (ledger.watch != nullptr) ledger.watch->taken(block, block_bytes);
   ledger.stats.in_use_bytes += block_bytes;
   ledger.stats.peak_in_use_bytes = std::max(ledger.stats.peak_in_use_bytes, with_graphs(ledger.stats));
   return block;
@@ -163,6 +167,7 @@ void give_back_to_device(std::byte* block, std::size_t block_bytes, Device devic
     const std::lock_guard lock(ledgers_mutex);
     DeviceLedger& ledger = ledger_of(device);
     ledger.blocks.erase(block);
+    if (ledger.watch != nullptr) ledger.watch->given_back(block);
     ledger.stats.in_use_bytes -= block_bytes;
   }
   try {
@@ -225,5 +230,36 @@ void reset_device_pool_peak(Device device) {
 }
 
 void trim_host_pool() { host_pool().trim(); }
+
+MemoryWatch::MemoryWatch(Device device) : device_(device) {
+  const std::lock_guard lock(ledgers_mutex);
+  ledger_of(device).watch = this;
+}
+
+MemoryWatch::~MemoryWatch() {
+  const std::lock_guard lock(ledgers_mutex);
+  MemoryWatch*& watch = ledger_of(device_).watch;
+  if (watch == this) watch = nullptr;
+}
+
+void MemoryWatch::taken(const void* block, std::size_t bytes) {
+  if (ended_) return;
+  in_use_[block] = uses_.size();
+  uses_.push_back({.bytes = bytes, .from = clock_++, .until = -1});
+}
+
+void MemoryWatch::given_back(const void* block) {
+  const auto found = in_use_.find(block);
+  if (found == in_use_.end()) return;
+  uses_[found->second].until = ended_ ? std::numeric_limits<std::int64_t>::max() : clock_++;
+  in_use_.erase(found);
+}
+
+std::vector<kernels::MemoryUse> MemoryWatch::uses() const {
+  std::vector<kernels::MemoryUse> list;
+  for (const kernels::MemoryUse& use : uses_)
+    if (use.until >= 0) list.push_back(use);
+  return list;
+}
 
 }  // namespace avid

@@ -50,8 +50,8 @@ struct BenchResult {
 };
 
 /// Runs `warmup` + `steps` steps on one fixed batch: updates as Learner does them, or steps of a DDIM sampler. On a
-/// device that records, the warm-up is at least the step that runs as it is and the one that is recorded. With `config`,
-/// `kind` says only whether to update or to sample.
+/// device that records, the warm-up is at least the step that runs as it is and the one that is recorded. With
+/// `config`, `kind` says only whether to update or to sample.
 /// Throws UsageError for an unknown kind, FileError / ShapeError for files that do not fit together, ConfigError for
 /// graph = on where nothing can be recorded.
 BenchResult bench_step(const BenchRequest& request);

@@ -28,9 +28,9 @@ struct DryRun {
 ///
 /// Memory on a device is counted, not measured: the simulator goes through two updates of the configured size, the
 /// second recorded if train.graph says so, then through what comes between updates (validation, samples), allocating
-/// addresses and computing nothing (kernels::sim_pretend); it runs the ops that a GPU runs. On the CPU, and in builds without the
-/// simulator, the peaks of two small updates are extrapolated to the batch. `measured_flops` says how large the larger
-/// one is.
+/// addresses and computing nothing (kernels::sim_pretend); it runs the ops that a GPU runs. On the CPU, and in builds
+/// without the simulator, the peaks of two small updates are extrapolated to the batch. `measured_flops` says how large
+/// the larger one is.
 DryRun dry_run(const TrainConfig& config, Device device = {}, double measured_flops = 60e9);
 
 }  // namespace avid::train

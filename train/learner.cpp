@@ -227,6 +227,7 @@ void Learner::forget_graph() {
   graph_grads_.clear();
   masks_.clear();
   warm_ = false;
+  watch_.reset();
 }
 
 void Learner::repeat(const std::vector<TrainBatch>& batches, UpdateReport& report) {
@@ -235,14 +236,18 @@ void Learner::repeat(const std::vector<TrainBatch>& batches, UpdateReport& repor
   adam_.refresh_copies();
   if (adam_.addresses(ema_.shadows()) != graph_addresses_) forget_graph();
   if (!warm_) {
+    watch_ = std::make_unique<MemoryWatch>(device_);
     queue(batches);
+    watch_->end_of_work();
     warm_ = true;
     graph_addresses_ = adam_.addresses(ema_.shadows());  // now there are copies
     return;
   }
   if (!graph_.defined()) {
     try {
-      graph_ = DeviceGraph::record(device_, [&] { queue(batches); });
+      const auto watch = std::move(watch_);
+      graph_ = DeviceGraph::record(
+          device_, [&] { queue(batches); }, watch.get());
     } catch (const Error& error) {
       if (options_.graph == UseGraph::on) throw;
       report.note = fmt::format("updates are not recorded as a graph, which only costs time: {}", error.what());

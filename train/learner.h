@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "diffusion/schedule.h"
 #include "models/avid.h"
 #include "tensor/device_graph.h"
+#include "tensor/memory_watch.h"
 #include "train/ema.h"
 #include "train/optimizer.h"
 #include "train/trainee.h"
@@ -79,8 +81,8 @@ class Learner {
       std::int64_t k, const std::function<TrainBatch(std::int64_t i)>& batch,
       const std::function<void()>& meanwhile = {});
 
-  /// The loss and mask of a batch without learning, with the weights as they are. Where that needs memory that a recorded
-  /// update keeps, the recording goes, the next report says so, and updates are recorded anew.
+  /// The loss and mask of a batch without learning, with the weights as they are. Where that needs memory that a
+  /// recorded update keeps, the recording goes, the next report says so, and updates are recorded anew.
   struct Evaluation {
     double loss = 0;
     std::optional<MaskStats> mask;
@@ -133,6 +135,7 @@ class Learner {
   std::vector<Tensor> graph_grads_;           // where a repeated update leaves the gradients
   std::vector<const void*> graph_addresses_;  // of the state that it changes
   bool warm_ = false;                         // an update of this shape has run
+  std::unique_ptr<MemoryWatch> watch_;        // over it
   bool made_room_ = false;                    // evaluate() has dropped a recording
   std::string pending_note_;                  // of the next report
 };

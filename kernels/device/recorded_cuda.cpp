@@ -77,7 +77,7 @@ void recorded_copy_up(
 }
 
 template <>
-void record_begin<Cuda>(const Stream& stream, std::size_t memory_bytes) {
+void record_begin<Cuda>(const Stream& stream, const MemoryPlan& plan) {
   CudaState& state = cuda_state_of(stream);
   if (state.recorded != nullptr) throw GpuError("cuda: a recording is under way already");
   check_cuda(cudaStreamSynchronize(state.stream), "cudaStreamSynchronize");
@@ -87,7 +87,7 @@ void record_begin<Cuda>(const Stream& stream, std::size_t memory_bytes) {
   check_cuda(cudaMemPoolTrimTo(pool, 0), "cudaMemPoolTrimTo");
   auto work = std::make_unique<CudaWork>();
   work->stream = stream;
-  work->memory = GraphMemory::make({reserve_slab, release_slab}, memory_bytes);
+  work->memory = GraphMemory::make({reserve_slab, release_slab}, plan);
   check_cuda(cudaStreamBeginCapture(state.stream, cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
   state.recorded = work.release();
 }

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "kernels/device/backend.h"
+#include "kernels/device/graph_memory.h"
 
 namespace avid::kernels {
 
@@ -97,15 +98,15 @@ class RecordedWork {
   virtual std::size_t memory_bytes() const = 0;
 };
 
-/// From here to record_end() what is queued on the stream is recorded instead of being done. `memory_bytes`: how much
-/// memory it is expected to take at once; it gets more when that is not enough. While recording
+/// From here to record_end() what is queued on the stream is recorded instead of being done. `plan`: which blocks it is
+/// expected to take, or how much memory at once (graph_memory.h); it gets more when that is not enough. While recording
 ///   device_allocate     gives memory of the recorded work, which keeps it to its end
 ///   device_free         lets later recorded work use such memory; other blocks stay until the recorded work is
 ///   destroyed device_copy         to the device: the host's values of now, at every repetition; to the host: GpuError
 ///   device_synchronise  GpuError
 /// Numbers passed to kernels by value stay what they are: what changes must lie in device memory.
 template <class Backend>
-void record_begin(const Stream& stream, std::size_t memory_bytes);
+void record_begin(const Stream& stream, const MemoryPlan& plan);
 template <class Backend>
 std::unique_ptr<RecordedWork> record_end(const Stream& stream);
 /// Ends a recording whose work failed.
@@ -129,7 +130,7 @@ void replay(const Stream& stream, RecordedWork& work);
   template <> void device_synchronise<Backend>(const Stream&);                                                         \
   template <> DeviceMemory device_memory<Backend>(int);                                                                \
   template <> std::unique_ptr<Upload> make_upload<Backend>(const Stream&, std::size_t);                                \
-  template <> void record_begin<Backend>(const Stream&, std::size_t);                                                  \
+  template <> void record_begin<Backend>(const Stream&, const MemoryPlan&);                                            \
   template <> std::unique_ptr<RecordedWork> record_end<Backend>(const Stream&);                                        \
   template <> void record_cancel<Backend>(const Stream&) noexcept;                                                     \
   template <> void replay<Backend>(const Stream&, RecordedWork&);

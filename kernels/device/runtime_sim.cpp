@@ -35,8 +35,8 @@ namespace {
 std::size_t memory_limit() {
   static const std::size_t limit = [] {
     const char* text = std::getenv("AVID_SIM_MEMORY_MIB");
-    const long long mib = text == nullptr ? 0 : std::atoll(text);
-    return mib > 0 ? static_cast<std::size_t>(mib) << 20 : ~std::size_t{0};
+    const double mib = text == nullptr ? 0 : std::atof(text);
+    return mib > 0 ? static_cast<std::size_t>(mib * 1048576) : ~std::size_t{0};
   }();
   return limit;
 }
@@ -237,11 +237,11 @@ void device_synchronise<Sim>(const Stream&) {
 }
 
 template <>
-void record_begin<Sim>(const Stream&, std::size_t memory_bytes) {
+void record_begin<Sim>(const Stream&, const MemoryPlan& plan) {
   if (recorded) throw GpuError("sim: a recording is under way already");
   recorded = std::make_unique<SimWork>();
-  recorded->memory = pretending ? GraphMemory::make({take_addresses, give_addresses}, memory_bytes)
-                                : GraphMemory::make({take_from_host, give_to_host}, memory_bytes);
+  recorded->memory = pretending ? GraphMemory::make({take_addresses, give_addresses}, plan)
+                                : GraphMemory::make({take_from_host, give_to_host}, plan);
   simulator::recorder = &recorded->steps;
 }
 

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "tensor/device_graph.h"
+#include "tensor/memory_watch.h"
 #include "tensor/ops/clip_mix.h"
 #include "tensor/ops/moments.h"
 #include "tensor/ops/on_device.h"
@@ -236,6 +237,32 @@ TEST_CASE("device/graph/keeps what it reads, and reuses what it gave back") {
   const Tensor kept = out;
   graph = {};  // results outlive the graph
   CHECK(test::rel_l2(kept.to(Device()), Tensor::full(shape, 6 * std::pow(1.5, 10))) < 1e-6);
+}
+
+TEST_CASE("device/graph/work that ran under watch is recorded in about as much memory as it takes") {
+  // Every block is larger than the gaps that the earlier ones leave.
+  Tensor out;
+  const auto work = [&] {
+    for (std::int64_t n = 1; n <= 24; ++n) {
+      const Tensor before = out;
+      out = Tensor::full({n, 16384}, static_cast<double>(n), DType::f32, kDevice);
+      if (n > 1) out.slice(0, n - 1).copy_from(before);
+    }
+  };
+  const std::size_t in_use = device_pool_stats(kDevice).in_use_bytes;
+  reset_device_pool_peak(kDevice);
+  MemoryWatch watch(kDevice);
+  work();
+  watch.end_of_work();
+  const auto most = static_cast<double>(device_pool_stats(kDevice).peak_in_use_bytes - in_use);
+  const std::vector<double> want = out.to_doubles();
+  out = {};
+  DeviceGraph graph = DeviceGraph::record(kDevice, work, &watch);
+  CHECK(static_cast<double>(graph.memory_bytes()) < 1.1 * most);
+  for (int i = 0; i < 2; ++i) {
+    graph.replay();
+    CHECK(out.to_doubles() == want);
+  }
 }
 
 TEST_CASE("device/upload/arrives when it is asked to, and the buffer is free again") {

@@ -331,56 +331,44 @@ TEST_CASE("train/errors/non_finite_updates_stop_the_run") {
   CHECK(skipped == 3);
 }
 
-TEST_CASE("train/errors/out_of_memory_while_recording_and_beside_it") {
+TEST_CASE("train/memory/validation_takes_the_room_of_a_recorded_update") {
   const test::TempDir dir;
   const auto with = [](std::vector<std::string> words, const std::string& graph, const std::string& validation) {
     words.insert(words.end(), {"--device", "sim"});
     const std::string settings[] = {"train.graph=" + graph, "validation.every=" + validation,
-                                    "validation.clips=6",   "samples.every=0",
-                                    "train.updates=3",      "train.batch=6",
-                                    "train.accumulate=1",   "data.size=8",
-                                    "data.frames=4"};
+                                    "validation.clips=2",   "samples.every=0",
+                                    "train.updates=3",      "train.batch=2",
+                                    "train.accumulate=1",   "data.size=4",
+                                    "data.frames=2"};
     for (const std::string& set : settings) words.insert(words.end(), {"--set", set});
     return words;
   };
-  const auto predicted = [&](const std::string& graph, const std::string& validation) {
+  const auto predicted = [&](const std::string& validation) {
     const auto result = test::run_program(
-        with(command({"--config", kConfigs + "scratch.toml", "--dry-run", "--json"}), graph, validation));
+        with(command({"--config", kConfigs + "scratch.toml", "--dry-run", "--json"}), "on", validation));
     return result.exit_code == 0 ? Json::parse(result.out)["memory_bytes"].get<double>() : 0.0;
   };
-  // A recording cuts its memory into pieces: it needs more than the update that it records.
-  const double unrecorded = predicted("off", "0"), recorded = predicted("on", "0"), beside = predicted("on", "2");
+  const double recorded = predicted("0"), beside = predicted("2");
   if (recorded == 0) return;  // built without the simulator
-  const auto run_between = [&](double low, double high, const std::vector<std::string>& words) {
-    const double limit = std::ceil(1.02 * low / 1048576.0);
-    REQUIRE(limit * 1048576.0 < 0.98 * high);
-    setenv("AVID_SIM_MEMORY_MIB", fmt::format("{:.0f}", limit).c_str(), 1);
-    const auto result = test::run_program(words);
+  REQUIRE(beside > 1.02 * recorded);
+  const auto run_with = [&](double bytes, const std::string& name, std::string* messages) {
+    setenv("AVID_SIM_MEMORY_MIB", fmt::format("{:.3f}", bytes / 1048576).c_str(), 1);
+    const int code = run_to_end(with(fresh("scratch.toml", dir / name), "on", "2"), messages);
     unsetenv("AVID_SIM_MEMORY_MIB");
-    return result;
+    return code;
   };
-  const auto on = run_between(unrecorded, recorded, with(fresh("scratch.toml", dir / "on"), "on", "0"));
-  CAPTURE(on.err);
-  CHECK(on.exit_code == 1);
-  const std::size_t error = on.err.rfind("error: ");
+  const std::string note = "validation does not fit into memory beside the recorded update";
+  std::string tight, wide, none;
+  CHECK(run_with((recorded + beside) / 2, "tight", &tight) == 0);
+  CHECK(tight.find(note) != std::string::npos);
+  CHECK(run_with(1.02 * beside, "wide", &wide) == 0);
+  CHECK(wide.find(note) == std::string::npos);
+  CHECK(run_digests(dir / "tight").weights == run_digests(dir / "wide").weights);
+  CHECK(run_with(0.9 * recorded, "none", &none) == 1);
+  const std::size_t error = none.rfind("error: ");
   REQUIRE(error != std::string::npos);
-  CHECK(std::count(on.err.begin() + static_cast<std::ptrdiff_t>(error), on.err.end(), '\n') == 1);
-  CHECK(on.err.find("could not get", error) != std::string::npos);
-  CHECK(on.err.find("use a smaller batch or model", error) != std::string::npos);
-  if (!test::full_level()) return;  // whole runs
-  // Where it may, the run goes on without, and says so.
-  const auto automatic = run_between(unrecorded, recorded, with(fresh("scratch.toml", dir / "auto"), "auto", "0"));
-  CAPTURE(automatic.err);
-  CHECK(automatic.exit_code == 0);
-  const std::size_t note = automatic.err.find("updates are not recorded as a graph, which only costs time: ");
-  REQUIRE(note != std::string::npos);
-  CHECK(automatic.err.find("could not get", note) != std::string::npos);
-  // Between updates the recording makes room.
-  const auto room = run_between(recorded, beside, with(fresh("scratch.toml", dir / "room"), "on", "2"));
-  CAPTURE(room.err);
-  CHECK(room.exit_code == 0);
-  CHECK(room.err.find("validation does not fit into memory beside the recorded update") != std::string::npos);
-  CHECK(run_digests(dir / "auto").weights == run_digests(dir / "room").weights);
+  CHECK(std::count(none.begin() + static_cast<std::ptrdiff_t>(error), none.end(), '\n') == 1);
+  CHECK(none.find("could not get", error) != std::string::npos);
 }
 
 TEST_CASE("train/dry_run/writes_nothing") {
