@@ -1,11 +1,14 @@
-// tests/kernels/attention_block_cases.h -- operands, calls and comparisons shared by the tests of the three attention blocks
+// tests/kernels/attention_block_cases.h -- operands, calls and checks shared by the tests of the three attention blocks
 #pragma once
+
+#include <omp.h>
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "kernels/attention_block.h"
+#include "tests/doctest.h"
 #include "tests/support.h"
 
 namespace avid::test {
@@ -93,6 +96,13 @@ struct AttentionGradTensors {
     }
   }
 
+  /// d_x, d_gamma, d_w_qkv, d_w_out and, where the block has it, d_b_out.
+  std::vector<const Tensor*> list() const {
+    std::vector<const Tensor*> all = {&d_x, &d_gamma, &d_w_qkv, &d_w_out};
+    if (d_b_out.defined()) all.push_back(&d_b_out);
+    return all;
+  }
+
   /// "name error" of every gradient further than `tolerance` from `reference` in relative L2, or with a dirty gap.
   std::string differences(const AttentionGradTensors& reference, double tolerance) const {
     std::string text;
@@ -154,5 +164,126 @@ inline Tensor finish_block(const AttentionOperands& in, const Rows& a, bool with
   }
   return Tensor::from_values(y.values, in.x.shape());
 }
+
+/// A block that works frame by frame, and what its tests need to know of it.
+struct FrameBlock {
+  void (*fwd)(const kernels::AttentionBlockArgs&), (*fwd_reference)(const kernels::AttentionBlockArgs&);
+  void (*bwd)(const kernels::AttentionBlockArgs&, const kernels::AttentionBlockGrads&),
+      (*bwd_reference)(const kernels::AttentionBlockArgs&, const kernels::AttentionBlockGrads&);
+  Tensor (*composed)(const AttentionOperands&);  ///< the block written once more, in f64
+  bool with_bias;                                ///< b_out is added
+  std::vector<AttentionCase> cases;              ///< awkward sizes
+
+  kernels::AttentionBlockArgs args(const AttentionOperands& in, Tensor& y) const {
+    kernels::AttentionBlockArgs p;
+    in.set(p, y, with_bias);
+    return p;
+  }
+
+  void check_reference_against_composition() const {
+    std::uint64_t seed = 10;
+    for (const AttentionCase& c : cases) {
+      const AttentionOperands in(c, seed += 20);
+      Tensor y;
+      fwd_reference(args(in, y));
+      CHECK_MESSAGE(rel_l2(y, composed(in)) < 1e-13, c.name());
+      CHECK(gaps_are_zero(y));
+    }
+  }
+
+  void check_forward_against_reference() const {
+    std::uint64_t seed = 1000;
+    for (const AttentionCase& c : cases) {
+      const AttentionOperands in(c, seed += 20), in32 = in.to(DType::f32);
+      Tensor y, y32;
+      fwd_reference(args(in, y));
+      fwd(args(in32, y32));
+      CHECK_MESSAGE(rel_l2(y32, y) < 1e-6, c.name(), rel_l2(y32, y));
+      CHECK_MESSAGE(gaps_are_zero(y32), c.name());
+    }
+  }
+
+  void check_gradients_against_reference() const {
+    std::uint64_t seed = 2000;
+    for (const AttentionCase& c : cases) {
+      const AttentionOperands in(c, seed += 20), in32 = in.to(DType::f32);
+      Tensor y, y32;
+      kernels::AttentionBlockGrads g, g32;
+      const AttentionGradTensors out(in, g, with_bias), out32(in32, g32, with_bias);
+      bwd_reference(args(in, y), g);
+      bwd(args(in32, y32), g32);
+      CHECK_MESSAGE(out32.differences(out, 1e-5) == "", c.name());
+    }
+  }
+
+  /// Every gradient alone has the bits that it has among all, and the others' memory stays as it was.
+  void check_unwanted_gradients_are_not_written() const {
+    const AttentionOperands in =
+        AttentionOperands({.B = 1, .T = 2, .H = 3, .W = 7, .C = 8, .N = 2, .D = 32}, 77).to(DType::f32);
+    Tensor y;
+    const auto operands = args(in, y);
+    kernels::AttentionBlockGrads all;
+    const AttentionGradTensors expected(in, all, with_bias);
+    bwd(operands, all);
+    for (int only = 0; only < (with_bias ? 5 : 4); ++only) {
+      kernels::AttentionBlockGrads one;
+      const AttentionGradTensors got(in, one, with_bias);
+      if (only != 0) one.d_x = nullptr;
+      if (only != 1) one.d_gamma = nullptr;
+      if (only != 2) one.d_w_qkv = nullptr;
+      if (only != 3) one.d_w_out = nullptr;
+      if (only != 4) one.d_b_out = nullptr;
+      bwd(operands, one);
+      const auto got_all = got.list(), expected_all = expected.list();
+      for (std::size_t i = 0; i < got_all.size(); ++i) {
+        const Tensor& t = *got_all[i];
+        if (static_cast<int>(i) == only) {
+          CHECK_MESSAGE(same_bits(t, *expected_all[i]), i);
+        } else {
+          CHECK_MESSAGE(max_abs_diff(t, Tensor::full(t.shape(), 7)) == 0, only, " wrote ", i);
+        }
+      }
+    }
+  }
+
+  void check_threads_change_no_bit() const {
+    const AttentionOperands in =
+        AttentionOperands({.B = 2, .T = 3, .H = 17, .W = 16, .C = 12, .N = 2, .D = 32}, 9).to(DType::f32);
+    const int threads = omp_get_max_threads();
+    std::vector<AttentionGradTensors> results;
+    std::vector<Tensor> outputs(2);
+    for (std::size_t run = 0; run < 2; ++run) {
+      omp_set_num_threads(run == 0 ? 1 : 3);
+      fwd(args(in, outputs[run]));
+      kernels::AttentionBlockGrads g;
+      results.emplace_back(in, g, with_bias);
+      Tensor y;
+      bwd(args(in, y), g);
+    }
+    omp_set_num_threads(threads);
+    CHECK(same_bits(outputs[0], outputs[1]));
+    const auto alone = results[0].list(), together = results[1].list();
+    for (std::size_t i = 0; i < alone.size(); ++i) CHECK_MESSAGE(same_bits(*alone[i], *together[i]), i);
+  }
+
+  /// No pixels, no frames, no clips: the parameters' gradients are zero.
+  void check_empty() const {
+    for (const AttentionCase& c :
+         {AttentionCase{.B = 0, .T = 2, .H = 2, .W = 2, .C = 4, .N = 1, .D = 8},
+          AttentionCase{.B = 1, .T = 0, .H = 2, .W = 2, .C = 4, .N = 1, .D = 8},
+          AttentionCase{.B = 1, .T = 2, .H = 0, .W = 2, .C = 4, .N = 1, .D = 8}}) {
+      for (const DType dtype : {DType::f32, DType::f64}) {
+        const AttentionOperands in = AttentionOperands(c, 8).to(dtype);
+        Tensor y;
+        fwd(args(in, y));
+        kernels::AttentionBlockGrads g;
+        const AttentionGradTensors out(in, g, with_bias);
+        bwd(args(in, y), g);
+        for (const Tensor* t : out.list())
+          if (t != &out.d_x) CHECK(max_abs_diff(*t, Tensor::zeros(t->shape(), dtype)) == 0);
+      }
+    }
+  }
+};
 
 }  // namespace avid::test
