@@ -247,6 +247,16 @@ Json own_json(const PaperScores& scores) {
   return Json::array();
 }
 
+/// What the scores were written with a warning of, each once.
+Json warnings_json(const PaperScores& scores) {
+  Json out = Json::array();
+  for (const auto& [id, one] : scores.methods)
+    if (const auto warnings = one.record.find("warnings"); warnings != one.record.end())
+      for (const Json& warning : *warnings)
+        if (std::find(out.begin(), out.end(), warning) == out.end()) out.push_back(warning);
+  return out;
+}
+
 }  // namespace
 
 Json paper_report(const PaperReportRequest& request) {
@@ -268,6 +278,7 @@ Json paper_report(const PaperReportRequest& request) {
   }
   report["unavailable"] = unavailable_json(scores);
   report["own"] = own_json(scores);
+  report["warnings"] = warnings_json(scores);
   return report;
 }
 

@@ -152,6 +152,7 @@ std::string measures_html(const Json& report) {
     body +=
         "<p>Their columns have no number of the paper beside them. Where they are compared with the paper at all, it "
         "is with the order of its FVD or FID.</p>\n";
+  for (const Json& warning : report["warnings"]) body += "<p class=\"open\">" + text(warning) + ".</p>\n";
   for (const auto& [label, reason] : report["unavailable"].items())
     rows += fmt::format("<tr><td>{}</td><td class=\"left wide\">{}</td></tr>\n", escape_html(label), text(reason));
   if (!rows.empty())

@@ -124,7 +124,7 @@ MethodScores scores_of(const Json& file, const std::string& source) {
 }
 
 MethodScores read_scores(const fs::path& path) {
-  const Json file = Json::parse(read_text(path, std::size_t{1} << 28), nullptr, false);
+  const Json file = parse_json(read_text(path, std::size_t{1} << 28));
   check<FileError>(file.is_object(), "{}: damaged: not JSON | remove it and evaluate again", path.string());
   try {
     return scores_of(file, path.string());

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <numeric>
 
 #include "tensor/error.h"
@@ -52,6 +53,19 @@ ActionScores score_actions(const Tensor& logits, const Tensor& actions) {
   for (auto* list : {&scores.accuracy, &scores.probability})
     for (double& v : *list) v /= static_cast<double>(steps);
   return scores;
+}
+
+std::string why_aer_is_blind(const ActionScores& real, const Tensor& actions, const BootstrapOptions& options) {
+  std::map<std::int64_t, std::int64_t> times;
+  std::int64_t commonest = 0;
+  for (const std::int64_t a : actions.to_values<std::int64_t>()) commonest = std::max(commonest, ++times[a]);
+  const double guess = static_cast<double>(commonest) / static_cast<double>(actions.numel());
+  const Interval accuracy = bootstrap_mean(real.accuracy, options);
+  if (accuracy.low > guess) return {};
+  return fmt::format(
+      "aer: says nothing here: on real clips the classifier is right in {:.3f} [{:.3f}, {:.3f}] of the steps, always "
+      "naming the commonest action in {:.3f} | train the classifier for longer, or score more clips",
+      accuracy.mean, accuracy.low, accuracy.high, guess);
 }
 
 std::vector<double> absolute_action_errors(const Tensor& predicted, const Tensor& actions) {

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
+#include "eval/metrics/bootstrap.h"
 #include "tensor/tensor.h"
 
 namespace avid::eval {
@@ -22,6 +24,11 @@ struct ActionScores {
 /// Shapes   logits [N,T,A] f32 or f64; actions [N,T] i64 in 0..A-1.
 /// Errors   ShapeError, DTypeError; Error for an action outside of 0..A-1 or logits that are not finite.
 ActionScores score_actions(const Tensor& logits, const Tensor& actions);
+
+/// Why AER says nothing with this predictor, in one line, or empty if it may say something: on real clips it must be right
+/// more often than who always names the commonest action, by the interval over clips.
+/// Shapes   real: of the real clips; actions [N,T] i64, those they were scored against.
+std::string why_aer_is_blind(const ActionScores& real, const Tensor& actions, const BootstrapOptions& options = {});
 
 /// Mean absolute error per clip over steps and components of continuous actions, [N,T,D] both, f32 or f64.
 std::vector<double> absolute_action_errors(const Tensor& predicted, const Tensor& actions);

@@ -73,6 +73,19 @@ TEST_CASE("report/json/other_draws_are_never_paired") {
       CHECK(rank["pairs_confirmed"].get<int>() + rank["pairs_contradicted"].get<int>() == 10);
 }
 
+TEST_CASE("report/html/a warning of the scores stands there once") {
+  const TempDir dir;
+  write_made_up_report_inputs(dir.path());
+  for (const char* id : {"coinrun500k__finetune", "coinrun500k__scratch_22m"}) {
+    auto one = scores_json({.id = id, .psnr = 24, .fvd_procgen = 41});
+    one["warnings"] = {"aer: says nothing <here>"};
+    write_text_atomic(dir / ("scores/" + std::string(id) + ".json"), one.dump());
+  }
+  REQUIRE(run_report(dir.path()).exit_code == 0);
+  CHECK(Json::parse(read_text(dir / "report.json"))["warnings"] == Json::array({"aer: says nothing <here>"}));
+  CHECK(count(read_text(dir / "report.html"), ">aer: says nothing &lt;here&gt;.<") == 1);
+}
+
 TEST_CASE("report/json/what_was_not_measured_and_what_is_our_own") {
   const TempDir dir;
   write_made_up_report_inputs(dir.path());

@@ -63,6 +63,18 @@ TEST_CASE("action_error/hand/ratios_point_the_same_way") {
   CHECK(std::isfinite(action_error_ratio(0.3, 0)));
 }
 
+TEST_CASE("action_error/blind/a predictor no better than naming the commonest action") {
+  // Two clips of four steps: action 1 stands at five of eight places.
+  const Tensor actions = Tensor::from_values(std::vector<std::int64_t>{1, 1, 1, 0, 1, 1, 2, 0}, {2, 4});
+  const auto with_accuracy = [](double a, double b) { return ActionScores{{a, b}, {a, b}}; };
+  CHECK(why_aer_is_blind(with_accuracy(0.75, 0.75), actions).empty());
+  CHECK(
+      why_aer_is_blind(with_accuracy(0.5, 0.75), actions) ==
+      "aer: says nothing here: on real clips the classifier is right in 0.625 [0.500, 0.750] of the steps, always naming "
+      "the commonest action in 0.625 | train the classifier for longer, or score more clips");
+  CHECK(!why_aer_is_blind(with_accuracy(0.5, 0.5), actions).empty());
+}
+
 TEST_CASE("action_error/errors/actions_outside_and_values_that_are_no_numbers") {
   const Tensor actions = Tensor::from_values(std::vector<std::int64_t>{0, 3}, {1, 2});
   CHECK_THROWS_WITH_AS(

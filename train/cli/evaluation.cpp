@@ -57,7 +57,11 @@ Evaluation::Evaluation(const ScoringOptions& options, const MetricChoice& choice
     unavailable_["aer"] = "aer: unavailable: it needs a trained action classifier | add --classifier F";
   for (const auto& [metric, reason] : scorer_.unavailable()) unavailable_[metric] = reason;
   if (!unavailable_.empty() && !choice.all) fail<Error>("{}", unavailable_.begin()->second);
-  print_warnings(scorer_.warnings());
+  warnings_ = scorer_.warnings();
+  if (classifier_)
+    if (std::string blind = eval::why_aer_is_blind(real_actions_, clips.actions, options.bootstrap); !blind.empty())
+      warnings_.push_back(std::move(blind));
+  print_warnings(warnings_);
 }
 
 Json Evaluation::made_from(
@@ -187,7 +191,7 @@ void Evaluation::write(Json& report) const {
     report["real_action_accuracy"] = real_actions_.mean_accuracy();
     report["real_action_probability"] = real_actions_.mean_probability();
   }
-  for (const std::string& warning : scorer_.warnings()) report["warnings"].push_back(warning);
+  for (const std::string& warning : warnings_) report["warnings"].push_back(warning);
   for (const std::string& note : scorer_.notes()) report["notes"].push_back(note);
   if (!unavailable_.empty()) report["unavailable"] = unavailable_;
   if (classifier_) report["action_error"] = action_errors();

@@ -80,6 +80,7 @@ class Evaluation {
   eval::ActionScores real_actions_;
   std::map<std::string, MoreScores> more_;
   std::map<std::string, std::string> unavailable_;
+  std::vector<std::string> warnings_;
   KeptClips kept_;
   Json masks_ = Json::object(), seconds_ = Json::object(), reused_ = Json::object();
 };
