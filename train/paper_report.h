@@ -28,6 +28,7 @@ struct PaperReportRequest {
 ///   records     per row the evaluation's protocol: clips, sampler, seed, weights' sha256
 ///   unavailable why a metric was not measured, and what to do, as the files of scores say it
 ///   own         what is to be known of the project's own metrics, where there are any
+///   warnings    what the files of scores warn of, each once
 /// Rows without a file of scores have null. Of a sweep the weight with the best FVD is taken as in the paper; without
 /// FVD the one with the best PSNR.
 /// Errors   FileError for a damaged file of scores; ConfigError when scores were taken on different clips or
