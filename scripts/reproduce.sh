@@ -180,6 +180,7 @@ train() {  # configuration: begins or goes on
   fi
 }
 poe_weights="0.2 0.4 0.6" cfg_weights="0.3 1 3 10" guidance_weights="0.003 0.01 0.03 0.1 0.3"
+[ "$budget" != hours ] || guidance_weights="0.01 0.03 0.1"  # each takes 200 steps
 method_options() {  # data set, method -> options of avid evaluate and avid sample in method
   local runs=$out/runs
   method=("${fast[@]}")
@@ -221,8 +222,9 @@ plan() {
   case $budget in
     minutes) echo "cost: 3.3 minutes on two cores of a server that had other work besides (measured), 50 MiB of disk" ;;
     hours)
-      echo "cost: ${#networks[@]} trainings of $updates updates (on two cores of a server about 0.2 to 0.7 s each), and sampling," \
-        "of which classifier guidance with its 200 steps and 5 weights takes most; 500 MiB of disk" ;;
+      echo "cost: ${#networks[@]} trainings of $updates updates (0.5 to 2 s each on one core of a server that had other" \
+        "work), and sampling, of which classifier guidance with its 200 steps and 3 weights takes most" \
+        "(a quarter of an hour a weight for 64 clips); 500 MiB of disk" ;;
     paper)
       # A clip costs 3 forward passes of what is trained and one of what is frozen (docs/methods.md); 64 clips an update.
       echo "cost: the base takes 14.9e18 FLOP (260,000 updates of 64 clips); 200,000 updates of AVID 71M take 12.4e18, of 22M 6.7e18;" \
