@@ -27,12 +27,6 @@ const char* name_of(AvidVariant variant) {
   return "?";
 }
 
-AvidVariant parse_avid_variant(std::string_view text) {
-  for (const AvidVariant variant : {AvidVariant::mask, AvidVariant::no_mask, AvidVariant::no_conditioning})
-    if (text == name_of(variant)) return variant;
-  fail<ConfigError>("avid variant: expected mask, no_mask or no_conditioning, got \"{}\"", text);
-}
-
 AvidConfig make_avid_config(AvidVariant variant, Unet3dConfig adapter) {
   adapter.in_channels = 3 * adapter.cond_frames + (variant == AvidVariant::no_conditioning ? 3 : 6);
   adapter.out_channels = variant == AvidVariant::no_mask ? 3 : 4;

@@ -16,8 +16,6 @@ namespace avid {
 /// no_conditioning  mask, but the adapter does not see the base output
 enum class AvidVariant { mask, no_mask, no_conditioning };
 const char* name_of(AvidVariant variant);
-/// Reads "mask", "no_mask", "no_conditioning". Throws ConfigError listing the valid names.
-AvidVariant parse_avid_variant(std::string_view text);
 
 struct AvidConfig {
   AvidVariant variant = AvidVariant::mask;

@@ -180,13 +180,11 @@ TEST_CASE("avid/infer/variant_from_shapes") {
       CHECK(config.variant == variant);
       CHECK(config.adapter == make_avid_config(variant, kTiny).adapter);
     }
-    CHECK(parse_avid_variant(name_of(variant)) == variant);
   }
   // With a base of three frames the same 12 channels mean: no base output.
   CHECK(infer_avid_config(tensors(AvidVariant::mask), "file", 3).variant == AvidVariant::no_conditioning);
   CHECK_THROWS_AS(infer_avid_config(tensors(AvidVariant::no_mask), "file", 3), ShapeError);
   CHECK_THROWS_AS(infer_avid_config(tensors(AvidVariant::mask), "file", 5), ConfigError);
-  CHECK_THROWS_AS(parse_avid_variant("masks"), ConfigError);
 }
 
 TEST_CASE("avid/errors/base_of_another_size") {
