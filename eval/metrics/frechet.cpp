@@ -5,7 +5,9 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <utility>
 
+#include "eval/metrics/tridiagonal.h"
 #include "tensor/error.h"
 
 namespace avid::eval {
@@ -59,50 +61,14 @@ std::vector<double> triangular_factor(const std::vector<double>& x, std::int64_t
   return r;
 }
 
-/// Sum of |eigenvalues| of the symmetric tridiagonal matrix with zero diagonal and these off-diagonals (implicit QL).
+/// Sum of |eigenvalues| of the symmetric tridiagonal matrix with zero diagonal and these off-diagonals.
 double sum_of_absolute_eigenvalues(std::vector<double> off) {
-  const std::size_t n = off.size() + 1;
-  std::vector<double> d(n, 0.0);
-  off.push_back(0);
-  const double scale =
-      std::abs(*std::max_element(off.begin(), off.end(), [](double a, double b) { return std::abs(a) < std::abs(b); }));
-  const double negligible = std::numeric_limits<double>::epsilon() * scale;
-  for (std::size_t l = 0; l < n; ++l) {
-    for (int iteration = 0;; ++iteration) {
-      std::size_t m = l;
-      // The absolute test matters: most of the diagonal is zero, and a sum needs no relative accuracy of small ones.
-      while (m + 1 < n && std::abs(off[m]) > negligible) ++m;
-      if (m == l) break;
-      check<Error>(iteration < 200, "frechet distance: the singular values did not converge");
-      double g = (d[l + 1] - d[l]) / (2 * off[l]);
-      double r = std::hypot(g, 1.0);
-      g = d[m] - d[l] + off[l] / (g + std::copysign(r, g));
-      double s = 1, c = 1, p = 0;
-      bool split = false;
-      for (std::size_t i = m; i-- > l;) {
-        const double f = s * off[i], b = c * off[i];
-        r = std::hypot(f, g);
-        off[i + 1] = r;
-        split = r == 0;
-        if (split) {
-          d[i + 1] -= p;
-          off[m] = 0;
-          break;
-        }
-        s = f / r;
-        c = g / r;
-        g = d[i + 1] - p;
-        r = (d[i] - g) * s + 2 * c * b;
-        p = s * r;
-        d[i + 1] = g + p;
-        g = c * r - b;
-      }
-      if (split) continue;
-      d[l] -= p;
-      off[l] = g;
-      off[m] = 0;
-    }
-  }
+  double scale = 0;
+  for (const double v : off) scale = std::max(scale, std::abs(v));
+  std::vector<double> d(off.size() + 1, 0.0);
+  // An absolute limit: most of the diagonal is zero, and a sum needs no relative accuracy of small ones.
+  eigenvalues_of_tridiagonal(
+      d, std::move(off), {.absolute = std::numeric_limits<double>::epsilon() * scale, .rounds = 200});
   return std::accumulate(d.begin(), d.end(), 0.0, [](double sum, double v) { return sum + std::abs(v); });
 }
 

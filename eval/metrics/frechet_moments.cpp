@@ -6,6 +6,7 @@
 #include <limits>
 #include <numeric>
 
+#include "eval/metrics/tridiagonal.h"
 #include "tensor/error.h"
 
 namespace avid::eval {
@@ -44,47 +45,6 @@ void tridiagonalise(std::vector<double>& a, std::size_t n, std::vector<double>& 
     }
   }
   if (n > 0) diagonal[n - 1] = a[n * n - 1];
-}
-
-/// Implicit QL with Wilkinson's shift, eigenvalues alone, in place of the diagonal.
-void eigenvalues_of_tridiagonal(std::vector<double>& d, std::vector<double> e) {
-  const std::size_t n = d.size();
-  e.push_back(0);
-  double norm = 0;
-  for (std::size_t i = 0; i < n; ++i) norm = std::max(norm, std::abs(d[i]) + std::abs(e[i]));
-  for (std::size_t l = 0; l < n; ++l) {
-    for (int round = 0;; ++round) {
-      std::size_t m = l;
-      // Beside two diagonal elements of (nearly) nothing, what is nothing beside the whole matrix counts as 0 too.
-      while (m + 1 < n && std::abs(e[m]) > kEps * (std::abs(d[m]) + std::abs(d[m + 1])) + kEps * kEps * norm) ++m;
-      if (m == l) break;
-      check<Error>(round < 100, "frechet distance: eigenvalues: no convergence after {} rounds", round);
-      double g = (d[l + 1] - d[l]) / (2 * e[l]);
-      g = d[m] - d[l] + e[l] / (g + std::copysign(std::hypot(g, 1.0), g));
-      double sine = 1, cosine = 1, moved = 0;
-      bool split = false;
-      for (std::size_t i = m; i-- > l;) {
-        const double f = sine * e[i], b = cosine * e[i], r = std::hypot(f, g);
-        e[i + 1] = r;
-        if (r == 0) {
-          d[i + 1] -= moved;
-          e[m] = 0;
-          split = true;
-          break;
-        }
-        sine = f / r;
-        cosine = g / r;
-        const double rest = d[i + 1] - moved, turn = (d[i] - rest) * sine + 2 * cosine * b;
-        moved = sine * turn;
-        d[i + 1] = rest + moved;
-        g = cosine * turn - b;
-      }
-      if (split) continue;
-      d[l] -= moved;
-      e[l] = g;
-      e[m] = 0;
-    }
-  }
 }
 
 /// F [n,rank] with F F^T = S for a positive semidefinite S; what is left of S below rounding is dropped.
@@ -201,7 +161,11 @@ std::vector<double> symmetric_eigenvalues(std::vector<double> matrix, std::int64
       size >= 0 && matrix.size() == n * n, "eigenvalues: expected {} elements, got {}", n * n, matrix.size());
   std::vector<double> diagonal, beside;
   tridiagonalise(matrix, n, diagonal, beside);
-  eigenvalues_of_tridiagonal(diagonal, std::move(beside));
+  // Beside two diagonal elements of (nearly) nothing, what is nothing beside the whole matrix counts as 0 too.
+  double norm = 0;
+  for (std::size_t i = 0; i < n; ++i)
+    norm = std::max(norm, std::abs(diagonal[i]) + (i + 1 < n ? std::abs(beside[i]) : 0.0));
+  eigenvalues_of_tridiagonal(diagonal, std::move(beside), {.relative = kEps, .absolute = kEps * kEps * norm});
   std::sort(diagonal.begin(), diagonal.end());
   return diagonal;
 }
