@@ -22,8 +22,8 @@ std::string ClipList::hash() const {
 
 std::string ClipList::to_json() const {
   const Json json = {{"format", kFormat},  {"name", name},       {"hash", hash()},
-                                       {"dataset", dataset}, {"context", context}, {"targets", targets},
-                                       {"resets", resets},   {"seed", seed},       {"starts", starts}};
+                     {"dataset", dataset}, {"context", context}, {"targets", targets},
+                     {"resets", resets},   {"seed", seed},       {"starts", starts}};
   return json_text(json) + "\n";
 }
 

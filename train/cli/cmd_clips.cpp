@@ -1,5 +1,4 @@
 // train/cli/cmd_clips.cpp -- avid clips: a stored list of evaluation clips that every method is scored on
-
 #include <cstdio>
 #include <memory>
 #include <set>

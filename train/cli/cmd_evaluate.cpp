@@ -1,5 +1,4 @@
 // train/cli/cmd_evaluate.cpp -- avid evaluate: scores models on held-out clips against base and "repeat the last frame"
-
 #include <cstdio>
 #include <memory>
 

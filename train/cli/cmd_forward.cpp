@@ -1,5 +1,4 @@
 // train/cli/cmd_forward.cpp -- avid forward: evaluates networks on tensors from a file and writes every output
-
 #include <cstdio>
 #include <memory>
 

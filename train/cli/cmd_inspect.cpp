@@ -98,7 +98,7 @@ void inspect_dataset(const Settings& s) {
     return;
   }
   Json json{{"path", s.path.string()}};
-  json.update(Json::parse(store.describe_json()));
+  json.update(parse_json(store.describe_json()));
   if (s.verify) json["verified_frames"] = store.num_frames();
   if (s.sha)
     for (const data::ShardInfo& shard : store.shards())
@@ -143,7 +143,7 @@ void inspect_checkpoint(const Settings& s) {
   Json json{
       {"path", s.path.string()},
       {"kind", "checkpoint"},
-      {"state", Json::parse(state.to_json())},
+      {"state", parse_json(state.to_json())},
       {"files", Json::array()}};
   if (!s.json)
     fmt::print(
@@ -181,7 +181,7 @@ void inspect_run(const Settings& s) {
         {"latest", latest.string()},
         {"best", best ? Json(best->string()) : Json(nullptr)},
         {"checkpoints", updates},
-        {"state", Json::parse(state.to_json())}};
+        {"state", parse_json(state.to_json())}};
     if (s.sha) json["sha256"] = digests_json(latest);
     return print(json);
   }

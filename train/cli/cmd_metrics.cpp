@@ -1,5 +1,4 @@
 // train/cli/cmd_metrics.cpp -- avid metrics: scores generated videos, or compares two sets of features
-
 #include <algorithm>
 #include <cmath>
 #include <cstdio>

@@ -1,5 +1,4 @@
 // train/cli/cmd_sample.cpp -- avid sample: pictures of what a model makes of start frames and actions
-
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>

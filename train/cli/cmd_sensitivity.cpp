@@ -1,5 +1,4 @@
 // train/cli/cmd_sensitivity.cpp -- avid sensitivity: what metrics answer to known damage of real clips
-
 #include <cmath>
 #include <cstdio>
 #include <memory>

@@ -1,5 +1,4 @@
 // train/cli/cmd_weights.cpp -- avid weights: which pretrained weights the metrics need, and their conversion
-
 #include <cstdio>
 #include <memory>
 

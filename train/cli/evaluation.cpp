@@ -16,7 +16,6 @@
 namespace avid::cli {
 namespace {
 
-
 /// The evaluation classifier, checked against the clips.
 std::unique_ptr<ActionClassifier> load_judge(const std::filesystem::path& place, const HeldOutClips& clips) {
   auto judge = load_action_classifier(train::base_weights_path(place), DType::f32, clips.cond_u8.dim(1));
