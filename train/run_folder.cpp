@@ -28,6 +28,7 @@ std::string to_json(const RunInfo& info) {
   json["commit"] = info.commit;
   json["device"] = info.device;
   json["threads"] = info.threads;
+  json["routes"] = {{"conv", info.conv}, {"gemm", info.gemm}};
   json["started"] = info.started;
   json["inputs"] = info.inputs;
   return json_text(json, 1) + "\n";
@@ -43,6 +44,10 @@ RunInfo info_from_json(const std::string& text, const std::string& source) {
     json.at("commit").get_to(info.commit);
     json.at("device").get_to(info.device);
     json.at("threads").get_to(info.threads);
+    if (json.contains("routes")) {  // not in older runs
+      json.at("routes").at("conv").get_to(info.conv);
+      json.at("routes").at("gemm").get_to(info.gemm);
+    }
     json.at("started").get_to(info.started);
     json.at("inputs").get_to(info.inputs);
   } catch (const Json::exception& error) {
@@ -51,7 +56,42 @@ RunInfo info_from_json(const std::string& text, const std::string& source) {
   return info;
 }
 
+/// "cuda:1 (NVIDIA H100)" -> "cuda (NVIDIA H100)": any GPU of the kind computes the same bits.
+std::string without_number(const std::string& device) {
+  const std::size_t colon = device.find(':'), space = device.find(' ');
+  if (colon == std::string::npos || (space != std::string::npos && colon > space)) return device;
+  return device.substr(0, colon) + (space == std::string::npos ? "" : device.substr(space));
+}
+
 }  // namespace
+
+Continuation continued(const RunInfo& started, const std::string& device, const RunSetting& chosen) {
+  Continuation on{.setting = chosen, .notes = {}};
+  if (without_number(device) != without_number(started.device))
+    on.notes.push_back(
+        fmt::format("this run started on {}: it goes on here, but not bit for bit", started.device));
+  if (chosen.threads == 0) {
+    on.setting.threads = started.threads;
+  } else if (chosen.threads != started.threads && device == "cpu") {  // sums of another split round differently
+    on.notes.push_back(fmt::format(
+        "this run started with {} threads: it goes on with {}, but not bit for bit", started.threads, chosen.threads));
+  }
+  const bool gpu = device.starts_with("cuda");
+  const auto route = [&](const char* option, const std::string& before, std::string& now) {
+    const bool asked = !now.empty();
+    if (!asked) now = gpu ? before : "native";
+    if (now != before)
+      on.notes.push_back(fmt::format(
+          "this run started with --{} {}: it goes on with {}{}, but not bit for bit", option, before, now,
+          asked ? "" : ", as that is for cuda alone"));
+    else if (now == "auto")
+      on.notes.push_back(fmt::format(
+          "--{} auto measures anew which kernels are faster: where it finds otherwise, bits differ", option));
+  };
+  route("conv", started.conv, on.setting.conv);
+  route("gemm", started.gemm, on.setting.gemm);
+  return on;
+}
 
 RunInfo current_run_info() {
   RunInfo info;

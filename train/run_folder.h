@@ -1,7 +1,7 @@
 // train/run_folder.h -- everything a run leaves on the disk
 //
 //   config.toml         the resolved configuration; --resume reads it
-//   run.json            seed, version, commit, device, threads, start, digests of the inputs
+//   run.json            seed, version, commit, device, threads, routes, start, digests of the inputs
 //   lock                held while a process works here
 //   log.jsonl log.csv events.out.tfevents.*
 //   checkpoints/        step_XXXXXXXX/, latest, best
@@ -13,6 +13,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "train/config.h"
 #include "train/run_lock.h"
@@ -26,11 +27,28 @@ struct RunInfo {
   std::int64_t seed = 0;
   std::string version, commit, device = "cpu", started;
   int threads = 0;
-  std::map<std::string, std::string> inputs;  // sha256 of base.checkpoint, checksum of the training data
+  std::string conv = "native", gemm = "native";  // whose kernels (kernels/vendor/route.h)
+  std::map<std::string, std::string> inputs;     // sha256 of base.checkpoint, checksum of the training data
 };
 
 /// Version, commit and local time of this program, now.
 RunInfo current_run_info();
+
+/// What decides a run's bits beside its configuration and its device.
+struct RunSetting {
+  int threads = 0;         // 0: not chosen
+  std::string conv, gemm;  // empty: not chosen
+};
+
+/// How a run goes on: with the threads and routes that it started with, unless others were chosen. NVIDIA's libraries
+/// stay behind where the device is not a GPU. `notes` has a line for everything that makes the bits differ from those
+/// of a run that was never stopped.
+struct Continuation {
+  RunSetting setting;
+  std::vector<std::string> notes;
+};
+/// `device` is the description of the one that the run goes on with, as in RunInfo.
+Continuation continued(const RunInfo& started, const std::string& device, const RunSetting& chosen);
 
 class RunFolder {
  public:

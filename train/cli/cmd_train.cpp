@@ -31,9 +31,12 @@ Device device_or(const Options& options, const std::string& otherwise) {
   return Device::parse(options.device.empty() ? otherwise : options.device);
 }
 
-// Never gives up a device silently: says what is used and why.
-void say_device(Device device, int threads) {
-  std::fprintf(stderr, "device %s, %d threads\n", device.describe().c_str(), threads);
+// Never gives up a device silently: says what is used.
+void say_device(Device device, int threads, const RouteOptions& routes) {
+  std::string libraries;
+  if (!routes.conv.empty() && routes.conv != "native") libraries += ", --conv " + routes.conv;
+  if (!routes.gemm.empty() && routes.gemm != "native") libraries += ", --gemm " + routes.gemm;
+  std::fprintf(stderr, "device %s, %d threads%s\n", device.describe().c_str(), threads, libraries.c_str());
 }
 
 std::string size_text(double bytes) {
@@ -47,7 +50,7 @@ void print_dry_run(const Options& options) {
   if (options.threads > 0) kernels::set_num_threads(options.threads);
   const Device device = device_or(options, "cpu");
   use_routes(*options.routes, device);
-  say_device(device, kernels::num_threads());
+  say_device(device, kernels::num_threads(), *options.routes);
   const DryRun d = dry_run(config, device);
   if (options.json) {
     const Json json = {
@@ -113,21 +116,24 @@ void train(const Options& options) {
     info.seed = config.seed;
     info.threads = threads;
     info.device = device.describe();
+    if (!options.routes->conv.empty()) info.conv = options.routes->conv;
+    if (!options.routes->gemm.empty()) info.gemm = options.routes->gemm;
     info.inputs = input_digests(config);
   }
   RunFolder folder =
       resuming ? RunFolder::open(options.resume, options.set) : RunFolder::create(options.run, config, info);
-  // The same number of threads as at the start: sums of another split would round differently.
-  if (resuming && options.threads == 0) threads = folder.info().threads;
-  kernels::set_num_threads(threads);
-  if (resuming) {  // on the same device, too
-    const std::string started_on = folder.info().device.substr(0, folder.info().device.find(' '));
-    device = device_or(options, started_on);
-    use_routes(*options.routes, device);
-    if (device.to_string().substr(0, 3) != started_on.substr(0, 3))
-      std::fprintf(stderr, "this run started on %s: it goes on here, but not bit for bit\n", started_on.c_str());
+  if (resuming) {
+    device = device_or(options, folder.info().device.substr(0, folder.info().device.find(' ')));
+    RouteOptions& routes = *options.routes;
+    const auto [setting, notes] =
+        continued(folder.info(), device.describe(), {options.threads, routes.conv, routes.gemm});
+    threads = setting.threads;
+    routes = {setting.conv, setting.gemm};
+    use_routes(routes, device);
+    for (const std::string& note : notes) std::fprintf(stderr, "%s\n", note.c_str());
   }
-  say_device(device, threads);
+  kernels::set_num_threads(threads);
+  say_device(device, threads, *options.routes);
 
   ProgressLine line;
   TrainProgress last;
@@ -193,7 +199,7 @@ const CommandRegistrar registrar("train", "train a base, an AVID adapter or a ba
       "cpu, cuda, cuda:N or sim, the kernel simulator (default: cpu, or the one the run started on)");
   command->add_option("--threads", options->threads, "CPU threads (default: all, or those the run started with)")
       ->range(1, 4096);
-  options->routes = add_route_options(command);
+  options->routes = add_route_options(command, "native, or what the run started with");
   command->add_flag("--json", options->json, "print the outcome as JSON");
   set_example(
       command,

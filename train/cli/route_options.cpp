@@ -10,21 +10,17 @@ namespace avid::cli {
 
 namespace vendor = kernels::vendor;
 
-std::shared_ptr<RouteOptions> add_route_options(Command* command) {
+std::shared_ptr<RouteOptions> add_route_options(Command* command, const std::string& otherwise) {
   auto options = std::make_shared<RouteOptions>();
-  command
-      ->add_option(
-          "--conv", options->conv, "Convolutions on cuda: native, cudnn, or auto (the faster one for each shape)")
-      ->capture_default_str();
-  command
-      ->add_option(
-          "--gemm", options->gemm, "Matrix products on cuda: native, cublaslt, or auto (the faster one for each shape)")
-      ->capture_default_str();
+  const std::string rest = fmt::format("auto, the faster one for each shape (default: {})", otherwise);
+  command->add_option("--conv", options->conv, "convolutions on cuda: native, cudnn, or " + rest);
+  command->add_option("--gemm", options->gemm, "matrix products on cuda: native, cublaslt, or " + rest);
   return options;
 }
 
 void use_routes(const RouteOptions& options, Device device) {
-  const auto use = [&](vendor::Family family, const std::string& text) {
+  const auto use = [&](vendor::Family family, const std::string& given) {
+    const std::string text = given.empty() ? "native" : given;
     vendor::Route route{};
     try {
       route = vendor::parse_route(family, text);

@@ -9,12 +9,13 @@
 
 namespace avid::cli {
 
+/// Empty: not given, which is native.
 struct RouteOptions {
-  std::string conv = "native", gemm = "native";
+  std::string conv, gemm;
 };
 
-/// Adds the options; use_routes(*result, device) makes them hold.
-std::shared_ptr<RouteOptions> add_route_options(Command* command);
+/// Adds the options; use_routes(*result, device) makes them hold. `otherwise` is what the help says of their absence.
+std::shared_ptr<RouteOptions> add_route_options(Command* command, const std::string& otherwise = "native");
 
 /// Sets the process's routes. UsageError for an unknown word, and for a library on a device where it does not compute.
 void use_routes(const RouteOptions& options, Device device);
