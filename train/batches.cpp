@@ -149,15 +149,15 @@ TrainBatch TrainingBatches::micro_batch(std::int64_t update, std::int64_t i) {
 ValidationBatches::ValidationBatches(const TrainConfig& config, Device device)
     : config_(config),
       device_(device),
-      loader_(make_loader(config, config.data.validation, "data.validation", config.train.batch, 0)),
+      loader_(make_loader(config, config.data.validation, "data.validation", config.validation_batch(), 0)),
       starts_(loader_->sampler().draw_evaluation(static_cast<std::uint64_t>(config.seed), config.validation.clips)) {}
 
 std::int64_t ValidationBatches::num_batches() const {
-  return (num_clips() + config_.train.batch - 1) / config_.train.batch;
+  return (num_clips() + config_.validation_batch() - 1) / config_.validation_batch();
 }
 
 TrainBatch ValidationBatches::batch(std::int64_t i) const {
-  const std::int64_t first = i * config_.train.batch, b = std::min(config_.train.batch, num_clips() - first);
+  const std::int64_t most = config_.validation_batch(), first = i * most, b = std::min(most, num_clips() - first);
   const auto seed = static_cast<std::uint64_t>(config_.seed);
   const data::Batch clips =
       loader_->read_windows(std::span(starts_).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(b)));

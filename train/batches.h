@@ -58,7 +58,8 @@ class TrainingBatches {
   std::int64_t next_update_ = -1;
 };
 
-/// The same held-out clips every time, with fixed noise and times spread evenly over the schedule.
+/// The same held-out clips every time, with fixed noise and times spread evenly over the schedule; in batches of
+/// TrainConfig::validation_batch() clips.
 class ValidationBatches {
  public:
   explicit ValidationBatches(const TrainConfig& config, Device device = {});

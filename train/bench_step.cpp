@@ -226,7 +226,7 @@ BenchResult bench_step(const BenchRequest& request) {
   const bool samples = request.kind == "sample";
   // Of a sampler, the step that gives the loss is the first of the warm-up.
   const std::int64_t warmup = std::max<std::int64_t>(request.warmup, 1) - (samples ? 1 : 0);
-  const double sampling_loss = samples ? Learner(*prepared.trainee, {}).evaluate(prepared.batch).loss : 0;
+  const double sampling_loss = samples ? Learner(*prepared.trainee, {}).evaluate(prepared.batch).loss() : 0;
   const auto run = [&](UseGraph use, kernels::Collect collect) {
     StepTimer timer(request, collect, std::max<std::int64_t>(warmup, records(use, request.device) ? 2 : 0));
     samples ? run_sampling(prepared, use, timer) : run_updates(prepared, use, timer);

@@ -57,8 +57,10 @@ const std::set<std::string> kFreeOnResume = {
     "checkpoint.keep",
     "validation.every",
     "validation.clips",
+    "validation.batch",
     "samples.every",
     "samples.clips",
+    "samples.batch",
     "samples.steps",
     "samples.eta",
     "log.every",
@@ -149,8 +151,14 @@ void visit_keys(Config& c, Visit&& visit) {
   visit("checkpoint.keep", c.checkpoint.keep, at_least(1), "newest checkpoints to keep, besides the best");
   visit("validation.every", c.validation.every, at_least(0), "updates from one validation to the next; 0: never");
   visit("validation.clips", c.validation.clips, at_least(1), "held-out clips per validation, always the same");
+  visit(
+      "validation.batch", c.validation.batch, between(0, 1e6),
+      "clips evaluated at once, at most train.batch; 0: train.batch. Decides memory, not the result");
   visit("samples.every", c.samples.every, at_least(0), "updates from one set of samples to the next; 0: never");
   visit("samples.clips", c.samples.clips, between(1, 64), "clips to sample");
+  visit(
+      "samples.batch", c.samples.batch, between(0, 1e6),
+      "clips sampled at once, at most train.batch; 0: train.batch. Decides memory, not the result");
   visit("samples.steps", c.samples.steps, at_least(1), "DDIM steps");
   visit("samples.eta", c.samples.eta, between(0, 1), "DDIM noise; 0: deterministic");
   visit("log.every", c.log.every, at_least(1), "updates from one log line to the next");
@@ -376,6 +384,9 @@ void check_together(const TrainConfig& c, const GivenKeys& given, const std::str
   clash(
       c.is_encoder() && c.train.recompute != "none", "train.recompute",
       "a clip encoder has no U-Net, expected none | leave it out");
+  clash(
+      c.is_encoder() && given.count("validation.batch") > 0, "validation.batch",
+      "a clip encoder's loss compares the clips of a batch, so that validation takes train.batch | leave it out");
   clash(given.count("model.mlp") > 0 && !c.is_classifier(), "model.mlp", "only classifiers have it | leave it out");
   clash(
       given.count("model.control_order") > 0 && !c.is_controlnet(), "model.control_order",
@@ -508,6 +519,7 @@ std::string TrainConfig::to_toml() const {
     if (key == "base.checkpoint" && base.checkpoint.empty()) return;
     if (key_section == "model" && (architecture_from_base(*this, name) || absent_in_encoder(*this, name))) return;
     if (key == "model.mlp" && !is_classifier()) return;
+    if (key == "validation.batch" && is_encoder()) return;
     if (key == "model.control_order" && !is_controlnet()) return;
     if (key == "model.zero_projection" && model.kind != "controlnet_small") return;
     if (key_section != section) out += fmt::format("\n[{}]\n", section = key_section);

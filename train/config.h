@@ -4,6 +4,7 @@
 // hints, the resolved file in the run folder and the fingerprint all walk that list.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -77,10 +78,12 @@ struct TrainConfig {
 
   struct Validation {
     std::int64_t every = 0, clips = 64;  // 0: never
+    std::int64_t batch = 16;             // clips at once: see validation_batch()
   } validation;
 
   struct Samples {
     std::int64_t every = 0, clips = 4, steps = 20;
+    std::int64_t batch = 16;  // clips at once: see samples_batch()
     double eta = 0.0;
   } samples;
 
@@ -100,6 +103,10 @@ struct TrainConfig {
   bool uses_actions() const { return model.kind != "base" && !is_encoder(); }
   /// Classifiers are used with the weights they were trained to, everything else with the average.
   bool uses_average() const { return !is_classifier(); }
+  /// Clips that validation and samples go through at once: never more than training has room for. Fewer save memory and
+  /// change no result; but a clip encoder's loss compares the clips of a batch, which is therefore that of training.
+  std::int64_t validation_batch() const { return is_encoder() ? train.batch : at_most_train_batch(validation.batch); }
+  std::int64_t samples_batch() const { return at_most_train_batch(samples.batch); }
 
   /// Whether files named in the configuration must exist; may_miss leaves unknown paths as they are (--dry-run).
   enum class Files { must_exist, may_miss };
@@ -126,6 +133,11 @@ struct TrainConfig {
 
   /// All keys, "train.lr" ..., in file order.
   static std::vector<std::string> keys();
+
+ private:
+  std::int64_t at_most_train_batch(std::int64_t clips) const {
+    return clips == 0 ? train.batch : std::min(clips, train.batch);
+  }
 };
 
 /// The candidate with the smallest edit distance to `word`; empty when none is near.

@@ -86,7 +86,7 @@ Counted counted_memory(const TrainConfig& config) {
   // The recorded update keeps its memory; this comes beside it.
   if (config.validation.every > 0) {
     const Ema::Swapped averaged(learner.ema());
-    learner.evaluate(made_up_clips(config, std::min(b, config.validation.clips)));
+    learner.evaluate(made_up_clips(config, std::min(config.validation_batch(), config.validation.clips)));
   }
   if (config.samples.every > 0 && !config.data.validation.empty()) {
     const Ema::Swapped averaged(learner.ema());
@@ -94,6 +94,7 @@ Counted counted_memory(const TrainConfig& config) {
     diffusion::SamplerOptions options;
     options.num_steps = 2;  // all steps but the last take the same
     options.eta = config.samples.eta;
+    options.batch_clips = config.samples_batch();
     diffusion::sample(
         trainee->denoiser(), learner.schedule(), clips.cond.to(device), clips.actions, config.data.frames, options);
   }

@@ -264,14 +264,14 @@ void Learner::repeat(const std::vector<TrainBatch>& batches, UpdateReport& repor
   adam_.note_repeated();
 }
 
-Learner::Evaluation Learner::evaluate(const TrainBatch& batch) {
+ClipLosses Learner::evaluate(const TrainBatch& batch) {
   try {
     return evaluate_now(batch);
   } catch (const OutOfMemoryError&) {
     if (!graph_.defined()) throw;
   }
   forget_graph();
-  const Evaluation result = evaluate_now(batch);
+  const ClipLosses result = evaluate_now(batch);
   if (!made_room_)
     pending_note_ =
         "validation does not fit into memory beside the recorded update, which is recorded again after each: that only "
@@ -280,15 +280,37 @@ Learner::Evaluation Learner::evaluate(const TrainBatch& batch) {
   return result;
 }
 
-Learner::Evaluation Learner::evaluate_now(const TrainBatch& host_batch) {
+ClipLosses Learner::evaluate_now(const TrainBatch& host_batch) {
   const NoGrad no_grad;
   const TrainBatch batch = sent_to(device_, host_batch);
   const NoisedClips clips = noised(batch);
   const Trainee::Output out = trainee_.forward(clips, trainee_.base_prediction(clips));
-  const Trainee::OwnLoss measured = loss_of(out, clips, batch);
-  Evaluation result{measured.loss.value().item(), {}, {}};
-  if (std::isfinite(measured.accuracy)) result.accuracy = measured.accuracy;
-  if (out.mask.defined()) result.mask = mask_stats(out.mask);
+  const std::int64_t b = batch.x0.dim(0);
+  ClipLosses result;
+  if (trainee_.compares_clips()) {
+    const Trainee::OwnLoss measured = loss_of(out, clips, batch);
+    result.add(b, measured.loss.value().item(), measured.accuracy);
+    return result;
+  }
+  // Clip by clip: sums over several would depend on how many there are. A device is read once.
+  Tensor losses;
+  std::vector<double> accuracies;
+  for (std::int64_t i = 0; i < b; ++i) {
+    const auto one = [&](const Tensor& all) { return all.defined() ? all.slice(i, i + 1) : Tensor(); };
+    const NoisedClips clip{one(clips.x_t), one(clips.t), one(clips.cond), one(clips.actions), one(clips.drop)};
+    const TrainBatch alone{
+        one(batch.x0), one(batch.cond), one(batch.actions), one(batch.noise), one(batch.t), one(batch.drop)};
+    const Trainee::OwnLoss measured = loss_of({Var(one(out.prediction.value())), {}}, clip, alone);
+    const Tensor& loss = measured.loss.value();
+    if (!losses.defined()) losses = Tensor::empty({b}, loss.dtype(), device_);
+    losses.slice(i, i + 1).copy_from(loss.reshape({1}));
+    accuracies.push_back(measured.accuracy);
+  }
+  const std::vector<double> values = losses.to_doubles();
+  for (std::size_t i = 0; i < values.size(); ++i) result.add(1, values[i], accuracies[i]);
+  if (out.mask.defined())
+    for (std::int64_t i = 0; i < b; ++i)
+      result.add_mask(moments(out.mask.slice(i, i + 1), 0.5), out.mask.numel() / b);
   return result;
 }
 

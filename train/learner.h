@@ -14,6 +14,7 @@
 #include "models/avid.h"
 #include "tensor/device_graph.h"
 #include "tensor/memory_watch.h"
+#include "train/clip_losses.h"
 #include "train/ema.h"
 #include "train/optimizer.h"
 #include "train/trainee.h"
@@ -83,12 +84,7 @@ class Learner {
 
   /// The loss and mask of a batch without learning, with the weights as they are. Where that needs memory that a
   /// recorded update keeps, the recording goes, the next report says so, and updates are recorded anew.
-  struct Evaluation {
-    double loss = 0;
-    std::optional<MaskStats> mask;
-    std::optional<double> accuracy;
-  };
-  Evaluation evaluate(const TrainBatch& batch);
+  ClipLosses evaluate(const TrainBatch& batch);
 
   Trainee& trainee() { return trainee_; }
   Adam& adam() { return adam_; }
@@ -111,7 +107,7 @@ class Learner {
   void repeat(const std::vector<TrainBatch>& batches, UpdateReport& report);
   void read_outcome(const std::vector<TrainBatch>& batches, UpdateReport& report);
   void forget_graph();
-  Evaluation evaluate_now(const TrainBatch& batch);
+  ClipLosses evaluate_now(const TrainBatch& batch);
   void name_bad_gradient(UpdateReport& report) const;
   NoisedClips noised(const TrainBatch& batch) const;
   Trainee::OwnLoss loss_of(const Trainee::Output& out, const NoisedClips& clips, const TrainBatch& batch) const;

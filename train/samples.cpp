@@ -21,11 +21,21 @@ void write_training_samples(
   options.num_steps = config.samples.steps;
   options.eta = config.samples.eta;
   options.seed = static_cast<std::uint64_t>(config.seed);
+  options.batch_clips = config.samples_batch();
   const std::int64_t num_frames = config.data.frames;
+  Tensor mask;  // u8 [B,T,H,W,1]
+  options.on_step = [&](const diffusion::StepReport& step) {
+    if (!step.mask.defined() || step.index + 1 != step.num_steps) return;
+    const Tensor levels = eval::mask_to_u8(step.mask.to(Device()));
+    if (!mask.defined())
+      mask = Tensor::empty({step.num_clips, num_frames, levels.dim(2), levels.dim(3), 1}, DType::u8);
+    Tensor part = mask.slice(step.first_clip, step.first_clip + levels.dim(0));
+    part.copy_from(levels);
+  };
   const Tensor made =
       diffusion::sample(trainee.denoiser(), schedule, cond_frames, actions, num_frames, options).to(Device());
-  Tensor mask = trainee.denoiser().last_mask(), base;
-  if (mask.defined()) mask = mask.to(Device());
+  options.on_step = {};
+  Tensor base;
   if (trainee.base_denoiser() != nullptr)
     base = diffusion::sample(*trainee.base_denoiser(), schedule, cond_frames, {}, num_frames, options).to(Device());
 
@@ -38,7 +48,7 @@ void write_training_samples(
     std::vector<eval::ClipRow> rows = {{"real", cond, clip.slice(config.data.cond_frames, clip.dim(0))}};
     if (base.defined()) rows.push_back({"base", cond, frames_to_u8(base.select(i))});
     rows.push_back({config.is_avid() ? "avid" : "model", cond, frames_to_u8(made.select(i))});
-    if (mask.defined()) rows.push_back({"mask", {}, eval::mask_to_u8(mask.select(i))});
+    if (mask.defined()) rows.push_back({"mask", {}, mask.select(i)});
     eval::StripOptions strip;
     strip.scale = config.data.size <= 32 ? 3 : 2;
     strip.num_cond = config.data.cond_frames;

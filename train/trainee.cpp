@@ -232,6 +232,7 @@ class EncoderTrainee final : public Trainee {
     return {trunk, {}};
   }
   bool sees_clean_frames() const override { return true; }
+  bool compares_clips() const override { return true; }
   OwnLoss own_loss(const Output& out, const NoisedClips&) const override {
     const ClipEncoderLoss loss = clip_encoder_loss(*network_, out.prediction);
     return {loss.total, loss.accuracy};

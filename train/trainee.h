@@ -48,6 +48,8 @@ class Trainee {
     double accuracy = 0;
   };
   virtual OwnLoss own_loss(const Output&, const NoisedClips&) const { return {}; }
+  /// Whether that loss compares the clips of a batch with one another, so that no clip has one of its own.
+  virtual bool compares_clips() const { return false; }
   /// The whole model for sampling and validation, with the weights it has when asked. Lives as long as the trainee.
   /// GraphError for a classifier, which makes no videos.
   virtual diffusion::Denoiser& denoiser() = 0;

@@ -252,24 +252,17 @@ void Trainer::write_log_line(const UpdateReport& report) {
 }
 
 bool Trainer::validate() {
-  double loss = 0, accuracy = 0;
-  bool has_accuracy = false;
-  MaskSummary masks;
+  ClipLosses result;
   {
     std::optional<Ema::Swapped> averaged;
     if (config_.uses_average()) averaged.emplace(learner_->ema());
-    for (std::int64_t i = 0; i < validation_->num_batches(); ++i) {
-      const TrainBatch batch = validation_->batch(i);
-      const Learner::Evaluation e = learner_->evaluate(batch);
-      const double share = static_cast<double>(batch.x0.dim(0)) / static_cast<double>(validation_->num_clips());
-      loss += e.loss * share;
-      if (e.accuracy) has_accuracy = true, accuracy += *e.accuracy * share;
-      if (e.mask) masks.add(*e.mask);
-    }
+    for (std::int64_t i = 0; i < validation_->num_batches(); ++i)
+      result.add(learner_->evaluate(validation_->batch(i)));
   }
+  const double loss = result.loss();
   LogRecord record{state_.update, unix_now(), {{"val/loss", loss}}, {}};
-  if (has_accuracy) record.values.emplace_back("val/acc", accuracy);
-  if (const auto mask = masks.result()) add_mask(record.values, "val", *mask);
+  if (const auto accuracy = result.accuracy()) record.values.emplace_back("val/acc", *accuracy);
+  if (const auto mask = result.mask()) add_mask(record.values, "val", *mask);
   folder_.log().append(std::move(record));
   const bool best = std::isfinite(loss) && !(loss >= state_.best_loss);  // true as well when there was none
   if (best) {

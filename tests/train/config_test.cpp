@@ -97,6 +97,21 @@ TEST_CASE("config/errors/keys_that_contradict") {
   CHECK(has(message("[model]\nkind = \"scratch\"\n"), "data.train: missing"));
 }
 
+TEST_CASE("config/batch/validation and samples take no more clips at once than training") {
+  const auto batches = [&](const std::vector<std::string>& set) {
+    const TrainConfig c = TrainConfig::parse(minimal(), "x.toml", set);
+    return std::pair(c.validation_batch(), c.samples_batch());
+  };
+  CHECK(batches({"train.batch=64"}) == std::pair<std::int64_t, std::int64_t>(16, 16));
+  CHECK(batches({"train.batch=2"}) == std::pair<std::int64_t, std::int64_t>(2, 2));
+  CHECK(
+      batches({"train.batch=64", "validation.batch=0", "samples.batch=5"}) ==
+      std::pair<std::int64_t, std::int64_t>(64, 5));
+  CHECK(has(message(minimal(), {"validation.batch=-1"}), "validation.batch: expected >= 0"));
+  const auto base = TrainConfig::parse(minimal(), "x.toml").fingerprint();
+  CHECK(TrainConfig::parse(minimal(), "x.toml", {"validation.batch=2", "samples.batch=1"}).fingerprint() == base);
+}
+
 TEST_CASE("config/file/missing_is_an_error") { CHECK_THROWS_AS(TrainConfig::load("/nonexistent/x.toml"), FileError); }
 
 TEST_CASE("config/write/reads_back_to_itself") {

@@ -86,7 +86,7 @@ Outcome trained(
     outcome.reports.push_back(learner.update(k, [&](std::int64_t i) { return batch_at(k, i); }));
     // Between updates other work uses the device, the averaged weights and their copies in bf16.
     const Ema::Swapped averaged(learner.ema());
-    outcome.validation.push_back(learner.evaluate(random_batch(1, 900)).loss);
+    outcome.validation.push_back(learner.evaluate(random_batch(1, 900)).loss());
   }
   outcome.weights = trainee->module().export_tensors();
   outcome.moments = learner.adam().export_moments();
@@ -319,6 +319,45 @@ TEST_CASE("device/graph/a run that is stopped and resumed ends as one without a 
   CHECK(with.state.optimizer_steps == 3);
 }
 
+TEST_CASE("device/evaluate/no way into batches changes a bit") {
+  for (const DType activations : {DType::f32, DType::bf16}) {
+    CAPTURE(name_of(activations));
+    const auto trainee = small_avid(activations);
+    Learner learner(*trainee, options_with(UseGraph::off));
+    learner.update(0, [](std::int64_t i) { return random_batch(1, seed_of(0, i)); });  // a fresh mask is even
+    const TrainBatch both = random_batch(2, 900);
+    ClipLosses one_by_one;
+    for (std::int64_t i = 0; i < 2; ++i)
+      one_by_one.add(learner.evaluate(
+          {both.x0.slice(i, i + 1), both.cond.slice(i, i + 1), both.actions.slice(i, i + 1), both.noise.slice(i, i + 1),
+           both.t.slice(i, i + 1), both.drop.slice(i, i + 1)}));
+    const ClipLosses at_once = learner.evaluate(both);
+    CHECK(std::isfinite(at_once.loss()));
+    CHECK(one_by_one.loss() == at_once.loss());
+    REQUIRE(at_once.mask().has_value());
+    CHECK(one_by_one.mask()->mean == at_once.mask()->mean);
+    CHECK(one_by_one.mask()->std == at_once.mask()->std);
+  }
+}
+
+TEST_CASE("device/dry_run/validation and samples of fewer clips at once take less") {
+  const auto bytes = [](std::vector<std::string> set, const std::string& batch) {
+    set.insert(
+        set.end(), {"train.batch=4", "train.accumulate=1", "train.updates=2", "data.size=8", "data.frames=2",
+                    "train.graph=on", "validation.batch=" + batch, "samples.batch=" + batch});
+    const std::filesystem::path scratch = std::filesystem::path(AVID_SOURCE_DIR) / "configs/tiny/scratch.toml";
+    return dry_run(TrainConfig::load(scratch, set), kDevice, 1).memory_bytes;
+  };
+  for (const auto& only : {std::vector<std::string>{"validation.every=2", "validation.clips=4", "samples.every=0"},
+                           {"validation.every=0", "samples.every=2", "samples.clips=4"}}) {
+    CAPTURE(only[0]);
+    const double alone = bytes({"validation.every=0", "samples.every=0"}, "0"), all = bytes(only, "0"),
+                 one = bytes(only, "1");
+    CHECK(all > 1.05 * alone);
+    CHECK(one - alone < 0.5 * (all - alone));
+  }
+}
+
 TEST_CASE("device/dry_run/predicts the memory of a run within a tenth") {
   const test::TempDir dir;
   const std::filesystem::path tiny = std::filesystem::path(AVID_SOURCE_DIR) / "configs/tiny";
@@ -329,8 +368,9 @@ TEST_CASE("device/dry_run/predicts the memory of a run within a tenth") {
     info.inputs = input_digests(config);
     return RunFolder::create(dir / name, config, info);
   };
-  const std::vector<std::string> small{"validation.clips=2", "samples.clips=1", "samples.steps=2", "data.size=4",
-                                       "data.frames=2",      "train.batch=2",   "train.updates=2"};
+  const std::vector<std::string> small{
+      "validation.clips=2", "validation.batch=1", "samples.clips=1", "samples.steps=2",
+      "data.size=4",        "data.frames=2",      "train.batch=2",   "train.updates=2"};
   {
     std::vector<std::string> set = small;
     set.insert(set.end(), {"train.updates=1", "train.batch=1", "validation.every=0", "samples.every=0"});

@@ -80,10 +80,10 @@ TEST_CASE("encoder/learner/learns_to_match_and_to_tell_speeds_apart") {
   CHECK(first > 3.0);  // about ln 4 three times: which of four clips, twice, and which of four speeds
   CHECK(last < 0.6 * first);
   // Noise and time are nothing to it.
-  const double loss = learner.evaluate(batch).loss;
+  const double loss = learner.evaluate(batch).loss();
   batch.noise = test::random_tensor({4, 8, 32, 32, 3}, DType::f32, 3);
   batch.t = Tensor::full({4}, 150, DType::i64);
-  CHECK(learner.evaluate(batch).loss == loss);
+  CHECK(learner.evaluate(batch).loss() == loss);
   CHECK_THROWS_AS(trainee->denoiser(), GraphError);
 }
 
@@ -99,10 +99,12 @@ TEST_CASE("encoder/config/keys_that_do_not_fit") {
   CHECK(has(message({"model.actions=15"}), "has only model.width"));
   CHECK(has(message({"train.batch=1"}), "tells clips apart"));
   CHECK(has(message({"samples.every=5"}), "makes no videos"));
+  CHECK(has(message({"validation.batch=2"}), "so that validation takes train.batch"));
   CHECK(has(message({"train.action_drop=0.1"}), "never asked without actions"));
   CHECK(has(message({"base.checkpoint=x"}), "base.checkpoint"));
-  const TrainConfig config = config_of({});
+  const TrainConfig config = config_of({"train.batch=70"});
   CHECK(TrainConfig::parse(config.to_toml(), "again.toml").fingerprint() == config.fingerprint());
+  CHECK(config.validation_batch() == 70);
 }
 
 TEST_CASE("encoder/dry_run/counts_its_work") {

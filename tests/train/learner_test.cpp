@@ -256,15 +256,75 @@ TEST_CASE("learner/base/property_34_bit_identical_after_training") {
   CHECK(watched.export_gradients().empty());
 }
 
+TEST_CASE("learner/evaluate/no_way_into_batches_changes_a_bit") {
+  for (const DType dtype : {DType::f32, DType::f64}) {
+    CAPTURE(name_of(dtype));
+    auto trainee = small_avid(dtype);
+    Learner learner(*trainee, {.lr = 1e-2, .warmup = 0});
+    const TrainBatch clips = random_batch(5, dtype, 5);
+    learner.update(0, [&](std::int64_t) { return clips; });  // a fresh mask is the same everywhere
+    const auto parts = [&](const std::vector<std::int64_t>& sizes) {
+      ClipLosses all;
+      std::int64_t first = 0;
+      for (const std::int64_t size : sizes) {
+        all.add(learner.evaluate(part_of(clips, first, first + size)));
+        first += size;
+      }
+      return all;
+    };
+    const ClipLosses whole = parts({5});
+    for (const std::vector<std::int64_t>& sizes : {std::vector<std::int64_t>{1, 1, 1, 1, 1}, {2, 3}, {4, 1}}) {
+      const ClipLosses other = parts(sizes);
+      CHECK(other.num_clips() == 5);
+      CHECK(other.loss() == whole.loss());
+      REQUIRE(other.mask());
+      CHECK(other.mask()->mean == whole.mask()->mean);
+      CHECK(other.mask()->std == whole.mask()->std);
+      CHECK(other.mask()->min == whole.mask()->min);
+      CHECK(other.mask()->max == whole.mask()->max);
+    }
+    // An update takes loss and mask of the whole batch at once.
+    const UpdateReport at_once = learner.update(1, [&](std::int64_t) { return clips; });
+    const double rounding = dtype == DType::f64 ? 1e-12 : 1e-6;
+    CHECK(whole.loss() == doctest::Approx(at_once.loss).epsilon(rounding));
+    REQUIRE(at_once.mask);
+    CHECK(at_once.mask->std > 1e-4);
+    CHECK(whole.mask()->mean == doctest::Approx(at_once.mask->mean).epsilon(rounding));
+    CHECK(whole.mask()->std == doctest::Approx(at_once.mask->std).epsilon(rounding));
+    CHECK(whole.mask()->max == at_once.mask->max);
+  }
+}
+
+TEST_CASE("learner/evaluate/parts_count_as_their_clips_do") {
+  ClipLosses all;
+  all.add(3, 2.0, 0.5);
+  all.add(1, 6.0, 1.0);
+  CHECK(all.num_clips() == 4);
+  CHECK(all.loss() == 3.0);
+  REQUIRE(all.accuracy());
+  CHECK(*all.accuracy() == 0.625);
+  CHECK_FALSE(all.mask());
+  all.add(1, 1.0, std::nan(""));
+  CHECK_FALSE(all.accuracy());
+  // 0, 1 and 0.5, 0.5: mean 1/2, sum of squares 1/2, of four elements.
+  all.add_mask({.mean = 0.5, .std = std::sqrt(0.5), .min = 0, .max = 1}, 2);
+  all.add_mask({.mean = 0.5, .std = 0, .min = 0.5, .max = 0.5}, 2);
+  REQUIRE(all.mask());
+  CHECK(all.mask()->mean == 0.5);
+  CHECK(all.mask()->std == doctest::Approx(std::sqrt(0.5 / 3)));
+  CHECK(all.mask()->min == 0);
+  CHECK(all.mask()->max == 1);
+}
+
 TEST_CASE("learner/evaluate/changes_nothing") {
   auto trainee = small_avid(DType::f32);
   Learner learner(*trainee, {});
   const auto start = trainee->module().export_tensors();
   const auto first = learner.evaluate(random_batch(2, DType::f32, 5)),
              again = learner.evaluate(random_batch(2, DType::f32, 5));
-  CHECK(first.loss == again.loss);
-  REQUIRE(first.mask);
-  CHECK(first.mask->mean == 0.5);  // a fresh mask
+  CHECK(first.loss() == again.loss());
+  REQUIRE(first.mask());
+  CHECK(first.mask()->mean == 0.5);  // a fresh mask
   CHECK(same(trainee->module().export_tensors(), start));
   CHECK(learner.ema().counter() == 0);
 }

@@ -84,6 +84,36 @@ TEST_CASE("trainer/run/logs_samples_and_report") {
   for (const char* link : {"href=", "src=\"http", "<script", "<link"}) CHECK(html.find(link) == std::string::npos);
 }
 
+TEST_CASE("trainer/batch/validation_and_samples_do_not_depend_on_it") {
+  const test::TempDir dir;
+  {
+    const TrainConfig config = tiny("base.toml", {"train.updates=1", "validation.every=0", "samples.every=0"});
+    RunFolder folder = RunFolder::create(dir / "base", config, info_for(config));
+    CHECK(Trainer(folder, {}).run() == TrainEnd::finished);
+  }
+  const auto run = [&](const std::string& batch) {
+    const TrainConfig config = tiny(
+        "avid.toml",
+        {"base.checkpoint=" + (dir / "base").string(), "train.updates=3", "train.batch=3", "train.accumulate=1",
+         "validation.every=3", "validation.clips=4", "samples.every=3", "samples.clips=3", "samples.steps=2",
+         "data.frames=3", "validation.batch=" + batch, "samples.batch=" + batch});
+    RunFolder folder = RunFolder::create(dir / batch, config, info_for(config));
+    Trainer trainer(folder, {});
+    CHECK(trainer.run() == TrainEnd::finished);
+    return std::vector{
+        trainer.last_logged("val/loss"), trainer.last_logged("val/mask_mean"), trainer.last_logged("val/mask_std")};
+  };
+  const std::vector<double> whole = run("0");
+  for (const double value : whole) CHECK(std::isfinite(value));
+  for (const std::string batch : {"2"}) {
+    CHECK(run(batch) == whole);
+    for (const char* file : {"clip_00.png", "clip_01.gif", "clip_02.png", "clip_02.gif"})
+      CHECK(
+          read_text(dir.path() / batch / "samples/step_00000003" / file) ==
+          read_text(dir / "0/samples/step_00000003" / file));
+  }
+}
+
 TEST_CASE("trainer/metadata/what_the_training_cost") {
   const test::TempDir dir;
   const auto run = [&](const char* name, const char* file, std::vector<std::string> set) {
