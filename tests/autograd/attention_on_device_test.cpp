@@ -1,5 +1,5 @@
-// tests/autograd/attention_on_device_test.cpp -- temporal_attention and attention on the device `sim` agree with the
-// CPU: dispatch, devices, workspaces, gradients in the types of a device
+// tests/autograd/attention_on_device_test.cpp -- temporal_attention and attention on a device (the simulator, or a GPU)
+// agree with the CPU: dispatch, devices, workspaces, gradients in the types of a device
 //
 // What the kernels compute is tested in tests/sim; this is about tensors and gradients.
 #include <algorithm>
@@ -16,7 +16,7 @@
 namespace avid::test {
 namespace {
 
-const Device kSim{DeviceKind::sim, 0};
+const Device kDevice = test::device_under_test();
 const Device kHost{};
 
 /// Rounded to bf16, so that both element types hold the same numbers.
@@ -36,7 +36,7 @@ std::vector<Tensor> run(
   return results;
 }
 
-/// The op on sim, in f32 and bf16, against the CPU in f32. Inputs listed in `parameters` stay f32 there: the graph
+/// The op there, in f32 and bf16, against the CPU in f32. Inputs listed in `parameters` stay f32 there: the graph
 /// converts matrices.
 void compare(
     const std::vector<Tensor>& inputs, const std::vector<std::size_t>& parameters,
@@ -48,13 +48,13 @@ void compare(
     std::vector<Tensor> there;
     for (std::size_t i = 0; i < inputs.size(); ++i) {
       const bool parameter = std::find(parameters.begin(), parameters.end(), i) != parameters.end();
-      there.push_back((parameter ? inputs[i] : inputs[i].to(dtype)).to(kSim));
+      there.push_back((parameter ? inputs[i] : inputs[i].to(dtype)).to(kDevice));
     }
-    const std::vector<Tensor> got = run(there, d_out.to(dtype).to(kSim), op);
+    const std::vector<Tensor> got = run(there, d_out.to(dtype).to(kDevice), op);
     for (std::size_t i = 0; i < got.size(); ++i) {
       CAPTURE(i);
       REQUIRE(got[i].defined());
-      CHECK(got[i].device() == kSim);
+      CHECK(got[i].device() == kDevice);
       const Tensor here = got[i].to(kHost);
       CHECK(gaps_are_zero(here));
       CHECK(rel_l2(here.to(DType::f32), expected[i]) < (dtype == DType::f32 ? 1e-5 : 4e-2));
@@ -89,12 +89,12 @@ TEST_CASE("attention_on_device/temporal_attention/fused, composed and many frame
 }
 
 TEST_CASE("attention_on_device/temporal_attention/frames that do not fit are an error") {
-  const Tensor x = Tensor::zeros({1, 200, 1, 1, 8}, DType::f32, kSim);
+  const Tensor x = Tensor::zeros({1, 200, 1, 1, 8}, DType::f32, kDevice);
   CHECK_THROWS_AS(
       temporal_attention_fwd(
-          x, Tensor::zeros({8}, DType::f32, kSim), Tensor::zeros({96, 8}, DType::f32, kSim),
-          Tensor::zeros({8, 32}, DType::f32, kSim), Tensor::zeros({32, 1}, DType::f32, kSim),
-          Tensor::zeros({16}, DType::f32, kSim), {.heads = 1, .head_dim = 32}),
+          x, Tensor::zeros({8}, DType::f32, kDevice), Tensor::zeros({96, 8}, DType::f32, kDevice),
+          Tensor::zeros({8, 32}, DType::f32, kDevice), Tensor::zeros({32, 1}, DType::f32, kDevice),
+          Tensor::zeros({16}, DType::f32, kDevice), {.heads = 1, .head_dim = 32}),
       ShapeError);
 }
 
@@ -108,7 +108,7 @@ TEST_CASE("attention_on_device/attention/self and cross") {
 }
 
 TEST_CASE("attention_on_device/attention/wide heads and mixed devices are errors") {
-  const Tensor wide = Tensor::zeros({1, 2, 80}, DType::f32, kSim);
+  const Tensor wide = Tensor::zeros({1, 2, 80}, DType::f32, kDevice);
   CHECK_THROWS_WITH_AS(
       attention_fwd(wide, wide, wide, {.heads = 1}),
       "attention: q: expected heads of at most 64 channels on a device, got 80", ShapeError);
