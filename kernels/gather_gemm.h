@@ -69,8 +69,9 @@ struct GatherGemm {
 template <class Backend, class Elem>
 void gather_gemm(const Stream& stream, const GatherGemm<Elem>& p);
 
-/// Is the current device one of compute capability 9.0, and was the code for it compiled? Then gather_gemm takes a tile
-/// of WgmmaTiles for bf16 products where that is predicted to be faster.
+/// Is the current device one of compute capability 9.0, was the code for it compiled, and is it allowed
+/// (device/wgmma_switch.h)? Then gather_gemm takes a tile of WgmmaTiles for bf16 products where that is predicted to be
+/// faster.
 template <class Backend>
 bool have_wgmma();
 /// gather_gemm with tile `tile` of WgmmaTiles, for `phases` phases of up to M rows. Throws GpuError unless

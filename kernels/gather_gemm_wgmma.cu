@@ -22,6 +22,7 @@
 #include "kernels/device/gpu.h"
 #include "kernels/device/warpgroup.h"
 #include "kernels/device/wgmma_stages.h"
+#include "kernels/device/wgmma_switch.h"
 #include "kernels/gather_gemm.h"
 
 namespace avid::kernels {
@@ -178,7 +179,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) gather_gemm_wgmma_kernel(Ga
 
 template <class Backend>
 bool have_wgmma() {
-  return AVID_GPU::kHaveSm90a && AVID_GPU::device_arch() == 90;  // code for sm_90a runs nowhere else
+  // Code for sm_90a runs nowhere else.
+  return wgmma_allowed() && AVID_GPU::kHaveSm90a && AVID_GPU::device_arch() == 90;
 }
 
 template <class Backend>
@@ -186,8 +188,9 @@ void gather_gemm_wgmma(const Stream& stream, const GatherGemm<BFloat16>& p, std:
   if (!have_wgmma<Backend>())
     throw GpuError(
         "gather_gemm: tile " + std::to_string(tile) + " needs a device of compute capability 9.0" +
-        (AVID_GPU::kHaveSm90a ? ", this one has " + std::to_string(AVID_GPU::device_arch())
-                              : " and a build with sm_90a (-DAVID_CUDA_ARCHS with 90)"));
+        (!wgmma_allowed()         ? ", and AVID_WGMMA is off"
+         : AVID_GPU::kHaveSm90a ? ", this one has " + std::to_string(AVID_GPU::device_arch())
+                                  : " and a build with sm_90a (-DAVID_CUDA_ARCHS with 90)"));
   const std::int64_t N = std::int64_t{p.out[0].chunks + p.out[1].chunks} * kChunk<BFloat16>;
   WgmmaTiles::with(tile, [&]<class Tile>() {
     const dim3 grid(

@@ -4,6 +4,7 @@
 #include <charconv>
 
 #include "kernels/device/runtime.h"
+#include "kernels/device/wgmma_switch.h"
 #include "tensor/error.h"
 
 namespace avid {
@@ -47,13 +48,14 @@ Device Device::parse(std::string_view text) {
 }
 
 std::string Device::describe() const {
+  const std::string without = is_gpu() && !kernels::wgmma_allowed() ? ", AVID_WGMMA=off" : "";
   switch (kind) {
 #if AVID_HAVE_CUDA
     case DeviceKind::cuda:
-      return fmt::format("{} ({})", to_string(), kernels::device_name<kernels::Cuda>(index));
+      return fmt::format("{} ({}){}", to_string(), kernels::device_name<kernels::Cuda>(index), without);
 #endif
     case DeviceKind::sim:
-      return "sim (kernel simulator on the host)";
+      return "sim (kernel simulator on the host)" + without;
     default:
       return to_string();
   }

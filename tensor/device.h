@@ -21,7 +21,8 @@ struct Device {
   /// such device or driver.
   static Device parse(std::string_view text);
 
-  /// What people are told: "cuda:0 (NVIDIA H100)", "sim (kernel simulator on the host)", "cpu".
+  /// What people are told: "cuda:0 (NVIDIA H100)", "sim (kernel simulator on the host)", "cpu"; with ", AVID_WGMMA=off"
+  /// behind a device when kernels were left out (kernels/device/wgmma_switch.h).
   std::string describe() const;
 
   friend bool operator==(const Device&, const Device&) = default;

@@ -36,6 +36,9 @@ struct CudaState {
   CudaWork* recorded = nullptr;  // while work is being recorded
 };
 
+/// Gives the driver back what its pool keeps and no block uses.
+void trim_pool(const CudaState& state);
+
 /// The state that a stream belongs to.
 CudaState& cuda_state_of(const Stream& stream);
 

@@ -81,10 +81,7 @@ void record_begin<Cuda>(const Stream& stream, const MemoryPlan& plan) {
   CudaState& state = cuda_state_of(stream);
   if (state.recorded != nullptr) throw GpuError("cuda: a recording is under way already");
   check_cuda(cudaStreamSynchronize(state.stream), "cudaStreamSynchronize");
-  // What the pool keeps from the update before would lie beside the graph's own memory.
-  cudaMemPool_t pool = nullptr;
-  check_cuda(cudaDeviceGetDefaultMemPool(&pool, state.index), "cudaDeviceGetDefaultMemPool");
-  check_cuda(cudaMemPoolTrimTo(pool, 0), "cudaMemPoolTrimTo");
+  trim_pool(state);  // what it keeps from the update before would lie beside the graph's own memory
   auto work = std::make_unique<CudaWork>();
   work->stream = stream;
   work->memory = GraphMemory::make({reserve_slab, release_slab}, plan);

@@ -141,6 +141,12 @@ std::unique_ptr<Upload> make_upload<Cuda>(const Stream& stream, std::size_t byte
   return std::make_unique<CudaUpload>(cuda_state_of(stream), bytes);
 }
 
+void trim_pool(const CudaState& state) {
+  cudaMemPool_t pool = nullptr;
+  check_cuda(cudaDeviceGetDefaultMemPool(&pool, state.index), "cudaDeviceGetDefaultMemPool");
+  check_cuda(cudaMemPoolTrimTo(pool, 0), "cudaMemPoolTrimTo");
+}
+
 CudaState& cuda_state_of(const Stream& stream) {
   int current = 0;
   check_cuda(cudaGetDevice(&current), "cudaGetDevice");
@@ -209,7 +215,13 @@ template <>
 void* device_allocate<Cuda>(const Stream& stream, std::size_t bytes) {
   if (CudaState& state = cuda_state_of(stream); state.recorded != nullptr) return recorded_allocate(state, bytes);
   void* block = nullptr;
-  const cudaError_t status = cudaMallocAsync(&block, std::max<std::size_t>(bytes, 1), native(stream));
+  cudaError_t status = cudaMallocAsync(&block, std::max<std::size_t>(bytes, 1), native(stream));
+  if (status == cudaErrorMemoryAllocation) {  // what the pool keeps may be in pieces: once more without them
+    cudaGetLastError();
+    check_cuda(cudaStreamSynchronize(native(stream)), "cudaStreamSynchronize");
+    trim_pool(cuda_state_of(stream));
+    status = cudaMallocAsync(&block, std::max<std::size_t>(bytes, 1), native(stream));
+  }
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();
     return nullptr;
@@ -281,9 +293,13 @@ void device_copy<Cuda>(
 template <>
 void device_zero<Cuda>(const Stream& stream, void* to, std::size_t step, std::size_t row_bytes, std::int64_t num_rows) {
   if (row_bytes == 0 || num_rows == 0) return;
-  check_cuda(
-      cudaMemset2DAsync(to, step, 0, row_bytes, static_cast<std::size_t>(num_rows), native(stream)),
-      "cudaMemset2DAsync");
+  if (num_rows == 1 || step == row_bytes)  // one run, which may be longer than the longest pitch that CUDA takes
+    check_cuda(
+        cudaMemsetAsync(to, 0, row_bytes * static_cast<std::size_t>(num_rows), native(stream)), "cudaMemsetAsync");
+  else
+    check_cuda(
+        cudaMemset2DAsync(to, step, 0, row_bytes, static_cast<std::size_t>(num_rows), native(stream)),
+        "cudaMemset2DAsync");
 }
 
 template <>

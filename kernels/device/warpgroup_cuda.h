@@ -35,11 +35,16 @@ AVID_DEVICE void mbarrier_init(shared_address at, std::uint32_t arrivals) {
 AVID_DEVICE void mbarrier_arrive(shared_address at) {
   AVID_SM90A_ONLY("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at.bytes) : "memory");
 }
-/// Until the phase of this parity is complete (the first phase has parity 0).
+/// Until the phase of this parity is complete (the first phase has parity 0). After three seconds, which no load or
+/// product takes, the kernel stops with a trap: a pipeline that waits for itself is an error and not a GPU that hangs.
 AVID_DEVICE void mbarrier_wait(shared_address at, std::uint32_t parity) {
   AVID_SM90A_ONLY(
-      "{\n.reg .pred complete;\n"
-      "again:\nmbarrier.try_wait.parity.shared::cta.b64 complete, [%0], %1;\n@!complete bra again;\n}" ::"r"(at.bytes),
+      "{\n.reg .pred complete, late;\n.reg .u32 begun, now;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 complete, [%0], %1;\n@complete bra done;\n"
+      "mov.u32 begun, %%globaltimer_lo;\n"
+      "again:\nmbarrier.try_wait.parity.shared::cta.b64 complete, [%0], %1;\n@complete bra done;\n"
+      "mov.u32 now, %%globaltimer_lo;\nsub.u32 now, now, begun;\nsetp.gt.u32 late, now, 3000000000;\n"
+      "@!late bra again;\ntrap;\ndone:\n}" ::"r"(at.bytes),
       "r"(parity)
       : "memory");
 }
@@ -137,7 +142,9 @@ AVID_DEVICE void more_registers() {
 /// wait covers this product.
 template <int N>
 AVID_DEVICE void wgmma_bf16(float (&d)[N / 2], std::uint64_t desc_a, std::uint64_t desc_b) {
-  static_assert(N == 56 || N == 96 || N == 104 || N == 128 || N == 160 || N == 200, "add a line below");
+  static_assert(
+      N == 8 || N == 56 || N == 96 || N == 104 || N == 128 || N == 160 || N == 200, "add a line below");
+  AVID_WGMMA(8, 1, 4, 5, 0);
   AVID_WGMMA(56, 7, 28, 29, 0);
   AVID_WGMMA(96, 12, 48, 49, 0);
   AVID_WGMMA(104, 13, 52, 53, 0);

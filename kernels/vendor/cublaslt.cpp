@@ -86,7 +86,7 @@ cublasLtMatrixLayout_t layout(cudaDataType_t type, std::int64_t rows, std::int64
 }
 
 /// Plans live as long as the process, as the handle does.
-Plan make_plan(cublasLtHandle_t handle, const Product& p, const Key& key) {
+Plan make_plan(cublasLtHandle_t handle, const Product& p, const Key& key, const void* bias) {
   Plan plan;
   const cublasComputeType_t compute = key.in == CUDA_R_32F ? CUBLAS_COMPUTE_32F_PEDANTIC : CUBLAS_COMPUTE_32F;
   check_lt(api().desc_create(&plan.operation, compute, CUDA_R_32F), "cublasLtMatmulDescCreate");
@@ -96,6 +96,7 @@ Plan make_plan(cublasLtHandle_t handle, const Product& p, const Key& key) {
   set(CUBLASLT_MATMUL_DESC_TRANSA, p.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
   set(CUBLASLT_MATMUL_DESC_TRANSB, p.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
   set(CUBLASLT_MATMUL_DESC_EPILOGUE, p.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT);
+  if (p.bias) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);  // every call has its own; an algorithm may look at it
   plan.layouts = {
       p.transpose_a ? layout(key.in, p.k, p.m, p.a.leading) : layout(key.in, p.m, p.k, p.a.leading),
       p.transpose_b ? layout(key.in, p.n, p.k, p.b.leading) : layout(key.in, p.k, p.n, p.b.leading),
@@ -166,7 +167,7 @@ void run(
   State& state = state_of_current_device();
   const std::lock_guard lock(state.mutex);
   auto plan = state.plans.find(key);
-  if (plan == state.plans.end()) plan = state.plans.emplace(key, make_plan(state.handle, p, key)).first;
+  if (plan == state.plans.end()) plan = state.plans.emplace(key, make_plan(state.handle, p, key, bias)).first;
   if (p.bias)
     check_lt(
         api().desc_set(plan->second.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof(bias)),
@@ -245,6 +246,7 @@ void library_linear_bwd_weight(
     float* to = d_w.data + p.d.offset;
     run(stream, p, from, d_out.data, static_cast<const float*>(to), to, nullptr, workspace);
   }
+  clear_gaps(stream, d_w, size.I + size.I2, size.O);
 }
 
 #define AVID_INSTANTIATE(Elem)                                                                              \
