@@ -1,31 +1,34 @@
 #!/usr/bin/env bash
-# Builds the program and its tests with CUDA and packs them with everything they need but the driver, for a machine that has
-# neither packages nor a network: unpack there and run ./gpu_check.sh.
+# Builds the program and its tests with CUDA and packs them with everything they need but the driver, for a machine that
+# has neither packages nor a network: unpack there and run ./gpu_check.sh.
 #
-# Usage: scripts/gpu_bundle.sh [--build DIR] [--archs "80;90"] [--jobs N] [--out FILE.tar.xz]  (needs the CUDA toolkit here)
-# The machine there needs x86-64 with AVX2, a C library no older than this one's, and NVIDIA's driver. cuBLASLt and cuDNN
-# are used where that machine has them. The CUDA runtime is linked in; other libraries travel in lib/, found by RPATH.
+# Usage: scripts/gpu_bundle.sh [--build DIR] [--archs "80;90"] [--jobs N] [--lean] [--out FILE.tar.xz]
+#   --lean  programs and libraries alone, for a machine that has this checkout: scripts/gpu_check.sh --build .../bin there
+# Needs the CUDA toolkit here. The machine there needs x86-64 with AVX2, a C library no older than this one's, and
+# NVIDIA's driver. cuBLASLt and cuDNN are used where that machine has them. The CUDA runtime is linked in; other
+# libraries travel in lib/, found by RPATH.
 # Fails when something would be missing there, when the packed program does not run here, or above 60 MB.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-build=build-gpu archs="80;90" out= jobs=$(nproc)
+build=build-gpu archs="80;90" out= jobs=$(nproc) lean=no
 while [ $# -gt 0 ]; do
   case $1 in
     --build) build=$2; shift 2 ;;
     --archs) archs=$2; shift 2 ;;
     --jobs) jobs=$2; shift 2 ;;
     --out) out=$2; shift 2 ;;
-    --help|-h) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --lean) lean=yes; shift ;;
+    --help|-h) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "gpu_bundle: unknown option $1 | see --help" >&2; exit 2 ;;
   esac
 done
 out=${out:-$build/avid-gpu.tar.xz}
 most_mb=60
-programs=(avid tests/test_tensor tests/test_models tests/test_train)
+programs=(avid tests/test_gpu tests/test_tensor tests/test_autograd tests/test_models tests/test_train)
 mkdir -p "$build"
 # RPATH and not RUNPATH: it holds for the libraries that libraries need, too. MP4 would bring a hundred more along.
 cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DAVID_CUDA=ON "-DAVID_CUDA_ARCHS=$archs" \
-  -DAVID_CPU_ARCH=x86-64-v3 -DAVID_AV_INCLUDE=OFF '-DCMAKE_BUILD_RPATH=$ORIGIN/../lib' \
+  -DAVID_CPU_ARCH=x86-64-v3 -DAVID_TEST_SOURCE_DIR=. -DAVID_AV_INCLUDE=OFF '-DCMAKE_BUILD_RPATH=$ORIGIN/../lib' \
   -DCMAKE_EXE_LINKER_FLAGS=-Wl,--disable-new-dtags >"$build/bundle-cmake.log" 2>&1 ||
   { cat "$build/bundle-cmake.log" >&2; exit 1; }
 if ! grep -q "^CUDAToolkit\|CMAKE_CUDA_COMPILER" "$build/CMakeCache.txt"; then
@@ -52,7 +55,7 @@ cp -r configs "$bundle/configs"
 cp -r bench/peers "$bundle/bench/peers"
 rm -rf "$bundle/bench/peers/__pycache__"
 cp data/samples/*.h5 "$bundle/data/samples/"
-cp scripts/gpu_check.sh "$bundle/"
+cp scripts/gpu_check.sh scripts/gpu_stages.sh "$bundle/"
 git rev-parse HEAD >"$bundle/commit" 2>/dev/null || true
 
 # Does it stand alone? Every library comes from lib/ or is the machine's own, and the program computes.
@@ -67,6 +70,7 @@ golden=$bundle/tests/golden/pixel/avid_mask
 env -i "$bundle/bin/avid" info >/dev/null
 env -i "$bundle/bin/avid" forward --base "$golden/base.safetensors" --adapter "$golden/adapter.safetensors" \
   --input "$golden/input.safetensors" --output "$stage/forward.safetensors" >/dev/null
+[ $lean = no ] || (cd "$bundle" && rm -r tests configs data bench gpu_check.sh gpu_stages.sh)
 # Programs hold the same kernels: a window over all of them keeps one copy.
 XZ_OPT='-T1 --lzma2=preset=6,dict=128MiB' tar -C "$stage" --sort=name -cJf "$out" avid-gpu
 size=$(stat -c %s "$out")

@@ -194,4 +194,16 @@ TEST_CASE("device/info/lists what can be used and why not") {
   CHECK(found);
 }
 
+TEST_CASE("device/info/says that kernels are left out") {
+  const auto info = [](const char* setting) {
+    return test::run_program({"/usr/bin/env", setting, AVID_PROGRAM, "info"});
+  };
+  const std::string off = ", AVID_WGMMA=off";
+  CHECK(info("AVID_WGMMA=off").out.find(kDevice.describe() + off) != std::string::npos);
+  CHECK(info("AVID_WGMMA=on").out.find(off) == std::string::npos);
+  const test::ProgramResult wrong = info("AVID_WGMMA=0");
+  CHECK(wrong.exit_code == 1);
+  CHECK(wrong.err.find("AVID_WGMMA: expected on or off, got '0'") != std::string::npos);
+}
+
 }  // namespace avid

@@ -1,0 +1,178 @@
+// tests/cli/gpu_check_test.cpp -- scripts/gpu_check.sh where programs fail, hang, or find no device: results all the
+// same
+//
+// The script runs as in a bundle, in a folder with programs that only pretend. How they behave is told by empty files
+// beside them.
+#include <nlohmann/json.hpp>
+
+#include <filesystem>
+
+#include "tensor/io/atomic_file.h"
+#include "tests/doctest.h"
+#include "tests/support.h"
+
+namespace avid::test {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+constexpr const char* kAvid = R"sh(#!/bin/bash
+here=$(dirname "$0")
+echo "wgmma ${AVID_WGMMA:-on}: $*" >>"$here/calls"
+case "$1" in
+  info)
+    [ ! -e "$here/device-hangs" ] || sleep 1000
+    if [ -e "$here/no-device" ]; then
+      printf '{\n "devices": [\n  "cpu"\n ],\n "device_details": [\n  {\n   "name": "cpu"\n  },\n'
+      printf '  {\n   "name": "cuda:0",\n   "problem": "cuda: no NVIDIA driver"\n  }\n ]\n}\n'
+    else
+      printf '{\n "devices": [\n  "cpu",\n  "cuda:0 (NVIDIA Test)"\n ],\n "device_details": [\n'
+      printf '  {\n   "name": "cpu"\n  },\n  {\n   "free_gib": 1.5,\n   "name": "cuda:0 (NVIDIA Test)"\n  }\n ]\n}\n'
+    fi ;;
+  forward) printf '{\n "loss": 0.5\n}\n' ;;
+  bench)
+    if [ -e "$here/wgmma-traps" ] && [ "${AVID_WGMMA:-on}" = on ]; then
+      echo "error: unspecified launch failure" >&2
+      exit 1
+    fi
+    printf '{\n "median_s": 0.25,\n "share_of_gemm": 0.4,\n "library_ms": 1\n}\n' ;;
+  train) printf '{\n "train_seconds": 1.5\n}\n' ;;
+  inspect) echo "abc base" ;;
+esac
+)sh";
+constexpr const char* kKernelTests = R"sh(#!/bin/bash
+here=$(dirname "$0")
+case "$1" in
+  --list-test-cases) printf '[doctest] listing\nfill/a\nadam/b c\ngather_gemm_wgmma/c\nfill/d\nlayouts/x\n' ;;
+  -tc=gather_gemm_wgmma*) [ ! -e "$here/wgmma-hangs" ] || sleep 1000 ;;
+  -tc=fill*) [ ! -e "$here/fill-fails" ] || { echo "ERROR: CHECK( 1 == 2 ) is NOT correct!"; exit 1; } ;;
+esac
+)sh";
+
+// A bundle of pretending programs; `behaviour`: names of the empty files.
+class Bundle {
+ public:
+  explicit Bundle(const std::vector<std::string>& behaviour = {}) {
+    for (const char* script : {"gpu_check.sh", "gpu_stages.sh"})
+      fs::copy_file(fs::path(AVID_SOURCE_DIR) / "scripts" / script, dir_ / script);
+    fs::create_directories(dir_ / "bin");
+    fs::create_directories(dir_ / "data/samples");
+    write_text_atomic(dir_ / "data/samples/x-train.h5", "");
+    program("avid", kAvid);
+    program("test_gpu", kKernelTests);
+    for (const char* name : {"test_tensor", "test_autograd", "test_models", "test_train"})
+      program(name, "#!/bin/bash\necho \"wgmma ${AVID_WGMMA:-on}: tests\" >>\"$(dirname \"$0\")/calls\"\n");
+    for (const std::string& name : behaviour) write_text_atomic(dir_ / ("bin/" + name), "");
+  }
+
+  // Commands are given a second each.
+  ProgramResult check(const std::vector<std::string>& words) const {
+    std::vector<std::string> command{
+        "/usr/bin/env",        "-u",    "AVID_WGMMA", "AVID_GPU_CHECK_LIMITS=1", "AVID_PEER_PYTHON=false", "/bin/bash",
+        dir_ / "gpu_check.sh", "--out", out()};
+    command.insert(command.end(), words.begin(), words.end());
+    return run_program(command);
+  }
+  Json report() const { return Json::parse(read_text(fs::path(out()) / "gpu_check.json")); }
+  std::string stage(const std::string& name) const { return report().at("stages").at(name).get<std::string>(); }
+  std::string calls() const { return read_text(fs::path(dir_ / "bin/calls")); }
+  std::string out() const { return dir_ / "out"; }
+  static std::string read_text(const fs::path& path) { return avid::read_text(path); }
+
+ private:
+  void program(const std::string& name, const std::string& text) {
+    write_text_atomic(dir_ / ("bin/" + name), text);
+    fs::permissions(dir_ / ("bin/" + name), fs::perms::owner_all);
+  }
+  TempDir dir_;
+};
+
+}  // namespace
+
+TEST_CASE("gpu_check/everything_passes_and_is_not_run_again") {
+  const Bundle bundle;
+  const std::vector<std::string> stages{"info", "parity", "step", "graphs", "train"};
+  const ProgramResult first = bundle.check(stages);
+  CAPTURE(first.out);
+  CAPTURE(first.err);
+  CHECK(first.exit_code == 0);
+  for (const std::string& name : stages) CHECK(bundle.stage(name).starts_with("passed "));
+  CHECK(first.out.find("avid71m, 64 clips, update ") != std::string::npos);
+  bool found = false;
+  const Json report = bundle.report();
+  for (const Json& row : report.at("results"))
+    if (row.at("what") == "base97m, 32 clips, sampling step") found = row.at("value") == 0.25 && row.at("unit") == "s";
+  CHECK(found);
+  CHECK(report.at("device_name") == "cuda:0 (NVIDIA Test)");
+  CHECK(bundle.check({"step", "train"}).exit_code == 0);
+  CHECK(bundle.stage("step") == "passed-before");
+}
+
+TEST_CASE("gpu_check/no_device/every_stage_says_so_in_one_line_and_nothing_runs") {
+  const Bundle bundle({"no-device"});
+  const ProgramResult result = bundle.check({});
+  CHECK(result.exit_code == 1);
+  const Json stages = bundle.report().at("stages");
+  CHECK(stages.size() == 10);
+  for (const auto& [name, text] : stages.items())
+    CHECK(text.get<std::string>().starts_with(name == "info" ? "failed " : "failed: cuda: no NVIDIA driver"));
+  CHECK(result.out.find("train        failed: cuda: no NVIDIA driver") != std::string::npos);
+  CHECK(bundle.calls().find("bench") == std::string::npos);
+}
+
+TEST_CASE("gpu_check/wgmma/a_kernel_that_hangs_costs_its_time_and_the_rest_goes_on_without") {
+  const Bundle bundle({"wgmma-hangs", "fill-fails"});
+  const ProgramResult result = bundle.check({"parity", "tests"});
+  CHECK(result.exit_code == 1);
+  CHECK(bundle.stage("parity").starts_with("failed "));
+  CHECK(bundle.stage("tests").starts_with("passed "));
+  CHECK(bundle.report().at("without_wgmma").get<std::string>().starts_with("gather_gemm_wgmma hangs, killed"));
+  CHECK(result.out.starts_with("AVID_WGMMA=off: gather_gemm_wgmma hangs"));
+  const std::string log = Bundle::read_text(fs::path(bundle.out()) / "parity.log");
+  CHECK(log.find("failed: fill gather_gemm_wgmma") != std::string::npos);
+  CHECK(log.find("CHECK( 1 == 2 ) is NOT correct") != std::string::npos);
+  CHECK(log.find("adam                             passed") != std::string::npos);
+  CHECK(bundle.calls().find("wgmma on: tests") == std::string::npos);
+}
+
+TEST_CASE("gpu_check/wgmma/a_stage_that_fails_is_tried_without") {
+  const Bundle bundle({"wgmma-traps"});
+  CHECK(bundle.check({"step"}).exit_code == 1);
+  CHECK(bundle.stage("step").starts_with("passed "));
+  CHECK(bundle.stage("step").find(" without wgmma, failed ") != std::string::npos);
+  CHECK(bundle.check({"profile"}).exit_code == 1);
+  CHECK(bundle.calls().find("wgmma on: profile") == std::string::npos);
+  CHECK(bundle.calls().find("wgmma off: profile") != std::string::npos);
+}
+
+TEST_CASE("gpu_check/hang/a_device_that_no_longer_answers_ends_the_rest_at_once") {
+  if (!full_level()) return;  // seconds
+  const Bundle bundle({"device-hangs"});
+  CHECK(bundle.check({"step", "train"}).exit_code == 1);
+  for (const char* name : {"step", "train"})
+    CHECK(bundle.stage(name) == "failed: the device does not answer: avid info hangs");
+}
+
+TEST_CASE("gpu_check/copy/what_there_is_lies_in_three_files") {
+  const Bundle bundle;
+  const TempDir copies;
+  CHECK(bundle.check({"--copy", copies / "c", "train"}).exit_code == 0);
+  CHECK(Json::parse(Bundle::read_text(copies / "c/gpu_check.json")).at("stages").contains("train"));
+  CHECK(Bundle::read_text(copies / "c/gpu_check.txt").find("train        passed") != std::string::npos);
+  CHECK(fs::file_size(copies / "c/gpu_check.tar.gz") > 0);
+}
+
+TEST_CASE("gpu_check/errors/one_line_each") {
+  const Bundle bundle;
+  const auto says = [&](const std::vector<std::string>& words, const char* text) {
+    const ProgramResult result = bundle.check(words);
+    CHECK(result.exit_code == 2);
+    CHECK(result.err.find(text) != std::string::npos);
+  };
+  says({"speed"}, "unknown argument speed | see --help");
+  says({"--minutes", "soon"}, "--minutes: expected a whole number, got soon");
+  says({"--device"}, "--device needs a value");
+}
+
+}  // namespace avid::test
