@@ -19,7 +19,15 @@ namespace avid::kernels {
 void check_cuda(cudaError_t status, const char* call) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // errors that are not sticky would be reported again by the next launch
-  throw GpuError(std::string("cuda: ") + call + ": " + cudaGetErrorString(status));
+  // Those from 700 on that a kernel causes are noticed by whoever waits for it.
+  const bool of_a_kernel = status == cudaErrorIllegalAddress || status == cudaErrorLaunchTimeout ||
+                           (status >= cudaErrorHardwareStackError && status <= cudaErrorLaunchFailure);
+  throw GpuError(
+      std::string("cuda: ") + call + ": " + cudaGetErrorString(status) +
+      (of_a_kernel
+           ? " | a kernel before this failed; with CUDA_LAUNCH_BLOCKING=1 in the environment and --graph off the "
+             "message names it"
+           : ""));
 }
 
 namespace {
