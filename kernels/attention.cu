@@ -8,7 +8,7 @@
 //            never pass through shared memory (flash_tiles.h). One text for bf16 and f32.
 // Traffic    each block reads all tiles of the other side: (rows / 64) times through L2
 // Numerics   running maximum and sum in base 2, one division at the end. bf16: P and d_S are rounded to bf16 for their
-//            products, sums in f32. f32: three TF32 products each. P is 0 in masked tails.
+//            products, sums in f32. f32: three TF32 products each, 64 terms in the tensor core. P is 0 in masked tails.
 // Exact      no atomics: 7 products in bwd instead of 5
 // Limits     D <= 64; D not a multiple of 16 bytes loads element by element
 // Measured   never run on a GPU yet

@@ -11,8 +11,8 @@
 //           free of bank conflicts for the copies and for ldmatrix
 // Traffic   each block reads its source rows once per tap (from the cache after the first) and its weights once
 // Numerics  bf16: products exact, sums f32, one rounding at the store (sums start at the bias, the residual is added
-//           last). f32: three TF32 products (tile_products.h), about 2^-21 of the largest term each; an infinite
-//           operand gives NaN
+//           last). f32: three TF32 products (tile_products.h), about 2^-21 of the largest term each, in steps of 8 that
+//           f32 additions sum; an infinite operand gives NaN
 // Limits    2^31 rows; 2^32 chunks per source and for the weights (64 GiB); 9 taps in t, 11 in y and x;
 //           65534 chunks of channels
 // Measured  never run on a GPU yet

@@ -124,8 +124,8 @@ AVID_DEVICE void multiply_rows(float (&acc)[8][4], const Elem* a, int row0, cons
     for (int j = 0; j < 8; j += 2) {
       Fragment<Elem, 2> right[2];
       right_from_rows<Tile::kPitch>(right, b, j * 8, s * Tile::kStep, lane);
-      multiply_add(acc[j], left, right[0]);
-      multiply_add(acc[j + 1], left, right[1]);
+      multiply_add_short(acc[j], left, right[0]);
+      multiply_add_short(acc[j + 1], left, right[1]);
     }
   }
 }
@@ -134,16 +134,34 @@ AVID_DEVICE void multiply_rows(float (&acc)[8][4], const Elem* a, int row0, cons
 template <class Elem, int kD>
 AVID_DEVICE void multiply_columns(float (&acc)[kD / 8][4], const float (&m)[8][4], const Elem* b, int lane) {
   using Tile = FlashTile<Elem, kD>;
+  if constexpr (sizeof(Elem) == 2) {
 #pragma unroll
-  for (int s = 0; s < Tile::kRowSteps; ++s) {
-    Fragment<Elem, 4> left;
-    left_from_result(left, m, s);
+    for (int s = 0; s < Tile::kRowSteps; ++s) {
+      Fragment<Elem, 4> left;
+      left_from_result(left, m, s);
+#pragma unroll
+      for (int j = 0; j < Tile::kTiles; j += 2) {
+        Fragment<Elem, 2> right[2];
+        right_from_columns<Tile::kPitch>(right, b, s * Tile::kStep, j * 8, lane);
+        multiply_add(acc[j], left, right[0]);
+        multiply_add(acc[j + 1], left, right[1]);
+      }
+    }
+  } else {  // the tile's 64 terms from zero, then rounded: acc sums many tiles
 #pragma unroll
     for (int j = 0; j < Tile::kTiles; j += 2) {
-      Fragment<Elem, 2> right[2];
-      right_from_columns<Tile::kPitch>(right, b, s * Tile::kStep, j * 8, lane);
-      multiply_add(acc[j], left, right[0]);
-      multiply_add(acc[j + 1], left, right[1]);
+      float sum[2][4] = {};
+#pragma unroll
+      for (int s = 0; s < Tile::kRowSteps; ++s) {
+        Fragment<Elem, 4> left;
+        Fragment<Elem, 2> right[2];
+        left_from_result(left, m, s);
+        right_from_columns<Tile::kPitch>(right, b, s * Tile::kStep, j * 8, lane);
+        multiply_add_short(sum[0], left, right[0]);
+        multiply_add_short(sum[1], left, right[1]);
+      }
+#pragma unroll
+      for (int e = 0; e < 4; ++e) acc[j][e] += sum[0][e], acc[j + 1][e] += sum[1][e];
     }
   }
 }

@@ -6,11 +6,12 @@
 //   C and D, f32                row g + 8 (r >> 1), column 2 t + (r & 1)
 //   ldmatrix                    lane i addresses row i % 8 of matrix i / 8; register j holds matrix j at [g][2 t + h],
 //                               transposed: [2 t + h][g]
-// Products are exact, sums are f32 in the order of k; hardware sums in another order: compare with tolerances.
+// Products are exact. Sums: rounding.h; hardware sums in another order: compare with tolerances.
 #include <cstring>
 
 #include "kernels/sim/engine.h"
 #include "kernels/sim/report.h"
+#include "kernels/sim/rounding.h"
 
 #if AVID_SIM_ASAN
 extern "C" void __asan_loadN(void*, std::size_t);
@@ -22,16 +23,17 @@ namespace {
 float low_half(std::uint32_t v) { return std::bit_cast<float>(v << 16); }
 float high_half(std::uint32_t v) { return std::bit_cast<float>(v & 0xffff0000u); }
 
-/// C += A B, row by row; B's eight columns fill one vector register.
-template <int K>
+/// C += A B, kTerms products at a time; B's eight columns fill the vector registers.
+template <int kTerms, int K>
 void multiply(const float (&a)[16][K], const float (&b)[K][8], float (&c)[16][8]) {
-  for (int i = 0; i < 16; ++i) {
-    float sum[8];
-    for (int j = 0; j < 8; ++j) sum[j] = c[i][j];
-    for (int k = 0; k < K; ++k)
-      for (int j = 0; j < 8; ++j) sum[j] += a[i][k] * b[k][j];
-    for (int j = 0; j < 8; ++j) c[i][j] = sum[j];
-  }
+  for (int i = 0; i < 16; ++i)
+    for (int first = 0; first < K; first += kTerms) {
+      double sum[8];
+      for (int j = 0; j < 8; ++j) sum[j] = c[i][j];
+      for (int k = first; k < first + kTerms; ++k)
+        for (int j = 0; j < 8; ++j) sum[j] += static_cast<double>(a[i][k]) * static_cast<double>(b[k][j]);
+      for (int j = 0; j < 8; ++j) c[i][j] = cut_to_float(sum[j]);
+    }
 }
 
 void load_c(void* const* lane, float (&c)[16][8]) {
@@ -62,7 +64,7 @@ void run_mma_bf16(void* const* lane, std::uint32_t) {
     }
   }
   load_c(lane, c);
-  multiply<K>(a, b, c);
+  multiply<kTermsBf16>(a, b, c);
   store_d(lane, c);
 }
 
@@ -85,7 +87,7 @@ void run_mma_tf32(void* const* lane, std::uint32_t) {
   if ((all_bits & 0x1fffu) != 0)
     fail(ErrorKind::bad_operand, "mma_tf32: an operand was not rounded with to_tf32", engine().current().site);
   load_c(lane, c);
-  multiply<8>(a, b, c);
+  multiply<kTermsTf32>(a, b, c);
   store_d(lane, c);
 }
 

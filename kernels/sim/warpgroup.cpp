@@ -15,6 +15,7 @@
 
 #include "kernels/sim/engine.h"
 #include "kernels/sim/report.h"
+#include "kernels/sim/rounding.h"
 
 #if AVID_SIM_ASAN
 extern "C" void __asan_loadN(void*, std::size_t);
@@ -199,14 +200,18 @@ void Warpgroups::issue(std::uint32_t number, const WgmmaOperands* const* lane) {
   std::vector<std::uint16_t> rows = read_operands(number, x.a, x.b, x.n, x.transposed, x.site);
   Accumulator& acc = accumulator_of(number, lane);
   const auto n = static_cast<std::size_t>(x.n);
-  std::vector<float> b(16 * n);  // [k][n]: rows of D in one vector loop
+  std::vector<double> b(16 * n), sum(n);  // b [k][n]: rows of D in one vector loop
   for (std::size_t j = 0; j < n; ++j)
     for (std::size_t k = 0; k < 16; ++k) b[k * n + j] = to_f32(rows[(kRows + j) * 16 + k]);
   for (std::size_t i = 0; i < kRows; ++i) {
     float* d = &acc.value[i * n];
-    for (std::size_t k = 0; k < 16; ++k) {
-      const float a = to_f32(rows[i * 16 + k]);
-      for (std::size_t j = 0; j < n; ++j) d[j] += a * b[k * n + j];
+    for (std::size_t first = 0; first < 16; first += kTermsBf16) {
+      for (std::size_t j = 0; j < n; ++j) sum[j] = d[j];
+      for (std::size_t k = first; k < first + kTermsBf16; ++k) {
+        const double a = to_f32(rows[i * 16 + k]);
+        for (std::size_t j = 0; j < n; ++j) sum[j] += a * b[k * n + j];
+      }
+      for (std::size_t j = 0; j < n; ++j) d[j] = cut_to_float(sum[j]);
     }
   }
   ++acc.num_pending;

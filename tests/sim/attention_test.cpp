@@ -119,7 +119,7 @@ TEST_CASE("attention/sim/f32 equals loops in f64 over awkward sizes") {
            {1, 65, 130, 1, 13},
            {1, 64, 64, 1, 64}}) {
     const AttentionCase<float> c(s, seed += 10, 2.6);
-    check_attention(c, 2e-6);
+    check_attention(c, 5e-6);  // sums of 64 terms are cut, not rounded
   }
 }
 

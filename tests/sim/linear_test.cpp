@@ -82,6 +82,12 @@ TEST_CASE_TEMPLATE("linear/device/sizes", Elem, float, bf16) {
   check_linear<Elem>({.P = 2100, .I = 6, .I2 = 0, .O = 9});  // several splits of the weight gradient
 }
 
+// Tensor cores cut their sums: 4096 terms would lose 7e-5 in one accumulator.
+TEST_CASE("linear/device/long sums in f32") {
+  check_linear<float>({.P = 5, .I = 4096, .I2 = 0, .O = 9});
+  check_linear<float>({.P = 17, .I = 6, .I2 = 0, .O = 4096});
+}
+
 TEST_CASE_TEMPLATE("linear/device/in_place_residual", Elem, float, bf16) {
   const LinearSize s{.P = 40, .I = 24, .I2 = 0, .O = 20};
   const auto x = DeviceRows<Elem>::random(s.P, s.I, 1), w = DeviceRows<Elem>::random(s.O, s.I, 2);
