@@ -131,6 +131,15 @@ struct HaloMmaTiles : TileList<
 
 // ---- devices of compute capability 9.0 ----
 
+/// May a loading warpgroup go on with `load` registers a thread, and `multiplying` others with `multiply`, where `blocks`
+/// blocks share a multiprocessor? A block hands round what its threads were launched with: were it less, those that
+/// multiply would wait for the rest forever.
+constexpr bool registers_suffice(int load, int multiply, int multiplying, int blocks) {
+  const int launched = 65536 / (128 * (multiplying + 1) * blocks) / 8 * 8;
+  return load % 8 == 0 && multiply % 8 == 0 && load >= 24 && multiply <= 256 &&
+         load + multiplying * multiply <= (multiplying + 1) * launched;
+}
+
 /// A tile of gather_gemm_wgmma: two multiplying warpgroups with kTilesM blocks of 64 rows each, and one that loads.
 /// Registers are those that a multiprocessor can give: 88 + 2 * 208 = 3 * 168 at launch.
 template <int kBN, int kNumTilesM, int kNumStages>
@@ -138,6 +147,7 @@ struct WgmmaTile {
   static constexpr int BN = kBN, kTilesM = kNumTilesM, kStages = kNumStages;
   static constexpr int kMultiplying = 2, BM = 64 * kTilesM * kMultiplying, kThreads = 128 * (kMultiplying + 1);
   static constexpr int kLoadRegisters = 88, kMultiplyRegisters = 208;
+  static_assert(registers_suffice(kLoadRegisters, kMultiplyRegisters, kMultiplying, 1));
 };
 template <int kSharePercent, int BN, int kTilesM, int kStages>
 struct WgmmaEntry {
@@ -164,6 +174,7 @@ template <int kBN, int kNumTilesM, int kNumStages>
 struct HaloTile {
   static constexpr int BN = kBN, kTilesM = kNumTilesM, kStages = kNumStages, BM = 64 * kTilesM, kThreads = 256;
   static constexpr int kLoadRegisters = 56, kMultiplyRegisters = 200;
+  static_assert(registers_suffice(kLoadRegisters, kMultiplyRegisters, 1, 2));
   /// Stages, the room to align them, and barriers; half of a multiprocessor's 228 KiB, of which a block reserves one.
   static constexpr HaloNeeds needs() {
     return {
@@ -203,6 +214,7 @@ struct WgmmaGradTile {
   static constexpr int kColumns = 8 * kGroups * kMultiplying, BM = 8 * kColumns * kShifts;
   static constexpr int kLoadRegisters = kMultiplying == 1 ? 56 : 88;
   static constexpr int kMultiplyRegisters = kMultiplying == 1 ? 200 : 208;
+  static_assert(registers_suffice(kLoadRegisters, kMultiplyRegisters, kMultiplying, kBlocks));
 };
 template <int kSharePercent, int BN, int kShifts, int kGroups, int kMultiplying, int kStages>
 struct WgmmaGradEntry {
