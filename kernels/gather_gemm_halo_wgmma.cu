@@ -37,10 +37,10 @@ namespace AVID_GPU {
 
 template <class Tile>
 __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_wgmma_kernel(GatherGemm<bf16> p, HaloPlan h) {
-  constexpr int kStages = Tile::kStages, kLag = kStages - 2, kTilesM = Tile::kTilesM, BM = Tile::BM, BN = Tile::BN;
+  constexpr int kStages = Tile::kStages, kTilesM = Tile::kTilesM, BM = Tile::BM, BN = Tile::BN;
   constexpr int kStepChunks = kTileRowBytes / 16, kStepEntries = kStepChunks / 2, kRowStep = 128 / kStepChunks;
   constexpr int kLoads = (BN + kRowStep - 1) / kRowStep, kStage = BN * kTileRowBytes;
-  static_assert(kLag >= 1 && kStage % kTileAlignment == 0);
+  static_assert(kStage % kTileAlignment == 0);
 
   const int m0 = static_cast<int>(blockIdx.x) * BM, n0 = static_cast<int>(blockIdx.y) * BN;
   const int planes = p.source[0].chunks + p.source[1].chunks;
@@ -75,44 +75,31 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_wgmma_kern
     const shared_address load = shared_address(stages) + swizzled_chunk(load_row, load_column);
     const std::uint32_t weight_row = static_cast<std::uint32_t>(n0 + load_row) * p.weight_row;
 
-    int announced = 0, announced_stage = 0;
-    const auto announce = [&] {
-      barriers.announce(announced_stage, lane);
-      ++announced;
-      if (++announced_stage == kStages) announced_stage = 0;
-    };
-    StageCursor<kStages> fill{1};
-    for (int s = 0, pass = 0, left = 0; s < steps + kLag; ++s, --left) {
-      if (s < steps) {
-        if (left == 0) {
-          if (pass > 0) {
-            cp_async_wait<0>();
-            while (announced < s) announce();
-            mbarrier_wait(tile_free, (pass - 1) & 1);
-          }
-          const int first_plane = pass * h.planes_per_pass;
-          load_halo<128>(p, h, tile, source_row, first_plane, min(h.planes_per_pass, planes - first_plane), t);
-          left = steps_per_pass, ++pass;
-        }
-        barriers.wait_empty(fill);
-        const int weight = entries[s * kStepEntries + load_column / 2].weight[load_column % 2];
-        std::uint32_t at = weight_row + static_cast<std::uint32_t>(weight);
-        const int rows = weight < 0 ? 0 : weight_rows;
-#pragma unroll
-        for (int i = 0; i < kLoads; ++i, at += kRowStep * p.weight_row) {
-          const int r = load_row + i * kRowStep;
-          if (BN % kRowStep != 0 && r >= BN) break;
-          cp_async_16(
-              load + (fill.stage * kStage + i * kRowStep * kTileRowBytes), p.weights + std::size_t{at} * 8,
-              r < rows);  // nothing is read past the rows
-        }
-        fill.next();
+    StageLoader<kStages> loader(barriers, lane);
+    int pass = 0, first_of_pass = 0;
+    const auto begin_pass = [&](int s) {
+      if (s != first_of_pass) return;
+      if (pass > 0) {
+        loader.announce_all(s);
+        mbarrier_wait(tile_free, (pass - 1) & 1);
       }
-      cp_async_commit();
-      if (announced > s - kLag) continue;
-      cp_async_wait<kLag>();
-      announce();
-    }
+      const int first_plane = pass * h.planes_per_pass;
+      load_halo<128>(p, h, tile, source_row, first_plane, min(h.planes_per_pass, planes - first_plane), t);
+      first_of_pass += steps_per_pass, ++pass;
+    };
+    loader.run(steps, begin_pass, [&](int s, int stage) {
+      const int weight = entries[s * kStepEntries + load_column / 2].weight[load_column % 2];
+      std::uint32_t at = weight_row + static_cast<std::uint32_t>(weight);
+      const int rows = weight < 0 ? 0 : weight_rows;
+#pragma unroll
+      for (int i = 0; i < kLoads; ++i, at += kRowStep * p.weight_row) {
+        const int r = load_row + i * kRowStep;
+        if (BN % kRowStep != 0 && r >= BN) break;
+        cp_async_16(
+            load + (stage * kStage + i * kRowStep * kTileRowBytes), p.weights + std::size_t{at} * 8,
+            r < rows);  // nothing is read past the rows
+      }
+    });
     return;
   }
 

@@ -4,9 +4,9 @@
 // Parallel  a block of three warpgroups owns BM rows x BN columns (conv_tiles.h); grid as in gather_gemm.cu. One
 //           warpgroup loads: a thread keeps its chunk column, its BM/16 windows and walks the taps as there. Two
 //           multiply: each owns half of the rows, in registers, and reads both operands by descriptors
-// Pipeline  kStages buffers between them (wgmma_stages.h), announced kLag steps after their loads began: so many steps
-//           of loads are under way beside the one just begun. Tiles of rows of 128 bytes with chunk index XOR row mod
-//           8, the layout that wgmma reads without bank conflicts
+// Pipeline  kStages buffers between them (wgmma_stages.h): the loads of two steps are under way beside those just
+//           begun. Tiles of rows of 128 bytes with chunk index XOR row mod 8, the layout that wgmma reads without bank
+//           conflicts
 // Traffic   as gather_gemm.cu
 // Numerics  as gather_gemm.cu (the order of the sums is the hardware's)
 // Limits    those of gather_gemm.cu. Compiled for sm_90a only: hosts ask have_wgmma() first
@@ -38,11 +38,11 @@ constexpr std::size_t gather_gemm_wgmma_shared_bytes(int tap_table_size) {
 
 template <class Tile>
 __global__ void __launch_bounds__(Tile::kThreads, 1) gather_gemm_wgmma_kernel(GatherGemm<bf16> p) {
-  constexpr int kStages = Tile::kStages, kLag = kStages - 2, kTilesM = Tile::kTilesM, BN = Tile::BN;
+  constexpr int kStages = Tile::kStages, kTilesM = Tile::kTilesM, BN = Tile::BN;
   constexpr int kRowStep = 128 / kWgmmaStepChunks;  // rows between two loads of a thread: 16
   constexpr int kLoadsA = Tile::BM / kRowStep, kLoadsB = (BN + kRowStep - 1) / kRowStep;
   constexpr int kStageA = Tile::BM * kTileRowBytes, kStageB = BN * kTileRowBytes;
-  static_assert(kLag >= 1 && kStageA % kTileAlignment == 0 && kStageB % kTileAlignment == 0);
+  static_assert(kStageA % kTileAlignment == 0 && kStageB % kTileAlignment == 0);
 
   const GatherView g(p, p.adjoint, static_cast<int>(blockIdx.z));
   const int M = p.B * g.rows_per_clip(), m0 = static_cast<int>(blockIdx.x) * Tile::BM;
@@ -88,37 +88,25 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) gather_gemm_wgmma_kernel(Ga
     const shared_address load_b = shared_address(stages_b) + swizzled_chunk(load_row, load_column);
     const std::uint32_t weight_row = static_cast<std::uint32_t>(n0 + load_row) * p.weight_row;
 
-    StageCursor<kStages> fill{1};
-    int ready = 0;  // the stage whose loads to wait for
-    for (int s = 0; s < steps + kLag; ++s) {
-      if (s < steps) {
-        barriers.wait_empty(fill);
+    StageLoader<kStages>(barriers, lane).run(steps, [&](int, int stage) {
 #pragma unroll
-        for (int i = 0; i < kLoadsA; ++i) {
-          const bool valid = (window[i].inside & inner.bits) == inner.bits;
-          const std::uint32_t at = valid ? window[i].origin * inner.pitch + inner.offset : 0;
-          cp_async_16(
-              load_a + (fill.stage * kStageA + i * kRowStep * kTileRowBytes), inner.data + std::size_t{at} * 8, valid);
-        }
-        std::uint32_t at = weight_row + static_cast<std::uint32_t>(inner.weight);
-        const int weight_rows = inner.done() ? 0 : num_weight_rows;
-#pragma unroll
-        for (int i = 0; i < kLoadsB; ++i, at += kRowStep * p.weight_row) {
-          const int r = load_row + i * kRowStep;
-          if (BN % kRowStep != 0 && r >= BN) break;
-          cp_async_16(
-              load_b + (fill.stage * kStageB + i * kRowStep * kTileRowBytes), p.weights + std::size_t{at} * 8,
-              r < weight_rows);  // nothing is read past the rows
-        }
-        inner.advance();
-        fill.next();
+      for (int i = 0; i < kLoadsA; ++i) {
+        const bool valid = (window[i].inside & inner.bits) == inner.bits;
+        const std::uint32_t at = valid ? window[i].origin * inner.pitch + inner.offset : 0;
+        cp_async_16(load_a + (stage * kStageA + i * kRowStep * kTileRowBytes), inner.data + std::size_t{at} * 8, valid);
       }
-      cp_async_commit();
-      if (s < kLag) continue;
-      cp_async_wait<kLag>();
-      barriers.announce(ready, lane);
-      if (++ready == kStages) ready = 0;
-    }
+      std::uint32_t at = weight_row + static_cast<std::uint32_t>(inner.weight);
+      const int weight_rows = inner.done() ? 0 : num_weight_rows;
+#pragma unroll
+      for (int i = 0; i < kLoadsB; ++i, at += kRowStep * p.weight_row) {
+        const int r = load_row + i * kRowStep;
+        if (BN % kRowStep != 0 && r >= BN) break;
+        cp_async_16(
+            load_b + (stage * kStageB + i * kRowStep * kTileRowBytes), p.weights + std::size_t{at} * 8,
+            r < weight_rows);  // nothing is read past the rows
+      }
+      inner.advance();
+    });
     return;
   }
 

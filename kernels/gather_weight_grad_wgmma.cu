@@ -78,9 +78,9 @@ template <class Tile>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     gather_weight_grad_wgmma_kernel(GatherWeightGrad<bf16> p, WgmmaGradPlan plan) {
   using S = WgmmaGradShape<Tile>;
-  constexpr int kStages = Tile::kStages, kLag = kStages - 2, kStep = S::kStep, BN = Tile::BN;
+  constexpr int kStages = Tile::kStages, kStep = S::kStep, BN = Tile::BN;
   constexpr int kShifts = Tile::kShifts, kGroups = Tile::kGroups;
-  static_assert(kLag >= 1 && 32 % Tile::kColumns == 0 && S::kColumnsN <= 32 && kShifts <= 17);
+  static_assert(32 % Tile::kColumns == 0 && S::kColumnsN <= 32 && kShifts <= 17);
 
   SharedArena arena;
   unsigned char* stages = arena.take<unsigned char>(kStages * S::kStage, "stages");
@@ -124,45 +124,33 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     const shared_address load_m = shared_address(stages) + column_m * S::kPlaneM * 16;
     const shared_address load_n = shared_address(stages) + (S::kStageM + column_n * S::kPlaneN * 16);
 
-    StageCursor<kStages> fill{1};
-    int ready = 0;  // the stage whose loads to wait for
-    for (int s = 0; s < steps + kLag; ++s) {
-      if (s < steps) {
-        barriers.wait_empty(fill);
-        __syncwarp();
-        const bool inside = position < num_positions;
-        stops[lane] = {walker.window(g, inside), inside && walker.at.x < g.x_out ? result_row(g, walker.at) : -1};
-        __syncwarp();
-        position += kStep;
-        walker.advance(g, kStep);
-        const auto copy_m = [&](int i, int r) {  // stop i of this warp is position r of the step
-          const Window w = stops[i].window;
-          const bool valid = (w.inside & bits) == bits;
-          const std::uint32_t at = valid ? w.origin * source.pitch + offset : 0;
-          cp_async_16(load_m + (fill.stage * S::kStage + r * 16), source.data + std::size_t{at} * 8, valid);
-        };
+    StageLoader<kStages>(barriers, lane).run(steps, [&](int, int stage) {
+      __syncwarp();
+      const bool inside = position < num_positions;
+      stops[lane] = {walker.window(g, inside), inside && walker.at.x < g.x_out ? result_row(g, walker.at) : -1};
+      __syncwarp();
+      position += kStep;
+      walker.advance(g, kStep);
+      const auto copy_m = [&](int i, int r) {  // stop i of this warp is position r of the step
+        const Window w = stops[i].window;
+        const bool valid = (w.inside & bits) == bits;
+        const std::uint32_t at = valid ? w.origin * source.pitch + offset : 0;
+        cp_async_16(load_m + (stage * S::kStage + r * 16), source.data + std::size_t{at} * 8, valid);
+      };
 #pragma unroll
-        for (int i = 0; i < kOwn; i += kRowsM) copy_m(i + row_m, warp * kOwn + i + row_m);
-        if (warp == 3)
-          for (int i = row_m; i < kShifts - 1; i += kRowsM) copy_m(kOwn + i, kStep + i);
-        if (column_n < S::kColumnsN) {
+      for (int i = 0; i < kOwn; i += kRowsM) copy_m(i + row_m, warp * kOwn + i + row_m);
+      if (warp == 3)
+        for (int i = row_m; i < kShifts - 1; i += kRowsM) copy_m(kOwn + i, kStep + i);
+      if (column_n < S::kColumnsN) {
 #pragma unroll
-          for (int i = row_n; i < kOwn; i += kRowsN) {
-            const int row = stops[i].row;
-            const bool valid = use_n && row >= 0;
-            const std::uint32_t at = valid ? static_cast<std::uint32_t>(row) * p.rows.pitch + chunk_n : 0;
-            cp_async_16(
-                load_n + (fill.stage * S::kStage + (warp * kOwn + i) * 16), p.rows.data + std::size_t{at} * 8, valid);
-          }
+        for (int i = row_n; i < kOwn; i += kRowsN) {
+          const int row = stops[i].row;
+          const bool valid = use_n && row >= 0;
+          const std::uint32_t at = valid ? static_cast<std::uint32_t>(row) * p.rows.pitch + chunk_n : 0;
+          cp_async_16(load_n + (stage * S::kStage + (warp * kOwn + i) * 16), p.rows.data + std::size_t{at} * 8, valid);
         }
-        fill.next();
       }
-      cp_async_commit();
-      if (s < kLag) continue;
-      cp_async_wait<kLag>();
-      barriers.announce(ready, lane);
-      if (++ready == kStages) ready = 0;
-    }
+    });
     return;
   }
 

@@ -1,9 +1,7 @@
 // kernels/device/wgmma_stages.h -- buffers in shared memory between a warpgroup that loads and those that multiply
 //
 // kStages stages, each with two barriers. `full`: the loads of a stage are in shared memory, one arrival per loading
-// warp. `empty`: a stage's products are done, one arrival per multiplying warp. The loads of a step are announced some
-// steps after their issue, kStages - 2 at most: with one more, the announcement would wait for a stage that is released
-// only after the announced step's products have begun.
+// warp. `empty`: a stage's products are done, one arrival per multiplying warp.
 #pragma once
 
 #include "kernels/device/warpgroup.h"
@@ -50,6 +48,58 @@ struct StageBarriers {
   AVID_DEVICE void release(int stage, int lane) const {
     if (lane == 0) mbarrier_arrive(empty + stage * sizeof(mbarrier));
   }
+};
+
+/// What a loading warp does: step after step it waits until the stage is empty, begins the copies into it, closes their
+/// group, and announces the step whose copies began kLag steps before. So many steps of copies are under way beside the
+/// one just begun. With one more the announcement would wait for a stage that is released only after the announced
+/// step's products have begun.
+template <int kStages>
+class StageLoader {
+ public:
+  static constexpr int kLag = kStages - 2;
+  static_assert(kLag >= 1);
+
+  AVID_DEVICE StageLoader(const StageBarriers<kStages>& barriers, int lane) : barriers_(barriers), lane_(lane) {}
+
+  /// For each step s: before(s), then load(s, stage) begins its copies.
+  template <class Before, class Load>
+  AVID_DEVICE void run(int steps, Before&& before, Load&& load) {
+    for (int s = 0; s < steps + kLag; ++s) {
+      if (s < steps) {
+        before(s);
+        barriers_.wait_empty(fill_);
+        load(s, fill_.stage);
+        fill_.next();
+      }
+      cp_async_commit();
+      if (announced_ > s - kLag) continue;
+      cp_async_wait<kLag>();
+      announce();
+    }
+  }
+  template <class Load>
+  AVID_DEVICE void run(int steps, Load&& load) {
+    run(
+        steps, [](int) {}, load);
+  }
+  /// Inside before(s): announces all steps before s.
+  AVID_DEVICE void announce_all(int s) {
+    cp_async_wait<0>();
+    while (announced_ < s) announce();
+  }
+
+ private:
+  AVID_DEVICE void announce() {
+    barriers_.announce(stage_, lane_);
+    ++announced_;
+    if (++stage_ == kStages) stage_ = 0;
+  }
+
+  const StageBarriers<kStages>& barriers_;
+  int lane_;
+  StageCursor<kStages> fill_{1};
+  int announced_ = 0, stage_ = 0;  // steps, and the stage of the next one
 };
 
 }  // namespace avid::kernels::AVID_GPU
