@@ -113,18 +113,12 @@ struct HeadSums {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int s = 0; s < Tile::kSteps; ++s) {
-      std::uint32_t x[2][4];
-      ldmatrix_x4(x[0], b_tiles(h, Tile::kPitch, 0, s * 16));
-      ldmatrix_x4(x[1], b_tiles(h, Tile::kPitch, 16, s * 16));
+      const ColumnTiles x(h, Tile::kPitch, s * 16);
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
         const std::uint32_t w[4] = {
             weights[m][4 * s], weights[m][4 * s + 1], weights[m][4 * s + 2], weights[m][4 * s + 3]};
-#pragma unroll
-        for (int n = 0; n < 4; ++n) {
-          const std::uint32_t b[2] = {x[n / 2][n % 2 * 2], x[n / 2][n % 2 * 2 + 1]};
-          mma_bf16_16x8x16(out[m][n], w, b, out[m][n]);
-        }
+        x.add_product(out[m], w);
       }
     }
     if constexpr (kN % 2 == 1) {

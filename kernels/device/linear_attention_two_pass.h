@@ -24,9 +24,9 @@ namespace avid::kernels::AVID_GPU {
 
 struct LinearTwoPass {
   int S, C, N, slabs;
-  int K;  ///< C rounded up to 16: the inner dimension of projections
+  int K;      ///< C rounded up to 16: the inner dimension of projections
   int pitch;  ///< elements of a row in shared memory: K + 8, an odd number of chunks, so that ldmatrix has no conflicts
-  int C8;  ///< C rounded up to 8
+  int C8;     ///< C rounded up to 8
   float scale;
   Rows<const BFloat16> x, w_qkv, w_out;
   const float *gamma, *b_out;
@@ -86,6 +86,23 @@ AVID_DEVICE const BFloat16* b_tiles(const BFloat16* rows, int pitch, int row, in
   return rows + (row + (lane >> 4) * 8 + (lane & 7)) * pitch + col + ((lane >> 3) & 1) * 8;
 }
 
+/// B fragments of a step of 16: four tiles of eight columns stored as [n][k].
+struct ColumnTiles {
+  std::uint32_t r[2][4];
+  AVID_DEVICE ColumnTiles(const BFloat16* rows, int pitch, int col) {
+    ldmatrix_x4(r[0], b_tiles(rows, pitch, 0, col));
+    ldmatrix_x4(r[1], b_tiles(rows, pitch, 16, col));
+  }
+  /// d[n] += a times tile n.
+  AVID_DEVICE void add_product(float (&d)[4][4], const std::uint32_t (&a)[4]) const {
+#pragma unroll
+    for (int n = 0; n < 4; ++n) {
+      const std::uint32_t b[2] = {r[n / 2][n % 2 * 2], r[n / 2][n % 2 * 2 + 1]};
+      mma_bf16_16x8x16(d[n], a, b, d[n]);
+    }
+  }
+};
+
 AVID_DEVICE float quad_sum(float v) {
   v += __shfl_xor_sync(0xffffffffu, v, 1);
   return v + __shfl_xor_sync(0xffffffffu, v, 2);
@@ -109,18 +126,12 @@ struct RunningContext {
     float acc[4][4][4] = {};  // tiles of k^T (0, 1) and v^T (2, 3) by tiles of eight positions
 #pragma unroll 1
     for (int k = 0; k < p.K; k += 16) {
-      std::uint32_t x[2][4];
-      ldmatrix_x4(x[0], b_tiles(xn, p.pitch, 0, k));
-      ldmatrix_x4(x[1], b_tiles(xn, p.pitch, 16, k));
+      const ColumnTiles x(xn, p.pitch, k);
 #pragma unroll
       for (int m = 0; m < 4; ++m) {
         std::uint32_t w[4];
         ldmatrix_x4(w, a_tile(weights, p.pitch, m * 16, k));
-#pragma unroll
-        for (int n = 0; n < 4; ++n) {
-          const std::uint32_t b[2] = {x[n / 2][n % 2 * 2], x[n / 2][n % 2 * 2 + 1]};
-          mma_bf16_16x8x16(acc[m][n], w, b, acc[m][n]);
-        }
+        x.add_product(acc[m], w);
       }
     }
     const int t = threadIdx.x % 4;
@@ -294,18 +305,12 @@ __global__ void __launch_bounds__(256 / kM, kM) linear_attention_pass_b_kernel(L
     float q[kM][4][4] = {};
 #pragma unroll 1
     for (int k = 0; k < p.K; k += 16) {
-      std::uint32_t w[2][4];
-      ldmatrix_x4(w[0], b_tiles(w_q + buffer * 32 * p.pitch, p.pitch, 0, k));
-      ldmatrix_x4(w[1], b_tiles(w_q + buffer * 32 * p.pitch, p.pitch, 16, k));
+      const ColumnTiles w(w_q + buffer * 32 * p.pitch, p.pitch, k);
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
         std::uint32_t a[4];
         ldmatrix_x4(a, a_tile(xn, p.pitch, first_row + m * 16, k));
-#pragma unroll
-        for (int n = 0; n < 4; ++n) {
-          const std::uint32_t b[2] = {w[n / 2][n % 2 * 2], w[n / 2][n % 2 * 2 + 1]};
-          mma_bf16_16x8x16(q[m][n], a, b, q[m][n]);
-        }
+        w.add_product(q[m], a);
       }
     }
 #pragma unroll
