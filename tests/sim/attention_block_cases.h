@@ -92,8 +92,9 @@ BlockTensors<Elem> run_block(const BlockCase& c, unsigned wanted, Bytes&& bytes,
   return t;
 }
 
-template <class Fwd, class Bwd>
-BlockTensors<double, double, double> run_block_reference(const BlockCase& c, Fwd&& fwd, Bwd&& bwd) {
+/// kFwd(args) and kBwd(args, grads) in f64.
+template <auto kFwd, auto kBwd>
+BlockTensors<double, double, double> run_block_reference(const BlockCase& c) {
   BlockTensors<double, double, double> t(c);
   kernels::AttentionBlockArgs p;
   p.dtype = DType::f64;
@@ -104,7 +105,7 @@ BlockTensors<double, double, double> run_block_reference(const BlockCase& c, Fwd
   p.w_out = t.w_out.values.data(), p.w_out_pitch = t.w_out.pitch;
   p.b_out = c.bias ? t.b_out.values.data() : nullptr;
   p.y = t.y.values.data(), p.y_pitch = t.y.pitch;
-  fwd(p);
+  kFwd(p);
   kernels::AttentionBlockGrads g;
   g.d_y = t.d_y.values.data(), g.d_y_pitch = t.d_y.pitch;
   g.d_x = t.d_x.values.data(), g.d_x_pitch = t.d_x.pitch;
@@ -112,7 +113,7 @@ BlockTensors<double, double, double> run_block_reference(const BlockCase& c, Fwd
   g.d_w_qkv = t.d_w_qkv.values.data(), g.d_w_qkv_pitch = t.d_w_qkv.pitch;
   g.d_w_out = t.d_w_out.values.data(), g.d_w_out_pitch = t.d_w_out.pitch;
   g.d_b_out = c.bias ? t.d_b_out.values.data() : nullptr;
-  bwd(p, g);
+  kBwd(p, g);
   return t;
 }
 

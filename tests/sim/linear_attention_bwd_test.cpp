@@ -29,11 +29,8 @@ BlockTensors<Elem> run_device(const BlockCase& c, unsigned wanted) {
       [](auto& p, auto&& g) { kernels::linear_attention_fused_bwd<Sim>(Stream{}, p, g); });
 }
 
-BlockTensors<double, double, double> run_reference(const BlockCase& c) {
-  return run_block_reference(
-      c, [](auto& p) { kernels::linear_attention_fwd_reference(p); },
-      [](auto& p, auto& g) { kernels::linear_attention_bwd_reference(p, g); });
-}
+constexpr auto run_reference =
+    run_block_reference<kernels::linear_attention_fwd_reference, kernels::linear_attention_bwd_reference>;
 
 void check(const BlockCase& c, bool all_orders = false) {
   check_block<BFloat16>(c, all_orders, run_device<BFloat16>, run_reference, 8e-3);  // at most 6.5e-3 here

@@ -18,11 +18,8 @@ BlockTensors<Elem> run_device(const BlockCase& c, unsigned wanted) {
       [](auto& p, auto&& g) { kernels::linear_attention_bwd<Sim>(Stream{}, p, g); });
 }
 
-BlockTensors<double, double, double> run_reference(const BlockCase& c) {
-  return run_block_reference(
-      c, [](auto& p) { kernels::linear_attention_fwd_reference(p); },
-      [](auto& p, auto& g) { kernels::linear_attention_bwd_reference(p, g); });
-}
+constexpr auto run_reference =
+    run_block_reference<kernels::linear_attention_fwd_reference, kernels::linear_attention_bwd_reference>;
 
 template <class Elem>
 void check(const BlockCase& c, bool all_orders = false) {
