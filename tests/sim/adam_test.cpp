@@ -53,8 +53,9 @@ struct Parameters {
   void update(
       const kernels::AdamStep& step, double max_norm, const std::vector<double>& shares,
       const std::vector<float>& losses = {}) {
+    const double lr = step.lr;
     const kernels::AdamNumbers numbers{
-        .lr = &step.lr,
+        .lr = &lr,
         .shares = shares.data(),
         .num_shares = static_cast<std::int64_t>(shares.size()),
         .losses = losses.data(),
@@ -160,8 +161,8 @@ TEST_CASE("adam/sim/shadows_have_rows_of_their_own_pitch") {
             .shadow_pitch = shadow.pitch};
         const kernels::AdamSegments segments{&segment, 1, kernels::adam_chunks(n)};
         std::vector<double> workspace(static_cast<std::size_t>(segments.num_chunks));
-        const double share = 0.25;
-        const kernels::AdamNumbers numbers{.lr = &kStep.lr, .shares = &share, .num_shares = 1};
+        const double share = 0.25, lr = kStep.lr;
+        const kernels::AdamNumbers numbers{.lr = &lr, .shares = &share, .num_shares = 1};
         kernels::adam_measure<Sim>(Stream{}, segments, kStep, numbers, 1, &records[shadowed], workspace.data());
         kernels::adam_apply<Sim>(Stream{}, segments, kStep, numbers, &records[shadowed]);
         (shadowed ? with : without) = t;

@@ -1,20 +1,31 @@
 // tests/sim/arch.h -- which device the simulator is
 #pragma once
 
+#include "kernels/device/wgmma_switch.h"
 #include "kernels/sim/simulator.h"
 
 namespace avid::test {
 
-/// The simulated device has this compute capability while the object lives.
+/// The simulated device has this compute capability while the object lives. A GPU (tests/gpu) is what it is, but below
+/// 90 it is used without what 9.0 adds.
 class OnArch {
  public:
-  explicit OnArch(int arch) { kernels::simulator::options().arch = arch; }
-  ~OnArch() { kernels::simulator::options().arch = saved_; }
+  explicit OnArch(int arch) {
+    kernels::simulator::options().arch = arch;
+#if defined(AVID_TESTS_ON_GPU)
+    kernels::allow_wgmma(allowed_ && arch >= 90);
+#endif
+  }
+  ~OnArch() {
+    kernels::simulator::options().arch = saved_;
+    kernels::allow_wgmma(allowed_);
+  }
   OnArch(const OnArch&) = delete;
   OnArch& operator=(const OnArch&) = delete;
 
  private:
   int saved_ = kernels::simulator::options().arch;
+  bool allowed_ = kernels::wgmma_allowed();
 };
 
 }  // namespace avid::test

@@ -55,6 +55,16 @@ TEST_CASE("gather_gemm_wgmma/convolutions") {
   check_conv(7, 8, 1, 3, 0, 5, 0, 6, kNarrow);    // phases without a tap
 }
 
+TEST_CASE("gather_gemm_wgmma/device/left out where it is not allowed") {
+  const OnArch arch(90);
+  REQUIRE(kernels::have_wgmma<Sim>());
+  kernels::allow_wgmma(false);
+  CHECK_FALSE(kernels::have_wgmma<Sim>());
+  const Line line{.W = 40, .I = 8, .I2 = 3, .N = 8};
+  CHECK_THROWS_WITH_AS(check_product<bf16>(line, kNarrow), doctest::Contains("AVID_WGMMA is off"), kernels::GpuError);
+  check_product<bf16>(line, kernels::kChooseTile);
+}
+
 TEST_CASE("gather_gemm_wgmma/device/refused without compute capability 9.0, chosen with it") {
   const Line line{.W = 40, .I = 8, .I2 = 3, .N = 8};
   {

@@ -49,22 +49,22 @@ namespace avid::test {
 
 using namespace kernels;
 
-void run_mma(MmaShape shape, MmaRegisters& r) { sim::launch(sim::mma_kernel, 1, 32, 0, Stream{}, shape, &r); }
+void run_mma(MmaShape shape, MmaRegisters& r) { AVID_GPU::launch(AVID_GPU::mma_kernel, 1, 32, 0, Stream{}, shape, &r); }
 
 void run_ldmatrix(int count, bool transposed, std::uint32_t (&registers)[32][4]) {
-  const auto run = [&](auto kernel) { sim::launch(kernel, 1, 32, 0, Stream{}, registers); };
-  if (count == 1) run(transposed ? sim::ldmatrix_kernel<1, true> : sim::ldmatrix_kernel<1, false>);
-  if (count == 2) run(transposed ? sim::ldmatrix_kernel<2, true> : sim::ldmatrix_kernel<2, false>);
-  if (count == 4) run(transposed ? sim::ldmatrix_kernel<4, true> : sim::ldmatrix_kernel<4, false>);
+  const auto run = [&](auto kernel) { AVID_GPU::launch(kernel, 1, 32, 0, Stream{}, registers); };
+  if (count == 1) run(transposed ? AVID_GPU::ldmatrix_kernel<1, true> : AVID_GPU::ldmatrix_kernel<1, false>);
+  if (count == 2) run(transposed ? AVID_GPU::ldmatrix_kernel<2, true> : AVID_GPU::ldmatrix_kernel<2, false>);
+  if (count == 4) run(transposed ? AVID_GPU::ldmatrix_kernel<4, true> : AVID_GPU::ldmatrix_kernel<4, false>);
 }
 
 void run_movmatrix(std::uint32_t (&registers)[32]) {
-  sim::launch(sim::movmatrix_kernel, 1, 32, 0, Stream{}, &registers[0]);
+  AVID_GPU::launch(AVID_GPU::movmatrix_kernel, 1, 32, 0, Stream{}, &registers[0]);
 }
 
 std::uint32_t run_to_tf32(float v) {
   std::uint32_t out = 0;
-  sim::launch(sim::to_tf32_kernel, 1, 1, 0, Stream{}, v, &out);
+  AVID_GPU::launch(AVID_GPU::to_tf32_kernel, 1, 1, 0, Stream{}, v, &out);
   return out;
 }
 

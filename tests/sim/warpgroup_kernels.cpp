@@ -58,12 +58,13 @@ void run_wgmma(
     int N, const TileForm& form, int num_steps, int in_flight, const std::vector<std::uint8_t>& a,
     const std::vector<std::uint8_t>& b, const std::vector<float>& c, std::vector<float>& d) {
   using namespace kernels;
-  const sim::WgmmaTest p{
+  const AVID_GPU::WgmmaTest p{
       form, num_steps, static_cast<int>(a.size()), static_cast<int>(b.size()), a.data(), b.data(), c.data(), d.data()};
   const std::size_t bytes = a.size() + b.size() + 2 * 1024;
-  const auto run = [&](auto kernel) { sim::launch(kernel, 1, 128, bytes, Stream{}, p); };
+  const auto run = [&](auto kernel) { AVID_GPU::launch(kernel, 1, 128, bytes, Stream{}, p); };
   const auto both = [&]<int kN, bool kTransposed>() {
-    in_flight == 0 ? run(sim::wgmma_test_kernel<kN, 0, kTransposed>) : run(sim::wgmma_test_kernel<kN, 1, kTransposed>);
+    in_flight == 0 ? run(AVID_GPU::wgmma_test_kernel<kN, 0, kTransposed>)
+                   : run(AVID_GPU::wgmma_test_kernel<kN, 1, kTransposed>);
   };
   if (form.transposed) {
     if (N == 56) both.operator()<56, true>();

@@ -1,5 +1,5 @@
-// tests/tensor/device_ops_test.cpp -- the small ops on the device `sim` agree with the CPU: dispatch, devices,
-// workspaces
+// tests/tensor/device_ops_test.cpp -- the small ops on a device (the simulator, or a GPU) agree with the CPU: dispatch,
+// devices, workspaces
 //
 // What the kernels compute is tested in tests/sim; this is about tensors: that every op finds its kernel, allocates
 // where its inputs are, takes bf16, and refuses mixed devices.
@@ -28,7 +28,7 @@ using namespace avid;
 
 namespace {
 
-const Device kSim{DeviceKind::sim, 0};
+const Device kDevice = test::device_under_test();
 const Device kHost{};
 
 Tensor random(const Shape& shape, std::uint64_t seed, double scale = 1) {
@@ -36,7 +36,7 @@ Tensor random(const Shape& shape, std::uint64_t seed, double scale = 1) {
   return test::random_tensor(shape, DType::f32, seed, scale).to(DType::bf16).to(DType::f32);
 }
 
-/// op(inputs) on sim in f32 and bf16 against the CPU in f32. `op` maps tensors to tensors; integer tensors pass as
+/// op(inputs) there in f32 and bf16 against the CPU in f32. `op` maps tensors to tensors; integer tensors pass as
 /// they are. parameters: inputs from this index on stay f32 on the device whatever the activations are.
 void compare(
     const char* what, const std::vector<Tensor>& inputs, std::size_t parameters,
@@ -48,12 +48,12 @@ void compare(
     CAPTURE(name_of(dtype));
     std::vector<Tensor> there;
     for (std::size_t i = 0; i < inputs.size(); ++i)
-      there.push_back((is_float(inputs[i].dtype()) && i < parameters ? inputs[i].to(dtype) : inputs[i]).to(kSim));
+      there.push_back((is_float(inputs[i].dtype()) && i < parameters ? inputs[i].to(dtype) : inputs[i]).to(kDevice));
     const std::vector<Tensor> got = op(there);
     REQUIRE(got.size() == want.size());
     for (std::size_t i = 0; i < got.size(); ++i) {
       CAPTURE(i);
-      CHECK(got[i].device() == kSim);
+      CHECK(got[i].device() == kDevice);
       const Tensor here = got[i].to(kHost).to(want[i].dtype());
       CHECK(test::gaps_are_zero(got[i].to(kHost)));
       const double error = test::rel_l2(here, want[i]);
@@ -83,9 +83,9 @@ TEST_CASE("device_ops/elementwise") {
     return std::vector{slice_frames_fwd(in[0], 1, 4), slice_frames_bwd(in[1], 5, 2), slice_frames_fwd(in[2], 2, 5)};
   });
   Tensor bad = random({3, 5}, 6);
-  CHECK(all_finite(bad.to(kSim)));
+  CHECK(all_finite(bad.to(kDevice)));
   bad.data<float>()[9] = std::numeric_limits<float>::infinity();
-  CHECK(!all_finite(bad.to(kSim)));
+  CHECK(!all_finite(bad.to(kDevice)));
 }
 
 TEST_CASE("device_ops/conditioning") {
@@ -112,9 +112,10 @@ TEST_CASE("device_ops/conditioning") {
       });
   const Tensor t = Tensor::from_values(std::vector<std::int64_t>{0, 10, 199}, {3});
   CHECK(
-      test::max_abs_diff(timestep_code(t.to(kSim), 50, DType::f32).to(kHost), timestep_code(t, 50, DType::f32)) < 3e-5);
+      test::max_abs_diff(timestep_code(t.to(kDevice), 50, DType::f32).to(kHost), timestep_code(t, 50, DType::f32)) <
+      3e-5);
   const Tensor pixels = Tensor::from_values(std::vector<std::uint8_t>{0, 1, 63, 64, 128, 255}, {2, 3});
-  const Tensor frames = frames_from_u8(pixels.to(kSim));
+  const Tensor frames = frames_from_u8(pixels.to(kDevice));
   CHECK(test::same_bits(frames.to(kHost), frames_from_u8(pixels)));
   CHECK(test::same_bits(frames_to_u8(frames).to(kHost), frames_to_u8(frames_from_u8(pixels))));
 }
@@ -153,19 +154,19 @@ TEST_CASE("device_ops/clip_mix") {
   const Tensor t = Tensor::from_values(std::vector<std::int64_t>{2, 0}, {2});
   const Tensor table = Tensor::from_values(std::vector<double>{0.5, -1, 3}, {3});
   compare("clip_mix", {random({2, 3, 4, 3}, 1), random({2, 3, 4, 3}, 2), t}, kAll, [&](auto& in) {
-    const Tensor here = in[0].device() == kSim ? table.to(DType::f32).to(kSim) : table;
+    const Tensor here = in[0].device() == kDevice ? table.to(DType::f32).to(kDevice) : table;
     Tensor into = in[0].clone();
     clip_mix_into(into, {}, in[1], {.value = 0.25});
     return std::vector{
         clip_mix(in[0], {.table = here}, in[1], {.table = here, .value = -1}, in[2], {.table = here}), into};
   });
-  const Tensor there = clip_lookup(table.to(DType::f32).to(kSim), t.to(kSim), DType::f32);
+  const Tensor there = clip_lookup(table.to(DType::f32).to(kDevice), t.to(kDevice), DType::f32);
   CHECK(there.to_doubles() == std::vector<double>{3, 0.5});
 }
 
 TEST_CASE("device_ops/random_numbers_do_not_depend_on_the_device") {
   const RngKey key{.seed = 5, .purpose = RngPurpose::train_noise, .step = 9};
-  Tensor here = Tensor::zeros({3, 7, 3}), there = Tensor::zeros({3, 7, 3}, DType::f32, kSim);
+  Tensor here = Tensor::zeros({3, 7, 3}), there = Tensor::zeros({3, 7, 3}, DType::f32, kDevice);
   fill_normal(here, key, 13);
   fill_normal(there, key, 13);
   CHECK(test::max_abs_diff(there.to(kHost), here) <= 1e-6);
@@ -188,9 +189,9 @@ TEST_CASE("device_ops/adam_update") {
            .average = random(shapes[i], 20 + i).to(device)});
     return list;
   };
-  std::vector<AdamParameter> here = make(kHost), there = make(kSim);
-  there[2].shadow = Tensor::zeros(shapes[2], DType::bf16, kSim);
-  Tensor state_here = make_adam_state(0, kHost), state_there = make_adam_state(0, kSim);
+  std::vector<AdamParameter> here = make(kHost), there = make(kDevice);
+  there[2].shadow = Tensor::zeros(shapes[2], DType::bf16, kDevice);
+  Tensor state_here = make_adam_state(0, kHost), state_there = make_adam_state(0, kDevice);
   const AdamUpdateOptions options{
       .lr = 0.01, .weight_decay = 0.1, .max_norm = 2, .average_decays = {0.9, 1, 0.5, 0.999}};
   for (int n = 1; n <= 3; ++n) {
@@ -217,16 +218,17 @@ TEST_CASE("device_ops/adam_update") {
     AdamUpdateOptions again = options;
     again.average_decays = {0.9, 0};
     adam_update(*list, again, state);
-    CHECK(test::same_bits((*list)[0].average.to(kHost), before.to(kHost)));  // the averages have their turn all the same
+    CHECK(
+        test::same_bits((*list)[0].average.to(kHost), before.to(kHost)));  // the averages have their turn all the same
     CHECK(read_adam_state(state).first_non_finite == 2);
     CHECK(read_adam_state(state).num_steps == 3);
     CHECK(test::same_bits((*list)[0].param.to(kHost), before.to(kHost)));
   }
   // On the device a bad loss does the same, and rate and decays may come from its memory.
-  there[2].grad = random(shapes[2], 12).to(kSim);
-  AdamUpdateOptions sent{.lr = 99, .max_norm = 2, .numbers = make_adam_numbers(1, std::vector<double>{0.0}, kSim)};
+  there[2].grad = random(shapes[2], 12).to(kDevice);
+  AdamUpdateOptions sent{.lr = 99, .max_norm = 2, .numbers = make_adam_numbers(1, std::vector<double>{0.0}, kDevice)};
   set_adam_numbers(sent.numbers, 0, std::vector<double>{1.0});
-  sent.losses = Tensor::from_values(std::vector<float>{1, std::numeric_limits<float>::infinity()}, {2}).to(kSim);
+  sent.losses = Tensor::from_values(std::vector<float>{1, std::numeric_limits<float>::infinity()}, {2}).to(kDevice);
   const Tensor before = there[0].param.clone(), average = there[0].average.clone();
   adam_update(there, sent, state_there);
   CHECK(read_adam_state(state_there).first_non_finite == 3);
@@ -236,7 +238,7 @@ TEST_CASE("device_ops/adam_update") {
   CHECK(read_adam_state(state_there).num_steps == 4);
   CHECK(test::same_bits(there[0].param.to(kHost), before.to(kHost)));  // the rate sent last is 0
   CHECK(test::same_bits(there[0].average.to(kHost), average.to(kHost)));
-  std::vector<Tensor> grads{there[0].grad, Tensor(), random(shapes[2], 12).to(kSim)};
+  std::vector<Tensor> grads{there[0].grad, Tensor(), random(shapes[2], 12).to(kDevice)};
   const GradNorm norm = grad_norm(grads);
   for (Tensor& g : grads)
     if (g.defined()) g = g.to(kHost);
@@ -245,14 +247,15 @@ TEST_CASE("device_ops/adam_update") {
 }
 
 TEST_CASE("device_ops/mixed_devices_and_types_are_refused") {
-  const Tensor x = Tensor::zeros({2, 3}), y = Tensor::zeros({2, 3}, DType::f32, kSim);
+  const Tensor x = Tensor::zeros({2, 3}), y = Tensor::zeros({2, 3}, DType::f32, kDevice);
   CHECK_THROWS_AS(add_fwd(x, y), DeviceError);
   CHECK_THROWS_AS(clip_mix(y, {}, x, {}), DeviceError);
   CHECK_THROWS_AS(weighted_mse_fwd(y, y, Tensor::zeros({2})), DeviceError);
   CHECK_THROWS_AS(cross_entropy_fwd(y, Tensor::zeros({2}, DType::i64)), DeviceError);
-  CHECK_THROWS_AS(silu_fwd(Tensor::zeros({2}, DType::f64, kSim)), DTypeError);
+  CHECK_THROWS_AS(silu_fwd(Tensor::zeros({2}, DType::f64, kDevice)), DTypeError);
   CHECK_THROWS_AS(
-      embedding_fwd(Tensor::zeros({2, 3}, DType::bf16, kSim), {}, Tensor::zeros({1}, DType::i64, kSim)), DTypeError);
+      embedding_fwd(Tensor::zeros({2, 3}, DType::bf16, kDevice), {}, Tensor::zeros({1}, DType::i64, kDevice)),
+      DTypeError);
 }
 
 #endif

@@ -16,7 +16,7 @@ using namespace avid::test;
 #if AVID_HAVE_SIM
 namespace {
 
-const Device kSim{DeviceKind::sim, 0};
+const Device kDevice = test::device_under_test();
 
 Tensor f32(const Shape& shape, std::uint64_t seed, double scale = 1.0) {
   return random_tensor(shape, DType::f32, seed, scale);
@@ -27,7 +27,7 @@ Tensor back(const Tensor& t) { return t.to(Device{}).to(DType::f32); }
 
 /// Agreement of a device's result with the CPU's.
 void check_close(const Tensor& device, const Tensor& cpu, double tolerance) {
-  CHECK(device.device() == kSim);
+  CHECK(device.device() == kDevice);
   CHECK(rel_l2(back(device), cpu) < tolerance);
   CHECK(gaps_are_zero(device.to(Device{})));
 }
@@ -38,7 +38,7 @@ Tensor rounded(const Tensor& t, DType dtype) { return dtype == DType::bf16 ? t.t
 struct OnDevice {
   DType dtype;
   double tolerance;
-  Tensor operator()(const Tensor& t) const { return t.to(dtype).to(kSim); }
+  Tensor operator()(const Tensor& t) const { return t.to(dtype).to(kDevice); }
 };
 const OnDevice kTypes[] = {{DType::f32, 1e-5}, {DType::bf16, 3e-2}};
 
@@ -51,9 +51,9 @@ TEST_CASE("norms_on_device/rms_norm_film_silu") {
     const Tensor cpu = rms_norm_film_silu_fwd(x, gamma, film, d_out);
     const auto grads = rms_norm_film_silu_bwd(d_out, x, gamma, film, {});
     // FiLM in f32, and as a linear layer leaves it.
-    for (const Tensor& device_film : {film.to(kSim), on(film)}) {
-      check_close(rms_norm_film_silu_fwd(on(x), gamma.to(kSim), device_film, on(d_out)), cpu, on.tolerance);
-      const auto got = rms_norm_film_silu_bwd(on(d_out), on(x), gamma.to(kSim), device_film, {});
+    for (const Tensor& device_film : {film.to(kDevice), on(film)}) {
+      check_close(rms_norm_film_silu_fwd(on(x), gamma.to(kDevice), device_film, on(d_out)), cpu, on.tolerance);
+      const auto got = rms_norm_film_silu_bwd(on(d_out), on(x), gamma.to(kDevice), device_film, {});
       check_close(got.d_x, grads.d_x, on.tolerance);
       check_close(got.d_gamma, grads.d_gamma, on.tolerance);
       check_close(got.d_film, grads.d_film, on.tolerance);
@@ -67,9 +67,10 @@ TEST_CASE("norms_on_device/layer_norm") {
   for (const OnDevice& on : kTypes) {
     const Tensor x = rounded(f32({3, 4, 50}, 1), on.dtype), d_out = rounded(f32({3, 4, 50}, 2), on.dtype);
     const Tensor gamma = f32({50}, 3), beta = f32({50}, 4);
-    check_close(layer_norm_fwd(on(x), gamma.to(kSim), beta.to(kSim)), layer_norm_fwd(x, gamma, beta), on.tolerance);
+    check_close(
+        layer_norm_fwd(on(x), gamma.to(kDevice), beta.to(kDevice)), layer_norm_fwd(x, gamma, beta), on.tolerance);
     const auto grads = layer_norm_bwd(d_out, x, gamma, 1e-5, {});
-    const auto got = layer_norm_bwd(on(d_out), on(x), gamma.to(kSim), 1e-5, {});
+    const auto got = layer_norm_bwd(on(d_out), on(x), gamma.to(kDevice), 1e-5, {});
     check_close(got.d_x, grads.d_x, on.tolerance);
     check_close(got.d_gamma, grads.d_gamma, on.tolerance);
     check_close(got.d_beta, grads.d_beta, on.tolerance);
@@ -83,10 +84,10 @@ TEST_CASE("norms_on_device/group_norm_silu") {
       const Tensor x = rounded(f32({1, 2, 4, 5, 12}, 1), on.dtype), d_out = rounded(f32({1, 2, 4, 5, 12}, 2), on.dtype);
       const Tensor gamma = f32({12}, 3), beta = f32({12}, 4);
       check_close(
-          group_norm_silu_fwd(on(x), gamma.to(kSim), beta.to(kSim), options),
+          group_norm_silu_fwd(on(x), gamma.to(kDevice), beta.to(kDevice), options),
           group_norm_silu_fwd(x, gamma, beta, options), on.tolerance);
       const auto grads = group_norm_silu_bwd(d_out, x, gamma, beta, options, {});
-      const auto got = group_norm_silu_bwd(on(d_out), on(x), gamma.to(kSim), beta.to(kSim), options, {});
+      const auto got = group_norm_silu_bwd(on(d_out), on(x), gamma.to(kDevice), beta.to(kDevice), options, {});
       check_close(got.d_x, grads.d_x, on.tolerance);
       check_close(got.d_gamma, grads.d_gamma, on.tolerance);
       check_close(got.d_beta, grads.d_beta, on.tolerance);
@@ -101,17 +102,17 @@ TEST_CASE("norms_on_device/attention_blocks") {
     const Tensor w_qkv = rounded(f32({192, 10}, 5, 0.5), on.dtype), w_out = rounded(f32({10, 64}, 6, 0.3), on.dtype);
     const AttentionNeeds needs{.b_out = true};
     check_close(
-        linear_attention_fwd(on(x), gamma.to(kSim), on(w_qkv), on(w_out), b_out.to(kSim), options),
+        linear_attention_fwd(on(x), gamma.to(kDevice), on(w_qkv), on(w_out), b_out.to(kDevice), options),
         linear_attention_fwd(x, gamma, w_qkv, w_out, b_out, options), on.tolerance);
     check_close(
-        spatial_attention_fwd(on(x), gamma.to(kSim), on(w_qkv), on(w_out), options),
+        spatial_attention_fwd(on(x), gamma.to(kDevice), on(w_qkv), on(w_out), options),
         spatial_attention_fwd(x, gamma, w_qkv, w_out, options), on.tolerance);
     const AttentionGrads linear = linear_attention_bwd(d_out, x, gamma, w_qkv, w_out, b_out, options, needs);
     const AttentionGrads spatial = spatial_attention_bwd(d_out, x, gamma, w_qkv, w_out, options, {});
-    const AttentionGrads linear_got =
-        linear_attention_bwd(on(d_out), on(x), gamma.to(kSim), on(w_qkv), on(w_out), b_out.to(kSim), options, needs);
+    const AttentionGrads linear_got = linear_attention_bwd(
+        on(d_out), on(x), gamma.to(kDevice), on(w_qkv), on(w_out), b_out.to(kDevice), options, needs);
     const AttentionGrads spatial_got =
-        spatial_attention_bwd(on(d_out), on(x), gamma.to(kSim), on(w_qkv), on(w_out), options, {});
+        spatial_attention_bwd(on(d_out), on(x), gamma.to(kDevice), on(w_qkv), on(w_out), options, {});
     for (const auto& [got, cpu] : {std::pair{&linear_got, &linear}, {&spatial_got, &spatial}}) {
       INFO("linear: " << (cpu == &linear));
       check_close(got->d_x, cpu->d_x, on.tolerance);
@@ -124,15 +125,16 @@ TEST_CASE("norms_on_device/attention_blocks") {
 }
 
 TEST_CASE("norms_on_device/errors") {
-  const Tensor x = Tensor::zeros({1, 1, 2, 2, 4}, DType::bf16, kSim), gamma = Tensor::zeros({4});
+  const Tensor x = Tensor::zeros({1, 1, 2, 2, 4}, DType::bf16, kDevice), gamma = Tensor::zeros({4});
   CHECK_THROWS_WITH_AS(
-      layer_norm_fwd(x, gamma, {}), "layer_norm: gamma: expected a tensor on sim, got one on cpu", DeviceError);
-  CHECK_THROWS_AS(layer_norm_fwd(x, gamma.to(DType::bf16).to(kSim), {}), DTypeError);
-  CHECK_THROWS_AS(layer_norm_fwd(Tensor::zeros({2, 4}, DType::f64, kSim), gamma.to(kSim), {}), DTypeError);
+      layer_norm_fwd(x, gamma, {}),
+      ("layer_norm: gamma: expected a tensor on " + kDevice.to_string() + ", got one on cpu").c_str(), DeviceError);
+  CHECK_THROWS_AS(layer_norm_fwd(x, gamma.to(DType::bf16).to(kDevice), {}), DTypeError);
+  CHECK_THROWS_AS(layer_norm_fwd(Tensor::zeros({2, 4}, DType::f64, kDevice), gamma.to(kDevice), {}), DTypeError);
   CHECK_THROWS_WITH_AS(
       spatial_attention_fwd(
-          x, gamma.to(kSim), Tensor::zeros({195, 4}, DType::bf16, kSim), Tensor::zeros({4, 65}, DType::bf16, kSim),
-          {.heads = 1, .head_dim = 65}),
+          x, gamma.to(kDevice), Tensor::zeros({195, 4}, DType::bf16, kDevice),
+          Tensor::zeros({4, 65}, DType::bf16, kDevice), {.heads = 1, .head_dim = 65}),
       "spatial_attention: options: expected head_dim <= 64 on a device, got 65", ShapeError);
 }
 #endif
