@@ -24,7 +24,7 @@
 
 namespace {
 
-constexpr std::size_t kHead = 256, kChunk = std::size_t{64} << 20, kStack = std::size_t{256} << 20;
+constexpr std::size_t kHead = 256, kChunk = std::size_t{64} << 20, kStack = std::size_t{64} << 20;
 constexpr std::size_t kFromHeap = ~std::size_t{0};
 constexpr int kClasses = 48;
 
