@@ -19,9 +19,8 @@ namespace {
 
 namespace fs = std::filesystem;
 /// Null for a file that is absent or not JSON.
-Json read_record(const fs::path& run) {
+Json read_record(const fs::path& file) {
   std::error_code ignored;
-  const fs::path file = run / kCalibrationFile;
   if (!fs::is_regular_file(file, ignored)) return nullptr;
   Json record = parse_json(read_text(file));
   return record.is_discarded() ? Json(nullptr) : record;
@@ -81,8 +80,11 @@ Json find_calibration(const fs::path& place) {
   const fs::path weights = fs::weakly_canonical(base_weights_path(place), ignored);
   // RUN/checkpoints/step_XXXXXXXX/weights.safetensors
   const fs::path run = fs::is_directory(place, ignored) ? place : weights.parent_path().parent_path().parent_path();
-  Json record = read_record(run);
-  if (record.is_object() && record.value("weights_sha256", "") == sha256_of_file(weights)) return record;
+  const fs::path beside = weights.parent_path() / (weights.stem().string() + "." + kCalibrationFile);
+  for (const fs::path& file : {run / kCalibrationFile, beside}) {
+    Json record = read_record(file);
+    if (record.is_object() && record.value("weights_sha256", "") == sha256_of_file(weights)) return record;
+  }
   return nullptr;
 }
 
@@ -101,7 +103,7 @@ std::string calibration_text(const Json& v) {
 }
 
 std::string calibration_html(const fs::path& run) {
-  const Json record = read_record(run);
+  const Json record = read_record(run / kCalibrationFile);
   if (!record.is_object()) return {};
   PlotSeries reliability{"classifier", {}, {}}, perfect{"perfect", {0, 1}, {0, 1}};
   for (const Json& bin : record["all"]["bins"]) {

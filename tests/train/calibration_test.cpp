@@ -97,6 +97,8 @@ TEST_CASE("calibration/run/record_of_the_weights_that_the_run_stands_for") {
   CHECK(calibration_text(record["all"]).find("(96 predictions)") != std::string::npos);
   fs::copy_file(weights, dir / "elsewhere.safetensors");
   CHECK(find_calibration(dir / "elsewhere.safetensors").is_null());
+  fs::copy_file(dir / "clean/calibration.json", dir / "elsewhere.calibration.json");
+  CHECK(find_calibration(dir / "elsewhere.safetensors") == record);
   Json stale = record;
   stale["weights_sha256"] = std::string(64, '0');
   write_text_atomic(dir / "clean/calibration.json", stale.dump());
