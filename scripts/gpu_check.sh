@@ -91,7 +91,7 @@ note() {
   printf '%s\t%s\t%s\t%s\n' "$@" >>"$results"
 }
 # number FILE KEY: the first "KEY": NUMBER of a JSON file.
-number() { sed -n 's/.*"'"$2"'": \(-\{0,1\}[0-9.e+-]*\).*/\1/p' "$1" | head -n 1; }
+number() { sed -n 's/.*"'"$2"'": *\(-\{0,1\}[0-9.e+-]*\).*/\1/p' "$1" | head -n 1; }
 # Kernels on wgmma are left out from here on, for the reason given; kept in OUT for later calls.
 without_wgmma() {
   printf '%s\n' "$1" >"$out/wgmma.off"
@@ -128,7 +128,7 @@ usable() {
     else  # "name": "cuda:0 (NVIDIA H100)", or "name": "cuda:0" beside "problem": "..."
       tr -d '\n' <"$out/info.json" | grep -o '{[^{}]*"name": *"'"$device"'[" ][^{}]*}' | head -n 1 >"$out/device.json"
       problem=$(sed -n 's/.*"problem": *"\([^"]*\)".*/\1/p' "$out/device.json")
-      [ -s "$out/device.json" ] || problem="avid info lists no $device"
+      [ -s "$out/device.json" ] || problem="avid info lists no $device (is it a build with -DAVID_CUDA=ON?)"
     fi
   fi
   [ -z "$problem" ]

@@ -8,12 +8,14 @@ stage_info() {
   echo "libraries: ${LD_LIBRARY_PATH:-the loader knows them, or there are none}"
   limited 45 "$bin/avid" info || return 1
   # Does the program compute at all here? The golden case on the CPU has the loss of the reference.
-  local loss
-  loss=$(golden_loss cpu) || { echo "the program does not compute on the CPU here"; return 1; }
-  echo "golden case on the CPU: loss $loss"
+  local here there
+  here=$(golden_loss cpu) || { echo "the program does not compute on the CPU here"; return 1; }
+  echo "golden case on the CPU: loss $here"
   usable || { echo "$device: $problem"; return 1; }
-  loss=$(golden_loss "$device") || { echo "the golden case does not run on $device"; return 1; }
-  echo "golden case on $device: loss $loss"
+  there=$(golden_loss "$device") || { echo "the golden case does not run on $device"; return 1; }
+  echo "golden case on $device: loss $there"
+  awk -v a="$here" -v b="$there" 'BEGIN { d = a - b; exit !(a != "" && b != "" && d * d <= 1e-8 * a * a) }' ||
+    { echo "the losses differ"; return 1; }
 }
 # golden_loss DEVICE OPTION...
 golden_loss() {
