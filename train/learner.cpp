@@ -184,8 +184,11 @@ void Learner::read_outcome(const std::vector<TrainBatch>& batches, UpdateReport&
     report.clip_scale = step.clip_scale;
     return;
   }
-  for (std::size_t i = 0; i < batches.size() && report.problem.empty(); ++i)
-    if (!std::isfinite(report.micro_losses[i])) report.problem = find_problem(batches[i], report.micro_losses[i]);
+  for (std::size_t i = 0; i < batches.size() && report.problem.empty(); ++i) {
+    if (std::isfinite(report.micro_losses[i])) continue;
+    trainee_.module().zero_grad();  // those of a recorded update lie in its memory, which may be wanted
+    report.problem = find_problem(batches[i], report.micro_losses[i]);
+  }
   if (report.problem.empty()) name_bad_gradient(report);
 }
 
@@ -265,19 +268,24 @@ void Learner::repeat(const std::vector<TrainBatch>& batches, UpdateReport& repor
 }
 
 ClipLosses Learner::evaluate(const TrainBatch& batch) {
+  ClipLosses result;
+  beside_recording("validation", [&] { result = evaluate_now(batch); });
+  return result;
+}
+
+void Learner::beside_recording(const std::string& what, const std::function<void()>& work) {
   try {
-    return evaluate_now(batch);
+    return work();
   } catch (const OutOfMemoryError&) {
     if (!graph_.defined()) throw;
   }
   forget_graph();
-  const ClipLosses result = evaluate_now(batch);
-  if (!made_room_)
-    pending_note_ =
-        "validation does not fit into memory beside the recorded update, which is recorded again after each: that only "
-        "costs time";
-  made_room_ = true;
-  return result;
+  work();
+  if (made_room_for_.insert(what).second)
+    pending_note_ = fmt::format(
+        "{} does not fit into memory beside the recorded update, which is recorded again after each: that only costs "
+        "time",
+        what);
 }
 
 ClipLosses Learner::evaluate_now(const TrainBatch& host_batch) {
@@ -319,6 +327,13 @@ std::string Learner::find_problem(const TrainBatch& batch, double loss) {
   if (!all_finite(batch.x0) || !all_finite(batch.cond)) return "the training clips hold values that are not finite";
   for (const nn::NamedParameter& p : trainee_.module().parameters())
     if (!all_finite(p.var().value())) return fmt::format("weight {} is not finite", p.name);
+  std::string problem;
+  beside_recording("the search for what was not finite", [&] { problem = problem_of_outputs(batch); });
+  if (!problem.empty()) return problem;
+  return fmt::format("loss is {}, although every module's output is finite", loss);
+}
+
+std::string Learner::problem_of_outputs(const TrainBatch& batch) {
   const NoGrad no_grad;
   const NoisedClips clips = noised(batch);
   const Tensor base = trainee_.base_prediction(clips);
@@ -327,8 +342,7 @@ std::string Learner::find_problem(const TrainBatch& batch, double loss) {
   trainee_.forward(clips, base, [&](std::string_view name, const Tensor& value) {
     if (first.empty() && !all_finite(value)) first = name;
   });
-  if (!first.empty()) return fmt::format("output of {} is not finite", first);
-  return fmt::format("loss is {}, although every module's output is finite", loss);
+  return first.empty() ? "" : fmt::format("output of {} is not finite", first);
 }
 
 void MaskSummary::add(const MaskStats& stats) {

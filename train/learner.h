@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -82,9 +83,12 @@ class Learner {
       std::int64_t k, const std::function<TrainBatch(std::int64_t i)>& batch,
       const std::function<void()>& meanwhile = {});
 
-  /// The loss and mask of a batch without learning, with the weights as they are. Where that needs memory that a
-  /// recorded update keeps, the recording goes, the next report says so, and updates are recorded anew.
+  /// The loss and mask of a batch without learning, with the weights as they are.
   ClipLosses evaluate(const TrainBatch& batch);
+
+  /// Runs work that comes between updates. Where it needs memory that a recorded update keeps, the recording goes, the
+  /// work begins again, the next report says so, once for each `what`, and updates are recorded anew.
+  void beside_recording(const std::string& what, const std::function<void()>& work);
 
   Trainee& trainee() { return trainee_; }
   Adam& adam() { return adam_; }
@@ -112,6 +116,7 @@ class Learner {
   NoisedClips noised(const TrainBatch& batch) const;
   Trainee::OwnLoss loss_of(const Trainee::Output& out, const NoisedClips& clips, const TrainBatch& batch) const;
   std::string find_problem(const TrainBatch& batch, double loss);
+  std::string problem_of_outputs(const TrainBatch& batch);
 
   Trainee& trainee_;
   LearnerOptions options_;
@@ -132,7 +137,7 @@ class Learner {
   std::vector<const void*> graph_addresses_;  // of the state that it changes
   bool warm_ = false;                         // an update of this shape has run
   std::unique_ptr<MemoryWatch> watch_;        // over it
-  bool made_room_ = false;                    // evaluate() has dropped a recording
+  std::set<std::string> made_room_for_;       // what has cost a recording
   std::string pending_note_;                  // of the next report
 };
 

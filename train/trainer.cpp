@@ -121,6 +121,9 @@ void Trainer::save() {
       {"avid.frames", std::to_string(config_.data.frames)},
       {"avid.size", std::to_string(config_.data.size)},
       {"avid.config", state_.fingerprint}};
+  // What tensors alone do not tell.
+  if (config_.is_classifier()) metadata["avid.cond_frames"] = std::to_string(config_.data.cond_frames);
+  if (config_.is_controlnet()) metadata["avid.control_order"] = config_.model.control_order;
   if (config_.uses_actions()) metadata["avid.action_drop"] = fmt::format("{:g}", config_.train.action_drop);
   add_training_record(metadata, cost_so_far());
   folder_.checkpoints().save(checkpoint, config_.checkpoint.keep, metadata);
@@ -285,9 +288,11 @@ void Trainer::write_calibration() {
 void Trainer::write_samples() {
   if (!validation_) return;
   const Ema::Swapped averaged(learner_->ema());
-  write_training_samples(
-      folder_.path() / "samples" / fmt::format("step_{:08}", state_.update), config_, *trainee_, learner_->schedule(),
-      validation_->clips(config_.samples.clips));
+  learner_->beside_recording("sampling", [&] {
+    write_training_samples(
+        folder_.path() / "samples" / fmt::format("step_{:08}", state_.update), config_, *trainee_,
+        learner_->schedule(), validation_->clips(config_.samples.clips));
+  });
 }
 
 double Trainer::peak_memory_mib() const {

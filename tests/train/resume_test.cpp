@@ -16,28 +16,16 @@
 #include "tensor/io/atomic_file.h"
 #include "tests/doctest.h"
 #include "tests/support.h"
+#include "tests/train/train_program.h"
 #include "train/run_state.h"
 
 using namespace avid;
 using namespace avid::train;
+using test::command, test::fresh, test::kConfigs, test::run_to_end;
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
 namespace {
-
-const std::string kConfigs = std::string(AVID_SOURCE_DIR) + "/configs/tiny/";
-
-// One thread: the tests share the machine with others.
-std::vector<std::string> command(std::vector<std::string> words, const std::vector<std::string>& set = {}) {
-  words.insert(words.begin(), {AVID_PROGRAM, "train", "--threads", "1"});
-  for (const std::string& s : set) words.insert(words.end(), {"--set", s});
-  return words;
-}
-
-std::vector<std::string> fresh(
-    const std::string& config, const fs::path& run, const std::vector<std::string>& set = {}) {
-  return command({"--config", kConfigs + config, "--run", run.string()}, set);
-}
 
 // A program in the background, its messages in a file.
 class Child {
@@ -122,16 +110,6 @@ std::vector<Json> log_of(const fs::path& run) {
   return lines;
 }
 
-int run_to_end(const std::vector<std::string>& words, std::string* messages = nullptr) {
-  const test::ProgramResult result = test::run_program(words);
-  if (messages != nullptr)
-    *messages = result.err;
-  else if (result.exit_code != 0)
-    MESSAGE(result.err);
-  CHECK(result.out.empty());
-  return result.exit_code;
-}
-
 }  // namespace
 
 TEST_CASE("resume/kill/any_instant_gives_the_same_bytes") {
@@ -203,6 +181,7 @@ TEST_CASE("resume/signal/while_a_device_repeats_a_recorded_update") {
   const std::vector<std::string> set = {"train.precision=bf16", "checkpoint.every=1000000",
                                         "validation.every=0",   "samples.every=0",
                                         "log.every=1",          "train.batch=1",
+                                        "train.accumulate=1",   "model.multipliers=[1]",
                                         "data.size=4",          "data.frames=2",
                                         "ema.update_after=1",   "ema.update_every=1"};
   const auto sim = [&](std::vector<std::string> words, const std::string& graph, const std::string& updates) {
@@ -329,46 +308,6 @@ TEST_CASE("train/errors/non_finite_updates_stop_the_run") {
   for (const Json& line : log_of(dir / "run"))
     if (line.contains("event")) ++skipped;
   CHECK(skipped == 3);
-}
-
-TEST_CASE("train/memory/validation_takes_the_room_of_a_recorded_update") {
-  const test::TempDir dir;
-  const auto with = [](std::vector<std::string> words, const std::string& graph, const std::string& validation) {
-    words.insert(words.end(), {"--device", "sim"});
-    const std::string settings[] = {"train.graph=" + graph, "validation.every=" + validation,
-                                    "validation.clips=2",   "samples.every=0",
-                                    "train.updates=3",      "train.batch=2",
-                                    "train.accumulate=1",   "data.size=4",
-                                    "data.frames=2"};
-    for (const std::string& set : settings) words.insert(words.end(), {"--set", set});
-    return words;
-  };
-  const auto predicted = [&](const std::string& validation) {
-    const auto result = test::run_program(
-        with(command({"--config", kConfigs + "scratch.toml", "--dry-run", "--json"}), "on", validation));
-    return result.exit_code == 0 ? Json::parse(result.out)["memory_bytes"].get<double>() : 0.0;
-  };
-  const double recorded = predicted("0"), beside = predicted("2");
-  if (recorded == 0) return;  // built without the simulator
-  REQUIRE(beside > 1.02 * recorded);
-  const auto run_with = [&](double bytes, const std::string& name, std::string* messages) {
-    setenv("AVID_SIM_MEMORY_MIB", fmt::format("{:.3f}", bytes / 1048576).c_str(), 1);
-    const int code = run_to_end(with(fresh("scratch.toml", dir / name), "on", "2"), messages);
-    unsetenv("AVID_SIM_MEMORY_MIB");
-    return code;
-  };
-  const std::string note = "validation does not fit into memory beside the recorded update";
-  std::string tight, wide, none;
-  CHECK(run_with((recorded + beside) / 2, "tight", &tight) == 0);
-  CHECK(tight.find(note) != std::string::npos);
-  CHECK(run_with(1.02 * beside, "wide", &wide) == 0);
-  CHECK(wide.find(note) == std::string::npos);
-  CHECK(run_digests(dir / "tight").weights == run_digests(dir / "wide").weights);
-  CHECK(run_with(0.9 * recorded, "none", &none) == 1);
-  const std::size_t error = none.rfind("error: ");
-  REQUIRE(error != std::string::npos);
-  CHECK(std::count(none.begin() + static_cast<std::ptrdiff_t>(error), none.end(), '\n') == 1);
-  CHECK(none.find("could not get", error) != std::string::npos);
 }
 
 TEST_CASE("train/dry_run/writes_nothing") {
