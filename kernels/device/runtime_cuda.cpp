@@ -166,10 +166,11 @@ CudaState& cuda_state_of(const Stream& stream) {
 template <>
 std::string device_problem<Cuda>(int device_index) {
   int driver = 0, runtime = 0, count = 0;
-  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
+  if (const cudaError_t status = cudaDriverGetVersion(&driver); status != cudaSuccess) {
     cudaGetLastError();
-    return "cuda: no NVIDIA driver is installed on this machine";
+    return std::string("cuda: NVIDIA's driver does not answer: ") + cudaGetErrorString(status);
   }
+  if (driver == 0) return "cuda: no NVIDIA driver is installed on this machine";
   cudaRuntimeGetVersion(&runtime);
   const auto version = [](int v) { return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10); };
   if (driver / 1000 < runtime / 1000)
