@@ -129,6 +129,21 @@ TEST_CASE("calibration/run/noisy_classifiers_by_bands_of_diffusion_time") {
   CHECK(read_text(dir / "noisy/report.html").find("diffusion time 160 to 199") != std::string::npos);
 }
 
+TEST_CASE("calibration/shipped/judge_reads_actions_as_its_record_says") {
+  const fs::path judge = fs::path(AVID_SOURCE_DIR) / "data/pretrained/coinrun32_classifier.safetensors";
+  const Json record = find_calibration(judge);
+  REQUIRE(record.is_object());
+  const TrainConfig config =
+      TrainConfig::load(fs::path(AVID_SOURCE_DIR) / "configs/classifier32.toml", {}, TrainConfig::Files::may_miss);
+  const Json found = calibrate(config, judge, ValidationBatches(config), Device{});
+  CHECK(found["all"]["count"] == record["all"]["count"]);
+  // Another processor rounds otherwise: two logits may change places, hardly more.
+  CHECK(std::abs(found["all"]["accuracy"].get<double>() - record["all"]["accuracy"].get<double>()) < 0.005);
+  CHECK(
+      found["all"]["probability"].get<double>() ==
+      doctest::Approx(record["all"]["probability"].get<double>()).epsilon(1e-4));
+}
+
 TEST_CASE("calibration/run/other_kinds_have_none") {
   const test::TempDir dir;
   TrainConfig config = TrainConfig::load(
