@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
 # The paper's CoinRun tables from one command: train every model, sample, score, and set the numbers beside the paper's.
 #
-# Usage: scripts/reproduce.sh [--budget minutes|hours|paper] --out DIR [--rescore]
+# Usage: scripts/reproduce.sh [--budget minutes|hours|paper] --out DIR [--rescore] [--actions uniform|hold]
 #                             [--table 1|3|4|5|6 | --figure mask|strips|normalised|data | all]
 #
 #   minutes  all methods, networks and frames as small as they go (a base trained here, 16x16, 10 diffusion steps): shows
 #            that everything works, says nothing about the methods. 3.3 minutes on two cores shared with other work.
-#   hours    the shipped base and CoinRun frames at 32x32, 200 diffusion steps; the same AVID_REPRODUCE_UPDATES (1000) of
-#            8 clips for each model, however busy the machine is: a second run gives the same numbers.
-#   paper    the published sizes at 64x64, 260,000 + 200,000 updates a model. Needs the game library and a GPU's worth of time.
+#   hours    32x32 frames, 200 diffusion steps; base and judge of actions are the shipped ones. The same
+#            AVID_REPRODUCE_UPDATES (1000) of 8 clips for each model, however busy the machine is: a second run gives the
+#            same numbers. Frames are the shipped samples, or, with --actions hold, collected here (the game library is
+#            needed): an action is then held for 4 steps on average. Uniform actions, the paper's, mostly cancel within 8
+#            frames, and take far longer to learn from.
+#   paper    the published sizes at 64x64, 260,000 + 200,000 updates a model. Needs the game library and much time on a GPU.
 #
-# Every stage leaves a mark in DIR/done when it is finished; the same command goes on where it stopped, in the middle of a
-# training too. The result is DIR/report.html and DIR/report.json.
+# Every stage leaves a mark in DIR/done when it is finished; the same command goes on where it stopped, in the middle of
+# a training too. The result is DIR/report.html and DIR/report.json.
 # Scores: every metric whose weights are there (AVID_WEIGHTS, see avid weights), and from 32x32 frames up the project's
 # own fid_procgen and fvd_procgen, which need no download. Generated clips are kept in DIR/kept: --rescore scores every
 # row again without sampling, for example when weights have come since.
@@ -26,19 +29,25 @@ usage() {
   sed -n '2,/^set -/p' "$0" | sed '$d; s/^# \{0,1\}//' >&2
   exit 2
 }
-budget=minutes out= what=all rescore=
+budget=minutes out= what=all rescore= actions=uniform
 while [ $# -gt 0 ]; do
   case $1 in
     --budget) budget=${2:-}; shift 2 || usage ;;
     --out) out=${2:-}; shift 2 || usage ;;
     --table | --figure) what="${1#--} ${2:-}"; shift 2 || usage ;;
     --rescore) rescore=yes; shift ;;
+    --actions) actions=${2:-}; shift 2 || usage ;;
     all) what=all; shift ;;
     *) usage ;;
   esac
 done
 [ -n "$out" ] || usage
 case $budget in minutes | hours | paper) ;; *) echo "reproduce: --budget: expected minutes, hours or paper, got '$budget'" >&2; exit 2 ;; esac
+case $budget:$actions in
+  *:uniform | hours:hold) ;;
+  *:hold) echo "reproduce: --actions hold: only with --budget hours, got --budget $budget" >&2; exit 2 ;;
+  *) echo "reproduce: --actions: expected uniform or hold, got '$actions'" >&2; exit 2 ;;
+esac
 case $what in
   all | "table 1" | "table 3" | "table 4" | "table 5" | "table 6") ;;
   "figure mask" | "figure strips" | "figure normalised" | "figure data") ;;
@@ -50,11 +59,13 @@ mkdir -p "$out/done" "$out/runs" "$out/scores" "$out/pictures" "$out/logs"
 exec 9>"$out/lock"
 # The wait is for children of a killed run, which hold the lock until they are gone.
 flock -w 10 9 || { echo "reproduce: $out: another reproduce.sh works there | wait for it, or name another --out" >&2; exit 1; }
-if [ -f "$out/budget" ] && [ "$(cat "$out/budget")" != "$budget" ]; then
+begun="$budget"
+[ "$actions" = uniform ] || begun="$budget --actions $actions"
+if [ -f "$out/budget" ] && [ "$(cat "$out/budget")" != "$begun" ]; then
   echo "reproduce: $out: begun with --budget $(cat "$out/budget") | use that, or another --out" >&2
   exit 1
 fi
-echo "$budget" >"$out/budget"
+echo "$begun" >"$out/budget"
 
 # ---- what a budget means: data, sizes, and how long ----
 samples=data/samples
@@ -67,7 +78,8 @@ metrics=(--metrics all)
 [ "$budget" != minutes ] || metrics=(--metrics mse,psnr,ssim)
 case $budget in
   minutes)
-    base=$out/runs/base clips=6 frames=4 size=16 ddpm=(--sampler ddpm) fast=(--sampler ddpm) batch=6
+    base=$out/runs/base judge=$out/runs/classifier_eval clips=6 frames=4 size=16 batch=6
+    ddpm=(--sampler ddpm) fast=(--sampler ddpm)
     train_data=$samples/coinrun32-train.h5 heldout=$samples/coinrun32-heldout.h5
     levels_coinrun100k=32 levels_coinrun500k=96 levels_coinrun2500k=0
     common=(data.size=16 data.frames=4 diffusion.timesteps=10 diffusion.loss_weight=none train.updates=24 train.batch=4
@@ -76,9 +88,10 @@ case $budget in
     u22=(model.width=8 "model.multipliers=[1,2]" model.heads=1 model.head_dim=8)
     u71=(model.width=12 "model.multipliers=[1,2]" model.heads=1 model.head_dim=8)
     small_control=(model.width=8 model.heads=1 model.head_dim=8)
-    judge=(model.width=8 "model.multipliers=[1,2]" model.heads=1 model.head_dim=8 model.mlp=32) ;;
+    classifier=(model.width=8 "model.multipliers=[1,2]" model.heads=1 model.head_dim=8 model.mlp=32) ;;
   hours)
-    base=data/pretrained/base32.safetensors clips=${AVID_REPRODUCE_CLIPS:-96} frames=8 size=32 ddpm=(--sampler ddpm)
+    base=data/pretrained/base32.safetensors judge=data/pretrained/coinrun32_classifier.safetensors
+    clips=${AVID_REPRODUCE_CLIPS:-96} frames=8 size=32 ddpm=(--sampler ddpm)
     fast=(--sampler ddim --steps 20) batch=8 train_data=$samples/coinrun32-train.h5 heldout=$samples/coinrun32-heldout.h5
     levels_coinrun100k=32 levels_coinrun500k=96 levels_coinrun2500k=0
     common=(data.size=32 diffusion.loss_weight=none "train.updates=$updates" "train.cooldown=$((updates * 3 / 10))" train.batch=8 train.accumulate=1 train.lr=1e-3
@@ -87,19 +100,25 @@ case $budget in
     u22=(model.width=12 "model.multipliers=[1,2,4]" model.heads=2 model.head_dim=32)
     u71=(model.width=20 "model.multipliers=[1,2,4]" model.heads=2 model.head_dim=32)
     small_control=(model.width=12 model.heads=2 model.head_dim=32)
-    judge=(model.width=16 "model.multipliers=[1,2,4]" model.heads=2 model.head_dim=32 model.mlp=128) ;;
+    classifier=(model.width=16 "model.multipliers=[1,2,4]" model.heads=2 model.head_dim=32 model.mlp=128)
+    if [ "$actions" = hold ]; then
+      train_data= heldout=$samples/coinrun32-heldout-hold.h5
+      levels_coinrun100k=0 levels_coinrun500k=0  # each has its own frames
+    fi ;;
   paper)
-    base=$out/runs/base clips=1024 frames=8 size=64 ddpm=(--sampler ddpm) fast=(--sampler ddpm) batch=16
-    train_data= heldout=$out/data/coinrun-test common=() u22=() u71=() small_control=() judge=() ;;
+    base=$out/runs/base judge=$out/runs/classifier_eval clips=1024 frames=8 size=64 batch=16
+    ddpm=(--sampler ddpm) fast=(--sampler ddpm)
+    train_data= heldout=$out/data/coinrun-test common=() u22=() u71=() small_control=() classifier=() ;;
 esac
 overrides_of() {  # configuration -> the budget's keys for its kind
   local config=$1
   [ "$budget" = paper ] && return
-  printf '%s\n' "${common[@]}" "data.train=$train_data" "data.validation=$heldout" data.resets=exclude data.windows=full
+  printf '%s\n' "${common[@]}" data.resets=exclude data.windows=full
+  [ -z "$train_data" ] || printf '%s\n' "data.train=$train_data" "data.validation=$heldout"
   case $config in
     *controlnet_small) printf '%s\n' "${small_control[@]}" ;;
     *controlnet | *finetune) ;;
-    classifier*) printf '%s\n' "${judge[@]}" ;;
+    classifier*) printf '%s\n' "${classifier[@]}" ;;
     *_71m) printf '%s\n' "${u71[@]}" ;;
     base) printf '%s\n' "${u22[@]}" ;;
     *) printf '%s\n' "${u22[@]}" ;;
@@ -108,7 +127,7 @@ overrides_of() {  # configuration -> the budget's keys for its kind
     coinrun*) local key=levels_${config%%_*}; printf 'data.levels=%s\n' "${!key}" ;;
   esac
 }
-data_of() {  # configuration -> where the paper's budget collects its data
+data_of() {  # configuration -> where the data lie that are collected here
   case $1 in
     base) echo "data.train=$out/data/procgen15" "data.validation=$out/data/procgen15-test" ;;
     classifier_eval*) echo "data.train=$out/data/coinrun10m" "data.validation=$heldout" ;;
@@ -164,7 +183,7 @@ options_of() {  # configuration -> --set options in set_options
   set_options=()
   local line
   while IFS= read -r line; do [ -n "$line" ] && set_options+=(--set "$line"); done < <(overrides_of "$1")
-  [ "$budget" != paper ] || for line in $(data_of "$1"); do set_options+=(--set "$line"); done
+  [ -n "$train_data" ] || for line in $(data_of "$1"); do set_options+=(--set "$line"); done
   case $1 in
     *_avid_* | *_controlnet* | *_finetune) set_options+=(--set "base.checkpoint=$base") ;;
   esac
@@ -197,7 +216,7 @@ method_options() {  # data set, method -> options of avid evaluate and avid samp
 evaluate() {
   method_options "$1" "$2"
   $avid evaluate "${method[@]}" --device "$device" --data "$heldout" --clip-list "$out/clips.json" --clips 0 --size "$size" --frames "$frames" \
-    --batch "$batch" --name method --classifier "$out/runs/classifier_eval" "${metrics[@]}" --keep-clips "$out/kept" \
+    --batch "$batch" --name method --classifier "$judge" "${metrics[@]}" --keep-clips "$out/kept" \
     --out "$out/scores/$1__$2.json"
 }
 pictures() {
@@ -206,8 +225,8 @@ pictures() {
 }
 
 # ---- the plan and its cost ----
-networks=(classifier_eval)
-[ "$budget" = hours ] || networks=(base classifier_eval)
+networks=()
+[ "$budget" = hours ] || networks=(base classifier_eval)  # hours: both are shipped
 methods=()
 for dataset in "${wanted[@]}"; do
   for m in $(models_of "$dataset"); do
@@ -238,26 +257,31 @@ plan
 [ -z "$rescore" ] || rm -f "$out"/done/score_*
 
 # ---- data ----
-collect() {  # place, game, levels, more...
-  local place=$1 game=$2 levels=$3
-  shift 3
-  $avid collect --game "$game" --levels "$levels" --steps 1000 --jobs "$(nproc)" --out "$out/data/$place" "$@"
+collect() {  # place, game, levels, steps of each, more...
+  local place=$1 game=$2 levels=$3 steps=$4
+  shift 4
+  $avid collect --game "$game" --levels "$levels" --steps "$steps" --jobs "$(nproc)" --out "$out/data/$place" "$@"
 }
 if [ "$budget" = paper ]; then
   games="bigfish bossfight caveflyer chaser climber dodgeball fruitbot heist jumper leaper maze miner ninja plunder starpilot"
   mkdir -p "$out/data/procgen15" "$out/data/procgen15-test"
   for game in $games; do
-    stage "collect_$game" collect "procgen15/$game" "$game" 0:2000 ${AVID_REPRODUCE_REPLAY:+--replay}
-    stage "collect_test_$game" collect "procgen15-test/$game" "$game" 2000:2100 ${AVID_REPRODUCE_REPLAY:+--replay}
+    stage "collect_$game" collect "procgen15/$game" "$game" 0:2000 1000 ${AVID_REPRODUCE_REPLAY:+--replay}
+    stage "collect_test_$game" collect "procgen15-test/$game" "$game" 2000:2100 1000 ${AVID_REPRODUCE_REPLAY:+--replay}
   done
-  stage collect_coinrun_test collect coinrun-test coinrun 10000:11000 --seed 1
-  stage collect_classifier collect coinrun10m coinrun 0:10000
-  stage collect_coinrun500k collect coinrun500k coinrun 0:500
+  stage collect_coinrun_test collect coinrun-test coinrun 10000:11000 1000 --seed 1
+  stage collect_classifier collect coinrun10m coinrun 0:10000 1000
+  stage collect_coinrun500k collect coinrun500k coinrun 0:500 1000
   for dataset in "${wanted[@]}"; do
     case $dataset in
-      coinrun100k) stage collect_coinrun100k collect coinrun100k coinrun 0:100 ;;
-      coinrun2500k) stage collect_coinrun2500k collect coinrun2500k coinrun 0:2500 ;;
+      coinrun100k) stage collect_coinrun100k collect coinrun100k coinrun 0:100 1000 ;;
+      coinrun2500k) stage collect_coinrun2500k collect coinrun2500k coinrun 0:2500 1000 ;;
     esac
+  done
+elif [ -z "$train_data" ]; then
+  for dataset in "${wanted[@]}"; do
+    case $dataset in coinrun100k) levels=100 ;; coinrun500k) levels=500 ;; coinrun2500k) levels=2500 ;; esac
+    stage "collect_$dataset" collect "$dataset" coinrun "0:$levels" 200 --actions hold --no-backgrounds --size 32
   done
 fi
 stage clips "$avid" clips --data "$heldout" --count "$clips" --seed 0 --targets "$frames" --name "coinrun-eval$clips" --out "$out/clips.json"
@@ -285,7 +309,11 @@ case $budget in
       --note "Neither FVD nor fvd_procgen and fid_procgen here: clips of 6 frames are too short for I3D, frames of 16x16 too small for the Procgen encoder.") ;;
   hours)
     notes+=(--note "Budget hours: 32x32 frames, networks of width 12 (for 22M) and 20 (for 71M) on the shipped base of width 16, $updates updates of 8 clips each, $clips clips, DDIM with 20 steps (classifier guidance: DDPM with 200)."
-      --note "Data sets are the first 32, 96 and all 160 levels of the shipped sample (4k, 12k and 20k frames) in place of 100k, 500k and 2.5M.") ;;
+      --note "The classifier behind the Action Error Ratio is the shipped one (data/pretrained/README.md).")
+    case $actions in
+      uniform) notes+=(--note "Data sets are the first 32, 96 and all 160 levels of the shipped sample (4k, 12k and 20k frames) in place of 100k, 500k and 2.5M.") ;;
+      hold) notes+=(--note "Actions are held for 4 steps on average, the paper's are uniform. Data sets are 100, 500 and 2500 levels of 200 frames (20k, 100k and 500k) in place of 100k, 500k and 2.5M.") ;;
+    esac ;;
 esac
 tables=()
 case $what in "table "*) tables=(--table "${what#table }") ;; esac

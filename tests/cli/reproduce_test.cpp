@@ -43,6 +43,10 @@ TEST_CASE("reproduce/plan/every_budget_says_what_it_costs_and_stops") {
   }
   const ProgramResult table = reproduce({"--budget", "minutes", "--out", dir / "one", "--table", "3"}, true);
   CHECK(table.out.find("8 networks to train, 6 rows") != std::string::npos);
+  // The base and the judge of this budget are shipped; only the held actions need frames of their own.
+  const ProgramResult held =
+      reproduce({"--budget", "hours", "--actions", "hold", "--out", dir / "held", "--table", "1"}, true);
+  CHECK(held.out.find("10 networks to train, 13 rows") != std::string::npos);
 }
 
 TEST_CASE("reproduce/errors/one_line_each") {
@@ -55,8 +59,12 @@ TEST_CASE("reproduce/errors/one_line_each") {
   has(reproduce({}), 2, "Usage: scripts/reproduce.sh");
   has(reproduce({"--budget", "days", "--out", dir / "x"}), 2, "expected minutes, hours or paper, got 'days'");
   has(reproduce({"--out", dir / "x", "--table", "2"}), 2, "got 'table 2'");
+  has(reproduce({"--out", dir / "x", "--actions", "few"}), 2, "expected uniform or hold, got 'few'");
+  has(reproduce({"--out", dir / "x", "--actions", "hold"}), 2, "only with --budget hours, got --budget minutes");
   reproduce({"--budget", "minutes", "--out", dir / "y"}, true);
   has(reproduce({"--budget", "hours", "--out", dir / "y"}, true), 1, "begun with --budget minutes");
+  reproduce({"--budget", "hours", "--actions", "hold", "--out", dir / "z"}, true);
+  has(reproduce({"--budget", "hours", "--out", dir / "z"}, true), 1, "begun with --budget hours --actions hold");
 }
 
 TEST_CASE("reproduce/minutes/every_method_and_table_and_the_same_after_kills") {
