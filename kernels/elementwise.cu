@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kPointwiseBlock)
   } else {
     for (std::int64_t i = first; i < n; ++i) sum += to_float(x[i]) - to_float(x[i]);
   }
-  if (!(sum == 0.0f)) *found = 1;  // whoever writes, writes the same
+  if (!(sum == 0.0f)) atomicExch(found, 1);  // several blocks may come here
 }
 
 template <class Elem>

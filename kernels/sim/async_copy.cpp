@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "kernels/sim/engine.h"
+#include "kernels/sim/global_races.h"
 #include "kernels/sim/report.h"
 
 #if AVID_SIM_ASAN
@@ -20,7 +21,7 @@ void cp_async(void* dst, const void* src, unsigned bytes, bool valid, Site site)
     fail(
         ErrorKind::misaligned,
         "cp_async: destination not aligned to " + std::to_string(bytes) + " bytes, " + e.shared.describe(dst), site);
-  if (valid && reinterpret_cast<std::uintptr_t>(src) % bytes != 0)
+  if (reinterpret_cast<std::uintptr_t>(src) % bytes != 0)  // an address must be one, also where nothing is read
     fail(ErrorKind::misaligned, "cp_async: source not aligned to " + std::to_string(bytes) + " bytes", site);
   if (!e.shared.contains(dst)) fail(ErrorKind::misaligned, "cp_async: destination is not shared memory", site);
   if (valid && e.shared.contains(src)) fail(ErrorKind::misaligned, "cp_async: source is shared memory", site);
@@ -28,6 +29,8 @@ void cp_async(void* dst, const void* src, unsigned bytes, bool valid, Site site)
   if (valid) __asan_loadN(const_cast<void*>(src), bytes);  // a fault is reported at the issue
 #endif
   e.races.begin_copy(dst, bytes, thread, site);
+  if (valid && e.launch().number != 0)
+    global_access(reinterpret_cast<std::uintptr_t>(src), bytes, Access::read, place_of(site));
   if (e.traffic.recording()) {
     if (valid) e.traffic.access(reinterpret_cast<std::uintptr_t>(src), bytes, false, false, thread, place_of(site));
     e.traffic.access(reinterpret_cast<std::uintptr_t>(dst), bytes, true, true, thread, place_of(site));

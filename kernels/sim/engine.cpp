@@ -39,6 +39,7 @@ std::uint32_t Engine::random() {
 
 void Engine::run_block(std::uint64_t block) {
   const sim::dim3 grid = launch_.grid;
+  block_ = static_cast<std::uint32_t>(block);
   sim::blockIdx = {
       static_cast<unsigned>(block % grid.x), static_cast<unsigned>(block / grid.x % grid.y),
       static_cast<unsigned>(block / grid.x / grid.y)};

@@ -64,6 +64,7 @@ struct Launch {
   std::size_t context_bytes = 0;
   sim::dim3 grid, block;
   std::size_t shared_bytes = 0;
+  std::uint32_t number = 0;  ///< in builds with race hooks (global_races.h)
 };
 
 /// Runs blocks. Scheduling is warp-greedy: one warp runs until all its lanes wait, because that is what brings out
@@ -76,6 +77,8 @@ class Engine {
   void run_block(std::uint64_t block);
 
   const Launch& launch() const { return launch_; }
+  /// The running block's place in the grid, x fastest.
+  std::uint32_t block() const { return block_; }
   Thread& current() { return *current_; }
   Thread* current_or_null() { return in_kernel_ ? current_ : nullptr; }
   Thread& thread(std::uint32_t number) { return threads_[number]; }
@@ -120,6 +123,7 @@ class Engine {
   std::uint32_t random();
 
   Launch launch_;
+  std::uint32_t block_ = 0;
   FiberPool fibers_;
   std::vector<Thread> threads_;
   std::vector<Warp> warps_;

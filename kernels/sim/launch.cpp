@@ -9,10 +9,12 @@
 #include <memory>
 #include <mutex>
 #include <numeric>
+#include <optional>
 
 #include "kernels/device/gpu_sim.h"
 #include "kernels/device/sim_recorder.h"
 #include "kernels/sim/engine.h"
+#include "kernels/sim/global_races.h"
 #include "kernels/sim/report.h"
 
 namespace avid::kernels::simulator {
@@ -89,12 +91,14 @@ Options& options() {
 void run_grid(
     const void* kernel, sim::dim3 grid, sim::dim3 block, std::size_t shared_bytes, void (*call)(void*), void* context,
     std::size_t context_bytes) {
-  const Launch launch{kernel, call, context, context_bytes, grid, block, shared_bytes};
+  Launch launch{kernel, call, context, context_bytes, grid, block, shared_bytes};
   check_launch(launch);
   if (recorder != nullptr) {
     recorder->push_back(kept(launch));
     return;
   }
+  std::optional<GlobalLaunch> watched;
+  if (have_race_hooks() && options().detect_races) launch.number = watched.emplace().number();
   const std::uint64_t total = std::uint64_t{grid.x} * grid.y * grid.z;
   std::exception_ptr first;
   std::atomic<bool> stop{false};

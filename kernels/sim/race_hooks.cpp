@@ -1,12 +1,13 @@
 // kernels/sim/race_hooks.cpp -- the functions that code compiled with -fsanitize=thread calls; libtsan is not linked
 //
-// The compiler inserts a call before every access to memory. Ours look at shared memory (races, uninitialised reads)
-// and, when profiling, at all of it (coalescing, bank conflicts). std functions that instrumented and plain files
+// The compiler inserts a call before every access to memory. Ours look at shared memory (races, uninitialised reads), at
+// global memory (races between blocks) and, when profiling, count both (coalescing, bank conflicts). std functions that instrumented and plain files
 // share may be linked in their instrumented form: a guard keeps the simulator's own accesses out.
 #include <cstdint>
 
 #include "kernels/device/gpu_sim.h"
 #include "kernels/sim/engine.h"
+#include "kernels/sim/global_races.h"
 
 namespace avid::kernels::simulator {
 namespace {
@@ -26,11 +27,17 @@ inline __attribute__((always_inline)) void on_access(
   Engine* e = engine_of_this_thread;
   if (e == nullptr || !e->in_kernel() || in_hook) return;
   const bool shared = e->shared.contains(const_cast<const void*>(p));
-  if (!shared && (!e->traffic.recording() || e->is_private(p) || is_index(p))) return;
+  if (!shared && (e->is_private(p) || is_index(p))) return;
   in_hook = true;
   const auto address = reinterpret_cast<std::uintptr_t>(p);
   if (e->traffic.recording()) e->traffic.access(address, bytes, kind != Access::read, shared, e->current(), pc);
-  if (shared && options().detect_races) e->races.access(address, bytes, kind, e->current(), pc);
+  if (options().detect_races) {
+    if (shared) {
+      e->races.access(address, bytes, kind, e->current(), pc);
+    } else {
+      global_access(address, bytes, kind, pc);
+    }
+  }
   in_hook = false;
 }
 

@@ -10,7 +10,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
+#include <initializer_list>
 #include <memory>
 #include <string>
 
@@ -138,9 +138,17 @@ bool matches(std::string expected, const Outcome& o) {
   return matches_one(expected, o);
 }
 
-std::vector<Planted> joined(std::vector<Planted> a, const std::vector<Planted>& b) {
-  a.insert(a.end(), b.begin(), b.end());
-  return a;
+std::vector<Planted> joined(std::initializer_list<const std::vector<Planted>*> lists) {
+  std::vector<Planted> all;
+  for (const std::vector<Planted>* list : lists) all.insert(all.end(), list->begin(), list->end());
+  return all;
+}
+std::vector<Planted> all_bugs() { return joined({&planted_bugs, &planted_copies, &planted_warpgroup_bugs}); }
+void (*bug_named(const std::string& name))(float*, float*) {
+  for (const Planted& bug : all_bugs())
+    if (name == bug.name) return bug.run;
+  FAIL("no planted bug is called " << name);
+  return nullptr;
 }
 
 struct Run {
@@ -157,8 +165,8 @@ const Run kRuns[] = {
 }  // namespace
 
 TEST_CASE("planted/bugs/each is reported by the builds that can see it") {
-  CHECK(planted_bugs.size() >= 30);
-  for (const Planted& bug : joined(planted_bugs, planted_warpgroup_bugs)) {
+  CHECK(all_bugs().size() >= 60);
+  for (const Planted& bug : all_bugs()) {
     const std::string name = bug.name;
     CAPTURE(name);
     const std::string expected = kSuite == "sim_asan" ? bug.asan : kSuite == "sim_race" ? bug.race : bug.plain;
@@ -185,7 +193,7 @@ TEST_CASE("planted/bugs/each is reported by the builds that can see it") {
 }
 
 TEST_CASE("planted/innocent/correct kernels run without a report in every order") {
-  for (const Planted& kernel : joined(innocent_kernels, innocent_warpgroup_kernels)) {
+  for (const Planted& kernel : joined({&innocent_kernels, &innocent_copies, &innocent_warpgroup_kernels})) {
     const std::string name = kernel.name;
     CAPTURE(name);
     for_each_order([&] {
@@ -197,11 +205,7 @@ TEST_CASE("planted/innocent/correct kernels run without a report in every order"
 }
 
 TEST_CASE("planted/reports/name the kernel, block, thread, file and line") {
-  const auto text_of = [](const char* name) {
-    for (const Planted& bug : planted_bugs)
-      if (std::strcmp(bug.name, name) == 0) return run_in_child(bug.run, Order::forward, 1).text;
-    return std::string();
-  };
+  const auto text_of = [](const char* name) { return run_in_child(bug_named(name), Order::forward, 1).text; };
   const std::string divergent = text_of("divergent_barrier");
   CAPTURE(divergent);
   CHECK(
@@ -228,14 +232,9 @@ TEST_CASE("planted/reports/name the kernel, block, thread, file and line") {
 
 TEST_CASE("planted/recovery/the simulator works after an error") {
   if (kSuite == "sim_asan") return;  // sanitizers end the process; SimErrors are the same code as in the other builds
-  const auto find = [](const char* name) {
-    for (const Planted& bug : planted_bugs)
-      if (std::strcmp(bug.name, name) == 0) return bug.run;
-    return static_cast<void (*)(float*, float*)>(nullptr);
-  };
   for (const char* name : {"early_exit", "shuffle_against_barrier", "copy_never_finished", "divergent_shuffle"}) {
     CAPTURE(name);
-    CHECK(run_here(find(name)).what != "fine");
+    CHECK(run_here(bug_named(name)).what != "fine");
     for (const Planted& kernel : innocent_kernels) CHECK(run_here(kernel.run).what == "fine");
   }
 }

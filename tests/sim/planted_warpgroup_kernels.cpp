@@ -1,7 +1,6 @@
 // tests/sim/planted_warpgroup_kernels.cpp -- bugs with what sm_90a adds: products of warpgroups, mbarriers, proxies
 #include "kernels/device/warpgroup.h"
-#include "tests/sim/arch.h"
-#include "tests/sim/planted.h"
+#include "tests/sim/planted_launch.h"
 
 namespace avid::kernels {
 namespace AVID_GPU {
@@ -12,8 +11,6 @@ struct Tiles {
   AVID_DEVICE explicit Tiles(SharedArena& arena)
       : a(arena.take_aligned<unsigned char>(64 * kTileRowBytes, kTileAlignment, "a")),
         b(arena.take_aligned<unsigned char>(8 * kTileRowBytes, kTileAlignment, "b")) {}
-  AVID_DEVICE std::uint64_t desc_a() const { return swizzled_tile(shared_address(a)); }
-  AVID_DEVICE std::uint64_t desc_b() const { return swizzled_tile(shared_address(b)); }
 };
 inline constexpr std::size_t kTilesBytes = 72 * kTileRowBytes + 2 * kTileAlignment;
 
@@ -25,9 +22,6 @@ AVID_DEVICE void fill(const Tiles& t, ChunkAt chunk_at) {
     const float v = row < 64 ? static_cast<float>(k == row % 16) : static_cast<float>(16 * (row - 64) + k);
     *reinterpret_cast<bf16*>(tile + chunk_at(row < 64 ? row : row - 64, k / 8) + k % 8 * 2) = to_bf16(v);
   }
-}
-AVID_DEVICE void fill(const Tiles& t) {
-  fill(t, [](int r, int c) { return swizzled_chunk(r, c); });
 }
 /// 1 where this thread's part of D is right, NaN elsewhere.
 AVID_DEVICE float verdict(const float (&d)[4]) {
@@ -43,46 +37,25 @@ AVID_DEVICE void report(float* out, float v) {
   if (!(v == 1.0f)) out[threadIdx.x & 63] = v;
 }
 
-#define AVID_BEGIN_TILES() \
-  SharedArena arena;       \
-  const Tiles t(arena);    \
-  float d[4] = {}
-
-__global__ void wgmma_tile(float* out) {
-  AVID_BEGIN_TILES();
-  fill(t);
-  fence_proxy_async();
-  __syncthreads();
-  wgmma_fence();
-  wgmma_bf16<8>(d, t.desc_a(), t.desc_b());
-  wgmma_commit();
-  wgmma_wait<0>();
-  wgmma_settle(d);
-  report(out, verdict(d));
-}
-__global__ void wgmma_wrong_swizzle(float* out) {
-  AVID_BEGIN_TILES();
-  fill(t, [](int r, int c) { return r * kTileRowBytes + c * 16; });
-  fence_proxy_async();
-  __syncthreads();
-  wgmma_fence();
-  wgmma_bf16<8>(d, t.desc_a(), t.desc_b());
-  wgmma_commit();
-  wgmma_wait<0>();
-  report(out, verdict(d));
-}
-__global__ void wgmma_swizzle_of_64_bytes(float* out) {
-  AVID_BEGIN_TILES();
-  fill(t);
-  fence_proxy_async();
-  __syncthreads();
-  wgmma_fence();
-  constexpr std::uint64_t kOther = std::uint64_t{3} << 62;  // 1 becomes 2
-  wgmma_bf16<8>(d, t.desc_a() ^ kOther, t.desc_b() ^ kOther);
-  wgmma_commit();
-  wgmma_wait<0>();
-  report(out, verdict(d));
-}
+/// What is wrong with a product.
+enum class Flaw {
+  none,
+  rows_not_swizzled,
+  swizzle_of_64_bytes,
+  offsets_swapped,
+  transposition_not_said,
+  no_proxy_fence,
+  copies_without_proxy_fence,
+  no_register_fence,
+  used_before_wait,
+  waits_for_one_too_few,
+  never_waited_for,
+  operand_overwritten,
+  accumulator_overwritten,
+  three_warps,
+  off_its_alignment,
+  warps_disagree
+};
 
 /// A^T and B^T in planes of eight rows; a plane is longer than its 16 steps of 16 bytes.
 constexpr int kPlane = 17 * 16;
@@ -94,184 +67,86 @@ AVID_DEVICE void fill_transposed(const Tiles& t) {
     *reinterpret_cast<bf16*>(plane + k * 16 + row % 8 * 2) = to_bf16(v);
   }
 }
-template <bool kSwapped>
-AVID_DEVICE void multiply_transposed(float* out) {
-  AVID_BEGIN_TILES();
-  fill_transposed(t);
-  fence_proxy_async();
-  __syncthreads();
-  wgmma_fence();
-  const auto tile = [](unsigned char* at) {
-    const shared_address start(at);
-    constexpr std::uint64_t kLeading = kPlane / 16, kStride = 128 / 16;
-    return kSwapped ? plain_tile(start) | kLeading << kLeadingShift | kStride << 32
-                    : transposed_plain_tile(start, kPlane);
-  };
-  wgmma_bf16_transposed<8>(d, tile(t.a), tile(t.b));
-  wgmma_commit();
-  wgmma_wait<0>();
-  wgmma_settle(d);
-  report(out, verdict(d));
+
+/// Descriptors of A and B.
+template <Flaw kFlaw, bool kTransposed>
+AVID_DEVICE std::uint64_t descriptor(unsigned char* tile, bool of_a) {
+  const shared_address at(tile);
+  if constexpr (kFlaw == Flaw::offsets_swapped)
+    return plain_tile(at) | std::uint64_t{kPlane / 16} << kLeadingShift | std::uint64_t{128 / 16} << 32;
+  if constexpr (kTransposed) return transposed_plain_tile(at, kPlane);
+  std::uint64_t bits = swizzled_tile(at);
+  if (kFlaw == Flaw::swizzle_of_64_bytes) bits ^= std::uint64_t{3} << 62;  // 1 becomes 2
+  if (kFlaw == Flaw::off_its_alignment && of_a) bits += kTileRowBytes / 16;
+  if (kFlaw == Flaw::warps_disagree && !of_a && threadIdx.x / 32 == 2) bits += kDescriptorStep;
+  return bits;
 }
-__global__ void wgmma_transposed_tile(float* out) { multiply_transposed<false>(out); }
-__global__ void wgmma_transposed_offsets_swapped(float* out) { multiply_transposed<true>(out); }
-__global__ void wgmma_transposed_tile_not_said(float* out) {
-  AVID_BEGIN_TILES();
-  fill_transposed(t);
-  fence_proxy_async();
-  __syncthreads();
-  wgmma_fence();
-  const auto tile = [](unsigned char* at) { return transposed_plain_tile(shared_address(at), kPlane); };
-  wgmma_bf16<8>(d, tile(t.a), tile(t.b));
-  wgmma_commit();
-  wgmma_wait<0>();
-  wgmma_settle(d);
-  report(out, verdict(d));
-}
-__global__ void wgmma_without_proxy_fence(float* out) {
-  AVID_BEGIN_TILES();
-  fill(t);
-  __syncthreads();
-  wgmma_fence();
-  wgmma_bf16<8>(d, t.desc_a(), t.desc_b());
-  wgmma_commit();
-  wgmma_wait<0>();
-  report(out, verdict(d));
-}
-__global__ void wgmma_of_copies_without_proxy_fence(const float* in, float* out) {
-  AVID_BEGIN_TILES();
-  fill(t);
-  fence_proxy_async();
-  __syncthreads();
-  cp_async_16(t.b + swizzled_chunk(static_cast<int>(threadIdx.x) / 16, static_cast<int>(threadIdx.x) % 8), in);
-  cp_async_commit();
-  cp_async_wait<0>();
-  __syncthreads();
-  wgmma_fence();
-  wgmma_bf16<8>(d, t.desc_a(), t.desc_b());
-  wgmma_commit();
-  wgmma_wait<0>();
-  out[threadIdx.x & 63] = d[0];
-}
-__global__ void wgmma_without_register_fence(float* out) {
-  AVID_BEGIN_TILES();
-  fill(t);
-  fence_proxy_async();
-  __syncthreads();
-  wgmma_bf16<8>(d, t.desc_a(), t.desc_b());
-  wgmma_commit();
-  wgmma_wait<0>();
-  report(out, verdict(d));
-}
-__global__ void wgmma_result_used_before_its_wait(float* out) {
-  AVID_BEGIN_TILES();
-  fill(t);
-  fence_proxy_async();
-  __syncthreads();
-  wgmma_fence();
-  wgmma_bf16<8>(d, t.desc_a(), t.desc_b());
-  wgmma_commit();
-  const float early = verdict(d);
-  wgmma_wait<0>();
-  report(out, early);
-}
-__global__ void wgmma_waits_for_one_too_few(float* out) {
-  AVID_BEGIN_TILES();
-  fill(t);
-  fence_proxy_async();
-  __syncthreads();
-  wgmma_fence();
-  wgmma_bf16<8>(d, t.desc_a(), t.desc_b());
-  wgmma_commit();
-  wgmma_wait<1>();
-  report(out, verdict(d));
-  wgmma_wait<0>();
-}
-__global__ void wgmma_never_waited_for(float* out) {
-  AVID_BEGIN_TILES();
-  fill(t);
-  fence_proxy_async();
-  __syncthreads();
-  wgmma_fence();
-  wgmma_bf16<8>(d, t.desc_a(), t.desc_b());
-  wgmma_commit();
-  out[threadIdx.x & 63] = 1.0f;
-}
-__global__ void wgmma_operand_overwritten(float* out) {
-  AVID_BEGIN_TILES();
-  fill(t);
-  fence_proxy_async();
-  __syncthreads();
-  wgmma_fence();
-  wgmma_bf16<8>(d, t.desc_a(), t.desc_b());
-  wgmma_commit();
-  reinterpret_cast<bf16*>(t.a)[threadIdx.x] = to_bf16(3.0f);
-  wgmma_wait<0>();
-  report(out, verdict(d));
-}
-__global__ void wgmma_accumulator_overwritten(float* out) {
-  AVID_BEGIN_TILES();
-  fill(t);
-  fence_proxy_async();
-  __syncthreads();
-  wgmma_fence();
-  wgmma_bf16<8>(d, t.desc_a(), t.desc_b());
-  wgmma_commit();
-  d[0] = 0.0f;
-  wgmma_wait<0>();
-  report(out, verdict(d));
-}
-__global__ void wgmma_in_half_a_warpgroup(float* out) {
-  AVID_BEGIN_TILES();
-  wgmma_fence();
-  wgmma_bf16<8>(d, t.desc_a(), t.desc_b());
-  wgmma_commit();
-  wgmma_wait<0>();
-  report(out, verdict(d));
-}
-__global__ void wgmma_in_three_warps(float* out) {
-  AVID_BEGIN_TILES();
-  fill(t);
-  fence_proxy_async();
-  __syncthreads();
-  if (threadIdx.x < 96) {
-    wgmma_fence();
-    wgmma_bf16<8>(d, t.desc_a(), t.desc_b());
-    wgmma_commit();
-    wgmma_wait<0>();
-    report(out, verdict(d));
+
+/// One product of a warpgroup from tiles that it fills itself.
+template <Flaw kFlaw, bool kTransposed = false>
+AVID_DEVICE void product(float* out, const float* in = nullptr) {
+  SharedArena arena;
+  const Tiles t(arena);
+  float d[4] = {};
+  if constexpr (kTransposed) {
+    fill_transposed(t);
+  } else {
+    fill(t, [](int r, int c) {
+      return kFlaw == Flaw::rows_not_swizzled ? r * kTileRowBytes + c * 16 : swizzled_chunk(r, c);
+    });
   }
-}
-__global__ void wgmma_tile_off_its_alignment(float* out) {
-  AVID_BEGIN_TILES();
-  fill(t);
-  fence_proxy_async();
+  if (kFlaw != Flaw::no_proxy_fence) fence_proxy_async();
   __syncthreads();
-  wgmma_fence();
-  wgmma_bf16<8>(d, t.desc_a() + kTileRowBytes / 16, t.desc_b());
+  if (kFlaw == Flaw::copies_without_proxy_fence) {
+    cp_async_16(t.b + swizzled_chunk(static_cast<int>(threadIdx.x) / 16, static_cast<int>(threadIdx.x) % 8), in);
+    cp_async_commit();
+    cp_async_wait<0>();
+    __syncthreads();
+  }
+  if (kFlaw == Flaw::three_warps && threadIdx.x >= 96) return;
+  if (kFlaw != Flaw::no_register_fence) wgmma_fence();
+  const std::uint64_t a = descriptor<kFlaw, kTransposed>(t.a, true), b = descriptor<kFlaw, kTransposed>(t.b, false);
+  if constexpr (kTransposed && kFlaw != Flaw::transposition_not_said) {
+    wgmma_bf16_transposed<8>(d, a, b);
+  } else {
+    wgmma_bf16<8>(d, a, b);
+  }
   wgmma_commit();
+  if (kFlaw == Flaw::never_waited_for) {
+    out[threadIdx.x & 63] = 1.0f;
+    return;
+  }
+  if (kFlaw == Flaw::operand_overwritten) reinterpret_cast<bf16*>(t.a)[threadIdx.x] = to_bf16(3.0f);
+  if (kFlaw == Flaw::accumulator_overwritten) d[0] = 0.0f;
+  if (kFlaw == Flaw::waits_for_one_too_few) wgmma_wait<1>();
+  const bool too_early = kFlaw == Flaw::used_before_wait || kFlaw == Flaw::waits_for_one_too_few;
+  const float early = too_early ? verdict(d) : 1.0f;
   wgmma_wait<0>();
-  report(out, verdict(d));
+  wgmma_settle(d);
+  report(out, too_early ? early : verdict(d));
 }
-__global__ void wgmma_warps_disagree(float* out) {
-  AVID_BEGIN_TILES();
-  fill(t);
-  fence_proxy_async();
-  __syncthreads();
-  wgmma_fence();
-  wgmma_bf16<8>(d, t.desc_a(), t.desc_b() + (threadIdx.x / 32 == 2 ? kDescriptorStep : 0));
-  wgmma_commit();
-  wgmma_wait<0>();
-  report(out, verdict(d));
+
+__global__ void wgmma_tile(float* out) { product<Flaw::none>(out); }
+__global__ void wgmma_transposed_tile(float* out) { product<Flaw::none, true>(out); }
+__global__ void wgmma_rows_not_swizzled(float* out) { product<Flaw::rows_not_swizzled>(out); }
+__global__ void wgmma_swizzle_of_64_bytes(float* out) { product<Flaw::swizzle_of_64_bytes>(out); }
+__global__ void wgmma_transposed_offsets_swapped(float* out) { product<Flaw::offsets_swapped, true>(out); }
+__global__ void wgmma_transposition_not_said(float* out) { product<Flaw::transposition_not_said, true>(out); }
+__global__ void wgmma_without_proxy_fence(float* out) { product<Flaw::no_proxy_fence>(out); }
+__global__ void wgmma_of_copies_without_proxy_fence(const float* in, float* out) {
+  product<Flaw::copies_without_proxy_fence>(out, in);
 }
-__global__ void wgmma_on_an_older_device(float* out) {
-  AVID_BEGIN_TILES();
-  wgmma_fence();
-  wgmma_bf16<8>(d, t.desc_a(), t.desc_b());
-  wgmma_commit();
-  wgmma_wait<0>();
-  report(out, verdict(d));
-}
+__global__ void wgmma_without_register_fence(float* out) { product<Flaw::no_register_fence>(out); }
+__global__ void wgmma_result_used_before_its_wait(float* out) { product<Flaw::used_before_wait>(out); }
+__global__ void wgmma_waits_for_one_too_few(float* out) { product<Flaw::waits_for_one_too_few>(out); }
+__global__ void wgmma_never_waited_for(float* out) { product<Flaw::never_waited_for>(out); }
+__global__ void wgmma_operand_overwritten(float* out) { product<Flaw::operand_overwritten>(out); }
+__global__ void wgmma_accumulator_overwritten(float* out) { product<Flaw::accumulator_overwritten>(out); }
+__global__ void wgmma_in_half_a_warpgroup(float* out) { product<Flaw::none>(out); }  // launched with 64 threads
+__global__ void wgmma_in_three_warps(float* out) { product<Flaw::three_warps>(out); }
+__global__ void wgmma_tile_off_its_alignment(float* out) { product<Flaw::off_its_alignment>(out); }
+__global__ void wgmma_warps_disagree(float* out) { product<Flaw::warps_disagree>(out); }
+__global__ void wgmma_on_an_older_device(float* out) { product<Flaw::none>(out); }  // on sm_80
 
 // ---- mbarriers ------------------------------------------------------------------------------------------------------
 
@@ -357,29 +232,15 @@ __global__ void pipeline_without_proxy_fence(const float* in, float* out) { pipe
 namespace avid::test {
 namespace {
 
-using namespace kernels;
-
-/// Launches one block on a device of compute capability kArch.
-template <auto kKernel, unsigned kThreads, std::size_t kSharedBytes = 0, int kArch = 90>
-void run(float* in, float* out) {
-  const OnArch arch(kArch);
-  if constexpr (std::is_invocable_v<decltype(kKernel), float*>) {
-    sim::launch(kKernel, 1, kThreads, kSharedBytes, Stream{}, out);
-  } else {
-    sim::launch(kKernel, 1, kThreads, kSharedBytes, Stream{}, in, out);
-  }
-}
-constexpr std::size_t kTiles = sim::kTilesBytes, kPipeline = 3 * 72 * 128 + 1024 + 64;
+constexpr std::size_t kTiles = kernels::sim::kTilesBytes, kPipeline = 3 * 72 * 128 + 1024 + 64;
 
 }  // namespace
 
-#define ONE(kernel, ...) #kernel, [](float* in, float* out) { run<sim::kernel, __VA_ARGS__>(in, out); }
-
 const std::vector<Planted> planted_warpgroup_bugs = {
-    {ONE(wgmma_wrong_swizzle, 128, kTiles), "nan", "nan", "nan or uninitialised"},
+    {ONE(wgmma_rows_not_swizzled, 128, kTiles), "nan", "nan", "nan or uninitialised"},
     {ONE(wgmma_swizzle_of_64_bytes, 128, kTiles), "nan", "nan", "nan or uninitialised"},
     {ONE(wgmma_transposed_offsets_swapped, 128, kTiles), "nan", "nan", "nan or uninitialised"},
-    {ONE(wgmma_transposed_tile_not_said, 128, kTiles), "nan", "nan", "nan or uninitialised"},
+    {ONE(wgmma_transposition_not_said, 128, kTiles), "nan", "nan", "nan or uninitialised"},
     {ONE(wgmma_without_proxy_fence, 128, kTiles), "unnoticed", "unnoticed", "proxy_fence"},
     {ONE(wgmma_of_copies_without_proxy_fence, 128, kTiles), "proxy_fence", "proxy_fence", "proxy_fence or race"},
     {ONE(wgmma_without_register_fence, 128, kTiles), "wgmma", "wgmma", "wgmma"},
