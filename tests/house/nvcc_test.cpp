@@ -22,6 +22,17 @@ std::vector<std::string> assigned_designators(const std::string& text) {
   return found;
 }
 
+/// Instructions of a whole warp that stand in an asm without `volatile`: the compiler may move those, and into a branch
+/// that only some lanes take if nothing else uses the result.
+std::vector<std::string> movable_warp_instructions(const std::string& text) {
+  static const std::regex assembly(R"(\basm\s*\(\s*"([^"]*))");
+  std::vector<std::string> found;
+  for (std::sregex_iterator it(text.begin(), text.end(), assembly), end; it != end; ++it)
+    if (const std::string code = (*it)[1]; code.find(".sync") != std::string::npos)
+      found.push_back(code.substr(0, code.find(' ')));
+  return found;
+}
+
 std::string read(const fs::path& path) {
   std::stringstream text;
   text << std::ifstream(path).rdbuf();
@@ -42,6 +53,20 @@ TEST_CASE("nvcc/designators/are not assigned without their type in what nvcc rea
       FAIL_CHECK(path.string() << ": " << target << " = {.x = ...}: nvcc drops the designators | name the type first");
   }
   CHECK(files > 80);
+}
+
+TEST_CASE("nvcc/assembly/instructions of a whole warp are volatile") {
+  const fs::path device = fs::path(AVID_SOURCE_DIR) / "kernels/device";
+  for (const char* name : {"gpu_cuda.h", "warpgroup_cuda.h"}) {
+    const std::string text = read(device / name);
+    CHECK(text.find("asm volatile(") != std::string::npos);
+    for (const std::string& code : movable_warp_instructions(text))
+      FAIL_CHECK(name << ": " << code << " may be moved into a branch | asm volatile");
+  }
+  using Names = std::vector<std::string>;
+  CHECK(
+      movable_warp_instructions("asm(\n    \"mma.sync.aligned.m16n8k8 {%0}\" :") == Names{"mma.sync.aligned.m16n8k8"});
+  CHECK(movable_warp_instructions("asm volatile(\"mma.sync.aligned %0\"); asm(\"cvt.rna %0\");") == Names{});
 }
 
 TEST_CASE("nvcc/designators/the search finds what it is for") {
