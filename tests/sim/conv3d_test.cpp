@@ -78,7 +78,7 @@ void check_conv(const Conv3dSize& s) {
   Workspace weight_space(kernels::conv3d_bwd_weight_workspace_bytes<Elem>(s));
   kernels::conv3d_bwd_weight<Sim, Elem>(
       Stream{}, s, d_out.rows(), x.rows(), x2.rows(), d_w.rows(), d_bias.rows().data, weight_space.data());
-  CHECK(worst_error(d_w.values(), d_w_ref, kUnit<float>) < 1.0);  // gradients of parameters are f32
+  CHECK(worst_error(d_w.values(), d_w_ref, kSumUnit<Elem>) < 1.0);  // gradients of parameters are f32
   CHECK(d_w.gaps_are_zero());
   CHECK(worst_error(d_bias.values(), d_bias_ref, kUnit<float>) < 1.0);
 }
