@@ -108,6 +108,9 @@ AVID_DEVICE void left_from_result(Fragment<float, 4>& a, const float (&c)[kTiles
   a.set(3, c[step][3]);
 }
 
+/// No loads for what follows are begun before this: f32 has no registers for them, least of all with wide heads.
+AVID_DEVICE void pause_loads() { __syncwarp(); }
+
 /// acc[16 rows, 64] = A B^T: rows row0 .. of tile `a` with all rows of tile `b`, over the channels.
 template <class Elem, int kD>
 AVID_DEVICE void multiply_rows(float (&acc)[8][4], const Elem* a, int row0, const Elem* b, int lane) {
@@ -127,6 +130,7 @@ AVID_DEVICE void multiply_rows(float (&acc)[8][4], const Elem* a, int row0, cons
       multiply_add_short(acc[j], left, right[0]);
       multiply_add_short(acc[j + 1], left, right[1]);
     }
+    if constexpr (sizeof(Elem) == 4 && kD > 32) pause_loads();
   }
 }
 
@@ -159,9 +163,11 @@ AVID_DEVICE void multiply_columns(float (&acc)[kD / 8][4], const float (&m)[8][4
         right_from_columns<Tile::kPitch>(right, b, s * Tile::kStep, j * 8, lane);
         multiply_add_short(sum[0], left, right[0]);
         multiply_add_short(sum[1], left, right[1]);
+        if constexpr (kD > 32) pause_loads();
       }
 #pragma unroll
       for (int e = 0; e < 4; ++e) acc[j][e] += sum[0][e], acc[j + 1][e] += sum[1][e];
+      pause_loads();
     }
   }
 }
