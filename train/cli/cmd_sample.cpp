@@ -6,7 +6,6 @@
 #include <sstream>
 
 #include "data/games.h"
-#include "data/loader.h"
 #include "eval/media/gif.h"
 #include "eval/media/png.h"
 #include "eval/media/strip.h"
@@ -17,6 +16,7 @@
 #include "tensor/ops/frames.h"
 #include "train/batches.h"
 #include "train/cli/command.h"
+#include "train/cli/held_out_clips.h"
 #include "train/cli/video_file.h"
 #include "train/cli/world_model.h"
 
@@ -43,15 +43,9 @@ struct Start {
 };
 
 Start start_from_data(const Options& options, const WorldModel& world, std::int64_t frames) {
-  auto store = std::make_shared<const data::EpisodeStore>(options.data);
-  const data::Loader loader(
-      store, {.batch = 1,
-              .context = world.cond_frames(),
-              .targets = frames,
-              .size = options.size != 0 ? options.size : world.trained_size(),
-              .resets = data::parse_reset_policy(options.resets),
-              .seed = options.sampling.seed,
-              .workers = 0});
+  const data::Loader loader = open_windows(
+      std::make_shared<const data::EpisodeStore>(options.data), world, frames, options.size, options.resets,
+      options.sampling.seed);
   const data::Batch batch = loader.read_windows(loader.sampler().draw_evaluation(options.sampling.seed, options.clips));
   const std::int64_t k = world.cond_frames();
   Start start{

@@ -1,7 +1,6 @@
 // train/cli/held_out_clips.cpp -- from a list of windows to frames and actions
 #include "train/cli/held_out_clips.h"
 
-#include "data/loader.h"
 #include "eval/clip_list.h"
 #include "eval/opponents.h"
 #include "train/batches.h"
@@ -39,6 +38,19 @@ eval::ClipList choose_clips(
 
 }  // namespace
 
+data::Loader open_windows(
+    std::shared_ptr<const data::EpisodeStore> store, const WorldModel& world, std::int64_t frames, std::int64_t size,
+    const std::string& resets, std::uint64_t seed) {
+  return data::Loader(
+      std::move(store), {.batch = 1,
+                         .context = world.cond_frames(),
+                         .targets = frames,
+                         .size = size != 0 ? size : world.trained_size(),
+                         .resets = data::parse_reset_policy(resets),
+                         .seed = seed,
+                         .workers = 0});
+}
+
 HeldOutClips read_held_out_clips(
     const ClipRequest& request, const WorldModel& world, std::int64_t frames, std::uint64_t seed) {
   auto store = std::make_shared<const data::EpisodeStore>(request.data);
@@ -46,14 +58,7 @@ HeldOutClips read_held_out_clips(
       !world.uses_actions() || (store->num_actions() > 0 && store->num_actions() <= world.num_actions()),
       "evaluate: data: expected at most {} kinds of actions (the model's), got {}", world.num_actions(),
       store->num_actions());
-  const data::Loader loader(
-      store, {.batch = 1,
-              .context = world.cond_frames(),
-              .targets = frames,
-              .size = request.size != 0 ? request.size : world.trained_size(),
-              .resets = data::parse_reset_policy(request.resets),
-              .seed = seed,
-              .workers = 0});
+  const data::Loader loader = open_windows(store, world, frames, request.size, request.resets, seed);
   world.check_size(loader.height(), loader.width());
   const eval::ClipList list = choose_clips(request, world, *store, loader, frames, seed);
   const data::Batch batch = loader.read_windows(list.starts);

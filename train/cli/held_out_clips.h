@@ -1,13 +1,21 @@
 // train/cli/held_out_clips.h -- the clips that avid evaluate scores every method on
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "data/loader.h"
 #include "tensor/tensor.h"
 #include "train/cli/world_model.h"
 
 namespace avid::cli {
+
+/// Windows of `frames` frames behind the model's conditioning frames, read one after the other. size 0: as the model was
+/// trained, else as stored.
+data::Loader open_windows(
+    std::shared_ptr<const data::EpisodeStore> store, const WorldModel& world, std::int64_t frames, std::int64_t size,
+    const std::string& resets, std::uint64_t seed);
 
 /// Which clips, from the command line.
 struct ClipRequest {
