@@ -1,11 +1,12 @@
 """SSIM, PSNR, LPIPS, FID and FVD of `avid metrics` against the public Python packages: values and CPU time, one run.
 
     pip install -r bench/metrics/requirements.txt
-    python bench/metrics/compare.py --program build/avid [--clips 8] [--json FILE]
+    python bench/metrics/compare.py --program build/avid [--weights DIR] [--clips 8] [--json FILE]
 
-Weights: the pretrained trunks cannot be had everywhere, so both sides get the same made-up ones (an integer hash of
-each tensor's name, scaled to keep activations near 1); LPIPS uses the official heads, which the package lpips brings
-along. Values must agree whatever the weights are; they mean nothing as scores.
+Weights: both sides get the same. With --weights those that `avid weights convert` wrote into DIR; metrics without
+weights there are left out. Without it made-up ones (an integer hash of each tensor's name, scaled to keep activations
+near 1), since the pretrained trunks cannot be had everywhere; LPIPS then uses the official heads, which the package
+lpips brings along. Values must agree whatever the weights are; the clips are made up, so they mean nothing as scores.
 
 Time: CPU seconds per clip on one thread, of scoring videos that are in memory: ours as the program itself counts it
 (scoring_cpu_seconds, intervals included), the packages' around the call. A program has start-up costs that a call
@@ -14,6 +15,7 @@ whole program took, with reading the files and hashing every frame for the recor
 wall time, so that a busy machine does not matter much. The best of --repeats counts.
 """
 import argparse
+import hashlib
 import json
 import os
 import resource
@@ -27,7 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import scipy.linalg
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 torch.set_num_threads(1)
 
@@ -87,11 +89,16 @@ def resized(images, size):
     return torch.nn.functional.interpolate(x, size=(size, size), mode="bilinear", align_corners=False).byte()
 
 
+VGG_CONVS = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]  # in torchvision's `features`
+
+
 class Peers:
     """Each method: (real, made) u8 clips -> value."""
 
-    def __init__(self, folder, keys):
-        """Makes the networks that these metrics need, and writes their weights for the program."""
+    def __init__(self, folder, keys, weights=None):
+        """Makes the networks that these metrics need, and writes made-up weights for the program unless a folder of
+        converted ones is given."""
+        self.weights = weights
         if "lpips" in keys:
             self.make_lpips(folder)
         if "fid" in keys:
@@ -106,17 +113,23 @@ class Peers:
         self.lpips = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
         trunk = [m for m in self.lpips.net.modules() if isinstance(m, torch.nn.Conv2d)]
         weights = {}
-        for conv, index in zip(trunk, [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28], strict=True):
+        for conv, index in zip(trunk, VGG_CONVS, strict=True):
             for part in ("weight", "bias"):
                 name = f"features.{index}.{part}"
                 weights[name] = hash_tensor("lpips.", name, tuple(getattr(conv, part).shape))
-                getattr(conv, part).data = weights[name]
+        heads = [f"lin{i}.model.1.weight" for i in range(5)]
+        for i, name in enumerate(heads):
+            weights[name] = getattr(self.lpips, f"lin{i}").model[1].weight.data.contiguous()
+        weights = self.given("lpips-vgg", weights)
+        for conv, index in zip(trunk, VGG_CONVS, strict=True):
+            conv.weight.data, conv.bias.data = (weights[f"features.{index}.{part}"] for part in ("weight", "bias"))
         self.lpips_tm = _LPIPS(net="vgg", pnet_rand=True, pretrained=True)
         twin = [m for m in self.lpips_tm.net.modules() if isinstance(m, torch.nn.Conv2d)]
         for a, b in zip(trunk, twin, strict=True):
             b.weight.data, b.bias.data = a.weight.data, a.bias.data
-        for i in range(5):
-            weights[f"lin{i}.model.1.weight"] = getattr(self.lpips, f"lin{i}").model[1].weight.data.contiguous()
+        for i, name in enumerate(heads):
+            for package in (self.lpips, self.lpips_tm):
+                getattr(package, f"lin{i}").model[1].weight.data = weights[name]
         self.save(folder, "lpips-vgg", weights)
 
     def make_inception(self, folder):
@@ -128,7 +141,8 @@ class Peers:
         torch.nn.Module.load_state_dict = lambda self, state, *a, **k: whole(self, state, strict=False)
         inception = pytorch_fid.inception.fid_inception_v3()
         torch.nn.Module.load_state_dict = whole
-        state = hashed_state(inception, "inception.")
+        state = self.given("fid-inception", hashed_state(inception, "inception."))
+        inception.load_state_dict(state, strict=False)
         self.save(folder, "fid-inception", {k: v for k, v in state.items() if not k.startswith("fc.")})
         pytorch_fid.inception.fid_inception_v3 = lambda: inception
         self.inception = pytorch_fid.inception.InceptionV3([3], resize_input=False, normalize_input=True).eval()
@@ -138,14 +152,19 @@ class Peers:
         from cdfvd.third_party.i3d.pytorch_i3d import InceptionI3d
 
         i3d = InceptionI3d(400, in_channels=3)
-        state = hashed_state(i3d, "i3d.")
+        state = self.given("i3d-k400", hashed_state(i3d, "i3d."))
+        i3d.load_state_dict(state, strict=False)
         self.save(folder, "i3d-k400", state)
         path = os.path.join(folder, "i3d.pt")
         torch.save(i3d.state_dict(), path)
         self.fvd = lambda: cdfvd("i3d", ckpt_path=path, device="cpu", verbose=False)
 
-    @staticmethod
-    def save(folder, name, tensors):
+    def given(self, name, made_up):
+        return load_file(os.path.join(self.weights, name + ".safetensors")) if self.weights else made_up
+
+    def save(self, folder, name, tensors):
+        if self.weights:
+            return
         tensors = {k: v.contiguous() for k, v in tensors.items()}
         save_file(tensors, os.path.join(folder, name + ".safetensors"), {"arch": name, "source_sha256": "made up"})
 
@@ -213,6 +232,14 @@ LINES = [
 ]
 
 
+NETWORKS = {"lpips": "lpips-vgg", "fid": "fid-inception", "fvd_i3d": "i3d-k400"}
+
+
+def sha256_of(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def run_ours(program, folder, data, key, options):
     """CPU seconds of the scoring, of the whole program, and the value."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -240,6 +267,7 @@ def main():
     parser.add_argument("--clips", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--only", default="psnr,ssim,lpips,fid,fvd_i3d", help="keys of avid metrics, comma-separated")
+    parser.add_argument("--weights", help="folder of converted weights; without it both sides get made-up ones")
     parser.add_argument("--json")
     arguments = parser.parse_args()
     from importlib.metadata import version
@@ -247,7 +275,15 @@ def main():
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         keys = arguments.only.split(",")
-        peers = Peers(folder, keys)
+        digests = "made up, see compare.py"
+        if arguments.weights:
+            files = {k: os.path.join(arguments.weights, NETWORKS[k] + ".safetensors") for k in keys if k in NETWORKS}
+            for key, file in files.items():
+                if not os.path.exists(file):
+                    print(f"{key}: left out, no {file}")
+                    keys.remove(key)
+            digests = {NETWORKS[k]: sha256_of(f) for k, f in files.items() if k in keys}
+        peers = Peers(folder, keys, arguments.weights)
         real, made = clips(arguments.clips)
         half = arguments.clips // 2
         for count in (half, arguments.clips):
@@ -262,7 +298,8 @@ def main():
             for _ in range(arguments.repeats):
                 for count in (half, arguments.clips):
                     data = os.path.join(folder, f"{count}.safetensors")
-                    seconds, program_seconds, ours = run_ours(arguments.program, folder, data, key, options)
+                    seconds, program_seconds, ours = run_ours(
+                        arguments.program, arguments.weights or folder, data, key, options)
                     times["ours", count].append(seconds)
                     times["program", count].append(program_seconds)
                     seconds, theirs = run_peer(function, real[:count], made[:count])
@@ -283,7 +320,7 @@ def main():
     if arguments.json:
         packages = ("torch", "torchmetrics", "scikit-image", "lpips", "pytorch-fid", "cd-fvd", "scipy", "numpy")
         record = {"clips": arguments.clips, "frames": 10, "size": 64, "threads": 1,
-                  "weights": "made up, see compare.py", "packages": {p: version(p) for p in packages}, "rows": rows}
+                  "weights": digests, "packages": {p: version(p) for p in packages}, "rows": rows}
         with open(arguments.json, "w") as file:
             json.dump(record, file, indent=1)
             file.write("\n")
