@@ -4,7 +4,6 @@
 #include <httplib.h>
 
 #include <chrono>
-#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <thread>
@@ -15,13 +14,16 @@
 namespace avid::diffusion {
 namespace {
 
-double seconds_from(const char* name, double otherwise) {
+constexpr double kMostSeconds = 1e6;  // more than any wait, and whole microseconds of it fit
+
+double seconds_from(const char* name, double least, double otherwise) {
   const char* text = std::getenv(name);
   if (text == nullptr || *text == 0) return otherwise;
   char* end = nullptr;
   const double value = std::strtod(text, &end);
   check<UsageError>(
-      *end == 0 && std::isfinite(value) && value >= 0, "{}: expected seconds, got '{}'", name, printable(text));
+      *end == 0 && value >= least && value <= kMostSeconds, "{}: expected seconds, {:g} to {:g}, got '{}'", name, least,
+      kMostSeconds, printable(text));
   return value;
 }
 
@@ -30,13 +32,15 @@ double seconds_from(const char* name, double otherwise) {
 ServedOptions ServedOptions::from_environment() {
   ServedOptions options;
   if (const char* token = std::getenv("AVID_BASE_TOKEN")) options.token = token;
-  options.timeout_s = seconds_from("AVID_BASE_TIMEOUT", options.timeout_s);
-  options.patience_s = seconds_from("AVID_BASE_PATIENCE", options.patience_s);
+  options.timeout_s = seconds_from("AVID_BASE_TIMEOUT", 1e-3, options.timeout_s);
+  options.patience_s = seconds_from("AVID_BASE_PATIENCE", 0, options.patience_s);
   options.say = [](const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); };
   return options;
 }
 
 bool is_served(const std::string& place) { return place.starts_with("http://"); }
+
+std::string httplib_version() { return CPPHTTPLIB_VERSION; }
 
 struct ServedDenoiser::Connection {
   explicit Connection(const std::string& url) : client(url) {}
@@ -87,10 +91,9 @@ struct ServedDenoiser::Connection {
   }
 };
 
-ServedDenoiser::ServedDenoiser(std::string url, const ServedOptions& options)
-    : url_(std::move(url)), options_(options) {
-  while (url_.ends_with('/')) url_.pop_back();
-  check<UsageError>(is_served(url_), "{}: expected http://host:port", url_);
+ServedDenoiser::ServedDenoiser(const std::string& url, const ServedOptions& options) : url_(url), options_(options) {
+  while (is_served(url_) && url_.ends_with('/')) url_.pop_back();
+  check<UsageError>(is_served(url_), "{}: expected http://host:port", printable(url));
   connection_ = std::make_unique<Connection>(url_);
   httplib::Client& client = connection_->client;
   check<UsageError>(client.is_valid(), "{}: expected http://host:port", printable(url_));

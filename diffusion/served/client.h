@@ -24,6 +24,9 @@ struct ServedOptions {
 /// True for "http://host:port", which is then read as a server instead of a file.
 bool is_served(const std::string& place);
 
+/// Of the library behind client and server.
+std::string httplib_version();
+
 /// Asks the server at `url` for every prediction. Numbers are those of the served network in its own process: f32 goes
 /// over the wire as it is. Inputs on a device go through the host and their prediction comes back to it, so a step with
 /// a served base cannot be recorded as a graph.
@@ -34,7 +37,7 @@ bool is_served(const std::string& place);
 class ServedDenoiser final : public Denoiser {
  public:
   /// Asks for the model card.
-  explicit ServedDenoiser(std::string url, const ServedOptions& options = ServedOptions::from_environment());
+  explicit ServedDenoiser(const std::string& url, const ServedOptions& options = ServedOptions::from_environment());
   ~ServedDenoiser() override;
 
   const ModelCard& card() const { return card_; }

@@ -247,6 +247,18 @@ TEST_CASE("served/errors/lying_servers") {
   CHECK(
       has(told([&](const DenoiserInput&, httplib::Response& r) { send(r, "hello"); }),
           "expected a message of this protocol"));
+  CHECK(
+      has(told([&](const DenoiserInput&, httplib::Response& r) {
+            // More numbers than there are: extents of 2^16 each, and a checksum that fits.
+            std::string bytes = encode_response(Tensor::zeros({1, 1, 1, 1, 3}), card().id());
+            for (std::size_t i = 0; i < 4; ++i) bytes.replace(24 + 8 * i, 8, std::string("\0\0\1\0\0\0\0\0", 8));
+            std::uint64_t hash = 0xcbf29ce484222325ull;
+            for (const char byte : bytes.substr(0, bytes.size() - 8))
+              hash = (hash ^ static_cast<unsigned char>(byte)) * 0x100000001b3ull;
+            for (std::size_t i = 0; i < 8; ++i) bytes[bytes.size() - 8 + i] = static_cast<char>(hash >> (8 * i) & 0xff);
+            send(r, bytes);
+          }),
+          "expected a prediction of [2,3,4,4,3], got [65536,65536,65536,65536,3] | the server is faulty"));
   CHECK(has(told([&](const DenoiserInput&, httplib::Response& r) { r.status = 404; }), "404"));
   CHECK(has(told([&](const DenoiserInput&, httplib::Response& r) { r.status = 503; }), "busy (503)"));
 }

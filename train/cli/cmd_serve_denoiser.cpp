@@ -46,8 +46,13 @@ diffusion::ModelCard card_of(const train::FrozenBase& base, const Options& optio
   card.name = !options.name.empty() ? options.name : std::filesystem::path(base.source).filename().string();
   card.sha256 = base.sha256;
   card.objective = base.denoiser->objective();
-  card.schedule = diffusion::parse_schedule(first(options.schedule, base.schedule, "sigmoid"));
   card.timesteps = options.timesteps != 0 ? options.timesteps : base.timesteps != 0 ? base.timesteps : 200;
+  try {  // a schedule that no client could make is refused here, not there
+    card.schedule = diffusion::parse_schedule(first(options.schedule, base.schedule, "sigmoid"));
+    diffusion::Schedule(card.schedule, card.timesteps);
+  } catch (const ConfigError& error) {
+    throw UsageError(error.what());
+  }
   card.cond_frames = base.cond_frames;
   card.multiple = base.multiple;
   card.parameters = base.parameters;
@@ -124,11 +129,13 @@ const CommandRegistrar registrar(
           ->capture_default_str();
       command->add_option(
           "--name", options->name, "what clients are told the model is called (default: the file's name)");
-      command->add_option(
-          "--schedule", options->schedule, "linear, cosine or sigmoid (default: as trained, else sigmoid)");
+      command
+          ->add_option("--schedule", options->schedule, "linear, cosine or sigmoid (default: as trained, else sigmoid)")
+          ->one_of({"linear", "cosine", "sigmoid"});
       command->add_option("--timesteps", options->timesteps, "diffusion steps N (default: as trained, else 200)")
           ->positive();
-      command->add_option("--objective", options->objective, "pred_noise, pred_x0 or pred_v (default: as trained)");
+      command->add_option("--objective", options->objective, "pred_noise, pred_x0 or pred_v (default: as trained)")
+          ->one_of({"pred_noise", "pred_x0", "pred_v"});
       command->add_option("--device", options->device, "where the base computes: cpu, cuda, cuda:N or sim")
           ->capture_default_str();
       command->add_option("--threads", options->threads, "CPU threads (default: all)")->range(1, 4096);
