@@ -47,6 +47,9 @@ avid_find_plain(avid_dep_hdf5 hdf5.h hdf5 libhdf5-dev)
 avid_find_plain(avid_dep_libzip zip.h zip libzip-dev)
 avid_find_plain(avid_dep_gif gif_lib.h gif libgif-dev)
 avid_find_plain(avid_dep_stb stb_image_write.h "" libstb-dev)
+# It has no macro for its version, only its first line: "/* stb_image_write - v1.16 - ...".
+file(STRINGS ${AVID_avid_dep_stb_INCLUDE}/stb_image_write.h AVID_STB_VERSION LIMIT_COUNT 1)
+string(REGEX REPLACE ".* v([0-9.]+) .*" "\\1" AVID_STB_VERSION "${AVID_STB_VERSION}")
 avid_find_plain(avid_dep_toml toml++/toml.h "" libtomlplusplus-dev)
 add_library(tomlplusplus::tomlplusplus ALIAS avid_dep_toml)
 # The served denoiser. Debian builds the library with these three; its classes have other sizes without them.

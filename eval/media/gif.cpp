@@ -209,4 +209,6 @@ void write_gif(const std::filesystem::path& path, const std::vector<Image>& fram
   write_text_atomic(path, encode_gif(frames, options));
 }
 
+std::string giflib_version() { return fmt::format("{}.{}.{}", GIFLIB_MAJOR, GIFLIB_MINOR, GIFLIB_RELEASE); }
+
 }  // namespace avid::eval

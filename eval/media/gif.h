@@ -34,4 +34,7 @@ std::string encode_gif(const std::vector<Image>& frames, const GifOptions& optio
 /// encode_gif to a file, atomically. Throws FileError.
 void write_gif(const std::filesystem::path& path, const std::vector<Image>& frames, const GifOptions& options = {});
 
+/// "5.2.1"
+std::string giflib_version();
+
 }  // namespace avid::eval

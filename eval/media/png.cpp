@@ -64,4 +64,6 @@ void write_png(const std::filesystem::path& path, const Image& image, const std:
   write_text_atomic(path, encode_png(image, text));
 }
 
+std::string stb_version() { return AVID_STB_VERSION; }
+
 }  // namespace avid::eval

@@ -17,4 +17,7 @@ std::string encode_png(const Image& image, const std::map<std::string, std::stri
 void write_png(
     const std::filesystem::path& path, const Image& image, const std::map<std::string, std::string>& text = {});
 
+/// Of stb_image_write, "1.16".
+std::string stb_version();
+
 }  // namespace avid::eval

@@ -16,7 +16,9 @@ TEST_CASE("info/json/names_build_devices_and_every_library") {
   CHECK(!json["version"].get<std::string>().empty());
   CHECK(json["threads"].get<int>() >= 1);
   CHECK(json["devices"][0] == "cpu");
-  for (const char* library : {"oneDNN", "HDF5", "fmt", "libzip", "zlib", "CLI11", "toml++", "nlohmann-json"}) {
+  for (const char* library :
+       {"oneDNN", "HDF5", "fmt", "libzip", "zlib", "CLI11", "cpp-httplib", "giflib", "stb_image_write", "toml++",
+        "nlohmann-json"}) {
     CAPTURE(library);
     CHECK(json["libraries"][library].get<std::string>().find('.') != std::string::npos);
   }

@@ -9,7 +9,10 @@
 #include <fstream>
 #include <thread>
 
+#include "diffusion/served/client.h"
+#include "eval/media/gif.h"
 #include "eval/media/mp4.h"
+#include "eval/media/png.h"
 #include "kernels/device/runtime.h"
 #include "tensor/device.h"
 #include "tensor/error.h"
@@ -76,6 +79,9 @@ Json library_versions() {
       {"libzip", version_of_libzip()},
       {"zlib", version_of_zlib()},
       {"CLI11", cli11_version()},
+      {"cpp-httplib", diffusion::httplib_version()},
+      {"giflib", eval::giflib_version()},
+      {"stb_image_write", eval::stb_version()},
       {"toml++", train::toml_library_version()},
       {"nlohmann-json",
        fmt::format("{}.{}.{}", NLOHMANN_JSON_VERSION_MAJOR, NLOHMANN_JSON_VERSION_MINOR, NLOHMANN_JSON_VERSION_PATCH)}};
