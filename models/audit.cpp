@@ -230,9 +230,10 @@ class Auditor {
     PixelDenoiser frozen(*base, request_.objective, PixelDenoiser::Actions::ignore);
     put_video("base", frozen.predict({.x_t = in_.x_t, .t = in_.t, .cond = in_.cond, .actions = {}}));
     const auto control = placed(load_controlnet(request_.controlnet, request_.dtype));
+    check_controls(control->config(), base->config(), request_.controlnet.string());
     ControlledOutput out;
     const Var prediction = forward_recorded([&] {
-      out = run_controlled(*base, *control, in_.x_t, in_.t, in_.cond, in_.actions);
+      out = run_controlled(*base, *control, in_.x_t, in_.t, in_.cond, in_.actions, request_.control_order);
       return out.prediction;
     });
     for (std::size_t i = 0; i < out.controls.size(); ++i)
@@ -323,6 +324,9 @@ void check_request(const AuditRequest& r) {
   check<UsageError>(
       r.action_model.empty() || !r.grads,
       "forward: --grads: mixtures of trained networks are not trained, so they have no gradients");
+  for (const auto& [option, weight] : {std::pair("--poe", r.poe), std::pair("--action-cfg", r.action_cfg)})
+    check<UsageError>(
+        std::isfinite(weight.value_or(0)), "forward: {}: expected a number, got {:g}", option, weight.value_or(0));
 }
 
 NamedTensors audit(const AuditRequest& request) {

@@ -6,6 +6,7 @@
 
 #include "diffusion/objective.h"
 #include "diffusion/schedule.h"
+#include "models/controlnet.h"
 #include "tensor/io/tensor_file.h"
 
 namespace avid {
@@ -15,6 +16,7 @@ struct AuditRequest {
   std::filesystem::path base;     ///< U-Net; without actions when another network is given
   std::filesystem::path adapter;  ///< AVID adapter and mixing layer
   std::filesystem::path controlnet;
+  ControlOrder control_order = ControlOrder::reversed;
   std::filesystem::path classifier;    ///< alone
   std::filesystem::path action_model;  ///< with base and poe and / or action_cfg
   std::optional<double> poe;           ///< lambda of the product of experts

@@ -56,6 +56,14 @@ ControlNetConfig infer_controlnet_config(const nn::TensorMap& tensors, std::stri
   return config;
 }
 
+void check_controls(const ControlNetConfig& control, const Unet3dConfig& base, std::string_view source) {
+  const std::int64_t width = control.base_dim > 0 ? control.base_dim : control.dim;
+  check<ConfigError>(
+      control.dim_mults == base.dim_mults && width == base.dim && control.cond_frames == base.cond_frames,
+      "{}: expected a ControlNet for a base of width {} with {} levels and {} conditioning frames, got {}, {} and {}",
+      source, base.dim, base.dim_mults.size(), base.cond_frames, width, control.dim_mults.size(), control.cond_frames);
+}
+
 ControlNet::ControlNet(const ControlNetConfig& config)
     : config_(config),
       encoder_(sizes_of(config)),

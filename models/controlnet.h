@@ -24,6 +24,8 @@ struct ControlNetConfig {
 
 /// Reads the configuration off a checkpoint's names and shapes. Throws ShapeError.
 ControlNetConfig infer_controlnet_config(const nn::TensorMap& tensors, std::string_view source);
+/// Throws ConfigError naming `source`, where `control` was read, if its outputs cannot enter this base.
+void check_controls(const ControlNetConfig& control, const Unet3dConfig& base, std::string_view source);
 
 /// The trained copy of encoder and middle. Names: those of the encoder, zero_linear_action_mlp.*, zero_convs.i.*,
 /// mid_block_1_out.*, mid_block_2_out.*, projection_layers.i.* (only with base_dim).

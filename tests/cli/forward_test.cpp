@@ -75,6 +75,24 @@ TEST_CASE("forward/golden/every_method") {
           5e-6) == "");
 }
 
+TEST_CASE("forward/controlnet/the_order_of_the_middle_outputs_is_a_choice") {
+  const test::TempDir dir;
+  const auto outputs = [&](std::vector<std::string> options) {
+    const std::string out = dir / "out.safetensors";
+    options.insert(
+        options.begin(), {"--base", file("controlnet_small/base"), "--controlnet", file("controlnet_small/controlnet"),
+                          "--input", file("controlnet_small/input"), "--output", out});
+    REQUIRE(forward(options).exit_code == 0);
+    const auto opened = open_tensor_file(out);
+    return std::pair(opened->load("prediction"), opened->load("control.3"));
+  };
+  const auto plain = outputs({}), reversed = outputs({"--control-order", "reversed"}),
+             natural = outputs({"--control-order", "natural"});
+  CHECK(test::same_bits(plain.first, reversed.first));
+  CHECK(test::rel_l2(natural.first, plain.first) > 1e-3);
+  CHECK(test::same_bits(natural.second, plain.second));  // what leaves the ControlNet is the same
+}
+
 TEST_CASE("forward/json/one_value") {
   const test::TempDir dir;
   const test::ProgramResult result = forward(
@@ -113,9 +131,12 @@ TEST_CASE("forward/usage/exit_2") {
   CHECK(exit_code({"--base", base, "--adapter", base, "--controlnet", base}) == 2);  // two methods
   CHECK(exit_code({"--base", base, "--action-model", base}) == 2);                   // no weight
   CHECK(exit_code({"--base", base, "--poe", "0.5"}) == 2);                           // no action model
+  for (const char* weight : {"nan", "inf", "-inf"})
+    CHECK(exit_code({"--base", base, "--action-model", base, "--poe", weight}) == 2);
   CHECK(exit_code({"--base", base, "--objective", "pred_y"}) == 2);
   CHECK(exit_code({"--base", base, "--dtype", "f13"}) == 2);
   CHECK(exit_code({"--base", base, "--timesteps", "0"}) == 2);
+  CHECK(exit_code({"--base", base, "--control-order", "natural"}) == 2);  // no ControlNet
   CHECK(forward({"--base", base}).exit_code == 2);  // no input, no output
   CHECK(forward({"--help"}).exit_code == 0);
   CHECK(forward({"--help"}).out.find("Example:") != std::string::npos);
@@ -141,6 +162,10 @@ TEST_CASE("forward/failures/exit_1_and_one_line") {
   CHECK(
       error({"--base", base, "--input", in, "--output", out, "--timesteps", "100"}).find("150") !=
       std::string::npos);  // t = 150 is outside
+  CHECK(
+      error({"--base", base, "--controlnet", file("controlnet_small/controlnet"), "--input", in, "--output", out})
+          .find("expected a ControlNet for a base of width 16 with 2 levels and 2 conditioning frames, got 14, 2 and 2") !=
+      std::string::npos);
   copy_without(in, input, "cond");
   CHECK(error({"--base", base, "--input", input, "--output", out}).find("tensor cond is missing") != std::string::npos);
   copy_without(in, input, "actions");

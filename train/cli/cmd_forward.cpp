@@ -13,7 +13,7 @@ namespace {
 
 struct Options {
   AuditRequest request;
-  std::string output, schedule = "sigmoid", objective = "pred_x0", dtype = "f32", device = "cpu";
+  std::string output, schedule = "sigmoid", objective = "pred_x0", dtype = "f32", device = "cpu", control_order;
   double poe = 0, action_cfg = 0;
   bool json = false;
   std::shared_ptr<RouteOptions> routes;
@@ -34,6 +34,10 @@ void forward(Options& options) {
   } catch (const ConfigError& error) {
     throw UsageError(error.what());
   }
+  check<UsageError>(
+      options.control_order.empty() || !request.controlnet.empty(),
+      "forward: --control-order: it goes with --controlnet | leave it out");
+  if (!options.control_order.empty()) request.control_order = parse_control_order(options.control_order);
   // bf16 is a way to keep activations; the weights stay f32.
   request.activations = parse_compute_dtype(options.dtype);
   request.dtype = request.activations == DType::f64 ? DType::f64 : DType::f32;
@@ -85,6 +89,12 @@ const CommandRegistrar registrar(
       command->add_option("--adapter", request.adapter, "AVID adapter: adapter.*, mixture_conv.*")->type_name("F");
       command->add_option("--controlnet", request.controlnet, "ControlNet or ControlNetSmaller of the base")
           ->type_name("F");
+      command
+          ->add_option(
+              "--control-order", options->control_order,
+              "how a ControlNet's middle outputs enter the base: reversed, as in the original, or natural "
+              "(default: reversed)")
+          ->one_of({"reversed", "natural"});
       command->add_option("--classifier", request.classifier, "action classifier")->type_name("F");
       command->add_option("--action-model", request.action_model, "action-conditioned U-Net to mix with the base")
           ->type_name("F");
