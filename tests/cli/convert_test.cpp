@@ -272,6 +272,14 @@ TEST_CASE("convert/to/one_line_for_what_cannot_be") {
       complaint({dir / "base.safetensors", out, "--to", "original", "--base", dir / "base.safetensors"}, 2),
       "stands on no base"));
   CHECK(mentions(complaint({avid, dir / "o.ckpt"}, 2), "--to original only"));
+  // What would change nothing is not taken.
+  CHECK(mentions(complaint({avid, out, "--to", "avid", "--base", avid}, 2), "--base: it goes with --to original"));
+  CHECK(mentions(complaint({avid, out, "--to", "original", "--network", "base"}, 2), "goes with --to avid"));
+  CHECK(mentions(complaint({avid, out, "--to", "original", "--weights", "online"}, 2), "goes with --to avid"));
+  CHECK(mentions(complaint({avid, out, "--compress"}, 2), "only .npz is deflated"));
+  CHECK(mentions(complaint({avid, dir / "o.npz", "--metadata", "a=b"}, 2), "only .safetensors has it"));
+  CHECK(mentions(
+      complaint({avid, out, "--to", "original", "--base", "http://127.0.0.1:9"}, 2), "which shows no weights"));
   CHECK(mentions(complaint({dir.path(), out, "--to", "avid"}), "not one made by avid train"));
   CHECK(convert({avid, out, "--to", "elsewhere"}).exit_code == 2);
   CHECK(convert({avid, out, "--to", "avid", "--strip", "adapter."}).exit_code == 2);

@@ -84,6 +84,9 @@ TEST_CASE("export/errors/one_line_each") {
   write_samples(dir / "s", 10, false);
   expect_error(2, "--clip: expected 0 to 1, got 2", {dir / "s", "--clip", "2", "--out", dir / "a.npz"});
   expect_error(2, "these are samples", {dir / "s", "--level", "3", "--out", dir / "a.npz"});
+  expect_error(2, "--frames: these are samples", {dir / "s", "--frames", "3", "--out", dir / "a.npz"});
+  expect_error(2, "an .npz holds the frames as they are", {dir / "s", "--scale", "8", "--out", dir / "a.npz"});
+  expect_error(2, "--level: expected a number of at least 0", {kData, "--level", "-3", "--out", dir / "a.npz"});
   expect_error(2, "chooses among samples", {kData, "--clip", "0", "--out", dir / "a.npz"});
   save_safetensors(dir / "half.safetensors", {{"generated", Tensor::zeros({1, 2, 8, 8, 3}, DType::u8)}}, {});
   expect_error(1, "expected tensors 'generated' and 'cond'", {dir / "half.safetensors", "--out", dir / "a.npz"});

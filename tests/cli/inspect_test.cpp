@@ -142,6 +142,9 @@ TEST_CASE("inspect/error/missing_truncated_unknown_hostile") {
 TEST_CASE("inspect/usage/exit_code_2_and_help_with_an_example") {
   CHECK(inspect({}).exit_code == 2);
   CHECK(inspect({"a", "--no-such-option"}).exit_code == 2);
+  const std::string dataset = std::string(AVID_SOURCE_DIR) + "/data/samples/coinrun32-heldout.h5";
+  CHECK(mentions(inspect({dataset, "--select", "x"}).err, "--select, --skip-unknown: expected a file of tensors"));
+  CHECK(inspect({dataset, "--skip-unknown"}).exit_code == 2);
   for (const char* command : {"inspect", "convert", "info"}) {
     const ProgramResult help = run_program({AVID_PROGRAM, command, "--help"});
     CHECK(help.exit_code == 0);

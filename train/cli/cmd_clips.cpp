@@ -73,8 +73,10 @@ const CommandRegistrar registrar(
           ->positive()
           ->capture_default_str();
       command->add_option("--resets", options->resets, "exclude or allow windows over a restart")
+          ->one_of({"exclude", "allow"})
           ->capture_default_str();
       command->add_option("--windows", options->windows, "full or reference: which starts exist")
+          ->one_of({"full", "reference"})
           ->capture_default_str();
       command->add_option("--name", options->name, "the list's name (default: the file's)");
       command->add_option("--out", options->out, "the list, JSON")->type_name("FILE")->required();

@@ -1,6 +1,7 @@
 // train/cli/cmd_convert.cpp -- `avid convert`: tensors from one file format or layout of names to another
 #include <cstdio>
 
+#include "diffusion/served/client.h"
 #include "tensor/io/atomic_file.h"
 #include "tensor/io/json.h"
 #include "tensor/io/npz.h"
@@ -104,6 +105,16 @@ void run_convert(const Settings& s) {
       "convert: {}: expected an output that ends in .safetensors, .npz, .npy, .ckpt or .pt", s.out.string());
   check<UsageError>(
       !torch || s.to == "original", "convert: {}: .ckpt and .pt are written by --to original only", s.out.string());
+  const std::pair<const char*, bool> idle[] = {
+      {"--base: it goes with --to original", !s.layout.base.empty() && s.to != "original"},
+      {"--network: it goes with --to avid", !s.layout.network.empty() && s.to != "avid"},
+      {"--weights: it goes with --to avid", s.layout.weights != LayoutRequest{}.weights && s.to != "avid"},
+      {"--compress: only .npz is deflated", s.compress && extension != ".npz"},
+      {"--metadata: only .safetensors has it", !s.metadata.empty() && extension != ".safetensors"}};
+  for (const auto& [why, given] : idle) check<UsageError>(!given, "convert: {} | leave it out", why);
+  check<UsageError>(
+      !diffusion::is_served(s.layout.base),
+      "convert: --base: {} is a server, which shows no weights | give a file or run", s.layout.base);
   const ConvertedLayout what = s.to == "original" ? to_original(s.layout)
                                : s.to == "avid"   ? to_avid(s.layout)
                                                   : read_plain(s);

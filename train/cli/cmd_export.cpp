@@ -25,6 +25,7 @@ struct Settings {
   std::int64_t step = 0, frames = 10, clip = -1;
   int scale = 4;
   bool json = false;
+  const Option *frames_option = nullptr, *scale_option = nullptr;
 };
 
 /// One PNG per frame, with what happened written into its text chunks.
@@ -79,7 +80,8 @@ Json export_dataset(const Settings& s) {
 /// What avid sample made: as .npz all tensors as they are; as .mp4 and .png what its animations show.
 Json export_samples(const Settings& s, const std::filesystem::path& file) {
   check<UsageError>(
-      s.game.empty() && s.level < 0 && s.step == 0, "export: --game, --level, --step: these are samples | use --clip");
+      s.game.empty() && s.level < 0 && s.step == 0 && !s.frames_option->given(),
+      "export: --game, --level, --step, --frames: these are samples, which are written whole | use --clip");
   const train::SampleFile samples = train::read_sample_file(file);
   check<UsageError>(
       s.clip < samples.num_clips(), "export: --clip: expected 0 to {}, got {}", samples.num_clips() - 1, s.clip);
@@ -118,6 +120,8 @@ void run_export(const Settings& s) {
   check<UsageError>(s.scale >= 1 && s.scale <= 64, "export: --scale: expected 1..64, got {}", s.scale);
   if (std::filesystem::path(s.out).extension() == ".mp4")
     check<Error>(eval::mp4_problem().empty(), "{}: {}", s.out, eval::mp4_problem());
+  if (std::filesystem::path(s.out).extension() == ".npz")
+    check<UsageError>(!s.scale_option->given(), "export: --scale: an .npz holds the frames as they are | leave it out");
   const std::filesystem::path samples = s.places.size() == 1 ? train::find_sample_file(s.places[0]) : "";
   const Json done = samples.empty() ? export_dataset(s) : export_samples(s, samples);
   if (s.json) {
@@ -134,11 +138,12 @@ const CommandRegistrar export_command(
           ->required();
       app->add_option("--out", s->out, "a folder for PNG files, or one .npz or .mp4")->required();
       app->add_option("--game", s->game, "only this game's levels");
-      app->add_option("--level", s->level, "which level (the first one there is)");
+      app->add_option("--level", s->level, "which level (the first one there is)")->non_negative();
       app->add_option("--step", s->step, "first frame in that level")->capture_default_str();
-      app->add_option("--frames", s->frames, "how many")->capture_default_str();
+      s->frames_option = app->add_option("--frames", s->frames, "how many")->capture_default_str();
       app->add_option("--clip", s->clip, "samples: only this one, counted from 0")->non_negative();
-      app->add_option("--scale", s->scale, "pictures and videos: every pixel this large")->capture_default_str();
+      s->scale_option =
+          app->add_option("--scale", s->scale, "pictures and videos: every pixel this large")->capture_default_str();
       app->add_flag("--json", s->json, "print one JSON value");
       set_example(
           app,

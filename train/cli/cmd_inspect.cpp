@@ -226,6 +226,9 @@ void run_inspect(const Settings& s) {
   const bool dataset = kind == PathKind::folder ||
                        (kind == PathKind::file && detect_file_kind(s.path) == FileKind::hdf5);
   check<UsageError>(dataset || !s.verify, "inspect: --verify: expected a dataset, {} is none", s.path.string());
+  check<UsageError>(
+      (kind == PathKind::file && !dataset) || (s.select.empty() && !s.skip_unknown),
+      "inspect: --select, --skip-unknown: expected a file of tensors, {} is none", s.path.string());
   if (s.sha && !s.json) return print_digests(s, kind);
   switch (kind) {
     case PathKind::run:

@@ -138,6 +138,7 @@ void print_table(const Json& report) {
 
 void sensitivity(const Options& options) {
   const MetricChoice choice = choose_metrics(options.metrics);
+  refuse_switches_of_files(choice, "sensitivity");
   check<UsageError>(!choice.aer || choice.all, "sensitivity: aer is no metric of clips alone | leave it out");
   check<UsageError>(options.frames >= 2, "sensitivity: --frames: expected at least 2, got {}", options.frames);
   const Clips real = read_clips(options, options.data, options.seed),

@@ -4,7 +4,11 @@
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
+#include <cerrno>
+#include <cmath>
+#include <cstdlib>
 #include <filesystem>
+#include <type_traits>
 
 #include "tensor/error.h"
 #include "train/config.h"
@@ -15,7 +19,7 @@ namespace {
 /// Empty if `text` is a number that passes; otherwise what is wrong, as CLI11 wants it.
 std::string is_number(const std::string& text, bool (*passes)(double), const std::string& which) {
   double value = 0;
-  if (CLI::detail::lexical_cast(text, value) && passes(value)) return {};
+  if (CLI::detail::lexical_cast(text, value) && std::isfinite(value) && passes(value)) return {};
   return "expected a number " + which + ", got " + text;
 }
 
@@ -136,7 +140,25 @@ bool Option::given() const { return option_->count() > 0; }
 
 template <class T>
 Option* Command::add_option(const std::string& names, T& value, const std::string& help) {
-  return &options_.emplace_back(app_->add_option(names, value, help));
+  CLI::Option* option = app_->add_option(names, value, help);
+  // CLI11 reads integers with strtoll and strtoull, which take the nearest number they have for one that is too large,
+  // and the largest one for -1. The checks have no name: the help keeps INT and UINT.
+  if constexpr (std::is_unsigned_v<T>)
+    option->check(CLI::Validator(
+        [](const std::string& text) {
+          return text.find('-') == std::string::npos ? "" : "expected a number of at least 0, got " + text;
+        },
+        ""));
+  if constexpr (std::is_integral_v<T>)
+    option->check(CLI::Validator(
+        [](const std::string& text) {
+          errno = 0;
+          std::is_unsigned_v<T> ? static_cast<void>(std::strtoull(text.c_str(), nullptr, 10))
+                                : static_cast<void>(std::strtoll(text.c_str(), nullptr, 10));
+          return errno != ERANGE ? "" : "expected a number of 64 bits, got " + text;
+        },
+        ""));
+  return &options_.emplace_back(option);
 }
 template Option* Command::add_option(const std::string&, std::string&, const std::string&);
 template Option* Command::add_option(const std::string&, int&, const std::string&);

@@ -138,6 +138,15 @@ MetricChoice choose_metrics(const MetricFlags& flags) {
   return choice;
 }
 
+void refuse_switches_of_files(const MetricChoice& choice, const char* command) {
+  const std::pair<const char*, bool> switches[] = {
+      {"psnr.per_video", choice.psnr_per_video},
+      {"rt1.skip_first_frame", choice.skip_first_frame},
+      {"frechet.method=moments", choice.by_moments}};
+  for (const auto& [name, on] : switches)
+    check<UsageError>(!on, "{}: --set {}: a switch of avid metrics alone | leave it out", command, name);
+}
+
 void add_network_scores(
     Json& result, const eval::NetworkScores& scores, const eval::BootstrapOptions& bootstrap) {
   if (!scores.lpips.empty()) {

@@ -39,6 +39,8 @@ struct MetricChoice {
 /// fid with fid.bn=batch is fid_ref, fvd is fvd_i3d or, with fvd.bn_eps=1e-3, fvd_i3d_tf: never one key for two things.
 /// Errors   UsageError for unknown words, switches and values.
 MetricChoice choose_metrics(const MetricFlags& flags);
+/// Throws UsageError for switches that only avid metrics follows, so that no other command takes them and does nothing.
+void refuse_switches_of_files(const MetricChoice& choice, const char* command);
 
 /// Adds the values, curves and intervals (of distances between sets: frechet_bootstrap.h) of one generated set to
 /// `result` as avid metrics prints them:
