@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "tensor/io/atomic_file.h"
 #include "tensor/io/safetensors.h"
 
 namespace avid {
@@ -124,6 +125,12 @@ std::unique_ptr<ControlNet> load_controlnet(const std::filesystem::path& path, D
 std::unique_ptr<ActionClassifier> load_action_classifier(
     const std::filesystem::path& path, DType dtype, std::int64_t cond_frames, WeightSet set) {
   const NetworkTensors found = read_network(path, NetworkKind::classifier, set);
+  // The tensors do not tell: conditioning frames and others enter side by side in time.
+  if (const auto trained = found.metadata.find("avid.cond_frames"); trained != found.metadata.end())
+    check<ConfigError>(
+        trained->second == std::to_string(cond_frames),
+        "{}: a classifier that sees {} conditioning frames, got {} | use one trained with data.cond_frames={}",
+        path.string(), printable(trained->second), cond_frames, cond_frames);
   return build<ActionClassifier>(
       infer_action_classifier_config(found.tensors, path.string(), cond_frames), found, path, dtype);
 }

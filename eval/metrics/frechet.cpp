@@ -121,6 +121,8 @@ Moments moments_of(
       m.trace += v * v;
     }
   }
+  check<Error>(
+      std::isfinite(m.trace), "frechet distance: {}: features so large that their squares are not finite", name);
   m.num_rows = static_cast<std::int64_t>(weight.size());
   if (m.num_rows > m.num_features) {
     m.centred = triangular_factor(m.centred, m.num_rows, m.num_features);

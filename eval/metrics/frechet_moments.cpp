@@ -120,6 +120,8 @@ FeatureMoments FeatureMoments::of(const Tensor& features, Covariance divisor, co
     for (std::size_t j = 0; j < d; ++j)
       for (std::size_t k = 0; k < d; ++k) m.covariance[j * d + k] += row[j] * row[k] / c;
   }
+  check<Error>(
+      std::isfinite(m.trace()), "frechet distance: {}: features so large that their squares are not finite", name);
   return m;
 }
 

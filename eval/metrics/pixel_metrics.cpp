@@ -141,6 +141,14 @@ void PixelScores::append(const PixelScores& other) {
   ssim.insert(ssim.end(), other.ssim.begin(), other.ssim.end());
 }
 
+std::string why_no_ssim(std::int64_t height, std::int64_t width, SsimBorder border) {
+  const std::int64_t smallest = border == SsimBorder::none    ? 0
+                                : border == SsimBorder::valid ? 2 * kRadius + 1
+                                                              : kRadius + 1;
+  if (height >= smallest && width >= smallest) return {};
+  return fmt::format("ssim: expected frames of at least {0}x{0} pixels, got {1}x{2}", smallest, height, width);
+}
+
 PixelScores score_frames(const Tensor& generated, const Tensor& real, SsimBorder border) {
   check_rank(real, 5, "score_frames", "real");
   check_shape(generated, real.shape(), "score_frames", "generated");
@@ -148,10 +156,7 @@ PixelScores score_frames(const Tensor& generated, const Tensor& real, SsimBorder
   check_dtype(generated, DType::u8, "score_frames", "generated");
   const std::int64_t height = real.dim(2), width = real.dim(3), colours = real.dim(4);
   const bool with_ssim = border != SsimBorder::none;
-  const std::int64_t smallest = !with_ssim ? 1 : border == SsimBorder::valid ? 2 * kRadius + 1 : kRadius + 1;
-  check<ShapeError>(
-      height >= smallest && width >= smallest,
-      "score_frames: expected frames of at least {0}x{0} pixels for SSIM, got {1}x{2}", smallest, height, width);
+  if (const std::string small = why_no_ssim(height, width, border); !small.empty()) fail<ShapeError>("{}", small);
   PixelScores scores{.num_clips = real.dim(0), .num_frames = real.dim(1), .mse = {}, .psnr = {}, .ssim = {}};
   const std::int64_t num_images = scores.num_clips * scores.num_frames, image = height * width * colours;
   for (auto* values : {&scores.mse, &scores.psnr}) values->resize(static_cast<std::size_t>(num_images));

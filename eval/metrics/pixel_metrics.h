@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "tensor/tensor.h"
@@ -36,6 +37,9 @@ struct PixelScores {
 /// Exact    independent of the number of threads.
 /// Source   metrics.md 2-4 (SSIM: Wang et al. 2004). Deviations: none.
 PixelScores score_frames(const Tensor& generated, const Tensor& real, SsimBorder border = SsimBorder::full);
+
+/// Why frames of this size have no SSIM, in one line; empty if they have one.
+std::string why_no_ssim(std::int64_t height, std::int64_t width, SsimBorder border);
 
 /// Per clip, PSNR of the MSE pooled over all its frames.
 std::vector<double> psnr_per_video(const PixelScores& scores);

@@ -163,6 +163,9 @@ TEST_CASE("metrics/switches/keys_and_mistakes") {
   fails(2, "fewer than the 4 frames", score(input, "mse", empty.path(), {"--cond-frames", "4"}));
   fails(2, "expected coinrun or rt1", score(input, "mse", empty.path(), {"--score", "atari"}));
   fails(1, "--classifier", score(input, "aer", empty.path()));
+  fails(2, "they are for aer | add it to --metrics", score(input, "mse", empty.path(), {"--classifier", input}));
+  fails(2, "they are for aer | add it to --metrics", score(input, "mse", empty.path(), {"--actions", input}));
+  fails(2, "--seed: expected a number of at least 0, got -5", score(input, "mse", empty.path(), {"--seed", "-5"}));
   fails(
       1, "--generated: expected [3,4,32,40,3] as --real, got [3,10,36,44,3]",
       {"metrics", "--real", input + ":real", "--generated",
@@ -189,6 +192,39 @@ TEST_CASE("metrics/errors/floats_that_are_no_frames") {
   refused(255, "floats are read as [-1,1], got values up to 255");
 }
 
+TEST_CASE("metrics/errors/small_frames_have_no_ssim_and_lose_nothing_else") {
+  const TempDir dir;
+  const std::string file = dir / "clips.safetensors";
+  save_safetensors(
+      file,
+      {{"frames", Tensor::full({2, 2, 5, 8, 3}, 3, DType::u8)}, {"made", Tensor::full({2, 2, 5, 8, 3}, 4, DType::u8)}});
+  const ProgramResult result = avid_program({"metrics", "--real", file, "--generated", file + ":made", "--json"});
+  CHECK(result.exit_code == 1);  // as asked for it has failed; what could be computed is there
+  CHECK(result.err == "error: ssim: expected frames of at least 6x6 pixels, got 5x8\n");
+  const Json got = Json::parse(result.out);
+  CHECK(got["psnr"].get<double>() == doctest::Approx(48.13080).epsilon(1e-6));
+  CHECK_FALSE(got.contains("ssim"));
+  CHECK_FALSE(got["switches"].contains("ssim.crop"));
+  CHECK(got["unavailable"]["ssim"].get<std::string>().starts_with("ssim: "));
+  CHECK(avid_program({"metrics", "--real", file, "--generated", file + ":made", "--metrics", "all"}).exit_code == 0);
+}
+
+TEST_CASE("metrics/features/what_only_videos_have_is_refused") {
+  const std::string f = golden("metrics/frechet/input.safetensors"), x = f + ":few_9_14_24.x";
+  const std::vector<std::pair<std::string, std::string>> options = {
+      {"--metrics", "psnr"}, {"--score", "coinrun"}, {"--cond", x},
+      {"--classifier", x},   {"--actions", x},       {"--frechet-resamples", "9"},
+      {"--weights", "w"},    {"--cond-frames", "1"}, {"--set", "ssim.crop=valid"}};
+  for (const auto& [option, value] : options) {
+    CAPTURE(option);
+    const ProgramResult result =
+        avid_program({"metrics", "--features", "--real", x, "--generated", x, option, value, "--json"});
+    CHECK(result.exit_code == 2);
+    CHECK(result.out.empty());
+    CHECK(result.err.find(option) != std::string::npos);
+  }
+}
+
 TEST_CASE("metrics/aer/real_clips_in_place_of_generated_ones_give_one") {
   const TempDir dir;
   const auto video = [](std::int64_t frames, std::int64_t step) {
@@ -204,7 +240,8 @@ TEST_CASE("metrics/aer/real_clips_in_place_of_generated_ones_give_one") {
              {"made", video(4, 11)},
              {"cond", video(2, 5)},
              {"actions", actions},
-             {"absurd", Tensor::full({3, 4}, 99, DType::i64)}});
+             {"absurd", Tensor::full({3, 4}, 99, DType::i64)},
+             {"fractions", Tensor::full({3, 4}, 3.7, DType::f32)}});
   const std::string classifier = golden("pixel/classifier/classifier.safetensors");
   const auto scored = [&](const std::string& generated, const std::string& labels) {
     return avid_program(
@@ -229,6 +266,14 @@ TEST_CASE("metrics/aer/real_clips_in_place_of_generated_ones_give_one") {
   const ProgramResult absurd = scored(":made", ":absurd");
   CHECK(absurd.exit_code == 1);
   CHECK(absurd.err.find("expected 0..14, got 99") != std::string::npos);
+  const ProgramResult fractions = scored(":made", ":fractions");
+  CHECK(fractions.exit_code == 1);
+  CHECK(fractions.err.find("expected the numbers of actions as integers, got f32") != std::string::npos);
+  // A classifier that cannot read real clips is named: what it says of generated ones means nothing.
+  const std::string blind = "aer: says nothing here: on real clips";
+  CHECK(same.err.starts_with("warning: " + blind));
+  REQUIRE(got["warnings"].size() == 1);
+  CHECK(got["warnings"][0].get<std::string>().starts_with(blind));
 }
 
 TEST_CASE("weights/list/origin_digest_and_state_of_every_network") {

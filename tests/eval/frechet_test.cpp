@@ -5,6 +5,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "eval/metrics/frechet_moments.h"
 #include "tensor/error.h"
 #include "tensor/io/atomic_file.h"
 #include "tensor/io/safetensors.h"
@@ -153,6 +154,10 @@ TEST_CASE("frechet/errors/shapes_and_values") {
   Tensor bad = x.clone();
   bad.data<float>()[0] = std::numeric_limits<float>::infinity();
   CHECK_THROWS_AS(frechet_distance(bad, x, Covariance::biased), Error);
+  // Finite, but their squares are not: an error, no value that is none.
+  const Tensor huge = Tensor::from_values(std::vector<double>{1e200, -1e200, 3, 4}, {2, 2});
+  CHECK_THROWS_AS(frechet_distance(huge, huge, Covariance::biased), Error);
+  CHECK_THROWS_AS(FeatureMoments::of(huge, Covariance::biased, "huge"), Error);
 }
 
 }  // namespace avid::eval

@@ -20,6 +20,7 @@
 #include "train/cli/command.h"
 #include "train/cli/metric_options.h"
 #include "train/cli/video_file.h"
+#include "train/frozen_base.h"
 #include "train/version.h"
 
 namespace avid::cli {
@@ -72,7 +73,31 @@ void compare_moments(
   print(options, result);
 }
 
+/// What was said of videos would be left undone without a word.
+void check_only_features(const Options& o) {
+  const Options untouched{};
+  const MetricFlags &f = o.flags, &g = untouched.flags;
+  const std::pair<const char*, bool> given[] = {
+      {"--metrics", f.metrics != g.metrics},
+      {"--weights", !f.weights.empty()},
+      {"--allow-unofficial", f.allow_unofficial},
+      {"--frechet-resamples", f.frechet_resamples != g.frechet_resamples},
+      {"--cond", !o.cond.empty()},
+      {"--cond-frames", o.cond_frames != 0},
+      {"--classifier", !o.classifier.empty()},
+      {"--actions", !o.actions.empty()},
+      {"--score", !o.score.empty()},
+      {"--dataset", !o.dataset.empty()}};
+  for (const auto& [option, is] : given)
+    check<UsageError>(
+        !is, "metrics: {}: it is about videos, --features compares matrices | leave one of them out", option);
+  for (const std::string& text : f.set)
+    check<UsageError>(
+        text.starts_with("frechet.method="), "metrics: --set {}: with --features only frechet.method can be set", text);
+}
+
 void compare_features(const Options& options) {
+  check_only_features(options);
   const MetricChoice choice = choose_metrics(options.flags);
   auto real_moments = load_moments(options.real), generated_moments = load_moments(options.generated);
   if (real_moments || generated_moments)
@@ -152,11 +177,16 @@ Clips load_clips(const Options& options, const MetricChoice& choice) {
   return clips;
 }
 
-void add_pixel_metrics(Json& result, const Options& options, const MetricChoice& choice, const Clips& clips) {
-  if (choice.pixel.empty()) return;
-  const eval::PixelScores scores = eval::score_frames(
-      clips.generated, clips.real, choice.has(eval::PixelMetric::ssim) ? choice.border : eval::SsimBorder::none);
+/// Returns why SSIM is not among them, or nothing.
+std::string add_pixel_metrics(Json& result, const Options& options, const MetricChoice& choice, const Clips& clips) {
+  if (choice.pixel.empty()) return {};
+  const bool ssim = choice.has(eval::PixelMetric::ssim);
+  const std::string small =
+      ssim ? eval::why_no_ssim(clips.real.dim(2), clips.real.dim(3), choice.border) : std::string();
+  const eval::PixelScores scores =
+      eval::score_frames(clips.generated, clips.real, ssim && small.empty() ? choice.border : eval::SsimBorder::none);
   for (const eval::PixelMetric m : choice.pixel) {
+    if (m == eval::PixelMetric::ssim && !small.empty()) continue;
     const std::vector<double>& values = eval::values_of(scores, m);
     const eval::Interval interval = eval::interval_of(scores, m, options.bootstrap);
     const bool pooled = m == eval::PixelMetric::psnr && choice.psnr_per_video;
@@ -164,17 +194,22 @@ void add_pixel_metrics(Json& result, const Options& options, const MetricChoice&
     result["curves"][eval::name_of(m)] = eval::curve(scores, values);
     if (!pooled) result["intervals"][eval::name_of(m)] = {interval.low, interval.high};
   }
+  return small;
 }
 
 /// Ratio, both accuracies and both mean probabilities of the true action. Returns why not, or nothing.
 std::string add_action_error(Json& result, Json& weights, Json& data, const Options& options, const Clips& clips) {
   if (options.classifier.empty() || options.actions.empty() || !clips.cond.defined())
     return "aer: unavailable: it needs a trained classifier, the actions and the conditioning frames | add "
-           "--classifier "
-           "F --actions F:TENSOR and --cond F:TENSOR or --cond-frames K";
-  const auto classifier = load_action_classifier(options.classifier, DType::f32, clips.cond.dim(1));
+           "--classifier F --actions F:TENSOR and --cond F:TENSOR or --cond-frames K";
+  const std::filesystem::path file = train::base_weights_path(options.classifier);
+  const auto classifier = load_action_classifier(file, DType::f32, clips.cond.dim(1));
   classifier->set_trainable(false);
-  const Tensor actions = load_named_tensor(options.actions, "actions").to(DType::i64);
+  const Tensor given = load_named_tensor(options.actions, "actions");
+  check<DTypeError>(
+      !is_float(given.dtype()), "{}: expected the numbers of actions as integers, got {}", options.actions,
+      name_of(given.dtype()));
+  const Tensor actions = given.to(DType::i64);
   const eval::ActionScores real = eval::predict_actions(*classifier, clips.cond, clips.real, actions),
                            generated = eval::predict_actions(*classifier, clips.cond, clips.generated, actions);
   result["aer"] = eval::action_error_ratio(real.mean_accuracy(), generated.mean_accuracy());
@@ -184,9 +219,13 @@ std::string add_action_error(Json& result, Json& weights, Json& data, const Opti
   result["details"]["aer.probability_generated"] = generated.mean_probability();
   weights["classifier"] = {
       {"file", options.classifier.string()},
-      {"sha256", sha256_of_file(options.classifier)},
+      {"sha256", sha256_of_file(file)},
       {"calibration", train::calibration_summary(options.classifier)}};
   data["actions"] = {{"from", options.actions}, {"sha256", sha256_hex(actions.to_dense_bytes())}};
+  if (const std::string blind = eval::why_aer_is_blind(real, actions, options.bootstrap); !blind.empty()) {
+    print_warnings({blind});
+    result["warnings"].push_back(blind);
+  }
   return {};
 }
 
@@ -212,6 +251,9 @@ void score_videos(const Options& options) {
   check<UsageError>(
       !choice.by_moments, "metrics: --set frechet.method=moments: expected --features with it; FID and FVD here have "
       "their features, and use them");
+  check<UsageError>(
+      choice.aer || (options.classifier.empty() && options.actions.empty()),
+      "metrics: --classifier, --actions: they are for aer | add it to --metrics, or leave them out");
   choice.options.bootstrap.seed = options.bootstrap.seed;
   if (!options.score.empty()) eval::normalised_score({1, 1, 1, 1, 1, 1}, options.score);  // a wrong name shows now
   Clips clips = load_clips(options, choice);
@@ -235,11 +277,16 @@ void score_videos(const Options& options) {
   // Of the process, all threads: what the scoring itself took, without reading and hashing the videos.
   const auto cpu_seconds = [] { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; };
   const double scoring_began = cpu_seconds();
-  add_pixel_metrics(result, options, choice, frames);
+  Json unavailable = Json::object();
+  // First what can be given wrongly: a mistake shows before the long part, FID and FVD.
+  if (choice.aer)
+    if (const std::string reason = add_action_error(result, weights, data, options, clips); !reason.empty())
+      unavailable["aer"] = reason;
+  if (const std::string reason = add_pixel_metrics(result, options, choice, frames); !reason.empty())
+    unavailable["ssim"] = reason;
   std::vector<eval::NetworkMetric> of_frames, of_clips;
   for (const eval::NetworkMetric m : choice.network)
     (eval::sees_clips(m) ? of_clips : of_frames).push_back(m);
-  Json unavailable = Json::object();
   for (const auto& [metrics, sets] : {std::pair{of_frames, frames}, std::pair{of_clips, clips}}) {
     eval::NetworkScorer scorer(metrics, choice.options);
     scorer.set_real(sets.real, sets.cond);
@@ -251,10 +298,6 @@ void score_videos(const Options& options) {
     weights.update(scorer.weights_record());
     switches.update(scorer.switches());
   }
-  if (choice.aer) {
-    const std::string reason = add_action_error(result, weights, data, options, clips);
-    if (!reason.empty()) unavailable["aer"] = reason;
-  }
   const double scoring_took = cpu_seconds() - scoring_began;
   if (!unavailable.empty()) result["unavailable"] = unavailable;
   add_normalised_score(result, options);
@@ -264,8 +307,7 @@ void score_videos(const Options& options) {
   result["t_cond"] = clips.cond.defined() ? clips.cond.dim(1) : 0;
   result["height"] = clips.real.dim(2);
   result["width"] = clips.real.dim(3);
-  if (choice.has(eval::PixelMetric::ssim))
-    switches["ssim.crop"] = choice.border == eval::SsimBorder::full ? "full" : "valid";
+  if (result.contains("ssim")) switches["ssim.crop"] = choice.border == eval::SsimBorder::full ? "full" : "valid";
   if (choice.has(eval::PixelMetric::psnr)) switches["psnr.per_video"] = choice.psnr_per_video;
   switches["quantise"] = choice.round ? "round" : "trunc";
   switches["rt1.skip_first_frame"] = choice.skip_first_frame;
@@ -319,7 +361,8 @@ const CommandRegistrar registrar(
               "the first K frames of both files are conditioning frames: only FVD and AER see them, those of --real")
           ->type_name("K")
           ->non_negative();
-      command->add_option("--classifier", options->classifier, "aer: a trained action classifier")->type_name("F");
+      command->add_option("--classifier", options->classifier, "aer: a trained action classifier, weights or run")
+          ->type_name("F");
       command->add_option("--actions", options->actions, "aer: the actions that led to each frame, [N,T]")
           ->type_name("F[:TENSOR]");
       command
