@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "tensor/error.h"
+#include "tensor/io/atomic_file.h"
 #include "tensor/rng.h"
 
 namespace avid::data {
@@ -39,7 +40,7 @@ int parse_number(std::string_view text, int limit, const char* what) {
   int value = -1;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc{} || end != text.data() + text.size() || value < 0 || value >= limit)
-    fail<UsageError>("actions: {}: expected 0..{}, got '{}'", what, limit - 1, text);
+    fail<UsageError>("actions: {}: expected 0..{}, got '{}'", what, limit - 1, printable(text));
   return value;
 }
 
@@ -125,7 +126,7 @@ int parse_action(std::string_view word) {
   }
   fail<UsageError>(
       "actions: expected left, right, up (jump), down, none, pairs such as right+up, d a w s q e, or 0..14, got '{}'",
-      word);
+      printable(word));
 }
 
 std::vector<std::uint8_t> parse_action_string(std::string_view text) {

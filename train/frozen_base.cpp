@@ -8,6 +8,7 @@
 #include "models/pixel_denoiser.h"
 #include "tensor/error.h"
 #include "tensor/io/atomic_file.h"
+#include "tensor/io/json.h"
 #include "tensor/io/sha256.h"
 #include "tensor/io/tensor_file.h"
 #include "train/run_state.h"
@@ -112,6 +113,12 @@ std::filesystem::path base_weights_path(const std::filesystem::path& checkpoint)
   const auto kind = metadata.find("avid.kind");
   const bool classifier = kind != metadata.end() && kind->second.ends_with("classifier");
   return *folder / (classifier ? "weights.safetensors" : "ema.safetensors");
+}
+
+std::string base_digest_of_run(const std::filesystem::path& run) {
+  const Json info = parse_json(read_text(run / "run.json", 1 << 20));
+  if (!info.is_object() || !info.contains("inputs") || !info["inputs"].is_object()) return {};
+  return info["inputs"].value("base.checkpoint", "");
 }
 
 std::string base_digest(const std::string& place) {

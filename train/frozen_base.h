@@ -39,6 +39,9 @@ FrozenBase open_base(const std::string& place, const std::string& objective = {}
 /// checkpoint, or of its newest when there was no validation. A classifier's run gives the weights themselves.
 std::filesystem::path base_weights_path(const std::filesystem::path& checkpoint);
 
+/// sha256 of the base that a run was trained on; empty where it noted none.
+std::string base_digest_of_run(const std::filesystem::path& run);
+
 /// sha256 of what base_weights_path names, or what a server says of its weights.
 std::string base_digest(const std::string& place);
 

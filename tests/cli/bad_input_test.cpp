@@ -125,6 +125,20 @@ TEST_CASE("bad_input/usage/words_that_do_not_fit") {
       {"unknown kind of bench", 2, "avid bench: unknown command 'stepp', did you mean step?", {"bench", "stepp"}},
       {"option missing", 2, "--out is required | see avid sample --help", {"sample", "--base", kBase}},
       {"not a number", 2, "--steps", {"sample", "--steps", "x"}},
+      {"a number below 0 where there are none",
+       2,
+       "--seed: expected a number of at least 0, got -1",
+       {"clips", "--data", kData, "--out", out, "--seed", "-1"}},
+      {"more than 64 bits",
+       2,
+       "--count: expected a number of 64 bits, got 9223372036854775808",
+       {"clips", "--data", kData, "--out", out, "--count", "9223372036854775808"}},
+      {"more than 64 bits, unsigned",
+       2,
+       "expected a number of 64 bits, got 18446744073709551616",
+       {"clips", "--data", kData, "--out", out, "--seed", "18446744073709551616"}},
+      {"another word for resets", 2, "--resets", {"clips", "--data", kData, "--out", out, "--resets", "maybe"}},
+      {"another word for windows", 2, "--windows", {"clips", "--data", kData, "--out", out, "--windows", "some"}},
       {"new and old run", 2, "--resume", {"train", "--config", "x", "--run", "y", "--resume", "z"}},
       {"actions without a model for them", 2, "takes no actions", sample(out, kBase, kData, {"--actions", "right*8"})},
       {"an action out of range", 2, "expected 0..14, got '15'",
@@ -133,7 +147,9 @@ TEST_CASE("bad_input/usage/words_that_do_not_fit") {
        sample(out, kBase, kData, {"--adapter", kAdapter, "--frames", "4", "--actions", "right"})},
       {"neither words nor a file", 2, "got 'actions.txt', which is no file either",
        sample(out, kBase, kData, {"--adapter", kAdapter, "--frames", "4", "--actions", "actions.txt"})},
-      {"levels the wrong way round", 2, "expected A:B with A below B, got '5:2'",
+      {"levels the wrong way round",
+       2,
+       "expected A:B with A below B, got '5:2'",
        {"collect", "--game", "coinrun", "--levels", "5:2", "--out", out}},
       {"unknown game", 2, "coinrun", {"collect", "--game", "coinrum", "--levels", "0:1", "--out", out}},
   });
@@ -240,6 +256,12 @@ TEST_CASE("bad_input/output/unwritable_and_full") {
   }
   CHECK(read_text(old) == "old");
   CHECK(read_text(old_npz) == "old");
+  // Room for the samples and not for their pictures: what took the time is kept.
+  Words some{"bash", "-c", "ulimit -f 40; exec \"$0\" \"$@\"", AVID_PROGRAM};
+  const Words large = sample(dir / "some", kBase, kData, {"--frames", "2", "--scale", "16"});
+  some.insert(some.end(), large.begin(), large.end());
+  expect({"pictures", 1, "clip_00.gif", large}, run_program(some));
+  CHECK(SafetensorsFile(dir / "some/samples.safetensors").load("generated").dim(1) == 2);
   for (const auto& entry : fs::recursive_directory_iterator(dir.path())) {
     CAPTURE(entry.path().string());
     CHECK(entry.path().filename().string()[0] != '.');  // no temporary file is left behind

@@ -21,7 +21,7 @@ ProgramResult avid_program(std::vector<std::string> words) {
   return run_program(words);
 }
 
-std::vector<std::string> model(std::vector<std::string> more, const char* frames = "4") {
+std::vector<std::string> model(std::vector<std::string> more, const char* frames = "4", const char* clips = "3") {
   std::vector<std::string> words{
       "evaluate",
       "--base",
@@ -35,7 +35,7 @@ std::vector<std::string> model(std::vector<std::string> more, const char* frames
       "--frames",
       frames,
       "--clips",
-      "3",
+      clips,
       "--data",
       kHeldOut};
   words.insert(words.end(), more.begin(), more.end());
@@ -171,7 +171,16 @@ TEST_CASE("evaluate/errors/one_line_each") {
   expect(2, "no model given", {"evaluate", "--data", kHeldOut});
   expect(2, "--eta", model({"--eta", "3"}));
   expect(1, "window", model({}, "500"));
-  expect(1, "taken", model({"--name", "base"}));
+  expect(2, "--name: the name 'base' is taken", model({"--name", "base"}));
+  expect(2, "--name: the name 'repeat-last-frame' is taken", model({"--name", "repeat-last-frame"}));
+  expect(
+      2, "--also: the name 'adapter' is taken", model({"--also", golden("pixel/ddpm/adapter.safetensors").string()}));
+  expect(2, "one clip has no other's actions", model({"--shuffle-actions"}, "4", "1"));
+  expect(
+      2, "takes no actions",
+      {"evaluate", "--base", golden("pixel/ddpm/base.safetensors"), "--data", kHeldOut, "--shuffle-actions"});
+  expect(1, "so many windows of", model({}, "4", "1000000"));
+  expect(2, "--schedule: ", model({"--schedule", "square"}));
   expect(1, "cannot make this folder", model({"--keep-clips", "/proc/nowhere"}));
   expect(1, "not a folder made by avid train", {"evaluate", "--run", "/tmp", "--data", kHeldOut});
 }

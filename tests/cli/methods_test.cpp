@@ -201,6 +201,16 @@ TEST_CASE("methods/aer/property_44_accuracies_and_the_stored_list") {
   expect_error(
       1, "clips of 2 + 3 frames",
       evaluate({"--base", n / "base", "--clip-list", (dir / "few.json").string(), "--frames", "4"}));
+  // How windows over a restart were treated is the list's own, and what the report says.
+  const std::string over = dir / "over.json";
+  REQUIRE(
+      avid_program({"clips", "--data", kHeldOut, "--count", "2", "--targets", "3", "--resets", "allow", "--out", over})
+          .exit_code == 0);
+  CHECK(report({"--base", n / "base", "--clip-list", over})["switches"]["resets"] == "allow");
+  CHECK(x["switches"]["resets"] == "exclude");
+  expect_error(
+      1, "drawn with --resets allow, got --resets exclude",
+      evaluate({"--base", n / "base", "--clip-list", over, "--resets", "exclude"}));
 }
 
 TEST_CASE("methods/served/same_numbers_and_a_restart") {
@@ -308,7 +318,46 @@ TEST_CASE("methods/errors/one_line_each") {
       1, "--size 16",
       evaluate({"--base", n / "base", "--guidance-classifier", n / "classifier", "--guidance", "1", "--size", "32"}));
   expect_error(1, "--size 16", evaluate({"--base", n / "base", "--classifier", n / "classifier", "--size", "32"}));
-  expect_error(2, "http://host:port", evaluate({"--base", "http://"}));
+  expect_error(2, "error: http://: expected http://host:port", evaluate({"--base", "http://"}));
+}
+
+TEST_CASE("methods/errors/an_option_with_nothing_to_do_is_refused") {
+  const Networks& n = networks();
+  const auto refused = [&](const std::string& text, Words more) {
+    more.insert(more.begin(), {"--base", n / "base"});
+    expect_error(2, text, evaluate(std::move(more)));
+  };
+  refused("--control-order: this model has no ControlNet", {"--control-order", "natural"});
+  refused("--method-first-t: nothing is mixed or guided here", {"--method-first-t", "2"});
+  refused(
+      "--method-first-t: expected less than the 6 diffusion steps, got 6",
+      {"--action-model", n / "action", "--poe", "0.4", "--method-first-t", "6"});
+  refused("--eta: ddpm has noise of its own", {"--eta", "0.5"});
+  refused("--set psnr.per_video: a switch of avid metrics alone", {"--set", "psnr.per_video=true"});
+  refused("--set rt1.skip_first_frame: a switch", {"--set", "rt1.skip_first_frame=true"});
+  refused("--set frechet.method=moments: a switch", {"--set", "frechet.method=moments"});
+  refused("--seed: expected a number of at least 0, got -1", {"--seed", "-1"});
+  refused("--resets: ", {"--resets", "maybe"});
+  refused(
+      "--action-model: http://127.0.0.1:9 is a server, which offers a base alone",
+      {"--action-model", "http://127.0.0.1:9", "--poe", "0.4"});
+  expect_error(2, "--model: http://127.0.0.1:9 is a server", evaluate({"--model", "http://127.0.0.1:9"}));
+  setenv("AVID_BASE_TIMEOUT", "0", 1);
+  expect_error(
+      2, "AVID_BASE_TIMEOUT: expected seconds, 0.001 to 1e+06, got '0'", evaluate({"--base", "http://[::1]:9"}));
+  unsetenv("AVID_BASE_TIMEOUT");
+  setenv("AVID_BASE_PATIENCE", "1e300", 1);
+  expect_error(2, "AVID_BASE_PATIENCE: expected seconds", evaluate({"--base", "http://127.0.0.1:9"}));
+  unsetenv("AVID_BASE_PATIENCE");
+  const Words serve{"serve-denoiser", "--base", n / "base", "--port", "0", "--timesteps"};
+  const auto with = [&](const Words& more) {
+    Words words = serve;
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  };
+  expect_error(2, "needs more than 20, got 6", with({"6", "--schedule", "linear"}));
+  expect_error(2, "line not in {linear,cosine,sigmoid}", with({"6", "--schedule", "line"}));
+  expect_error(2, "--timeout: expected a number above 0, got inf", with({"6", "--timeout", "inf"}));
 }
 
 TEST_CASE("methods/report/tables_ranks_and_a_page_without_scores") {

@@ -105,6 +105,16 @@ TEST_CASE("sample/errors/usage_is_2_and_files_are_1") {
   expect(2, "expected 4", {"--data", kHeldOut, "--actions", "right*3"});
   expect(2, "got 'rihgt'", {"--data", kHeldOut, "--actions", "rihgt*4"});
   expect(2, "--data or --start-from", {});
+  save_safetensors(dir / "start.safetensors", {{"frames", Tensor::zeros({1, 2, 16, 16, 3}, DType::u8)}});
+  for (const auto& [option, value] : {std::pair("--size", "8"), std::pair("--resets", "allow")})
+    expect(
+        2, "they are about --data", {"--start-from", dir / "start.safetensors", "--actions", "right*4", option, value});
+  // A file of actions names the line, and shows what stands there without a terminal's control characters.
+  write_text_atomic(dir / "actions.txt", "right*4\n\x1b[2J\x7f\r*4\n");
+  expect(1, "actions.txt: line 2: actions: expected left", {"--data", kHeldOut, "--actions", dir / "actions.txt"});
+  const ProgramResult binary = sample(dir / "x", {"--data", kHeldOut, "--actions", dir / "actions.txt"});
+  CHECK(binary.err.find('\x1b') == std::string::npos);
+  CHECK(binary.err.find('\r') == std::string::npos);
   expect(2, "ddpm takes every step", {"--data", kHeldOut, "--sampler", "ddpm"});
   expect(2, "euler", {"--data", kHeldOut, "--sampler", "euler"});
   expect(1, "/missing.h5", {"--data", dir / "missing.h5"});

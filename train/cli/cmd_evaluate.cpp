@@ -1,6 +1,7 @@
 // train/cli/cmd_evaluate.cpp -- avid evaluate: scores models on held-out clips against base and "repeat the last frame"
 #include <cstdio>
 #include <memory>
+#include <set>
 
 #include "eval/opponents.h"
 #include "tensor/io/atomic_file.h"
@@ -49,6 +50,26 @@ std::pair<std::string, std::string> named_file(const std::string& text) {
   return {text.substr(0, equals), text.substr(equals + 1)};
 }
 
+/// The adapters of --also by their rows' names, loaded before anything is sampled: mistakes cost no minutes.
+std::vector<std::pair<std::string, std::unique_ptr<WorldModel>>> load_others(
+    const Options& options, WorldModel& world, const std::string& first) {
+  std::set<std::string> taken{Evaluation::kRepeat};
+  if (world.base() != nullptr) taken.insert("base");
+  check<UsageError>(taken.insert(first).second, "evaluate: --name: the name '{}' is taken | choose another", first);
+  std::vector<std::pair<std::string, std::unique_ptr<WorldModel>>> others;
+  for (const std::string& text : options.more_adapters) {
+    const auto [name, file] = named_file(text);
+    check<UsageError>(
+        taken.insert(name).second, "evaluate: --also: the name '{}' is taken | write --also NAME=FILE", name);
+    others.emplace_back(name, world.with_adapter(file));
+    check<ConfigError>(
+        others.back().second->num_actions() == world.num_actions(),
+        "{}: expected {} actions as in the first model, got {}", file, world.num_actions(),
+        others.back().second->num_actions());
+  }
+  return others;
+}
+
 /// What the networks of a row cost to train, where their files say so.
 Json training_of(const std::map<std::string, std::string>& sources) {
   Json out = Json::object();
@@ -76,6 +97,7 @@ void evaluate(const Options& options) {
       options.clips.clips >= (options.clips.clip_list.empty() ? 1 : 0),
       "evaluate: --clips: expected at least 1, got {}", options.clips.clips);
   MetricChoice choice = choose_metrics(options.metrics);
+  refuse_switches_of_files(choice, "evaluate");
   choice.options.bootstrap.seed = options.scoring.bootstrap.seed;
   const std::unique_ptr<WorldModel> world = WorldModel::load(options.files);
   const std::int64_t frames = options.frames != 0            ? options.frames
@@ -83,7 +105,18 @@ void evaluate(const Options& options) {
                                                              : 8;
   const diffusion::SamplerOptions sampler = sampler_options(sampling, world->schedule());
   if (diffusion::SamplerOptions probe = sampler; true) world->guide(probe);  // refuses a wrong sampler now
+  const std::string first = !options.name.empty() ? options.name : world->kind() == "avid" ? "adapter" : world->kind();
+  const std::vector<MethodWeights> weights = sweep(options.files);
+  // Of a base with mixtures the rows are called by their weights.
+  const bool by_weights = options.name.empty() && world->kind() == "base" && world->base() != nullptr;
+  const auto others = load_others(options, *world, by_weights ? "" : first);
+  check<UsageError>(
+      !options.shuffle_actions || world->uses_actions() || !others.empty(),
+      "evaluate: --shuffle-actions: this model takes no actions | leave it out");
   const HeldOutClips clips = read_held_out_clips(options.clips, *world, frames, sampling.seed);
+  check<UsageError>(
+      !options.shuffle_actions || clips.real_u8.dim(0) >= 2,
+      "evaluate: --shuffle-actions: one clip has no other's actions | score at least 2");
   if (!options.out.empty()) AtomicFile(options.out);  // shows now, not after minutes, that it cannot be written
 
   ScoringOptions scoring = options.scoring;
@@ -98,14 +131,12 @@ void evaluate(const Options& options) {
         {{"base", all.at("base")}, {"sha256.base", all.at("sha256.base")}});
     evaluation.compare("base", Evaluation::kRepeat);
   }
-  const std::string first = !options.name.empty() ? options.name : world->kind() == "avid" ? "adapter" : world->kind();
   Json sources = Json::object(), training = Json::object();
   const auto add = [&](const std::string& name, WorldModel& model, bool with_base) {
     add_model(evaluation, options, name, model, clips, with_base);
     sources[name] = model.sources();
     training[name] = training_of(model.sources());
   };
-  const std::vector<MethodWeights> weights = sweep(options.files);
   for (const MethodWeights& w : weights) {
     world->set_weights(w);
     // A name given for a single choice stands as it is; otherwise the weights tell the rows apart.
@@ -115,16 +146,7 @@ void evaluate(const Options& options) {
                                                           : first + ", " + w.text(),
         *world, has_base);
   }
-  for (const std::string& text : options.more_adapters) {
-    const auto [other, file] = named_file(text);
-    check<UsageError>(
-        !sources.contains(other), "evaluate: --also: the name '{}' is taken | write --also NAME=FILE", other);
-    const std::unique_ptr<WorldModel> more = world->with_adapter(file);
-    check<ConfigError>(
-        more->num_actions() == world->num_actions(), "{}: expected {} actions as in the first model, got {}", file,
-        world->num_actions(), more->num_actions());
-    add(other, *more, true);
-  }
+  for (const auto& [other, more] : others) add(other, *more, true);
 
   Json report;
   report["n_clips"] = clips.real_u8.dim(0);
@@ -147,7 +169,7 @@ void evaluate(const Options& options) {
   report["switches"] = {
       {"quantise", choice.round ? "round" : "trunc"},
       {"ssim.crop", choice.border == eval::SsimBorder::full ? "full" : "valid"},
-      {"resets", options.clips.resets}};
+      {"resets", clips.resets}};
   report["program"] = "avid " + train::program_version();
   report["commit"] = train::program_commit();
   report["device"] = world->device().describe();
@@ -184,8 +206,11 @@ const CommandRegistrar registrar(
           ->positive();
       command->add_option("--size", options->clips.size, "height and width (default: as trained, else as stored)")
           ->positive();
-      command->add_option("--resets", options->clips.resets, "exclude or allow windows over a restart")
-          ->capture_default_str();
+      command
+          ->add_option(
+              "--resets", options->clips.resets,
+              "exclude or allow windows over a restart (default: as in --clip-list, else exclude)")
+          ->one_of({"exclude", "allow"});
       add_metric_options(command, options->metrics);
       command
           ->add_option(

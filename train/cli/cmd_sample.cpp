@@ -27,7 +27,7 @@ struct Options {
   ModelFiles files;
   SamplingFlags sampling;
   std::vector<std::string> data;
-  std::string start_from, actions = "data", resets = "exclude";
+  std::string start_from, actions = "data", resets;
   std::filesystem::path out;
   std::int64_t clips = 4, frames = 0, size = 0;
   int scale = 0;
@@ -44,8 +44,8 @@ struct Start {
 
 Start start_from_data(const Options& options, const WorldModel& world, std::int64_t frames) {
   const data::Loader loader = open_windows(
-      std::make_shared<const data::EpisodeStore>(options.data), world, frames, options.size, options.resets,
-      options.sampling.seed);
+      std::make_shared<const data::EpisodeStore>(options.data), world, frames, options.size,
+      options.resets.empty() ? "exclude" : options.resets, options.sampling.seed);
   const data::Batch batch = loader.read_windows(loader.sampler().draw_evaluation(options.sampling.seed, options.clips));
   const std::int64_t k = world.cond_frames();
   Start start{
@@ -75,9 +75,16 @@ std::vector<std::vector<std::uint8_t>> read_action_lines(const Options& options)
   }
   std::vector<std::vector<std::uint8_t>> lines;
   std::istringstream text(read_text(options.actions, 1 << 20));
-  for (std::string line; std::getline(text, line);)
-    if (line.find_first_not_of(" \t\r") != std::string::npos && !line.starts_with('#'))
+  int number = 0;
+  for (std::string line; std::getline(text, line);) {
+    ++number;
+    if (line.find_first_not_of(" \t\r") == std::string::npos || line.starts_with('#')) continue;
+    try {
       lines.push_back(data::parse_action_string(line));
+    } catch (const UsageError& error) {
+      fail<FileError>("{}: line {}: {}", options.actions, number, error.what());
+    }
+  }
   check<FileError>(!lines.empty(), "{}: expected lines such as right*4,up*4, got none", options.actions);
   return lines;
 }
@@ -194,6 +201,14 @@ Json write_files(
     const Json& settings) {
   // Text chunks are ASCII: everything else is escaped.
   const std::string metadata = json_text(settings, -1, true);
+  // First what cannot be had again without sampling: a disk that fills up costs pictures only.
+  NamedTensors tensors{{"generated", made.generated}, {"cond", start.cond}};
+  if (start.real.defined()) tensors.emplace_back("real", start.real);
+  if (made.base.defined()) tensors.emplace_back("base", made.base);
+  if (made.mask.defined()) tensors.emplace_back("mask", made.mask);
+  if (actions.defined()) tensors.emplace_back("actions", actions);
+  save_safetensors(options.out / "samples.safetensors", tensors, {{"avid", metadata}});
+  write_text_atomic(options.out / "settings.json", json_text(settings, 2) + "\n");
   eval::StripOptions strip{
       .scale =
           options.scale != 0 ? options.scale : static_cast<int>(std::max<std::int64_t>(1, 128 / made.generated.dim(2))),
@@ -219,13 +234,6 @@ Json write_files(
   }
   eval::write_png(options.out / "strip.png", eval::stack(pictures, 10), {{"Software", "avid"}, {"avid", metadata}});
 
-  NamedTensors tensors{{"generated", made.generated}, {"cond", start.cond}};
-  if (start.real.defined()) tensors.emplace_back("real", start.real);
-  if (made.base.defined()) tensors.emplace_back("base", made.base);
-  if (made.mask.defined()) tensors.emplace_back("mask", made.mask);
-  if (actions.defined()) tensors.emplace_back("actions", actions);
-  save_safetensors(options.out / "samples.safetensors", tensors, {{"avid", metadata}});
-  write_text_atomic(options.out / "settings.json", json_text(settings, 2) + "\n");
   return {{"strip", "strip.png"}, {"gifs", gifs}, {"samples", "samples.safetensors"}, {"settings", "settings.json"}};
 }
 
@@ -233,6 +241,9 @@ void sample(const Options& options) {
   check<UsageError>(
       options.data.empty() != options.start_from.empty(), "sample: expected either --data or --start-from");
   check<UsageError>(options.clips >= 1, "sample: --clips: expected at least 1, got {}", options.clips);
+  check<UsageError>(
+      options.start_from.empty() || (options.size == 0 && options.resets.empty()),
+      "sample: --size, --resets: they are about --data, frames of --start-from are taken as they are | leave them out");
   check<UsageError>(
       sweep(options.files).size() == 1,
       "sample: expected one weight of each method, got {} combinations | sweeps go with avid evaluate",
@@ -287,8 +298,8 @@ const CommandRegistrar registrar(
           ->positive();
       command->add_option("--size", options->size, "height and width (default: as trained, else as stored)")
           ->positive();
-      command->add_option("--resets", options->resets, "exclude or allow windows over a restart")
-          ->capture_default_str();
+      command->add_option("--resets", options->resets, "exclude or allow windows over a restart (default: exclude)")
+          ->one_of({"exclude", "allow"});
       command->add_option("--scale", options->scale, "screen pixels per pixel (default: frames of about 128)")
           ->range(1, 16);
       command->add_option("--out", options->out, "folder for strip.png, clip_*.gif, samples.safetensors, settings.json")

@@ -69,17 +69,18 @@ struct Source {
   fs::path averaged, online;
   std::optional<train::RunState> state;
   std::optional<train::TrainConfig> config;
+  std::string base_sha256;  ///< of the base that the run was trained on
 };
 
 Source source_of(const fs::path& in) {
   if (!train::is_run_folder(in)) {
     check<FileError>(!fs::is_directory(in), "{}: a folder, but not one made by avid train", in.string());
-    return {in, in, {}, {}};
+    return {in, in, {}, {}, {}};
   }
   const fs::path folder = train::base_weights_path(in).parent_path();
   return {
       folder / "ema.safetensors", folder / "weights.safetensors", train::CheckpointStore::load_state(folder),
-      train::TrainConfig::load(in / "config.toml")};
+      train::TrainConfig::load(in / "config.toml"), train::base_digest_of_run(in)};
 }
 
 /// What a checkpoint of the research code says itself: steps of the average and of the training, length of the schedule.
@@ -104,6 +105,10 @@ std::string read_base(const std::string& place, const Source& source, OriginalPa
   std::string from = place.empty() && source.config ? source.config->base.checkpoint : place;
   if (diffusion::is_served(from)) return ", without its base: it is served";
   if (!from.empty()) {
+    if (const std::string then = source.base_sha256; place.empty() && !then.empty())
+      check<ConfigError>(
+          then == train::base_digest(from),
+          "{}: holds other weights than the run was trained on | restore them, or name a base with --base", from);
     parts.base_online = parts.base_averaged = read_network(train::base_weights_path(from), NetworkKind::unet).tensors;
     return "";
   }

@@ -20,7 +20,8 @@ data::Loader open_windows(
 /// Which clips, from the command line.
 struct ClipRequest {
   std::vector<std::string> data;
-  std::string resets = "exclude", clip_list;
+  std::string resets;     ///< exclude or allow; empty: as in the list, else exclude
+  std::string clip_list;  ///< empty: drawn here
   std::int64_t clips = 64, size = 0;
 };
 
@@ -31,11 +32,12 @@ struct HeldOutClips {
   Tensor actions;           // [B,T] i64
   std::string dataset;      // digest of the frames they are from
   std::string list_name, list_hash;
+  std::string resets;  // how the windows were drawn
 };
 
 /// Windows of `frames` frames behind the model's conditioning frames: those of the list that was given, else drawn by
 /// `seed`, the same as `avid clips` would store.
-/// Errors   ConfigError for a list of other episodes or lengths, for more kinds of actions than the model knows, and
+/// Errors   ConfigError for a list of other episodes, lengths or treatment of resets, for more kinds of actions than the model knows, and
 ///          for a size that the model does not take; FileError.
 HeldOutClips read_held_out_clips(
     const ClipRequest& request, const WorldModel& world, std::int64_t frames, std::uint64_t seed);

@@ -5,10 +5,8 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cmath>
 #include <cstdio>
 
-#include "diffusion/served/client.h"
 #include "models/checkpoint.h"
 #include "tensor/error.h"
 #include "tensor/io/atomic_file.h"
@@ -25,6 +23,7 @@ using std::filesystem::path;
 struct Hints {
   std::string schedule, objective;
   std::int64_t timesteps = 0, frames = 0, size = 0;
+  std::string base_sha256 = {};  ///< of the base that a run was trained on
 
   void take(const path& file) {
     const auto opened = open_tensor_file(file);
@@ -64,6 +63,16 @@ void check_knows_actions(const path& file, const char* option) {
       file.string(), option);
 }
 
+/// Runs that were named where a weights file may stand, as their weights; a ControlNet's run also knows its order.
+void expand_folders(ModelFiles& files) {
+  if (!files.controlnet.empty() && files.control_order.empty() && train::is_run_folder(files.controlnet)) {
+    const train::TrainConfig config = train::TrainConfig::load(files.controlnet / "config.toml");
+    if (config.is_controlnet()) files.control_order = config.model.control_order;
+  }
+  for (path* place : {&files.adapter, &files.controlnet})
+    if (!place->empty()) *place = train::base_weights_path(*place);
+}
+
 /// The networks of a run, as if they had been named one by one.
 void expand_run(ModelFiles& files, Hints& hints) {
   if (files.run.empty()) return;
@@ -78,7 +87,8 @@ void expand_run(ModelFiles& files, Hints& hints) {
   if (config.has_base()) {
     files.base = config.base.checkpoint;
     (config.is_avid() ? files.adapter : files.controlnet) = weights;
-    if (files.control_order.empty()) files.control_order = config.model.control_order;
+    if (config.is_controlnet() && files.control_order.empty()) files.control_order = config.model.control_order;
+    hints.base_sha256 = train::base_digest_of_run(files.run);
   } else if (config.uses_actions()) {
     files.model = weights;
   } else {
@@ -91,120 +101,7 @@ void expand_run(ModelFiles& files, Hints& hints) {
   hints.size = config.data.size;
 }
 
-void check_sweep(const char* option, std::vector<double> weights) {
-  for (const double w : weights) check<UsageError>(std::isfinite(w), "{}: expected a number, got {:g}", option, w);
-  std::sort(weights.begin(), weights.end());
-  const auto twice = std::adjacent_find(weights.begin(), weights.end());
-  check<UsageError>(
-      twice == weights.end(), "{}: {:g} stands there twice | give every weight of a sweep once", option,
-      twice == weights.end() ? 0 : *twice);
-}
-
-/// What goes together, before anything is loaded.
-void check_files(const ModelFiles& f) {
-  check<UsageError>(
-      !f.run.empty() || !f.base.empty() || !f.model.empty(),
-      "no model given | use --run DIR, or --adapter F --base F, or --base F, or --model F");
-  const bool mixes = !f.poe.empty() || !f.action_cfg.empty();
-  check<UsageError>(f.action_model.empty() || mixes, "--action-model: needs a weight | give --poe W or --action-cfg W");
-  check<UsageError>(
-      !f.action_model.empty() || !mixes, "--poe, --action-cfg: they mix with a second network | give --action-model F");
-  check_sweep("--poe", f.poe);
-  check_sweep("--action-cfg", f.action_cfg);
-  check_sweep("--guidance", f.guidance);
-  check<UsageError>(
-      f.guidance.empty() == f.guidance_classifier.empty(),
-      "--guidance and --guidance-classifier go together | give both or none");
-}
-
 }  // namespace
-
-void add_model_options(Command* command, ModelFiles& files, const std::string& guidance_names) {
-  Option* run = command->add_option("--run", files.run, "a folder made by avid train")->type_name("DIR");
-  Option* adapter =
-      command->add_option("--adapter", files.adapter, "AVID adapter weights; needs --base")->type_name("F");
-  Option* control =
-      command->add_option("--controlnet", files.controlnet, "ControlNet weights; needs --base")->type_name("F");
-  Option* base =
-      command->add_option("--base", files.base, "base model: weights, its run folder, or http://host:port")
-          ->type_name("F");
-  Option* model =
-      command->add_option("--model", files.model, "weights of a U-Net that takes actions itself")->type_name("F");
-  adapter->needs(base)->excludes(control);
-  control->needs(base);
-  run->excludes(adapter)->excludes(base)->excludes(model)->excludes(control);
-  model->excludes(adapter)->excludes(base)->excludes(control);
-  command
-      ->add_option("--control-order", files.control_order, "reversed or natural (default: as trained, else reversed)")
-      ->one_of({"reversed", "natural"});
-  command
-      ->add_option("--action-model", files.action_model, "action-conditioned U-Net to mix with, weights or run folder")
-      ->type_name("F");
-  command->add_option("--poe", files.poe, "product of experts with the action model: its weight; several are a sweep")
-      ->type_name("W")
-      ->expected(1, 100)
-      ->allow_extra_args();
-  command
-      ->add_option(
-          "--action-cfg", files.action_cfg, "action guidance by the action model: its weight; several are a sweep")
-      ->type_name("W")
-      ->expected(1, 100)
-      ->allow_extra_args();
-  command
-      ->add_option(
-          guidance_names, files.guidance_classifier, "noisy action classifier that guides DDPM, weights or run")
-      ->type_name("F");
-  command->add_option("--guidance", files.guidance, "weight of the classifier's gradient; several are a sweep")
-      ->type_name("W")
-      ->expected(1, 100)
-      ->allow_extra_args();
-  command->add_option("--method-first-t", files.first_t, "mixtures and guidance are off for diffusion times below this")
-      ->non_negative()
-      ->capture_default_str();
-  command->add_flag(
-      "--base-sees-actions", files.base_sees_actions,
-      "give the base the actions too, as the original does under classifier guidance");
-  command->add_option("--schedule", files.schedule, "linear, cosine or sigmoid (default: as trained, else sigmoid)");
-  command->add_option("--timesteps", files.timesteps, "diffusion steps N (default: as trained, else 200)")
-      ->positive();
-  command->add_option(
-      "--objective", files.objective, "pred_noise, pred_x0 or pred_v (default: as trained, else pred_x0)");
-  command->add_option("--device", files.device, "cpu, cuda, cuda:N or sim (the kernel simulator)")
-      ->capture_default_str();
-  files.routes = add_route_options(command);
-  command->add_option("--dtype", files.dtype, "of activations: f32 or bf16 (weights are f32)")
-      ->one_of({"f32", "bf16"})
-      ->capture_default_str();
-}
-
-std::string MethodWeights::text() const {
-  std::string out;
-  const auto add = [&](const char* name, const std::optional<double>& weight) {
-    if (weight) out += fmt::format("{}{} {:g}", out.empty() ? "" : ", ", name, *weight);
-  };
-  add("poe", poe);
-  add("action-cfg", action_cfg);
-  add("guidance", guidance);
-  return out;
-}
-
-std::vector<MethodWeights> sweep(const ModelFiles& files) {
-  std::vector<MethodWeights> all = {{}};
-  const auto cross = [&](const std::vector<double>& weights, std::optional<double> MethodWeights::*member) {
-    if (weights.empty()) return;
-    std::vector<MethodWeights> more;
-    for (const MethodWeights& w : all)
-      for (const double value : weights) {
-        more.push_back(w);
-        more.back().*member = value;
-      }
-    all = std::move(more);
-  };
-  cross(files.poe, &MethodWeights::poe);
-  cross(files.action_cfg, &MethodWeights::action_cfg);
-  cross(files.guidance, &MethodWeights::guidance);
-  return all;
-}
 
 void WorldModel::note(const std::string& role, const std::string& place, const std::string& sha256) {
   sources_[role] = place;
@@ -232,22 +129,17 @@ void WorldModel::load_controlnet(const path& file, const std::string& order) {
   control_->set_trainable(false);
   control_->to(device_);
   control_->set_activation_dtype(activations_);
-  const Unet3dConfig& base = network_->unet->config();
-  const ControlNetConfig& c = control_->config();
-  const std::int64_t width = c.base_dim > 0 ? c.base_dim : c.dim;
-  check<ConfigError>(
-      c.dim_mults == base.dim_mults && width == base.dim && c.cond_frames == base.cond_frames,
-      "{}: expected a ControlNet for a base of width {} with {} levels and {} conditioning frames, got {}, {} and {}",
-      file.string(), base.dim, base.dim_mults.size(), base.cond_frames, width, c.dim_mults.size(), c.cond_frames);
+  check_controls(control_->config(), network_->unet->config(), file.string());
+  const std::string trained = noted(file, "avid.control_order");
+  const std::string entering = !order.empty() ? order : !trained.empty() ? trained : "reversed";
   adapted_ = std::make_unique<ControlledDenoiser>(
-      *network_->unet, *control_, network_->denoiser->objective(),
-      parse_control_order(order.empty() ? "reversed" : order));
+      *network_->unet, *control_, network_->denoiser->objective(), parse_control_order(entering));
   top_ = adapted_.get();
   kind_ = "controlnet";
   has_base_ = takes_actions_ = uses_actions_ = true;
-  num_actions_ = c.num_actions;
+  num_actions_ = control_->config().num_actions;
   note("controlnet", file.string(), sha256_of_file(file));
-  sources_["control_order"] = order.empty() ? "reversed" : order;
+  sources_["control_order"] = entering;
 }
 
 void WorldModel::load_action_model(const path& place, bool answers_without) {
@@ -329,10 +221,14 @@ void WorldModel::guide(diffusion::SamplerOptions& options) const {
 }
 
 std::unique_ptr<WorldModel> WorldModel::load(const ModelFiles& given) {
-  check_files(given);
+  check_model_files(given);
   ModelFiles files = given;
   Hints hints{.schedule = files.schedule, .objective = files.objective, .timesteps = files.timesteps};
+  expand_folders(files);
   expand_run(files, hints);
+  check<UsageError>(
+      files.control_order.empty() || !files.controlnet.empty(),
+      "--control-order: this model has no ControlNet | leave it out");
   const std::string place = files.model.empty() ? files.base : files.model.string();
   if (!files.adapter.empty()) hints.take(files.adapter);
   if (!files.controlnet.empty()) hints.take(files.controlnet);
@@ -347,6 +243,12 @@ std::unique_ptr<WorldModel> WorldModel::load(const ModelFiles& given) {
   world->activations_ = files.dtype == "bf16" ? DType::bf16 : DType::f32;
   if (!files.model.empty()) check_knows_actions(train::base_weights_path(files.model), "--model");
   auto network = train::open_base(place, hints.objective, takes_actions);
+  check<ConfigError>(
+      hints.base_sha256.empty() || hints.base_sha256 == network.sha256,
+      "{}: its base.checkpoint {} holds other weights than it was trained on (sha256 {} then, {} now) | restore them, "
+      "or put it on another base with --base and {}",
+      files.run.string(), place, hints.base_sha256.substr(0, 12), network.sha256.substr(0, 12),
+      files.adapter.empty() ? "--controlnet" : "--adapter");
   network.place(world->device_, world->activations_);
   if (hints.schedule.empty()) hints.schedule = network.schedule;
   if (hints.timesteps == 0) hints.timesteps = network.timesteps;
@@ -355,6 +257,10 @@ std::unique_ptr<WorldModel> WorldModel::load(const ModelFiles& given) {
   world->schedule_ = std::make_shared<diffusion::Schedule>(
       diffusion::parse_schedule(hints.schedule.empty() ? "sigmoid" : hints.schedule),
       hints.timesteps == 0 ? 200 : hints.timesteps);
+  check<UsageError>(
+      files.first_t < world->schedule_->num_steps(),
+      "--method-first-t: expected less than the {} diffusion steps, got {}", world->schedule_->num_steps(),
+      files.first_t);
   world->trained_frames_ = hints.frames;
   world->trained_size_ = hints.size;
   world->multiple_ = network.multiple;
@@ -385,7 +291,7 @@ std::unique_ptr<WorldModel> WorldModel::with_adapter(const path& adapter) const 
   world->device_ = device_;
   world->activations_ = activations_;
   for (const char* key : {"base", "sha256.base"}) world->sources_[key] = sources_.at(key);
-  world->load_adapter(adapter);
+  world->load_adapter(train::base_weights_path(adapter));
   return world;
 }
 
@@ -438,6 +344,9 @@ diffusion::SamplerOptions sampler_options(const SamplingFlags& flags, const diff
     throw UsageError(error.what());
   }
   check<UsageError>(flags.eta >= 0 && flags.eta <= 1, "--eta: expected 0 to 1, got {}", flags.eta);
+  check<UsageError>(
+      flags.eta == 0 || options.kind == diffusion::SamplerKind::ddim,
+      "--eta: {} has noise of its own | leave it out, or use --sampler ddim", name_of(options.kind));
   options.eta = flags.eta;
   options.seed = flags.seed;
   options.batch_clips = flags.batch;
