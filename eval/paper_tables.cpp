@@ -80,7 +80,9 @@ std::vector<PaperTable> load_paper_tables(const std::filesystem::path& file) {
       tables.push_back(std::move(table));
     }
   } catch (const Json::exception& error) {
-    fail<FileError>("{}: damaged: {}", file.string(), error.what());
+    fail<FileError>(
+        "{}: not the paper's tables, a field is missing or of the wrong type ({}) | use configs/paper/tables.json",
+        file.string(), error.what());
   }
   return tables;
 }

@@ -7,6 +7,8 @@
 #include <optional>
 #include <set>
 
+#include "tensor/error.h"
+#include "tensor/io/atomic_file.h"
 #include "tensor/io/json.h"
 #include "train/paper_scores.h"
 
@@ -279,6 +281,10 @@ Json paper_report(const PaperReportRequest& request) {
   report["unavailable"] = unavailable_json(scores);
   report["own"] = own_json(scores);
   report["warnings"] = warnings_json(scores);
+  for (const std::string& name : scores.unknown)
+    report["warnings"].push_back(fmt::format(
+        "{}: left out: files of scores are called DATASET__METHOD.json, as rows of the paper's tables",
+        printable(name)));
   return report;
 }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "eval/metrics/frechet_bootstrap.h"
 #include "tensor/error.h"
@@ -129,7 +130,9 @@ MethodScores read_scores(const fs::path& path) {
   try {
     return scores_of(file, path.string());
   } catch (const Json::exception& error) {
-    fail<FileError>("{}: damaged: {} | remove it and evaluate again", path.string(), error.what());
+    fail<FileError>(
+        "{}: damaged: a field is missing or of the wrong type ({}) | remove it and evaluate again", path.string(),
+        error.what());
   }
 }
 
@@ -179,12 +182,20 @@ const MethodScores* PaperScores::find(const PaperRow& row) const {
 
 PaperScores read_paper_scores(const fs::path& tables, const fs::path& scores, const std::vector<int>& only_tables) {
   PaperScores all;
+  std::set<std::string> known;
+  for (const int number : only_tables)
+    check<UsageError>(
+        number == 1 || (number >= 3 && number <= 6), "report: --table: expected 1, 3, 4, 5 or 6, got {}", number);
   for (eval::PaperTable& table : eval::load_paper_tables(tables)) {
+    for (const PaperRow& row : table.rows) known.insert(row.id() + ".json");
     if (!only_tables.empty() && std::find(only_tables.begin(), only_tables.end(), table.number) == only_tables.end())
       continue;
     all.tables.push_back(std::move(table));
   }
-  check<UsageError>(!all.tables.empty(), "report: expected tables out of 1, 3, 4, 5 and 6");
+  for (const auto& entry : fs::directory_iterator(scores))
+    if (const std::string name = entry.path().filename().string(); name.ends_with(".json") && !known.contains(name))
+      all.unknown.push_back(name);
+  std::sort(all.unknown.begin(), all.unknown.end());
   std::string hash, first;
   SameProtocol protocol;
   for (const eval::PaperTable& table : all.tables)

@@ -60,6 +60,7 @@ struct MethodScores {
 struct PaperScores {
   std::vector<eval::PaperTable> tables;
   std::map<std::string, MethodScores> methods;  // by PaperRow::id()
+  std::vector<std::string> unknown;  // names of .json files that no row of any table stands for
 
   const MethodScores* find(const eval::PaperRow& row) const;
 };

@@ -115,6 +115,7 @@ inline void write_made_up_report_inputs(const std::filesystem::path& folder) {
 
 /// avid report over such a folder, into `folder`/report.html and report.json.
 inline ProgramResult run_report(const std::filesystem::path& folder, std::vector<std::string> more = {}) {
+  std::filesystem::create_directories(folder / "pictures");  // no matter what is in it
   std::vector<std::string> words{AVID_PROGRAM, "report",
                                  "--scores",   folder / "scores",
                                  "--pictures", folder / "pictures",

@@ -178,6 +178,44 @@ TEST_CASE("report/errors/other_weights_or_another_switch_are_not_one_column") {
   CHECK(run_report(dir.path()).exit_code == 0);
 }
 
+TEST_CASE("report/errors/files_and_folders_that_say_nothing_are_named") {
+  const TempDir dir;
+  std::filesystem::create_directories(dir / "scores");
+  const ProgramResult empty = run_report(dir.path());
+  CHECK(empty.exit_code == 0);
+  CHECK(
+      empty.err ==
+      "warning: " + (dir / "scores").string() + ": no scores in it, the page has the paper's numbers alone\n");
+  write_text_atomic(dir / "scores/coinrun500k__avid_22m.json", scores_json({.id = "coinrun500k__avid_22m"}).dump());
+  write_text_atomic(dir / "scores/coinrun500k__avid22m.json", scores_json({.id = "coinrun500k__avid_22m"}).dump());
+  const ProgramResult result = run_report(dir.path());
+  CHECK(result.exit_code == 0);
+  CHECK(result.err.find("warning: coinrun500k__avid22m.json: left out: ") != std::string::npos);
+  CHECK(result.err.find("no scores") == std::string::npos);
+  CHECK(read_text(dir / "report.html").find("coinrun500k__avid22m.json: left out") != std::string::npos);
+
+  const auto fails = [&](int code, const std::string& text, std::vector<std::string> more) {
+    CAPTURE(text);
+    std::vector<std::string> words{
+        AVID_PROGRAM,
+        "report",
+        "--scores",
+        dir / "scores",
+        "--json",
+        "--tables",
+        std::string(AVID_SOURCE_DIR) + "/configs/paper/tables.json"};
+    words.insert(words.end(), more.begin(), more.end());
+    const ProgramResult failed = run_program(words);
+    CHECK(failed.exit_code == code);
+    CHECK(failed.out.empty());
+    CHECK(failed.err.find(text) != std::string::npos);
+  };
+  fails(1, "no such folder | fill it with avid sample", {"--pictures", dir / "none"});
+  fails(2, "--table: expected 1, 3, 4, 5 or 6, got 9", {"--table", "1", "9"});
+  write_text_atomic(dir / "scores/coinrun500k__avid_22m.json", "{}");
+  fails(1, "a field is missing or of the wrong type", {});
+}
+
 TEST_CASE("report/html/one_file_with_figures_masks_and_animations") {
   const TempDir dir;
   write_made_up_report_inputs(dir.path());

@@ -24,7 +24,16 @@ void report(const Options& options) {
   check<FileError>(
       std::filesystem::is_directory(options.request.scores), "{}: no such folder | fill it with avid evaluate --out",
       options.request.scores.string());
+  check<FileError>(
+      options.request.pictures.empty() || std::filesystem::is_directory(options.request.pictures),
+      "{}: no such folder | fill it with avid sample, or leave --pictures out", options.request.pictures.string());
   const Json report = train::paper_report(options.request);
+  for (const Json& warning : report["warnings"])
+    std::fprintf(stderr, "warning: %s\n", warning.get<std::string>().c_str());
+  if (report["records"].empty())
+    std::fprintf(
+        stderr, "warning: %s: no scores in it, the page has the paper's numbers alone\n",
+        options.request.scores.string().c_str());
   const std::string text = json_text(report, 1) + "\n";
   if (options.json) std::printf("%s", text.c_str());
   if (!options.json_file.empty()) write_text_atomic(options.json_file, text);
