@@ -43,9 +43,11 @@ RunLock::RunLock(const std::filesystem::path& folder) : path_(folder / "lock") {
     close(file_);
   }
   const std::string pid = std::to_string(getpid()) + "\n";
-  check<FileError>(
-      ftruncate(file_, 0) == 0 && pwrite(file_, pid.data(), pid.size(), 0) == static_cast<ssize_t>(pid.size()),
-      "run: {}: {} | free some space", path_.string(), std::strerror(errno));
+  if (ftruncate(file_, 0) == 0 && pwrite(file_, pid.data(), pid.size(), 0) == static_cast<ssize_t>(pid.size())) return;
+  const int error = errno;  // now: arguments of the message may be evaluated before what they stand behind
+  unlink(path_.c_str());
+  close(file_);
+  fail<FileError>("run: {}: {} | free some space", path_.string(), std::strerror(error));
 }
 
 RunLock::~RunLock() {

@@ -44,9 +44,9 @@ void make_folder(const fs::path& path) {
 }
 
 void rename_or_fail(const fs::path& from, const fs::path& to) {
-  check<FileError>(
-      std::rename(from.c_str(), to.c_str()) == 0, "checkpoint: {}: {} | check the disk", to.string(),
-      std::strerror(errno));
+  // Two statements: the arguments of a message may be evaluated before its condition.
+  const bool done = std::rename(from.c_str(), to.c_str()) == 0;
+  check<FileError>(done, "checkpoint: {}: {} | check the disk", to.string(), std::strerror(errno));
 }
 
 // Makes renames inside a folder durable; a folder that cannot be opened for this is no error.

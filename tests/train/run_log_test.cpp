@@ -173,4 +173,24 @@ TEST_CASE("run_lock/held/refused_while_the_holder_lives") {
   for (const int f : {ready[0], ready[1], done[0], done[1]}) close(f);
 }
 
+TEST_CASE("run_lock/errors/disk_full") {
+  const test::TempDir dir;
+  const auto old_handler = signal(SIGXFSZ, SIG_IGN);
+  rlimit old{}, tight{};
+  getrlimit(RLIMIT_FSIZE, &old);
+  tight = {0, old.rlim_max};
+  setrlimit(RLIMIT_FSIZE, &tight);
+  std::string message;
+  try {
+    errno = ENOENT;  // whatever went wrong before is not what went wrong here
+    const RunLock lock(dir.path());
+  } catch (const FileError& error) {
+    message = error.what();
+  }
+  setrlimit(RLIMIT_FSIZE, &old);
+  signal(SIGXFSZ, old_handler);
+  CHECK(message.find("File too large | free some space") != std::string::npos);
+  CHECK(std::filesystem::is_empty(dir.path()));
+}
+
 TEST_CASE("run_lock/errors/unwritable_folder") { CHECK_THROWS_AS(RunLock("/nonexistent/folder"), FileError); }
