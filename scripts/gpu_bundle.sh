@@ -2,8 +2,9 @@
 # Builds the program and its tests with CUDA and packs them with everything they need but the driver, for a machine that
 # has neither packages nor a network: unpack there and run ./gpu_check.sh.
 #
-# Usage: scripts/gpu_bundle.sh [--build DIR] [--archs "80;90"] [--jobs N] [--lean] [--out FILE.tar.xz]
+# Usage: scripts/gpu_bundle.sh [--build DIR] [--archs "80;90"] [--jobs N] [--lean] [--programs LIST] [--out FILE.tar.xz]
 #   --lean  programs and libraries alone, for a machine that has this checkout: scripts/gpu_check.sh --build .../bin there
+#   --programs "avid test_gpu"  only these, for a smaller file (default: also test_tensor, _autograd, _models, _train)
 # Needs the CUDA toolkit here. The machine there needs x86-64 with AVX2, a C library no older than this one's, and
 # NVIDIA's driver. cuBLASLt and cuDNN are used where that machine has them. The CUDA runtime is linked in; other
 # libraries travel in lib/, found by RPATH.
@@ -11,6 +12,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=build-gpu archs="80;90" out= jobs=$(nproc) lean=no
+names="avid test_gpu test_tensor test_autograd test_models test_train"
 while [ $# -gt 0 ]; do
   case $1 in
     --build) build=$2; shift 2 ;;
@@ -18,13 +20,15 @@ while [ $# -gt 0 ]; do
     --jobs) jobs=$2; shift 2 ;;
     --out) out=$2; shift 2 ;;
     --lean) lean=yes; shift ;;
-    --help|-h) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --programs) names=$2; shift 2 ;;
+    --help|-h) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "gpu_bundle: unknown option $1 | see --help" >&2; exit 2 ;;
   esac
 done
 out=${out:-$build/avid-gpu.tar.xz}
 most_mb=60
-programs=(avid tests/test_gpu tests/test_tensor tests/test_autograd tests/test_models tests/test_train)
+programs=()
+for name in $names; do case $name in avid) programs+=(avid) ;; *) programs+=("tests/$name") ;; esac; done
 mkdir -p "$build"
 # RPATH and not RUNPATH: it holds for the libraries that libraries need, too. MP4 would bring a hundred more along.
 cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DAVID_CUDA=ON "-DAVID_CUDA_ARCHS=$archs" \
@@ -72,7 +76,7 @@ env -i "$bundle/bin/avid" forward --base "$golden/base.safetensors" --adapter "$
   --input "$golden/input.safetensors" --output "$stage/forward.safetensors" >/dev/null
 [ $lean = no ] || (cd "$bundle" && rm -r tests configs data bench gpu_check.sh gpu_stages.sh)
 # Programs hold the same kernels: a window over all of them keeps one copy.
-XZ_OPT='-T1 --lzma2=preset=6,dict=128MiB' tar -C "$stage" --sort=name -cJf "$out" avid-gpu
+XZ_OPT='-T1 --x86 --lzma2=preset=9,dict=128MiB' tar -C "$stage" --sort=name -cJf "$out" avid-gpu
 size=$(stat -c %s "$out")
 echo "$out: $((size / 1000000)) MB, unpacked $(du -sm "$bundle" | cut -f1) MiB"
 if [ "$size" -gt $((most_mb * 1000000)) ]; then
