@@ -32,21 +32,30 @@ constexpr std::string_view kAllowed[] = {
     "torch.jit._pickle.build_tensorlist", "torch.jit._pickle.restore_type_tag",
     "torch.float64", "torch.float32", "torch.float16", "torch.bfloat16", "torch.int64", "torch.int32", "torch.int16",
     "torch.int8", "torch.uint8", "torch.bool"};
+// NumPy's before and since version 2; numpy_pickle.cpp knows what they mean.
+constexpr std::string_view kAllowedNumpy[] = {
+    "numpy.ndarray", "numpy.dtype", "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct",
+    "numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer"};
 // clang-format on
 
 // The class of a TorchScript module: its objects are attributes and nothing else.
 bool is_script_class(std::string_view name) { return name.starts_with("__torch__."); }
 
-bool is_allowed(std::string_view name) {
-  return is_script_class(name) || std::find(std::begin(kAllowed), std::end(kAllowed), name) != std::end(kAllowed);
+bool is_numpy(std::string_view name) {
+  return std::find(std::begin(kAllowedNumpy), std::end(kAllowedNumpy), name) != std::end(kAllowedNumpy);
+}
+
+bool is_allowed(std::string_view name, PickleDialect dialect) {
+  return is_script_class(name) || (dialect == PickleDialect::numpy && is_numpy(name)) ||
+         std::find(std::begin(kAllowed), std::end(kAllowed), name) != std::end(kAllowed);
 }
 
 class Machine {
  public:
   Machine(
       const std::filesystem::path& path, std::span<const std::byte> bytes, UnknownObjects unknown,
-      std::uint64_t max_values)
-      : path_(path), bytes_(bytes), unknown_(unknown), max_values_(max_values) {}
+      std::uint64_t max_values, PickleDialect dialect)
+      : path_(path), bytes_(bytes), unknown_(unknown), max_values_(max_values), dialect_(dialect) {}
 
   Pickle run() {
     while (!stopped_) step();
@@ -162,7 +171,7 @@ class Machine {
   // ---- names and calls ----
   Value global(const std::string& module, const std::string& name) {
     const std::string full = module + "." + name;
-    if (is_allowed(full)) return make_text(Kind::global, full);
+    if (is_allowed(full, dialect_)) return make_text(Kind::global, full);
     check_file(
         unknown_ == UnknownObjects::skip, path_,
         "pickle asks for '{}', which is not on the list of harmless names; nothing was run | save plain tensors "
@@ -181,6 +190,12 @@ class Machine {
     const auto ends = [&](std::string_view end) { return name.ends_with(end); };
 
     if (is_script_class(name)) return make_text(Kind::dict, name);
+    if (is_numpy(name)) {
+      count_copied(args.size());
+      const Value v = make_text(Kind::object, name);
+      v->items = args;
+      return v;
+    }
     if (name.starts_with("torch.jit._pickle.")) {  // a container and its type: build_intlist(list)
       if (!is(0, Kind::list) && !is(0, Kind::tuple) && !is(0, Kind::dict))
         damaged("a typed container of something else");
@@ -297,6 +312,7 @@ class Machine {
   std::span<const std::byte> bytes_;
   UnknownObjects unknown_;
   std::uint64_t max_values_, num_copied_ = 0;
+  PickleDialect dialect_;
   std::size_t at_ = 0;
   bool stopped_ = false;
   Pickle result_;
@@ -420,8 +436,10 @@ void Machine::step() {
       const Value arguments = pop(), callee = pop();
       return push(call(callee, arguments));
     }
-    case 'b': {  // BUILD: the attributes of a TorchScript module; an OrderedDict's (_metadata) are of no use here
+    case 'b': {  // BUILD: the attributes of a TorchScript module, the state of an array; an OrderedDict's (_metadata)
+                 // are of no use here
       const Value attributes = pop();
+      if (top()->kind == Kind::object) return top()->items.push_back(attributes);
       if (top()->kind != Kind::opaque && top()->kind != Kind::dict) damaged("attributes for a value that has none");
       if (top()->kind != Kind::dict || !is_script_class(top()->text)) return;
       if (attributes->kind != Kind::dict) damaged("a module whose attributes are no dictionary");
@@ -449,8 +467,8 @@ void Machine::step() {
 
 Pickle read_pickle(
     const std::filesystem::path& path, std::span<const std::byte> bytes, UnknownObjects unknown,
-    std::uint64_t max_values) {
-  return Machine(path, bytes, unknown, max_values).run();
+    std::uint64_t max_values, PickleDialect dialect) {
+  return Machine(path, bytes, unknown, max_values, dialect).run();
 }
 
 }  // namespace avid

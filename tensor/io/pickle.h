@@ -31,6 +31,7 @@ struct PickleValue {
     global,   // text: "torch.FloatStorage"
     storage,  // text: storage class, key; integer: number of elements
     tensor,   // items: {storage}; offset in integer; size, stride
+    object,   // of a NumPy class, only in its dialect; text: the class or function; items: arguments, then states
     opaque,   // text: the class that was skipped
   };
   Kind kind = Kind::none;
@@ -49,11 +50,14 @@ struct Pickle {
   std::size_t num_bytes = 0;  ///< from the first opcode to behind the last
 };
 
+/// Whose objects a pickle may hold besides Python's own.
+enum class PickleDialect { torch, numpy };
+
 /// Interprets one pickle; bytes behind its end are left alone. Objects of TorchScript modules (classes __torch__.*)
 /// become dicts of their attributes. At most `max_values` values are made (a bound on memory).
 /// Errors   FileError: truncated or damaged pickle, an opcode outside protocols 2-5, a name outside the allow-list.
 Pickle read_pickle(
     const std::filesystem::path& path, std::span<const std::byte> bytes, UnknownObjects unknown,
-    std::uint64_t max_values);
+    std::uint64_t max_values, PickleDialect dialect = PickleDialect::torch);
 
 }  // namespace avid

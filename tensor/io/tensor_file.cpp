@@ -7,6 +7,7 @@
 #include "tensor/io/atomic_file.h"
 #include "tensor/io/mapped_file.h"
 #include "tensor/io/npz.h"
+#include "tensor/io/numpy_pickle.h"
 #include "tensor/io/safetensors.h"
 #include "tensor/io/torch_legacy.h"
 #include "tensor/io/torch_zip.h"
@@ -110,6 +111,7 @@ FileKind detect_file_kind(const std::filesystem::path& path) {
     return FileKind::npz;
   }
   if (TorchLegacyFile::starts(bytes)) return FileKind::torch_legacy;
+  if (NumpyPickleFile::starts(bytes)) return FileKind::numpy_pickle;
   // The first byte of the JSON header is its opening brace.
   if (bytes.size() > 8 && bytes[8] == std::byte{'{'}) return FileKind::safetensors;
   return FileKind::unknown;
@@ -123,6 +125,8 @@ std::unique_ptr<TensorFile> open_tensor_file(const std::filesystem::path& path, 
       return std::make_unique<TorchZipFile>(path, unknown);
     case FileKind::torch_legacy:
       return std::make_unique<TorchLegacyFile>(path, unknown);
+    case FileKind::numpy_pickle:
+      return std::make_unique<NumpyPickleFile>(path, unknown);
     case FileKind::npz:
       return std::make_unique<NpzFile>(path);
     case FileKind::npy:

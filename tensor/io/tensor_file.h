@@ -68,14 +68,15 @@ class TensorFile {
   std::unordered_map<std::string, std::size_t> index_;
 };
 
-enum class FileKind { safetensors, torch_zip, torch_legacy, npz, npy, hdf5, unknown };
+enum class FileKind { safetensors, torch_zip, torch_legacy, numpy_pickle, npz, npy, hdf5, unknown };
 /// Looks at the first bytes (and into a zip's directory), never at the file's name. Throws FileError when unreadable.
 FileKind detect_file_kind(const std::filesystem::path& path);
 
 /// What to do with objects in a torch checkpoint whose class is not on the allow-list. Neither ever runs anything.
 enum class UnknownObjects { refuse, skip };
 
-/// Opens safetensors, torch zip, legacy torch, npz or npy by content. Throws FileError when it is none of them.
+/// Opens safetensors, torch zip, legacy torch, a pickle of NumPy arrays, npz or npy by content. Throws FileError when it
+/// is none of them.
 std::unique_ptr<TensorFile> open_tensor_file(
     const std::filesystem::path& path, UnknownObjects unknown = UnknownObjects::refuse);
 

@@ -119,6 +119,9 @@ void TorchCheckpoint::flatten(const PickleValue& value, const std::string& name,
       return;
     case Kind::storage:
       fail_file(path(), "torch checkpoint: '{}' is a bare storage | save tensors", printable(name));
+    case Kind::object:  // a NumPy element type: arrays have become tensors
+      metadata_[name] = fmt::format("<{}>", value.text);
+      return;
     case Kind::opaque:
       metadata_[name] = fmt::format("<{}, skipped>", value.text);
       return;

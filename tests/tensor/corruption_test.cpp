@@ -192,6 +192,10 @@ TEST_CASE("corruption/torch_zip/pickle_alone") {
   }
 }
 
+TEST_CASE("corruption/numpy_pickle/protocol_3") { sweep(golden("files/arrays_p3.pickle"), 13); }
+TEST_CASE("corruption/numpy_pickle/protocol_4") { sweep(golden("files/arrays_p4.pickle"), 14); }
+TEST_CASE("corruption/numpy_pickle/protocol_5") { sweep(golden("files/arrays_p5.pickle"), 15); }
+
 TEST_CASE("corruption/npz/stored") { sweep(golden("files/arrays.npz"), 9); }
 TEST_CASE("corruption/npz/deflated") { sweep(golden("files/arrays_deflated.npz"), 10); }
 TEST_CASE("corruption/npz/streamed") { sweep(golden("files/arrays_streamed.npz"), 11); }

@@ -8,6 +8,7 @@ import argparse
 import collections
 import io
 import os
+import pickle
 import zipfile
 
 import numpy as np
@@ -172,6 +173,30 @@ def numpy_files():
     np.save(path("array.npy"), np.arange(6, dtype=np.float32).reshape(2, 3) * 0.5)
 
 
+def numpy_pickles():
+    """Weights as JAX packages ship them. Protocol 3 under the names of NumPy before version 2, whose pickles are around."""
+    tree = {
+        "params": {
+            "Branch_0/Conv": {"kernel": np.arange(24, dtype=np.float32).reshape(2, 3, 4) * 0.5 - 1, "bias": np.arange(4, dtype=np.float32)},
+            "fortran": np.asfortranarray(np.arange(6, dtype=np.float64).reshape(2, 3)),
+            "list": [np.arange(300, dtype=np.int64) - 1, np.array(3.0, np.float32)],
+        },
+        "i2": np.arange(3, dtype=np.int16),
+        "f2": np.arange(5, dtype=np.float16) * 0.5,
+        "empty": np.zeros((0, 3), np.float32),
+        "b1": np.array([True, False]),
+        "note": "text",
+        "steps": 7,
+    }
+    for protocol in (3, 4, 5):
+        data = pickle.dumps(tree, protocol).replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+        with open(path(f"arrays_p{protocol}.pickle"), "wb") as file:
+            file.write(data)
+    for name, bad in (("big", np.arange(3, dtype=">f4")), ("objects", np.array([{"a": 1}, None], dtype=object)), ("p2", np.arange(200, dtype=np.float32))):
+        with open(path(f"{name}.pickle"), "wb") as file:
+            pickle.dump({"a": bad}, file, 2 if name == "p2" else 4)
+
+
 def safetensors_files():
     t = {k: v.contiguous() for k, v in tensors().items() if k not in ("expanded",)}
     t["expanded"] = tensors()["expanded"].clone()
@@ -182,4 +207,5 @@ if __name__ == "__main__":
     torch_files()
     model_four_times()
     numpy_files()
+    numpy_pickles()
     safetensors_files()
