@@ -8,6 +8,7 @@
 #include "models/inception_features.h"
 #include "models/lpips.h"
 #include "tensor/error.h"
+#include "tensor/io/atomic_file.h"
 #include "tensor/io/safetensors.h"
 #include "tensor/io/sha256.h"
 
@@ -64,7 +65,72 @@ std::string state_dict_name(std::string name) {
   return name;
 }
 
+/// "params.Mixed_3b.Branch_1/Conv3d_0a_1x1.Conv_0.kernel" -> "Mixed_3b.b1a.conv3d.weight"; empty for other names.
+std::string flax_state_dict_name(std::string_view name) {
+  // VGG16 counts its convolutions; torchvision counts what lies between them too.
+  constexpr int kIndexInFeatures[] = {0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28};
+  constexpr std::pair<std::string_view, std::string_view> kLayers[] = {
+      {"Branch_0/Conv3d_0a_1x1", "b0"},  {"Branch_1/Conv3d_0a_1x1", "b1a"}, {"Branch_1/Conv3d_0b_3x3", "b1b"},
+      {"Branch_2/Conv3d_0a_1x1", "b2a"}, {"Branch_2/Conv3d_0b_3x3", "b2b"}, {"Branch_3/Conv3d_0b_1x1", "b3b"},
+      {"Logits/Conv3d_0c_1x1", "logits"}};
+  constexpr std::pair<std::string_view, std::string_view> kLeaves[] = {
+      {".Conv_0.kernel", ".conv3d.weight"},
+      {".Conv_0.bias", ".conv3d.bias"},
+      {".BatchNorm_0.bias", ".bn.bias"},
+      {".BatchNorm_0.mean", ".bn.running_mean"},
+      {".BatchNorm_0.var", ".bn.running_var"}};
+  for (std::size_t i = 0; i < std::size(kIndexInFeatures); ++i)
+    for (const auto& [leaf, to] : {std::pair("kernel", "weight"), std::pair("bias", "bias")})
+      if (name == fmt::format("VGG16_0.Conv_{}.{}", i, leaf))
+        return fmt::format("features.{}.{}", kIndexInFeatures[i], to);
+  for (int i = 0; i < 5; ++i)
+    if (name == fmt::format("NetLinLayer_{}.Conv_0.kernel", i)) return fmt::format("lin{}.model.1.weight", i);
+
+  const bool statistics = name.starts_with("batch_stats.");
+  if (!statistics && !name.starts_with("params.")) return "";
+  std::string layer(name.substr(name.find('.') + 1));
+  for (const auto& [leaf, to] : kLeaves) {
+    if (!layer.ends_with(leaf)) continue;
+    layer.replace(layer.size() - leaf.size(), leaf.size(), to);
+    for (const auto& [from, short_name] : kLayers)
+      if (const auto at = layer.find(from); at != std::string::npos) layer.replace(at, from.size(), short_name);
+    return layer;
+  }
+  return "";
+}
+
+/// [.., in, out] -> [out, in, ..]
+Tensor output_first(const Tensor& kernel) {
+  if (kernel.rank() < 2 || kernel.numel() == 0) return kernel;
+  const std::int64_t in = kernel.dim(kernel.rank() - 2), out = kernel.cols(), taps = kernel.numel() / (in * out);
+  const std::vector<float> from = kernel.to(DType::f32).to_values<float>();
+  std::vector<float> to(from.size());
+  for (std::int64_t k = 0; k < taps; ++k)
+    for (std::int64_t i = 0; i < in; ++i)
+      for (std::int64_t o = 0; o < out; ++o)
+        to[static_cast<std::size_t>((o * in + i) * taps + k)] = from[static_cast<std::size_t>((k * in + i) * out + o)];
+  std::vector<std::int64_t> extents{out, in};
+  for (int d = 0; d + 2 < kernel.rank(); ++d) extents.push_back(kernel.dim(d));
+  return Tensor::from_values(to, Shape(extents));
+}
+
 }  // namespace
+
+nn::TensorMap rename_flax(nn::TensorMap tensors) {
+  nn::TensorMap renamed;
+  for (auto& [name, tensor] : tensors) {
+    const std::string to = flax_state_dict_name(name);
+    if (to.empty()) return tensors;
+    // I3D keeps the statistics of its norms as [1,1,1,1,C].
+    renamed.emplace(to, name.ends_with(".kernel") ? output_first(tensor) : tensor.dense_reshape({tensor.numel()}));
+    constexpr std::string_view kVariance = ".bn.running_var";
+    if (to.ends_with(kVariance))
+      renamed.emplace(
+          to.substr(0, to.size() - kVariance.size()) + ".bn.weight",
+          Tensor::full({tensor.numel()}, 1, tensor.dtype()));
+  }
+  return renamed;
+}
 
 nn::TensorMap rename_torchscript_i3d(nn::TensorMap tensors) {
   constexpr std::string_view kFirst = "conv3d_1a_7x7.conv3d.weight";
@@ -85,7 +151,7 @@ ConvertedWeights convert_weights(
   std::string shown;
   for (const auto& path : files) {
     const auto file = open_tensor_file(path);
-    Source source{path, sha256_of_file(path), file->contains("features.28.weight")};
+    Source source{path, sha256_of_file(path)};
     const OfficialFile* official = find_official_file(source.sha256);
     check_file(
         official == nullptr || std::string_view(official->part) != "wrong", path, "{} | get {}",
@@ -95,14 +161,17 @@ ConvertedWeights convert_weights(
         "sha256 {} is not that of an official weight file | compare with: avid weights; --allow-unofficial converts it "
         "all the same, and scores will say so",
         source.sha256);
-    for (const TensorInfo& info : file->tensors()) {
-      if (!info.dtype || !is_float(*info.dtype) || info.name.starts_with("classifier.")) continue;
-      check_file(all.emplace(info.name, file->load(info.name)).second, path, "tensor '{}' came before", info.name);
-    }
+    nn::TensorMap tensors;
+    for (const TensorInfo& info : file->tensors())
+      if (info.dtype && is_float(*info.dtype) && !info.name.starts_with("classifier."))
+        tensors.emplace(info.name, file->load(info.name));
+    tensors = rename_flax(rename_torchscript_i3d(std::move(tensors)));
+    source.is_trunk = tensors.contains("features.28.weight");
+    for (const auto& [name, tensor] : tensors)
+      check_file(all.emplace(name, tensor).second, path, "tensor '{}' came before", printable(name));
     shown += (shown.empty() ? "" : " + ") + path.string();
     sources.push_back(std::move(source));
   }
-  all = rename_torchscript_i3d(std::move(all));
   const char* network = recognise(all);
   check<FileError>(
       network != nullptr, "{}: the tensors of no metric network | give one of the files that avid weights lists",

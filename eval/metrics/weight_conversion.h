@@ -30,4 +30,9 @@ ConvertedWeights convert_weights(
 /// without something in front) to those of the state dict. Maps without such names come back as they are.
 nn::TensorMap rename_torchscript_i3d(nn::TensorMap tensors);
 
+/// The names and axis order of the JAX packages' editions of I3D and LPIPS (params.Mixed_3b.Branch_0/Conv3d_0a_1x1.
+/// Conv_0.kernel [t,h,w,in,out], VGG16_0.Conv_0.kernel [h,w,in,out], NetLinLayer_0.Conv_0.kernel) to those of the state
+/// dicts ([out,in,..]). Their norms have no scale: it becomes ones. Maps without such names come back as they are.
+nn::TensorMap rename_flax(nn::TensorMap tensors);
+
 }  // namespace avid::eval

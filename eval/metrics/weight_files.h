@@ -17,7 +17,7 @@ namespace avid::eval {
 /// A file as its makers publish it.
 struct OfficialFile {
   const char* network;  ///< whose weights; the safetensors file is <network>.safetensors
-  const char* part;     ///< "trunk", "heads", "all"; "wrong" for a look-alike that must not be used
+  const char* part;     ///< "trunk", "heads", "trunk and heads", "all"; "wrong" for a look-alike that must not be used
   const char* file_name;
   std::uint64_t num_bytes;  ///< 0: not known exactly
   const char* sha256;

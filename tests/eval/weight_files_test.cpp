@@ -56,6 +56,10 @@ TEST_CASE("weight_files/status/missing_official_unofficial_damaged") {
   CHECK(weight_status(dir.path(), "lpips-vgg").state == State::official);
   save_one(dir / "lpips-vgg.safetensors", {{"arch", "lpips-vgg"}, {"source_sha256", both + "+" + source}});
   CHECK(weight_status(dir.path(), "lpips-vgg").state == State::unofficial);
+  // The JAX edition has both parts in one file.
+  save_one(
+      dir / "lpips-vgg.safetensors", {{"arch", "lpips-vgg"}, {"source_sha256", official("vgg16.ckpt").sha256}});
+  CHECK(weight_status(dir.path(), "lpips-vgg").state == State::official);
 }
 
 TEST_CASE("weight_files/load/unavailable_says_what_to_do") {
@@ -97,6 +101,58 @@ TEST_CASE("weight_conversion/i3d/torchscript_names_become_those_of_the_state_dic
                    "Mixed_5c.b2b.conv3d.weight", "Mixed_5c.b3b.conv3d.weight", "logits.conv3d.bias"});
   const nn::TensorMap plain{{"Mixed_3b.b0.conv3d.weight", Tensor::zeros({1})}};
   CHECK(rename_torchscript_i3d(plain).size() == 1);
+}
+
+TEST_CASE("weight_conversion/jax/names_and_axes_become_those_of_the_state_dicts") {
+  const auto names_of = [](const nn::TensorMap& tensors) {
+    std::vector<std::string> names;
+    for (const auto& [name, tensor] : tensors) names.push_back(name);
+    return names;
+  };
+  nn::TensorMap i3d;
+  for (const char* name :
+       {"params.Conv3d_2c_3x3.BatchNorm_0.bias", "batch_stats.Conv3d_2c_3x3.BatchNorm_0.mean",
+        "batch_stats.Conv3d_2c_3x3.BatchNorm_0.var", "params.Logits/Conv3d_0c_1x1.Conv_0.bias",
+        "params.Logits/Conv3d_0c_1x1.Conv_0.kernel", "params.Mixed_3b.Branch_0/Conv3d_0a_1x1.Conv_0.kernel",
+        "params.Mixed_3b.Branch_1/Conv3d_0a_1x1.Conv_0.kernel", "params.Mixed_3b.Branch_1/Conv3d_0b_3x3.Conv_0.kernel",
+        "params.Mixed_5c.Branch_2/Conv3d_0a_1x1.Conv_0.kernel", "params.Mixed_5c.Branch_2/Conv3d_0b_3x3.Conv_0.kernel",
+        "batch_stats.Mixed_5c.Branch_3/Conv3d_0b_1x1.BatchNorm_0.var"})
+    i3d.emplace(name, Tensor::full({1, 1, 1, 1, 1}, 3));
+  const nn::TensorMap renamed = rename_flax(i3d);
+  CHECK(
+      names_of(renamed) == std::vector<std::string>{
+                               "Conv3d_2c_3x3.bn.bias", "Conv3d_2c_3x3.bn.running_mean",
+                               "Conv3d_2c_3x3.bn.running_var", "Conv3d_2c_3x3.bn.weight", "Mixed_3b.b0.conv3d.weight",
+                               "Mixed_3b.b1a.conv3d.weight", "Mixed_3b.b1b.conv3d.weight",
+                               "Mixed_5c.b2a.conv3d.weight", "Mixed_5c.b2b.conv3d.weight",
+                               "Mixed_5c.b3b.bn.running_var", "Mixed_5c.b3b.bn.weight", "logits.conv3d.bias",
+                               "logits.conv3d.weight"});
+  CHECK(renamed.at("Conv3d_2c_3x3.bn.weight").item() == 1);  // the norms there have no scale
+  CHECK(renamed.at("Conv3d_2c_3x3.bn.running_var").item() == 3);
+  CHECK(renamed.at("Conv3d_2c_3x3.bn.running_var").shape() == Shape{1});
+  CHECK(renamed.at("Mixed_3b.b0.conv3d.weight").shape() == Shape{1, 1, 1, 1, 1});
+
+  const nn::TensorMap vgg = rename_flax(
+      {{"VGG16_0.Conv_0.bias", Tensor::zeros({2})},
+       {"VGG16_0.Conv_2.kernel", Tensor::zeros({3, 3, 4, 2})},
+       {"VGG16_0.Conv_12.kernel", test::random_tensor({2, 3, 4, 5}, DType::f32, 1)},
+       {"NetLinLayer_4.Conv_0.kernel", Tensor::zeros({1, 1, 8, 1})}});
+  CHECK(
+      names_of(vgg) ==
+      std::vector<std::string>{"features.0.bias", "features.28.weight", "features.5.weight", "lin4.model.1.weight"});
+  CHECK(vgg.at("features.5.weight").shape() == Shape{2, 4, 3, 3});
+  CHECK(vgg.at("lin4.model.1.weight").shape() == Shape{1, 8, 1, 1});
+  const std::vector<double> from = test::random_tensor({2, 3, 4, 5}, DType::f32, 1).to_doubles(),
+                            to = vgg.at("features.28.weight").to_doubles();
+  REQUIRE(vgg.at("features.28.weight").shape() == Shape{5, 4, 2, 3});
+  for (std::size_t y = 0; y < 2; ++y)
+    for (std::size_t x = 0; x < 3; ++x)
+      for (std::size_t in = 0; in < 4; ++in)
+        for (std::size_t out = 0; out < 5; ++out)
+          CHECK(to[((out * 4 + in) * 2 + y) * 3 + x] == from[((y * 3 + x) * 4 + in) * 5 + out]);
+
+  const nn::TensorMap other{{"VGG16_0.Conv_13.kernel", Tensor::zeros({2, 3})}};  // there are 13, from 0
+  CHECK(names_of(rename_flax(other)) == std::vector<std::string>{"VGG16_0.Conv_13.kernel"});
 }
 
 TEST_CASE("weight_conversion/lpips/two_files_become_one_with_its_record") {
