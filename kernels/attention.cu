@@ -12,7 +12,8 @@
 // Exact      no atomics: 7 products in bwd instead of 5
 // Limits     D <= 64; D not a multiple of 16 bytes loads element by element
 // Measured   never run on a GPU yet
-// Open       128 queries per block and q kept in registers; few queries leave warps idle
+// Open       128 queries per block and q kept in registers; few queries leave warps idle; f32 sums of d_k and d_v with
+//            heads wider than 32 are cut by the tensor core: 5e-5 over 2500 queries
 // Oracle     kernels/attention_cpu.cpp in f64, compared in tests/sim/attention_test.cpp
 #include "kernels/attention.h"
 
@@ -256,6 +257,7 @@ __global__ void __launch_bounds__(kFlashThreads, 2)
   load(0);
 
   const float scale = static_cast<float>(p.scale);
+  constexpr bool kRounded = kD <= 32;  // f32: two wide gradients leave no registers for it
   float d_k[kD / 8][4] = {}, d_v[kD / 8][4] = {};
   for (int tile = 0; tile < queries.count; ++tile) {
     load(tile + 1);
@@ -271,14 +273,14 @@ __global__ void __launch_bounds__(kFlashThreads, 2)
       for (int e = 0; e < 4; ++e)
         prob[j][e] = exp2f(prob[j][e] * (scale * kFlashLog2E) - log_sums[numbers + j * 8 + 2 * t + (e & 1)]);
     }
-    multiply_columns<Elem, kD>(d_v, prob, d_out_tile, lane);
+    multiply_columns<Elem, kD, kRounded>(d_v, prob, d_out_tile, lane);
     multiply_rows<Elem, kD>(d_s, v_tile, warp * 16, d_out_tile, lane);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) d_s[j][e] = prob[j][e] * (d_s[j][e] - deltas[numbers + j * 8 + 2 * t + (e & 1)]);
     }
-    multiply_columns<Elem, kD>(d_k, d_s, q_tile, lane);
+    multiply_columns<Elem, kD, kRounded>(d_k, d_s, q_tile, lane);
     __syncthreads();
   }
   cp_async_wait<0>();

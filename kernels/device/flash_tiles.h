@@ -108,9 +108,6 @@ AVID_DEVICE void left_from_result(Fragment<float, 4>& a, const float (&c)[kTiles
   a.set(3, c[step][3]);
 }
 
-/// No loads for what follows are begun before this: f32 has no registers for them, least of all with wide heads.
-AVID_DEVICE void pause_loads() { __syncwarp(); }
-
 /// acc[16 rows, 64] = A B^T: rows row0 .. of tile `a` with all rows of tile `b`, over the channels.
 template <class Elem, int kD>
 AVID_DEVICE void multiply_rows(float (&acc)[8][4], const Elem* a, int row0, const Elem* b, int lane) {
@@ -130,15 +127,15 @@ AVID_DEVICE void multiply_rows(float (&acc)[8][4], const Elem* a, int row0, cons
       multiply_add_short(acc[j], left, right[0]);
       multiply_add_short(acc[j + 1], left, right[1]);
     }
-    if constexpr (sizeof(Elem) == 4 && kD > 32) pause_loads();
   }
 }
 
-/// acc[16 rows, kD] += M B: a result of 64 columns with the 64 rows of tile `b`.
-template <class Elem, int kD>
+/// acc[16 rows, kD] += M B: a result of 64 columns with the 64 rows of tile `b`. kRounded: f32 sums over many tiles are
+/// rounded, not cut (multiply_add_short), for some registers more.
+template <class Elem, int kD, bool kRounded = true>
 AVID_DEVICE void multiply_columns(float (&acc)[kD / 8][4], const float (&m)[8][4], const Elem* b, int lane) {
   using Tile = FlashTile<Elem, kD>;
-  if constexpr (sizeof(Elem) == 2) {
+  if constexpr (sizeof(Elem) == 2 || !kRounded) {
 #pragma unroll
     for (int s = 0; s < Tile::kRowSteps; ++s) {
       Fragment<Elem, 4> left;
@@ -147,8 +144,8 @@ AVID_DEVICE void multiply_columns(float (&acc)[kD / 8][4], const float (&m)[8][4
       for (int j = 0; j < Tile::kTiles; j += 2) {
         Fragment<Elem, 2> right[2];
         right_from_columns<Tile::kPitch>(right, b, s * Tile::kStep, j * 8, lane);
-        multiply_add(acc[j], left, right[0]);
-        multiply_add(acc[j + 1], left, right[1]);
+        multiply_add_short(acc[j], left, right[0]);
+        multiply_add_short(acc[j + 1], left, right[1]);
       }
     }
   } else {  // the tile's 64 terms from zero, then rounded: acc sums many tiles
@@ -163,11 +160,10 @@ AVID_DEVICE void multiply_columns(float (&acc)[kD / 8][4], const float (&m)[8][4
         right_from_columns<Tile::kPitch>(right, b, s * Tile::kStep, j * 8, lane);
         multiply_add_short(sum[0], left, right[0]);
         multiply_add_short(sum[1], left, right[1]);
-        if constexpr (kD > 32) pause_loads();
       }
 #pragma unroll
       for (int e = 0; e < 4; ++e) acc[j][e] += sum[0][e], acc[j + 1][e] += sum[1][e];
-      pause_loads();
+      __syncwarp();  // no loads for the next columns before this: there are no registers for them
     }
   }
 }
