@@ -156,8 +156,8 @@ def main():
         with open(file, "rb") as handle:
             digests[network] = hashlib.file_digest(handle, "sha256").hexdigest()
         for name, published, digits, floats, ours in check(arguments, load_file(file)):
-            # Floats must give every published digit, but for what f32 sums move with the number of threads (FVD was
-            # 10.138081 on two and 10.138090 on one); rounding to bytes may cost half a per cent.
+            # Floats must give every published digit, but for what the order of f32 sums moves (FVD was 10.138081 in one
+            # run and 10.138090 in another); rounding to bytes may cost half a per cent.
             good = abs(floats - published) <= digits + 2e-6 * published and abs(ours - published) <= 5e-3 * published
             rows.append({"check": name, "published": published, "floats_in_pytorch": floats, "program_on_bytes": ours,
                          "agrees": good})
