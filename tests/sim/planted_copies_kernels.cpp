@@ -12,7 +12,9 @@ __global__ void copy_not_waited_for(const float* in, float* out) {
   out[threadIdx.x] = s[threadIdx.x];
   cp_async_wait<0>();
 }
-__global__ void copy_waits_for_one_too_few(const float* in, float* out) {
+/// Copies of one half while the other is summed. In the last round the newest group is the one needed.
+template <bool kWaitsForTheLast>
+AVID_DEVICE void sum_from_two_buffers(const float* in, float* out) {
   AVID_SHARED(float, s, [512]);
   const auto load = [&](int i) {
     cp_async_16(&s[(i & 1) * 256 + threadIdx.x * 4], in + threadIdx.x * 4);
@@ -22,7 +24,11 @@ __global__ void copy_waits_for_one_too_few(const float* in, float* out) {
   load(0);
   for (int i = 0; i < 4; ++i) {
     if (i < 3) load(i + 1);
-    cp_async_wait<1>();  // in the last round the newest group is the one needed
+    if (kWaitsForTheLast && i == 3) {
+      cp_async_wait<0>();
+    } else {
+      cp_async_wait<1>();
+    }
     __syncthreads();
     sum += s[(i & 1) * 256 + threadIdx.x];
     __syncthreads();
@@ -30,6 +36,8 @@ __global__ void copy_waits_for_one_too_few(const float* in, float* out) {
   cp_async_wait<0>();
   out[threadIdx.x] = sum;
 }
+__global__ void copy_waits_for_one_too_few(const float* in, float* out) { sum_from_two_buffers<false>(in, out); }
+__global__ void double_buffer(const float* in, float* out) { sum_from_two_buffers<true>(in, out); }
 __global__ void copy_without_barrier(const float* in, float* out) {
   AVID_SHARED(float, s, [256]);
   cp_async_16(&s[threadIdx.x * 4], in + threadIdx.x * 4);
@@ -81,28 +89,6 @@ AVID_DEVICE void copy_from_odd_place(const float* in, float* out) {
 }
 __global__ void copy_from_misaligned(const float* in, float* out) { copy_from_odd_place<true>(in, out); }
 __global__ void copy_of_zeros_from_misaligned(const float* in, float* out) { copy_from_odd_place<false>(in, out); }
-
-__global__ void double_buffer(const float* in, float* out) {
-  AVID_SHARED(float, s, [512]);
-  const auto load = [&](int i) {
-    cp_async_16(&s[(i & 1) * 256 + threadIdx.x * 4], in + threadIdx.x * 4);
-    cp_async_commit();
-  };
-  float sum = 0.0f;
-  load(0);
-  for (int i = 0; i < 4; ++i) {
-    if (i < 3) {
-      load(i + 1);
-      cp_async_wait<1>();
-    } else {
-      cp_async_wait<0>();
-    }
-    __syncthreads();
-    sum += s[(i & 1) * 256 + threadIdx.x];
-    __syncthreads();
-  }
-  out[threadIdx.x] = sum;
-}
 }  // namespace AVID_GPU
 }  // namespace avid::kernels
 
