@@ -37,8 +37,8 @@ struct HeldOutClips {
 
 /// Windows of `frames` frames behind the model's conditioning frames: those of the list that was given, else drawn by
 /// `seed`, the same as `avid clips` would store.
-/// Errors   ConfigError for a list of other episodes, lengths or treatment of resets, for more kinds of actions than the model knows, and
-///          for a size that the model does not take; FileError.
+/// Errors   ConfigError for a list of other episodes, lengths or treatment of resets, for more kinds of actions than the
+///          model knows, and for a size that the model does not take; FileError.
 HeldOutClips read_held_out_clips(
     const ClipRequest& request, const WorldModel& world, std::int64_t frames, std::uint64_t seed);
 
