@@ -9,6 +9,7 @@
 #include "autograd/ops/attention.h"
 #include "autograd/ops/temporal_attention.h"
 #include "tests/doctest.h"
+#include "tests/kernels/attention_block_cases.h"
 #include "tests/support.h"
 
 #if AVID_HAVE_SIM
@@ -71,11 +72,8 @@ TEST_CASE("attention_on_device/temporal_attention/fused, composed and many frame
   std::uint64_t seed = 0;
   for (const Size& s : {Size{1, 8, 2, 3, 50, 2, 50}, Size{2, 3, 1, 3, 12, 2, 8}, Size{1, 10, 1, 2, 16, 1, 32}}) {
     CAPTURE(s.C);
-    const std::int64_t R = std::min<std::int64_t>(16, s.D / 2);
-    std::vector<float> values;
-    for (std::int64_t r = 0; r < R; ++r)
-      values.push_back(static_cast<float>(std::pow(1e4, -static_cast<double>(r) / static_cast<double>(R))));
-    const Tensor freqs = Tensor::from_values(values, {R});
+    const std::vector<float> values = rotary_frequencies(s.D);
+    const Tensor freqs = Tensor::from_values(values, {static_cast<std::int64_t>(values.size())});
     compare(
         {random({s.B, s.T, s.H, s.W, s.C}, seed += 10, 2.0), random({s.C}, seed + 1, 1.5),
          random({3 * s.N * s.D, s.C}, seed + 2, 1.2 / std::sqrt(static_cast<double>(s.C))),

@@ -1,21 +1,14 @@
 // tests/autograd/temporal_attention_test.cpp -- gradient check in f64, frozen inputs, messages
 #include "autograd/ops/temporal_attention.h"
 
-#include <cmath>
-
 #include "tests/autograd/attention_block_checks.h"
 
 namespace avid::test {
 namespace {
 
-/// 10000^(-2r/rotated) for rotated = min(32, head_dim).
 Tensor freqs(std::int64_t head_dim) {
-  const std::int64_t R = std::min<std::int64_t>(32, head_dim) / 2;
-  std::vector<float> values;
-  for (std::int64_t r = 0; r < R; ++r) {
-    values.push_back(static_cast<float>(std::pow(1e4, -static_cast<double>(r) / static_cast<double>(R))));
-  }
-  return Tensor::from_values(values, {R});
+  const std::vector<float> values = rotary_frequencies(head_dim);
+  return Tensor::from_values(values, {static_cast<std::int64_t>(values.size())});
 }
 
 const AttentionBlockOp kOp = {

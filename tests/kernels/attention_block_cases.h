@@ -3,6 +3,8 @@
 
 #include <omp.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -25,6 +27,15 @@ struct AttentionCase {
     return text;
   }
 };
+
+/// Frequencies of the rotary code: 10000^(-2r/rotated) for rotated = min(32, head_dim), r below half of that.
+inline std::vector<float> rotary_frequencies(std::int64_t head_dim) {
+  const std::int64_t R = std::min<std::int64_t>(32, head_dim) / 2;
+  std::vector<float> freqs;
+  for (std::int64_t r = 0; r < R; ++r)
+    freqs.push_back(static_cast<float>(std::pow(10000.0, -static_cast<double>(r) / static_cast<double>(R))));
+  return freqs;
+}
 
 /// Random operands of one case, in f64; convert with to().
 struct AttentionOperands {

@@ -15,21 +15,14 @@ namespace {
 
 using kernels::relative_bias_bucket;
 
-std::vector<float> frequencies(std::int64_t head_dim) {
-  const std::int64_t R = std::min<std::int64_t>(32, head_dim) / 2;
-  std::vector<float> freqs;
-  for (std::int64_t r = 0; r < R; ++r) {
-    freqs.push_back(static_cast<float>(std::pow(10000.0, -static_cast<double>(r) / static_cast<double>(R))));
-  }
-  return freqs;
-}
-
 struct TemporalOperands : AttentionOperands {
   Tensor table;
   std::vector<float> freqs;
 
   TemporalOperands(const AttentionCase& c, std::uint64_t seed)
-      : AttentionOperands(c, seed), table(random_tensor({32, c.N}, DType::f64, seed + 9)), freqs(frequencies(c.D)) {
+      : AttentionOperands(c, seed),
+        table(random_tensor({32, c.N}, DType::f64, seed + 9)),
+        freqs(rotary_frequencies(c.D)) {
     table = table.to(DType::f32).to(DType::f64);
   }
   TemporalOperands to(DType dtype) const {
@@ -119,7 +112,7 @@ TEST_CASE("temporal_attention/buckets/property_20 rows and full map") {
 TEST_CASE("temporal_attention/rotary/the example of the specification") {
   std::vector<double> head(50);
   for (std::size_t i = 0; i < head.size(); ++i) head[i] = static_cast<double>(i);
-  const auto freqs = frequencies(50);
+  const auto freqs = rotary_frequencies(50);
   kernels::rotate_pairs(head.data(), freqs.data(), 16, 1.0);
   const double expected[] = {-0.84147, 0.54030, 0.09251, 3.60436, 2.24674, 5.99601};
   for (std::size_t i = 0; i < 6; ++i) CHECK(std::abs(head[i] - expected[i]) < 6e-6);
@@ -129,7 +122,7 @@ TEST_CASE("temporal_attention/rotary/the example of the specification") {
 }
 
 TEST_CASE("temporal_attention/rotary/property_19 norms, frame differences, identity") {
-  const auto freqs = frequencies(50);
+  const auto freqs = rotary_frequencies(50);
   const auto turned = [&](std::uint64_t seed, double position) {
     auto v = random_tensor({50}, DType::f64, seed).to_doubles();
     kernels::rotate_pairs(v.data(), freqs.data(), 16, position);
