@@ -120,6 +120,7 @@ void add_step_options(Command* command, const std::shared_ptr<BenchOptions>& opt
       ->range(1, 1000)
       ->capture_default_str();
   command->add_option("--device", options->device, "cpu, cuda, cuda:N or sim (the kernel simulator)")
+      ->device_name()
       ->capture_default_str();
   command->add_option(
       "--graph", options->graph,

@@ -170,7 +170,7 @@ void setup(Command* command) {
   auto options = std::make_shared<BenchOptions>();
   add_step_inputs(each, options);
   set_example(each, "avid bench kernels --kind base --device cuda --config configs/base.toml --dtype bf16");
-  each->add_option("--device", options->device, "cuda or cuda:N")->capture_default_str();
+  each->add_option("--device", options->device, "cuda or cuda:N")->device_name()->capture_default_str();
   auto sim = std::make_shared<bool>(false);
 #if AVID_HAVE_SIM
   each->add_flag("--sim", *sim, "Count the traffic of every kernel's lines in the simulator; nothing is timed");

@@ -43,7 +43,7 @@ void forward(Options& options) {
   request.dtype = request.activations == DType::f64 ? DType::f64 : DType::f32;
   request.device = Device::parse(options.device);
   use_routes(*options.routes, request.device);
-  check<DTypeError>(
+  check<UsageError>(
       request.dtype != DType::f64 || !request.device.is_gpu(),
       "forward: --dtype f64 --device {}: devices compute in f32 and bf16 | use --device cpu", options.device);
 
@@ -108,7 +108,7 @@ const CommandRegistrar registrar(
       command->add_option("--output", options->output, "safetensors with every output")->type_name("F")->required();
       command->add_option("--schedule", options->schedule, "linear, cosine or sigmoid")->capture_default_str();
       command->add_option("--timesteps", request.num_steps, "diffusion steps N")
-          ->positive()
+          ->range(1, 1'000'000)
           ->capture_default_str();
       command->add_option("--objective", options->objective, "pred_noise, pred_x0 or pred_v")->capture_default_str();
       command->add_flag("--grads", request.grads, "also grad.<name> of the loss for every trained tensor");
@@ -116,6 +116,7 @@ const CommandRegistrar registrar(
           ->add_option("--dtype", options->dtype, "f32, f64 (cpu only), or bf16: activations in bf16, weights in f32")
           ->capture_default_str();
       command->add_option("--device", options->device, "cpu, cuda, cuda:N or sim (the kernel simulator)")
+          ->device_name()
           ->capture_default_str();
       options->routes = add_route_options(command);
       command->add_flag("--json", options->json, "print scalars and shapes as one JSON value");

@@ -133,10 +133,11 @@ const CommandRegistrar registrar(
           ->add_option("--schedule", options->schedule, "linear, cosine or sigmoid (default: as trained, else sigmoid)")
           ->one_of({"linear", "cosine", "sigmoid"});
       command->add_option("--timesteps", options->timesteps, "diffusion steps N (default: as trained, else 200)")
-          ->positive();
+          ->range(1, 1'000'000);
       command->add_option("--objective", options->objective, "pred_noise, pred_x0 or pred_v (default: as trained)")
           ->one_of({"pred_noise", "pred_x0", "pred_v"});
       command->add_option("--device", options->device, "where the base computes: cpu, cuda, cuda:N or sim")
+          ->device_name()
           ->capture_default_str();
       command->add_option("--threads", options->threads, "CPU threads (default: all)")->range(1, 4096);
       command->add_flag("--json", options->json, "print address and model as one JSON line");

@@ -194,9 +194,11 @@ const CommandRegistrar registrar("train", "train a base, an AVID adapter or a ba
   command->add_option("--set", options->set, "change one key of the configuration: train.lr=2e-5 (repeatable)")
       ->allow_extra_args(false);
   command->add_flag("--dry-run", options->dry_run, "print parameters, FLOPs, predicted memory and time; write nothing");
-  command->add_option(
-      "--device", options->device,
-      "cpu, cuda, cuda:N or sim, the kernel simulator (default: cpu, or the one the run started on)");
+  command
+      ->add_option(
+          "--device", options->device,
+          "cpu, cuda, cuda:N or sim, the kernel simulator (default: cpu, or the one the run started on)")
+      ->device_name();
   command->add_option("--threads", options->threads, "CPU threads (default: all, or those the run started with)")
       ->range(1, 4096);
   options->routes = add_route_options(command, "native, or what the run started with");

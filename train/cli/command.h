@@ -39,6 +39,7 @@ class Option {
   Option* non_negative();
   Option* range(std::int64_t from, std::int64_t to);  ///< both ends belong to it
   Option* one_of(const std::vector<std::string>& names);
+  Option* device_name();  ///< a word that Device::parse can read; whether there is such a device is for it to say
 
   bool given() const;  ///< was it on the command line?
 

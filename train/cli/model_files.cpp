@@ -104,6 +104,7 @@ void add_model_options(Command* command, ModelFiles& files, const std::string& g
       ->add_option("--objective", files.objective, "pred_noise, pred_x0 or pred_v (default: as trained, else pred_x0)")
       ->one_of({"pred_noise", "pred_x0", "pred_v"});
   command->add_option("--device", files.device, "cpu, cuda, cuda:N or sim (the kernel simulator)")
+      ->device_name()
       ->capture_default_str();
   files.routes = add_route_options(command);
   command->add_option("--dtype", files.dtype, "of activations: f32 or bf16 (weights are f32)")
