@@ -8,12 +8,12 @@
 //            never pass through shared memory (flash_tiles.h). One text for bf16 and f32.
 // Traffic    each block reads all tiles of the other side: (rows / 64) times through L2
 // Numerics   running maximum and sum in base 2, one division at the end. bf16: P and d_S are rounded to bf16 for their
-//            products, sums in f32. f32: three TF32 products each, 64 terms in the tensor core. P is 0 in masked tails.
+//            products, sums in f32. f32: three TF32 products each, 64 terms in the tensor core, which cuts; the sums over
+//            tiles are rounded. P is 0 in masked tails.
 // Exact      no atomics: 7 products in bwd instead of 5
 // Limits     D <= 64; D not a multiple of 16 bytes loads element by element
 // Measured   never run on a GPU yet
-// Open       128 queries per block and q kept in registers; few queries leave warps idle; f32 sums of d_k and d_v with
-//            heads wider than 32 are cut by the tensor core: 5e-5 over 2500 queries
+// Open       128 queries per block and q kept in registers; few queries leave warps idle
 // Oracle     kernels/attention_cpu.cpp in f64, compared in tests/sim/attention_test.cpp
 #include "kernels/attention.h"
 
@@ -257,7 +257,6 @@ __global__ void __launch_bounds__(kFlashThreads, 2)
   load(0);
 
   const float scale = static_cast<float>(p.scale);
-  constexpr bool kRounded = kD <= 32;  // f32: two wide gradients leave no registers for it
   float d_k[kD / 8][4] = {}, d_v[kD / 8][4] = {};
   for (int tile = 0; tile < queries.count; ++tile) {
     load(tile + 1);
@@ -273,14 +272,14 @@ __global__ void __launch_bounds__(kFlashThreads, 2)
       for (int e = 0; e < 4; ++e)
         prob[j][e] = exp2f(prob[j][e] * (scale * kFlashLog2E) - log_sums[numbers + j * 8 + 2 * t + (e & 1)]);
     }
-    multiply_columns<Elem, kD, kRounded>(d_v, prob, d_out_tile, lane);
+    multiply_columns<Elem, kD>(d_v, prob, d_out_tile, lane);
     multiply_rows<Elem, kD>(d_s, v_tile, warp * 16, d_out_tile, lane);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) d_s[j][e] = prob[j][e] * (d_s[j][e] - deltas[numbers + j * 8 + 2 * t + (e & 1)]);
     }
-    multiply_columns<Elem, kD, kRounded>(d_k, d_s, q_tile, lane);
+    multiply_columns<Elem, kD>(d_k, d_s, q_tile, lane);
     __syncthreads();
   }
   cp_async_wait<0>();

@@ -35,11 +35,15 @@ AVID_DEVICE void load_flash_tile(
   using Tile = FlashTile<Elem, kD>;
   constexpr int kChunks = kD / Tile::kChunk;
   if (D % Tile::kChunk == 0) {
-    for (int e = threadIdx.x; e < kFlashRows * kChunks; e += kFlashThreads) {
-      const int r = e / kChunks, c = e % kChunks * Tile::kChunk;
-      const bool valid = first + r < num_rows && c < D;
-      cp_async_16(tile + r * Tile::kPitch + c, valid ? head + (first + r) * pitch + c : head, valid);
-    }
+    // One address that steps: an address of every chunk, kept over the walk, costs wide heads in f32 their registers.
+    constexpr int kRowsAtOnce = kFlashThreads / kChunks;
+    const int r0 = threadIdx.x / kChunks, c = threadIdx.x % kChunks * Tile::kChunk;
+    const std::int64_t rows = c < D ? num_rows - first : 0, step = kRowsAtOnce * pitch;
+    const Elem* from = head + (first + r0) * pitch + c;
+    Elem* to = tile + r0 * Tile::kPitch + c;
+#pragma unroll
+    for (int r = r0; r < kFlashRows; r += kRowsAtOnce, from += step, to += kRowsAtOnce * Tile::kPitch)
+      cp_async_16(to, r < rows ? from : head, r < rows);
     return;
   }
   for (int e = threadIdx.x; e < kFlashRows * kD; e += kFlashThreads) {  // heads that do not start at 16 bytes
@@ -130,12 +134,11 @@ AVID_DEVICE void multiply_rows(float (&acc)[8][4], const Elem* a, int row0, cons
   }
 }
 
-/// acc[16 rows, kD] += M B: a result of 64 columns with the 64 rows of tile `b`. kRounded: f32 sums over many tiles are
-/// rounded, not cut (multiply_add_short), for some registers more.
-template <class Elem, int kD, bool kRounded = true>
+/// acc[16 rows, kD] += M B: a result of 64 columns with the 64 rows of tile `b`.
+template <class Elem, int kD>
 AVID_DEVICE void multiply_columns(float (&acc)[kD / 8][4], const float (&m)[8][4], const Elem* b, int lane) {
   using Tile = FlashTile<Elem, kD>;
-  if constexpr (sizeof(Elem) == 2 || !kRounded) {
+  if constexpr (sizeof(Elem) == 2) {
 #pragma unroll
     for (int s = 0; s < Tile::kRowSteps; ++s) {
       Fragment<Elem, 4> left;
@@ -148,7 +151,7 @@ AVID_DEVICE void multiply_columns(float (&acc)[kD / 8][4], const float (&m)[8][4
         multiply_add_short(acc[j + 1], left, right[1]);
       }
     }
-  } else {  // the tile's 64 terms from zero, then rounded: acc sums many tiles
+  } else {  // the tile's 64 terms from zero in the tensor core, which cuts, then added rounded: acc sums many tiles
 #pragma unroll
     for (int j = 0; j < Tile::kTiles; j += 2) {
       float sum[2][4] = {};
