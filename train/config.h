@@ -1,7 +1,7 @@
 // train/config.h -- what a training run is told: TOML file + --set overrides -> one typed, checked struct
 //
-// Every key is listed once, in config.cpp (visit_keys), with its range and a line of help; reading, --set, the nearest-name
-// hints, the resolved file in the run folder and the fingerprint all walk that list.
+// Every key is listed once, in config_keys.h (visit_keys), with its range and a line of help; reading, --set, hints to
+// the nearest name, the resolved file in the run folder and the fingerprint all walk that list.
 #pragma once
 
 #include <algorithm>
@@ -30,7 +30,7 @@ struct TrainConfig {
   } data;
 
   struct Model {
-    std::string kind;  // kModelKinds in config.cpp
+    std::string kind;  // kModelKinds in config_keys.h
     std::int64_t width = 50;
     std::vector<std::int64_t> multipliers = {1, 2, 4, 8};
     std::int64_t heads = 4, head_dim = 50;
