@@ -35,6 +35,64 @@ H5Extent extent_of_replayed(const H5File& file, const std::string& name, std::ui
   return frames;
 }
 
+/// Whether /frames has a shape of frames, and the file room for them: a header alone may claim anything.
+void check_frames(const H5Extent& frames, const std::string& name, std::uint64_t file_bytes, bool replayed) {
+  const auto& dims = frames.dims;
+  check<FileError>(
+      frames.type == H5Type::u8 && dims.size() == 4 && dims[3] == 3 && dims[1] >= 1 && dims[1] <= 8192 &&
+          dims[2] >= 1 && dims[2] <= 8192,
+      "{}: /frames: expected uint8 [N,H,W,3], got {}", name, frames.dims_text());
+  check<FileError>(dims[0] > 0, "{}: /frames: the dataset is empty | collect some levels first", name);
+  const std::uint64_t most = file_bytes * (frames.chunked ? kMaxDeflateRatio : 1);
+  check<FileError>(
+      replayed || dims[0] <= most / (dims[1] * dims[2] * 3),
+      "{}: /frames: {} do not fit a file of {} bytes | truncated? fetch or make it again", name, frames.dims_text(),
+      file_bytes);
+  const std::uint64_t frame_total = dims[0] * dims[1] * dims[2] * 3;
+  if (frames.offset_bytes)
+    check<FileError>(
+        *frames.offset_bytes <= file_bytes && frame_total <= file_bytes - *frames.offset_bytes,
+        "{}: /frames: the file ends at byte {} of {} | truncated: fetch or make it again", name, file_bytes,
+        *frames.offset_bytes + frame_total);
+}
+
+ShardMeta read_meta(const H5File& file, const H5Extent& frames, const std::string& name) {
+  ShardMeta meta;
+  meta.height = static_cast<std::int64_t>(frames.dims[1]);
+  meta.width = static_cast<std::int64_t>(frames.dims[2]);
+  meta.game = file.text_attribute("game");
+  meta.level_begin = static_cast<std::int32_t>(file.int_attribute("level_begin"));
+  meta.level_end = static_cast<std::int32_t>(file.int_attribute("level_end"));
+  meta.steps_per_level = static_cast<std::uint32_t>(file.int_attribute("steps_per_level"));
+  meta.distribution_mode = file.text_attribute("distribution_mode");
+  meta.options = file.text_attribute("options");
+  meta.action_rng = file.text_attribute("action_rng");
+  meta.dataset_seed = file.uint_attribute("dataset_seed");
+  meta.procgen_version = file.text_attribute("procgen_version");
+  meta.library_sha256 = file.text_attribute("library_sha256");
+  meta.asset_notice = file.text_attribute("asset_notice");
+  // Absent in files of other writers of this format.
+  if (file.has_attribute("frame_filter")) meta.frame_filter = file.text_attribute("frame_filter");
+  if (file.has_attribute("resets_known")) meta.resets_known = file.int_attribute("resets_known") != 0;
+  const H5Extent actions = file.extent("/actions");
+  if (actions.type == H5Type::f32 && actions.dims.size() == 2) {
+    meta.action_width = static_cast<std::int64_t>(actions.dims[1]);
+    meta.num_actions = 0;
+  } else if (file.has_attribute("num_actions")) {
+    const std::int64_t n = file.int_attribute("num_actions");
+    check<FileError>(n >= 1 && n <= 256, "{}: num_actions: expected 1..256, got {}", name, n);
+    meta.num_actions = static_cast<int>(n);
+  }
+  return meta;
+}
+
+/// "contiguous", "deflate, chunks of 16 frames" or "replayed".
+std::string storage_text(const H5Extent& frames, bool replayed) {
+  if (replayed) return kReplayed;
+  if (!frames.chunked) return "contiguous";
+  return fmt::format("deflate, chunks of {} frames", frames.chunk_dims.empty() ? 0 : frames.chunk_dims[0]);
+}
+
 }  // namespace
 
 OpenShard open_shard(const fs::path& path) {
@@ -58,65 +116,19 @@ OpenShard open_shard(const fs::path& path) {
 
   const bool replayed = !file.has("/frames") && file.has_attribute("frames");
   out.frames = replayed ? extent_of_replayed(file, name, file_bytes) : file.extent("/frames");
-  const auto& dims = out.frames.dims;
-  check<FileError>(
-      out.frames.type == H5Type::u8 && dims.size() == 4 && dims[3] == 3 && dims[1] >= 1 && dims[1] <= 8192 &&
-          dims[2] >= 1 && dims[2] <= 8192,
-      "{}: /frames: expected uint8 [N,H,W,3], got {}", name, out.frames.dims_text());
-  check<FileError>(dims[0] > 0, "{}: /frames: the dataset is empty | collect some levels first", name);
-  const std::uint64_t most = file_bytes * (out.frames.chunked ? kMaxDeflateRatio : 1);
-  check<FileError>(
-      replayed || dims[0] <= most / (dims[1] * dims[2] * 3),
-      "{}: /frames: {} do not fit a file of {} bytes | truncated? fetch or make it again", name, out.frames.dims_text(),
-      file_bytes);
-  const std::uint64_t frame_total = dims[0] * dims[1] * dims[2] * 3;
-  if (out.frames.offset_bytes)
-    check<FileError>(
-        *out.frames.offset_bytes <= file_bytes && frame_total <= file_bytes - *out.frames.offset_bytes,
-        "{}: /frames: the file ends at byte {} of {} | truncated: fetch or make it again", name, file_bytes,
-        *out.frames.offset_bytes + frame_total);
+  check_frames(out.frames, name, file_bytes, replayed);
 
   ShardInfo& info = out.info;
-  ShardMeta& meta = info.meta;
   info.path = path;
   info.file_bytes = file_bytes;
-  info.num_frames = static_cast<std::int64_t>(dims[0]);
-  meta.height = static_cast<std::int64_t>(dims[1]);
-  meta.width = static_cast<std::int64_t>(dims[2]);
-  const H5Extent levels = file.extent("/runs/level"), segments = file.extent("/segments/offset"),
-                 actions = file.extent("/actions");
-  info.num_runs = static_cast<std::int64_t>(levels.num_elements());
-  info.num_segments = static_cast<std::int64_t>(segments.num_elements());
+  info.num_frames = static_cast<std::int64_t>(out.frames.dims[0]);
+  info.num_runs = static_cast<std::int64_t>(file.extent("/runs/level").num_elements());
+  info.num_segments = static_cast<std::int64_t>(file.extent("/segments/offset").num_elements());
   info.replayed = replayed;
-  info.storage =
-      replayed ? std::string(kReplayed)
-      : out.frames.chunked
-          ? fmt::format("deflate, chunks of {} frames", out.frames.chunk_dims.empty() ? 0 : out.frames.chunk_dims[0])
-          : "contiguous";
+  info.storage = storage_text(out.frames, replayed);
   info.frame_checksum = file.uint_attribute("frame_checksum");
   if (file.has_attribute("table_checksum")) info.table_checksum = file.uint_attribute("table_checksum");
-  meta.game = file.text_attribute("game");
-  meta.level_begin = static_cast<std::int32_t>(file.int_attribute("level_begin"));
-  meta.level_end = static_cast<std::int32_t>(file.int_attribute("level_end"));
-  meta.steps_per_level = static_cast<std::uint32_t>(file.int_attribute("steps_per_level"));
-  meta.distribution_mode = file.text_attribute("distribution_mode");
-  meta.options = file.text_attribute("options");
-  meta.action_rng = file.text_attribute("action_rng");
-  meta.dataset_seed = file.uint_attribute("dataset_seed");
-  meta.procgen_version = file.text_attribute("procgen_version");
-  meta.library_sha256 = file.text_attribute("library_sha256");
-  meta.asset_notice = file.text_attribute("asset_notice");
-  // Absent in files of other writers of this format.
-  if (file.has_attribute("frame_filter")) meta.frame_filter = file.text_attribute("frame_filter");
-  if (file.has_attribute("resets_known")) meta.resets_known = file.int_attribute("resets_known") != 0;
-  if (actions.type == H5Type::f32 && actions.dims.size() == 2) {
-    meta.action_width = static_cast<std::int64_t>(actions.dims[1]);
-    meta.num_actions = 0;
-  } else if (file.has_attribute("num_actions")) {
-    const std::int64_t n = file.int_attribute("num_actions");
-    check<FileError>(n >= 1 && n <= 256, "{}: num_actions: expected 1..256, got {}", name, n);
-    meta.num_actions = static_cast<int>(n);
-  }
+  info.meta = read_meta(file, out.frames, name);
   return out;
 }
 
