@@ -44,6 +44,12 @@ Device Device::parse(std::string_view text) {
     check<DeviceError>(problem.empty(), "device: {} | use --device cpu", problem);
   }
 #endif
+#if AVID_HAVE_SIM
+  if (device.kind == DeviceKind::sim) {  // of its settings
+    const std::string problem = kernels::device_problem<kernels::Sim>(0);
+    check<DeviceError>(problem.empty(), "device: {}", problem);
+  }
+#endif
   return device;
 }
 

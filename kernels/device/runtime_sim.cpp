@@ -22,6 +22,7 @@
 
 #include "kernels/device/graph_memory.h"
 #include "kernels/device/sim_recorder.h"
+#include "kernels/device/sim_settings.h"
 
 namespace avid::kernels {
 
@@ -31,13 +32,9 @@ SimRecorder* recorder = nullptr;
 
 namespace {
 
-// How much the simulated device has: AVID_SIM_MEMORY_MIB, or all that the host gives.
+// How much the simulated device has.
 std::size_t memory_limit() {
-  static const std::size_t limit = [] {
-    const char* text = std::getenv("AVID_SIM_MEMORY_MIB");
-    const double mib = text == nullptr ? 0 : std::atof(text);
-    return mib > 0 ? static_cast<std::size_t>(mib * 1048576) : ~std::size_t{0};
-  }();
+  static const std::size_t limit = simulator::memory_from_environment();
   return limit;
 }
 
@@ -165,6 +162,12 @@ std::unique_ptr<Upload> make_upload<Sim>(const Stream&, std::size_t bytes) {
 
 template <>
 std::string device_problem<Sim>(int) {
+  try {
+    simulator::options_from_environment();
+    simulator::memory_from_environment();
+  } catch (const GpuError& error) {
+    return error.what();
+  }
   return {};
 }
 

@@ -1,4 +1,4 @@
-// kernels/sim/launch.cpp -- a grid over the OS threads, and the settings
+// kernels/sim/launch.cpp -- a grid over the OS threads
 #include <omp.h>
 
 #include <algorithm>
@@ -13,6 +13,7 @@
 
 #include "kernels/device/gpu_sim.h"
 #include "kernels/device/sim_recorder.h"
+#include "kernels/device/sim_settings.h"
 #include "kernels/sim/engine.h"
 #include "kernels/sim/global_races.h"
 #include "kernels/sim/report.h"
@@ -22,27 +23,6 @@ namespace {
 
 /// Unless told otherwise: a block of 1024 fibers is 2048 mappings, and Linux allows a process 65530.
 constexpr int kMostThreads = 16;
-
-Options options_from_environment() {
-  Options o;
-  if (const char* order = std::getenv("AVID_SIM_ORDER")) {
-    if (std::strcmp(order, "forward") == 0)
-      o.order = Order::forward;
-    else if (std::strcmp(order, "reverse") == 0)
-      o.order = Order::reverse;
-    else if (std::strcmp(order, "random") == 0)
-      o.order = Order::random;
-    else
-      throw GpuError(std::string("AVID_SIM_ORDER: expected forward, reverse or random, got ") + order);
-  }
-  if (const char* seed = std::getenv("AVID_SIM_SEED")) o.seed = std::strtoull(seed, nullptr, 0);
-  if (const char* arch = std::getenv("AVID_SIM_ARCH")) {
-    o.arch = std::atoi(arch);
-    if (o.arch != 80 && o.arch != 90) throw GpuError(std::string("AVID_SIM_ARCH: expected 80 or 90, got ") + arch);
-  }
-  if (const char* threads = std::getenv("AVID_SIM_THREADS")) o.os_threads = std::atoi(threads);
-  return o;
-}
 
 /// What a GPU refuses; one line as the launch on a GPU gives it.
 void check_launch(const Launch& l) {

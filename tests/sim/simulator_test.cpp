@@ -1,8 +1,12 @@
 // tests/sim/simulator_test.cpp -- the device language does what CUDA's does: indices, shuffles, votes, shared memory,
 // copies
+#include <cstdlib>
+#include <limits>
+#include <string>
 #include <vector>
 
 #include "kernels/device/gpu.h"
+#include "kernels/device/sim_settings.h"
 #include "tests/sim/orders.h"
 
 namespace avid::kernels {
@@ -63,4 +67,78 @@ TEST_CASE("simulator/cp_async/valid copies and zeros") {
     sim::launch(sim::copy_async_kernel, 1, 64, 1024, Stream{}, in, out, 200);
     for (int i = 0; i < 256; ++i) CHECK(out[i] == (255 - i < 200 ? static_cast<float>(256 - i) : 0.0f));
   });
+}
+
+namespace {
+
+/// f() with a variable set.
+template <class F>
+auto with_setting(const char* name, const char* value, F&& f) {
+  struct Unset {
+    const char* name;
+    ~Unset() { unsetenv(name); }
+  } unset{name};
+  setenv(name, value, 1);
+  return f();
+}
+
+}  // namespace
+
+TEST_CASE("simulator/settings/what the environment says") {
+  using namespace simulator;
+  const auto options = [](const char* name, const char* value) {
+    return with_setting(name, value, options_from_environment);
+  };
+  CHECK(options("AVID_SIM_ORDER", "forward").order == Order::forward);
+  CHECK(options("AVID_SIM_ORDER", "reverse").order == Order::reverse);
+  CHECK(options("AVID_SIM_ORDER", "random").order == Order::random);
+  CHECK(options("AVID_SIM_SEED", "0").seed == 0);
+  CHECK(options("AVID_SIM_SEED", "18446744073709551615").seed == std::numeric_limits<std::uint64_t>::max());
+  CHECK(options("AVID_SIM_ARCH", "80").arch == 80);
+  CHECK(options("AVID_SIM_ARCH", "90").arch == 90);
+  CHECK(options("AVID_SIM_THREADS", "256").os_threads == 256);
+  for (const char* name : {"AVID_SIM_ORDER", "AVID_SIM_SEED", "AVID_SIM_ARCH", "AVID_SIM_THREADS"}) {
+    const Options o = options(name, ""), usual;
+    CHECK((o.order == usual.order && o.seed == usual.seed && o.arch == usual.arch));
+    CHECK(o.os_threads == usual.os_threads);
+  }
+  const auto memory = [](const char* value) {
+    return with_setting("AVID_SIM_MEMORY_MIB", value, memory_from_environment);
+  };
+  CHECK(memory("64") == std::size_t{64} << 20);
+  CHECK(memory("0.5") == std::size_t{1} << 19);
+  CHECK(memory("1e3") == std::size_t{1000} << 20);
+  CHECK(memory("") == std::numeric_limits<std::size_t>::max());
+}
+
+TEST_CASE("simulator/settings/nonsense is one line that says what was expected and what was found") {
+  struct Setting {
+    const char *name, *expected;
+    std::vector<const char*> nonsense;
+  };
+  const std::vector<Setting> settings{
+      {"AVID_SIM_ORDER", "expected forward, reverse or random, got", {"Forward", "forwards", "rev", "0", " random"}},
+      {"AVID_SIM_SEED",
+       "expected a whole number from 0 to 18446744073709551615, got",
+       {"-1", "1.5", "1e3", "x", "7 ", "0x10", "18446744073709551616"}},
+      {"AVID_SIM_ARCH", "expected 80 or 90, got", {"8", "80a", "sm_90", "100", "-80", "90.0"}},
+      {"AVID_SIM_THREADS",
+       "expected a whole number from 1 to 256, got",
+       {"0", "-2", "two", "2x", "257", "1.0", "99999999999"}},
+      {"AVID_SIM_MEMORY_MIB",
+       "expected MiB above 0, up to 1e9, such as 64 or 0.5, got",
+       {"0", "-1", "nan", "inf", "64MiB", "x", "1e10", "1e999", "1,5"}}};
+  for (const Setting& s : settings)
+    for (const char* value : s.nonsense) {
+      const std::string text = with_setting(s.name, value, [] {
+        try {
+          simulator::options_from_environment();
+          simulator::memory_from_environment();
+        } catch (const GpuError& error) {
+          return std::string(error.what());
+        }
+        return std::string("no error");
+      });
+      CHECK(text == std::string(s.name) + ": " + s.expected + " '" + value + "'");
+    }
 }
