@@ -36,10 +36,10 @@ class DeviceGraph {
   DeviceGraph& operator=(DeviceGraph&&) noexcept;
 
   /// Runs `work` with its ops recorded instead of done. Run the same work once before without recording: what is made
-  /// at a first use (tables, converted weights, libraries' handles) is then there already. `watch` is what saw that
-  /// run; with it the recording takes about as much memory, without it more.
-  /// Errors   DeviceError for the CPU, and when `work` reads from the device or waits for it; OutOfMemoryError; what
-  ///          `work` throws. Nothing is recorded then.
+  /// or loaded at a first use (tables, weights' copies, libraries' handles, kernels) is there then. `watch` is what saw
+  /// that run; with it the recording takes about as much memory, without it more.
+  /// Errors   DeviceError for the CPU, when `work` reads from the device or waits for it, and on the simulator when it
+  ///          launches a kernel that never ran; OutOfMemoryError; what `work` throws. Nothing is recorded then.
   static DeviceGraph record(Device device, const std::function<void()>& work, const MemoryWatch* watch = nullptr);
 
   bool defined() const { return work_ != nullptr; }

@@ -3,6 +3,11 @@
 // The capture is "relaxed": while it runs, memory may be got in the ordinary way, which is not recorded. Blocks of the
 // recorded work come from GraphMemory, and not from the driver's own graph allocations, because tensors that the work
 // leaves behind (gradients, losses) are then ordinary memory, and because the simulator tests the same code.
+//
+// CUDA loads a kernel at its first launch (CUDA_MODULE_LOADING=LAZY, the default since 12.2), and before 12.3 it cannot
+// while a stream is captured. So nothing is captured that did not run before: the first update and the first sampling
+// step are not recorded (train/learner.cpp, diffusion/sampler.cpp), and the simulator refuses to record a kernel that
+// never ran, which holds the tests of updates and samplers to it.
 // Never run on a GPU yet.
 #include "kernels/device/runtime.h"
 

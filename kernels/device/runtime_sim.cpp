@@ -6,7 +6,7 @@
 //
 // Recorded work is a list. Its launches carry their arguments by value, exactly as a CUDA graph does, and all of its
 // memory is NaN again whenever it is repeated: work that reads an old number, or memory of an earlier repetition,
-// computes something else than the same work without recording.
+// computes something else than the same work without recording. A kernel that never ran is not recorded.
 #include "kernels/device/runtime.h"
 
 #if AVID_HAVE_SIM
@@ -16,7 +16,9 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <set>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -27,8 +29,25 @@
 namespace avid::kernels {
 
 namespace simulator {
+
 SimRecorder* recorder = nullptr;
+
+namespace {
+std::mutex kernels_mutex;
+std::unordered_set<const void*> kernels_run;
+}  // namespace
+
+void note_run(const void* kernel) {
+  const std::lock_guard lock(kernels_mutex);
+  kernels_run.insert(kernel);
 }
+
+bool has_run(const void* kernel) {
+  const std::lock_guard lock(kernels_mutex);
+  return kernels_run.contains(kernel);
+}
+
+}  // namespace simulator
 
 namespace {
 
@@ -75,15 +94,15 @@ void give_to_host(void* block, std::size_t bytes) noexcept {
 }
 
 struct SimWork final : RecordedWork {
-  simulator::SimRecorder steps;
-  std::int64_t num_poisoned = 0;  // of the steps: those that make a block NaN, which a CUDA graph has none of
+  simulator::SimRecorder launches;
+  std::int64_t num_poisoned = 0;  // of its steps: those that make a block NaN, which a CUDA graph has none of
   GraphMemory::Owner memory;
   std::vector<std::pair<void*, std::size_t>> held;  // freed while recording: the steps may use them
 
   ~SimWork() override {
     for (const auto& [block, bytes] : held) device_free<Sim>(Stream{}, block, bytes);
   }
-  std::int64_t num_steps() const override { return static_cast<std::int64_t>(steps.size()) - num_poisoned; }
+  std::int64_t num_steps() const override { return static_cast<std::int64_t>(launches.steps.size()) - num_poisoned; }
   std::size_t memory_bytes() const override { return memory->reserved_bytes(); }
 };
 
@@ -144,14 +163,13 @@ class SimUpload final : public Upload {
   bool under_way_ = false, in_use_ = false;
 };
 
-simulator::SimRecorder ignored_launches;
+simulator::SimRecorder ignored_launches{.steps = {}, .pretends = true};
 
 }  // namespace
 
 void sim_pretend(bool on) {
   if (recorded) throw GpuError("sim: cannot pretend while recording");
   pretending = on;
-  ignored_launches.clear();
   simulator::recorder = on ? &ignored_launches : nullptr;
 }
 
@@ -191,7 +209,7 @@ void* device_allocate<Sim>(const Stream&, std::size_t bytes) {
   if (!recorded) return pretending ? take_addresses(bytes) : take_from_host(bytes);
   void* block = recorded->memory->take(bytes);
   if (block == nullptr) return nullptr;
-  recorded->steps.push_back([block, bytes] { std::memset(block, 0xff, bytes); });
+  recorded->launches.steps.push_back([block, bytes] { std::memset(block, 0xff, bytes); });
   ++recorded->num_poisoned;
   return block;
 }
@@ -218,12 +236,12 @@ void device_copy<Sim>(
   }
   if (!recorded) return copy_rows(to, to_step, from, from_step, row_bytes, num_rows);
   if (kind == CopyKind::on_device) {
-    recorded->steps.push_back([=] { copy_rows(to, to_step, from, from_step, row_bytes, num_rows); });
+    recorded->launches.steps.push_back([=] { copy_rows(to, to_step, from, from_step, row_bytes, num_rows); });
     return;
   }
   std::vector<std::byte> values(row_bytes * static_cast<std::size_t>(num_rows));
   copy_rows(values.data(), row_bytes, from, from_step, row_bytes, num_rows);
-  recorded->steps.push_back(
+  recorded->launches.steps.push_back(
       [=, values = std::move(values)] { copy_rows(to, to_step, values.data(), row_bytes, row_bytes, num_rows); });
 }
 
@@ -231,7 +249,7 @@ template <>
 void device_zero<Sim>(const Stream&, void* to, std::size_t step, std::size_t row_bytes, std::int64_t num_rows) {
   if (row_bytes == 0 || pretending) return;
   const auto zero = [=] { zero_rows(to, step, row_bytes, num_rows); };
-  recorded ? recorded->steps.push_back(zero) : zero();
+  recorded ? recorded->launches.steps.push_back(zero) : zero();
 }
 
 template <>
@@ -245,7 +263,7 @@ void record_begin<Sim>(const Stream&, const MemoryPlan& plan) {
   recorded = std::make_unique<SimWork>();
   recorded->memory = pretending ? GraphMemory::make({take_addresses, give_addresses}, plan)
                                 : GraphMemory::make({take_from_host, give_to_host}, plan);
-  simulator::recorder = &recorded->steps;
+  simulator::recorder = &recorded->launches;
 }
 
 template <>
@@ -266,7 +284,7 @@ void replay<Sim>(const Stream&, RecordedWork& work) {
   if (pretending) return;
   auto& list = static_cast<SimWork&>(work);
   list.memory->for_each_slab([](std::byte* slab, std::size_t bytes) { std::memset(slab, 0xff, bytes); });
-  for (const auto& step : list.steps) step();
+  for (const auto& step : list.launches.steps) step();
 }
 
 template <>

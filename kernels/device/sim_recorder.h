@@ -7,9 +7,17 @@
 namespace avid::kernels::simulator {
 
 /// What is to be done, in order; every step can be done again.
-using SimRecorder = std::vector<std::function<void()>>;
+struct SimRecorder {
+  std::vector<std::function<void()>> steps;
+  bool pretends = false;  ///< nothing is recorded: launches are dropped (sim_pretend)
+};
 
 /// Null: launches are run. Set and cleared between launches only.
 extern SimRecorder* recorder;
+
+/// Notes that a kernel runs now: a GPU has loaded it from here on.
+void note_run(const void* kernel);
+/// Whether it ran before.
+bool has_run(const void* kernel);
 
 }  // namespace avid::kernels::simulator

@@ -24,23 +24,29 @@ namespace {
 /// Unless told otherwise: a block of 1024 fibers is 2048 mappings, and Linux allows a process 65530.
 constexpr int kMostThreads = 16;
 
+[[noreturn]] void refuse(const Launch& l, const std::string& why) {
+  const auto text = [](sim::dim3 d) {
+    return "(" + std::to_string(d.x) + "," + std::to_string(d.y) + "," + std::to_string(d.z) + ")";
+  };
+  throw SimError(
+      ErrorKind::bad_launch, function_name(l.kernel) + ": launch: " + why + " | grid " + text(l.grid) + ", block " +
+                                 text(l.block) + ", shared " + std::to_string(l.shared_bytes) + " B");
+}
+
 /// What a GPU refuses; one line as the launch on a GPU gives it.
 void check_launch(const Launch& l) {
-  const auto refuse = [&](const std::string& why) {
-    const auto text = [](sim::dim3 d) {
-      return "(" + std::to_string(d.x) + "," + std::to_string(d.y) + "," + std::to_string(d.z) + ")";
-    };
-    throw SimError(
-        ErrorKind::bad_launch, function_name(l.kernel) + ": launch: " + why + " | grid " + text(l.grid) + ", block " +
-                                   text(l.block) + ", shared " + std::to_string(l.shared_bytes) + " B");
-  };
   const std::uint64_t threads = std::uint64_t{l.block.x} * l.block.y * l.block.z;
-  if (threads == 0 || threads > 1024 || l.block.z > 64) refuse("a block has 1 to 1024 threads, 64 in z");
-  if (l.grid.x == 0 || l.grid.y == 0 || l.grid.z == 0) refuse("empty grid; callers skip empty work");
+  if (threads == 0 || threads > 1024 || l.block.z > 64) refuse(l, "a block has 1 to 1024 threads, 64 in z");
+  if (l.grid.x == 0 || l.grid.y == 0 || l.grid.z == 0) refuse(l, "empty grid; callers skip empty work");
   if (l.grid.x > 2147483647u || l.grid.y > 65535 || l.grid.z > 65535)
-    refuse("a grid has at most 2^31 - 1, 65535, 65535 blocks");
+    refuse(l, "a grid has at most 2^31 - 1, 65535, 65535 blocks");
   if (const std::size_t limit = SharedMemory::limit_bytes(); l.shared_bytes > limit)
-    refuse("more shared memory than sm_" + std::to_string(options().arch) + " has, " + std::to_string(limit) + " B");
+    refuse(l, "more shared memory than sm_" + std::to_string(options().arch) + " has, " + std::to_string(limit) + " B");
+}
+
+/// A GPU that loads kernels lazily would load one that never ran in the middle of the recording.
+void check_recorded(const Launch& l) {
+  if (!has_run(l.kernel)) refuse(l, "recorded before it ever ran; run the same work once without recording");
 }
 
 /// The i-th block to run. A random run visits them in strides.
@@ -73,10 +79,13 @@ void run_grid(
     std::size_t context_bytes) {
   Launch launch{kernel, call, context, context_bytes, grid, block, shared_bytes};
   check_launch(launch);
-  if (recorder != nullptr) {
-    recorder->push_back(kept(launch));
+  if (recorder != nullptr && !recorder->pretends) {
+    check_recorded(launch);
+    recorder->steps.push_back(kept(launch));
     return;
   }
+  note_run(kernel);
+  if (recorder != nullptr) return;
   std::optional<GlobalLaunch> watched;
   if (have_race_hooks() && options().detect_races) launch.number = watched.emplace().number();
   const std::uint64_t total = std::uint64_t{grid.x} * grid.y * grid.z;

@@ -9,6 +9,7 @@
 #include "tensor/ops/clip_mix.h"
 #include "tensor/ops/moments.h"
 #include "tensor/ops/on_device.h"
+#include "tensor/rng.h"
 #include "tests/doctest.h"
 #include "tests/support.h"
 
@@ -171,10 +172,12 @@ TEST_CASE("device/graph/repeats with what lies in device memory, and with the nu
   Tensor x = Tensor::full({3, 5}, 1, DType::f32, kDevice), y;
   std::vector<float> host(15, 10.0f);
   double factor = 2;
-  DeviceGraph graph = DeviceGraph::record(kDevice, [&] {
+  const auto work = [&] {
     const Tensor sent = Tensor::from_values(host, {3, 5}).to(kDevice);
     y = clip_mix(x, {.value = factor}, sent, {});
-  });
+  };
+  work();
+  DeviceGraph graph = DeviceGraph::record(kDevice, work);
   CHECK(graph.num_steps() >= 3);
   CHECK(graph.memory_bytes() >= 2 * x.num_bytes());
   host.assign(15, -1.0f);
@@ -184,6 +187,22 @@ TEST_CASE("device/graph/repeats with what lies in device memory, and with the nu
     graph.replay();
     CHECK(test::same_bits(y.to(Device()), Tensor::full({3, 5}, 2 * value + 10)));
   }
+}
+
+TEST_CASE("device/graph/kernels that never ran are not recorded") {
+  Tensor x = Tensor::zeros({7, 5}, DType::f32, kDevice);
+  const auto work = [&] { fill_normal(x, {3, RngPurpose::sample_noise, 1}, 0); };
+  if (kDevice.kind == DeviceKind::sim)  // a GPU might load it while it records
+    CHECK_THROWS_WITH_AS(
+        DeviceGraph::record(kDevice, work),
+        doctest::Contains("recorded before it ever ran; run the same work once without recording"), DeviceError);
+  work();
+  const Tensor once = x.to(Device());
+  DeviceGraph graph = DeviceGraph::record(kDevice, work);
+  x.fill(0);
+  graph.replay();
+  CHECK(test::same_bits(x.to(Device()), once));
+  CHECK(once.to_doubles()[0] != 0);
 }
 
 TEST_CASE("device/graph/what fails leaves the device as it was") {
@@ -220,6 +239,7 @@ TEST_CASE("device/graph/keeps what it reads, and reuses what it gave back") {
   constexpr std::int64_t kRows = 512, kBytes = kRows * 512 * 4;
   const Shape shape{kRows, 512};
   Tensor input = Tensor::full(shape, 3, DType::f32, kDevice), out;
+  clip_mix(input, {}, input, {});  // what is recorded has run before
   reset_device_pool_peak(kDevice);
   DeviceGraph graph = DeviceGraph::record(kDevice, [&] {
     out = clip_mix(input, {}, input, {});  // 6
