@@ -69,6 +69,7 @@ echo "$begun" >"$out/budget"
 
 # ---- what a budget means: data, sizes, and how long ----
 samples=data/samples
+collected=no  # yes: training frames are collected here, for each data set its own; no: they are those of train_data
 updates=${AVID_REPRODUCE_UPDATES:-1000}
 [[ $updates =~ ^[1-9][0-9]*$ ]] || { echo "reproduce: AVID_REPRODUCE_UPDATES: expected a number of updates, got '$updates'" >&2; exit 2; }
 # LPIPS, FID and FVD as well where their weights are (AVID_WEIGHTS, see avid weights), fid_procgen and fvd_procgen with
@@ -102,19 +103,19 @@ case $budget in
     small_control=(model.width=12 model.heads=2 model.head_dim=32)
     classifier=(model.width=16 "model.multipliers=[1,2,4]" model.heads=2 model.head_dim=32 model.mlp=128)
     if [ "$actions" = hold ]; then
-      train_data= heldout=$samples/coinrun32-heldout-hold.h5
+      collected=yes heldout=$samples/coinrun32-heldout-hold.h5
       levels_coinrun100k=0 levels_coinrun500k=0  # each has its own frames
     fi ;;
   paper)
     base=$out/runs/base judge=$out/runs/classifier_eval clips=1024 frames=8 size=64 batch=16
     ddpm=(--sampler ddpm) fast=(--sampler ddpm)
-    train_data= heldout=$out/data/coinrun-test common=() u22=() u71=() small_control=() classifier=() ;;
+    collected=yes heldout=$out/data/coinrun-test common=() u22=() u71=() small_control=() classifier=() ;;
 esac
 overrides_of() {  # configuration -> the budget's keys for its kind
   local config=$1
   [ "$budget" = paper ] && return
   printf '%s\n' "${common[@]}" data.resets=exclude data.windows=full
-  [ -z "$train_data" ] || printf '%s\n' "data.train=$train_data" "data.validation=$heldout"
+  [ $collected = yes ] || printf '%s\n' "data.train=$train_data" "data.validation=$heldout"
   case $config in
     *controlnet_small) printf '%s\n' "${small_control[@]}" ;;
     *controlnet | *finetune) ;;
@@ -183,7 +184,7 @@ options_of() {  # configuration -> --set options in set_options
   set_options=()
   local line
   while IFS= read -r line; do [ -n "$line" ] && set_options+=(--set "$line"); done < <(overrides_of "$1")
-  [ -n "$train_data" ] || for line in $(data_of "$1"); do set_options+=(--set "$line"); done
+  [ $collected = no ] || for line in $(data_of "$1"); do set_options+=(--set "$line"); done
   case $1 in
     *_avid_* | *_controlnet* | *_finetune) set_options+=(--set "base.checkpoint=$base") ;;
   esac
@@ -278,7 +279,7 @@ if [ "$budget" = paper ]; then
       coinrun2500k) stage collect_coinrun2500k collect coinrun2500k coinrun 0:2500 1000 ;;
     esac
   done
-elif [ -z "$train_data" ]; then
+elif [ $collected = yes ]; then
   for dataset in "${wanted[@]}"; do
     case $dataset in coinrun100k) levels=100 ;; coinrun500k) levels=500 ;; coinrun2500k) levels=2500 ;; esac
     stage "collect_$dataset" collect "$dataset" coinrun "0:$levels" 200 --actions hold --no-backgrounds --size 32
