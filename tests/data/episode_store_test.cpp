@@ -21,7 +21,7 @@
 using namespace avid;
 using namespace avid::data;
 
-/// libhdf5 1.10 forgets some memory (about 400 bytes) when it refuses a damaged file; the leak checker need not tell us.
+/// libhdf5 1.10 forgets some memory (about 400 bytes) when it refuses a damaged file; the leak checker need not say so.
 extern "C" const char* __lsan_default_suppressions();
 extern "C" const char* __lsan_default_suppressions() { return "leak:libhdf5\n"; }
 
@@ -263,6 +263,29 @@ TEST_CASE("episode_store/sample/the_shipped_files_are_sound") {
   for (const Run& run : train.runs()) CHECK(run.level < 160);
   for (const Run& run : heldout.runs()) CHECK(run.level >= 10000);
   CHECK(fs::file_size(samples / "coinrun32-train.h5") + fs::file_size(samples / "coinrun32-heldout.h5") < 8'000'000);
+}
+
+TEST_CASE("episode_store/sample/actions_are_held_where_the_name_says_so") {
+  const fs::path samples = fs::path(AVID_SOURCE_DIR) / "data/samples";
+  // Share of steps with the action of the step before: 1/15 if each is drawn anew, 3/4 + 1/4 * 1/15 if every fourth is.
+  const auto kept = [](const EpisodeStore& store) {
+    std::int64_t same = 0, pairs = 0;
+    for (const Run& run : store.runs())
+      for (std::int64_t t = run.begin + 1; t < run.begin + run.length; ++t, ++pairs)
+        same += store.action(t) == store.action(t - 1);
+    return static_cast<double>(same) / static_cast<double>(pairs);
+  };
+  for (const std::string part : {"train", "heldout"}) {
+    CAPTURE(part);
+    const std::string name = "coinrun32-" + part;
+    const EpisodeStore uniform(samples / (name + ".h5")), held(samples / (name + "-hold.h5"));
+    CHECK(kept(uniform) == doctest::Approx(1.0 / 15).epsilon(0.1));
+    CHECK(kept(held) == doctest::Approx(0.75 + 0.25 / 15).epsilon(0.03));
+    CHECK(held.num_frames() == uniform.num_frames());
+    REQUIRE(held.runs().size() == uniform.runs().size());
+    for (std::size_t i = 0; i < held.runs().size(); ++i) CHECK(held.runs()[i].level == uniform.runs()[i].level);
+  }
+  CHECK(fs::file_size(samples / "coinrun32-train-hold.h5") < 5'000'000);
 }
 
 TEST_CASE("episode_store/writer/nothing_appears_before_finish") {
