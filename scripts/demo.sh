@@ -61,6 +61,6 @@ Look at:
   $run/pictures/demo_jump/strip.png       ... and, from the same start frames, to jump; demo_right/: to go right
   $run/pictures/shipped_*/strip.png       the same of the shipped adapter
   $run/scores.json                        the table above, with every setting
-The picture is centred on the agent: when it jumps, the ground falls away. Jumps are learned first; most walks to the
-right end at a wall. Repeat-last-frame is hard to beat in PSNR, because in many clips nothing moves.
+The picture is centred on the agent: when it jumps, the ground falls away. Jumps are learned first; of these start frames
+most have a step that ends a walk to the right. Repeat-last-frame is hard to beat in PSNR, as many clips stand still.
 EOF
