@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -23,6 +24,10 @@ namespace {
 
 /// Unless told otherwise: a block of 1024 fibers is 2048 mappings, and Linux allows a process 65530.
 constexpr int kMostThreads = 16;
+
+/// How long a grid runs on its caller's thread before others are called in. Most launches are over by then, and calling
+/// them costs more: they spin for the next call, which on a busy machine takes the time of somebody's work.
+constexpr std::chrono::microseconds kAlone{300};
 
 [[noreturn]] void refuse(const Launch& l, const std::string& why) {
   const auto text = [](sim::dim3 d) {
@@ -93,15 +98,17 @@ void run_grid(
   std::atomic<bool> stop{false};
   std::atomic<std::uint64_t> next{0};
   std::mutex mutex;
-  const auto work = [&] {
+  const auto work = [&](std::chrono::steady_clock::duration most) {
     static thread_local Engine mine;
     engine_of_this_thread = &mine;
     try {
       mine.begin_launch(launch);
+      const auto start = std::chrono::steady_clock::now();
       while (!stop.load(std::memory_order_relaxed)) {
         const std::uint64_t i = next.fetch_add(1, std::memory_order_relaxed);
         if (i >= total) break;
         mine.run_block(block_at(i, total, options()));
+        if (std::chrono::steady_clock::now() - start > most) break;
       }
     } catch (...) {
       const std::lock_guard lock(mutex);
@@ -111,12 +118,13 @@ void run_grid(
   };
   const auto wanted = static_cast<std::uint64_t>(
       options().os_threads > 0 ? options().os_threads : std::min(omp_get_max_threads(), kMostThreads));
-  const int num_threads = static_cast<int>(std::min(wanted, total));
-  if (num_threads <= 1 || omp_in_parallel()) {
-    work();
-  } else {
+  constexpr auto kForever = std::chrono::steady_clock::duration::max();
+  const bool can_share = wanted > 1 && !omp_in_parallel();
+  work(can_share ? kAlone : kForever);
+  if (const std::uint64_t begun = next; !stop && begun < total) {
+    const int num_threads = static_cast<int>(std::min(wanted, total - begun));
 #pragma omp parallel num_threads(num_threads)
-    work();
+    work(kForever);
   }
   if (first) std::rethrow_exception(first);
 }
