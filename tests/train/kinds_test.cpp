@@ -23,6 +23,7 @@ namespace {
 
 [[maybe_unused]] const bool g_one_thread = (kernels::set_num_threads(1), true);
 const fs::path kRoot = AVID_SOURCE_DIR;
+const std::string kSmallFile = "data.train=" + (kRoot / "data/samples/coinrun32-heldout.h5").string();
 
 TrainConfig tiny(std::vector<std::string> set) { return TrainConfig::load(kRoot / "configs/tiny/scratch.toml", set); }
 
@@ -33,7 +34,8 @@ const fs::path& base_run() {
   if (!fs::exists(path))
     test::run_whole(
         path, TrainConfig::load(
-                  kRoot / "configs/tiny/base.toml", {"train.updates=2", "validation.every=0", "checkpoint.every=2"}));
+                  kRoot / "configs/tiny/base.toml",
+                  {kSmallFile, "train.updates=2", "validation.every=0", "checkpoint.every=2", "train.accumulate=1"}));
   return path;
 }
 
@@ -80,8 +82,9 @@ TEST_CASE("kinds/resume/an_interrupted_run_is_the_same_run") {
        {"controlnet", "controlnet_small", "classifier", "noisy_classifier", "scratch_dropping"}) {
     CAPTURE(kind);
     const test::TempDir dir;
-    const std::vector<std::string> common = {
-        "checkpoint.every=2", "validation.every=2", "validation.clips=3", "log.every=1", "train.batch=2"};
+    const std::vector<std::string> common = {kSmallFile,      "data.size=8",        "data.frames=4",
+                                             "train.batch=2", "train.accumulate=1", "checkpoint.every=2",
+                                             "log.every=1",   "validation.every=2", "validation.clips=3"};
     const auto with_updates = [&](const char* updates) {
       auto set = common;
       set.push_back(updates);
@@ -186,7 +189,8 @@ TEST_CASE("kinds/served/an_adapter_trains_on_a_served_base_as_on_its_file") {
   card.multiple = base.multiple;
   diffusion::DenoiserServer server(*base.denoiser, card, {});
   server.start();
-  const std::vector<std::string> common = {"train.updates=3", "validation.every=0", "model.kind=avid", "train.batch=2"};
+  const std::vector<std::string> common = {kSmallFile,        "train.updates=3", "validation.every=0",
+                                           "model.kind=avid", "data.size=8",     "train.batch=2"};
   const auto config = [&](const std::string& place) {
     auto set = common;
     set.push_back("base.checkpoint=" + place);

@@ -21,9 +21,9 @@ namespace {
 // A run on the simulator that records its second update.
 std::vector<std::string> on_sim(std::vector<std::string> words, const std::vector<std::string>& more) {
   words.insert(words.end(), {"--device", "sim"});
-  std::vector<std::string> settings{"train.graph=on",     "validation.every=0",    "samples.every=0",
-                                    "train.updates=3",    "train.batch=2",         "data.size=4",
-                                    "train.accumulate=1", "model.multipliers=[1]", "data.frames=2"};
+  std::vector<std::string> settings = test::small(
+      {"train.graph=on", "validation.every=0", "samples.every=0", "train.updates=3", "train.batch=1",
+       "train.accumulate=1"});
   settings.insert(settings.end(), more.begin(), more.end());
   for (const std::string& set : settings) words.insert(words.end(), {"--set", set});
   return words;
@@ -114,6 +114,22 @@ TEST_CASE("sim_run/memory/what_was_not_finite_is_found_beside_a_recorded_update"
   CHECK(messages.find("2 updates in a row were not finite, the last one: output of ") != std::string::npos);
   CHECK(messages.find("could not get") == std::string::npos);
   CHECK(messages.find("the search for what was not finite does not fit into memory") != std::string::npos);
+}
+
+TEST_CASE("sim_run/settings/nonsense_is_one_line_before_anything_else") {
+  if (recorded_alone() == 0) return;
+  const test::TempDir dir;
+  for (const char* name :
+       {"AVID_SIM_ORDER", "AVID_SIM_SEED", "AVID_SIM_ARCH", "AVID_SIM_THREADS", "AVID_SIM_MEMORY_MIB"}) {
+    CAPTURE(name);
+    const Environment setting(name, "12x");
+    std::string message;
+    CHECK(run_to_end(on_sim(fresh("scratch.toml", dir / "run"), {}), &message) == 1);
+    CHECK(message.starts_with(std::string("error: device: ") + name + ": expected "));
+    CHECK(message.ends_with(", got '12x'\n"));
+    CHECK(std::count(message.begin(), message.end(), '\n') == 1);
+    CHECK_FALSE(std::filesystem::exists(dir / "run"));
+  }
 }
 
 TEST_CASE("sim_run/order/blocks_and_threads_in_any_order_leave_the_same_bits") {

@@ -2,8 +2,11 @@
 #pragma once
 
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <vector>
+
+#include <nlohmann/json.hpp>
 
 #include "tests/doctest.h"
 #include "tests/support.h"
@@ -23,6 +26,25 @@ inline std::vector<std::string> command(std::vector<std::string> words, const st
 inline std::vector<std::string> fresh(
     const std::string& config, const std::filesystem::path& run, const std::vector<std::string>& set = {}) {
   return command({"--config", kConfigs + config, "--run", run.string()}, set);
+}
+
+/// Settings of a run that is short beside its own start: one level, frames of 4x4, the smaller file. `set` wins.
+inline std::vector<std::string> small(std::vector<std::string> set = {}) {
+  set.insert(
+      set.begin(), {std::string("data.train=") + AVID_SOURCE_DIR + "/data/samples/coinrun32-heldout.h5", "data.size=4",
+                    "data.frames=2", "model.multipliers=[1]"});
+  return set;
+}
+
+/// log.jsonl without what a clock or another process's memory decides.
+inline std::vector<nlohmann::json> log_of(const std::filesystem::path& run) {
+  std::vector<nlohmann::json> lines;
+  std::ifstream in(run / "log.jsonl");
+  for (std::string line; std::getline(in, line);) {
+    lines.push_back(nlohmann::json::parse(line));
+    for (const char* key : {"time", "clips_per_s", "memory_mib"}) lines.back().erase(key);
+  }
+  return lines;
 }
 
 /// The exit code; a check fails if anything but messages was printed.
