@@ -118,16 +118,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
   }
 
   const int warp_m = warp / Tile::kWarpsN * Tile::WM, warp_n = warp % Tile::kWarpsN * Tile::WN;
-  const int frag_col = (lane & 3) * 2;
-  float acc[kTilesM][kTilesN][4];  // sums start at the bias
-#pragma unroll
-  for (int j = 0; j < kTilesN; ++j) {
-    const int n = n0 + warp_n + j * 8 + frag_col;
-    const float bias0 = n < p.num_bias ? p.bias[n] : 0.0f, bias1 = n + 1 < p.num_bias ? p.bias[n + 1] : 0.0f;
-#pragma unroll
-    for (int i = 0; i < kTilesM; ++i)
-      acc[i][j][0] = bias0, acc[i][j][1] = bias1, acc[i][j][2] = bias0, acc[i][j][3] = bias1;
-  }
+  float acc[kTilesM][kTilesN][4];
+  start_at_bias<kTilesM, Tile::WN>(p, n0 + warp_n, lane, [&](int i, int j, int e) -> float& { return acc[i][j][e]; });
   // ldmatrix: lane i addresses a row of block i/8. A: rows 0-7, 8-15 of the first chunk, then of the second.
   // B: first and second chunk of columns 0-7, then of columns 8-15.
   const int row_a = warp_m + (lane & 15), row_b = warp_n + (lane >> 4) * 8 + (lane & 7);

@@ -7,8 +7,8 @@
 // Layout    the tile as halo_tile.h says; a step of the inner dimension is two entries of two chunks each, and 64 bytes
 //           of every column's weights, which lie and are read as in gather_gemm.cu
 // Parallel  a block owns BM positions x BN columns; grid (position tiles, column tiles); warps as in gather_gemm.cu.
-//           All threads load the tile, then the stages of weights by cp.async, one barrier a step. Channels that do not fit
-//           go in passes, between which the pipeline drains: the other block of the multiprocessor works on
+//           All threads load the tile, then the stages of weights by cp.async, one barrier a step. Channels that do
+//           not fit go in passes, between which the pipeline drains: the other block of the multiprocessor works on
 // Traffic   a block reads (BM + lead + tail) / BM rows per row, not one per tap, and its weights. Counted by the
 //           simulator in docs/kernels/convolution.md
 // Numerics  as gather_gemm.cu
@@ -74,16 +74,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_kernel(Gat
   };
 
   const int warp_m = warp / Tile::kWarpsN * Tile::WM, warp_n = warp % Tile::kWarpsN * Tile::WN;
-  const int frag_col = (lane & 3) * 2;
-  float acc[kTilesM][kTilesN][4];  // sums start at the bias
-#pragma unroll
-  for (int j = 0; j < kTilesN; ++j) {
-    const int n = n0 + warp_n + j * 8 + frag_col;
-    const float bias0 = n < p.num_bias ? p.bias[n] : 0.0f, bias1 = n + 1 < p.num_bias ? p.bias[n + 1] : 0.0f;
-#pragma unroll
-    for (int i = 0; i < kTilesM; ++i)
-      acc[i][j][0] = bias0, acc[i][j][1] = bias1, acc[i][j][2] = bias0, acc[i][j][3] = bias1;
-  }
+  float acc[kTilesM][kTilesN][4];
+  start_at_bias<kTilesM, Tile::WN>(p, n0 + warp_n, lane, [&](int i, int j, int e) -> float& { return acc[i][j][e]; });
   // ldmatrix: lane i addresses a row of block i/8. A: rows 0-7, 8-15 of the first chunk, then of the second.
   // B: first and second chunk of columns 0-7, then of columns 8-15.
   const shared_address tile_a = shared_address(tile) + (warp_m + (lane & 15)) * 16;

@@ -104,16 +104,9 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_wgmma_kern
   }
 
   more_registers<Tile::kMultiplyRegisters>();
-  const int frag_col = (lane & 3) * 2, warp = thread >> 5;
-  float acc[kTilesM][BN / 2];  // in blocks of 8 columns as those of mma; sums start at the bias
-#pragma unroll
-  for (int j = 0; j < BN / 8; ++j) {
-    const int n = n0 + j * 8 + frag_col;
-    const float bias0 = n < p.num_bias ? p.bias[n] : 0.0f, bias1 = n + 1 < p.num_bias ? p.bias[n + 1] : 0.0f;
-#pragma unroll
-    for (int i = 0; i < kTilesM; ++i)
-      acc[i][4 * j] = bias0, acc[i][4 * j + 1] = bias1, acc[i][4 * j + 2] = bias0, acc[i][4 * j + 3] = bias1;
-  }
+  const int warp = thread >> 5;
+  float acc[kTilesM][BN / 2];  // in blocks of 8 columns as those of mma
+  start_at_bias<kTilesM, BN>(p, n0, lane, [&](int i, int j, int e) -> float& { return acc[i][4 * j + e]; });
 #pragma unroll
   for (int i = 0; i < kTilesM; ++i) wgmma_settle(acc[i]);
 

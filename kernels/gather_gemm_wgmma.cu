@@ -111,16 +111,9 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) gather_gemm_wgmma_kernel(Ga
   }
 
   more_registers<Tile::kMultiplyRegisters>();
-  const int frag_col = (lane & 3) * 2, warp = (thread >> 5) & 3;
-  float acc[kTilesM][BN / 2];  // in blocks of 8 columns as those of mma; sums start at the bias
-#pragma unroll
-  for (int j = 0; j < BN / 8; ++j) {
-    const int n = n0 + j * 8 + frag_col;
-    const float bias0 = n < p.num_bias ? p.bias[n] : 0.0f, bias1 = n + 1 < p.num_bias ? p.bias[n + 1] : 0.0f;
-#pragma unroll
-    for (int i = 0; i < kTilesM; ++i)
-      acc[i][4 * j] = bias0, acc[i][4 * j + 1] = bias1, acc[i][4 * j + 2] = bias0, acc[i][4 * j + 3] = bias1;
-  }
+  const int warp = (thread >> 5) & 3;
+  float acc[kTilesM][BN / 2];  // in blocks of 8 columns as those of mma
+  start_at_bias<kTilesM, BN>(p, n0, lane, [&](int i, int j, int e) -> float& { return acc[i][4 * j + e]; });
 #pragma unroll
   for (int i = 0; i < kTilesM; ++i) wgmma_settle(acc[i]);
 
@@ -176,9 +169,9 @@ void gather_gemm_wgmma(const Stream& stream, const GatherGemm<BFloat16>& p, std:
   if (!have_wgmma<Backend>())
     throw GpuError(
         "gather_gemm: tile " + std::to_string(tile) + " needs a device of compute capability 9.0" +
-        (!wgmma_allowed()         ? ", and AVID_WGMMA is off"
+        (!wgmma_allowed()       ? ", and AVID_WGMMA is off"
          : AVID_GPU::kHaveSm90a ? ", this one has " + std::to_string(AVID_GPU::device_arch())
-                                  : " and a build with sm_90a (-DAVID_CUDA_ARCHS with 90)"));
+                                : " and a build with sm_90a (-DAVID_CUDA_ARCHS with 90)"));
   const std::int64_t N = std::int64_t{p.out[0].chunks + p.out[1].chunks} * kChunk<BFloat16>;
   WgmmaTiles::with(tile, [&]<class Tile>() {
     const dim3 grid(

@@ -1,7 +1,7 @@
 // kernels/device/gather_taps.h -- the flattened inner dimension of a gathered product: sources, taps, chunks
 //
-// Shared by the kernels of gather_gemm: how a thread walks (source, tap, chunk) some chunks at a time without divisions,
-// and where rows of results lie.
+// Shared by the kernels of gather_gemm: how a thread walks (source, tap, chunk) some chunks at a time without
+// divisions, where sums start, and where rows of results lie.
 #pragma once
 
 #include "kernels/device/conv_tiles.h"
@@ -120,8 +120,21 @@ AVID_DEVICE void store_staged_rows(
   }
 }
 
-/// Stores 16 rows of kColumns sums that lie over a warp's lanes as mma leaves them, through `staged`, 16 * kPitch floats
-/// of the warp's own: sum(j, e) is value e (0..3) of the lane's share of columns 8 j to 8 j + 7.
+/// Sums start at the bias, from column `first` on: at(i, j, e) is value e (0..3) of the lane's share of the i-th 16
+/// rows, or 64 of a warpgroup, and of columns 8 j to 8 j + 7, as mma leaves them.
+template <int kTilesM, int kColumns, class Elem, class At>
+AVID_DEVICE void start_at_bias(const GatherGemm<Elem>& p, int first, int lane, const At& at) {
+#pragma unroll
+  for (int j = 0; j < kColumns / 8; ++j) {
+    const int n = first + j * 8 + (lane & 3) * 2;
+    const float even = n < p.num_bias ? p.bias[n] : 0.0f, odd = n + 1 < p.num_bias ? p.bias[n + 1] : 0.0f;
+#pragma unroll
+    for (int i = 0; i < kTilesM; ++i) at(i, j, 0) = even, at(i, j, 1) = odd, at(i, j, 2) = even, at(i, j, 3) = odd;
+  }
+}
+
+/// Stores 16 rows of kColumns sums that lie over a warp's lanes as mma leaves them, through `staged`, 16 * kPitch
+/// floats of the warp's own: sum(j, e) is value e (0..3) of the lane's share of columns 8 j to 8 j + 7.
 template <class Elem, int kColumns, int kPitch, class Sum>
 AVID_DEVICE void store_fragments(
     const GatherGemm<Elem>& p, float* staged, const int* out_row, int first_chunk, int lane, const Sum& sum) {
