@@ -4,8 +4,8 @@
 //            param = param (1 - lr weight_decay) - lr / correction1 * m / (sqrt(v / correction2) + eps)
 // Traffic    Adam reads 4 and writes 3 numbers per element, the average reads 2 and writes 1, the sum reads 1: memory
 //            bound
-// Numerics   element-wise in Elem, the step's constants rounded once; the sum of squares: f64 from the first product on.
-//            The average moves in f64 with one rounding per step: over a run it takes thousands of small ones
+// Numerics   element-wise in Elem, the step's constants rounded once; the sum of squares: f64 from the first product
+//            on. The average moves in f64 with one rounding per step: over a run it takes thousands of small ones
 #include "kernels/adam.h"
 
 #include <algorithm>

@@ -6,7 +6,7 @@
 // Parallel   heads of sequences are shared among the threads; within one, queries in order. Channels lie in SIMD lanes.
 // Numerics   all in Elem; the largest logit is taken off before exp
 // Open       no tiling: a key row is read once per query (64 KB of keys at K = 256, D = 64 stay in cache)
-// Oracle     f64: a composition in tests/kernels/attention_test.cpp; f32: f64
+// Oracle     f64: a composition in tests/autograd/attention_test.cpp; f32: f64
 #include <algorithm>
 #include <cmath>
 #include <vector>

@@ -21,11 +21,12 @@
 // Limits    those of gather_gemm; 2^31 positions of the padded rows; compiled for sm_90a only: hosts ask have_wgmma()
 // Assumes   as gather_gemm_halo_wgmma.cu: a tile without swizzle may begin at any multiple of 16 bytes
 // Measured  never run on a GPU yet
-// Predicted before compiling: 128 registers at launch with one multiplying warpgroup (56 to load, 200 to multiply, 156
-//           of them sums with 104 columns), two blocks per multiprocessor at 64 to 88 KiB; 168 with two (88 and 208),
-//           one block at 120 to 213 KiB; no spills. H200, shares of the dense bf16 peak before padding: 0.71 (3x3, 104
-//           columns), 0.68 (96), 0.53 (56), 0.70 (4x4 with stride 2), 0.66 (1x1, 160 columns), against 0.37 with
-//           mma.sync; bound by the port of shared memory (docs/kernels/convolution.md)
+// Compiled  nvcc 13, no spills: 128 registers at launch with one multiplying warpgroup (56 to load, 200 to multiply,
+//           156 of them sums with 104 columns), two blocks per multiprocessor at 64 to 88 KiB; 168 with two (88 and
+//           208), one block at 120 to 213 KiB
+// Predicted H200, shares of the dense bf16 peak before padding: 0.71 (3x3, 104 columns), 0.68 (96), 0.53 (56), 0.70
+//           (4x4 with stride 2), 0.66 (1x1, 160 columns), against 0.37 with mma.sync; bound by the port of shared
+//           memory (docs/kernels/convolution.md)
 // Open      clusters could share the planes of rows among the blocks of a split; copies by TMA
 // Oracle    as gather_weight_grad.cu: tests/sim/gather_weight_grad_wgmma_test.cpp
 #include <string>

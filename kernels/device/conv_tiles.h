@@ -131,9 +131,9 @@ struct HaloMmaTiles : TileList<
 
 // ---- devices of compute capability 9.0 ----
 
-/// May a loading warpgroup go on with `load` registers a thread, and `multiplying` others with `multiply`, where `blocks`
-/// blocks share a multiprocessor? A block hands round what its threads were launched with: were it less, those that
-/// multiply would wait for the rest forever.
+/// May a loading warpgroup go on with `load` registers a thread, and `multiplying` others with `multiply`, where
+/// `blocks` blocks share a multiprocessor? A block hands round what its threads were launched with: were it less, those
+/// that multiply would wait for the rest forever.
 constexpr bool registers_suffice(int load, int multiply, int multiplying, int blocks) {
   const int launched = 65536 / (128 * (multiplying + 1) * blocks) / 8 * 8;
   return load % 8 == 0 && multiply % 8 == 0 && load >= 24 && multiply <= 256 &&
@@ -204,9 +204,9 @@ inline constexpr std::int64_t kHopperMultiprocessors = 132;
 /// second-level cache that is no faster in proportion.
 inline constexpr double kHopperMmaRate = 0.9 * 2 / 3;
 
-/// A tile of gather_weight_grad_wgmma: kMultiplying warpgroups with kGroups x 8 columns each (weight_grad_plan.h), every
-/// column at kShifts taps, by BN output channels; and a warpgroup that loads. With one that multiplies two blocks share
-/// a multiprocessor, as for the halo tiles: 56 + 200 = 2 * 128 registers at launch; with two 88 + 2 * 208 = 3 * 168.
+/// A tile of gather_weight_grad_wgmma: kMultiplying warpgroups with kGroups x 8 columns each (weight_grad_plan.h),
+/// every column at kShifts taps, by BN output channels; and a warpgroup that loads. With one that multiplies two blocks
+/// share a multiprocessor, as for the halo tiles: 56 + 200 = 2 * 128 registers at launch; two: 88 + 2 * 208 = 3 * 168.
 template <int kBN, int kNumShifts, int kNumGroups, int kWarpgroups, int kNumStages>
 struct WgmmaGradTile {
   static constexpr int BN = kBN, kShifts = kNumShifts, kGroups = kNumGroups, kMultiplying = kWarpgroups;
