@@ -69,15 +69,6 @@ Tensor x0_from_output(
   fail<ConfigError>("x0_from_output: unknown objective {}", static_cast<int>(objective));
 }
 
-Tensor noise_from_output(
-    const Schedule& schedule, Objective objective, const Tensor& output, const Tensor& x_t, const Tensor& t) {
-  if (objective == Objective::pred_noise) {
-    check_pair(schedule, output, x_t, t, "noise_from_output", "x_t");
-    return output;
-  }
-  return noise_from_x0(schedule, x0_from_output(schedule, objective, output, x_t, t), x_t, t);
-}
-
 Tensor noise_from_x0(const Schedule& schedule, const Tensor& x0, const Tensor& x_t, const Tensor& t) {
   check_pair(schedule, x0, x_t, t, "noise_from_x0", "x_t");
   const TimeTables& table = schedule.tables();

@@ -25,10 +25,6 @@ Tensor regression_target(
 Tensor x0_from_output(
     const Schedule& schedule, Objective objective, const Tensor& output, const Tensor& x_t, const Tensor& t);
 
-/// The estimate of the noise from a network's output.
-Tensor noise_from_output(
-    const Schedule& schedule, Objective objective, const Tensor& output, const Tensor& x_t, const Tensor& t);
-
 /// n = (sqrt(1/abar_t) x_t - x_0) / sqrt(1/abar_t - 1)
 Tensor noise_from_x0(const Schedule& schedule, const Tensor& x0, const Tensor& x_t, const Tensor& t);
 

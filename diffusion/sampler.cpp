@@ -8,44 +8,17 @@
 #include "diffusion/parameterisation.h"
 #include "tensor/error.h"
 #include "tensor/memory_watch.h"
-#include "tensor/ops/clip_mix.h"
 #include "tensor/ops/elementwise.h"
 #include "tensor/rng.h"
 
 namespace avid::diffusion {
 namespace {
 
-/// The factors of a DDIM step: numbers, or tables over the steps.
-struct DdimFactors {
-  ClipFactor next_root, direction, sigma;  // sqrt(abar_t'), sqrt(1 - abar_t' - sigma^2), sigma
-};
-
-DdimFactors ddim_factors(const Schedule& schedule, TimePair pair, double eta) {
-  const double abar_next = pair.next < 0 ? 1.0 : schedule.f32().abar[static_cast<std::size_t>(pair.next)];
-  const double sigma = ddim_sigma(schedule, pair, eta);
-  // Rounding can push 1 - abar - sigma^2 just below zero when eta = 1 and abar_next is close to 1.
-  const double direction = std::sqrt(std::max(0.0, 1 - abar_next - sigma * sigma));
-  return {.next_root = {.value = std::sqrt(abar_next)}, .direction = {.value = direction}, .sigma = {.value = sigma}};
-}
-
-double ddpm_sigma(const Schedule& schedule, std::int64_t t) {
-  return std::exp(0.5 * schedule.f32().posterior_log_variance[static_cast<std::size_t>(t)]);
-}
-
 /// x + scale * z in place; `scale` may be a table, looked up at `row`.
 void add_scaled(Tensor& x, const ClipFactor& scale, const Tensor& z, const Tensor& row = {}) {
   check_shape(z, x.shape(), "sampler", "z");
   check_dtype(z, x.dtype(), "sampler", "z");
   clip_mix_into(x, {}, z, scale, row);
-}
-
-Tensor ddim_mix(
-    const Schedule& schedule, const DdimFactors& factors, const Tensor& x0_hat, const Tensor& x_t, const Tensor& t,
-    const Tensor& z, const Tensor& row = {}) {
-  const Tensor noise_hat = noise_from_x0(schedule, x0_hat, x_t, t);
-  Tensor x = clip_mix(x0_hat, factors.next_root, noise_hat, factors.direction, row);
-  if (z.defined()) add_scaled(x, factors.sigma, z, row);
-  return x;
 }
 
 Tensor every_clip(std::int64_t value, std::int64_t num_clips, Device device) {
@@ -136,9 +109,7 @@ class Sampling {
   };
 
   void choose_graph(Device device) {
-    const char* reason = !device.is_gpu()             ? "the CPU queues nothing"
-                         : options_.guidance.gradient ? "the host looks at the classifier's result in every step"
-                                                      : nullptr;
+    const char* reason = why_no_graph(options_, device);
     check<ConfigError>(
         reason == nullptr || graph_use_ != UseGraph::on,
         "sampler: graph: expected auto or off, got on | {}, so there is nothing to record", reason);
@@ -172,12 +143,11 @@ class Sampling {
     const Device device = s.x.device();
     Tensor x;
     if (options_.kind == SamplerKind::ddpm) {
-      x = posterior_mean(schedule_, x0_hat, s.x, s.t);
-      if (random) add_scaled(x, {.table = sigma_.on(device)}, z, s.row);
+      x = ddpm_step(schedule_, {.table = sigma_.on(device)}, x0_hat, s.x, s.t, z, s.row);
     } else if (last) {
       x = x0_hat.clone();
     } else {
-      x = ddim_mix(
+      x = ddim_step(
           schedule_,
           {.next_root = {.table = next_root_.on(device)},
            .direction = {.table = direction_.on(device)},
@@ -270,6 +240,12 @@ SamplerKind parse_sampler(std::string_view text) {
   fail<ConfigError>("sampler: expected ddpm or ddim, got '{}'", text);
 }
 
+const char* why_no_graph(const SamplerOptions& options, Device device) {
+  if (!device.is_gpu()) return "the CPU queues nothing";
+  if (options.guidance.gradient) return "the host looks at the classifier's result in every step";
+  return nullptr;
+}
+
 std::vector<TimePair> sampling_times(const Schedule& schedule, const SamplerOptions& options) {
   const std::int64_t all = schedule.num_steps(), wanted = options.num_steps == 0 ? all : options.num_steps;
   if (options.kind == SamplerKind::ddim) return ddim_times(all, wanted);
@@ -288,18 +264,33 @@ double ddim_sigma(const Schedule& schedule, TimePair pair, double eta) {
   return eta * std::sqrt((1 - abar / abar_next) * (1 - abar_next) / (1 - abar));
 }
 
-Tensor ddpm_step(const Schedule& schedule, std::int64_t t, const Tensor& x0_hat, const Tensor& x_t, const Tensor& z) {
-  Tensor x = posterior_mean(schedule, x0_hat, x_t, every_clip(t, x_t.dim(0), x_t.device()));
-  if (t > 0 && z.defined()) add_scaled(x, {.value = ddpm_sigma(schedule, t)}, z);
+double ddpm_sigma(const Schedule& schedule, std::int64_t t) {
+  return std::exp(0.5 * schedule.f32().posterior_log_variance[static_cast<std::size_t>(t)]);
+}
+
+DdimFactors ddim_factors(const Schedule& schedule, TimePair pair, double eta) {
+  const double abar_next = pair.next < 0 ? 1.0 : schedule.f32().abar[static_cast<std::size_t>(pair.next)];
+  const double sigma = ddim_sigma(schedule, pair, eta);
+  // Rounding can push 1 - abar - sigma^2 just below zero when eta = 1 and abar_next is close to 1.
+  const double direction = std::sqrt(std::max(0.0, 1 - abar_next - sigma * sigma));
+  return {.next_root = {.value = std::sqrt(abar_next)}, .direction = {.value = direction}, .sigma = {.value = sigma}};
+}
+
+Tensor ddpm_step(
+    const Schedule& schedule, const ClipFactor& sigma, const Tensor& x0_hat, const Tensor& x_t, const Tensor& t,
+    const Tensor& z, const Tensor& row) {
+  Tensor x = posterior_mean(schedule, x0_hat, x_t, t);
+  if (z.defined()) add_scaled(x, sigma, z, row);
   return x;
 }
 
 Tensor ddim_step(
-    const Schedule& schedule, TimePair pair, double eta, const Tensor& x0_hat, const Tensor& x_t, const Tensor& z) {
-  if (pair.next < 0) return x0_hat.clone();
-  const DdimFactors factors = ddim_factors(schedule, pair, eta);
-  const Tensor noise = factors.sigma.value > 0 ? z : Tensor();
-  return ddim_mix(schedule, factors, x0_hat, x_t, every_clip(pair.t, x_t.dim(0), x_t.device()), noise);
+    const Schedule& schedule, const DdimFactors& factors, const Tensor& x0_hat, const Tensor& x_t, const Tensor& t,
+    const Tensor& z, const Tensor& row) {
+  const Tensor noise_hat = noise_from_x0(schedule, x0_hat, x_t, t);
+  Tensor x = clip_mix(x0_hat, factors.next_root, noise_hat, factors.direction, row);
+  if (z.defined()) add_scaled(x, factors.sigma, z, row);
+  return x;
 }
 
 Tensor sample(

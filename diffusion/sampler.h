@@ -11,6 +11,7 @@
 #include "diffusion/denoiser.h"
 #include "diffusion/schedule.h"
 #include "tensor/device_graph.h"
+#include "tensor/ops/clip_mix.h"
 
 namespace avid::diffusion {
 
@@ -77,13 +78,30 @@ Tensor sample(
 /// The (t, next t) pairs that sample() visits.
 std::vector<TimePair> sampling_times(const Schedule& schedule, const SamplerOptions& options);
 
-/// sigma of one DDIM step; 0 when next < 0.
-double ddim_sigma(const Schedule& schedule, TimePair pair, double eta);
+/// Why sample() cannot record steps on this device, or null: options.graph = on is then refused.
+const char* why_no_graph(const SamplerOptions& options, Device device);
 
-/// One step: from x_t and the clamped estimate of x_0 to x at the next time. `z` may be undefined (no noise is added).
-Tensor ddpm_step(const Schedule& schedule, std::int64_t t, const Tensor& x0_hat, const Tensor& x_t, const Tensor& z);
+/// sigma of one DDIM step; 0 when next < 0. That of DDPM is exp(0.5 log v_t).
+double ddim_sigma(const Schedule& schedule, TimePair pair, double eta);
+double ddpm_sigma(const Schedule& schedule, std::int64_t t);
+
+/// What a DDIM step multiplies with: numbers, or tables over the steps.
+struct DdimFactors {
+  ClipFactor next_root, direction, sigma;  // sqrt(abar_t'), sqrt(1 - abar_t' - sigma^2), sigma
+};
+DdimFactors ddim_factors(const Schedule& schedule, TimePair pair, double eta);
+
+/// One step: from x_t and the clamped estimate of x_0 to x at the next time, which is not the end.
+///
+/// Shapes   x0_hat, x_t, z [B,T,H,W,C] of one float type; t, row [B] i64 or i32
+/// z        undefined: no noise is added
+/// row      where in the factors' tables a clip's are; undefined for plain numbers
+Tensor ddpm_step(
+    const Schedule& schedule, const ClipFactor& sigma, const Tensor& x0_hat, const Tensor& x_t, const Tensor& t,
+    const Tensor& z, const Tensor& row = {});
 Tensor ddim_step(
-    const Schedule& schedule, TimePair pair, double eta, const Tensor& x0_hat, const Tensor& x_t, const Tensor& z);
+    const Schedule& schedule, const DdimFactors& factors, const Tensor& x0_hat, const Tensor& x_t, const Tensor& t,
+    const Tensor& z, const Tensor& row = {});
 
 /// Mean of the mask at every diffusion time, collected over all batches of one or more sample() calls.
 class MaskTrace {

@@ -72,13 +72,18 @@ double largest(const Tensor& x) {
 TEST_CASE("sampler/scalars/values_of_the_specification") {
   const Tensor x = Tensor::full({1, 1, 1, 1, 1}, 0.5, DType::f64), x0 = Tensor::full({1, 1, 1, 1, 1}, 0.25, DType::f64);
   const Tensor one = Tensor::full({1, 1, 1, 1, 1}, 1, DType::f64);
+  const Tensor t = Tensor::full({1}, 150, DType::i64);
   const Schedule& s = schedule(200);
-  CHECK(ddim_step(s, {150, 100}, 0, x0, x, {}).item() == doctest::Approx(0.487473836).epsilon(1e-7));
+  const auto ddim = [&](double eta, const Tensor& z) {
+    return ddim_step(s, ddim_factors(s, {150, 100}, eta), x0, x, t, z).item();
+  };
+  const auto ddpm = [&](const Tensor& z) { return ddpm_step(s, {.value = ddpm_sigma(s, 150)}, x0, x, t, z).item(); };
+  CHECK(ddim(0, {}) == doctest::Approx(0.487473836).epsilon(1e-7));
   CHECK(ddim_sigma(s, {150, 100}, 1) == doctest::Approx(0.647856767).epsilon(1e-7));
-  CHECK(ddim_step(s, {150, 100}, 1, x0, x, {}).item() == doctest::Approx(0.305613679).epsilon(1e-6));
-  CHECK(ddim_step(s, {150, 100}, 1, x0, x, one).item() == doctest::Approx(0.305613679 + 0.647856767).epsilon(1e-6));
-  CHECK(ddpm_step(s, 150, x0, x, {}).item() == doctest::Approx(0.492614772).epsilon(1e-7));
-  CHECK(ddpm_step(s, 150, x0, x, one).item() == doctest::Approx(0.492614772 + 0.180667319).epsilon(1e-7));
+  CHECK(ddim(1, {}) == doctest::Approx(0.305613679).epsilon(1e-6));
+  CHECK(ddim(1, one) == doctest::Approx(0.305613679 + 0.647856767).epsilon(1e-6));
+  CHECK(ddpm({}) == doctest::Approx(0.492614772).epsilon(1e-7));
+  CHECK(ddpm(one) == doctest::Approx(0.492614772 + 0.180667319).epsilon(1e-7));
 }
 
 TEST_CASE("sampler/property_07/ddpm_ends_on_the_clamped_estimate_and_draws_no_noise_at_0") {
@@ -180,8 +185,10 @@ TEST_CASE("sampler/property_38/classifier_guidance_shifts_the_mean") {
         .first_t = first_t};
     Tensor x_t = salted_noise(4)(0, kVideo, DType::f32);
     options.on_step = [&](const StepReport& step) {
-      const Tensor z = salted_noise(4)(step.index + 1, kVideo, DType::f32);
-      const Tensor expected = ddpm_step(schedule(20), step.t, step.x0_hat, x_t, z);
+      const Tensor z = step.t == 0 ? Tensor() : salted_noise(4)(step.index + 1, kVideo, DType::f32);
+      const Tensor expected = ddpm_step(
+          schedule(20), {.value = ddpm_sigma(schedule(20), step.t)}, step.x0_hat, x_t,
+          Tensor::full({2}, static_cast<double>(step.t), DType::i64), z);
       shifts.push_back(step.x.to_doubles()[0] - expected.to_doubles()[0]);
       x_t = step.x;
     };
