@@ -8,6 +8,7 @@
 #include "data/games.h"
 #include "tensor/error.h"
 #include "tensor/io/atomic_file.h"
+#include "tensor/io/booleans.h"
 #include "tensor/io/npz.h"
 
 namespace avid::data {
@@ -105,6 +106,7 @@ ChunkShape shape_of(const NpzFile& file) {
   const std::string path = printable(file.path().string(), 400);
   for (const char* name : {"obs", "act"})
     check<FileError>(file.contains(name), "{}: expected an array {}.npy", path, name);
+  for (const char* name : {"obs", "act"}) check_no_booleans(file, name);
   const auto& obs = file.info("obs");
   check<FileError>(
       obs.dtype == DType::u8 && obs.shape.size() == 4 && obs.shape[0] > 0 && obs.shape[1] > 0 && obs.shape[2] > 0 &&

@@ -3,6 +3,7 @@
 
 #include "data/games.h"
 #include "tensor/error.h"
+#include "tensor/io/booleans.h"
 
 namespace avid::train {
 
@@ -38,7 +39,10 @@ std::filesystem::path find_sample_file(const std::filesystem::path& place) {
 
 SampleFile read_sample_file(const std::filesystem::path& file) {
   SampleFile samples;
-  samples.tensors = open_tensor_file(file)->load_all();
+  const auto opened = open_tensor_file(file);
+  for (const char* name : {"cond", "real", "generated", "base", "mask", "actions"})
+    if (opened->contains(name)) check_no_booleans(*opened, name);
+  samples.tensors = opened->load_all();
   for (const auto& [name, tensor] : samples.tensors) {
     if (name == "cond") samples.cond = tensor;
     if (name == "real") samples.real = tensor;

@@ -28,7 +28,7 @@ struct SampleFile {
 /// The file of samples that `place` means: itself, or samples.safetensors in a folder; empty when it means none.
 std::filesystem::path find_sample_file(const std::filesystem::path& place);
 
-/// Errors   FileError, ShapeError for a file without u8 `generated` and `cond` of the same clips.
+/// Errors   FileError, DTypeError, ShapeError for a file without u8 `generated` and `cond` of the same clips.
 SampleFile read_sample_file(const std::filesystem::path& file);
 
 }  // namespace avid::train

@@ -4,6 +4,7 @@
 
 #include "eval/media/mp4.h"
 #include "tensor/io/npz.h"
+#include "tests/boolean_npz.h"
 #include "tests/cli/report_fixture.h"
 #include "tests/doctest.h"
 
@@ -95,6 +96,12 @@ TEST_CASE("export/errors/one_line_each") {
       {{"generated", Tensor::zeros({1, 2, 8, 8, 3}, DType::u8)}, {"cond", Tensor::zeros({2, 2, 8, 8, 3}, DType::u8)}},
       {});
   expect_error(1, "cond: expected u8 frames that go with generated", {dir / "odd.safetensors", "--out", dir / "a.npz"});
+  save_npz_with_booleans(
+      dir / "flags.npz",
+      {{"generated", Tensor::zeros({1, 2, 8, 8, 3}, DType::u8)}, {"cond", Tensor::zeros({1, 2, 8, 8, 3}, DType::u8)}},
+      "generated");
+  expect_error(1, "tensor 'generated': expected numbers, got booleans", {dir / "flags.npz", "--out", dir / "a.npz"});
+  expect_error(2, "--frames: expected a number above 0, got 0", {kData, "--frames", "0", "--out", dir / "a.npz"});
   CHECK_FALSE(fs::exists(dir / "a.npz"));
 }
 

@@ -9,6 +9,7 @@
 #include "data/window_sampler.h"
 #include "tensor/error.h"
 #include "tensor/io/npz.h"
+#include "tests/boolean_npz.h"
 #include "tests/data/fake_world.h"
 #include "tests/doctest.h"
 #include "tests/support.h"
@@ -120,6 +121,20 @@ TEST_CASE("npz_import/flags/rewards_and_ends_are_used_when_they_are_there") {
   CHECK(firsts == std::vector<std::int64_t>{0, 3, 12});
 }
 
+TEST_CASE("npz_import/flags/ends_may_be_booleans") {
+  const test::TempDir dir;
+  const Tensor ends = Tensor::from_values(std::vector<std::uint8_t>{0, 1, 0, 0, 0}, Shape{5});
+  test::save_npz_with_booleans(
+      chunk_path(dir.path(), 0, 0, 1),
+      {{"obs", Tensor::zeros({5, 4, 4, 3}, DType::u8)}, {"act", Tensor::zeros({5}, DType::i64)}, {"term", ends}},
+      "term");
+  import_npz({.places = {dir.path()}, .out = dir / "out"});
+  const EpisodeStore store(dir / "out");
+  CHECK(store.resets_known());
+  CHECK(store.first(2));
+  CHECK_FALSE(store.first(1));
+}
+
 TEST_CASE("npz_import/errors/bad_chunks_are_named_and_write_nothing") {
   const test::TempDir dir;
   const auto path = chunk_path(dir.path(), 0, 0, 1);
@@ -139,6 +154,15 @@ TEST_CASE("npz_import/errors/bad_chunks_are_named_and_write_nothing") {
   refused({{"obs", Tensor::zeros({5, 4, 4, 3}, DType::f32)}, {"act", act}});
   refused({{"obs", obs}, {"act", act}, {"term", Tensor::zeros({4}, DType::f64)}});
   refused({{"obs", obs}, {"act", act}, {"rew", Tensor::full({5}, std::nan(""), DType::f64)}});
+  // Booleans load as bytes; an `obs` of them would be black frames.
+  for (const char* name : {"obs", "act"}) {
+    CAPTURE(name);
+    test::save_npz_with_booleans(path, {{"obs", obs}, {"act", act.to(DType::u8)}}, name);
+    CHECK_THROWS_WITH_AS(
+        import_npz({.places = {dir.path()}, .out = dir / "out"}),
+        doctest::Contains((std::string("tensor '") + name + "': expected numbers, got booleans (|b1)").c_str()), Error);
+    CHECK(fs::directory_iterator(dir / "out") == fs::directory_iterator());
+  }
   write_chunk(path, {});
   std::ifstream in(path, std::ios::binary);
   const std::string bytes{std::istreambuf_iterator<char>(in), {}};

@@ -140,7 +140,7 @@ const CommandRegistrar export_command(
       app->add_option("--game", s->game, "only this game's levels");
       app->add_option("--level", s->level, "which level (the first one there is)")->non_negative();
       app->add_option("--step", s->step, "first frame in that level")->capture_default_str();
-      s->frames_option = app->add_option("--frames", s->frames, "how many")->capture_default_str();
+      s->frames_option = app->add_option("--frames", s->frames, "how many")->positive()->capture_default_str();
       app->add_option("--clip", s->clip, "samples: only this one, counted from 0")->non_negative();
       s->scale_option =
           app->add_option("--scale", s->scale, "pictures and videos: every pixel this large")->capture_default_str();

@@ -4,7 +4,7 @@
 #include <filesystem>
 
 #include "tensor/error.h"
-#include "tensor/io/tensor_file.h"
+#include "tensor/io/booleans.h"
 
 namespace avid::cli {
 
@@ -16,7 +16,9 @@ std::pair<std::string, std::string> split_place(const std::string& place, const 
 
 Tensor load_named_tensor(const std::string& place, const char* default_tensor) {
   const auto [file, name] = split_place(place, default_tensor);
-  return open_tensor_file(file)->load(name);
+  const auto opened = open_tensor_file(file);
+  check_no_booleans(*opened, name);
+  return opened->load(name);
 }
 
 Tensor videos_channels_last(const Tensor& video, const std::string& place) {

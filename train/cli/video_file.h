@@ -8,7 +8,8 @@
 
 namespace avid::cli {
 
-/// A tensor of a safetensors, npz, npy or torch file. A colon in an existing file's name is part of it.
+/// A tensor of a safetensors, npz, npy or torch file. A colon in an existing file's name is part of it. DTypeError for
+/// booleans: none of what a command reads is made of them.
 Tensor load_named_tensor(const std::string& place, const char* default_tensor);
 
 /// "F:TENSOR" to F and TENSOR, "F" to F and the default. A colon in an existing file's name is part of it.
