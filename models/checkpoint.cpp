@@ -1,4 +1,4 @@
-// models/checkpoint.cpp -- networks from files and into files
+// models/checkpoint.cpp -- networks from files
 #include "models/checkpoint.h"
 
 #include <algorithm>
@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "tensor/io/atomic_file.h"
-#include "tensor/io/safetensors.h"
+#include "tensor/io/tensor_file.h"
 
 namespace avid {
 namespace {
@@ -135,10 +135,17 @@ std::unique_ptr<ActionClassifier> load_action_classifier(
       infer_action_classifier_config(found.tensors, path.string(), cond_frames), found, path, dtype);
 }
 
-void save_module(
-    const nn::Module& module, const std::filesystem::path& path, const std::map<std::string, std::string>& metadata,
-    std::string_view prefix) {
-  save_safetensors(path, module.export_tensors(prefix), metadata);
+ClassifierFrames classifier_frames(const std::filesystem::path& path) {
+  const std::unique_ptr<TensorFile> file = open_tensor_file(path);
+  if (const auto kind = file->metadata().find("avid.kind"); kind != file->metadata().end()) {
+    if (kind->second == "classifier") return ClassifierFrames::clean;
+    if (kind->second == "noisy_classifier") return ClassifierFrames::noisy;
+  }
+  for (const std::string wrapper : {"state_dict.", ""}) {
+    if (file->contains(wrapper + "classifier.sqrt_alphas_cumprod")) return ClassifierFrames::noisy;
+    if (file->contains(wrapper + "classifier.model.out_mlp.1.weight")) return ClassifierFrames::clean;
+  }
+  return ClassifierFrames::unknown;
 }
 
 }  // namespace avid

@@ -1,4 +1,4 @@
-// models/checkpoint.h -- networks from files and into files, in the original code's names (pixel.md 7.3)
+// models/checkpoint.h -- networks from files, in the original code's names (pixel.md 7.3)
 //
 // Files    whatever open_tensor_file reads; in practice safetensors, and the zip format of torch.save (.ckpt, .pt).
 // Prefixes a checkpoint of the original holds a network several times: `ema.ema_model.` and `eval_model.` (averaged),
@@ -50,9 +50,10 @@ std::unique_ptr<ActionClassifier> load_action_classifier(
     const std::filesystem::path& path, DType dtype = DType::f32, std::int64_t cond_frames = 2,
     WeightSet set = WeightSet::averaged);
 
-/// Writes all values in plain shapes under prefix + original name, as safetensors, atomically.
-void save_module(
-    const nn::Module& module, const std::filesystem::path& path,
-    const std::map<std::string, std::string>& metadata = {}, std::string_view prefix = {});
+/// The frames that a classifier was trained on.
+enum class ClassifierFrames { unknown, clean, noisy };
+/// What a classifier's file says of them: training notes it (avid.kind), and a noisy one of the research code has
+/// tables of its schedule beside the network. A bare network does not say.
+ClassifierFrames classifier_frames(const std::filesystem::path& path);
 
 }  // namespace avid

@@ -70,7 +70,7 @@ TEST_CASE("evaluate/intervals/distances_between_sets_by_resampled_clips") {
   const TempDir dir;
   ClipEncoder encoder({.width = 2, .features = 6});
   encoder.initialize(1);
-  save_module(encoder, dir / "encoder.safetensors");
+  save_safetensors(dir / "encoder.safetensors", encoder.export_tensors());
   const std::vector<std::string> with{"--size",    "32",
                                       "--metrics", "fid_procgen,fvd_procgen",
                                       "--set",     "procgen.encoder=" + (dir / "encoder.safetensors").string(),

@@ -35,19 +35,19 @@ struct Networks {
     Unet3d base(sizes), action(sizes);
     base.initialize(1);
     action.initialize(2);
-    save_module(base, dir / "base.safetensors");
-    save_module(action, dir / "action.safetensors");
+    save_safetensors(dir / "base.safetensors", base.export_tensors());
+    save_safetensors(dir / "action.safetensors", action.export_tensors());
     Avid avid(make_avid_config(AvidVariant::mask, sizes));
     avid.initialize(3);
-    save_module(avid, dir / "adapter.safetensors");
+    save_safetensors(dir / "adapter.safetensors", avid.export_tensors());
     ControlNet control({.dim = 4, .dim_mults = {1, 2}, .heads = 1, .head_dim = 8});
     control.initialize(4);
     control.copy_from_base(base);
-    save_module(control, dir / "control.safetensors");
+    save_safetensors(dir / "control.safetensors", control.export_tensors());
     ActionClassifier classifier(
         {.dim = 4, .dim_mults = {1, 2}, .heads = 1, .head_dim = 8, .mlp_dim = 8, .image_size = 16});
     classifier.initialize(5);
-    save_module(classifier, dir / "classifier.safetensors");
+    save_safetensors(dir / "classifier.safetensors", classifier.export_tensors());
   }
   std::string operator/(const std::string& name) const { return (dir / (name + ".safetensors")).string(); }
   TempDir dir;
@@ -297,6 +297,7 @@ TEST_CASE("methods/errors/one_line_each") {
   };
   const std::string base = noted("action", {{"avid.kind", "base"}}),
                     clean = noted("classifier", {{"avid.kind", "classifier"}}),
+                    noisy = noted("classifier", {{"avid.kind", "noisy_classifier"}}),
                     always = noted("action", {{"avid.action_drop", "0"}});
   expect_error(
       1, "a base, trained without actions | --action-model needs",
@@ -306,8 +307,11 @@ TEST_CASE("methods/errors/one_line_each") {
       1, "train.action_drop=0.2",
       evaluate({"--base", n / "base", "--action-model", always, "--action-cfg", "1"}));
   expect_error(
-      1, "model.kind noisy_classifier",
+      1, "expected one trained on noisy frames (model.kind noisy_classifier), got a judge of clean ones",
       evaluate({"--base", n / "base", "--guidance-classifier", clean, "--guidance", "1"}));
+  expect_error(
+      1, "expected a judge trained on clean frames (model.kind classifier), got one of noisy frames",
+      evaluate({"--base", n / "base", "--classifier", noisy}));
   expect_error(2, "go together", evaluate({"--base", n / "base", "--guidance", "1"}));
   expect_error(
       2, "use --sampler ddpm",

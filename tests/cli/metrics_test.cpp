@@ -8,6 +8,7 @@
 #include "tensor/io/atomic_file.h"
 #include "tensor/io/safetensors.h"
 #include "tensor/io/sha256.h"
+#include "tests/boolean_npz.h"
 #include "tests/doctest.h"
 #include "tests/metric_weights.h"
 #include "tests/support.h"
@@ -192,6 +193,21 @@ TEST_CASE("metrics/errors/floats_that_are_no_frames") {
   refused(255, "floats are read as [-1,1], got values up to 255");
 }
 
+TEST_CASE("metrics/errors/booleans_are_no_frames") {
+  const TempDir dir;
+  const std::string file = dir / "clips.npz";
+  const Tensor video = Tensor::full({1, 2, 8, 8, 3}, 1, DType::u8);
+  save_npz_with_booleans(file, {{"frames", video}, {"made", video}}, "made");
+  for (const auto& [real, made] : {std::pair{file, file + ":made"}, std::pair{file + ":made", file}}) {
+    const ProgramResult result = avid_program({"metrics", "--real", real, "--generated", made});
+    CHECK(result.exit_code == 1);
+    CHECK(result.out.empty());
+    const std::string text = "clips.npz: tensor 'made': expected numbers, got booleans (|b1) | store";
+    CHECK(result.err.find(text) != std::string::npos);
+    CHECK(std::count(result.err.begin(), result.err.end(), '\n') == 1);
+  }
+}
+
 TEST_CASE("metrics/errors/small_frames_have_no_ssim_and_lose_nothing_else") {
   const TempDir dir;
   const std::string file = dir / "clips.safetensors";
@@ -266,6 +282,17 @@ TEST_CASE("metrics/aer/real_clips_in_place_of_generated_ones_give_one") {
   const ProgramResult absurd = scored(":made", ":absurd");
   CHECK(absurd.exit_code == 1);
   CHECK(absurd.err.find("expected 0..14, got 99") != std::string::npos);
+  // Nor does one for guidance score, whatever it says: frames without noise are not what it was trained on.
+  save_safetensors(
+      dir / "noisy.safetensors", SafetensorsFile(classifier).load_all(), {{"avid.kind", "noisy_classifier"}});
+  const ProgramResult noisy = avid_program(
+      {"metrics", "--real", file + ":real", "--generated", file + ":made", "--cond", file + ":cond", "--actions",
+       file + ":actions", "--classifier", dir / "noisy.safetensors", "--metrics", "aer", "--json"});
+  CHECK(noisy.exit_code == 1);
+  CHECK(noisy.out.empty());
+  const std::string wrong = "noisy.safetensors: --classifier: expected a judge trained on clean frames";
+  CHECK(noisy.err.find(wrong) != std::string::npos);
+  CHECK(std::count(noisy.err.begin(), noisy.err.end(), '\n') == 1);
   const ProgramResult fractions = scored(":made", ":fractions");
   CHECK(fractions.exit_code == 1);
   CHECK(fractions.err.find("expected the numbers of actions as integers, got f32") != std::string::npos);

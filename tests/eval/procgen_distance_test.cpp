@@ -7,9 +7,9 @@
 #include "data/loader.h"
 #include "eval/corruptions.h"
 #include "eval/metrics/network_metrics.h"
-#include "models/checkpoint.h"
 #include "tensor/error.h"
 #include "tensor/io/atomic_file.h"
+#include "tensor/io/safetensors.h"
 #include "tensor/io/sha256.h"
 #include "tests/doctest.h"
 #include "tests/support.h"
@@ -68,7 +68,7 @@ TEST_CASE("procgen_distance/files/shipped_own_missing_and_wrong") {
   const test::TempDir dir;
   ClipEncoder other({.width = 2, .features = 6});
   other.initialize(1);
-  save_module(other, dir / "own.safetensors");
+  save_safetensors(dir / "own.safetensors", other.export_tensors());
   NetworkScorer scorer({kFvd}, {.weights = {}, .procgen_encoder = dir / "own.safetensors"});
   scorer.set_real(real_clips("coinrun32-heldout.h5", 8, 4, 1), {});
   REQUIRE(scorer.warnings().size() == 1);

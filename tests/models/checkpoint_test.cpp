@@ -81,11 +81,11 @@ TEST_CASE("checkpoint/round_trip/own_files") {
   const test::TempDir dir;
   Unet3d unet(kTiny);
   unet.initialize(7);
-  save_module(unet, dir / "unet.safetensors", {{"note", "hello"}});
+  save_safetensors(dir / "unet.safetensors", unet.export_tensors(), {{"note", "hello"}});
   const auto loaded = load_unet3d(dir / "unet.safetensors");
   CHECK(loaded->config() == kTiny);
   CHECK(same_weights(*loaded, unet));
-  save_module(*loaded, dir / "again.safetensors", {{"note", "hello"}});
+  save_safetensors(dir / "again.safetensors", loaded->export_tensors(), {{"note", "hello"}});
   const auto bytes = [&](const char* name) {
     std::ifstream file(dir / name, std::ios::binary);
     return std::string(std::istreambuf_iterator<char>(file), {});
@@ -95,23 +95,45 @@ TEST_CASE("checkpoint/round_trip/own_files") {
 
   ControlNet control({.dim = 4, .dim_mults = {1, 2}, .heads = 1, .head_dim = 8, .base_dim = 6});
   control.initialize(1);
-  save_module(control, dir / "control.safetensors", {}, "diffusion_model.control_net.");
+  save_safetensors(dir / "control.safetensors", control.export_tensors("diffusion_model.control_net."));
   CHECK(load_controlnet(dir / "control.safetensors")->config() == control.config());
   CHECK(same_weights(*load_controlnet(dir / "control.safetensors"), control));
 
   ActionClassifier classifier(
       {.dim = 4, .dim_mults = {1, 2}, .heads = 1, .head_dim = 8, .num_actions = 5, .mlp_dim = 6, .image_size = 12});
   classifier.initialize(1);
-  save_module(classifier, dir / "classifier.safetensors", {}, "classifier.model.");
+  save_safetensors(dir / "classifier.safetensors", classifier.export_tensors("classifier.model."));
   CHECK(load_action_classifier(dir / "classifier.safetensors")->config() == classifier.config());
   CHECK(same_weights(*load_action_classifier(dir / "classifier.safetensors"), classifier));
+}
+
+TEST_CASE("checkpoint/classifier/the frames it was trained on") {
+  const test::TempDir dir;
+  ActionClassifier classifier(
+      {.dim = 4, .dim_mults = {1, 2}, .heads = 1, .head_dim = 8, .num_actions = 5, .mlp_dim = 6, .image_size = 12});
+  classifier.initialize(1);
+  const auto frames_of = [&](const NamedTensors& tensors, const std::map<std::string, std::string>& metadata) {
+    save_safetensors(dir / "c.safetensors", tensors, metadata);
+    return classifier_frames(dir / "c.safetensors");
+  };
+  const NamedTensors bare = classifier.export_tensors();
+  CHECK(frames_of(bare, {}) == ClassifierFrames::unknown);
+  CHECK(frames_of(bare, {{"avid.kind", "classifier"}}) == ClassifierFrames::clean);
+  CHECK(frames_of(bare, {{"avid.kind", "noisy_classifier"}}) == ClassifierFrames::noisy);
+  // The research code's checkpoints: with the tables of a schedule, and without.
+  for (const std::string wrapper : {"", "state_dict."}) {
+    NamedTensors original = classifier.export_tensors(wrapper + "classifier.model.");
+    CHECK(frames_of(original, {}) == ClassifierFrames::clean);
+    original.emplace_back(wrapper + "classifier.sqrt_alphas_cumprod", Tensor::zeros({200}));
+    CHECK(frames_of(original, {}) == ClassifierFrames::noisy);
+  }
 }
 
 TEST_CASE("checkpoint/errors/another_model") {
   const test::TempDir dir;
   Unet3d unet(kTiny);
   unet.initialize(7);
-  save_module(unet, dir / "unet.safetensors");
+  save_safetensors(dir / "unet.safetensors", unet.export_tensors());
   const std::string path = (dir / "unet.safetensors").string();
   CHECK(message_of<FileError>([&] {
           load_avid(path);

@@ -11,12 +11,12 @@
 #include "eval/metrics/normalised_score.h"
 #include "eval/metrics/resize.h"
 #include "eval/opponents.h"
-#include "models/checkpoint.h"
 #include "tensor/io/json.h"
 #include "tensor/io/sha256.h"
 #include "tensor/io/tensor_file.h"
 #include "tensor/ops/frames.h"
 #include "train/calibration.h"
+#include "train/cli/classifier_file.h"
 #include "train/cli/command.h"
 #include "train/cli/metric_options.h"
 #include "train/cli/video_file.h"
@@ -203,8 +203,7 @@ std::string add_action_error(Json& result, Json& weights, Json& data, const Opti
     return "aer: unavailable: it needs a trained classifier, the actions and the conditioning frames | add "
            "--classifier F --actions F:TENSOR and --cond F:TENSOR or --cond-frames K";
   const std::filesystem::path file = train::base_weights_path(options.classifier);
-  const auto classifier = load_action_classifier(file, DType::f32, clips.cond.dim(1));
-  classifier->set_trainable(false);
+  const auto classifier = load_judge(file, clips.cond.dim(1));
   const Tensor given = load_named_tensor(options.actions, "actions");
   check<DTypeError>(
       !is_float(given.dtype()), "{}: expected the numbers of actions as integers, got {}", options.actions,

@@ -18,7 +18,7 @@ namespace fs = std::filesystem;
 
 /// How to denoise, from a run's configuration or a file's metadata; what neither says is as in the paper.
 struct Diffusion {
-  std::string schedule = "sigmoid", objective = "pred_x0", loss_weight = "snr", kind;
+  std::string schedule = "sigmoid", objective = "pred_x0", loss_weight = "snr";
   std::int64_t timesteps = 200, updates = 0;
 };
 
@@ -38,7 +38,6 @@ Diffusion diffusion_of(const std::map<std::string, std::string>& metadata) {
   };
   text("avid.schedule", d.schedule);
   text("avid.objective", d.objective);
-  text("avid.kind", d.kind);
   number("avid.timesteps", d.timesteps);
   number("avid.update", d.updates);
   return d;
@@ -89,8 +88,9 @@ void take_from_original(const fs::path& file, OriginalParts& parts, Diffusion& d
   for (const std::string wrapper : {"state_dict.", ""}) {
     if (opened->contains(wrapper + "ema.step"))
       parts.ema_step = static_cast<std::int64_t>(opened->load(wrapper + "ema.step").to_doubles().at(0));
-    if (opened->contains(wrapper + "ema.ema_model.betas"))
-      d.timesteps = static_cast<std::int64_t>(opened->info(wrapper + "ema.ema_model.betas").numel());
+    for (const char* table : {"ema.ema_model.betas", "classifier.sqrt_alphas_cumprod"})
+      if (opened->contains(wrapper + table))
+        d.timesteps = static_cast<std::int64_t>(opened->info(wrapper + table).numel());
   }
   if (const auto found = opened->metadata().find("global_step"); found != opened->metadata().end())
     d.updates = diffusion_of({{"avid.update", found->second}}).updates;
@@ -133,12 +133,13 @@ ConvertedLayout to_original(const LayoutRequest& request) {
   Diffusion d = diffusion_of(averaged.metadata);
   if (source.config) {
     const auto& c = source.config->diffusion;
-    d = {c.schedule, c.objective, c.loss_weight, source.config->model.kind, c.timesteps, source.state->update};
+    d = {c.schedule, c.objective, c.loss_weight, c.timesteps, source.state->update};
     parts.ema_step = source.state->ema_counter;
     parts.ema_started = source.state->ema_initialised;
   }
   if (!source.config) take_from_original(source.averaged, parts, d);
-  parts.noisy = d.kind == "noisy_classifier";
+  parts.noisy =
+      parts.kind == NetworkKind::classifier && classifier_frames(source.averaged) == ClassifierFrames::noisy;
   ConvertedLayout out;
   out.said = read_base(request.base, source, parts);
   out.tensors = original_tensors(
@@ -170,6 +171,9 @@ ConvertedLayout to_avid(const LayoutRequest& request) {
   for (const auto& [name, tensor] : found.tensors) out.tensors.emplace_back(name, tensor);
   for (const auto& [key, value] : found.metadata)
     if (key.starts_with("avid.")) out.metadata[key] = value;
+  if (*kind == NetworkKind::classifier)  // what the names told until here is kept for those who choose by it
+    if (const ClassifierFrames frames = classifier_frames(file); frames != ClassifierFrames::unknown)
+      out.metadata["avid.kind"] = frames == ClassifierFrames::noisy ? "noisy_classifier" : "classifier";
   out.said = found.prefix.empty() ? "one network" : fmt::format("what stands below {}", found.prefix);
   return out;
 }

@@ -7,19 +7,18 @@
 #include "eval/metrics/frechet_bootstrap.h"
 #include "eval/metrics/resize.h"
 #include "eval/opponents.h"
-#include "models/checkpoint.h"
 #include "tensor/io/sha256.h"
 #include "tensor/ops/frames.h"
 #include "train/calibration.h"
+#include "train/cli/classifier_file.h"
 #include "train/version.h"
 
 namespace avid::cli {
 namespace {
 
 /// The evaluation classifier, checked against the clips.
-std::unique_ptr<ActionClassifier> load_judge(const std::filesystem::path& place, const HeldOutClips& clips) {
-  auto judge = load_action_classifier(train::base_weights_path(place), DType::f32, clips.cond_u8.dim(1));
-  judge->set_trainable(false);
+std::unique_ptr<ActionClassifier> load_judge_of(const std::filesystem::path& place, const HeldOutClips& clips) {
+  auto judge = load_judge(place, clips.cond_u8.dim(1));
   const std::int64_t size = judge->config().image_size;
   check<ConfigError>(
       clips.real_u8.dim(2) == size && clips.real_u8.dim(3) == size,
@@ -49,7 +48,7 @@ Evaluation::Evaluation(const ScoringOptions& options, const MetricChoice& choice
       kept_(options.keep_clips) {
   scorer_.set_real(clips.real_u8, clips.cond_u8);
   if (!options.classifier.empty()) {
-    classifier_ = load_judge(options.classifier, clips);
+    classifier_ = load_judge_of(options.classifier, clips);
     real_actions_ = eval::predict_actions(*classifier_, clips.cond_u8, clips.real_u8, clips.actions);
   }
   if (choice.aer && !classifier_)

@@ -11,6 +11,7 @@
 #include "tensor/error.h"
 #include "tensor/io/atomic_file.h"
 #include "tensor/io/sha256.h"
+#include "train/cli/classifier_file.h"
 #include "train/config.h"
 #include "train/run_state.h"
 
@@ -171,12 +172,7 @@ void WorldModel::load_action_model(const path& place, bool answers_without) {
 
 void WorldModel::load_guidance(const path& place) {
   const path file = train::base_weights_path(place);
-  check<ConfigError>(
-      noted(file, "avid.kind") != "classifier",
-      "{}: a classifier of clean frames, it knows nothing of noisy ones | guidance needs model.kind noisy_classifier",
-      file.string());
-  classifier_ = load_action_classifier(file, DType::f32, network_->cond_frames);
-  classifier_->set_trainable(false);
+  classifier_ = load_guide(file, network_->cond_frames);
   classifier_->to(device_);
   classifier_->set_activation_dtype(activations_);
   image_size_ = classifier_->config().image_size;
@@ -209,15 +205,20 @@ void WorldModel::set_weights(const MethodWeights& weights) {
 }
 
 void WorldModel::guide(diffusion::SamplerOptions& options) const {
-  if (!classifier_ || !weights_.guidance) return;
+  if (classifier_ && weights_.guidance) {
+    check<UsageError>(
+        options.kind == diffusion::SamplerKind::ddpm,
+        "--guidance: it shifts the mean of a DDPM step | use --sampler ddpm (all {} steps)", schedule_->num_steps());
+    options.guidance.weight = *weights_.guidance;
+    options.guidance.first_t = first_t_;
+    options.guidance.gradient = [this](const diffusion::DenoiserInput& in) {
+      return classifier_guidance(*classifier_, in.x_t, in.t, in.cond, in.actions).gradient;
+    };
+  }
+  const char* reason = diffusion::why_no_graph(options, device_);
   check<UsageError>(
-      options.kind == diffusion::SamplerKind::ddpm,
-      "--guidance: it shifts the mean of a DDPM step | use --sampler ddpm (all {} steps)", schedule_->num_steps());
-  options.guidance.weight = *weights_.guidance;
-  options.guidance.first_t = first_t_;
-  options.guidance.gradient = [this](const diffusion::DenoiserInput& in) {
-    return classifier_guidance(*classifier_, in.x_t, in.t, in.cond, in.actions).gradient;
-  };
+      options.graph != UseGraph::on || reason == nullptr,
+      "--graph: expected auto or off, got on | {}, so there is nothing to record", reason);
 }
 
 std::unique_ptr<WorldModel> WorldModel::load(const ModelFiles& given) {

@@ -41,7 +41,8 @@ class WorldModel {
   diffusion::Denoiser& denoiser() { return *top_; }
   /// The frozen base alone, or null when there is none beside the model.
   diffusion::Denoiser* base() { return has_base_ ? network_->denoiser.get() : nullptr; }
-  /// Sets the sampler's guidance; nothing without a guiding classifier. UsageError for another sampler than DDPM.
+  /// Sets the sampler's guidance; nothing without a guiding classifier. UsageError for another sampler than DDPM, and
+  /// for graph = on where no step can be recorded.
   void guide(diffusion::SamplerOptions& options) const;
   bool uses_actions() const { return uses_actions_; }
   const diffusion::Schedule& schedule() const { return *schedule_; }

@@ -1,0 +1,20 @@
+// train/cli/classifier_file.h -- action classifiers of the command line: a judge reads clean frames, a guide noisy ones
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+
+#include "models/action_classifier.h"
+
+namespace avid::cli {
+
+/// The classifier that reads actions off finished clips, for the Action Error Ratio. Frozen, f32.
+/// `place`   weights, or a classifier's run; `cond_frames` those before the clips
+/// Errors    those of load_action_classifier; ConfigError for one trained on noisy frames.
+std::unique_ptr<ActionClassifier> load_judge(const std::filesystem::path& place, std::int64_t cond_frames);
+
+/// The classifier whose gradient guides a sampler. Frozen, f32; ConfigError for one trained on clean frames.
+std::unique_ptr<ActionClassifier> load_guide(const std::filesystem::path& place, std::int64_t cond_frames);
+
+}  // namespace avid::cli
