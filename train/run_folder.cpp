@@ -14,12 +14,15 @@ namespace {
 
 namespace fs = std::filesystem;
 
-void make_folder(const fs::path& path) {
+void make_subfolder(const fs::path& path) {
   std::error_code error;
-  fs::create_directories(path, error);
-  check<FileError>(
-      !error, "run: {}: cannot make this folder: {} | choose a place you may write to", path.string(), error.message());
+  fs::create_directory(path, error);
+  check<FileError>(!error, "run: {}: cannot make this folder: {}", path.string(), error.message());
 }
+
+constexpr const char* kSubfolders[] = {"checkpoints", "samples", "plots"};
+// run.json first: a folder with a configuration is one that --resume takes.
+constexpr const char *kInfo = "run.json", *kConfig = "config.toml";
 
 std::string to_json(const RunInfo& info) {
   Json json;
@@ -105,8 +108,10 @@ RunInfo current_run_info() {
   return info;
 }
 
-RunFolder::RunFolder(fs::path path, TrainConfig config, RunInfo info, std::unique_ptr<RunLock> lock)
-    : path_(std::move(path)),
+RunFolder::RunFolder(
+    fs::path path, TrainConfig config, RunInfo info, std::unique_ptr<RunLock> lock, NewFolder made)
+    : made_(std::move(made)),
+      path_(std::move(path)),
       config_(std::move(config)),
       info_(std::move(info)),
       lock_(std::move(lock)),
@@ -119,17 +124,31 @@ RunFolder::RunFolder(fs::path path, TrainConfig config, RunInfo info, std::uniqu
 }
 
 RunFolder RunFolder::create(const fs::path& path, const TrainConfig& config, const RunInfo& info) {
-  make_folder(path);
+  NewFolder made(path);
   auto lock = std::make_unique<RunLock>(path);
   check<FileError>(
       !CheckpointStore(path).latest(),
       "run: {}: holds a run already | go on with it: avid train --resume {}, or choose another folder", path.string(),
       path.string());
-  for (const char* name : {"checkpoints", "samples", "plots"}) make_folder(path / name);
-  // run.json first: a folder with a configuration is one that --resume takes.
-  write_text_atomic(path / "run.json", to_json(info));
-  write_text_atomic(path / "config.toml", config.to_toml());
-  return RunFolder(fs::absolute(path).lexically_normal(), config, info, std::move(lock));
+  RunFolder folder(fs::absolute(path).lexically_normal(), config, info, std::move(lock), std::move(made));
+  folder.is_new_ = !fs::exists(path / kInfo) && !fs::exists(path / kConfig);
+  try {
+    for (const char* name : kSubfolders) make_subfolder(path / name);
+    write_text_atomic(path / kInfo, to_json(info));
+    write_text_atomic(path / kConfig, config.to_toml());
+  } catch (...) {
+    folder.take_back();
+    throw;
+  }
+  return folder;
+}
+
+void RunFolder::take_back() {
+  if (!is_new_) return;
+  log_.reset();
+  std::error_code ignored;  // of folders that are not empty
+  for (const char* name : {kConfig, kInfo}) fs::remove(path_ / name, ignored);
+  for (const char* name : kSubfolders) fs::remove(path_ / name, ignored);
 }
 
 RunFolder RunFolder::open(const fs::path& path, const std::vector<std::string>& overrides) {
@@ -137,27 +156,27 @@ RunFolder RunFolder::open(const fs::path& path, const std::vector<std::string>& 
   check<FileError>(
       fs::is_directory(path, ignored), "run: {}: no such folder | start a run: avid train --config FILE --run DIR",
       path.string());
-  for (const char* name : {"config.toml", "run.json"})
+  for (const char* name : {kConfig, kInfo})
     check<FileError>(
         fs::exists(path / name, ignored), "run: {}: no {} in it | is this a folder that avid train made?",
         path.string(), name);
   auto lock = std::make_unique<RunLock>(path);
-  const TrainConfig before = TrainConfig::load(path / "config.toml");
+  const TrainConfig before = TrainConfig::load(path / kConfig);
   TrainConfig config = before;
   if (!overrides.empty()) {
-    config = TrainConfig::load(path / "config.toml", overrides);
+    config = TrainConfig::load(path / kConfig, overrides);
     if (config.fingerprint() != before.fingerprint()) {
       std::string which = overrides.front();
       for (const std::string& one : overrides)
-        if (TrainConfig::load(path / "config.toml", {one}).fingerprint() != before.fingerprint()) which = one;
+        if (TrainConfig::load(path / kConfig, {one}).fingerprint() != before.fingerprint()) which = one;
       fail<ConfigError>(
           "config: --set {}: a resumed run can change how long it trains and what it logs, saves and samples, nothing "
           "else | start a new run",
           which);
     }
-    write_text_atomic(path / "config.toml", config.to_toml());
+    write_text_atomic(path / kConfig, config.to_toml());
   }
-  RunInfo info = info_from_json(read_text(path / "run.json", 1 << 20), (path / "run.json").string());
+  RunInfo info = info_from_json(read_text(path / kInfo, 1 << 20), (path / kInfo).string());
   return RunFolder(fs::absolute(path).lexically_normal(), std::move(config), std::move(info), std::move(lock));
 }
 

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "tensor/io/new_folder.h"
 #include "train/config.h"
 #include "train/run_lock.h"
 #include "train/run_log.h"
@@ -54,6 +55,8 @@ class RunFolder {
  public:
   /// Makes a folder for a new run and locks it. A folder that holds a checkpoint is refused.
   static RunFolder create(const std::filesystem::path& path, const TrainConfig& config, const RunInfo& info);
+  /// Removes what create() wrote, for a run that could not start; nothing of a run that was there before.
+  void take_back();
   /// Locks an existing run and reads its configuration; `overrides` may change keys that decide no numbers.
   static RunFolder open(const std::filesystem::path& path, const std::vector<std::string>& overrides = {});
 
@@ -74,8 +77,11 @@ class RunFolder {
   void write_report(const RunState& state, const std::string& description) const;
 
  private:
-  RunFolder(std::filesystem::path path, TrainConfig config, RunInfo info, std::unique_ptr<RunLock> lock);
+  RunFolder(
+      std::filesystem::path path, TrainConfig config, RunInfo info, std::unique_ptr<RunLock> lock, NewFolder made = {});
 
+  NewFolder made_;  // first, so that it goes last, when the lock is no longer in it
+  bool is_new_ = false;
   std::filesystem::path path_;
   TrainConfig config_;
   RunInfo info_;

@@ -112,7 +112,7 @@ TEST_CASE("bad_input/files/missing_truncated_and_of_another_kind") {
   });
   CHECK_FALSE(fs::exists(out));
   CHECK_FALSE(fs::exists(out + ".npz"));
-  CHECK_FALSE(fs::exists(run + "/checkpoints/latest"));
+  CHECK_FALSE(fs::exists(run));
 }
 
 TEST_CASE("bad_input/usage/words_that_do_not_fit") {
@@ -152,7 +152,37 @@ TEST_CASE("bad_input/usage/words_that_do_not_fit") {
        "expected A:B with A below B, got '5:2'",
        {"collect", "--game", "coinrun", "--levels", "5:2", "--out", out}},
       {"unknown game", 2, "coinrun", {"collect", "--game", "coinrum", "--levels", "0:1", "--out", out}},
+      {"more diffusion steps than there can be",
+       2,
+       "--timesteps: Value 1000001 not in range 1 to 1000000",
+       {"forward", "--base", kBase, "--input", kBase, "--output", out, "--timesteps", "1000001"}},
+      {"a graph on the CPU", 2, "--graph: expected auto or off, got on", sample(out, kBase, kData, {"--graph", "on"})},
+      {"the same when scoring",
+       2,
+       "--graph: expected auto or off, got on",
+       {"evaluate", "--base", kBase, "--data", kData, "--graph", "on", "--keep-clips", out}},
   });
+  std::vector<Case> devices = {
+      {"forward", 2, "", {"forward", "--base", kBase, "--input", kBase, "--output", out}},
+      {"sample", 2, "", sample(out, kBase, kData)},
+      {"evaluate", 2, "", {"evaluate", "--base", kBase, "--data", kData}},
+      {"serve", 2, "", {"serve-denoiser", "--base", kBase}},
+      {"bench", 2, "", {"bench", "step"}},
+      {"profile", 2, "", {"profile"}},
+      {"train", 2, "", train(out)}};
+  for (Case& c : devices) {
+    c.text = "--device: expected cpu, cuda, cuda:N or sim, got 'tpu' | see avid " + c.words[0];
+    c.words.insert(c.words.end(), {"--device", "tpu"});
+  }
+  run_all(devices);
+  std::vector<Case> numbers;
+  for (const char* option : {"--steps", "--levels-per-shard", "--chunk-frames", "--jobs", "--size"})
+    numbers.push_back(
+        {option, 2, option, {"collect", "--game", "coinrun", "--levels", "0:1", "--out", out, option, "0"}});
+  for (const char* option : {"--chunk-frames", "--runs-per-shard"})
+    numbers.push_back({option, 2, option, {"import", dir.path(), "--out", out, option, "0"}});
+  numbers.push_back({"import", 2, "--compress", {"import", dir.path(), "--out", out, "--compress", "10"}});
+  run_all(numbers);
   CHECK(run_program({AVID_PROGRAM}).err.find("procgen-worker") == std::string::npos);  // for itself only
   CHECK_FALSE(fs::exists(out));
 }
@@ -171,8 +201,23 @@ TEST_CASE("bad_input/config/unknown_and_contradictory_keys") {
       {"window longer than an episode", 1, "the longest stretch without a reset", train(run, {"data.frames=200"})},
       {"the same when sampling", 1, "the longest stretch without a reset",
        sample(dir / "out", kBase, kData, {"--frames", "1000"})},
+      {"a graph on the CPU", 1, "config: train.graph: expected auto or off, got on", train(run, {"train.graph=on"})},
   });
   CHECK_FALSE(fs::exists(dir / "out"));
+  CHECK_FALSE(fs::exists(run));
+  // In a folder that was there only what is new goes; a run that was there stays as it was.
+  fs::create_directories(dir / "there");
+  write_text_atomic(dir / "there/notes.txt", "mine");
+  run_all({{"there", 1, "got on", train(dir / "there", {"train.graph=on"})}});
+  CHECK(std::distance(fs::directory_iterator(dir / "there"), fs::directory_iterator()) == 1);
+  CHECK(read_text(dir / "there/notes.txt") == "mine");
+  Words first{AVID_PROGRAM};
+  const Words words = train(run, {"train.updates=1", "validation.every=0", "samples.every=0"});
+  first.insert(first.end(), words.begin(), words.end());
+  REQUIRE(run_program(first).exit_code == 0);
+  const std::string config = read_text(run + "/config.toml");
+  run_all({{"a run", 1, "holds a run already", train(run, {"train.graph=on"})}});
+  CHECK(read_text(run + "/config.toml") == config);
 }
 
 TEST_CASE("bad_input/tensors/wrong_type_shape_count_range_and_nan") {
@@ -219,7 +264,7 @@ TEST_CASE("bad_input/tensors/wrong_type_shape_count_range_and_nan") {
     }
   save_safetensors(dir / "nan.safetensors", weights);
   run_all({{"weight", 1, "the network's output is not finite", sample(dir / "out", dir / "nan.safetensors", kData)}});
-  CHECK_FALSE(fs::exists(dir / "out/settings.json"));
+  CHECK_FALSE(fs::exists(dir / "out"));
 }
 
 TEST_CASE("bad_input/output/unwritable_and_full") {

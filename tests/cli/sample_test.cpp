@@ -128,7 +128,7 @@ TEST_CASE("sample/errors/usage_is_2_and_files_are_1") {
   write_text_atomic(dir / "file", "x");
   const ProgramResult unwritable = sample((dir / "file/sub").string(), {"--data", kHeldOut});
   CHECK(unwritable.exit_code == 1);
-  CHECK(unwritable.err.find("could not make the folder") != std::string::npos);
+  CHECK(unwritable.err.find("cannot make this folder") != std::string::npos);
 }
 
 }  // namespace avid::test

@@ -12,6 +12,7 @@
 #include "eval/opponents.h"
 #include "tensor/io/atomic_file.h"
 #include "tensor/io/json.h"
+#include "tensor/io/new_folder.h"
 #include "tensor/io/safetensors.h"
 #include "tensor/ops/frames.h"
 #include "train/batches.h"
@@ -249,6 +250,7 @@ void sample(const Options& options) {
       "sample: expected one weight of each method, got {} combinations | sweeps go with avid evaluate",
       sweep(options.files).size());
   const std::unique_ptr<WorldModel> world = WorldModel::load(options.files);
+  if (auto probe = sampler_options(options.sampling, world->schedule()); true) world->guide(probe);  // refuses a wrong one
   const std::int64_t frames = options.frames != 0            ? options.frames
                               : world->trained_frames() != 0 ? world->trained_frames()
                                                              : 8;
@@ -257,10 +259,7 @@ void sample(const Options& options) {
   world->check_size(start.cond.dim(2), start.cond.dim(3));
   const Tensor actions = choose_actions(options, *world, start, frames);
   // Before the minutes of sampling, so that they are not lost.
-  std::error_code error;
-  std::filesystem::create_directories(options.out, error);
-  check<FileError>(
-      !error, "{}: could not make the folder: {} | choose another --out", options.out.string(), error.message());
+  const NewFolder folder(options.out);
   AtomicFile(options.out / "settings.json");
   const Made made = make_videos(options, *world, start, actions, frames);
   Json settings = describe(options, *world, start, actions, made);

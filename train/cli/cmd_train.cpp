@@ -94,6 +94,16 @@ void print_dry_run(const Options& options) {
       duration_text(d.total_seconds).c_str(), static_cast<long long>(config.train.updates));
 }
 
+/// A new run that cannot start leaves no folder behind.
+std::unique_ptr<Trainer> start(RunFolder& folder, const TrainHooks& hooks, Device device) {
+  try {
+    return std::make_unique<Trainer>(folder, hooks, device);
+  } catch (...) {
+    folder.take_back();
+    throw;
+  }
+}
+
 void train(const Options& options) {
   if (options.dry_run) return print_dry_run(options);
   check<UsageError>(
@@ -146,7 +156,8 @@ void train(const Options& options) {
     if (p.report.mask) n.mask_mean = p.report.mask->mean;
     line.show(n, p.update == p.num_updates);
   };
-  Trainer trainer(folder, hooks, device);
+  const std::unique_ptr<Trainer> started = start(folder, hooks, device);
+  Trainer& trainer = *started;
   line.say(trainer.trainee().description());
   const data::WindowSampler& windows = trainer.windows();
   line.say(fmt::format(

@@ -14,12 +14,8 @@ constexpr const char *kMadeFrom = "avid.made_from", *kSampled = "avid.sampled";
 
 }  // namespace
 
-KeptClips::KeptClips(std::filesystem::path folder) : folder_(std::move(folder)) {
-  if (folder_.empty()) return;
-  std::error_code error;
-  std::filesystem::create_directories(folder_, error);
-  check<FileError>(!error, "{}: cannot make this folder: {}", folder_.string(), error.message());
-}
+KeptClips::KeptClips(std::filesystem::path folder)
+    : folder_(std::move(folder)), made_(folder_.empty() ? NewFolder() : NewFolder(folder_)) {}
 
 std::filesystem::path KeptClips::file_of(const Json& made_from) const {
   const std::string text = json_text(made_from);

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "tensor/io/json.h"
+#include "tensor/io/new_folder.h"
 #include "tensor/tensor.h"
 
 namespace avid::cli {
@@ -19,10 +20,11 @@ class KeptClips {
     Json masks = Json::array();   ///< [{"t", "mean"}]
     double seconds = 0;           ///< that the sampling took
     std::string commit, device;   ///< of the program that sampled them, and where
-    std::filesystem::path file;   ///< set by find
+    std::filesystem::path file = {};  ///< set by find
   };
 
-  /// An empty path keeps nothing and finds nothing. Makes the folder, so that a wrong one shows before the sampling.
+  /// An empty path keeps nothing and finds nothing. Makes the folder, so that a wrong one shows before the sampling; one
+  /// that stays empty goes again.
   explicit KeptClips(std::filesystem::path folder);
 
   /// `made_from`: everything that the frames depend on. A file that is damaged is named on stderr and counts as absent.
@@ -33,6 +35,7 @@ class KeptClips {
   std::filesystem::path file_of(const Json& made_from) const;
 
   std::filesystem::path folder_;
+  NewFolder made_;
 };
 
 }  // namespace avid::cli
