@@ -146,7 +146,7 @@ TEST_CASE("dataset/collect/bad_input_is_one_line") {
   };
   check(collect(dir / "set", "x"), 2, "--levels");
   check(collect(dir / "set", "5:5"), 2, "levels: expected A:B");
-  check(collect(dir / "set", "0:2", {"--size", "48"}), 1, "expected a divisor of 64");
+  check(collect(dir / "set", "0:2", {"--size", "48"}), 2, "expected a divisor of 64");
   check(collect(dir / "set", "0:2", {"--mode", "extreme"}), 2, "coinrun has no mode extreme");
   check(collect(dir / "set", "0:2", {"--actions", "lazy"}), 2, "expected uniform or hold");
   check(collect("/proc/nowhere", "0:2"), 1, "/proc/nowhere");

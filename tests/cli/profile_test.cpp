@@ -162,8 +162,8 @@ TEST_CASE("profile/graph/steps are recorded and repeated as training and samplin
   CHECK_FALSE(sample["ops"].contains("conv3d_bwd"));
 
   const auto wrong = run({"bench", "step"}, "sim", {"--graph", "maybe"});
-  CHECK(wrong.exit_code != 0);
-  CHECK(wrong.err == "error: bench: --graph: expected auto, on or off, got maybe\n");
+  CHECK(wrong.exit_code == 2);
+  CHECK(wrong.err == "error: avid bench step: --graph: maybe not in {auto,on,off} | see avid bench step --help\n");
   const auto cpu = run({"bench", "step"}, "cpu", {"--graph", "on"});
   CHECK(cpu.exit_code != 0);
   CHECK(cpu.err.find("expected auto or off, got on") != std::string::npos);

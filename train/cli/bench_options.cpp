@@ -122,10 +122,12 @@ void add_step_options(Command* command, const std::shared_ptr<BenchOptions>& opt
   command->add_option("--device", options->device, "cpu, cuda, cuda:N or sim (the kernel simulator)")
       ->device_name()
       ->capture_default_str();
-  command->add_option(
-      "--graph", options->graph,
-      "On a device, record a step and repeat it: auto, on or off. Default: as training and sampling do it, train.graph "
-      "of --config or auto");
+  command
+      ->add_option(
+          "--graph", options->graph,
+          "On a device, record a step and repeat it: auto, on or off. Default: as training and sampling do it, "
+          "train.graph of --config or auto")
+      ->one_of({"auto", "on", "off"});
   command->add_option("--threads", options->threads, "CPU threads (0: all)")
       ->range(0, 4096)
       ->capture_default_str();

@@ -45,6 +45,9 @@ void run_collect(Settings& s) {
   } catch (const ConfigError& error) {
     throw UsageError(error.what());  // here these words came from the command line
   }
+  check<UsageError>(
+      s.collect.size >= 1 && 64 % s.collect.size == 0, "collect: --size: expected a divisor of 64, got {}",
+      s.collect.size);
   const std::filesystem::path out = s.out;
   (out.extension() == ".h5" ? s.collect.single_file : s.collect.out) = out;
 
@@ -92,7 +95,9 @@ const CommandRegistrar collect_command(
       auto s = std::make_shared<Settings>();
       app->add_option("--game", s->collect.game.game, "one of the 16 games")->required();
       app->add_option("--levels", s->levels, "A:B = levels A to B-1, or one level")->required();
-      app->add_option("--steps", s->collect.steps, "frames per level")->capture_default_str();
+      app->add_option("--steps", s->collect.steps, "frames per level")
+          ->range(1, 1'000'000'000)
+          ->capture_default_str();
       app->add_option("--out", s->out, "folder of shards, or one .h5 file")->required();
       app->add_option("--seed", s->collect.seed, "chooses the actions")->capture_default_str();
       app->add_option("--mode", s->collect.game.distribution_mode, "easy, hard, extreme, memory")
@@ -107,11 +112,17 @@ const CommandRegistrar collect_command(
           [s] { s->collect.storage.frames = false; },
           "store no frames, 6 bytes for each: whoever reads them plays the levels again with the same game library");
       app->add_option("--compress", s->collect.storage.deflate_level, "deflate level 1..9; 0 stores plain")
+          ->range(0, 9)
           ->capture_default_str();
       app->add_option("--chunk-frames", s->collect.storage.chunk_frames, "frames per compressed chunk")
+          ->positive()
           ->capture_default_str();
-      app->add_option("--levels-per-shard", s->collect.levels_per_shard, "levels in one file")->capture_default_str();
-      app->add_option("--jobs", s->collect.jobs, "game processes side by side")->capture_default_str();
+      app->add_option("--levels-per-shard", s->collect.levels_per_shard, "levels in one file")
+          ->positive()
+          ->capture_default_str();
+      app->add_option("--jobs", s->collect.jobs, "game processes side by side")
+          ->range(1, 256)
+          ->capture_default_str();
       app->add_flag("--json", s->json, "print one JSON value");
       set_example(
           app,

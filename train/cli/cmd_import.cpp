@@ -52,10 +52,13 @@ const CommandRegistrar import_command(
       app->add_option("places", s->places, ".npz chunks, or folders of them")->required();
       app->add_option("--out", s->out, "folder for the shards")->required();
       app->add_option("--compress", s->import.storage.deflate_level, "deflate level 1..9; 0 stores plain")
+          ->range(0, 9)
           ->capture_default_str();
       app->add_option("--chunk-frames", s->import.storage.chunk_frames, "frames per compressed chunk")
+          ->positive()
           ->capture_default_str();
       app->add_option("--runs-per-shard", s->import.runs_per_shard, "recorded levels in one file")
+          ->positive()
           ->capture_default_str();
       app->add_flag("--json", s->json, "print one JSON value");
       set_example(
