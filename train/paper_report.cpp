@@ -115,8 +115,17 @@ Json ranks_json(const PaperScores& scores) {
   Json ranks = Json::array();
   for (const PaperTable& table : scores.tables)
     for (const Measure& m : kMeasures)
-      if (Json rank = rank_json(scores, table, m); !rank.is_null()) ranks.push_back(std::move(rank));
+      if (Json rank = scores.counts(m) ? rank_json(scores, table, m) : Json(nullptr); !rank.is_null())
+        ranks.push_back(std::move(rank));
   return ranks;
+}
+
+/// The paper's metrics of one method, without those that say nothing.
+PaperValues counted_values(const PaperScores& scores, const MethodScores& one) {
+  PaperValues values = one.paper_values();
+  for (const Measure& m : kMeasures)
+    if (!scores.counts(m)) at(values, m.paper).reset();
+  return values;
 }
 
 Json normalised_json(const PaperScores& scores) {
@@ -129,7 +138,7 @@ Json normalised_json(const PaperScores& scores) {
       rows.push_back(&row);
       if (in_normalisation_pool(row)) {
         paper_pool.push_back(row.values);
-        if (const MethodScores* ours = scores.find(row)) our_pool.push_back(ours->paper_values());
+        if (const MethodScores* ours = scores.find(row)) our_pool.push_back(counted_values(scores, *ours));
       }
     }
   const eval::MetricBounds paper_bounds = eval::bounds_of(paper_pool), our_bounds = eval::bounds_of(our_pool);
@@ -147,6 +156,7 @@ Json normalised_json(const PaperScores& scores) {
   Json out{{"metrics", metrics}, {"rows", Json::array()}};
   for (const PaperRow* row : rows) {
     const MethodScores* ours = scores.find(*row);
+    const auto score = [&] { return number(eval::normalised_score(counted_values(scores, *ours), our_bounds)); };
     out["rows"].push_back(
         {{"dataset", row->dataset},
          {"method", row->method},
@@ -154,7 +164,7 @@ Json normalised_json(const PaperScores& scores) {
          {"key", row->key},
          {"paper_all_six", number(eval::normalised_score(row->values, paper_bounds))},
          {"paper", number(eval::normalised_score(row->values, same))},
-         {"ours", ours == nullptr ? Json(nullptr) : number(eval::normalised_score(ours->paper_values(), our_bounds))}});
+         {"ours", ours == nullptr ? Json(nullptr) : score()}});
   }
   return out;
 }
@@ -197,7 +207,7 @@ Json claim(const PaperScores& scores, const std::string& text, const std::string
   }
   if (x == nullptr) return out;
   for (const Measure& m : kMeasures) {
-    if (!x->value(m) || !y->value(m)) continue;
+    if (!scores.counts(m) || !x->value(m) || !y->value(m)) continue;
     const auto gain = advantage(*x, *y, m);
     const bool better = (*x->value(m) > *y->value(m)) == higher_is_better(m.paper);
     out["metrics"].push_back(
@@ -267,6 +277,14 @@ Json paper_report(const PaperReportRequest& request) {
   report["format"] = "avid-paper-report 1";
   report["title"] = request.title;
   report["notes"] = request.notes;
+  report["not_counted"] = Json::array();
+  if (scores.aer_is_blind) {
+    report["not_counted"].push_back(name_of(PaperMetric::aer));
+    report["notes"].push_back(fmt::format(
+        "{} is not counted: its judge of actions cannot read the real clips either, so its numbers stand in the tables "
+        "and enter no order, statement or normalised score.",
+        name_of(PaperMetric::aer)));
+  }
   report["tables"] = tables_json(scores);
   report["ranks"] = ranks_json(scores);
   report["normalised"] = normalised_json(scores);

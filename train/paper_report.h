@@ -29,6 +29,7 @@ struct PaperReportRequest {
 ///   unavailable why a metric was not measured, and what to do, as the files of scores say it
 ///   own         what is to be known of the project's own metrics, where there are any
 ///   warnings    what the files of scores warn of, each once
+///   not_counted labels of metrics whose numbers stand in the tables alone: AER when its judge is blind; a note says so
 /// Rows without a file of scores have null. Of a sweep the weight with the best FVD is taken as in the paper; without
 /// FVD the one with the best PSNR.
 /// Errors   FileError for a damaged file of scores; ConfigError when scores were taken on different clips or

@@ -105,7 +105,11 @@ double best_in_group(const Json& table, const std::string& group, const Measure&
   return sign * best;
 }
 
-std::string table_html(const Json& table) {
+bool is_counted(const Json& report, const char* label) {
+  return std::find(report["not_counted"].begin(), report["not_counted"].end(), label) == report["not_counted"].end();
+}
+
+std::string table_html(const Json& report, const Json& table) {
   std::vector<Measure> columns;  // the paper's six, and ours that stand beside them
   for (const Measure& m : kMeasures)
     if (!m.substitute || any_ours(table, m.label)) columns.push_back(m);
@@ -129,7 +133,9 @@ std::string table_html(const Json& table) {
       if (!m.substitute) body += fmt::format("<td>{}</td>", text(row["printed"][m.label]));
       if (!any_ours(table, m.label)) continue;
       const Json& ours = row["ours"][m.label];
-      body += our_cell(ours, m, !ours.is_null() && ours["mean"] == best_in_group(table, group, m));
+      const bool best =
+          !ours.is_null() && is_counted(report, m.label) && ours["mean"] == best_in_group(table, group, m);
+      body += our_cell(ours, m, best);
     }
     std::string chosen = row["chosen"].is_string() ? row["chosen"].get<std::string>() : "";
     chosen = chosen.starts_with("method, ") ? chosen.substr(8) : "";
@@ -320,7 +326,7 @@ std::string paper_report_html(const Json& report, const PaperReportRequest& requ
   std::string body;
   for (const Json& note : report["notes"]) body += "<p class=\"note\">" + text(note) + "</p>\n";
   body += cards_html(report) + claims_html(report["claims"]);
-  for (const Json& table : report["tables"]) body += table_html(table);
+  for (const Json& table : report["tables"]) body += table_html(report, table);
   body += measures_html(report) + ranks_html(report["ranks"]) + normalised_html(report["normalised"]) +
           data_figures_html(report) + compute_figures_html(report) + mask_figures_html(report) +
           mask_pictures_html(request.pictures) + side_by_side_html(request.pictures) +

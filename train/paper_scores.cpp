@@ -5,6 +5,7 @@
 #include <cmath>
 #include <set>
 
+#include "eval/metrics/action_error.h"
 #include "eval/metrics/frechet_bootstrap.h"
 #include "tensor/error.h"
 #include "tensor/io/atomic_file.h"
@@ -136,6 +137,13 @@ MethodScores read_scores(const fs::path& path) {
   }
 }
 
+bool warns_of_blind_aer(const Json& record) {
+  const auto warnings = record.find("warnings");
+  return warnings != record.end() && std::any_of(warnings->begin(), warnings->end(), [](const Json& warning) {
+           return warning.is_string() && warning.get<std::string>().starts_with(eval::kAerSaysNothing);
+         });
+}
+
 /// Numbers of one column must come from one file of weights and one protocol; the first to say something decides.
 class SameProtocol {
  public:
@@ -208,6 +216,7 @@ PaperScores read_paper_scores(const fs::path& tables, const fs::path& scores, co
       check<ConfigError>(
           own == hash, "{}: scored on other clips than {} | evaluate both with one --clip-list", path.string(), first);
       protocol.check_row(one.record, path.string());
+      all.aer_is_blind = all.aer_is_blind || warns_of_blind_aer(one.record);
       all.methods.emplace(row.id(), std::move(one));
     }
   return all;

@@ -63,28 +63,13 @@ std::string why_aer_is_blind(const ActionScores& real, const Tensor& actions, co
   const Interval accuracy = bootstrap_mean(real.accuracy, options);
   if (accuracy.low > guess) return {};
   return fmt::format(
-      "aer: says nothing here: on real clips the classifier is right in {:.3f} [{:.3f}, {:.3f}] of the steps, always "
-      "naming the commonest action in {:.3f} | train the classifier for longer, or score more clips",
-      accuracy.mean, accuracy.low, accuracy.high, guess);
-}
-
-std::vector<double> absolute_action_errors(const Tensor& predicted, const Tensor& actions) {
-  check_rank(actions, 3, "aer", "actions");
-  check_shape(predicted, actions.shape(), "aer", "predicted");
-  const std::vector<double> a = predicted.to_doubles(), b = actions.to_doubles();
-  std::vector<double> errors(at(actions.dim(0)), 0.0);
-  const std::int64_t per_clip = actions.dim(1) * actions.dim(2);
-  for (std::size_t i = 0; i < a.size(); ++i) errors[i / at(per_clip)] += std::abs(a[i] - b[i]);
-  for (double& v : errors) v /= static_cast<double>(per_clip);
-  return errors;
+      "{}: on real clips the classifier is right in {:.3f} [{:.3f}, {:.3f}] of the steps, always naming the commonest "
+      "action in {:.3f} | train the classifier for longer, or score more clips",
+      kAerSaysNothing, accuracy.mean, accuracy.low, accuracy.high, guess);
 }
 
 double action_error_ratio(double accuracy_real, double accuracy_generated) {
   return accuracy_real / (accuracy_generated + 1e-9);
-}
-
-double action_error_ratio_of_distances(double error_real, double error_generated) {
-  return error_generated / error_real;
 }
 
 }  // namespace avid::eval

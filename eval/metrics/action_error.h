@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "eval/metrics/bootstrap.h"
@@ -25,17 +26,15 @@ struct ActionScores {
 /// Errors   ShapeError, DTypeError; Error for an action outside of 0..A-1 or logits that are not finite.
 ActionScores score_actions(const Tensor& logits, const Tensor& actions);
 
-/// Why AER says nothing with this predictor, in one line, or empty if it may say something: on real clips it must be right
-/// more often than who always names the commonest action, by the interval over clips.
+/// Why AER says nothing with this predictor, in one line, or empty if it may say something: on real clips it must be
+/// right more often than who always names the commonest action, by the interval over clips. The line begins with
+/// kAerSaysNothing, by which readers of scores know it again.
 /// Shapes   real: of the real clips; actions [N,T] i64, those they were scored against.
+inline constexpr std::string_view kAerSaysNothing = "aer: says nothing here";
 std::string why_aer_is_blind(const ActionScores& real, const Tensor& actions, const BootstrapOptions& options = {});
-
-/// Mean absolute error per clip over steps and components of continuous actions, [N,T,D] both, f32 or f64.
-std::vector<double> absolute_action_errors(const Tensor& predicted, const Tensor& actions);
 
 /// Lower is better, 1: as predictable as real video. Both sides are scored against the actions that the generated
 /// clips were conditioned on. Source: Rigter et al. 2024; the released code logs the inverse of the first.
-double action_error_ratio(double accuracy_real, double accuracy_generated);         ///< real / (generated + 1e-9)
-double action_error_ratio_of_distances(double error_real, double error_generated);  ///< generated / real
+double action_error_ratio(double accuracy_real, double accuracy_generated);  ///< real / (generated + 1e-9)
 
 }  // namespace avid::eval

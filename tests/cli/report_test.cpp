@@ -86,6 +86,56 @@ TEST_CASE("report/html/a warning of the scores stands there once") {
   CHECK(count(read_text(dir / "report.html"), ">aer: says nothing &lt;here&gt;.<") == 1);
 }
 
+TEST_CASE("report/html/the_action_error_of_a_blind_judge_is_shown_and_counted_nowhere") {
+  const TempDir dir;
+  const auto with_judge = [&](const std::string& name, bool blind) {
+    const std::string folder = dir / name;
+    write_made_up_report_inputs(folder);
+    std::vector<std::filesystem::path> files;
+    for (const auto& entry : std::filesystem::directory_iterator(folder + "/scores")) files.push_back(entry.path());
+    for (const auto& file : files) {
+      Json one = Json::parse(read_text(file));
+      const double psnr = one["rows"][1]["psnr"]["mean"], accuracy = psnr / 40;  // the paper's order, about
+      one["action_error"]["method"] = {
+          {"acc_real", 0.6},   {"acc_generated", accuracy},
+          {"prob_real", 0.5},  {"prob_generated", accuracy},
+          {"aer", {{"mean", 0.6 / accuracy}, {"low", 0.6 / accuracy - 0.01}, {"high", 0.6 / accuracy + 0.01}}}};
+      one["per_clip"]["method"]["acc"] = {accuracy, accuracy + 0.01, accuracy - 0.01, accuracy};
+      // One file's word is enough: all have the same judge and the same real clips.
+      if (blind && file.stem() == "coinrun500k__avid_22m")
+        one["warnings"] = {"aer: says nothing here: on real clips the classifier is right in 0.066 of the steps"};
+      write_text_atomic(file, one.dump());
+    }
+    REQUIRE(run_report(folder).exit_code == 0);
+    return std::pair(Json::parse(read_text(folder + "/report.json")), read_text(folder + "/report.html"));
+  };
+  const auto [seeing, seeing_html] = with_judge("seeing", false);
+  const auto [blind, blind_html] = with_judge("blind", true);
+  const auto of_aer = [](const Json& list) {
+    return std::count_if(list.begin(), list.end(), [](const Json& j) { return j["metric"] == "Action Err. Ratio"; });
+  };
+  CHECK(of_aer(seeing["ranks"]) > 0);
+  CHECK(of_aer(blind["ranks"]) == 0);
+  CHECK(of_aer(seeing["claims"][0]["metrics"]) == 1);
+  for (const Json& claim : blind["claims"]) CHECK(of_aer(claim["metrics"]) == 0);
+  CHECK(seeing["normalised"]["metrics"] == Json::array({"Action Err. Ratio", "SSIM", "PSNR"}));
+  CHECK(blind["normalised"]["metrics"] == Json::array({"SSIM", "PSNR"}));
+  // The other metrics' pairs are the same, and the numbers stay where they are.
+  Json others = Json::array();
+  for (const Json& rank : seeing["ranks"])
+    if (rank["metric"] != "Action Err. Ratio") others.push_back(rank);
+  CHECK(blind["ranks"] == others);
+  CHECK(blind["tables"] == seeing["tables"]);
+  CHECK(row_of(blind["tables"][0]["rows"], "coinrun500k", "avid_22m")["ours"]["Action Err. Ratio"].is_object());
+  const std::string note = "Action Err. Ratio is not counted: its judge of actions cannot read the real clips either";
+  CHECK(count(blind_html, note) == 1);
+  CHECK(count(seeing_html, note) == 0);
+  CHECK(blind["not_counted"] == Json::array({"Action Err. Ratio"}));
+  CHECK(seeing["not_counted"].empty());
+  // Nor is one of its numbers called the best.
+  CHECK(count(blind_html, "class=\"ours best\"") < count(seeing_html, "class=\"ours best\""));
+}
+
 TEST_CASE("report/json/what_was_not_measured_and_what_is_our_own") {
   const TempDir dir;
   write_made_up_report_inputs(dir.path());
