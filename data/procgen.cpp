@@ -151,15 +151,6 @@ ProcgenFiles find_procgen() {
       places.front().string());
 }
 
-bool have_procgen() {
-  try {
-    find_procgen();
-    return true;
-  } catch (const FileError&) {
-    return false;
-  }
-}
-
 namespace {
 
 std::vector<char> request_of(const ProcgenOptions& options) {

@@ -43,8 +43,6 @@ struct ProcgenFiles {
 /// $AVID_PROCGEN_DIR, else third_party/procgen in the current folder or in one of the three folders above the program
 /// (so that of the source tree is found from its build folder). Throws FileError that says how to get the package.
 ProcgenFiles find_procgen();
-/// True if find_procgen() would succeed.
-bool have_procgen();
 
 /// One child process with the library in it. One thread at a time.
 class ProcgenSource : public FrameSource {

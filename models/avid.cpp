@@ -95,11 +95,12 @@ AvidOutput Avid::forward(
 
 Tensor AvidDenoiser::predict(const diffusion::DenoiserInput& input) {
   const NoGrad no_grad;
+  Tensor base;
   {
     const kernels::ModuleRange range("base");
-    last_base_ = base_.predict({.x_t = input.x_t, .t = input.t, .cond = input.cond, .actions = {}});
+    base = base_.predict({.x_t = input.x_t, .t = input.t, .cond = input.cond, .actions = {}});
   }
-  const AvidOutput out = avid_.forward(input.x_t, input.t, input.cond, input.actions, last_base_);
+  const AvidOutput out = avid_.forward(input.x_t, input.t, input.cond, input.actions, base);
   mask_ = out.mask;
   return out.prediction.value();
 }

@@ -69,13 +69,11 @@ class AvidDenoiser final : public diffusion::Denoiser {
   Tensor predict(const diffusion::DenoiserInput& input) override;
   diffusion::Objective objective() const override { return base_.objective(); }
   Tensor last_mask() const override { return mask_; }
-  /// The base's prediction in the last predict(), [B,T,H,W,3].
-  const Tensor& last_base() const { return last_base_; }
 
  private:
   diffusion::Denoiser& base_;
   const Avid& avid_;
-  Tensor mask_, last_base_;
+  Tensor mask_;
 };
 
 }  // namespace avid

@@ -132,14 +132,19 @@ bool is_run_folder(const fs::path& path) {
   return fs::is_regular_file(path / "run.json", ignored) && fs::is_directory(path / "checkpoints", ignored);
 }
 
-RunDigests run_digests(const fs::path& run) {
-  const auto folder = CheckpointStore(run).latest();
-  check<FileError>(
-      folder.has_value(), "run: {}: no checkpoint in it | is this a folder that avid train made?", run.string());
-  const Checkpoint checkpoint = CheckpointStore::load(*folder);
+RunDigests checkpoint_digests(const fs::path& folder) {
+  const Checkpoint checkpoint = CheckpointStore::load(folder);
   return {
       checkpoint.state.update, digest_of(checkpoint.weights), digest_of(checkpoint.ema),
       digest_of(checkpoint.optimizer)};
+}
+
+RunDigests run_digests(const fs::path& run) {
+  const auto folder = CheckpointStore(run).latest();
+  check<FileError>(
+      folder.has_value(), "{}: the run has no checkpoint yet | let it train on: avid train --resume {}", run.string(),
+      run.string());
+  return checkpoint_digests(*folder);
 }
 
 CheckpointStore::CheckpointStore(fs::path run) : folder_(std::move(run) / "checkpoints") {}

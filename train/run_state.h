@@ -41,12 +41,14 @@ struct Checkpoint {
   NamedTensors weights, ema, optimizer;
 };
 
-/// Digests of a run's newest checkpoint: equal if and only if names, shapes, types and all bits are.
+/// Digests of a checkpoint's tensors: equal if and only if names, shapes, types and all bits are. The files also carry
+/// metadata, which may differ between equal states.
 struct RunDigests {
   std::int64_t update = 0;
   std::string weights, ema, optimizer;
 };
-/// Throws FileError when the folder holds no checkpoint.
+RunDigests checkpoint_digests(const std::filesystem::path& folder);
+/// Those of a run's newest checkpoint. Throws FileError when there is none.
 RunDigests run_digests(const std::filesystem::path& run);
 
 /// sha256 over name, type, shape and dense values of every tensor, in the order of the names.

@@ -7,6 +7,7 @@
 #include "data/frame_ops.h"
 #include "data/games.h"
 #include "data/procgen.h"
+#include "tensor/error.h"
 #include "tests/doctest.h"
 #include "tests/support.h"
 
@@ -16,9 +17,13 @@ using namespace avid::data;
 namespace {
 
 bool library_is_there() {
-  if (have_procgen()) return true;
-  MESSAGE("skipped: no game library (scripts/get_procgen.sh fetches it)");
-  return false;
+  try {
+    find_procgen();
+    return true;
+  } catch (const FileError&) {
+    MESSAGE("skipped: no game library (scripts/get_procgen.sh fetches it)");
+    return false;
+  }
 }
 
 ProcgenOptions coinrun() {

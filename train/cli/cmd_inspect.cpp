@@ -116,26 +116,14 @@ bool is_checkpoint_folder(const std::filesystem::path& path) {
          std::filesystem::is_regular_file(path / "weights.safetensors", ignored);
 }
 
-// Digests of a checkpoint's tensors; the files carry metadata that may differ between equal states.
-std::map<std::string, std::string> checkpoint_digests(const std::filesystem::path& folder) {
-  const train::Checkpoint checkpoint = train::CheckpointStore::load(folder);
-  return {
-      {"weights", train::digest_of(checkpoint.weights)},
-      {"ema", train::digest_of(checkpoint.ema)},
-      {"optimizer", train::digest_of(checkpoint.optimizer)}};
-}
-
 std::filesystem::path newest_checkpoint(const std::filesystem::path& run) {
   const auto latest = train::CheckpointStore(run).latest();
   if (!latest) fail_file(run, "the run has no checkpoint yet | let it train on: avid train --resume {}", run.string());
   return *latest;
 }
 
-Json digests_json(const std::filesystem::path& folder) {
-  auto digests = checkpoint_digests(folder);
-  Json json;
-  for (const char* part : kParts) json[part] = digests[part];
-  return json;
+Json digests_json(const train::RunDigests& d) {
+  return {{"weights", d.weights}, {"ema", d.ema}, {"optimizer", d.optimizer}};
 }
 
 void inspect_checkpoint(const Settings& s) {
@@ -158,7 +146,7 @@ void inspect_checkpoint(const Settings& s) {
     if (!s.json)
       fmt::print("  {:<22} {} tensors, {} elements\n", path.filename().string(), file->tensors().size(), numel);
   }
-  if (s.sha) json["sha256"] = digests_json(s.path);
+  if (s.sha) json["sha256"] = digests_json(train::checkpoint_digests(s.path));
   if (s.json) print(json);
 }
 
@@ -182,7 +170,7 @@ void inspect_run(const Settings& s) {
         {"best", best ? Json(best->string()) : Json(nullptr)},
         {"checkpoints", updates},
         {"state", parse_json(state.to_json())}};
-    if (s.sha) json["sha256"] = digests_json(latest);
+    if (s.sha) json["sha256"] = digests_json(train::run_digests(s.path));
     return print(json);
   }
   fmt::print(
@@ -206,8 +194,9 @@ enum class PathKind { run, checkpoint, folder, file };
 
 void print_digests(const Settings& s, PathKind kind) {
   if (kind == PathKind::run || kind == PathKind::checkpoint) {
-    auto digests = checkpoint_digests(kind == PathKind::run ? newest_checkpoint(s.path) : s.path);
-    for (const char* part : kParts) fmt::print("{}  {}\n", digests[part], part);
+    const Json digests =
+        digests_json(kind == PathKind::run ? train::run_digests(s.path) : train::checkpoint_digests(s.path));
+    for (const auto& [part, digest] : digests.items()) fmt::print("{}  {}\n", digest.get<std::string>(), part);
   } else if (kind == PathKind::file) {
     fmt::print("{}  {}\n", sha256_of_file(s.path), s.path.string());
   } else {
