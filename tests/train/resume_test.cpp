@@ -1,4 +1,4 @@
-// tests/train/resume_test.cpp -- the program itself: killed, stopped, out of disk, and going on as if nothing had happened
+// tests/train/resume_test.cpp -- the program: killed, stopped, out of disk, and going on as if nothing had happened
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
