@@ -9,6 +9,7 @@
 #include "tensor/error.h"
 #include "tensor/io/atomic_file.h"
 #include "tensor/io/booleans.h"
+#include "tensor/io/new_folder.h"
 #include "tensor/io/npz.h"
 
 namespace avid::data {
@@ -185,9 +186,7 @@ ImportResult import_npz(
       total > 0, "import: no chunks found | they are called like coinrun_lvl_12_chunk_3_01234567890123456789.npz");
   if (num_others > 0)
     result.notes.push_back(fmt::format("{} .npz files have other names and were ignored", num_others));
-  std::error_code error;
-  fs::create_directories(o.out, error);
-  check<FileError>(!error, "{}: cannot be made: {}", printable(o.out.string()), error.message());
+  const NewFolder folder(o.out);
 
   for (auto& [game, chunks] : games) {
     game_index(game);

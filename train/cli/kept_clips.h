@@ -23,8 +23,8 @@ class KeptClips {
     std::filesystem::path file = {};  ///< set by find
   };
 
-  /// An empty path keeps nothing and finds nothing. Makes the folder, so that a wrong one shows before the sampling; one
-  /// that stays empty goes again.
+  /// An empty path keeps nothing and finds nothing. Makes the folder, so that a wrong one shows before the sampling; if
+  /// it stays empty it goes again.
   explicit KeptClips(std::filesystem::path folder);
 
   /// `made_from`: everything that the frames depend on. A file that is damaged is named on stderr and counts as absent.
