@@ -22,7 +22,7 @@ namespace detail {
 struct GraphNode {
   std::uint64_t id = 0;
   bool requires_grad = false;
-  const char* op = nullptr;  // null for leaves
+  const char* op = nullptr;             // null for leaves
   const std::string* module = nullptr;  // where op ran
   Shape shape;
   DType dtype = DType::f32;

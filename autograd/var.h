@@ -18,8 +18,8 @@ namespace avid {
 class Rule;
 
 namespace detail {
-struct VarState;  // a value with its GraphNode
-struct GraphNode; // what the graph keeps of a Var: rule and edges, never the value
+struct VarState;   // a value with its GraphNode
+struct GraphNode;  // what the graph keeps of a Var: rule and edges, never the value
 }  // namespace detail
 
 /// A handle on a tensor in the graph. Copies share value, gradient and history.
@@ -31,8 +31,8 @@ class Var {
 
   bool defined() const { return state_ != nullptr; }
   const Tensor& value() const;
-  /// For activations of `dtype`: the bf16 copy of a weight whose f32 master is trained, made once per change of the value.
-  /// Nothing else is converted: value() itself in every other case.
+  /// For activations of `dtype`: the bf16 copy of a weight whose f32 master is trained, made once per change of the
+  /// value. Nothing else is converted: value() itself in every other case.
   const Tensor& value_in(DType dtype) const;
   /// That copy, where it holds the value as it is now and nobody has saved it; undefined otherwise. Whoever changes the
   /// value may then write the copy in the same pass, and says so with set_copy_current().
@@ -85,8 +85,8 @@ class SavedBytes {
 
 }  // namespace detail
 
-/// A tensor that a rule keeps for its backward pass. get() throws GraphError, naming the op and the tensor, if the graph
-/// was freed or the tensor was changed in place since it was saved.
+/// A tensor that a rule keeps for its backward pass. get() throws GraphError, naming the op and the tensor, if the
+/// graph was freed or the tensor was changed in place since it was saved.
 class Saved {
  public:
   Saved() = default;
@@ -144,7 +144,8 @@ class NoGrad {
 bool grad_enabled();
 
 /// Recompute region: runs `body` without recording and keeps only `inputs`; backward runs `body` again with recording.
-/// Trades one more forward pass for the region's saved tensors. `body` must be a pure function of its inputs and of leaves.
+/// Trades one more forward pass for the region's saved tensors. `body` must be a pure function of its inputs and of
+/// leaves.
 Var recompute(const char* name, std::function<Var(const std::vector<Var>&)> body, const std::vector<Var>& inputs);
 
 /// Bytes that rules hold for their backward pass, parameters included; a tensor saved by two rules counts twice.

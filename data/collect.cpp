@@ -204,7 +204,8 @@ CollectResult collect(
   std::vector<ShardPlan> missing;
   for (const ShardPlan& shard : plan) {
     result.shards.push_back(shard.path);
-    if (!already_there(meta_of(o, shard, source_size, library_sha256), o.storage.frames, shard.path)) missing.push_back(shard);
+    if (!already_there(meta_of(o, shard, source_size, library_sha256), o.storage.frames, shard.path))
+      missing.push_back(shard);
   }
   result.shards_found = static_cast<int>(plan.size() - missing.size());
 

@@ -86,43 +86,27 @@ using Group = Handle<CloseGroup>;
 /// Types in files are little-endian; in memory the machine's own.
 hid_t file_type(H5Type type) {
   switch (type) {
-    case H5Type::u8:
-      return H5T_STD_U8LE;
-    case H5Type::i32:
-      return H5T_STD_I32LE;
-    case H5Type::u32:
-      return H5T_STD_U32LE;
-    case H5Type::i64:
-      return H5T_STD_I64LE;
-    case H5Type::u64:
-      return H5T_STD_U64LE;
-    case H5Type::f32:
-      return H5T_IEEE_F32LE;
-    case H5Type::f64:
-      return H5T_IEEE_F64LE;
-    default:
-      fail<FileError>("hdf5: type: cannot be stored");
+    case H5Type::u8: return H5T_STD_U8LE;
+    case H5Type::i32: return H5T_STD_I32LE;
+    case H5Type::u32: return H5T_STD_U32LE;
+    case H5Type::i64: return H5T_STD_I64LE;
+    case H5Type::u64: return H5T_STD_U64LE;
+    case H5Type::f32: return H5T_IEEE_F32LE;
+    case H5Type::f64: return H5T_IEEE_F64LE;
+    default: fail<FileError>("hdf5: type: cannot be stored");
   }
 }
 
 hid_t memory_type(H5Type type) {
   switch (type) {
-    case H5Type::u8:
-      return H5T_NATIVE_UINT8;
-    case H5Type::i32:
-      return H5T_NATIVE_INT32;
-    case H5Type::u32:
-      return H5T_NATIVE_UINT32;
-    case H5Type::i64:
-      return H5T_NATIVE_INT64;
-    case H5Type::u64:
-      return H5T_NATIVE_UINT64;
-    case H5Type::f32:
-      return H5T_NATIVE_FLOAT;
-    case H5Type::f64:
-      return H5T_NATIVE_DOUBLE;
-    default:
-      fail<FileError>("hdf5: type: cannot be read");
+    case H5Type::u8: return H5T_NATIVE_UINT8;
+    case H5Type::i32: return H5T_NATIVE_INT32;
+    case H5Type::u32: return H5T_NATIVE_UINT32;
+    case H5Type::i64: return H5T_NATIVE_INT64;
+    case H5Type::u64: return H5T_NATIVE_UINT64;
+    case H5Type::f32: return H5T_NATIVE_FLOAT;
+    case H5Type::f64: return H5T_NATIVE_DOUBLE;
+    default: fail<FileError>("hdf5: type: cannot be read");
   }
 }
 
@@ -136,12 +120,9 @@ H5Type kind_of(hid_t type) {
       if (size == 8) return has_sign ? H5Type::i64 : H5Type::u64;
       return H5Type::other;
     }
-    case H5T_FLOAT:
-      return size == 4 ? H5Type::f32 : size == 8 ? H5Type::f64 : H5Type::other;
-    case H5T_STRING:
-      return H5Type::text;
-    default:
-      return H5Type::other;
+    case H5T_FLOAT: return size == 4 ? H5Type::f32 : size == 8 ? H5Type::f64 : H5Type::other;
+    case H5T_STRING: return H5Type::text;
+    default: return H5Type::other;
   }
 }
 

@@ -123,7 +123,8 @@ ProcgenOptions ProcgenOptions::from_json(const std::string& text) {
     fail<ConfigError>("procgen: options: expected those of a recorded game, got '{}'", printable(text, 200));
   }
   check<ConfigError>(
-      o.to_json() == json_text(j), "procgen: options: expected those of a recorded game, got '{}'", printable(text, 200));
+      o.to_json() == json_text(j), "procgen: options: expected those of a recorded game, got '{}'",
+      printable(text, 200));
   return o;
 }
 

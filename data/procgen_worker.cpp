@@ -278,15 +278,10 @@ std::vector<char> serve(State& state, std::uint32_t operation, std::vector<char>
   }
   check<Error>(state.level != nullptr, "no level has begun");
   switch (operation) {
-    case kStep:
-      return step(*state.level, payload);
-    case kSaveState:
-      return state.level->save();
-    case kLoadState:
-      state.level->load(payload);
-      return frame_of(*state.level);
-    default:
-      fail<Error>("unknown request {}", operation);
+    case kStep: return step(*state.level, payload);
+    case kSaveState: return state.level->save();
+    case kLoadState: state.level->load(payload); return frame_of(*state.level);
+    default: fail<Error>("unknown request {}", operation);
   }
 }
 

@@ -35,8 +35,7 @@ Replayer::Player Replayer::take(std::int64_t key, std::int64_t from) {
   return player;
 }
 
-void Replayer::read(
-    const RecordedRun& run, std::int64_t from, std::int64_t count, std::span<std::uint8_t> out) {
+void Replayer::read(const RecordedRun& run, std::int64_t from, std::int64_t count, std::span<std::uint8_t> out) {
   const auto out_bytes = static_cast<std::size_t>(size_ * size_ * 3);
   check<ShapeError>(
       from >= 0 && count >= 0 && from + count <= static_cast<std::int64_t>(run.actions.size()) &&

@@ -18,10 +18,10 @@ namespace avid::data {
 
 /// One recorded run of a level, as a shard describes it.
 struct RecordedRun {
-  std::int64_t key = 0;                    ///< tells runs apart
-  std::string options;                     ///< of the game, as ShardMeta has them
+  std::int64_t key = 0;  ///< tells runs apart
+  std::string options;   ///< of the game, as ShardMeta has them
   std::int32_t level = 0;
-  std::span<const std::uint8_t> actions;   ///< all of the run
+  std::span<const std::uint8_t> actions;  ///< all of the run
 };
 
 /// Game processes that play recorded runs. As many as there are readers at the same time; they stay for the next one.

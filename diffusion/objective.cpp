@@ -7,24 +7,18 @@ namespace avid::diffusion {
 
 const char* name_of(Objective objective) {
   switch (objective) {
-    case Objective::pred_noise:
-      return "pred_noise";
-    case Objective::pred_x0:
-      return "pred_x0";
-    case Objective::pred_v:
-      return "pred_v";
+    case Objective::pred_noise: return "pred_noise";
+    case Objective::pred_x0: return "pred_x0";
+    case Objective::pred_v: return "pred_v";
   }
   return "?";
 }
 
 const char* name_of(LossWeight weight) {
   switch (weight) {
-    case LossWeight::snr:
-      return "snr";
-    case LossWeight::min_snr:
-      return "min_snr";
-    case LossWeight::none:
-      return "none";
+    case LossWeight::snr: return "snr";
+    case LossWeight::min_snr: return "min_snr";
+    case LossWeight::none: return "none";
   }
   return "?";
 }

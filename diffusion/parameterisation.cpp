@@ -45,10 +45,8 @@ Tensor regression_target(
     const Schedule& schedule, Objective objective, const Tensor& x0, const Tensor& noise, const Tensor& t) {
   check_pair(schedule, x0, noise, t, "regression_target", "noise");
   switch (objective) {
-    case Objective::pred_noise:
-      return noise;
-    case Objective::pred_x0:
-      return x0;
+    case Objective::pred_noise: return noise;
+    case Objective::pred_x0: return x0;
     case Objective::pred_v:
       return weighted_sum(schedule.tables().sqrt_abar, noise, schedule.tables().sqrt_one_minus_abar, x0, t, -1);
   }
@@ -61,8 +59,7 @@ Tensor x0_from_output(
   switch (objective) {
     case Objective::pred_noise:
       return weighted_sum(schedule.tables().sqrt_recip_abar, x_t, schedule.tables().sqrt_recipm1_abar, output, t, -1);
-    case Objective::pred_x0:
-      return output;
+    case Objective::pred_x0: return output;
     case Objective::pred_v:
       return weighted_sum(schedule.tables().sqrt_abar, x_t, schedule.tables().sqrt_one_minus_abar, output, t, -1);
   }

@@ -130,12 +130,9 @@ const Tensor& TimeTable::on(Device device) const {
 
 const char* name_of(ScheduleKind kind) {
   switch (kind) {
-    case ScheduleKind::linear:
-      return "linear";
-    case ScheduleKind::cosine:
-      return "cosine";
-    case ScheduleKind::sigmoid:
-      return "sigmoid";
+    case ScheduleKind::linear: return "linear";
+    case ScheduleKind::cosine: return "cosine";
+    case ScheduleKind::sigmoid: return "sigmoid";
   }
   return "?";
 }
@@ -175,12 +172,9 @@ std::vector<float> Schedule::loss_weights(Objective objective, LossWeight weight
     if (weight == LossWeight::none) return 1.0;
     const double capped = weight == LossWeight::min_snr ? std::min(snr, kMinSnrGamma) : snr;
     switch (objective) {
-      case Objective::pred_noise:
-        return capped / snr;
-      case Objective::pred_x0:
-        return capped;
-      case Objective::pred_v:
-        return capped / (snr + 1);
+      case Objective::pred_noise: return capped / snr;
+      case Objective::pred_x0: return capped;
+      case Objective::pred_v: return capped / (snr + 1);
     }
     fail<ConfigError>("loss weight: unknown objective {}", static_cast<int>(objective));
   };

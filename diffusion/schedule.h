@@ -32,9 +32,9 @@ struct ScheduleTables {
   std::vector<Elem> sqrt_recipm1_abar;       ///< sqrt(1 / abar - 1)
   std::vector<Elem> posterior_variance;      ///< v_t = beta_t (1 - abar_{t-1}) / (1 - abar_t)
   std::vector<Elem> posterior_log_variance;  ///< log max(v_t, 1e-20)
-  std::vector<Elem> posterior_c1;  ///< of x_0 in the posterior mean: beta_t sqrt(abar_{t-1}) / (1 - abar_t)
-  std::vector<Elem> posterior_c2;  ///< weight of x_t: (1 - abar_{t-1}) sqrt(1 - beta_t) / (1 - abar_t)
-  std::vector<Elem> snr;           ///< abar / (1 - abar)
+  std::vector<Elem> posterior_c1;            ///< of x_0 in the posterior mean: beta_t sqrt(abar_{t-1}) / (1 - abar_t)
+  std::vector<Elem> posterior_c2;            ///< weight of x_t: (1 - abar_{t-1}) sqrt(1 - beta_t) / (1 - abar_t)
+  std::vector<Elem> snr;                     ///< abar / (1 - abar)
 };
 
 /// One number per diffusion time, as a tensor on every device that asks for it; copied there once.

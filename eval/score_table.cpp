@@ -26,12 +26,9 @@ std::string format(const Interval& i, PixelMetric metric, bool sign) {
 
 const char* name_of(PixelMetric metric) {
   switch (metric) {
-    case PixelMetric::mse:
-      return "mse";
-    case PixelMetric::psnr:
-      return "psnr";
-    case PixelMetric::ssim:
-      return "ssim";
+    case PixelMetric::mse: return "mse";
+    case PixelMetric::psnr: return "psnr";
+    case PixelMetric::ssim: return "ssim";
   }
   return "?";
 }

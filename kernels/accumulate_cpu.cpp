@@ -4,7 +4,8 @@
 namespace avid::kernels {
 namespace {
 
-template <class Elem> void accumulate_loop(Elem* __restrict__ into, const Elem* __restrict__ from, std::int64_t n) {
+template <class Elem>
+void accumulate_loop(Elem* __restrict__ into, const Elem* __restrict__ from, std::int64_t n) {
 #pragma omp parallel for simd schedule(static) if (n > 32768)
   for (std::int64_t i = 0; i < n; ++i) into[i] += from[i];
 }

@@ -38,8 +38,8 @@ struct AdamSegment {
   float* param = nullptr;
   const float* grad = nullptr;  ///< null counts as zeros
   float *m = nullptr, *v = nullptr;
-  float* average = nullptr;     ///< running average of param, or null
-  BFloat16* shadow = nullptr;   ///< param in two bytes, or null
+  float* average = nullptr;    ///< running average of param, or null
+  BFloat16* shadow = nullptr;  ///< param in two bytes, or null
   std::int64_t n = 0;
   std::int64_t first_chunk = 0;  ///< chunks of the segments before
   std::int64_t pitch = 0;        ///< elements from row to row; 0 with shadow_pitch: one row, or no shadow
@@ -59,7 +59,7 @@ struct AdamNumbers {
   const double* lr = nullptr;
   const double* shares = nullptr;  ///< how far the averages move, one after the other; 0 leaves them alone, 1 copies
   std::int64_t num_shares = 0;
-  const float* losses = nullptr;   ///< must be finite too
+  const float* losses = nullptr;  ///< must be finite too
   std::int64_t num_losses = 0;
 };
 
@@ -69,8 +69,8 @@ struct AdamRecord {
   std::int64_t first_non_finite = -1;  ///< segment with the first infinity or NaN, `count` for a loss: no step then
   std::int64_t num_steps = 0;          ///< applied steps
   double clip_scale = 1;
-  double size = 0, root = 1;           ///< lr / correction1 and 1 / sqrt(correction2) of this step
-  double keep = 1;                     ///< 1 - lr * weight_decay
+  double size = 0, root = 1;  ///< lr / correction1 and 1 / sqrt(correction2) of this step
+  double keep = 1;            ///< 1 - lr * weight_decay
 };
 
 /// Norm, first bad segment, clip factor min(1, max_norm / (norm + 1e-6)), and, when all gradients and losses are

@@ -78,12 +78,12 @@ struct AttentionBlockDeviceArgs {
 /// Gradients on a device; each output may be absent. Those of parameters are f32 whatever Elem is.
 template <class Elem>
 struct AttentionBlockDeviceGrads {
-  Rows<const Elem> d_y;        ///< [B*T*S,C]
-  Rows<Elem> d_x;              ///< [B*T*S,C]; gaps are written as zero
-  float* d_gamma = nullptr;    ///< [C]
-  Rows<float> d_w_qkv;         ///< [3*N*D,C]
-  Rows<float> d_w_out;         ///< [C,N*D]
-  float* d_b_out = nullptr;    ///< [C]
+  Rows<const Elem> d_y;      ///< [B*T*S,C]
+  Rows<Elem> d_x;            ///< [B*T*S,C]; gaps are written as zero
+  float* d_gamma = nullptr;  ///< [C]
+  Rows<float> d_w_qkv;       ///< [3*N*D,C]
+  Rows<float> d_w_out;       ///< [C,N*D]
+  float* d_b_out = nullptr;  ///< [C]
 };
 
 }  // namespace avid::kernels

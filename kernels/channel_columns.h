@@ -1,7 +1,7 @@
 // kernels/channel_columns.h -- f32 blocks stored channel by channel, positions in the SIMD lanes
 //
-// A block is [channels][ld]: column s of channel c at m[c * ld + s]; columns are padded to whole registers, and m and ld
-// are aligned to kLanes floats. Work over channels (norms, softmax) runs down the columns, kLanes positions at once.
+// A block is [channels][ld]: column s of channel c at m[c * ld + s]; columns are padded to whole registers, and m and
+// ld are aligned to kLanes floats. Work over channels (norms, softmax) runs down the columns, kLanes positions at once.
 #pragma once
 
 #include <cstdint>

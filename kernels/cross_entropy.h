@@ -19,7 +19,7 @@ void cross_entropy_bwd(
     Rows<const Elem> logits, const std::int64_t* ids, std::int64_t num_rows, std::int64_t A, double d_loss,
     Rows<Elem> d_logits);
 
-// ---- on a device: Elem is float or BFloat16, arithmetic is f32; ids lie on the device, one outside [0, A) gives NaN ----
+// ---- on a device: Elem is float or BFloat16, arithmetic is f32; ids lie on the device, outside [0, A) NaN ----
 
 /// *loss in f32, device; workspace: num_rows f32. Rows are added in f64 in a fixed order.
 template <class Backend, class Elem>

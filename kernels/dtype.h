@@ -14,9 +14,12 @@ enum class DType : std::uint8_t { f64, f32, bf16, f16, i64, i32, u8 };
 
 constexpr std::size_t size_of(DType t) {
   switch (t) {
-    case DType::f64: case DType::i64: return 8;
-    case DType::f32: case DType::i32: return 4;
-    case DType::bf16: case DType::f16: return 2;
+    case DType::f64:
+    case DType::i64: return 8;
+    case DType::f32:
+    case DType::i32: return 4;
+    case DType::bf16:
+    case DType::f16: return 2;
     case DType::u8: return 1;
   }
   return 0;
@@ -76,17 +79,19 @@ struct f16 {
   static float to_f32(std::uint16_t h) {
     const std::uint32_t sign = std::uint32_t{h & 0x8000u} << 16, mag = h & 0x7fffu;
     if (mag >= 0x7c00u) return std::bit_cast<float>(sign | 0x7f800000u | (mag & 0x3ffu) << 13);
-    const float magnitude = mag < 0x400u ? static_cast<float>(mag) * 0x1p-24f
-                                         : std::bit_cast<float>((mag << 13) + 0x38000000u);
+    const float magnitude =
+        mag < 0x400u ? static_cast<float>(mag) * 0x1p-24f : std::bit_cast<float>((mag << 13) + 0x38000000u);
     return std::bit_cast<float>(std::bit_cast<std::uint32_t>(magnitude) | sign);
   }
 };
 
 /// The element type's enum value: dtype_of<float> == DType::f32.
-template <class Elem> inline constexpr DType dtype_of = [] {
+template <class Elem>
+inline constexpr DType dtype_of = [] {
   static_assert(sizeof(Elem) == 0, "not an element type");
   return DType::u8;
 }();
+// clang-format off
 template <> inline constexpr DType dtype_of<double> = DType::f64;
 template <> inline constexpr DType dtype_of<float> = DType::f32;
 template <> inline constexpr DType dtype_of<bf16> = DType::bf16;
@@ -94,9 +99,11 @@ template <> inline constexpr DType dtype_of<f16> = DType::f16;
 template <> inline constexpr DType dtype_of<std::int64_t> = DType::i64;
 template <> inline constexpr DType dtype_of<std::int32_t> = DType::i32;
 template <> inline constexpr DType dtype_of<std::uint8_t> = DType::u8;
+// clang-format on
 
 /// Calls f.template operator()<Elem>() with the C++ type of `t`; every type is covered.
-template <class F> decltype(auto) dispatch_any(DType t, F&& f) {
+template <class F>
+decltype(auto) dispatch_any(DType t, F&& f) {
   switch (t) {
     case DType::f64: return f.template operator()<double>();
     case DType::f32: return f.template operator()<float>();
@@ -110,7 +117,8 @@ template <class F> decltype(auto) dispatch_any(DType t, F&& f) {
 }
 
 /// Like dispatch_any for the two types that CPU kernels compute in; throws std::invalid_argument naming `op` otherwise.
-template <class F> decltype(auto) dispatch_f32_f64(DType t, const char* op, F&& f) {
+template <class F>
+decltype(auto) dispatch_f32_f64(DType t, const char* op, F&& f) {
   if (t == DType::f32) return f.template operator()<float>();
   if (t == DType::f64) return f.template operator()<double>();
   throw std::invalid_argument(std::string(op) + ": dtype: expected f32 or f64, got " + name_of(t));

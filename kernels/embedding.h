@@ -25,8 +25,8 @@ void embedding_bwd(
 
 // ---- on a device: Elem is float ----
 
-/// As above; ids on the device too, not read by the host: an id outside [-1, R), or -1 without a null row, gives a row of
-/// NaN.
+/// As above; ids on the device too, not read by the host: an id outside [-1, R), or -1 without a null row, gives a row
+/// of NaN.
 struct EmbeddingDeviceSizes {
   std::int64_t num_ids = 0, num_rows = 0, width = 0;
 };

@@ -18,8 +18,9 @@ HostMoments moments(const double* x, std::int64_t n);
 struct MomentsArgs {
   std::int64_t P = 0, C = 0;
   Rows<const float> x;
-  double shift = 0;            ///< sums are of x - shift, so that the spread of numbers far from 0 keeps its digits
-  double* partials = nullptr;  ///< moments_blocks(P * C) times {sum, sum of squares, least, largest}; every one is written
+  double shift = 0;  ///< sums are of x - shift, so that the spread of numbers far from 0 keeps its digits
+  double* partials =
+      nullptr;  ///< moments_blocks(P * C) times {sum, sum of squares, least, largest}; every one is written
 };
 
 /// Partial results that a call writes.

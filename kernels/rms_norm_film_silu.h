@@ -61,11 +61,11 @@ struct RmsNormFilmSiluDeviceArgs {
 /// Gradients; each output may be absent. The gradient of the residual is d_out itself.
 template <class Elem>
 struct RmsNormFilmSiluDeviceGrads {
-  Rows<const Elem> d_out;       ///< [F*S,C]
-  Rows<Elem> d_x;               ///< [F*S,C]
-  float* d_gamma = nullptr;     ///< [C]
-  Rows<float> d_film;           ///< [F,2C]
-  float* workspace = nullptr;   ///< rms_norm_film_silu_bwd_workspace() elements, 16-byte aligned
+  Rows<const Elem> d_out;      ///< [F*S,C]
+  Rows<Elem> d_x;              ///< [F*S,C]
+  float* d_gamma = nullptr;    ///< [C]
+  Rows<float> d_film;          ///< [F,2C]
+  float* workspace = nullptr;  ///< rms_norm_film_silu_bwd_workspace() elements, 16-byte aligned
 };
 
 /// How a device cuts the rows of a frame; a function of the shape alone, so that sums have one order.
@@ -73,7 +73,11 @@ struct RmsNormSlabs {
   int rows;   ///< in one slab
   int count;  ///< of a frame
   RmsNormSlabs(std::int64_t S, std::int64_t C)
-      : rows(C <= 192 ? 256 : C <= 384 ? 128 : 64), count(static_cast<int>((S + rows - 1) / rows)) {}
+      : rows(
+            C <= 192   ? 256
+            : C <= 384 ? 128
+                       : 64),
+        count(static_cast<int>((S + rows - 1) / rows)) {}
 };
 
 /// f32 elements of workspace that rms_norm_film_silu_bwd needs: two sums per slab, one row per frame, one value per

@@ -10,7 +10,7 @@
 // Traffic    forward reads x (and residual), writes out; backward reads x and d_out, writes d_x; each once
 // Numerics   column sums: f32 over at most 64 rows, then f64 in row order; items are added in order. Items do not
 //            depend on the number of threads, so neither do the bits
-// Measured   one thread of an EPYC with 512-bit SIMD, 64 frames x S x C with FiLM, CPU ms best of 15 (traffic as above):
+// Measured   one thread of an EPYC with 512-bit SIMD, 64 frames x S x C with FiLM, best of 15 in ms (traffic above):
 //            S 1024 C 24  forward 0.48 (26 GB/s), with residual 0.56 (33), backward 0.99 (19)
 //            S 256 C 48   forward 0.23 (27), backward 0.42 (22);  S 1024 C 50  forward 1.74 (16), backward 3.7 (11)
 //            memcpy of x at S 1024 C 24, in cache: 0.11 (111)

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <type_traits>
-#include <type_traits>
 
 namespace avid::kernels {
 
@@ -16,8 +15,8 @@ struct Rows {
   constexpr Elem* row(std::int64_t r) const { return data + r * pitch; }
   constexpr explicit operator bool() const { return data != nullptr; }
   template <class Const>
-    requires(std::is_same_v<Const, const Elem> && !std::is_const_v<Elem>)
-  constexpr operator Rows<Const>() const {  // NOLINT: as for plain pointers
+  requires(std::is_same_v<Const, const Elem> && !std::is_const_v<Elem>) constexpr operator Rows<Const>()
+      const {  // NOLINT: as for plain pointers
     return {data, pitch};
   }
 };

@@ -273,14 +273,10 @@ template <class Backend>
 void temporal_fused_fwd(const Stream& stream, const TemporalFusedArgs& p) {
   if (p.B * p.S == 0) return;
   switch (temporal_fused_kernel(DType::bf16, 8, p.C, p.D, 0)) {
-    case 0:
-      return AVID_GPU::launch_fused<2, 4, 4>(stream, p);
-    case 1:
-      return AVID_GPU::launch_fused<4, 7, 7>(stream, p);
-    case 2:
-      return AVID_GPU::launch_fused<6, 12, 7>(stream, p);
-    case 3:
-      return AVID_GPU::launch_fused<7, 13, 8>(stream, p);
+    case 0: return AVID_GPU::launch_fused<2, 4, 4>(stream, p);
+    case 1: return AVID_GPU::launch_fused<4, 7, 7>(stream, p);
+    case 2: return AVID_GPU::launch_fused<6, 12, 7>(stream, p);
+    case 3: return AVID_GPU::launch_fused<7, 13, 8>(stream, p);
   }
   throw std::invalid_argument(
       "temporal_fused_fwd: no kernel for C = " + std::to_string(p.C) + ", D = " + std::to_string(p.D));

@@ -262,14 +262,10 @@ template <class Backend>
 void temporal_fused_bwd(const Stream& stream, const TemporalFusedArgs& p, const TemporalFusedGrads& g) {
   if (p.B * p.S == 0) return;
   switch (temporal_fused_kernel(DType::bf16, 8, p.C, p.D, 0)) {
-    case 0:
-      return AVID_GPU::launch_fused_bwd<2, 4, 3>(stream, p, g);
-    case 1:
-      return AVID_GPU::launch_fused_bwd<4, 7, 3>(stream, p, g);
-    case 2:
-      return AVID_GPU::launch_fused_bwd<6, 7, 2>(stream, p, g);
-    case 3:
-      return AVID_GPU::launch_fused_bwd<7, 8, 2>(stream, p, g);
+    case 0: return AVID_GPU::launch_fused_bwd<2, 4, 3>(stream, p, g);
+    case 1: return AVID_GPU::launch_fused_bwd<4, 7, 3>(stream, p, g);
+    case 2: return AVID_GPU::launch_fused_bwd<6, 7, 2>(stream, p, g);
+    case 3: return AVID_GPU::launch_fused_bwd<7, 8, 2>(stream, p, g);
   }
   throw std::invalid_argument(
       "temporal_fused_bwd: no kernel for C = " + std::to_string(p.C) + ", D = " + std::to_string(p.D));

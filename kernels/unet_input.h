@@ -27,8 +27,8 @@ void unet_input_bwd(const UnetInputSizes& size, Rows<const Elem> d_out, Rows<Ele
 
 template <class Backend, class Elem>
 void unet_input_fwd(
-    const Stream& stream, const UnetInputSizes& size, Rows<const Elem> cond, Rows<const Elem> x_t, Rows<const Elem> base,
-    Rows<Elem> out);
+    const Stream& stream, const UnetInputSizes& size, Rows<const Elem> cond, Rows<const Elem> x_t,
+    Rows<const Elem> base, Rows<Elem> out);
 template <class Backend, class Elem>
 void unet_input_bwd(
     const Stream& stream, const UnetInputSizes& size, Rows<const Elem> d_out, Rows<Elem> d_x_t, Rows<Elem> d_base);

@@ -27,7 +27,8 @@ void weighted_mse_bwd(
 
 // ---- on a device: Elem is float or BFloat16 ----
 
-/// weight [B] f32, device. Rows start at 16-byte boundaries, or C = 1 and pitch = 1 (the elements of a vector are clips).
+/// weight [B] f32, device. Rows start at 16-byte boundaries, or C = 1 and pitch = 1 (the elements of a vector are
+/// clips).
 template <class Elem>
 struct WeightedMseDeviceArgs {
   WeightedMseSizes size;

@@ -69,8 +69,8 @@ AuditInput read_input(const std::filesystem::path& path, const Schedule& schedul
 
   const auto need = [&](const Tensor& tensor, const char* name) {
     check<FileError>(
-        tensor.defined(), "{}: tensor {} is missing | the file needs cond, t, and x_t or both x0 and noise", path.string(),
-        name);
+        tensor.defined(), "{}: tensor {} is missing | the file needs cond, t, and x_t or both x0 and noise",
+        path.string(), name);
   };
   need(in.cond, "cond");
   need(in.t, "t");
@@ -152,7 +152,8 @@ class Auditor {
 
   void need_actions(const char* method) const {
     check<FileError>(
-        in_.actions.defined(), "{}: tensor actions is missing | {} needs it: i64 [B,T]", request_.input.string(), method);
+        in_.actions.defined(), "{}: tensor actions is missing | {} needs it: i64 [B,T]", request_.input.string(),
+        method);
   }
 
   std::unique_ptr<Unet3d> load_base(bool trainable) const {

@@ -25,7 +25,7 @@ struct AuditRequest {
   diffusion::ScheduleKind schedule = diffusion::ScheduleKind::sigmoid;
   std::int64_t num_steps = 200;
   diffusion::Objective objective = diffusion::Objective::pred_x0;
-  bool grads = false;        ///< also grad.<name> of the loss for every trained tensor
+  bool grads = false;              ///< also grad.<name> of the loss for every trained tensor
   DType dtype = DType::f32;        ///< of weights and inputs: f32 or f64
   DType activations = DType::f32;  ///< bf16 only with f32 weights; otherwise ignored
   Device device = {};              ///< where the networks run; outputs are on the host

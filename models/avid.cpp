@@ -17,12 +17,9 @@ std::int64_t mixing_width(AvidVariant variant) { return variant == AvidVariant::
 
 const char* name_of(AvidVariant variant) {
   switch (variant) {
-    case AvidVariant::mask:
-      return "mask";
-    case AvidVariant::no_mask:
-      return "no_mask";
-    case AvidVariant::no_conditioning:
-      return "no_conditioning";
+    case AvidVariant::mask: return "mask";
+    case AvidVariant::no_mask: return "no_mask";
+    case AvidVariant::no_conditioning: return "no_conditioning";
   }
   return "?";
 }

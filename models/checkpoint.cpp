@@ -37,14 +37,10 @@ struct Signature {
 
 Signature signature_of(NetworkKind kind) {
   switch (kind) {
-    case NetworkKind::unet:
-      return {"a U-Net", "final_conv.1.weight", {"model.", ""}};
-    case NetworkKind::avid:
-      return {"an AVID adapter", "mixture_conv.weight", {""}};
-    case NetworkKind::controlnet:
-      return {"a ControlNet", "zero_linear_action_mlp.weight", {"control_net.", ""}};
-    case NetworkKind::classifier:
-      return {"an action classifier", "out_mlp.1.weight", {"model.", ""}};
+    case NetworkKind::unet: return {"a U-Net", "final_conv.1.weight", {"model.", ""}};
+    case NetworkKind::avid: return {"an AVID adapter", "mixture_conv.weight", {""}};
+    case NetworkKind::controlnet: return {"a ControlNet", "zero_linear_action_mlp.weight", {"control_net.", ""}};
+    case NetworkKind::classifier: return {"an action classifier", "out_mlp.1.weight", {"model.", ""}};
   }
   fail("checkpoint: unknown kind of network");
 }

@@ -16,7 +16,7 @@ struct OriginalParts {
   nn::TensorMap online, averaged;  ///< the trained network; names as in NetworkTensors
   /// The frozen U-Net below an adapter or a ControlNet; empty: left out. The research code's own differ by a little.
   nn::TensorMap base_online, base_averaged;
-  std::int64_t ema_step = 0;       ///< micro-batches that the average has seen
+  std::int64_t ema_step = 0;  ///< micro-batches that the average has seen
   bool ema_started = true;
   bool noisy = false;  ///< of a classifier: it has two tables of the schedule
 };

@@ -141,7 +141,8 @@ Var UnetEncoder::action_code(const Tensor& actions, const Tensor& drop, std::int
     // A table of the null vector alone, so that the action table stays out of the graph: it gets no gradient, not a
     // zero one.
     const Var table = reshape(null_action_->var(), {1, sizes_.dim});
-    return action_mlp_->forward(embedding(table, {}, Tensor::zeros({batch, frames}, DType::i64, table.value().device())));
+    return action_mlp_->forward(
+        embedding(table, {}, Tensor::zeros({batch, frames}, DType::i64, table.value().device())));
   }
   check_dtype(actions, DType::i64, "unet3d", "actions");
   check_shape(actions, {batch, frames}, "unet3d", "actions");

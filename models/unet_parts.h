@@ -40,8 +40,9 @@ struct EncoderOutput {
   Var film;                // [B,T,F] after SiLU: FiLM input of all ResNet blocks
 };
 
-/// actions [B,T] i64 on the host with -1 in the clips whose drop [B] is not 0 (drop may be undefined): the rows of the action
-/// table that a network looks up, ready to be sent to a device. Errors: those of actions outside 0..num_actions - 1.
+/// actions [B,T] i64 on the host with -1 in the clips whose drop [B] is not 0 (drop may be undefined): the rows of the
+/// action table that a network looks up, ready to be sent to a device. Errors: those of actions outside 0..num_actions
+/// - 1.
 Tensor action_rows(const Tensor& actions, const Tensor& drop, std::int64_t num_actions);
 
 /// null_action_emb, time_rel_pos_bias, init_conv, init_temporal_attn, time_mlp, action_emb, action_mlp, downs.*

@@ -17,14 +17,9 @@ Tensor initial_values(const ParameterSpec& spec, std::string_view full_name, std
   const RngKey key{.seed = seed, .purpose = RngPurpose::init_weights, .step = name_hash(full_name)};
   Tensor values = Tensor::zeros(spec.plain_shape, dtype);
   switch (spec.init) {
-    case Init::zeros:
-      break;
-    case Init::ones:
-      values.fill(1);
-      break;
-    case Init::normal:
-      fill_normal(values, key);
-      break;
+    case Init::zeros: break;
+    case Init::ones: values.fill(1); break;
+    case Init::normal: fill_normal(values, key); break;
     case Init::uniform: {
       const double bound = 1 / std::sqrt(static_cast<double>(spec.fan));
       fill_uniform(values, key, -bound, bound);

@@ -133,7 +133,8 @@ class Module {
   /// Gradients in plain shapes; parameters that got none are left out.
   NamedTensors export_gradients(std::string_view prefix = {}) const;
 
-  /// Moves all values to a device; gradients are dropped. Constants stay on the host: layers send them where they compute.
+  /// Moves all values to a device; gradients are dropped. Constants stay on the host: layers send them where they
+  /// compute.
   void to(Device device);
   /// Where the values are; throws before there are any.
   Device device() const;
@@ -143,8 +144,8 @@ class Module {
   void set_activation_dtype(DType dtype);
   DType activation_dtype() const { return activations_ ? *activations_ : dtype(); }
 
-  /// What is computed again on the way back; none unless set. The numbers are the same but for the order in which gradients
-  /// that meet at a tensor are added up.
+  /// What is computed again on the way back; none unless set. The numbers are the same but for the order in which
+  /// gradients that meet at a tensor are added up.
   void set_recompute(Recompute what);
   Recompute recomputes() const { return recompute_; }
 

@@ -11,12 +11,9 @@ namespace avid {
 
 std::string Device::to_string() const {
   switch (kind) {
-    case DeviceKind::cpu:
-      return "cpu";
-    case DeviceKind::cuda:
-      return fmt::format("cuda:{}", index);
-    case DeviceKind::sim:
-      return "sim";
+    case DeviceKind::cpu: return "cpu";
+    case DeviceKind::cuda: return fmt::format("cuda:{}", index);
+    case DeviceKind::sim: return "sim";
   }
   return "?";
 }
@@ -60,10 +57,8 @@ std::string Device::describe() const {
     case DeviceKind::cuda:
       return fmt::format("{} ({}){}", to_string(), kernels::device_name<kernels::Cuda>(index), without);
 #endif
-    case DeviceKind::sim:
-      return "sim (kernel simulator on the host)" + without;
-    default:
-      return to_string();
+    case DeviceKind::sim: return "sim (kernel simulator on the host)" + without;
+    default: return to_string();
   }
 }
 
@@ -78,8 +73,7 @@ void fail_no_backend(Device device, const char* op) {
     case DeviceKind::sim:
       fail<DeviceError>(
           "{}: sim: this build has no kernel simulator | rebuild with -DAVID_SIM=ON, or use --device cpu", op);
-    case DeviceKind::cpu:
-      break;
+    case DeviceKind::cpu: break;
   }
   fail<DeviceError>("{}: expected a tensor on a device, got one on cpu", op);
 }

@@ -17,8 +17,8 @@ struct Device {
   bool is_gpu() const { return kind != DeviceKind::cpu; }
   /// "cpu", "cuda:0", "sim"
   std::string to_string() const;
-  /// Reads "cpu", "cuda", "cuda:1", "sim"; throws DeviceError when unknown, not in this build, or when this machine has no
-  /// such device or driver.
+  /// Reads "cpu", "cuda", "cuda:1", "sim"; throws DeviceError when unknown, not in this build, or when this machine has
+  /// no such device or driver.
   static Device parse(std::string_view text);
 
   /// What people are told: "cuda:0 (NVIDIA H100)", "sim (kernel simulator on the host)", "cpu"; with ", AVID_WGMMA=off"

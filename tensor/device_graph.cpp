@@ -26,9 +26,9 @@ DeviceGraph DeviceGraph::record(Device device, const std::function<void()>& work
   graph.device_ = device;
   // Earlier runs of the same work tell how much it needs.
   const PoolStats pool = device_pool_stats(device);
-  const kernels::MemoryPlan plan =
-      watch != nullptr ? kernels::plan_memory(watch->uses())
-                       : kernels::MemoryPlan{.slab_bytes = pool.peak_in_use_bytes - pool.in_use_bytes};
+  const kernels::MemoryPlan plan = watch != nullptr
+                                       ? kernels::plan_memory(watch->uses())
+                                       : kernels::MemoryPlan{.slab_bytes = pool.peak_in_use_bytes - pool.in_use_bytes};
   try {
     on_device(device, "graph", [&]<class Backend>(const kernels::Stream& stream) {
       kernels::record_begin<Backend>(stream, plan);

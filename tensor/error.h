@@ -18,6 +18,7 @@ class Error : public std::runtime_error {
   explicit Error(const std::string& message) : std::runtime_error(message) {}
 };
 
+// clang-format off
 /// A tensor has another shape than the op needs.
 class ShapeError : public Error { using Error::Error; };
 /// A tensor has another element type than the op needs.
@@ -34,10 +35,12 @@ class UsageError : public Error { using Error::Error; };
 class GraphError : public Error { using Error::Error; };
 /// Memory could not be had; the message says how much was asked for and by whom.
 class OutOfMemoryError : public Error { using Error::Error; };
+// clang-format on
 /// The user asked to stop (Ctrl-C, SIGTERM); carries the way to go on.
 class Interrupted : public Error {
  public:
-  explicit Interrupted(const std::string& message, int signal_number = 2) : Error(message), signal_number_(signal_number) {}
+  explicit Interrupted(const std::string& message, int signal_number = 2)
+      : Error(message), signal_number_(signal_number) {}
   /// 130 for Ctrl-C, 143 for SIGTERM: what a shell reports for the signal.
   int exit_code() const { return 128 + signal_number_; }
 
@@ -54,7 +57,8 @@ template <class E = Error, class... Args>
 /// fail<E>(...) unless `condition`; the text is built only on failure.
 template <class E = Error, class... Args>
 void check(bool condition, fmt::format_string<Args...> format, Args&&... args) {
-  if (!condition) [[unlikely]] throw E(fmt::format(format, std::forward<Args>(args)...));
+  if (!condition) [[unlikely]]
+    throw E(fmt::format(format, std::forward<Args>(args)...));
 }
 
 }  // namespace avid

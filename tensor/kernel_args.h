@@ -18,8 +18,8 @@ struct NamedTensor {
   const Tensor& tensor;
 };
 
-/// Throws DTypeError unless the first tensor is of a type that its device computes in (f32 or f64 on the CPU, f32 or bf16 on
-/// a GPU backend) and the other defined ones have its type, DeviceError unless all are in one place.
+/// Throws DTypeError unless the first tensor is of a type that its device computes in (f32 or f64 on the CPU, f32 or
+/// bf16 on a GPU backend) and the other defined ones have its type, DeviceError unless all are in one place.
 inline void check_args(const char* op, std::initializer_list<NamedTensor> args) {
   const NamedTensor& first = *args.begin();
   check<ShapeError>(first.tensor.defined(), "{}: {}: expected a tensor, got an undefined one", op, first.name);

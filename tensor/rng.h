@@ -15,11 +15,11 @@ namespace avid {
 /// What a stream of numbers is for. The values are part of the file format of a run: never renumber.
 enum class RngPurpose : std::uint16_t {
   init_weights = 1,
-  train_noise = 2,      // n of q_sample; step = update, element = position in the global batch tensor
+  train_noise = 2,  // n of q_sample; step = update, element = position in the global batch tensor
   train_timestep = 3,
   data_window = 4,
   action_drop = 5,
-  sample_noise = 6,     // x_T and the z of every sampling step
+  sample_noise = 6,  // x_T and the z of every sampling step
   collect_action = 7,
   bootstrap = 8,
   eval_timestep = 9,
@@ -44,9 +44,9 @@ std::uint32_t random_below(const RngKey& key, std::uint64_t element, std::uint32
 /// Uniform in [0, 1) with 24 bits.
 float random_uniform(const RngKey& key, std::uint64_t element);
 
-/// Fills t (f32 or f64, on a device f32 or bf16; dense order over logical elements, gaps untouched) with N(0,1) by Box-Muller on pairs of words.
-/// Element e of t is number `first_element + e` of the stream. Same bits for any thread count; f64 and f32 get the same
-/// values up to rounding.
+/// Fills t (f32 or f64, on a device f32 or bf16; dense order over logical elements, gaps untouched) with N(0,1) by
+/// Box-Muller on pairs of words. Element e of t is number `first_element + e` of the stream. Same bits for any thread
+/// count; f64 and f32 get the same values up to rounding.
 void fill_normal(Tensor& t, const RngKey& key, std::uint64_t first_element = 0);
 /// Fills t with numbers uniform in [low, high).
 void fill_uniform(Tensor& t, const RngKey& key, double low, double high, std::uint64_t first_element = 0);

@@ -11,7 +11,8 @@ Shape::Shape(std::initializer_list<std::int64_t> extents)
     : Shape(std::span<const std::int64_t>(extents.begin(), extents.size())) {}
 
 Shape::Shape(std::span<const std::int64_t> extents) {
-  check<ShapeError>(extents.size() <= kMaxRank, "shape: expected at most {} dimensions, got {}", int{kMaxRank}, extents.size());
+  check<ShapeError>(
+      extents.size() <= kMaxRank, "shape: expected at most {} dimensions, got {}", int{kMaxRank}, extents.size());
   std::int64_t total = 1;
   for (const std::int64_t extent : extents) {
     check<ShapeError>(extent >= 0, "shape: expected extents >= 0, got {}", extent);

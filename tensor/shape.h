@@ -57,8 +57,10 @@ std::int64_t row_pitch(const Shape& shape, DType dtype);
 
 }  // namespace avid
 
-template <> struct fmt::formatter<avid::Shape> : fmt::formatter<std::string_view> {
-  template <class Context> auto format(const avid::Shape& s, Context& ctx) const {
+template <>
+struct fmt::formatter<avid::Shape> : fmt::formatter<std::string_view> {
+  template <class Context>
+  auto format(const avid::Shape& s, Context& ctx) const {
     return fmt::formatter<std::string_view>::format(s.to_string(), ctx);
   }
 };

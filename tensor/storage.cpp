@@ -126,9 +126,7 @@ struct DeviceLedger {
 };
 
 /// Recorded work keeps its memory whether or not a tensor lies there (tensor/device_graph.h).
-std::size_t with_graphs(const PoolStats& stats) {
-  return stats.in_use_bytes + kernels::GraphMemory::idle_bytes();
-}
+std::size_t with_graphs(const PoolStats& stats) { return stats.in_use_bytes + kernels::GraphMemory::idle_bytes(); }
 
 std::mutex ledgers_mutex;
 

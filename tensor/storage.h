@@ -16,8 +16,8 @@ namespace avid {
 /// One block of memory, 64-byte aligned, shared by all tensors that view it. Not copyable; freed by the last user.
 class Storage {
  public:
-  /// `num_bytes` of uninitialised pool memory. Throws OutOfMemoryError, and DeviceError where this build or machine has no
-  /// such device.
+  /// `num_bytes` of uninitialised pool memory. Throws OutOfMemoryError, and DeviceError where this build or machine has
+  /// no such device.
   static std::shared_ptr<Storage> allocate(std::size_t num_bytes, Device device);
   /// Memory owned by somebody else (a mapped file), kept alive by `owner`; written to never.
   static std::shared_ptr<Storage> borrow(const void* data, std::size_t num_bytes, std::shared_ptr<const void> owner);

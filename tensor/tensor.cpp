@@ -272,7 +272,8 @@ void Tensor::copy_from(const Tensor& source) {
       return bump_version();
     }
     const std::size_t item = size_of(dtype_);
-    // Rows cut alike go as one run with their gaps, which are zero on both sides: copying millions of short rows is slow.
+    // Rows cut alike go as one run with their gaps, which are zero on both sides: copying millions of short rows is
+    // slow.
     const bool one_run = pitch_ == source.pitch() && num_rows > 1;
     if (one_run) {
       copy_device_rows(

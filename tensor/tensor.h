@@ -30,10 +30,14 @@ class Tensor {
   static Tensor empty(const Shape& shape, DType dtype = DType::f32, Device device = {});
   static Tensor zeros(const Shape& shape, DType dtype = DType::f32, Device device = {});
   static Tensor full(const Shape& shape, double value, DType dtype = DType::f32, Device device = {});
-  static Tensor scalar(double value, DType dtype = DType::f32, Device device = {}) { return full({}, value, dtype, device); }
+  static Tensor scalar(double value, DType dtype = DType::f32, Device device = {}) {
+    return full({}, value, dtype, device);
+  }
   /// Copies dense row-major host values into a new (pitched) tensor; `values.size()` must be shape.numel().
-  template <class Elem> static Tensor from_values(std::span<const Elem> values, const Shape& shape);
-  template <class Elem> static Tensor from_values(const std::vector<Elem>& values, const Shape& shape) {
+  template <class Elem>
+  static Tensor from_values(std::span<const Elem> values, const Shape& shape);
+  template <class Elem>
+  static Tensor from_values(const std::vector<Elem>& values, const Shape& shape) {
     return from_values(std::span<const Elem>(values), shape);
   }
   /// Copies dense row-major bytes of `dtype` (a file's layout) into a new tensor.
@@ -56,12 +60,18 @@ class Tensor {
 
   /// First element, for host code; the type must match dtype(). The non-const form refuses mapped, read-only files.
   /// DeviceError for a tensor on a GPU backend: host code may not touch device memory.
-  template <class Elem> const Elem* data() const { return static_cast<const Elem*>(checked_data(dtype_of<Elem>)); }
-  template <class Elem> Elem* data() { return static_cast<Elem*>(checked_mutable_data(dtype_of<Elem>)); }
+  template <class Elem>
+  const Elem* data() const {
+    return static_cast<const Elem*>(checked_data(dtype_of<Elem>));
+  }
+  template <class Elem>
+  Elem* data() {
+    return static_cast<Elem*>(checked_mutable_data(dtype_of<Elem>));
+  }
   const void* raw_data() const;
   void* raw_data();
-  /// First element of a tensor on a GPU backend, for kernels only (tensor/ops/on_device.h); the type must match dtype().
-  /// DeviceError for a tensor on the CPU.
+  /// First element of a tensor on a GPU backend, for kernels only (tensor/ops/on_device.h); the type must match
+  /// dtype(). DeviceError for a tensor on the CPU.
   const void* device_pointer(DType expected) const;
   void* device_pointer(DType expected);
 
@@ -89,7 +99,8 @@ class Tensor {
 
   /// Dense row-major host copies, for tests, files and printing.
   std::vector<double> to_doubles() const;
-  template <class Elem> std::vector<Elem> to_values() const;
+  template <class Elem>
+  std::vector<Elem> to_values() const;
   /// Dense row-major bytes of this element type (the layout of safetensors and npy).
   std::vector<std::byte> to_dense_bytes() const;
   /// The only element of a one-element tensor.
@@ -108,8 +119,8 @@ class Tensor {
   std::string describe() const;
 
   /// A view over existing storage; for readers that map files. Rows must be laid out with `pitch`.
-  static Tensor from_storage(std::shared_ptr<Storage> storage, std::size_t offset_bytes, const Shape& shape, DType dtype,
-                             std::int64_t pitch);
+  static Tensor from_storage(
+      std::shared_ptr<Storage> storage, std::size_t offset_bytes, const Shape& shape, DType dtype, std::int64_t pitch);
 
  private:
   const void* checked_data(DType expected) const;

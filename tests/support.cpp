@@ -55,7 +55,8 @@ double max_abs_diff(const Tensor& a, const Tensor& b) {
 }
 
 bool same_bits(const Tensor& a, const Tensor& b) {
-  return a.defined() && b.defined() && a.dtype() == b.dtype() && a.shape() == b.shape() && a.to_dense_bytes() == b.to_dense_bytes();
+  return a.defined() && b.defined() && a.dtype() == b.dtype() && a.shape() == b.shape() &&
+         a.to_dense_bytes() == b.to_dense_bytes();
 }
 
 bool gaps_are_zero(const Tensor& t) {
@@ -92,7 +93,9 @@ Device device_under_test() {
 
 std::filesystem::path golden(const std::string& name) {
   const char* elsewhere = std::getenv("AVID_GOLDEN");  // a bundle without the source tree
-  return (elsewhere != nullptr ? std::filesystem::path(elsewhere) : std::filesystem::path(AVID_SOURCE_DIR) / "tests/golden") / name;
+  return (elsewhere != nullptr ? std::filesystem::path(elsewhere)
+                               : std::filesystem::path(AVID_SOURCE_DIR) / "tests/golden") /
+         name;
 }
 
 TempDir::TempDir() {
@@ -114,7 +117,8 @@ ProgramResult run_program(const std::vector<std::string>& command) {
   argv.push_back(nullptr);
   const pid_t child = fork();
   if (child == 0) {
-    const int out = open(out_path.c_str(), O_WRONLY | O_CREAT, 0600), err = open(err_path.c_str(), O_WRONLY | O_CREAT, 0600);
+    const int out = open(out_path.c_str(), O_WRONLY | O_CREAT, 0600),
+              err = open(err_path.c_str(), O_WRONLY | O_CREAT, 0600);
     const int in = open("/dev/null", O_RDONLY);
     dup2(in, 0);
     dup2(out, 1);

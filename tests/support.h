@@ -25,8 +25,8 @@ bool gaps_are_zero(const Tensor& t);
 /// A tensor of numbers uniform in [-scale, scale), reproducible from the seed.
 Tensor random_tensor(const Shape& shape, DType dtype, std::uint64_t seed, double scale = 1.0);
 
-/// The device that device_test.cpp files run on: the simulator, or with AVID_TEST_DEVICE=cuda the first GPU. Without a GPU
-/// it prints "skipped: ..." and ends the program with success: ctest shows such a test as skipped.
+/// The device that device_test.cpp files run on: the simulator, or with AVID_TEST_DEVICE=cuda the first GPU. Without a
+/// GPU it prints "skipped: ..." and ends the program with success: ctest shows such a test as skipped.
 Device device_under_test();
 
 /// tests/golden/<name> in the source tree, or $AVID_GOLDEN/<name>.

@@ -20,11 +20,12 @@ struct SplitClips {
 };
 SplitClips split_clips(const Tensor& frames, std::int64_t num_cond);
 
-/// The clips of an update are numbered through its micro-batches, and each clip's window, noise, time and drop decision belong
-/// to (seed, update, number): 2 micro-batches of 32 are the same clips as one of 64.
+/// The clips of an update are numbered through its micro-batches, and each clip's window, noise, time and drop decision
+/// belong to (seed, update, number): 2 micro-batches of 32 are the same clips as one of 64.
 class TrainingBatches {
  public:
-  /// Errors   FileError, ConfigError: data missing, damaged, too short, of another size, actions the model does not have.
+  /// Errors   FileError, ConfigError: data missing, damaged, too short, of another size, actions the model does not
+  ///          have.
   /// Noise and clips are on `device`, times, actions and drops on the host.
   explicit TrainingBatches(const TrainConfig& config, Device device = {});
 

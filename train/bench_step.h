@@ -32,8 +32,8 @@ struct BenchRequest {
 };
 
 struct BenchResult {
-  std::vector<double> seconds;                 ///< one per step
-  double loss = 0;                             ///< of the first step, for comparison with another implementation
+  std::vector<double> seconds;  ///< one per step
+  double loss = 0;              ///< of the first step, for comparison with another implementation
   /// The same steps recorded and repeated. They are `seconds` themselves unless ops were collected: then the device was
   /// waited for after each. Empty where nothing was recorded.
   std::vector<double> repeated_seconds;

@@ -23,8 +23,9 @@ inline constexpr int kNoiseBands = 5;  ///< of equal width over the diffusion ti
 nlohmann::ordered_json calibrate(
     const TrainConfig& config, const std::filesystem::path& weights, const ValidationBatches& clips, Device device);
 
-/// The record that belongs to these very weights: in the run `place`, in the run that the file `place` lies in, or beside
-/// that file (judge.safetensors, judge.calibration.json). Null when there is none, or when it is of other weights.
+/// The record that belongs to these very weights: in the run `place`, in the run that the file `place` lies in, or
+/// beside that file (judge.safetensors, judge.calibration.json). Null when there is none, or when it is of other
+/// weights.
 nlohmann::ordered_json find_calibration(const std::filesystem::path& place);
 
 /// The same without bins and bands, for the record of a score: count, accuracy, confidence, probability, log_loss, ece.

@@ -34,9 +34,8 @@ const std::set<std::string> kFreeOnResume = {
     "data.validation",
     "base.checkpoint"};
 // Keys that came later: at their defaults they leave the fingerprint of older runs as it was.
-const std::set<std::string> kLater = {
-    "data.levels", "model.mlp", "model.control_order", "model.zero_projection", "train.precision",
-    "train.recompute"};
+const std::set<std::string> kLater = {"data.levels",           "model.mlp",       "model.control_order",
+                                      "model.zero_projection", "train.precision", "train.recompute"};
 
 std::string toml_text(bool v) { return v ? "true" : "false"; }
 std::string toml_text(std::int64_t v) { return std::to_string(v); }

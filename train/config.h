@@ -35,9 +35,9 @@ struct TrainConfig {
     std::vector<std::int64_t> multipliers = {1, 2, 4, 8};
     std::int64_t heads = 4, head_dim = 50;
     std::int64_t actions = 15;
-    std::int64_t mlp = 1024;                  // classifiers: width of the hidden layer
-    std::string control_order = "reversed";   // controlnets: how the middle outputs enter the base (models/controlnet.h)
-    bool zero_projection = false;             // controlnet_small: start from the base exactly
+    std::int64_t mlp = 1024;                 // classifiers: width of the hidden layer
+    std::string control_order = "reversed";  // controlnets: how the middle outputs enter the base (models/controlnet.h)
+    bool zero_projection = false;            // controlnet_small: start from the base exactly
   } model;
 
   struct Base {
@@ -111,10 +111,11 @@ struct TrainConfig {
   /// Whether files named in the configuration must exist; may_miss leaves unknown paths as they are (--dry-run).
   enum class Files { must_exist, may_miss };
 
-  /// Reads and checks a file, then the overrides "a.b=value" in order. Relative paths in it are looked for from the current
-  /// folder, then from the file's folder and those above it, and become absolute.
-  /// Errors  FileError: cannot be read. ConfigError "config: key: expected X, got Y | file:line": syntax, unknown key (with the
-  /// nearest valid one), wrong type, out of range, keys that contradict each other, required key missing.
+  /// Reads and checks a file, then the overrides "a.b=value" in order. Relative paths in it are looked for from the
+  /// current folder, then from the file's folder and those above it, and become absolute.
+  /// Errors  FileError: cannot be read. ConfigError "config: key: expected X, got Y | file:line": syntax, unknown key
+  ///         (with the nearest valid one), wrong type, out of range, keys that contradict each other, required key
+  ///         missing.
   static TrainConfig load(
       const std::filesystem::path& file, const std::vector<std::string>& overrides = {},
       Files files = Files::must_exist);

@@ -32,8 +32,9 @@ struct Rule {
 
 /// What can be trained (train/README.md says what each is).
 inline const std::vector<std::string> kModelKinds = {
-    "base",     "avid",       "avid_no_mask",     "avid_no_cond", "scratch",
-    "finetune", "controlnet", "controlnet_small", "classifier",   "noisy_classifier", "clip_encoder"};
+    "base",        "avid",       "avid_no_mask",     "avid_no_cond", "scratch",
+    "finetune",    "controlnet", "controlnet_small", "classifier",   "noisy_classifier",
+    "clip_encoder"};
 
 inline Rule any() { return {}; }
 inline Rule at_least(double low) { return {.low = low, .choices = {}}; }

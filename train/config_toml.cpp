@@ -158,9 +158,7 @@ void refuse_unknown(const GivenKeys& given) {
 
 }  // namespace
 
-std::string toml_library_version() {
-  return fmt::format("{}.{}.{}", TOML_LIB_MAJOR, TOML_LIB_MINOR, TOML_LIB_PATCH);
-}
+std::string toml_library_version() { return fmt::format("{}.{}.{}", TOML_LIB_MAJOR, TOML_LIB_MINOR, TOML_LIB_PATCH); }
 
 TrainConfig TrainConfig::parse(
     const std::string& text, const std::string& name, const std::vector<std::string>& overrides, Files files) {

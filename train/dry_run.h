@@ -18,7 +18,7 @@ struct DryRun {
   std::int64_t measured_clips = 0;
   double seconds_per_update = 0;  // flops_per_update at that rate
   double total_seconds = 0;
-  double memory_bytes = 0;      // tensors at the worst moment: weights, moments, averages, gradients, activations, clips
+  double memory_bytes = 0;  // tensors at the worst moment: weights, moments, averages, gradients, activations, clips
   bool memory_counted = false;  // by going through an update of all clips; otherwise extrapolated from smaller ones
   double graph_bytes = 0;       // of memory_bytes: kept for the recorded update; 0 where none is recorded
 };

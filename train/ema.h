@@ -1,8 +1,9 @@
 // train/ema.h -- the running average of the weights, which sampling, validation and metrics use
 //
-// Source   pixel.md 7.2 (ema-pytorch 0.4.8 as the original uses it). Deviation: the original averages the whole diffusion
-//          object and continues the base run's counter; we average what is trained, and start at 0 unless start_counter says
-//          otherwise (with 0 the random initial values leave the average at once instead of with 0.995^n).
+// Source   pixel.md 7.2 (ema-pytorch 0.4.8 as the original uses it). Deviation: the original averages the whole
+//          diffusion object and continues the base run's counter; we average what is trained, and start at 0 unless
+//          start_counter says otherwise (with 0 the random initial values leave the average at once instead of with
+//          0.995^n).
 #pragma once
 
 #include <cstdint>

@@ -16,7 +16,7 @@ struct FrozenBase {
   std::unique_ptr<Unet3d> unet;  // null for a served base; ControlNet and finetuning need it
   std::unique_ptr<diffusion::Denoiser> denoiser;
   std::int64_t cond_frames = 2;
-  std::int64_t multiple = 1;    // height and width must be multiples of it
+  std::int64_t multiple = 1;  // height and width must be multiples of it
   std::int64_t parameters = 0;
   // Empty or 0 where the files do not say.
   std::string schedule, objective;

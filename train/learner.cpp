@@ -306,8 +306,8 @@ ClipLosses Learner::evaluate_now(const TrainBatch& host_batch) {
   for (std::int64_t i = 0; i < b; ++i) {
     const auto one = [&](const Tensor& all) { return all.defined() ? all.slice(i, i + 1) : Tensor(); };
     const NoisedClips clip{one(clips.x_t), one(clips.t), one(clips.cond), one(clips.actions), one(clips.drop)};
-    const TrainBatch alone{
-        one(batch.x0), one(batch.cond), one(batch.actions), one(batch.noise), one(batch.t), one(batch.drop)};
+    const TrainBatch alone{one(batch.x0),    one(batch.cond), one(batch.actions),
+                           one(batch.noise), one(batch.t),    one(batch.drop)};
     const Trainee::OwnLoss measured = loss_of({Var(one(out.prediction.value())), {}}, clip, alone);
     const Tensor& loss = measured.loss.value();
     if (!losses.defined()) losses = Tensor::empty({b}, loss.dtype(), device_);
@@ -317,8 +317,7 @@ ClipLosses Learner::evaluate_now(const TrainBatch& host_batch) {
   const std::vector<double> values = losses.to_doubles();
   for (std::size_t i = 0; i < values.size(); ++i) result.add(1, values[i], accuracies[i]);
   if (out.mask.defined())
-    for (std::int64_t i = 0; i < b; ++i)
-      result.add_mask(moments(out.mask.slice(i, i + 1), 0.5), out.mask.numel() / b);
+    for (std::int64_t i = 0; i < b; ++i) result.add_mask(moments(out.mask.slice(i, i + 1), 0.5), out.mask.numel() / b);
   return result;
 }
 

@@ -1,4 +1,4 @@
-// train/learner.h -- one optimiser update, from clips to new weights. Start reading here: Learner::update in learner.cpp.
+// train/learner.h -- one optimiser update, from clips to new weights. Start reading here: Learner::update
 //
 // Nothing in this file knows of files, folders, clocks or data sets.
 #pragma once
@@ -41,7 +41,7 @@ struct LearnerOptions {
   double lr = 1e-4;
   std::int64_t warmup = 1000;  // see learning_rate
   std::int64_t cooldown = 0, updates = 0;
-  double clip = 1.0;           // largest global gradient norm
+  double clip = 1.0;  // largest global gradient norm
   AdamOptions adam = {};
   EmaOptions ema = {};
   /// On a device: record an update and repeat it (docs/devices.md). `automatic` goes on without when recording fails,
@@ -59,7 +59,7 @@ struct UpdateReport {
   double grad_norm = 0;  // of the accumulated gradient, before clipping
   double clip_scale = 1;
   double lr = 0;
-  std::optional<MaskStats> mask;  // mean of mean and std, least min, largest max over the micro-batches
+  std::optional<MaskStats> mask;   // mean of mean and std, least min, largest max over the micro-batches
   std::optional<double> accuracy;  // of a classifier, mean over the micro-batches
   bool applied = true;
   std::string problem;  // why not: names the first module with a value that is not finite

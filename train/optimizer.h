@@ -25,20 +25,21 @@ class Adam {
 
   /// Global L2 norm of all gradients, summed in f64 in the order of the parameters.
   double grad_norm() const;
-  /// Scales all gradients down to a norm of at most max_norm and takes one step; changes nothing when some gradient is not
-  /// finite. prepare(), step() and outcome() in one: the host waits for a device once, at the end, to know the outcome.
+  /// Scales all gradients down to a norm of at most max_norm and takes one step; changes nothing when some gradient is
+  /// not finite. prepare(), step() and outcome() in one: the host waits for a device once, at the end, to know the
+  /// outcome.
   AdamOutcome update(double lr, double max_norm);
 
   /// The numbers of the next step: rate, and the decays with which averages move. On a device they are sent there.
   void prepare(double lr, std::span<const double> decays);
   /// Queues the step, and before it the averages' moves (one average per parameter, or none). `losses`, if there are
-  /// any, must be finite too. On a device it reads only what lies there: it may be recorded and repeated. The bf16 copies
-  /// of weights that were used (Var::value_in) are written in the same pass.
+  /// any, must be finite too. On a device it reads only what lies there: it may be recorded and repeated. The bf16
+  /// copies of weights that were used (Var::value_in) are written in the same pass.
   void step(double max_norm, std::span<Tensor> averages, const Tensor& losses);
   /// How the last step went; waits for it.
   AdamOutcome outcome();
-  /// Before recorded work with a step() is repeated: makes the copies that it does not make itself. They are those of other
-  /// values since the averages were in the weights' place.
+  /// Before recorded work with a step() is repeated: makes the copies that it does not make itself. They are those of
+  /// other values since the averages were in the weights' place.
   void refresh_copies() const;
   /// After it: the values have changed, and the copies that step() writes with them.
   void note_repeated();
@@ -49,7 +50,8 @@ class Adam {
   const std::vector<nn::NamedParameter>& parameters() const { return parameters_; }
   /// "m.<name>" and "v.<name>" of every parameter, in our layout.
   NamedTensors export_moments() const;
-  /// The inverse. Throws ShapeError, before anything changes, when a name or shape does not fit; `source` is named in it.
+  /// The inverse. Throws ShapeError, before anything changes, when a name or shape does not fit; `source` is named in
+  /// it.
   void import_moments(const NamedTensors& moments, std::int64_t num_steps, const std::string& source);
 
  private:

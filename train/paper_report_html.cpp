@@ -255,8 +255,7 @@ std::string records_html(const Json& records) {
       "commit, device, and sha256 of every weights file.</p>\n";
   for (const auto& [id, record] : records.items())
     html += fmt::format(
-        "<details><summary>{}</summary><pre>{}</pre></details>\n", escape_html(id),
-        escape_html(json_text(record, 1)));
+        "<details><summary>{}</summary><pre>{}</pre></details>\n", escape_html(id), escape_html(json_text(record, 1)));
   return html + "</section>\n";
 }
 
@@ -304,14 +303,21 @@ std::string cards_html(const Json& report) {
 /// Links to the sections that are there.
 std::string navigation(const std::string& body) {
   static constexpr std::pair<const char*, const char*> kPlaces[] = {
-      {"claims", "Statements"}, {"table1", "Table 1"},
-      {"table3", "Table 3"},    {"table4", "Table 4"},
-      {"table5", "Table 5"},    {"table6", "Table 6"},
-      {"measures", "Metrics"},  {"ranks", "Order"},
+      {"claims", "Statements"},
+      {"table1", "Table 1"},
+      {"table3", "Table 3"},
+      {"table4", "Table 4"},
+      {"table5", "Table 5"},
+      {"table6", "Table 6"},
+      {"measures", "Metrics"},
+      {"ranks", "Order"},
       {"figure-normalised", "Normalised"},
-      {"figure-data", "Data"},  {"figure-compute", "Compute"},
-      {"figure-mask", "Mask"},  {"figure-masks", "Mask pictures"},
-      {"videos", "Videos"},     {"figure-strips", "Frames"},
+      {"figure-data", "Data"},
+      {"figure-compute", "Compute"},
+      {"figure-mask", "Mask"},
+      {"figure-masks", "Mask pictures"},
+      {"videos", "Videos"},
+      {"figure-strips", "Frames"},
       {"audit", "Audit"}};
   std::string html = "<nav aria-label=\"Sections\">";
   for (const auto& [id, title] : kPlaces)

@@ -60,16 +60,16 @@ struct MethodScores {
 struct PaperScores {
   std::vector<eval::PaperTable> tables;
   std::map<std::string, MethodScores> methods;  // by PaperRow::id()
-  std::vector<std::string> unknown;  // names of .json files that no row of any table stands for
-  bool aer_is_blind = false;         // a file warns of it; all have one judge and the same real clips
+  std::vector<std::string> unknown;             // names of .json files that no row of any table stands for
+  bool aer_is_blind = false;                    // a file warns of it; all have one judge and the same real clips
 
   const MethodScores* find(const eval::PaperRow& row) const;
   /// Whether anything may be concluded from a column. Otherwise its numbers stand in the tables and count nowhere.
   bool counts(const Measure& measure) const { return !aer_is_blind || measure.paper != eval::PaperMetric::aer; }
 };
 
-/// `only_tables` empty: all. Of a sweep the weight with the best FVD is taken as in the paper; without FVD by the Procgen
-/// encoder, without that by PSNR.
+/// `only_tables` empty: all. Of a sweep the weight with the best FVD is taken as in the paper; without FVD by the
+/// Procgen encoder, without that by PSNR.
 /// Errors   FileError for a damaged file; ConfigError when two were scored on different clips, with different weights
 ///          of one network, or under different values of one switch; UsageError for no table.
 PaperScores read_paper_scores(

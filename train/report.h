@@ -13,8 +13,8 @@ struct RunInfo;
 struct RunState;
 struct TrainConfig;
 
-/// Writes RUN/plots/{loss,grad_norm,lr,mask,clips_per_s}.svg and RUN/report.html with these plots, the newest samples, and the
-/// configuration inside it. Errors: FileError.
+/// Writes RUN/plots/{loss,grad_norm,lr,mask,clips_per_s}.svg and RUN/report.html with these plots, the newest samples,
+/// and the configuration inside it. Errors: FileError.
 void write_run_report(
     const std::filesystem::path& run, const TrainConfig& config, const RunInfo& info, const RunState& state,
     const std::string& description, const std::vector<LogRecord>& records);

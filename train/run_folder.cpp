@@ -71,8 +71,7 @@ std::string without_number(const std::string& device) {
 Continuation continued(const RunInfo& started, const std::string& device, const RunSetting& chosen) {
   Continuation on{.setting = chosen, .notes = {}};
   if (without_number(device) != without_number(started.device))
-    on.notes.push_back(
-        fmt::format("this run started on {}: it goes on here, but not bit for bit", started.device));
+    on.notes.push_back(fmt::format("this run started on {}: it goes on here, but not bit for bit", started.device));
   if (chosen.threads == 0) {
     on.setting.threads = started.threads;
   } else if (chosen.threads != started.threads && device == "cpu") {  // sums of another split round differently
@@ -108,8 +107,7 @@ RunInfo current_run_info() {
   return info;
 }
 
-RunFolder::RunFolder(
-    fs::path path, TrainConfig config, RunInfo info, std::unique_ptr<RunLock> lock, NewFolder made)
+RunFolder::RunFolder(fs::path path, TrainConfig config, RunInfo info, std::unique_ptr<RunLock> lock, NewFolder made)
     : made_(std::move(made)),
       path_(std::move(path)),
       config_(std::move(config)),

@@ -44,10 +44,9 @@ std::string events_frame(const LogRecord& record) {
 
 const std::vector<std::string>& csv_columns() {
   static const std::vector<std::string> columns = {
-      "train/loss",     "train/grad_norm", "train/lr",     "train/mask_mean", "train/mask_std",
-      "train/mask_min", "train/mask_max",  "clips_per_s",  "memory_mib",      "val/loss",
-      "val/mask_mean",  "val/mask_std",    "val/mask_min", "val/mask_max",    "train/acc",
-      "val/acc"};
+      "train/loss",     "train/grad_norm", "train/lr",   "train/mask_mean", "train/mask_std", "train/mask_min",
+      "train/mask_max", "clips_per_s",     "memory_mib", "val/loss",        "val/mask_mean",  "val/mask_std",
+      "val/mask_min",   "val/mask_max",    "train/acc",  "val/acc"};
   return columns;
 }
 

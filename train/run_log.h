@@ -1,4 +1,4 @@
-// train/run_log.h -- the numbers of a run: log.jsonl is the record, log.csv and the TensorBoard events are derived from it
+// train/run_log.h -- the numbers of a run: log.jsonl is the record, log.csv and TensorBoard events derive from it
 #pragma once
 
 #include <cstdint>
@@ -27,8 +27,8 @@ struct LogRecord {
 /// Appends records; each is on its way to the disk when append() returns.
 class RunLog {
  public:
-  /// Opens the logs in `folder` and forgets every record past `last_update`: after a crash the lines may be ahead of the
-  /// checkpoint, and the last one may be torn. CSV and events are written anew from what stays.
+  /// Opens the logs in `folder` and forgets every record past `last_update`: after a crash the lines may be ahead of
+  /// the checkpoint, and the last one may be torn. CSV and events are written anew from what stays.
   /// Errors   FileError.
   RunLog(std::filesystem::path folder, std::int64_t last_update, bool tensorboard);
   ~RunLog();

@@ -93,8 +93,8 @@ RunState RunState::from_json(const std::string& text, const std::string& source)
   const auto json = parse_json(text);
   check<FileError>(json.is_object(), "{}: damaged: not JSON | resume from another checkpoint", source);
   check<FileError>(
-      json.value("format", Json()) == kStateFormat,
-      "{}: expected format {} | written by another version of avid?", source, kStateFormat);
+      json.value("format", Json()) == kStateFormat, "{}: expected format {} | written by another version of avid?",
+      source, kStateFormat);
   RunState state;
   visit_state(state, [&]<class Field>(const char* name, Field& field) {
     const auto found = json.find(name);

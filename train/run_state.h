@@ -35,7 +35,8 @@ struct RunState {
   static RunState from_json(const std::string& text, const std::string& source);
 };
 
-/// One checkpoint. Tensors of weights and ema carry the original's names and shapes; optimizer holds "m.<name>", "v.<name>".
+/// One checkpoint. Tensors of weights and ema carry the original's names and shapes; optimizer holds
+/// "m.<name>" and "v.<name>".
 struct Checkpoint {
   RunState state;
   NamedTensors weights, ema, optimizer;
@@ -57,7 +58,8 @@ std::string digest_of(const NamedTensors& tensors);
 /// True when the folder was made by `avid train`.
 bool is_run_folder(const std::filesystem::path& path);
 
-/// RUN/checkpoints/step_XXXXXXXX/{weights,ema,optimizer}.safetensors + state.json, and the pointers RUN/checkpoints/latest, best.
+/// RUN/checkpoints/step_XXXXXXXX/{weights,ema,optimizer}.safetensors + state.json, and the pointers
+/// RUN/checkpoints/latest, best.
 ///
 /// A checkpoint is written under a temporary name and renamed when all of it is on the disk; then `latest` is replaced
 /// the same way. A kill at any instant leaves the older checkpoint or the newer one, never a part.

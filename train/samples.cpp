@@ -27,8 +27,7 @@ void write_training_samples(
   options.on_step = [&](const diffusion::StepReport& step) {
     if (!step.mask.defined() || step.index + 1 != step.num_steps) return;
     const Tensor levels = eval::mask_to_u8(step.mask.to(Device()));
-    if (!mask.defined())
-      mask = Tensor::empty({step.num_clips, num_frames, levels.dim(2), levels.dim(3), 1}, DType::u8);
+    if (!mask.defined()) mask = Tensor::empty({step.num_clips, num_frames, levels.dim(2), levels.dim(3), 1}, DType::u8);
     Tensor part = mask.slice(step.first_clip, step.first_clip + levels.dim(0));
     part.copy_from(levels);
   };

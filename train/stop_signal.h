@@ -3,8 +3,8 @@
 
 namespace avid::train {
 
-/// While alive, the first SIGINT or SIGTERM is remembered; a second one ends the process at once (which loses no more than
-/// a kill would: the newest checkpoint stays whole).
+/// While alive, the first SIGINT or SIGTERM is remembered; a second one ends the process at once (which loses no more
+/// than a kill would: the newest checkpoint stays whole).
 class StopSignal {
  public:
   StopSignal();

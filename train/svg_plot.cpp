@@ -71,14 +71,11 @@ namespace {
 std::string draw_marker(PlotMarker marker, double x, double y, const std::string& colour) {
   const std::string style = fmt::format("fill=\"{}\" stroke=\"white\" stroke-width=\"1\"", colour);
   switch (marker) {
-    case PlotMarker::none:
-      return {};
-    case PlotMarker::circle:
-      return fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"4\" {}/>\n", x, y, style);
+    case PlotMarker::none: return {};
+    case PlotMarker::circle: return fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"4\" {}/>\n", x, y, style);
     case PlotMarker::square:
       return fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"7\" height=\"7\" {}/>\n", x - 3.5, y - 3.5, style);
-    case PlotMarker::diamond:
-      return fmt::format("<path d=\"M{:.1f} {:.1f}l5 5l-5 5l-5 -5z\" {}/>\n", x, y - 5, style);
+    case PlotMarker::diamond: return fmt::format("<path d=\"M{:.1f} {:.1f}l5 5l-5 5l-5 -5z\" {}/>\n", x, y - 5, style);
   }
   return {};
 }

@@ -1,4 +1,6 @@
-// train/tensorboard.cpp -- protobuf wire format: key = field number << 3 | kind (0 varint, 1 fixed64, 2 bytes, 5 fixed32)
+// train/tensorboard.cpp -- protobuf's wire format
+//
+// key = field number << 3 | kind (0 varint, 1 fixed64, 2 bytes, 5 fixed32)
 #include "train/tensorboard.h"
 
 #include <array>

@@ -1,4 +1,4 @@
-// train/tensorboard.h -- scalars as TensorBoard event files, written by hand: TFRecord frames around small protobuf messages
+// train/tensorboard.h -- scalars as TensorBoard event files, written by hand: TFRecord around small protobuf messages
 #pragma once
 
 #include <cstdint>

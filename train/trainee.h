@@ -65,7 +65,8 @@ class Trainee {
   };
   virtual Cost forward_flops(const VideoSize& size) const = 0;
   virtual std::int64_t frozen_parameters() const { return 0; }
-  /// Why an update cannot be recorded as a graph of the device: what the host must look at in its middle. Empty when it can.
+  /// Why an update cannot be recorded as a graph of the device: what the host must look at in its middle. Empty when it
+  /// can.
   virtual std::string host_work() const { return {}; }
   /// How many actions the trained network knows.
   virtual std::int64_t num_actions() const { return 0; }

@@ -62,8 +62,7 @@ std::map<std::string, std::string> input_digests(const TrainConfig& config) {
     digests["data.train"] += fmt::format("{:016x}{:016x}", shard.frame_checksum, shard.table_checksum);
   }
   digests["data.train"] = sha256_hex(std::as_bytes(std::span(digests["data.train"])));
-  if (!config.base.checkpoint.empty())
-    digests["base.checkpoint"] = base_digest(config.base.checkpoint);
+  if (!config.base.checkpoint.empty()) digests["base.checkpoint"] = base_digest(config.base.checkpoint);
   return digests;
 }
 
@@ -133,8 +132,7 @@ void Trainer::save() {
 
 TrainingRecord Trainer::cost_so_far() const {
   TrainingRecord record{.clips = state_.update * config_.train.batch * config_.train.accumulate};
-  const Trainee::Cost cost =
-      trainee_->forward_flops({1, config_.data.frames, config_.data.size, config_.data.size});
+  const Trainee::Cost cost = trainee_->forward_flops({1, config_.data.frames, config_.data.size, config_.data.size});
   record.flop = (3 * cost.trained + cost.frozen) * static_cast<double>(record.clips);
   const auto& runs = batches_->loader().store().runs();
   const auto used = static_cast<std::size_t>(config_.data.levels);
@@ -259,8 +257,7 @@ bool Trainer::validate() {
   {
     std::optional<Ema::Swapped> averaged;
     if (config_.uses_average()) averaged.emplace(learner_->ema());
-    for (std::int64_t i = 0; i < validation_->num_batches(); ++i)
-      result.add(learner_->evaluate(validation_->batch(i)));
+    for (std::int64_t i = 0; i < validation_->num_batches(); ++i) result.add(learner_->evaluate(validation_->batch(i)));
   }
   const double loss = result.loss();
   LogRecord record{state_.update, unix_now(), {{"val/loss", loss}}, {}};
@@ -279,8 +276,7 @@ bool Trainer::validate() {
 
 // Of the weights that the run stands for, which may be those of an earlier checkpoint.
 void Trainer::write_calibration() {
-  const Json record =
-      calibrate(config_, base_weights_path(folder_.path()), *validation_, trainee_->module().device());
+  const Json record = calibrate(config_, base_weights_path(folder_.path()), *validation_, trainee_->module().device());
   write_text_atomic(folder_.path() / kCalibrationFile, json_text(record, 2) + "\n");
   if (hooks_.say) hooks_.say("held-out clips: " + calibration_text(record["all"]));
 }
@@ -290,8 +286,8 @@ void Trainer::write_samples() {
   const Ema::Swapped averaged(learner_->ema());
   learner_->beside_recording("sampling", [&] {
     write_training_samples(
-        folder_.path() / "samples" / fmt::format("step_{:08}", state_.update), config_, *trainee_,
-        learner_->schedule(), validation_->clips(config_.samples.clips));
+        folder_.path() / "samples" / fmt::format("step_{:08}", state_.update), config_, *trainee_, learner_->schedule(),
+        validation_->clips(config_.samples.clips));
   });
 }
 

@@ -38,7 +38,8 @@ class Trainer {
   /// Networks compute on `device`; what is saved does not depend on it.
   Trainer(RunFolder& folder, TrainHooks hooks, Device device = {});
 
-  /// Trains until train.updates, the time limit or should_stop; the folder then holds a checkpoint of exactly this state.
+  /// Trains until train.updates, the time limit or should_stop; the folder then holds a checkpoint of exactly this
+  /// state.
   /// Errors   Error after train.max_bad_steps non-finite updates in a row; FileError (disk full ...): the newest
   ///          checkpoint stays whole.
   TrainEnd run();
@@ -82,8 +83,9 @@ LearnerOptions learner_options(const TrainConfig& config);
 /// The type that train.precision names.
 DType activation_dtype(const TrainConfig& config);
 
-/// Digests of what decides a run's numbers besides its configuration: "data.train" (over the frame checksums of all shards) and
-/// "base.checkpoint" (sha256 of the file). Errors: FileError for anything missing or damaged at first sight.
+/// Digests of what decides a run's numbers besides its configuration: "data.train" (over the frame checksums of all
+/// shards) and "base.checkpoint" (sha256 of the file). Errors: FileError for anything missing or damaged at first
+/// sight.
 std::map<std::string, std::string> input_digests(const TrainConfig& config);
 
 }  // namespace avid::train

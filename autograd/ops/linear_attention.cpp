@@ -52,8 +52,8 @@ Var linear_attention(
     const Var& x, const Var& norm_gamma, const Var& w_qkv, const Var& w_out, const Var& b_out,
     const AttentionOptions& options) {
   const kernels::OpTimer timer(kOp);
-  Tensor out =
-      linear_attention_fwd(x.value(), norm_gamma.value(), w_qkv.value_in(x.dtype()), w_out.value_in(x.dtype()), b_out.value(), options);
+  Tensor out = linear_attention_fwd(
+      x.value(), norm_gamma.value(), w_qkv.value_in(x.dtype()), w_out.value_in(x.dtype()), b_out.value(), options);
   if (!needs_record({&x, &norm_gamma, &w_qkv, &w_out, &b_out})) return Var(std::move(out));
   auto rule = std::make_unique<LinearAttentionRule>(x, norm_gamma, w_qkv, w_out, b_out, options);
   return record(std::move(rule), std::move(out), {x, norm_gamma, w_qkv, w_out, b_out});

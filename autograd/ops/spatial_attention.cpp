@@ -44,7 +44,8 @@ class SpatialAttentionRule : public Rule {
 Var spatial_attention(
     const Var& x, const Var& norm_gamma, const Var& w_qkv, const Var& w_out, const AttentionOptions& options) {
   const kernels::OpTimer timer(kOp);
-  Tensor out = spatial_attention_fwd(x.value(), norm_gamma.value(), w_qkv.value_in(x.dtype()), w_out.value_in(x.dtype()), options);
+  Tensor out = spatial_attention_fwd(
+      x.value(), norm_gamma.value(), w_qkv.value_in(x.dtype()), w_out.value_in(x.dtype()), options);
   if (!needs_record({&x, &norm_gamma, &w_qkv, &w_out})) return Var(std::move(out));
   auto rule = std::make_unique<SpatialAttentionRule>(x, norm_gamma, w_qkv, w_out, options);
   return record(std::move(rule), std::move(out), {x, norm_gamma, w_qkv, w_out});

@@ -55,7 +55,8 @@ Var temporal_attention(
     const Tensor& rotary_freqs, const AttentionOptions& options) {
   const kernels::OpTimer timer(kOp);
   Tensor out = temporal_attention_fwd(
-      x.value(), norm_gamma.value(), w_qkv.value_in(x.dtype()), w_out.value_in(x.dtype()), bias_table.value(), rotary_freqs, options);
+      x.value(), norm_gamma.value(), w_qkv.value_in(x.dtype()), w_out.value_in(x.dtype()), bias_table.value(),
+      rotary_freqs, options);
   if (!needs_record({&x, &norm_gamma, &w_qkv, &w_out, &bias_table})) return Var(std::move(out));
   auto rule = std::make_unique<TemporalAttentionRule>(x, norm_gamma, w_qkv, w_out, bias_table, rotary_freqs, options);
   return record(std::move(rule), std::move(out), {x, norm_gamma, w_qkv, w_out, bias_table});

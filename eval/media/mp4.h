@@ -20,8 +20,8 @@ std::string mp4_problem();
 std::string mp4_encoder();
 
 /// Writes the frames as one video: H.264 where an encoder for it is there (libx264, libopenh264), else MPEG-4 part 2.
-/// 8-bit 4:2:0 in BT.709, so colours of single pixels blur; odd sizes are padded by a column or row. The bytes depend on
-/// the frames and the library only.
+/// 8-bit 4:2:0 in BT.709, so colours of single pixels blur; odd sizes are padded by a column or row. The bytes depend
+/// on the frames and the library only.
 /// Errors   ShapeError unless all frames have one size and there is at least one; FileError when it cannot be written;
 ///          Error with mp4_problem() in a build without the library.
 void write_mp4(const std::filesystem::path& path, const std::vector<Image>& frames, const Mp4Options& options = {});

@@ -26,8 +26,8 @@ struct StripOptions {
 /// All frames of one size. Throws ShapeError.
 Image draw_strip(const std::vector<ClipRow>& rows, const StripOptions& options);
 
-/// K + T pictures with one panel per row of the strip, side by side, in lines of `columns`. While conditioning frames show, rows without show
-/// those of the first row that has some.
+/// K + T pictures with one panel per row of the strip, side by side, in lines of `columns`. While conditioning frames
+/// show, rows without show those of the first row that has some.
 std::vector<Image> draw_animation(const std::vector<ClipRow>& rows, const StripOptions& options);
 
 /// Several strips under each other.

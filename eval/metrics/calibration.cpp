@@ -79,14 +79,10 @@ std::vector<CalibrationBin> Calibration::bins() const {
 }
 
 Json Calibration::json() const {
-  Json out{
-      {"count", count()},
-      {"accuracy", accuracy()},
-      {"confidence", confidence()},
-      {"probability", probability()},
-      {"log_loss", log_loss()},
-      {"ece", expected_calibration_error()},
-      {"bins", Json::array()}};
+  Json out{{"count", count()},           {"accuracy", accuracy()},
+           {"confidence", confidence()}, {"probability", probability()},
+           {"log_loss", log_loss()},     {"ece", expected_calibration_error()},
+           {"bins", Json::array()}};
   for (const CalibrationBin& bin : bins())
     out["bins"].push_back(
         {{"low", bin.low},

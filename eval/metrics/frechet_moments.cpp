@@ -57,8 +57,8 @@ std::vector<double> pivoted_cholesky(std::vector<double> s, std::size_t n, std::
     const auto pivot = static_cast<std::size_t>(std::max_element(left.begin(), left.end()) - left.begin());
     if (!(left[pivot] > least)) break;
     const double root = std::sqrt(left[pivot]);
-    std::vector<double> column(s.begin() + static_cast<std::ptrdiff_t>(pivot * n),
-                               s.begin() + static_cast<std::ptrdiff_t>(pivot * n + n));
+    std::vector<double> column(
+        s.begin() + static_cast<std::ptrdiff_t>(pivot * n), s.begin() + static_cast<std::ptrdiff_t>(pivot * n + n));
     for (const auto& earlier : columns)
       for (std::size_t i = 0; i < n; ++i) column[i] -= earlier[i] * earlier[pivot];
     for (std::size_t i = 0; i < n; ++i) {
@@ -150,8 +150,10 @@ FeatureMoments FeatureMoments::from(const Tensor& mu, const Tensor& sigma, const
     for (std::size_t j = i + 1; j < d; ++j) {
       double &a = m.covariance[i * d + j], &b = m.covariance[j * d + i];
       check<Error>(
-          std::abs(a - b) <= 1e-5 * largest, "{}: sigma: [{},{}] and its mirror are {:g} and {:g} | a covariance is "
-          "symmetric", name, i, j, a, b);
+          std::abs(a - b) <= 1e-5 * largest,
+          "{}: sigma: [{},{}] and its mirror are {:g} and {:g} | a covariance is "
+          "symmetric",
+          name, i, j, a, b);
       a = b = (a + b) / 2;
     }
   return m;

@@ -59,20 +59,13 @@ Tensor joined_in_time(const Tensor& first, const Tensor& second) {
 
 const char* name_of(NetworkMetric metric) {
   switch (metric) {
-    case NetworkMetric::lpips:
-      return "lpips";
-    case NetworkMetric::fid:
-      return "fid";
-    case NetworkMetric::fid_ref:
-      return "fid_ref";
-    case NetworkMetric::fvd_i3d:
-      return "fvd_i3d";
-    case NetworkMetric::fvd_i3d_tf:
-      return "fvd_i3d_tf";
-    case NetworkMetric::fid_procgen:
-      return "fid_procgen";
-    case NetworkMetric::fvd_procgen:
-      return "fvd_procgen";
+    case NetworkMetric::lpips: return "lpips";
+    case NetworkMetric::fid: return "fid";
+    case NetworkMetric::fid_ref: return "fid_ref";
+    case NetworkMetric::fvd_i3d: return "fvd_i3d";
+    case NetworkMetric::fvd_i3d_tf: return "fvd_i3d_tf";
+    case NetworkMetric::fid_procgen: return "fid_procgen";
+    case NetworkMetric::fvd_procgen: return "fvd_procgen";
   }
   return "?";
 }
@@ -248,11 +241,10 @@ NetworkScores NetworkScorer::score(const Tensor& generated) {
     if (const std::int64_t count = num_resamples(m); count > 0) {
       BootstrapOptions bootstrap = options_.bootstrap;
       bootstrap.resamples = count;
-      scores.resamples[name] =
-          resample_frechet(
-              real, features, sees_clips(m) ? 1 : real_.dim(1),
-              is_i3d(m) ? options_.fvd_covariance : Covariance::unbiased, bootstrap)
-              .resamples;
+      scores.resamples[name] = resample_frechet(
+                                   real, features, sees_clips(m) ? 1 : real_.dim(1),
+                                   is_i3d(m) ? options_.fvd_covariance : Covariance::unbiased, bootstrap)
+                                   .resamples;
     }
     if (!is_i3d(m)) {
       scores.distances[name] = frechet_distance(real, features, Covariance::unbiased);
@@ -328,9 +320,7 @@ Json NetworkScorer::weights_record() const {
         {"state", name_of(status.state)}};
   if (const ProcgenEncoder& own = networks_->procgen; own.network)
     record[ClipEncoder::kNetwork] = {
-        {"file", own.file.string()},
-        {"sha256", own.sha256},
-        {"state", own.shipped ? "shipped" : "own"}};
+        {"file", own.file.string()}, {"sha256", own.sha256}, {"state", own.shipped ? "shipped" : "own"}};
   return record;
 }
 

@@ -45,7 +45,7 @@ struct NetworkMetricOptions {
 /// Scores of one generated set.
 struct NetworkScores {
   std::int64_t num_clips = 0, num_frames = 0;
-  std::vector<double> lpips;                ///< per clip n and frame t at n * num_frames + t; empty when not asked for
+  std::vector<double> lpips;  ///< per clip n and frame t at n * num_frames + t; empty when not asked for
   /// "fid", "fid_ref", "fvd_i3d", "fvd_i3d_tf" (by the chosen covariance), "fvd_i3d.biased", "fvd_i3d.unbiased", ...;
   /// "fid_procgen", "fvd_procgen" over N - 1, and "fid_procgen.real_halves" ...: the distance between the even and the
   /// odd real clips, which says what so few clips cannot tell apart (from 4 clips on).

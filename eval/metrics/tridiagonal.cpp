@@ -13,7 +13,8 @@ void eigenvalues_of_tridiagonal(std::vector<double>& d, std::vector<double> e, c
   for (std::size_t l = 0; l < n; ++l) {
     for (int round = 0;; ++round) {
       std::size_t m = l;
-      while (m + 1 < n && std::abs(e[m]) > limits.relative * (std::abs(d[m]) + std::abs(d[m + 1])) + limits.absolute) ++m;
+      while (m + 1 < n && std::abs(e[m]) > limits.relative * (std::abs(d[m]) + std::abs(d[m + 1])) + limits.absolute)
+        ++m;
       if (m == l) break;
       check<Error>(round < limits.rounds, "frechet distance: eigenvalues: no convergence after {} rounds", round);
       double g = (d[l + 1] - d[l]) / (2 * e[l]);

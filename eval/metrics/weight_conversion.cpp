@@ -126,8 +126,7 @@ nn::TensorMap rename_flax(nn::TensorMap tensors) {
     constexpr std::string_view kVariance = ".bn.running_var";
     if (to.ends_with(kVariance))
       renamed.emplace(
-          to.substr(0, to.size() - kVariance.size()) + ".bn.weight",
-          Tensor::full({tensor.numel()}, 1, tensor.dtype()));
+          to.substr(0, to.size() - kVariance.size()) + ".bn.weight", Tensor::full({tensor.numel()}, 1, tensor.dtype()));
   }
   return renamed;
 }

@@ -87,14 +87,10 @@ std::filesystem::path weights_folder(const std::string& option) {
 
 const char* name_of(WeightStatus::State state) {
   switch (state) {
-    case WeightStatus::State::missing:
-      return "missing";
-    case WeightStatus::State::official:
-      return "official";
-    case WeightStatus::State::unofficial:
-      return "unofficial";
-    case WeightStatus::State::damaged:
-      return "damaged";
+    case WeightStatus::State::missing: return "missing";
+    case WeightStatus::State::official: return "official";
+    case WeightStatus::State::unofficial: return "unofficial";
+    case WeightStatus::State::damaged: return "damaged";
   }
   return "?";
 }

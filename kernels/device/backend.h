@@ -25,12 +25,14 @@ struct Cuda {};
 /// The simulator: the same kernels on host threads.
 struct Sim {};
 
-/// An ordered queue of work on a device: a cudaStream_t. The simulator ignores it, its launches finish before they return.
+/// An ordered queue of work on a device: a cudaStream_t. The simulator ignores it, its launches finish before they
+/// return.
 struct Stream {
   void* handle = nullptr;
 };
 
-/// A launch or a call of the device's runtime failed. what() is one line: kernel, grid and block, and the runtime's text.
+/// A launch or a call of the device's runtime failed. what() is one line: kernel, grid and block, and the runtime's
+/// text.
 class GpuError : public std::runtime_error {
  public:
   explicit GpuError(const std::string& message) : std::runtime_error(message) {}

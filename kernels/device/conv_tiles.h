@@ -102,6 +102,7 @@ constexpr HaloNeeds halo_needs() {
 template <class Elem>
 struct GatherGemmTiles;
 
+// clang-format off
 template <>
 struct GatherGemmTiles<BFloat16> : TileList<
     //        share  BM   BN  WM  WN stages
@@ -123,11 +124,14 @@ struct GatherGemmTiles<float> : TileList<
     TileEntry<20,   128,  16, 32, 16, 4>,
     TileEntry<60,   128,  64, 32, 64, 3>
     > {};
+// clang-format on
 
 /// Tiles of gather_gemm_halo, bf16: where the copies of a gathering kernel, not the tensor cores, are the limit.
+// clang-format off
 struct HaloMmaTiles : TileList<
     TileEntry<75, 256, 56, 64, 56, 4>   // C = 50
     > {};
+// clang-format on
 
 // ---- devices of compute capability 9.0 ----
 
@@ -157,6 +161,7 @@ struct WgmmaEntry {
 
 /// bf16. Shares are predicted from the traffic per tile: shared memory at 128 and the second-level cache at 43 bytes a
 /// clock and multiprocessor of an H200.
+// clang-format off
 struct WgmmaTiles : TileList<
     //         share   BN  64-row blocks, stages
     WgmmaEntry<31,     56, 2, 4>,
@@ -166,6 +171,7 @@ struct WgmmaTiles : TileList<
     WgmmaEntry<65,    160, 2, 4>,  // C = 800
     WgmmaEntry<52,    200, 1, 4>   // C = 200, 400
     > {};
+// clang-format on
 
 /// A tile of gather_gemm_halo_wgmma: one multiplying warpgroup with kTilesM blocks of 64 rows and one that loads; two
 /// blocks of threads per multiprocessor: 56 + 200 = 2 * 128 registers at launch. More rows mean fewer reads of the
@@ -190,6 +196,7 @@ struct HaloEntryOfList {
   using Tile = HaloTile<BN, kTilesM, kStages>;
   static constexpr double share = kSharePercent / 100.0;
 };
+// clang-format off
 struct HaloTiles : TileList<
     //              share   BN  64-row blocks, stages
     HaloEntryOfList<61,     56, 4, 4>,  // C = 50
@@ -198,6 +205,7 @@ struct HaloTiles : TileList<
     HaloEntryOfList<69,    128, 2, 3>,
     HaloEntryOfList<72,    160, 2, 3>
     > {};
+// clang-format on
 
 inline constexpr std::int64_t kHopperMultiprocessors = 132;
 /// mma.sync on such a device in units of wgmma's full rate: two thirds, and about 0.9 of the shares above against a
@@ -221,6 +229,7 @@ struct WgmmaGradEntry {
   using Tile = WgmmaGradTile<BN, kShifts, kGroups, kMultiplying, kStages>;
   static constexpr double share = kSharePercent / 100.0;
 };
+// clang-format off
 struct WgmmaGradTiles : TileList<
     //             share   BN shifts, groups, warpgroups, stages
     WgmmaGradEntry<53,     56, 3, 1, 1, 4>,  // C = 50, 3x3
@@ -230,11 +239,13 @@ struct WgmmaGradTiles : TileList<
     WgmmaGradEntry<57,    128, 1, 2, 2, 4>,  // 1x1
     WgmmaGradEntry<66,    160, 1, 2, 2, 4>
     > {};
+// clang-format on
 
 /// Tiles of gather_weight_grad: BM counts (tap, channel), BN output channels; a stage holds 32 positions.
 template <class Elem>
 struct WeightGradTiles;
 
+// clang-format off
 template <>
 struct WeightGradTiles<BFloat16> : TileList<
     TileEntry<12,    32,  16, 16, 16, 3>,  // heads, and the layers of small networks
@@ -251,5 +262,6 @@ struct WeightGradTiles<float> : TileList<
     TileEntry<20,    64,  16, 16, 16, 2>,
     TileEntry<60,    64,  64, 32, 32, 2>
     > {};
+// clang-format on
 
 }  // namespace avid::kernels

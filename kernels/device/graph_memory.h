@@ -3,8 +3,8 @@
 // Recorded work is done again at the same addresses, so its memory must not be handed to anybody else in the meantime.
 // It is cut from slabs of its own; what is given back while recording is used again by what is recorded later, as in
 // the pool of a device. Where the same work ran before under watch, it is known beforehand which blocks there will be
-// and how long they last, and a plan puts them into one slab with few gaps. Anything else is cut by best fit, whose gaps
-// can cost half as much again.
+// and how long they last, and a plan puts them into one slab with few gaps. Anything else is cut by best fit, whose
+// gaps can cost half as much again.
 #pragma once
 
 #include <cstddef>

@@ -3,7 +3,8 @@
 // Positions of all frames are numbered along rows of `pitch` >= W and frames of `rows` >= H such rows. What lies past W
 // or H is zero, and serves the windows that begin before the next row or frame as well: for 3x3 the pitch is W + 1. A
 // block of consecutive positions and the `lead` before and `tail` behind it are all that its windows read, and tap
-// (y, x) of position q is position q + offset(y, x). Results past W or H are computed and dropped (3% of them at 64x64).
+// (y, x) of position q is position q + offset(y, x). Results past W or H are computed and dropped (3% of them at
+// 64x64).
 #pragma once
 
 #include <algorithm>

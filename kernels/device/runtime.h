@@ -16,8 +16,8 @@
 
 namespace avid::kernels {
 
-/// Why this machine cannot run the backend on this device (no driver, driver too old, no device, device too old), in one
-/// line; empty when it can.
+/// Why this machine cannot run the backend on this device (no driver, driver too old, no device, device too old), in
+/// one line; empty when it can.
 template <class Backend>
 std::string device_problem(int device_index);
 /// How many devices there are (0 without a driver), and what they are called.
@@ -43,8 +43,9 @@ enum class CopyKind { to_device, to_host, on_device };
 /// Copies `num_rows` rows of `row_bytes`, each `to_step` and `from_step` bytes after the last. Nothing when empty.
 /// Host ends may be reused when the call returns; a copy to the host has finished then.
 template <class Backend>
-void device_copy(const Stream& stream, CopyKind kind, void* to, std::size_t to_step, const void* from,
-                 std::size_t from_step, std::size_t row_bytes, std::int64_t num_rows);
+void device_copy(
+    const Stream& stream, CopyKind kind, void* to, std::size_t to_step, const void* from, std::size_t from_step,
+    std::size_t row_bytes, std::int64_t num_rows);
 
 /// Zeroes `row_bytes` of each of `num_rows` rows, each `step` bytes after the last.
 template <class Backend>
@@ -117,6 +118,7 @@ template <class Backend>
 void replay(const Stream& stream, RecordedWork& work);
 
 // Defined per backend.
+// clang-format off
 #define AVID_DECLARE(Backend)                                                                                          \
   template <> std::string device_problem<Backend>(int);                                                                \
   template <> int device_count<Backend>();                                                                             \
@@ -134,6 +136,7 @@ void replay(const Stream& stream, RecordedWork& work);
   template <> std::unique_ptr<RecordedWork> record_end<Backend>(const Stream&);                                        \
   template <> void record_cancel<Backend>(const Stream&) noexcept;                                                     \
   template <> void replay<Backend>(const Stream&, RecordedWork&);
+// clang-format on
 AVID_DECLARE(Cuda)
 AVID_DECLARE(Sim)
 #undef AVID_DECLARE

@@ -30,8 +30,8 @@ struct Fragment<float, N> {
   }
 };
 
-/// acc += a b in the tensor core's accumulator, for sums of up to 64 terms: tensor cores cut their sums towards zero, so
-/// that an f32 sum loses 1e-6 over 64 terms there, and 1e-4 over 7200.
+/// acc += a b in the tensor core's accumulator, for sums of up to 64 terms: tensor cores cut their sums towards zero,
+/// so that an f32 sum loses 1e-6 over 64 terms there, and 1e-4 over 7200.
 AVID_DEVICE void multiply_add_short(float (&acc)[4], const Fragment<bf16, 4>& a, const Fragment<bf16, 2>& b) {
   mma_bf16_16x8x16(acc, a.r, b.r, acc);
 }

@@ -131,19 +131,18 @@ AVID_DEVICE void more_registers() {
 #define AVID_SUMS_25 AVID_SUMS_24, AVID_SUMS_AT(96)
 
 /// n columns, k = n/8; a and b are the places of the descriptors, behind the registers; t = 1: transposed operands.
-#define AVID_WGMMA(n, k, a, b, t)                                                                                \
-  if constexpr (N == n)                                                                                          \
-  AVID_SM90A_ONLY("wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" AVID_NAMES_##k "}, %" #a ", %" #b \
-                                                                                ", 1, 1, 1, " #t ", " #t ";"     \
-                  : AVID_SUMS_##k                                                                                \
+#define AVID_WGMMA(n, k, a, b, t)                                                             \
+  if constexpr (N == n)                                                                       \
+  AVID_SM90A_ONLY("wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" AVID_NAMES_##k \
+                  "}, %" #a ", %" #b ", 1, 1, 1, " #t ", " #t ";"                             \
+                  : AVID_SUMS_##k                                                             \
                   : "l"(desc_a), "l"(desc_b))
 
 /// Begins d += a b^T on the warpgroup, of the columns that some tile has. The registers d are not to be touched until a
 /// wait covers this product.
 template <int N>
 AVID_DEVICE void wgmma_bf16(float (&d)[N / 2], std::uint64_t desc_a, std::uint64_t desc_b) {
-  static_assert(
-      N == 8 || N == 56 || N == 96 || N == 104 || N == 128 || N == 160 || N == 200, "add a line below");
+  static_assert(N == 8 || N == 56 || N == 96 || N == 104 || N == 128 || N == 160 || N == 200, "add a line below");
   AVID_WGMMA(8, 1, 4, 5, 0);
   AVID_WGMMA(56, 7, 28, 29, 0);
   AVID_WGMMA(96, 12, 48, 49, 0);

@@ -242,24 +242,12 @@ std::string Engine::describe_threads() const {
   for (const Thread& t : threads_) {
     std::string what;
     switch (t.status) {
-      case Status::not_started:
-        what = "not started";
-        break;
-      case Status::running:
-        what = "running";
-        break;
-      case Status::at_barrier:
-        what = "waiting at __syncthreads " + text_of(t.site);
-        break;
-      case Status::in_collective:
-        what = "waiting for its warp at " + text_of(t.site);
-        break;
-      case Status::at_mbarrier:
-        what = "waiting at an mbarrier " + text_of(t.site);
-        break;
-      case Status::finished:
-        what = "finished";
-        break;
+      case Status::not_started: what = "not started"; break;
+      case Status::running: what = "running"; break;
+      case Status::at_barrier: what = "waiting at __syncthreads " + text_of(t.site); break;
+      case Status::in_collective: what = "waiting for its warp at " + text_of(t.site); break;
+      case Status::at_mbarrier: what = "waiting at an mbarrier " + text_of(t.site); break;
+      case Status::finished: what = "finished"; break;
     }
     groups[what].push_back(t.number);
   }

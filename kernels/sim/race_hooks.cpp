@@ -1,9 +1,9 @@
 // kernels/sim/race_hooks.cpp -- the functions that code compiled with -fsanitize=thread calls; libtsan is not linked
 //
-// The compiler inserts a call before every access to memory. Ours look at shared memory (races, uninitialised reads), at
-// global memory (races between blocks) and, when profiling, count both (coalescing, bank conflicts). std functions that
-// instrumented and plain files share may be linked in their instrumented form: a guard keeps the simulator's own accesses
-// out.
+// The compiler inserts a call before every access to memory. Ours look at shared memory (races, uninitialised reads),
+// at global memory (races between blocks) and, when profiling, count both (coalescing, bank conflicts). std functions
+// that instrumented and plain files share may be linked in their instrumented form: a guard keeps the simulator's own
+// accesses out.
 #include <cstdint>
 
 #include "kernels/device/gpu_sim.h"

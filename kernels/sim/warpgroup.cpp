@@ -2,9 +2,10 @@
 //
 // A matrix descriptor, as the PTX manual lays it out, addresses rows of 16 two-byte elements (two chunks of 16 bytes):
 //   bits 0-13   start address / 16          bits 16-29  leading dimension offset / 16 (without swizzle only)
-//   bits 32-45  stride offset / 16: from 8 rows to the next 8        bits 62-63  swizzle: 0 none, 1 128, 2 64, 3 32 bytes
-// Swizzled: row r, chunk c at start + r/8 * stride + r%8 * W + 16 c, then address bits 4.. XOR the bits from 7 on (three
-// of them for W = 128, two for 64, one for 32). Without: at start + r/8 * stride + r%8 * 16 + c * leading.
+//   bits 32-45  stride offset / 16: from 8 rows to the next 8
+//   bits 62-63  swizzle: 0 none, 1 128, 2 64, 3 32 bytes
+// Swizzled: row r, chunk c at start + r/8 * stride + r%8 * W + 16 c, then address bits 4.. XOR the bits from 7 on
+// (three of them for W = 128, two for 64, one for 32). Without: at start + r/8 * stride + r%8 * 16 + c * leading.
 // Transposed, a chunk is eight rows at one k, and chunk c is that of rows 8 c to 8 c + 7. Swizzled: at start
 // + c/(W/16) * leading + k/8 * stride + k%8 * W + c%(W/16) * 16, then XOR as above. Without: at start + c * stride
 // + k/8 * leading + k%8 * 16.

@@ -22,24 +22,16 @@ constexpr std::string_view kTemporaryMark = ".avid-tmp-";
 const char* remedy_for(int error) {
   switch (error) {
     case ENOSPC:
-    case EDQUOT:
-      return "free some space or write to another disk";
-    case EFBIG:
-      return "the file size limit is reached: raise it (ulimit -f) or write elsewhere";
+    case EDQUOT: return "free some space or write to another disk";
+    case EFBIG: return "the file size limit is reached: raise it (ulimit -f) or write elsewhere";
     case EACCES:
     case EPERM:
-    case EROFS:
-      return "choose a folder you may write to";
-    case ENOENT:
-      return "make the folder first";
-    case ENOTDIR:
-      return "a part of the path is a file, not a folder";
-    case EISDIR:
-      return "choose a file name, not a folder";
-    case ENAMETOOLONG:
-      return "choose a shorter name";
-    default:
-      return "check the disk and the path";
+    case EROFS: return "choose a folder you may write to";
+    case ENOENT: return "make the folder first";
+    case ENOTDIR: return "a part of the path is a file, not a folder";
+    case EISDIR: return "choose a file name, not a folder";
+    case ENAMETOOLONG: return "choose a shorter name";
+    default: return "check the disk and the path";
   }
 }
 

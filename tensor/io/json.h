@@ -14,7 +14,8 @@ namespace avid {
 using Json = nlohmann::ordered_json;
 
 /// The text of `value`: on one line, or with `indent` >= 0 spaces a level over several; no newline at the end. NaN and
-/// infinities become null, bytes that are not UTF-8 the replacement character; with `ascii` all else beyond ASCII \uXXXX.
+/// infinities become null, bytes that are not UTF-8 the replacement character; with `ascii` all else beyond ASCII
+/// \uXXXX.
 std::string json_text(const Json& value, int indent = -1, bool ascii = false);
 
 /// Prints json_text(value, indent) and a newline to stdout.

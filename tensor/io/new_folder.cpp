@@ -16,8 +16,7 @@ NewFolder::NewFolder(const fs::path& path) {
   fs::create_directories(path, error);
   if (!error) return;
   remove_empty();
-  fail<FileError>(
-      "{}: cannot make this folder: {} | choose a place you may write to", path.string(), error.message());
+  fail<FileError>("{}: cannot make this folder: {} | choose a place you may write to", path.string(), error.message());
 }
 
 NewFolder::~NewFolder() { remove_empty(); }

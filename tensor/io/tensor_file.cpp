@@ -119,22 +119,15 @@ FileKind detect_file_kind(const std::filesystem::path& path) {
 
 std::unique_ptr<TensorFile> open_tensor_file(const std::filesystem::path& path, UnknownObjects unknown) {
   switch (detect_file_kind(path)) {
-    case FileKind::safetensors:
-      return std::make_unique<SafetensorsFile>(path);
-    case FileKind::torch_zip:
-      return std::make_unique<TorchZipFile>(path, unknown);
-    case FileKind::torch_legacy:
-      return std::make_unique<TorchLegacyFile>(path, unknown);
-    case FileKind::numpy_pickle:
-      return std::make_unique<NumpyPickleFile>(path, unknown);
-    case FileKind::npz:
-      return std::make_unique<NpzFile>(path);
-    case FileKind::npy:
-      return std::make_unique<NpyFile>(path);
+    case FileKind::safetensors: return std::make_unique<SafetensorsFile>(path);
+    case FileKind::torch_zip: return std::make_unique<TorchZipFile>(path, unknown);
+    case FileKind::torch_legacy: return std::make_unique<TorchLegacyFile>(path, unknown);
+    case FileKind::numpy_pickle: return std::make_unique<NumpyPickleFile>(path, unknown);
+    case FileKind::npz: return std::make_unique<NpzFile>(path);
+    case FileKind::npy: return std::make_unique<NpyFile>(path);
     case FileKind::hdf5:
       fail_file(path, "expected a file of tensors, got HDF5 | give a safetensors, .pt/.ckpt or .npz file");
-    case FileKind::unknown:
-      break;
+    case FileKind::unknown: break;
   }
   fail_file(path, "not a safetensors, torch zip (.pt/.ckpt), npz or npy file, or damaged at its start");
 }

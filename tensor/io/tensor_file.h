@@ -75,8 +75,8 @@ FileKind detect_file_kind(const std::filesystem::path& path);
 /// What to do with objects in a torch checkpoint whose class is not on the allow-list. Neither ever runs anything.
 enum class UnknownObjects { refuse, skip };
 
-/// Opens safetensors, torch zip, legacy torch, a pickle of NumPy arrays, npz or npy by content. Throws FileError when it
-/// is none of them.
+/// Opens safetensors, torch zip, legacy torch, a pickle of NumPy arrays, npz or npy by content. Throws FileError when
+/// it is none of them.
 std::unique_ptr<TensorFile> open_tensor_file(
     const std::filesystem::path& path, UnknownObjects unknown = UnknownObjects::refuse);
 

@@ -38,18 +38,12 @@ const StorageType* find_type(std::string_view name) {
 
 std::string key_text(const PickleValue& key) {
   switch (key.kind) {
-    case Kind::text:
-      return key.text;
-    case Kind::integer:
-      return std::to_string(key.integer);
-    case Kind::boolean:
-      return key.boolean ? "True" : "False";
-    case Kind::none:
-      return "None";
-    case Kind::real:
-      return fmt::format("{}", key.real);
-    default:
-      return "?";
+    case Kind::text: return key.text;
+    case Kind::integer: return std::to_string(key.integer);
+    case Kind::boolean: return key.boolean ? "True" : "False";
+    case Kind::none: return "None";
+    case Kind::real: return fmt::format("{}", key.real);
+    default: return "?";
   }
 }
 
@@ -97,34 +91,19 @@ void TorchCheckpoint::flatten(const PickleValue& value, const std::string& name,
       for (std::size_t i = 0; i < value.items.size(); ++i)
         flatten(*value.items[i], below(std::to_string(i)), depth + 1);
       return;
-    case Kind::tensor:
-      return add_tensor(value, name.empty() ? "tensor" : name);
-    case Kind::none:
-      return;
-    case Kind::boolean:
-      metadata_[name] = value.boolean ? "true" : "false";
-      return;
-    case Kind::integer:
-      metadata_[name] = std::to_string(value.integer);
-      return;
-    case Kind::real:
-      metadata_[name] = fmt::format("{}", value.real);
-      return;
+    case Kind::tensor: return add_tensor(value, name.empty() ? "tensor" : name);
+    case Kind::none: return;
+    case Kind::boolean: metadata_[name] = value.boolean ? "true" : "false"; return;
+    case Kind::integer: metadata_[name] = std::to_string(value.integer); return;
+    case Kind::real: metadata_[name] = fmt::format("{}", value.real); return;
     case Kind::text:
-    case Kind::global:
-      metadata_[name] = value.text;
-      return;
-    case Kind::bytes:
-      metadata_[name] = fmt::format("<{} bytes>", value.text.size());
-      return;
-    case Kind::storage:
-      fail_file(path(), "torch checkpoint: '{}' is a bare storage | save tensors", printable(name));
+    case Kind::global: metadata_[name] = value.text; return;
+    case Kind::bytes: metadata_[name] = fmt::format("<{} bytes>", value.text.size()); return;
+    case Kind::storage: fail_file(path(), "torch checkpoint: '{}' is a bare storage | save tensors", printable(name));
     case Kind::object:  // a NumPy element type: arrays have become tensors
       metadata_[name] = fmt::format("<{}>", value.text);
       return;
-    case Kind::opaque:
-      metadata_[name] = fmt::format("<{}, skipped>", value.text);
-      return;
+    case Kind::opaque: metadata_[name] = fmt::format("<{}, skipped>", value.text); return;
   }
 }
 

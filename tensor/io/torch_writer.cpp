@@ -54,20 +54,13 @@ class PickleWriter {
 
 const char* storage_of(DType dtype) {
   switch (dtype) {
-    case DType::f64:
-      return "DoubleStorage";
-    case DType::f32:
-      return "FloatStorage";
-    case DType::f16:
-      return "HalfStorage";
-    case DType::bf16:
-      return "BFloat16Storage";
-    case DType::i64:
-      return "LongStorage";
-    case DType::i32:
-      return "IntStorage";
-    case DType::u8:
-      return "ByteStorage";
+    case DType::f64: return "DoubleStorage";
+    case DType::f32: return "FloatStorage";
+    case DType::f16: return "HalfStorage";
+    case DType::bf16: return "BFloat16Storage";
+    case DType::i64: return "LongStorage";
+    case DType::i32: return "IntStorage";
+    case DType::u8: return "ByteStorage";
   }
   return "";
 }

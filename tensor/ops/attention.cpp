@@ -65,9 +65,7 @@ kernels::AttentionArgs<Elem> cpu_arguments(
 }
 
 /// Multiply-adds x 2 of the two products of a forward pass; a backward pass has twice as many to do.
-double flops_of(const Tensor& q, const Tensor& k) {
-  return 4.0 * static_cast<double>(q.rows() * k.dim(1) * q.cols());
-}
+double flops_of(const Tensor& q, const Tensor& k) { return 4.0 * static_cast<double>(q.rows() * k.dim(1) * q.cols()); }
 
 /// log_sum as one vector: [B,N,Q] rows would have gaps.
 Tensor empty_log_sum(const Tensor& q, const SoftmaxAttentionOptions& options) {

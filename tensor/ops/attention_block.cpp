@@ -51,8 +51,7 @@ void set_attention_operands(
     kernels::AttentionBlockArgs& args, const char* op, const Tensor& x, const Tensor& norm_gamma, const Tensor& w_qkv,
     const Tensor& w_out, const Tensor& b_out, const AttentionOptions& options) {
   check_attention_operands(op, x, norm_gamma, w_qkv, w_out, b_out, options);
-  check<DeviceError>(
-      !x.device().is_gpu(), "{}: x: expected a tensor on cpu, got {}", op, x.device().to_string());
+  check<DeviceError>(!x.device().is_gpu(), "{}: x: expected a tensor on cpu, got {}", op, x.device().to_string());
   args.dtype = x.dtype();
   args.B = x.dim(0);
   args.T = x.dim(1);

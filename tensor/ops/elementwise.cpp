@@ -191,9 +191,8 @@ void clamp_to_unit(Tensor& x) {
       });
     });
   } else {
-    dispatch_f32_f64(x.dtype(), "clamp_to_unit", [&]<class Elem>() {
-      kernels::clamp_unit(x.data<Elem>(), buffer_elements(x));
-    });
+    dispatch_f32_f64(
+        x.dtype(), "clamp_to_unit", [&]<class Elem>() { kernels::clamp_unit(x.data<Elem>(), buffer_elements(x)); });
   }
   x.bump_version();
 }
@@ -219,9 +218,8 @@ bool all_finite(const Tensor& x) {
     note_non_finite(x, found);
     return found.item() == 0;
   }
-  return dispatch_f32_f64(x.dtype(), "all_finite", [&]<class Elem>() {
-    return kernels::all_finite(x.data<Elem>(), buffer_elements(x));
-  });
+  return dispatch_f32_f64(
+      x.dtype(), "all_finite", [&]<class Elem>() { return kernels::all_finite(x.data<Elem>(), buffer_elements(x)); });
 }
 
 Tensor slice_frames_fwd(const Tensor& x_any, std::int64_t begin, std::int64_t end) {

@@ -1,8 +1,9 @@
 // tensor/ops/emulated_bf16.h -- bf16 activations on the CPU: stored in bf16, computed in f32
 //
 // An op whose activations are bf16 widens its inputs, runs its f32 kernels and rounds what it stores, once, to nearest
-// even: what a device's kernels do with registers. So the CPU says what bf16 costs in accuracy, and checks the devices; it
-// saves half of the activations' memory and no time. Biases, gammas, FiLM and gradients of parameters are f32, as there.
+// even: what a device's kernels do with registers. So the CPU says what bf16 costs in accuracy, and checks the devices;
+// it saves half of the activations' memory and no time. Biases, gammas, FiLM and gradients of parameters are f32, as
+// there.
 #pragma once
 
 #include "tensor/tensor.h"

@@ -40,8 +40,7 @@ LayerNormGradients bwd_on_device(
   if (needs.x) grads.d_x = Tensor::empty(x.shape(), x.dtype(), x.device());
   if (needs.gamma) grads.d_gamma = Tensor::empty(gamma.shape(), DType::f32, x.device());
   if (needs.beta) grads.d_beta = Tensor::empty(gamma.shape(), DType::f32, x.device());
-  Tensor workspace =
-      Tensor::empty({kernels::layer_norm_bwd_workspace(x.rows(), x.cols())}, DType::f32, x.device());
+  Tensor workspace = Tensor::empty({kernels::layer_norm_bwd_workspace(x.rows(), x.cols())}, DType::f32, x.device());
   dispatch_f32_bf16(x.dtype(), kOp, [&]<class Elem>() {
     const kernels::LayerNormDeviceArgs<Elem> args{
         .num_rows = x.rows(),

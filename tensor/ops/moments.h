@@ -13,8 +13,8 @@ struct Moments {
 /// Statistics over all elements.
 ///
 /// Dtypes   any on the CPU, f32 on a device.
-/// Numerics f64. On the CPU in two passes; on a device in one, around `shift`, which should lie near the mean. Waits for
-///          the device.
+/// Numerics f64. On the CPU in two passes; on a device in one, around `shift`, which should lie near the mean.
+///          Waits for the device.
 /// Errors   ShapeError for a tensor without elements; DTypeError.
 Moments moments(const Tensor& x, double shift = 0);
 

@@ -18,21 +18,24 @@
 
 namespace avid {
 
-/// Calls f.operator()<Backend>(stream) with kernels::Cuda or kernels::Sim. DeviceError, naming the op, for the CPU and for a
-/// backend that this build lacks (f is not instantiated for it).
+/// Calls f.operator()<Backend>(stream) with kernels::Cuda or kernels::Sim. DeviceError, naming the op, for the CPU and
+/// for a backend that this build lacks (f is not instantiated for it).
 template <class F>
 auto on_device(Device device, const char* op, F&& f)
     -> decltype(f.template operator()<kernels::Sim>(kernels::Stream{})) {  // the same type for every backend
 #if AVID_HAVE_CUDA
-  if (device.kind == DeviceKind::cuda) return f.template operator()<kernels::Cuda>(kernels::device_stream<kernels::Cuda>(device.index));
+  if (device.kind == DeviceKind::cuda)
+    return f.template operator()<kernels::Cuda>(kernels::device_stream<kernels::Cuda>(device.index));
 #endif
 #if AVID_HAVE_SIM
-  if (device.kind == DeviceKind::sim) return f.template operator()<kernels::Sim>(kernels::device_stream<kernels::Sim>(device.index));
+  if (device.kind == DeviceKind::sim)
+    return f.template operator()<kernels::Sim>(kernels::device_stream<kernels::Sim>(device.index));
 #endif
   detail::fail_no_backend(device, op);
 }
 
-/// Calls f.operator()<float>() or f.operator()<BFloat16>(): the element types of activations on a device. DTypeError for others.
+/// Calls f.operator()<float>() or f.operator()<BFloat16>(): the element types of activations on a device. DTypeError
+/// for others.
 template <class F>
 decltype(auto) dispatch_f32_bf16(DType dtype, const char* op, F&& f) {
   if (dtype == DType::f32) return f.template operator()<float>();

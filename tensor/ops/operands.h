@@ -23,8 +23,8 @@ inline void check_float(const Tensor& t, const char* op, const char* name) {
 /// Throws unless t lives where `like` does.
 inline void check_same_device(const Tensor& t, const Tensor& like, const char* op, const char* name) {
   check<DeviceError>(
-      t.device() == like.device(), "{}: {}: expected a tensor on {}, got one on {}", op, name, like.device().to_string(),
-      t.device().to_string());
+      t.device() == like.device(), "{}: {}: expected a tensor on {}, got one on {}", op, name,
+      like.device().to_string(), t.device().to_string());
 }
 
 /// Throws unless t has the shape, dtype and device of `like`.
@@ -40,8 +40,8 @@ inline void check_operand(const Tensor& t, const Shape& shape, DType dtype, cons
   check_dtype(t, dtype, op, name);
 }
 
-/// The element type of vectors of parameters (gamma, biases, FiLM, ...) beside activations like x: that of x on the CPU,
-/// always f32 on a device. Gradients of parameters have it too.
+/// The element type of vectors of parameters (gamma, biases, FiLM, ...) beside activations like x: that of x on the
+/// CPU, always f32 on a device. Gradients of parameters have it too.
 inline DType parameter_dtype(const Tensor& x) { return x.device().is_gpu() ? DType::f32 : x.dtype(); }
 
 /// Throws unless t has this shape, the parameter_dtype of x and its device.

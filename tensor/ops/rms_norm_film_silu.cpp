@@ -76,8 +76,8 @@ RmsNormFilmSiluGradients bwd_on_device(
   const Tensor film_f32 = in_f32(film);
   dispatch_f32_bf16(x.dtype(), kOp, [&]<class Elem>() {
     const auto args = device_operands<Elem>(x, gamma, film_f32);
-    Tensor workspace = Tensor::empty(
-        {kernels::rms_norm_film_silu_bwd_workspace(args.F, args.S, args.C)}, DType::f32, x.device());
+    Tensor workspace =
+        Tensor::empty({kernels::rms_norm_film_silu_bwd_workspace(args.F, args.S, args.C)}, DType::f32, x.device());
     const kernels::RmsNormFilmSiluDeviceGrads<Elem> out{
         .d_out = device_rows_of<Elem>(d_out),
         .d_x = device_mutable_rows_of<Elem>(grads.d_x),
@@ -97,8 +97,7 @@ RmsNormFilmSiluGradients bwd_on_device(
 Tensor rms_norm_film_silu_fwd(
     const Tensor& x_any, const Tensor& gamma, const Tensor& film, const Tensor& residual_any) {
   if (detail::is_emulated_bf16(x_any))
-    return detail::narrowed(rms_norm_film_silu_fwd(
-        detail::widened(x_any), gamma, film, detail::widened(residual_any)));
+    return detail::narrowed(rms_norm_film_silu_fwd(detail::widened(x_any), gamma, film, detail::widened(residual_any)));
   check_inputs(x_any, gamma, film);
   if (residual_any.defined()) detail::check_like(residual_any, x_any, kOp, "residual");
   const Tensor x = detail::usual_pitch(x_any);

@@ -13,8 +13,8 @@ namespace avid {
 ///   p_ij = softmax_j( rot_i(q_i) . rot_j(k_j) + bias_table[bucket(j - i), n] )     for each pixel and head n
 ///   out = x + concat_n(sum_j p_ij v_j) w_out^T
 ///
-/// Shapes   x, out [B,T,H,W,C]; norm_gamma [C]; w_qkv [3*N*D,C]; w_out [C,N*D]; bias_table [32,N]; rotary_freqs [R] with
-///          2R <= D. Empty tensors are legal.
+/// Shapes   x, out [B,T,H,W,C]; norm_gamma [C]; w_qkv [3*N*D,C]; w_out [C,N*D]; bias_table [32,N]; rotary_freqs [R]
+///          with 2R <= D. Empty tensors are legal.
 /// Dtypes   f32 (SIMD path) or f64 (reference loops), one for all; rotary_freqs is always f32.
 /// Grad     x and all parameters; rotary_freqs is a constant. The backward pass computes everything from x again.
 /// Errors   ShapeError, DTypeError, DeviceError, thrown before any work.

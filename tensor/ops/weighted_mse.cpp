@@ -39,8 +39,7 @@ kernels::WeightedMseDeviceArgs<Elem> device_args(
   const auto rows = [](const Tensor& t) {
     return kernels::Rows<const Elem>{device_data<Elem>(t), t.rank() == 1 ? 1 : t.pitch()};
   };
-  return {
-      .size = size, .prediction = rows(prediction), .target = rows(target), .weight = device_data<float>(weight)};
+  return {.size = size, .prediction = rows(prediction), .target = rows(target), .weight = device_data<float>(weight)};
 }
 
 Tensor fwd_on_device(

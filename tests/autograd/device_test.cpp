@@ -30,7 +30,8 @@ TEST_CASE("device/accumulate/several uses of a value add up") {
 }
 
 TEST_CASE("device/accumulate/bf16 is rounded as on the CPU") {
-  const Tensor host = test::random_tensor({3, 21}, DType::bf16, 4), d_out = test::random_tensor({3, 21}, DType::bf16, 5);
+  const Tensor host = test::random_tensor({3, 21}, DType::bf16, 4),
+               d_out = test::random_tensor({3, 21}, DType::bf16, 5);
   Tensor grads[2];
   for (const Device device : {Device(), kDevice}) {
     const Var x(host.to(device), true, "x");

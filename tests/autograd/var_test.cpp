@@ -109,7 +109,8 @@ TEST_CASE("var/errors/second use of a freed graph names the op") {
   const Var y = product(x, x);
   const Var z = product(y, x);
   z.backward();
-  CHECK_THROWS_WITH_AS(z.backward(), doctest::Contains("product: backward through a graph that was already freed"), GraphError);
+  CHECK_THROWS_WITH_AS(
+      z.backward(), doctest::Contains("product: backward through a graph that was already freed"), GraphError);
   const Var w = product(y, x);
   CHECK_THROWS_WITH_AS(w.backward(), doctest::Contains("already freed"), GraphError);
 }
@@ -137,7 +138,13 @@ TEST_CASE("var/recompute/same gradients, also for leaves inside the region") {
   Var(x).zero_grad();
   Var(w).zero_grad();
   int calls = 0;
-  const Var y = recompute("region", [&](const std::vector<Var>& in) { ++calls; return body(in); }, {x});
+  const Var y = recompute(
+      "region",
+      [&](const std::vector<Var>& in) {
+        ++calls;
+        return body(in);
+      },
+      {x});
   CHECK(y.value().item() == 45.0);
   const Var z = product(y, y);
   z.backward();

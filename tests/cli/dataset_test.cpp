@@ -91,8 +91,8 @@ TEST_CASE("dataset/replay/frames_come_back_from_actions_alone") {
   // The same frames, out of the stored file and out of the game.
   const auto export_of = [&](const char* set) {
     const auto result = avid_program(
-        {"export", (dir / set).string(), "--out", (dir / (std::string(set) + ".npz")).string(), "--level",
-         "3", "--step", "5", "--frames", "30"});
+        {"export", (dir / set).string(), "--out", (dir / (std::string(set) + ".npz")).string(), "--level", "3",
+         "--step", "5", "--frames", "30"});
     CAPTURE(result.err);
     REQUIRE(result.exit_code == 0);
     return read_text(dir / (std::string(set) + ".npz"));

@@ -96,9 +96,22 @@ TEST_CASE("device/evaluate/scores and masks as on the CPU") {
   const test::TempDir dir;
   const auto report = [&](const std::string& where, std::vector<std::string> more) {
     std::vector<std::string> words{
-        "evaluate", "--base", test::golden("pixel/ddpm/base.safetensors").string(), "--data",
-        std::string(AVID_SOURCE_DIR) + "/data/samples/coinrun32-heldout.h5", "--clips", "2", "--frames", "2", "--size",
-        "8", "--timesteps", "6", "--device", where, "--json"};
+        "evaluate",
+        "--base",
+        test::golden("pixel/ddpm/base.safetensors").string(),
+        "--data",
+        std::string(AVID_SOURCE_DIR) + "/data/samples/coinrun32-heldout.h5",
+        "--clips",
+        "2",
+        "--frames",
+        "2",
+        "--size",
+        "8",
+        "--timesteps",
+        "6",
+        "--device",
+        where,
+        "--json"};
     words.insert(words.end(), more.begin(), more.end());
     const test::ProgramResult result = avid(words);
     CAPTURE(result.err);

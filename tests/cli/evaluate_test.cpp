@@ -247,8 +247,7 @@ TEST_CASE("metrics/features/two_methods_and_published_statistics") {
   const ProgramResult nonsense =
       avid_program({"metrics", "--features", "--real", x, "--generated", y, "--set", "nothing=1"});
   CHECK(nonsense.exit_code == 2);
-  CHECK(
-      avid_program({"metrics", "--real", x, "--generated", y, "--set", "frechet.method=moments"}).exit_code == 2);
+  CHECK(avid_program({"metrics", "--real", x, "--generated", y, "--set", "frechet.method=moments"}).exit_code == 2);
 }
 
 TEST_CASE("metrics/errors/networks_names_and_shapes") {

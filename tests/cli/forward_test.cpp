@@ -137,7 +137,7 @@ TEST_CASE("forward/usage/exit_2") {
   CHECK(exit_code({"--base", base, "--dtype", "f13"}) == 2);
   CHECK(exit_code({"--base", base, "--timesteps", "0"}) == 2);
   CHECK(exit_code({"--base", base, "--control-order", "natural"}) == 2);  // no ControlNet
-  CHECK(forward({"--base", base}).exit_code == 2);  // no input, no output
+  CHECK(forward({"--base", base}).exit_code == 2);                        // no input, no output
   CHECK(forward({"--help"}).exit_code == 0);
   CHECK(forward({"--help"}).out.find("Example:") != std::string::npos);
 }
@@ -164,8 +164,8 @@ TEST_CASE("forward/failures/exit_1_and_one_line") {
       std::string::npos);  // t = 150 is outside
   CHECK(
       error({"--base", base, "--controlnet", file("controlnet_small/controlnet"), "--input", in, "--output", out})
-          .find("expected a ControlNet for a base of width 16 with 2 levels and 2 conditioning frames, got 14, 2 and 2") !=
-      std::string::npos);
+          .find("expected a ControlNet for a base of width 16 with 2 levels and 2 conditioning frames, got 14, 2 and "
+                "2") != std::string::npos);
   copy_without(in, input, "cond");
   CHECK(error({"--base", base, "--input", input, "--output", out}).find("tensor cond is missing") != std::string::npos);
   copy_without(in, input, "actions");

@@ -304,8 +304,7 @@ TEST_CASE("methods/errors/one_line_each") {
       evaluate({"--base", n / "base", "--action-model", base, "--poe", "0.4"}));
   expect_error(1, "a base, trained without actions | --model needs", evaluate({"--model", base}));
   expect_error(
-      1, "train.action_drop=0.2",
-      evaluate({"--base", n / "base", "--action-model", always, "--action-cfg", "1"}));
+      1, "train.action_drop=0.2", evaluate({"--base", n / "base", "--action-model", always, "--action-cfg", "1"}));
   expect_error(
       1, "expected one trained on noisy frames (model.kind noisy_classifier), got a judge of clean ones",
       evaluate({"--base", n / "base", "--guidance-classifier", clean, "--guidance", "1"}));

@@ -84,7 +84,8 @@ addEventListener('load', () => {
       broken: images.filter((i) => shown(i) && !(i.complete && i.naturalWidth > 0)).length,
       gifs: images.filter((i) => i.src.startsWith('data:image/gif') && i.naturalWidth > 0).length,
       svgs: d.querySelectorAll('section svg').length,
-      narrow: [...d.querySelectorAll('section svg')].filter((s) => shown(s) && s.getBoundingClientRect().width < 250).length,
+      narrow: [...d.querySelectorAll('section svg')]
+        .filter((s) => shown(s) && s.getBoundingClientRect().width < 250).length,
       tables: d.querySelectorAll('section table').length,
       free: [...d.querySelectorAll('table')].filter((t) => !t.closest('.scroll')).length,
       rows: d.querySelectorAll('#table1 tr').length,

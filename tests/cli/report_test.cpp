@@ -97,8 +97,10 @@ TEST_CASE("report/html/the_action_error_of_a_blind_judge_is_shown_and_counted_no
       Json one = Json::parse(read_text(file));
       const double psnr = one["rows"][1]["psnr"]["mean"], accuracy = psnr / 40;  // the paper's order, about
       one["action_error"]["method"] = {
-          {"acc_real", 0.6},   {"acc_generated", accuracy},
-          {"prob_real", 0.5},  {"prob_generated", accuracy},
+          {"acc_real", 0.6},
+          {"acc_generated", accuracy},
+          {"prob_real", 0.5},
+          {"prob_generated", accuracy},
           {"aer", {{"mean", 0.6 / accuracy}, {"low", 0.6 / accuracy - 0.01}, {"high", 0.6 / accuracy + 0.01}}}};
       one["per_clip"]["method"]["acc"] = {accuracy, accuracy + 0.01, accuracy - 0.01, accuracy};
       // One file's word is enough: all have the same judge and the same real clips.
@@ -272,8 +274,8 @@ TEST_CASE("report/html/one_file_with_figures_masks_and_animations") {
   REQUIRE(run_report(dir.path()).exit_code == 0);
   const std::string html = read_text(dir / "report.html");
   for (const char* id :
-       {"claims", "table1", "table3", "table4", "table5", "table6", "measures", "ranks", "figure-normalised", "figure-data",
-        "figure-compute", "figure-mask", "figure-masks", "videos", "audit"}) {
+       {"claims", "table1", "table3", "table4", "table5", "table6", "measures", "ranks", "figure-normalised",
+        "figure-data", "figure-compute", "figure-mask", "figure-masks", "videos", "audit"}) {
     CAPTURE(id);
     CHECK(count(html, std::string("<section id=\"") + id + "\">") == 1);
     CHECK(count(html, std::string("href=\"#") + id + "\"") == 1);

@@ -95,8 +95,8 @@ TEST_CASE("replay/store/every_window_has_the_bytes_that_are_stored_otherwise") {
   CHECK(replayed.shards()[0].file_bytes < stored.shards()[0].file_bytes / 2);
   // Any order: forwards in one level, back again, another level, over the border of two runs, single frames.
   const std::pair<std::int64_t, std::int64_t> windows[] = {
-      {0, 10},   {40, 10}, {41, 10}, {3, 1},     {299, 1},  {0, 300},  {310, 20}, {295, 10},
-      {5, 700},  {899, 1}, {0, 900}, {900, 600}, {1499, 1}, {1200, 7}, {900, 2},  {899, 1}};
+      {0, 10},  {40, 10}, {41, 10}, {3, 1},     {299, 1},  {0, 300},  {310, 20}, {295, 10},
+      {5, 700}, {899, 1}, {0, 900}, {900, 600}, {1499, 1}, {1200, 7}, {900, 2},  {899, 1}};
   for (const auto& [begin, count] : windows) {
     CAPTURE(begin);
     std::vector<std::uint8_t> a(static_cast<std::size_t>(count) * stored.frame_bytes()), b(a.size());

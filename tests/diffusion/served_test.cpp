@@ -146,11 +146,9 @@ TEST_CASE("served/restart/the_client_waits_and_goes_on") {
   server->start();
   const int port = server->port();
   std::vector<std::string> lines;
-  const ServedOptions options{
-      .timeout_s = 10,
-      .patience_s = 20,
-      .quiet_s = 0.05,
-      .say = [&](const std::string& line) { lines.push_back(line); }};
+  const ServedOptions options{.timeout_s = 10, .patience_s = 20, .quiet_s = 0.05, .say = [&](const std::string& line) {
+                                lines.push_back(line);
+                              }};
   ServedDenoiser served(server->url(), options);
   const Tensor before = served.predict(in);
   CHECK(lines.empty());

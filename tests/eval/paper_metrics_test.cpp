@@ -51,7 +51,8 @@ TEST_CASE("action_error/blind/a predictor no better than naming the commonest ac
   CHECK(why_aer_is_blind(with_accuracy(0.75, 0.75), actions).empty());
   CHECK(
       why_aer_is_blind(with_accuracy(0.5, 0.75), actions) ==
-      "aer: says nothing here: on real clips the classifier is right in 0.625 [0.500, 0.750] of the steps, always naming "
+      "aer: says nothing here: on real clips the classifier is right in 0.625 [0.500, 0.750] of the steps, always "
+      "naming "
       "the commonest action in 0.625 | train the classifier for longer, or score more clips");
   CHECK(!why_aer_is_blind(with_accuracy(0.5, 0.5), actions).empty());
 }

@@ -57,8 +57,7 @@ TEST_CASE("weight_files/status/missing_official_unofficial_damaged") {
   save_one(dir / "lpips-vgg.safetensors", {{"arch", "lpips-vgg"}, {"source_sha256", both + "+" + source}});
   CHECK(weight_status(dir.path(), "lpips-vgg").state == State::unofficial);
   // The JAX edition has both parts in one file.
-  save_one(
-      dir / "lpips-vgg.safetensors", {{"arch", "lpips-vgg"}, {"source_sha256", official("vgg16.ckpt").sha256}});
+  save_one(dir / "lpips-vgg.safetensors", {{"arch", "lpips-vgg"}, {"source_sha256", official("vgg16.ckpt").sha256}});
   CHECK(weight_status(dir.path(), "lpips-vgg").state == State::official);
 }
 
@@ -121,10 +120,9 @@ TEST_CASE("weight_conversion/jax/names_and_axes_become_those_of_the_state_dicts"
   const nn::TensorMap renamed = rename_flax(i3d);
   CHECK(
       names_of(renamed) == std::vector<std::string>{
-                               "Conv3d_2c_3x3.bn.bias", "Conv3d_2c_3x3.bn.running_mean",
-                               "Conv3d_2c_3x3.bn.running_var", "Conv3d_2c_3x3.bn.weight", "Mixed_3b.b0.conv3d.weight",
-                               "Mixed_3b.b1a.conv3d.weight", "Mixed_3b.b1b.conv3d.weight",
-                               "Mixed_5c.b2a.conv3d.weight", "Mixed_5c.b2b.conv3d.weight",
+                               "Conv3d_2c_3x3.bn.bias", "Conv3d_2c_3x3.bn.running_mean", "Conv3d_2c_3x3.bn.running_var",
+                               "Conv3d_2c_3x3.bn.weight", "Mixed_3b.b0.conv3d.weight", "Mixed_3b.b1a.conv3d.weight",
+                               "Mixed_3b.b1b.conv3d.weight", "Mixed_5c.b2a.conv3d.weight", "Mixed_5c.b2b.conv3d.weight",
                                "Mixed_5c.b3b.bn.running_var", "Mixed_5c.b3b.bn.weight", "logits.conv3d.bias",
                                "logits.conv3d.weight"});
   CHECK(renamed.at("Conv3d_2c_3x3.bn.weight").item() == 1);  // the norms there have no scale

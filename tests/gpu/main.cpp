@@ -1,8 +1,8 @@
 // tests/gpu/main.cpp -- the kernel tests of tests/sim on a GPU: every kernel, on its own, against the CPU's results
 //
-// AVID_TEST_DEVICE names the device (default cuda:0). Without one the program says "skipped: ..." and ends with success.
-// Kernels work on the host's memory here, which is slow and needs no copies: these tests are about results. Every
-// launch is waited for, so that the first kernel that fails is the one that is named.
+// AVID_TEST_DEVICE names the device (default cuda:0). Without one the program says "skipped: ..." and ends with
+// success. Kernels work on the host's memory here, which is slow and needs no copies: these tests are about results.
+// Every launch is waited for, so that the first kernel that fails is the one that is named.
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <cstdio>
 #include <cstdlib>

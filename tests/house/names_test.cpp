@@ -63,8 +63,8 @@ TEST_CASE("names/configs/every shipped configuration parses") {
 
 TEST_CASE("names/commands/each explains itself with an example") {
   for (const char* command :
-       {"collect", "import", "inspect", "convert", "train", "sample", "forward", "evaluate", "metrics", "weights", "bench", "info",
-        "export", "clips", "report", "serve-denoiser", "sensitivity"}) {
+       {"collect", "import", "inspect", "convert", "train", "sample", "forward", "evaluate", "metrics", "weights",
+        "bench", "info", "export", "clips", "report", "serve-denoiser", "sensitivity"}) {
     CAPTURE(command);
     const auto help = avid::test::run_program({AVID_PROGRAM, command, "--help"});
     CHECK(help.exit_code == 0);

@@ -12,7 +12,8 @@ namespace {
 
 // No op of their own: what several ops share.
 const std::set<std::string> kShared = {"attention_block", "emulated_bf16", "library_route", "on_device", "operands"};
-// Never differentiated: data in and out, fixed codes, the optimiser, diffusion steps. They have a kernel and a test in tests/tensor.
+// Never differentiated: data in and out, fixed codes, the optimiser, diffusion steps. They have a kernel and a test in
+// tests/tensor.
 const std::set<std::string> kNoGradient = {"adam", "clip_mix", "frames", "moments", "timestep_code"};
 // Gradients of what Tensor does itself (Tensor::to).
 const std::set<std::string> kOfTensor = {"cast"};

@@ -80,8 +80,8 @@ TEST_CASE("linear_attention/channel_major/the number of threads changes no bit")
 }
 
 TEST_CASE("linear_attention/channel_major/property_17 constant v gives v times head_dim to the minus a half") {
-  // One channel of x is the same everywhere after the norm only if x is; so v is made constant through zero weights and a
-  // norm whose input is constant over positions: x differs between channels, not between positions.
+  // One channel of x is the same everywhere after the norm only if x is; so v is made constant through zero weights and
+  // a norm whose input is constant over positions: x differs between channels, not between positions.
   AttentionOperands in({.B = 1, .T = 2, .H = 4, .W = 5, .C = 8, .N = 2, .D = 32}, 3);
   auto x = in.x.to_doubles();
   for (std::size_t i = 0; i < x.size(); ++i) x[i] = x[i % 8];

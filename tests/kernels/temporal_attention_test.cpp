@@ -1,4 +1,4 @@
-// tests/kernels/temporal_attention_test.cpp -- hand values, reference against a composition, SIMD path against reference
+// tests/kernels/temporal_attention_test.cpp -- hand values, a composition, SIMD path against reference
 #include <omp.h>
 
 #include <cmath>

@@ -102,8 +102,7 @@ TEST_CASE("avid/property_32/who_sees_the_actions") {
   base_net.initialize(1, DType::f64);
   // A base that would follow actions, and remembers what it was asked.
   struct Recording : diffusion::Denoiser {
-    explicit Recording(const Unet3d& net)
-        : inner(net, diffusion::Objective::pred_x0, PixelDenoiser::Actions::use) {}
+    explicit Recording(const Unet3d& net) : inner(net, diffusion::Objective::pred_x0, PixelDenoiser::Actions::use) {}
     Tensor predict(const diffusion::DenoiserInput& in) override {
       CHECK_FALSE(in.actions.defined());
       return answer = inner.predict(in);

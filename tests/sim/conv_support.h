@@ -115,7 +115,8 @@ inline double worst_error(const std::vector<double>& got, const std::vector<doub
 /// The error that one rounding of a result may add (bf16), or that f32 sums may.
 template <class Elem>
 inline constexpr double kUnit = sizeof(Elem) == 2 ? 1.0 / 256 : 4e-6;  // 2^-24 * sqrt(1000 terms), twice
-/// The error of sums in f32 of products of two Elems: those of bf16 stay in tensor cores, which cut them (simulator.md).
+/// The error of sums in f32 of products of two Elems: those of bf16 stay in tensor cores, which cut them
+/// (simulator.md).
 template <class Elem>
 inline constexpr double kSumUnit = sizeof(Elem) == 2 ? 2e-5 : kUnit<float>;
 

@@ -90,7 +90,8 @@ Pitched<Elem> random_rows(std::int64_t rows, std::int64_t cols, unsigned seed, d
   return out;
 }
 
-/// Puts numbers uniform in [-scale, scale) into t, with all the bits an Elem has: an f32 product that drops low bits shows.
+/// Puts numbers uniform in [-scale, scale) into t, with all the bits an Elem has: an f32 product that drops low bits
+/// shows.
 template <class Elem>
 void fill_fine(Pitched<Elem>& t, unsigned seed, double scale) {
   std::mt19937 engine(seed);

@@ -197,7 +197,8 @@ __global__ void tf32_not_rounded(float* out) {
   mma_tf32_16x8x8(c, a, b, c);
   out[threadIdx.x] = c[0];
 }
-/// 1 and 256 times 3/4 of its last place: f32 additions come within 8e-6; a tensor core that cuts every step adds nothing.
+/// 1 and 256 times 3/4 of its last place: f32 additions come within 8e-6; a tensor core that cuts every step adds
+/// nothing.
 template <bool kInSteps>
 AVID_DEVICE void long_sum(float* out) {
   const std::uint32_t x = to_tf32(1.0f), y = to_tf32(0x1.8p-27f);  // eight products are 1.5 * 2^-24

@@ -27,38 +27,22 @@ const std::string kSuite = sim_suite();
 
 const char* name_of(ErrorKind kind) {
   switch (kind) {
-    case ErrorKind::divergent_barrier:
-      return "divergent_barrier";
-    case ErrorKind::early_exit:
-      return "early_exit";
-    case ErrorKind::divergent_warp:
-      return "divergent_warp";
-    case ErrorKind::dead_lane:
-      return "dead_lane";
-    case ErrorKind::deadlock:
-      return "deadlock";
-    case ErrorKind::misaligned:
-      return "misaligned";
-    case ErrorKind::cp_async:
-      return "cp_async";
-    case ErrorKind::shared_size:
-      return "shared_size";
-    case ErrorKind::overrun:
-      return "overrun";
-    case ErrorKind::race:
-      return "race";
-    case ErrorKind::uninitialised:
-      return "uninitialised";
-    case ErrorKind::bad_operand:
-      return "bad_operand";
-    case ErrorKind::bad_launch:
-      return "bad_launch";
-    case ErrorKind::mbarrier:
-      return "mbarrier";
-    case ErrorKind::wgmma:
-      return "wgmma";
-    case ErrorKind::proxy_fence:
-      return "proxy_fence";
+    case ErrorKind::divergent_barrier: return "divergent_barrier";
+    case ErrorKind::early_exit: return "early_exit";
+    case ErrorKind::divergent_warp: return "divergent_warp";
+    case ErrorKind::dead_lane: return "dead_lane";
+    case ErrorKind::deadlock: return "deadlock";
+    case ErrorKind::misaligned: return "misaligned";
+    case ErrorKind::cp_async: return "cp_async";
+    case ErrorKind::shared_size: return "shared_size";
+    case ErrorKind::overrun: return "overrun";
+    case ErrorKind::race: return "race";
+    case ErrorKind::uninitialised: return "uninitialised";
+    case ErrorKind::bad_operand: return "bad_operand";
+    case ErrorKind::bad_launch: return "bad_launch";
+    case ErrorKind::mbarrier: return "mbarrier";
+    case ErrorKind::wgmma: return "wgmma";
+    case ErrorKind::proxy_fence: return "proxy_fence";
   }
   return "?";
 }

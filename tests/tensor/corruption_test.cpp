@@ -80,15 +80,9 @@ void sweep(const std::filesystem::path& valid, std::uint64_t seed) {
     for (std::size_t n = 1 + below(3); n > 0; --n) {
       const std::size_t at = below(edited.size());
       switch (below(5)) {
-        case 0:
-          edited[at] = static_cast<char>(edited[at] ^ (1 << below(8)));
-          break;
-        case 1:
-          edited[at] = static_cast<char>(random());
-          break;
-        case 2:
-          edited[at] = kAwkward[below(kAwkward.size())];
-          break;
+        case 0: edited[at] = static_cast<char>(edited[at] ^ (1 << below(8))); break;
+        case 1: edited[at] = static_cast<char>(random()); break;
+        case 2: edited[at] = kAwkward[below(kAwkward.size())]; break;
         case 3: {  // a whole number overwritten
           const std::uint64_t value = below(2) ? ~std::uint64_t{0} >> below(64) : std::uint64_t{1} << below(64);
           std::memcpy(
@@ -175,15 +169,9 @@ TEST_CASE("corruption/torch_zip/pickle_alone") {
         const std::size_t at = random() % edited.size();
         // Opcodes are printable letters or lie above 0x80: draw from both, from the file itself, and from all bytes.
         switch (random() % 3) {
-          case 0:
-            edited[at] = static_cast<std::byte>(random());
-            break;
-          case 1:
-            edited[at] = edited[random() % edited.size()];
-            break;
-          case 2:
-            edited[at] = static_cast<std::byte>("()]}.012NRQabehjqrstu"[random() % 21]);
-            break;
+          case 0: edited[at] = static_cast<std::byte>(random()); break;
+          case 1: edited[at] = edited[random() % edited.size()]; break;
+          case 2: edited[at] = static_cast<std::byte>("()]}.012NRQabehjqrstu"[random() % 21]); break;
         }
       }
       attempt(edited);

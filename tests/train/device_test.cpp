@@ -361,8 +361,9 @@ TEST_CASE("device/dry_run/validation and samples of fewer clips at once take les
     const std::filesystem::path scratch = std::filesystem::path(AVID_SOURCE_DIR) / "configs/tiny/scratch.toml";
     return dry_run(TrainConfig::load(scratch, set), kDevice, 1).memory_bytes;
   };
-  for (const auto& only : {std::vector<std::string>{"validation.every=2", "validation.clips=4", "samples.every=0"},
-                           {"validation.every=0", "samples.every=2", "samples.clips=4"}}) {
+  for (const auto& only :
+       {std::vector<std::string>{"validation.every=2", "validation.clips=4", "samples.every=0"},
+        {"validation.every=0", "samples.every=2", "samples.clips=4"}}) {
     CAPTURE(only[0]);
     const double alone = bytes({"validation.every=0", "samples.every=0"}, "0"), all = bytes(only, "0"),
                  one = bytes(only, "1");
@@ -381,9 +382,8 @@ TEST_CASE("device/dry_run/predicts the memory of a run within a tenth") {
     info.inputs = input_digests(config);
     return RunFolder::create(dir / name, config, info);
   };
-  std::vector<std::string> small{
-      "validation.clips=2", "validation.batch=1", "samples.clips=1", "samples.steps=2",
-      "data.size=4",        "data.frames=2",      "train.batch=2",   "train.updates=2"};
+  std::vector<std::string> small{"validation.clips=2", "validation.batch=1", "samples.clips=1", "samples.steps=2",
+                                 "data.size=4",        "data.frames=2",      "train.batch=2",   "train.updates=2"};
   if (!kThorough) small.push_back("train.accumulate=1");
   {
     std::vector<std::string> set = small;
@@ -398,8 +398,7 @@ TEST_CASE("device/dry_run/predicts the memory of a run within a tenth") {
     int every;  // updates from one validation, and set of samples, to the next
   };
   const Device cpu;
-  std::vector<Case> cases{
-      {cpu, "auto", "f32", "none", 0}, {kDevice, "on", "bf16", "blocks", 2}};
+  std::vector<Case> cases{{cpu, "auto", "f32", "none", 0}, {kDevice, "on", "bf16", "blocks", 2}};
   if (kThorough) {
     cases.clear();
     for (const std::string recompute : {"none", "blocks", "levels"}) {
@@ -435,6 +434,5 @@ TEST_CASE("device/dry_run/predicts the memory of a run within a tenth") {
     taken_by[name] = taken;
   }
   for (const std::string recompute : {"blocks", "levels"})
-    if (kThorough)
-      CHECK(taken_by.at("device off f32 " + recompute + " 0") < taken_by.at("device off f32 none 0"));
+    if (kThorough) CHECK(taken_by.at("device off f32 " + recompute + " 0") < taken_by.at("device off f32 none 0"));
 }

@@ -71,8 +71,9 @@ bool same(const NamedTensors& a, const NamedTensors& b) {
   return a.size() == b.size();
 }
 
-// Weights after update k against the original's: 99.9 % within 1e-3 lr (k+1), all within 1e-2 lr (k+1), plus one f32 ulp. For the
-// average the ulp is that of its value `before`: it moves twice per update and is rounded each time, on its way to a smaller value too.
+// Weights after update k against the original's: 99.9 % within 1e-3 lr (k+1), all within 1e-2 lr (k+1), plus one f32
+// ulp. For the average the ulp is that of its value `before`: it moves twice per update and is rounded each time, on
+// its way to a smaller value too.
 void check_weights(
     const NamedTensors& ours, const TensorFile& theirs, double lr_k, const TensorFile* before = nullptr) {
   std::int64_t total = 0, beyond = 0;

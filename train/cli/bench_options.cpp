@@ -116,9 +116,7 @@ void add_step_options(Command* command, const std::shared_ptr<BenchOptions>& opt
   train::BenchRequest& request = options->request;
   add_step_inputs(command, options);
   command->add_option("--steps", request.steps, "Timed steps")->range(1, 10000)->capture_default_str();
-  command->add_option("--warmup", request.warmup, "Steps before timing")
-      ->range(1, 1000)
-      ->capture_default_str();
+  command->add_option("--warmup", request.warmup, "Steps before timing")->range(1, 1000)->capture_default_str();
   command->add_option("--device", options->device, "cpu, cuda, cuda:N or sim (the kernel simulator)")
       ->device_name()
       ->capture_default_str();
@@ -128,9 +126,7 @@ void add_step_options(Command* command, const std::shared_ptr<BenchOptions>& opt
           "On a device, record a step and repeat it: auto, on or off. Default: as training and sampling do it, "
           "train.graph of --config or auto")
       ->one_of({"auto", "on", "off"});
-  command->add_option("--threads", options->threads, "CPU threads (0: all)")
-      ->range(0, 4096)
-      ->capture_default_str();
+  command->add_option("--threads", options->threads, "CPU threads (0: all)")->range(0, 4096)->capture_default_str();
   options->routes = add_route_options(command);
 }
 

@@ -44,34 +44,30 @@ void clips(const Options& options) {
   const std::size_t distinct = std::set<std::int64_t>(list.starts.begin(), list.starts.end()).size();
   if (options.json) {
     const Json json = {
-        {"out", options.out}, {"name", list.name}, {"hash", list.hash()}, {"count", list.starts.size()},
+        {"out", options.out},
+        {"name", list.name},
+        {"hash", list.hash()},
+        {"count", list.starts.size()},
         {"distinct", distinct}};
     print_json(json, 2);
   } else {
     std::printf(
-        "%s: %zu clips (%zu different ones) of %lld + %lld frames, hash %s\n", options.out.c_str(),
-        list.starts.size(), distinct, static_cast<long long>(options.context),
-        static_cast<long long>(options.targets), list.hash().c_str());
+        "%s: %zu clips (%zu different ones) of %lld + %lld frames, hash %s\n", options.out.c_str(), list.starts.size(),
+        distinct, static_cast<long long>(options.context), static_cast<long long>(options.targets),
+        list.hash().c_str());
   }
 }
 
 const CommandRegistrar registrar(
-    "clips", "store a list of evaluation clips, so that all methods are scored on the same ones",
-    [](Command* command) {
+    "clips", "store a list of evaluation clips, so that all methods are scored on the same ones", [](Command* command) {
       auto options = std::make_shared<Options>();
       command->add_option("--data", options->data, "held-out episodes: files, folders or patterns")
           ->type_name("HELDOUT")
           ->required();
-      command->add_option("--count", options->count, "how many clips")
-          ->positive()
-          ->capture_default_str();
+      command->add_option("--count", options->count, "how many clips")->positive()->capture_default_str();
       command->add_option("--seed", options->seed, "which clips are drawn")->capture_default_str();
-      command->add_option("--context", options->context, "conditioning frames K")
-          ->positive()
-          ->capture_default_str();
-      command->add_option("--targets", options->targets, "frames to generate T")
-          ->positive()
-          ->capture_default_str();
+      command->add_option("--context", options->context, "conditioning frames K")->positive()->capture_default_str();
+      command->add_option("--targets", options->targets, "frames to generate T")->positive()->capture_default_str();
       command->add_option("--resets", options->resets, "exclude or allow windows over a restart")
           ->one_of({"exclude", "allow"})
           ->capture_default_str();

@@ -95,9 +95,7 @@ const CommandRegistrar collect_command(
       auto s = std::make_shared<Settings>();
       app->add_option("--game", s->collect.game.game, "one of the 16 games")->required();
       app->add_option("--levels", s->levels, "A:B = levels A to B-1, or one level")->required();
-      app->add_option("--steps", s->collect.steps, "frames per level")
-          ->range(1, 1'000'000'000)
-          ->capture_default_str();
+      app->add_option("--steps", s->collect.steps, "frames per level")->range(1, 1'000'000'000)->capture_default_str();
       app->add_option("--out", s->out, "folder of shards, or one .h5 file")->required();
       app->add_option("--seed", s->collect.seed, "chooses the actions")->capture_default_str();
       app->add_option("--mode", s->collect.game.distribution_mode, "easy, hard, extreme, memory")
@@ -108,8 +106,7 @@ const CommandRegistrar collect_command(
       app->add_option("--actions", s->actions, "uniform (the paper's), or hold: kept for 4 steps on average")
           ->capture_default_str();
       app->add_flag(
-          "--replay",
-          [s] { s->collect.storage.frames = false; },
+          "--replay", [s] { s->collect.storage.frames = false; },
           "store no frames, 6 bytes for each: whoever reads them plays the levels again with the same game library");
       app->add_option("--compress", s->collect.storage.deflate_level, "deflate level 1..9; 0 stores plain")
           ->range(0, 9)
@@ -120,9 +117,7 @@ const CommandRegistrar collect_command(
       app->add_option("--levels-per-shard", s->collect.levels_per_shard, "levels in one file")
           ->positive()
           ->capture_default_str();
-      app->add_option("--jobs", s->collect.jobs, "game processes side by side")
-          ->range(1, 256)
-          ->capture_default_str();
+      app->add_option("--jobs", s->collect.jobs, "game processes side by side")->range(1, 256)->capture_default_str();
       app->add_flag("--json", s->json, "print one JSON value");
       set_example(
           app,

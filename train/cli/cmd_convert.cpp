@@ -123,8 +123,7 @@ void run_convert(const Settings& s) {
   for (const auto& [name, tensor] : what.tensors) numel += static_cast<std::uint64_t>(tensor.numel());
   const auto bytes = std::filesystem::file_size(s.out);
   if (s.json) {
-    Json json{
-        {"out", s.out.string()}, {"num_tensors", what.tensors.size()}, {"num_elements", numel}, {"bytes", bytes}};
+    Json json{{"out", s.out.string()}, {"num_tensors", what.tensors.size()}, {"num_elements", numel}, {"bytes", bytes}};
     if (!what.said.empty()) json["layout"] = what.said;
     print_json(json, 2);
   } else {

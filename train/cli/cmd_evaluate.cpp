@@ -202,8 +202,7 @@ const CommandRegistrar registrar(
       command->add_option("--name", options->name, "the model's name in the table (default: adapter, model or base)");
       command->add_flag(
           "--shuffle-actions", options->shuffle_actions, "score every model also with the actions of other clips");
-      command->add_option("--frames", options->frames, "generated frames (default: as trained, else 8)")
-          ->positive();
+      command->add_option("--frames", options->frames, "generated frames (default: as trained, else 8)")->positive();
       command->add_option("--size", options->clips.size, "height and width (default: as trained, else as stored)")
           ->positive();
       command

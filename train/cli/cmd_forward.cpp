@@ -98,8 +98,7 @@ const CommandRegistrar registrar(
       command->add_option("--classifier", request.classifier, "action classifier")->type_name("F");
       command->add_option("--action-model", request.action_model, "action-conditioned U-Net to mix with the base")
           ->type_name("F");
-      Option* poe =
-          command->add_option("--poe", options->poe, "product of experts with this weight")->type_name("W");
+      Option* poe = command->add_option("--poe", options->poe, "product of experts with this weight")->type_name("W");
       Option* cfg =
           command->add_option("--action-cfg", options->action_cfg, "action guidance with this weight")->type_name("W");
       command->add_option("--input", request.input, "safetensors with x0, noise, x_t, t, actions, cond")

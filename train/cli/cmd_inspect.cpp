@@ -156,9 +156,7 @@ void inspect_run(const Settings& s) {
   const auto best = store.best();
   const train::RunState state = train::CheckpointStore::load_state(latest);
   const Json info = parse_json(read_text(s.path / "run.json"));
-  check_file(
-      info.is_object(), s.path / "run.json",
-      "damaged: expected a JSON object | restore it from a copy");
+  check_file(info.is_object(), s.path / "run.json", "damaged: expected a JSON object | restore it from a copy");
   std::vector<std::int64_t> updates;
   for (const auto& [update, folder] : store.all()) updates.push_back(update);
   if (s.json) {
@@ -212,22 +210,18 @@ void run_inspect(const Settings& s) {
   PathKind kind = std::filesystem::is_directory(status) ? PathKind::folder : PathKind::file;
   if (kind == PathKind::folder && train::is_run_folder(s.path)) kind = PathKind::run;
   if (kind == PathKind::folder && is_checkpoint_folder(s.path)) kind = PathKind::checkpoint;
-  const bool dataset = kind == PathKind::folder ||
-                       (kind == PathKind::file && detect_file_kind(s.path) == FileKind::hdf5);
+  const bool dataset =
+      kind == PathKind::folder || (kind == PathKind::file && detect_file_kind(s.path) == FileKind::hdf5);
   check<UsageError>(dataset || !s.verify, "inspect: --verify: expected a dataset, {} is none", s.path.string());
   check<UsageError>(
       (kind == PathKind::file && !dataset) || (s.select.empty() && !s.skip_unknown),
       "inspect: --select, --skip-unknown: expected a file of tensors, {} is none", s.path.string());
   if (s.sha && !s.json) return print_digests(s, kind);
   switch (kind) {
-    case PathKind::run:
-      return inspect_run(s);
-    case PathKind::checkpoint:
-      return inspect_checkpoint(s);
-    case PathKind::folder:
-      return inspect_dataset(s);
-    case PathKind::file:
-      return detect_file_kind(s.path) == FileKind::hdf5 ? inspect_dataset(s) : inspect_tensors(s);
+    case PathKind::run: return inspect_run(s);
+    case PathKind::checkpoint: return inspect_checkpoint(s);
+    case PathKind::folder: return inspect_dataset(s);
+    case PathKind::file: return detect_file_kind(s.path) == FileKind::hdf5 ? inspect_dataset(s) : inspect_tensors(s);
   }
 }
 

@@ -248,7 +248,8 @@ void add_normalised_score(Json& result, const Options& options) {
 void score_videos(const Options& options) {
   MetricChoice choice = choose_metrics(options.flags);
   check<UsageError>(
-      !choice.by_moments, "metrics: --set frechet.method=moments: expected --features with it; FID and FVD here have "
+      !choice.by_moments,
+      "metrics: --set frechet.method=moments: expected --features with it; FID and FVD here have "
       "their features, and use them");
   check<UsageError>(
       choice.aer || (options.classifier.empty() && options.actions.empty()),
@@ -284,8 +285,7 @@ void score_videos(const Options& options) {
   if (const std::string reason = add_pixel_metrics(result, options, choice, frames); !reason.empty())
     unavailable["ssim"] = reason;
   std::vector<eval::NetworkMetric> of_frames, of_clips;
-  for (const eval::NetworkMetric m : choice.network)
-    (eval::sees_clips(m) ? of_clips : of_frames).push_back(m);
+  for (const eval::NetworkMetric m : choice.network) (eval::sees_clips(m) ? of_clips : of_frames).push_back(m);
   for (const auto& [metrics, sets] : {std::pair{of_frames, frames}, std::pair{of_clips, clips}}) {
     eval::NetworkScorer scorer(metrics, choice.options);
     scorer.set_real(sets.real, sets.cond);

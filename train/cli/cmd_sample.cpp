@@ -280,9 +280,8 @@ const CommandRegistrar registrar(
     "sample", "make videos from start frames and actions, as GIF and PNG", [](Command* command) {
       auto options = std::make_shared<Options>();
       add_model_options(command, options->files, "--guidance-classifier,--classifier");
-      Option* data =
-          command->add_option("--data", options->data, "episodes to start from: files, folders or patterns")
-              ->type_name("DATASET");
+      Option* data = command->add_option("--data", options->data, "episodes to start from: files, folders or patterns")
+                         ->type_name("DATASET");
       command->add_option("--start-from", options->start_from, "u8 videos [N,F,H,W,3]; their last frames are the start")
           ->type_name("F[:TENSOR]")
           ->excludes(data);
@@ -293,8 +292,7 @@ const CommandRegistrar registrar(
           ->capture_default_str();
       command->add_option("--clips", options->clips, "how many clips")->capture_default_str();
       add_sampling_options(command, options->sampling);
-      command->add_option("--frames", options->frames, "generated frames (default: as trained, else 8)")
-          ->positive();
+      command->add_option("--frames", options->frames, "generated frames (default: as trained, else 8)")->positive();
       command->add_option("--size", options->size, "height and width (default: as trained, else as stored)")
           ->positive();
       command->add_option("--resets", options->resets, "exclude or allow windows over a restart (default: exclude)")

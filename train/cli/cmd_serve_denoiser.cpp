@@ -87,16 +87,20 @@ void serve(Options& options) {
   const diffusion::ModelCard card = card_of(base, options);
   if (options.json) {
     const Json json = {
-        {"url", server.url()}, {"port", server.port()}, {"name", card.name}, {"sha256", card.sha256},
+        {"url", server.url()},
+        {"port", server.port()},
+        {"name", card.name},
+        {"sha256", card.sha256},
         {"device", device.describe()}};
     print_json(json);
   } else {
     std::printf(
-        "%s serves %s, %.2fM parameters, %d conditioning frames, on %s%s\nuse it with --base %s or base.checkpoint = \"%s\"; "
+        "%s serves %s, %.2fM parameters, %d conditioning frames, on %s%s\nuse it with --base %s or base.checkpoint = "
+        "\"%s\"; "
         "Ctrl-C ends it\n",
         server.url().c_str(), card.name.c_str(), static_cast<double>(card.parameters) / 1e6,
-        static_cast<int>(card.cond_frames), device.describe().c_str(), options.server.token.empty() ? "" : ", to those with the token",
-        server.url().c_str(), server.url().c_str());
+        static_cast<int>(card.cond_frames), device.describe().c_str(),
+        options.server.token.empty() ? "" : ", to those with the token", server.url().c_str(), server.url().c_str());
   }
   std::fflush(stdout);
   int received = 0;

@@ -20,9 +20,12 @@ struct Options {
 /// The encoder that comes with the program; nothing to download.
 Json shipped_record() {
   Json entry{
-      {"network", ClipEncoder::kNetwork}, {"metrics", {"fid_procgen", "fvd_procgen"}},
-      {"file", ""},                       {"state", "missing"},
-      {"sha256", ""},                     {"problem", ""}};
+      {"network", ClipEncoder::kNetwork},
+      {"metrics", {"fid_procgen", "fvd_procgen"}},
+      {"file", ""},
+      {"state", "missing"},
+      {"sha256", ""},
+      {"problem", ""}};
   try {
     const eval::ProcgenEncoder encoder = eval::load_procgen_encoder({}, ClipEncoder::kNetwork);
     entry["file"] = encoder.file.string();

@@ -139,8 +139,8 @@ Option* Option::one_of(const std::vector<std::string>& names) {
 Option* Option::device_name() {
   option_->check(CLI::Validator(
       [](const std::string& text) -> std::string {
-        const bool numbered =
-            text.starts_with("cuda:") && text.size() > 5 && text.find_first_not_of("0123456789", 5) == std::string::npos;
+        const bool numbered = text.starts_with("cuda:") && text.size() > 5 &&
+                              text.find_first_not_of("0123456789", 5) == std::string::npos;
         if (text == "cpu" || text == "cuda" || text == "sim" || numbered) return {};
         return "expected cpu, cuda, cuda:N or sim, got '" + text + "'";
       },

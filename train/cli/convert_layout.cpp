@@ -82,7 +82,8 @@ Source source_of(const fs::path& in) {
       train::TrainConfig::load(in / "config.toml"), train::base_digest_of_run(in)};
 }
 
-/// What a checkpoint of the research code says itself: steps of the average and of the training, length of the schedule.
+/// What a checkpoint of the research code says itself: steps of the average and of the training, length of the
+/// schedule.
 void take_from_original(const fs::path& file, OriginalParts& parts, Diffusion& d) {
   const auto opened = open_tensor_file(file);
   for (const std::string wrapper : {"state_dict.", ""}) {
@@ -138,8 +139,7 @@ ConvertedLayout to_original(const LayoutRequest& request) {
     parts.ema_started = source.state->ema_initialised;
   }
   if (!source.config) take_from_original(source.averaged, parts, d);
-  parts.noisy =
-      parts.kind == NetworkKind::classifier && classifier_frames(source.averaged) == ClassifierFrames::noisy;
+  parts.noisy = parts.kind == NetworkKind::classifier && classifier_frames(source.averaged) == ClassifierFrames::noisy;
   ConvertedLayout out;
   out.said = read_base(request.base, source, parts);
   out.tensors = original_tensors(

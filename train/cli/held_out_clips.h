@@ -11,8 +11,8 @@
 
 namespace avid::cli {
 
-/// Windows of `frames` frames behind the model's conditioning frames, read one after the other. size 0: as the model was
-/// trained, else as stored.
+/// Windows of `frames` frames behind the model's conditioning frames, read one after the other. size 0: as the model
+/// was trained, else as stored.
 data::Loader open_windows(
     std::shared_ptr<const data::EpisodeStore> store, const WorldModel& world, std::int64_t frames, std::int64_t size,
     const std::string& resets, std::uint64_t seed);
@@ -37,8 +37,8 @@ struct HeldOutClips {
 
 /// Windows of `frames` frames behind the model's conditioning frames: those of the list that was given, else drawn by
 /// `seed`, the same as `avid clips` would store.
-/// Errors   ConfigError for a list of other episodes, lengths or treatment of resets, for more kinds of actions than the
-///          model knows, and for a size that the model does not take; FileError.
+/// Errors   ConfigError for a list of other episodes, lengths or treatment of resets, for more kinds of actions than
+///          the model knows, and for a size that the model does not take; FileError.
 HeldOutClips read_held_out_clips(
     const ClipRequest& request, const WorldModel& world, std::int64_t frames, std::uint64_t seed);
 

@@ -16,10 +16,10 @@ class KeptClips {
  public:
   /// What sampling left behind.
   struct Clips {
-    Tensor frames;                ///< u8 [N,T,H,W,3]
-    Json masks = Json::array();   ///< [{"t", "mean"}]
-    double seconds = 0;           ///< that the sampling took
-    std::string commit, device;   ///< of the program that sampled them, and where
+    Tensor frames;                    ///< u8 [N,T,H,W,3]
+    Json masks = Json::array();       ///< [{"t", "mean"}]
+    double seconds = 0;               ///< that the sampling took
+    std::string commit, device;       ///< of the program that sampled them, and where
     std::filesystem::path file = {};  ///< set by find
   };
 

@@ -88,7 +88,8 @@ void add_metric_options(Command* command, MetricFlags& flags) {
       ->add_option(
           "--set", flags.set,
           "a switch of the protocol: ssim.crop=valid, psnr.per_video=true, quantise=round, rt1.skip_first_frame=true, "
-          "lpips.norm=original, fid.bn=batch, fvd.bn_eps=1e-3, fvd.cov=unbiased, frechet.method=moments (with --features), "
+          "lpips.norm=original, fid.bn=batch, fvd.bn_eps=1e-3, fvd.cov=unbiased, frechet.method=moments (with "
+          "--features), "
           "procgen.encoder=F (repeatable)")
       ->type_name("KEY=VALUE");
   command->add_option("--weights", flags.weights, "folder of converted weights (default: $AVID_WEIGHTS, else weights)")
@@ -147,8 +148,7 @@ void refuse_switches_of_files(const MetricChoice& choice, const char* command) {
     check<UsageError>(!on, "{}: --set {}: a switch of avid metrics alone | leave it out", command, name);
 }
 
-void add_network_scores(
-    Json& result, const eval::NetworkScores& scores, const eval::BootstrapOptions& bootstrap) {
+void add_network_scores(Json& result, const eval::NetworkScores& scores, const eval::BootstrapOptions& bootstrap) {
   if (!scores.lpips.empty()) {
     eval::PixelScores frames;  // for its means over clips and frames
     frames.num_clips = scores.num_clips;

@@ -45,8 +45,7 @@ void refuse_switches_of_files(const MetricChoice& choice, const char* command);
 /// Adds the values, curves and intervals (of distances between sets: frechet_bootstrap.h) of one generated set to
 /// `result` as avid metrics prints them:
 /// "lpips": 0.1, "curves": {"lpips": [...]}, "intervals": {"lpips": [low, high]}, "details": {"fvd_i3d.biased": ...}.
-void add_network_scores(
-    Json& result, const eval::NetworkScores& scores, const eval::BootstrapOptions& bootstrap);
+void add_network_scores(Json& result, const eval::NetworkScores& scores, const eval::BootstrapOptions& bootstrap);
 
 /// One line on stderr for every warning.
 void print_warnings(const std::vector<std::string>& warnings);

@@ -57,9 +57,8 @@ void add_model_options(Command* command, ModelFiles& files, const std::string& g
       command->add_option("--adapter", files.adapter, "AVID adapter, weights or run; needs --base")->type_name("F");
   Option* control =
       command->add_option("--controlnet", files.controlnet, "ControlNet, weights or run; needs --base")->type_name("F");
-  Option* base =
-      command->add_option("--base", files.base, "base model: weights, its run folder, or http://host:port")
-          ->type_name("F");
+  Option* base = command->add_option("--base", files.base, "base model: weights, its run folder, or http://host:port")
+                     ->type_name("F");
   Option* model =
       command->add_option("--model", files.model, "weights of a U-Net that takes actions itself")->type_name("F");
   adapter->needs(base)->excludes(control);

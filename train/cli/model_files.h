@@ -31,7 +31,7 @@ struct ModelFiles {
   std::int64_t timesteps = 0;       ///< 0: from the files' metadata, else 200
   std::string device = "cpu";       ///< where the networks compute
   std::shared_ptr<RouteOptions> routes = std::make_shared<RouteOptions>();  ///< and with whose kernels
-  std::string dtype = "f32";        ///< of their activations: f32 or bf16
+  std::string dtype = "f32";                                                ///< of their activations: f32 or bf16
 };
 /// Declares the options of everything above. `guidance_names`: what the guiding classifier's option is called.
 void add_model_options(

@@ -321,8 +321,7 @@ void WorldModel::check_size(std::int64_t height, std::int64_t width) const {
 
 void add_sampling_options(Command* command, SamplingFlags& flags) {
   command->add_option("--sampler", flags.sampler, "ddim or ddpm")->capture_default_str();
-  command->add_option("--steps", flags.steps, "sampling steps (default: 20 for ddim, all for ddpm)")
-      ->positive();
+  command->add_option("--steps", flags.steps, "sampling steps (default: 20 for ddim, all for ddpm)")->positive();
   command->add_option("--eta", flags.eta, "noise of ddim, 0 to 1")->capture_default_str();
   command->add_option("--seed", flags.seed, "of windows and noise")->capture_default_str();
   command->add_option("--batch", flags.batch, "clips at once; does not change the result's noise")
