@@ -10,6 +10,7 @@
 
 #include "data/episode_store.h"
 #include "data/frame_ops.h"
+#include "data/shard_header.h"
 #include "tensor/error.h"
 #include "tensor/io/atomic_file.h"
 #include "tensor/io/json.h"
@@ -35,6 +36,12 @@ std::vector<ShardPlan> plan_shards(const CollectOptions& o) {
     level = end;
   }
   return plan;
+}
+
+/// What tells readers of the folder that a collection is not finished; empty for a single file, which appears whole.
+fs::path unfinished_mark(const CollectOptions& o) {
+  if (!o.single_file.empty()) return {};
+  return o.out / fmt::format("{}-{:05}-{:05}{}", o.game.game, o.level_begin, o.level_end, kUnfinished);
 }
 
 std::string asset_notice(const ProcgenOptions& game) {
@@ -220,6 +227,7 @@ CollectResult collect(
   progress.shards_total = static_cast<int>(plan.size());
   progress.shards_done = progress.shards_found = result.shards_found;
   LevelPlayer player(o, levels, std::move(sources));
+  const fs::path mark = unfinished_mark(o);
   for (const ShardPlan& shard : missing) {
     const std::int64_t num_frames = (std::int64_t{shard.level_end} - shard.level_begin) * o.steps;
     ShardWriter writer(shard.path, meta_of(o, shard, source_size, library_sha256), num_frames, o.storage);
@@ -233,9 +241,15 @@ CollectResult collect(
       progress.seconds = seconds();
       if (report) report(progress);
     }
+    // Before there is a shard that could be taken for all of them.
+    if (!mark.empty() && progress.shards_done + 1 < progress.shards_total && !fs::exists(mark))
+      write_text_atomic(mark, "Repeat the avid collect command that stopped here: it goes on.\n");
     writer.finish();
     ++progress.shards_done;
   }
+  if (!mark.empty()) fs::remove(mark, error);
+  check<FileError>(
+      !error, "{}: cannot be removed: {} | the shards are complete, remove it", mark.string(), error.message());
   result.frames_written = progress.frames_done;
   result.seconds = seconds();
   return result;

@@ -43,7 +43,8 @@ struct CollectResult {
 };
 
 /// Records every level once and writes finished shards one after the other. A shard that is already there and was made
-/// with the same options is kept, so that an interrupted call can simply be repeated.
+/// with the same options is kept, so that an interrupted call can simply be repeated; until then a mark in the folder
+/// keeps readers from taking its shards for all (kUnfinished, data/shard_header.h).
 ///
 /// `library_sha256` is stored as provenance; `report` (may be empty) is called after every level; when `stop` (may be
 /// empty) becomes true the current shard is dropped and Interrupted says how to go on.

@@ -102,7 +102,8 @@ class EpisodeStore {
   bool resets_known_ = true;
 };
 
-/// Files, folders and globs to sorted shard paths; throws FileError when a place has none.
+/// Files, folders and globs to sorted shard paths; throws FileError when a place has none, or is a folder where a
+/// collection is not finished.
 std::vector<std::filesystem::path> find_shards(const std::vector<std::string>& places);
 
 /// Opens one shard as far as needed to describe it (attributes and checks of the header, not of the tables).

@@ -141,8 +141,16 @@ std::vector<fs::path> find_shards(const std::vector<std::string>& places) {
     std::vector<fs::path> found;
     std::error_code error;
     if (fs::is_directory(place, error)) {
-      for (fs::recursive_directory_iterator it(place, error), end; !error && it != end; it.increment(error))
-        if (it->path().extension() == ".h5" && it->is_regular_file(error)) found.push_back(it->path());
+      for (fs::recursive_directory_iterator it(place, error), end; !error && it != end; it.increment(error)) {
+        const fs::path& path = it->path();
+        check<FileError>(
+            path.extension() != kUnfinished,
+            "{}: half collected: some shards of {} are missing | repeat its avid collect command, which goes on, or "
+            "name "
+            "the finished files: '{}/*.h5'",
+            name, printable(path.stem().string()), printable(path.parent_path().string(), 400));
+        if (path.extension() == ".h5" && it->is_regular_file(error)) found.push_back(path);
+      }
       check<FileError>(!found.empty(), "{}: no .h5 files in this folder | make some with `avid collect`", name);
     } else if (!fs::exists(place, error) && place.find_first_of("*?[") != std::string::npos) {
       glob_t matches{};

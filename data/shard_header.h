@@ -14,6 +14,10 @@ struct OpenShard {
   ShardInfo info;
 };
 
+/// A file <game>-<level_begin>-<level_end> with this extension lies beside the shards of a collection from its first
+/// finished shard to its last one.
+inline constexpr const char* kUnfinished = ".unfinished";
+
 /// Opens a shard and checks everything that its header says; tables and frames are not read.
 /// Errors   FileError naming the file: missing, empty, truncated, of another format or version, of unlikely sizes.
 OpenShard open_shard(const std::filesystem::path& path);

@@ -191,7 +191,19 @@ TEST_CASE("dataset/collect/ctrl_c_keeps_finished_shards_and_says_how_to_go_on") 
   CHECK(result.exit_code == 130);
   CHECK(contains(result.err, "the same command goes on from there"));
   CHECK(fs::exists(dir / "set/coinrun-00000-00001.h5"));
-  for (const auto& entry : fs::directory_iterator(dir / "set")) CHECK(entry.path().extension() == ".h5");
+  for (const auto& entry : fs::directory_iterator(dir / "set"))
+    CHECK((entry.path().extension() == ".h5" || entry.path().filename() == "coinrun-00000-02000.unfinished"));
+  // Nobody takes what is there for the whole, unless file by file.
+  for (const std::vector<std::string>& command :
+       {std::vector<std::string>{"inspect", set},
+        {"clips", "--data", set, "--count", "2", "--out", dir / "clips.json"}}) {
+    const auto half = avid_program(command);
+    CHECK(half.exit_code == 1);
+    CHECK(
+        contains(half.err, "half collected: some shards of coinrun-00000-02000 are missing | repeat its avid collect"));
+    CHECK(is_one_line(half.err));
+  }
+  CHECK(avid_program({"clips", "--data", set + "/*.h5", "--count", "2", "--out", dir / "clips.json"}).exit_code == 0);
 }
 
 TEST_CASE("dataset/import/round_trip_of_exported_clips") {

@@ -109,7 +109,10 @@ TEST_CASE("collect/interrupt/finished_shards_stay_and_the_same_call_goes_on") {
   const auto count = [&](const CollectProgress&) { ++levels_seen; };
   CHECK_THROWS_AS(
       collect(seven_levels(dir.path()), world, "sha", count, [&] { return levels_seen == 5; }), Interrupted);
-  CHECK(count_files(dir.path()) == 1);  // the second shard was not finished, and nothing of it is left
+  CHECK(count_files(dir.path()) == 2);  // a shard and the mark; of the second shard nothing is left
+  CHECK_THROWS_WITH_AS(
+      EpisodeStore(dir.path()), doctest::Contains("some shards of coinrun-00003-00010 are missing"), FileError);
+  CHECK(EpisodeStore(dir / "coinrun-00003-00006.h5").num_frames() == 75);  // by its name
   std::int64_t total = -1;
   const CollectResult rest =
       collect(seven_levels(dir.path()), world, "sha", [&](const CollectProgress& p) { total = p.frames_total; });
@@ -118,6 +121,7 @@ TEST_CASE("collect/interrupt/finished_shards_stay_and_the_same_call_goes_on") {
   CHECK(total == 100);
   CHECK(EpisodeStore(dir.path()).num_frames() == 175);
   CHECK(collect(seven_levels(dir.path()), world, "sha").frames_written == 0);
+  CHECK(count_files(dir.path()) == 3);
 }
 
 TEST_CASE("collect/resume/a_shard_made_with_other_options_is_not_mixed_in") {
@@ -144,7 +148,8 @@ TEST_CASE("collect/errors/a_failing_game_ends_the_call_with_its_message") {
       collect(
           o, [] { return std::make_unique<FailingWorld>(); }, "sha"),
       "the world ended", Error);
-  for (const auto& entry : std::filesystem::directory_iterator(dir.path())) CHECK(entry.path().extension() == ".h5");
+  for (const auto& entry : std::filesystem::directory_iterator(dir.path()))
+    CHECK((entry.path().extension() == ".h5" || entry.path().filename() == "coinrun-00003-00010.unfinished"));
 }
 
 TEST_CASE("collect/errors/options") {
