@@ -25,8 +25,9 @@ set -euo pipefail
 {  # read as a whole before anything runs: the file may change while this takes its hours
 cd "$(dirname "$0")/.."
 
+show_help() { sed -n '2,/^set -/p' "$0" | sed '$d; s/^# \{0,1\}//'; }
 usage() {
-  sed -n '2,/^set -/p' "$0" | sed '$d; s/^# \{0,1\}//' >&2
+  show_help >&2
   exit 2
 }
 budget=minutes out= what=all rescore= actions=uniform
@@ -38,6 +39,7 @@ while [ $# -gt 0 ]; do
     --rescore) rescore=yes; shift ;;
     --actions) actions=${2:-}; shift 2 || usage ;;
     all) what=all; shift ;;
+    -h | --help) show_help; exit 0 ;;
     *) usage ;;
   esac
 done
@@ -55,17 +57,22 @@ case $what in
 esac
 avid=${AVID:-build/avid} device=${AVID_DEVICE:-cpu}
 [ -x "$avid" ] || { echo "reproduce: $avid: no such program | build it (README) or set AVID" >&2; exit 1; }
-mkdir -p "$out/done" "$out/runs" "$out/scores" "$out/pictures" "$out/logs"
-exec 9>"$out/lock"
-# The wait is for children of a killed run, which hold the lock until they are gone.
-flock -w 10 9 || { echo "reproduce: $out: another reproduce.sh works there | wait for it, or name another --out" >&2; exit 1; }
+dry=${AVID_REPRODUCE_DRY:-}  # leaves nothing behind
+if [ -z "$dry" ]; then
+  mkdir -p "$out" 2>/dev/null && [ -w "$out" ] ||
+    { echo "reproduce: $out: cannot be made, or not written to | name another --out" >&2; exit 1; }
+  mkdir -p "$out/done" "$out/runs" "$out/scores" "$out/pictures" "$out/logs"
+  exec 9>"$out/lock"
+  # The wait is for children of a killed run, which hold the lock until they are gone.
+  flock -w 10 9 || { echo "reproduce: $out: another reproduce.sh works there | wait for it, or name another --out" >&2; exit 1; }
+fi
 begun="$budget"
 [ "$actions" = uniform ] || begun="$budget --actions $actions"
 if [ -f "$out/budget" ] && [ "$(cat "$out/budget")" != "$begun" ]; then
   echo "reproduce: $out: begun with --budget $(cat "$out/budget") | use that, or another --out" >&2
   exit 1
 fi
-echo "$begun" >"$out/budget"
+[ -n "$dry" ] || echo "$begun" >"$out/budget"
 
 # ---- what a budget means: data, sizes, and how long ----
 samples=data/samples
@@ -237,24 +244,62 @@ for dataset in "${wanted[@]}"; do
     [ -z "$network" ] || networks+=("$network")
   done
 done
+tenths() { echo "$(($1 / 10)).$(($1 % 10))"; }
+# In 1e15 FLOP. Updates take 64 clips; a clip costs 3 forward passes of what is trained and one of what is frozen.
+train_cost() {  # configuration of --budget paper
+  case $1 in
+    base) echo 14900 ;;
+    classifier_eval) echo 3760 ;;
+    classifier_noisy) echo 5960 ;;
+    *_controlnet_small) echo 6400 ;;
+    *_controlnet) echo 10800 ;;
+    *_finetune) echo 11480 ;;
+    *_avid_*71m) echo 12380 ;;
+    *_avid_*22m) echo 6660 ;;
+    *_71m) echo 8520 ;;
+    *_22m) echo 2820 ;;
+  esac
+}
+score_cost() {  # method: 1024 clips in 200 steps, all weights of a sweep
+  case $1 in
+    base | finetune) echo 61 ;;
+    classifier_guidance) echo $((5 * 157)) ;;
+    controlnet) echo 98 ;;
+    controlnet_small) echo 75 ;;
+    poe_71m) echo $((3 * 107)) ;;
+    poe_22m) echo $((3 * 76)) ;;
+    cfg_71m) echo $((4 * 152)) ;;
+    cfg_22m) echo $((4 * 91)) ;;
+    avid_*71m) echo 107 ;;
+    avid_*22m) echo 76 ;;
+    scratch_71m) echo 45 ;;
+    scratch_22m) echo 15 ;;
+  esac
+}
 plan() {
   echo "budget $budget, $what: ${#networks[@]} networks to train, ${#methods[@]} rows to score on $clips clips, into $out"
   case $budget in
     minutes) echo "cost: 3.3 minutes on two cores of a server that had other work besides (measured), 50 MiB of disk" ;;
     hours)
-      echo "cost: ${#networks[@]} trainings of $updates updates (0.5 to 2 s each on one core of a server that had other" \
-        "work), and sampling, of which classifier guidance with its 200 steps and 3 weights takes most" \
+      echo "cost: ${#networks[@]} trainings of $updates updates, 0.5 to 2 s each on one core of a server that had other work:" \
+        "$(tenths $((${#networks[@]} * updates * 5 / 3600))) to $(tenths $((${#networks[@]} * updates * 20 / 3600))) hours;" \
+        "and sampling, of which classifier guidance with its 200 steps and 3 weights takes most" \
         "(a quarter of an hour a weight for 64 clips); 500 MiB of disk" ;;
     paper)
-      # A clip costs 3 forward passes of what is trained and one of what is frozen (docs/methods.md); 64 clips an update.
-      echo "cost: the base takes 14.9e18 FLOP (260,000 updates of 64 clips); 200,000 updates of AVID 71M take 12.4e18, of 22M 6.7e18;" \
-        "scoring 1024 clips takes 0.015e18 (22M) to 0.16e18 (classifier guidance) a row and weight." \
-        "Frames: 30M for the base, 10M for the classifier, 2.5M for table 5: about 520 GB" \
-        "(150 GB with AVID_REPRODUCE_REPLAY=1); the game makes about 18,000 a second and core" ;;
+      local training=0 scoring=0 entry frames=$((1000 + 10000 + 500)) base_frames=31500  # thousands
+      for entry in "${networks[@]}"; do training=$((training + $(train_cost "$entry"))); done
+      for entry in "${methods[@]}"; do scoring=$((scoring + $(score_cost "${entry#* }"))); done
+      case " ${wanted[*]} " in *" coinrun100k "*) frames=$((frames + 100)) ;; esac
+      case " ${wanted[*]} " in *" coinrun2500k "*) frames=$((frames + 2500)) ;; esac
+      echo "cost: training takes $(tenths $((training / 100)))e18 FLOP, scoring $(tenths $((scoring / 100)))e18: together" \
+        "$(((training + scoring) * 12 / 14900)) days at the pace of the paper's base, 14.9e18 FLOP in 12 days on one A100" \
+        "(predicted). $(((frames + base_frames) / 1000)) million frames, the game makes about 18,000 a second and core:" \
+        "$(((frames + base_frames) * 12288 / 1000000)) GB" \
+        "($((frames * 12288 / 1000000)) GB with AVID_REPRODUCE_REPLAY=1)" ;;
   esac
 }
 plan
-[ -z "${AVID_REPRODUCE_DRY:-}" ] || exit 0
+[ -z "$dry" ] || exit 0
 [ -z "$rescore" ] || rm -f "$out"/done/score_*
 
 # ---- data ----

@@ -39,7 +39,7 @@ TEST_CASE("reproduce/plan/every_budget_says_what_it_costs_and_stops") {
     CHECK(result.exit_code == 0);
     CHECK(result.out.find("33 rows to score") != std::string::npos);
     CHECK(result.out.find("cost: ") != std::string::npos);
-    CHECK_FALSE(fs::exists(dir / (std::string(budget) + "/report.html")));
+    CHECK_FALSE(fs::exists(dir / budget));
   }
   const ProgramResult table = reproduce({"--budget", "minutes", "--out", dir / "one", "--table", "3"}, true);
   CHECK(table.out.find("8 networks to train, 6 rows") != std::string::npos);
@@ -47,6 +47,13 @@ TEST_CASE("reproduce/plan/every_budget_says_what_it_costs_and_stops") {
   const ProgramResult held =
       reproduce({"--budget", "hours", "--actions", "hold", "--out", dir / "held", "--table", "1"}, true);
   CHECK(held.out.find("10 networks to train, 13 rows") != std::string::npos);
+  // The cost is that of what was asked: table 3 needs the base, the judge and three adapters of each size.
+  const ProgramResult paper = reproduce({"--budget", "paper", "--out", dir / "paper", "--table", "3"}, true);
+  CHECK(paper.out.find("training takes 75.7e18 FLOP, scoring 0.5e18") != std::string::npos);
+  CHECK(paper.out.find("43 million frames") != std::string::npos);
+  const ProgramResult help = reproduce({"--help"});
+  CHECK(help.exit_code == 0);
+  CHECK(help.out.find("Usage: scripts/reproduce.sh") != std::string::npos);
 }
 
 TEST_CASE("reproduce/errors/one_line_each") {
@@ -61,10 +68,17 @@ TEST_CASE("reproduce/errors/one_line_each") {
   has(reproduce({"--out", dir / "x", "--table", "2"}), 2, "got 'table 2'");
   has(reproduce({"--out", dir / "x", "--actions", "few"}), 2, "expected uniform or hold, got 'few'");
   has(reproduce({"--out", dir / "x", "--actions", "hold"}), 2, "only with --budget hours, got --budget minutes");
-  reproduce({"--budget", "minutes", "--out", dir / "y"}, true);
+  const auto begun = [&](const char* out, const char* with) {
+    fs::create_directory(dir / out);
+    write_text_atomic(dir / out / "budget", std::string(with) + "\n");
+  };
+  begun("y", "minutes");
   has(reproduce({"--budget", "hours", "--out", dir / "y"}, true), 1, "begun with --budget minutes");
-  reproduce({"--budget", "hours", "--actions", "hold", "--out", dir / "z"}, true);
+  begun("z", "hours --actions hold");
   has(reproduce({"--budget", "hours", "--out", dir / "z"}, true), 1, "begun with --budget hours --actions hold");
+  const ProgramResult nowhere = reproduce({"--out", "/proc/nowhere"});
+  has(nowhere, 1, "/proc/nowhere: cannot be made, or not written to | name another --out");
+  CHECK(nowhere.err.find('\n') == nowhere.err.size() - 1);
 }
 
 TEST_CASE("reproduce/minutes/every_method_and_table_and_the_same_after_kills") {
