@@ -26,12 +26,16 @@ void check_together(const TrainConfig& c, const std::map<std::string, std::strin
   need("data.train", "it names the episodes to train on");
   need("train.updates", "it says how long to train");
   const std::string& kind = c.model.kind;
-  if (c.has_base() || kind == "finetune")
+  if (c.has_base() || kind == "finetune") {
     need("base.checkpoint", fmt::format("model.kind = {} starts from a trained base", kind));
-  else
+    clash(
+        c.base.checkpoint.empty(), "base.checkpoint",
+        fmt::format("empty, model.kind = {} starts from a trained base", kind));
+  } else {
     clash(
         given.count("base.checkpoint") > 0, "base.checkpoint",
         fmt::format("not used by model.kind = {} | leave it out", kind));
+  }
   for (const char* key : {"model.width", "model.multipliers", "model.heads", "model.head_dim", "model.actions"})
     clash(
         given.count(key) > 0 && architecture_from_base(c, key + 6), key,

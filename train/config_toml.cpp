@@ -128,7 +128,10 @@ void resolve(
     return;
   }
   check<ConfigError>(
-      files == TrainConfig::Files::may_miss, "config: {}: file not found: {} | {}", key, path, given.where);
+      files == TrainConfig::Files::may_miss,
+      "config: {}: file not found: {} | make it first, or name another: --set "
+      "{}=PLACE ({})",
+      key, path, key, given.where);
 }
 void resolve(
     std::vector<std::string>& paths, const std::string& key, const std::filesystem::path& folder, const Given& given,

@@ -79,6 +79,12 @@ FrozenBase open_base(const std::string& place, const std::string& objective, boo
         base.objective);
     return base;
   }
+  check<ConfigError>(
+      !place.starts_with("https://"), "{}: expected http://host:port | put a tunnel around it where others listen",
+      place);
+  check<FileError>(
+      std::filesystem::exists(place),
+      "{}: no such weights, and no such run | train it first (avid train), or name another", place);
   const std::filesystem::path file = base_weights_path(place);
   FrozenBase base;
   read_hints(file, base);

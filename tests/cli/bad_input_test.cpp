@@ -89,7 +89,8 @@ TEST_CASE("bad_input/files/missing_truncated_and_of_another_kind") {
   run_all({
       {"missing dataset", 1, "/none", sample(out, kBase, none)},
       {"missing dataset for training", 1, "/none", train(run, {"data.train=" + none})},
-      {"missing checkpoint", 1, "/none", sample(out, none, kData)},
+      {"missing checkpoint", 1, "/none: no such weights, and no such run | train it first", sample(out, none, kData)},
+      {"a served base behind TLS", 1, "expected http://host:port", sample(out, "https://127.0.0.1:1", kData)},
       {"missing config", 1, "/none", {"train", "--config", none, "--run", run}},
       {"missing input", 1, "/none", {"forward", "--base", kBase, "--input", none, "--output", out}},
       {"missing run", 1, "/none", {"evaluate", "--run", none, "--data", kData}},

@@ -81,6 +81,10 @@ TEST_CASE("config/errors/types_and_ranges") {
 
 TEST_CASE("config/errors/keys_that_contradict") {
   CHECK(has(message(minimal(), {"model.kind=avid"}), "base.checkpoint: missing, model.kind = avid"));
+  CHECK(has(message(minimal(), {"model.kind=avid", "base.checkpoint="}), "base.checkpoint: empty, model.kind = avid"));
+  CHECK(
+      has(message(minimal(), {"model.kind=avid", "base.checkpoint=runs/paper/base"}),
+          "file not found: runs/paper/base | make it first, or name another: --set base.checkpoint=PLACE"));
   CHECK(
       has(message(
               minimal(),
