@@ -67,8 +67,9 @@ struct ServedDenoiser::Connection {
             "{}: it wants another token | set AVID_BASE_TOKEN to the one its owner gave", url);
         // 5xx but for 500 is a server (or a proxy before it) that is starting, stopping or busy.
         check<Error>(
-            result->status > 500, "{}: it refused: {} {}", url, result->status,
-            said.empty() ? "without a reason | is it avid serve-denoiser?" : said);
+            result->status > 500, "{}: it refused: {} {}{}", url, result->status,
+            said.empty() ? "without a reason" : said,
+            said.empty() || result->status == 404 ? " | is it avid serve-denoiser?" : "");
         why = fmt::format("it is busy ({})", result->status);
       } else if (result.error() == httplib::Error::Read || result.error() == httplib::Error::Write) {
         why = fmt::format("no whole answer within {:g} s", options.timeout_s);

@@ -14,6 +14,10 @@ ActionScores predict_actions(
   const ActionClassifierConfig& config = classifier.config();
   check_rank(clips, 5, "aer", "clips");
   const std::int64_t num_clips = clips.dim(0), frames = clips.dim(1);
+  check<ShapeError>(
+      clips.dim(2) == config.image_size && clips.dim(3) == config.image_size,
+      "aer: expected frames of {0}x{0} as the classifier was trained on, got {1}x{2} | use one of this size",
+      config.image_size, clips.dim(2), clips.dim(3));
   check_shape(
       cond, {num_clips, config.cond_frames, config.image_size, config.image_size, 3}, "aer", "conditioning frames");
   check_shape(clips, {num_clips, frames, config.image_size, config.image_size, 3}, "aer", "clips");

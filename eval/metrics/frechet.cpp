@@ -98,7 +98,8 @@ Moments moments_of(
       "frechet distance: {}: expected at least {} rows and 1 column, got {}", name, least, features.shape());
   check<Error>(
       std::all_of(m.centred.begin(), m.centred.end(), [](double v) { return std::isfinite(v); }),
-      "frechet distance: {}: some features are not finite", name);
+      "frechet distance: {}: some features are not finite | look at the frames and the network that they come from",
+      name);
   const auto d = static_cast<std::size_t>(m.num_features);
   std::vector<double> weight;  // of the rows that are left, which move to the front
   for (std::size_t i = 0; i < static_cast<std::size_t>(features.dim(0)); ++i) {
@@ -179,7 +180,9 @@ double frechet_distance(const Tensor& x, const Tensor& y, Covariance covariance)
 double frechet_distance(const Tensor& x, const Tensor& y, Covariance covariance, std::span<const std::int64_t> counts) {
   const Moments a = moments_of(x, covariance, counts, "first set"), b = moments_of(y, covariance, counts, "second set");
   check<ShapeError>(
-      a.num_features == b.num_features, "frechet distance: features: expected {} as in the first set, got {}",
+      a.num_features == b.num_features,
+      "frechet distance: features: expected {} as in the first set, got {} | "
+      "compare features of one network",
       a.num_features, b.num_features);
   const std::int64_t d = a.num_features;
   std::vector<double> product(static_cast<std::size_t>(a.num_rows * b.num_rows));  // A B^T

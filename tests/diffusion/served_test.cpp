@@ -257,7 +257,9 @@ TEST_CASE("served/errors/lying_servers") {
             send(r, bytes);
           }),
           "expected a prediction of [2,3,4,4,3], got [65536,65536,65536,65536,3] | the server is faulty"));
-  CHECK(has(told([&](const DenoiserInput&, httplib::Response& r) { r.status = 404; }), "404"));
+  CHECK(
+      has(told([&](const DenoiserInput&, httplib::Response& r) { r.status = 404; }),
+          "404 without a reason | is it avid serve-denoiser?"));
   CHECK(has(told([&](const DenoiserInput&, httplib::Response& r) { r.status = 503; }), "busy (503)"));
 }
 

@@ -156,13 +156,17 @@ Clips load_clips(const Options& options, const MetricChoice& choice) {
       clips.real.shape() == clips.generated.shape(),
       "metrics: --generated: expected {} as --real, got {} | give the same clips in the same order, generated",
       clips.real.shape(), clips.generated.shape());
-  check<ShapeError>(clips.real.numel() > 0, "metrics: expected at least one clip, got {}", clips.real.shape());
+  check<ShapeError>(
+      clips.real.numel() > 0, "metrics: expected at least one clip, got {} | see what the file holds: avid inspect",
+      clips.real.shape());
   check<UsageError>(
       options.cond.empty() || options.cond_frames == 0, "metrics: --cond and --cond-frames say the same: give one");
   if (!options.cond.empty()) {
     clips.cond = load_u8_videos(options.cond, "cond", choice.round);
     check<ShapeError>(
-        clips.cond.dim(0) == clips.real.dim(0), "metrics: --cond: expected {} clips as in --real, got {}",
+        clips.cond.dim(0) == clips.real.dim(0),
+        "metrics: --cond: expected {} clips as in --real, got {} | give the "
+        "frames before the same clips, in the same order",
         clips.real.dim(0), clips.cond.dim(0));
   }
   if (options.cond_frames > 0) {
@@ -209,6 +213,12 @@ std::string add_action_error(Json& result, Json& weights, Json& data, const Opti
       !is_float(given.dtype()), "{}: expected the numbers of actions as integers, got {}", options.actions,
       name_of(given.dtype()));
   const Tensor actions = given.to(DType::i64);
+  const Shape expected{clips.real.dim(0), clips.real.dim(1)};
+  check<ShapeError>(
+      actions.shape() == expected,
+      "metrics: --actions: expected {}, one for each generated frame, got {} | give the actions that led to the frames "
+      "of --real",
+      expected, actions.shape());
   const eval::ActionScores real = eval::predict_actions(*classifier, clips.cond, clips.real, actions),
                            generated = eval::predict_actions(*classifier, clips.cond, clips.generated, actions);
   result["aer"] = eval::action_error_ratio(real.mean_accuracy(), generated.mean_accuracy());
