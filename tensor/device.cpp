@@ -5,6 +5,7 @@
 
 #include "kernels/device/runtime.h"
 #include "kernels/device/wgmma_switch.h"
+#include "tensor/device_name.h"
 #include "tensor/error.h"
 
 namespace avid {
@@ -18,21 +19,26 @@ std::string Device::to_string() const {
   return "?";
 }
 
+bool is_device_name(std::string_view text) {
+  constexpr std::string_view kNumbered = "cuda:";
+  if (text.starts_with(kNumbered) && text.size() > kNumbered.size())
+    return text.find_first_not_of("0123456789", kNumbered.size()) == std::string_view::npos;
+  return text == "cpu" || text == "cuda" || text == "sim";
+}
+
 Device Device::parse(std::string_view text) {
   if (text == "cpu") return {};
   Device device;
+  bool known = is_device_name(text);
   if (text == "sim") {
     device.kind = DeviceKind::sim;
-  } else if (text == "cuda" || text.starts_with("cuda:")) {
+  } else if (known) {
     device.kind = DeviceKind::cuda;
     const std::string_view digits = text.substr(text == "cuda" ? 4 : 5);
     const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), device.index);
-    check<DeviceError>(
-        text == "cuda" || (error == std::errc() && end == digits.data() + digits.size() && device.index >= 0),
-        "device: expected cpu, cuda, cuda:N or sim, got '{}'", text);
-  } else {
-    fail<DeviceError>("device: expected cpu, cuda, cuda:N or sim, got '{}'", text);
+    known = text == "cuda" || error == std::errc();  // a number that is too large
   }
+  check<DeviceError>(known, "device: expected {}, got '{}'", kDeviceNames, text);
   if ((device.kind == DeviceKind::cuda && !AVID_HAVE_CUDA) || (device.kind == DeviceKind::sim && !AVID_HAVE_SIM))
     detail::fail_no_backend(device, "device");
 #if AVID_HAVE_CUDA

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <type_traits>
 
+#include "tensor/device_name.h"
 #include "tensor/error.h"
 #include "train/config.h"
 
@@ -138,11 +139,8 @@ Option* Option::one_of(const std::vector<std::string>& names) {
 
 Option* Option::device_name() {
   option_->check(CLI::Validator(
-      [](const std::string& text) -> std::string {
-        const bool numbered = text.starts_with("cuda:") && text.size() > 5 &&
-                              text.find_first_not_of("0123456789", 5) == std::string::npos;
-        if (text == "cpu" || text == "cuda" || text == "sim" || numbered) return {};
-        return "expected cpu, cuda, cuda:N or sim, got '" + text + "'";
+      [](const std::string& text) {
+        return is_device_name(text) ? std::string() : fmt::format("expected {}, got '{}'", kDeviceNames, text);
       },
       ""));
   return this;
