@@ -3,7 +3,6 @@
 
 #include "models/checkpoint.h"
 #include "tensor/error.h"
-#include "train/frozen_base.h"
 
 namespace avid::cli {
 namespace {
@@ -16,8 +15,7 @@ std::unique_ptr<ActionClassifier> load_frozen(const std::filesystem::path& file,
 
 }  // namespace
 
-std::unique_ptr<ActionClassifier> load_judge(const std::filesystem::path& place, std::int64_t cond_frames) {
-  const std::filesystem::path file = train::base_weights_path(place);
+std::unique_ptr<ActionClassifier> load_judge(const std::filesystem::path& file, std::int64_t cond_frames) {
   check<ConfigError>(
       classifier_frames(file) != ClassifierFrames::noisy,
       "{}: --classifier: expected a judge trained on clean frames (model.kind classifier), got one of noisy frames "
@@ -26,8 +24,7 @@ std::unique_ptr<ActionClassifier> load_judge(const std::filesystem::path& place,
   return load_frozen(file, cond_frames);
 }
 
-std::unique_ptr<ActionClassifier> load_guide(const std::filesystem::path& place, std::int64_t cond_frames) {
-  const std::filesystem::path file = train::base_weights_path(place);
+std::unique_ptr<ActionClassifier> load_guide(const std::filesystem::path& file, std::int64_t cond_frames) {
   check<ConfigError>(
       classifier_frames(file) != ClassifierFrames::clean,
       "{}: --guidance-classifier: expected one trained on noisy frames (model.kind noisy_classifier), got a judge of "

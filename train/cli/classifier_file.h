@@ -10,11 +10,11 @@
 namespace avid::cli {
 
 /// The classifier that reads actions off finished clips, for the Action Error Ratio. Frozen, f32.
-/// `place`   weights, or a classifier's run; `cond_frames` those before the clips
-/// Errors    those of load_action_classifier; ConfigError for one trained on noisy frames.
-std::unique_ptr<ActionClassifier> load_judge(const std::filesystem::path& place, std::int64_t cond_frames);
+/// `file`   its weights (train::base_weights_path of a run); `cond_frames` those before the clips
+/// Errors   those of load_action_classifier; ConfigError for one trained on noisy frames.
+std::unique_ptr<ActionClassifier> load_judge(const std::filesystem::path& file, std::int64_t cond_frames);
 
 /// The classifier whose gradient guides a sampler. Frozen, f32; ConfigError for one trained on clean frames.
-std::unique_ptr<ActionClassifier> load_guide(const std::filesystem::path& place, std::int64_t cond_frames);
+std::unique_ptr<ActionClassifier> load_guide(const std::filesystem::path& file, std::int64_t cond_frames);
 
 }  // namespace avid::cli

@@ -104,7 +104,7 @@ void evaluate(const Options& options) {
                               : world->trained_frames() != 0 ? world->trained_frames()
                                                              : 8;
   const diffusion::SamplerOptions sampler = sampler_options(sampling, world->schedule());
-  if (diffusion::SamplerOptions probe = sampler; true) world->guide(probe);  // refuses a wrong sampler now
+  world->check_sampling(sampler);
   const std::string first = !options.name.empty() ? options.name : world->kind() == "avid" ? "adapter" : world->kind();
   const std::vector<MethodWeights> weights = sweep(options.files);
   // Of a base with mixtures the rows are called by their weights.

@@ -250,7 +250,7 @@ void sample(const Options& options) {
       "sample: expected one weight of each method, got {} combinations | sweeps go with avid evaluate",
       sweep(options.files).size());
   const std::unique_ptr<WorldModel> world = WorldModel::load(options.files);
-  if (auto probe = sampler_options(options.sampling, world->schedule()); true) world->guide(probe);  // wrong: said now
+  world->check_sampling(sampler_options(options.sampling, world->schedule()));
   const std::int64_t frames = options.frames != 0            ? options.frames
                               : world->trained_frames() != 0 ? world->trained_frames()
                                                              : 8;

@@ -18,7 +18,7 @@ namespace {
 
 /// The evaluation classifier, checked against the clips.
 std::unique_ptr<ActionClassifier> load_judge_of(const std::filesystem::path& place, const HeldOutClips& clips) {
-  auto judge = load_judge(place, clips.cond_u8.dim(1));
+  auto judge = load_judge(train::base_weights_path(place), clips.cond_u8.dim(1));
   const std::int64_t size = judge->config().image_size;
   check<ConfigError>(
       clips.real_u8.dim(2) == size && clips.real_u8.dim(3) == size,

@@ -44,6 +44,8 @@ class WorldModel {
   /// Sets the sampler's guidance; nothing without a guiding classifier. UsageError for another sampler than DDPM, and
   /// for graph = on where no step can be recorded.
   void guide(diffusion::SamplerOptions& options) const;
+  /// Refuses now what guide() would refuse once there is data to sample from.
+  void check_sampling(diffusion::SamplerOptions options) const { guide(options); }
   bool uses_actions() const { return uses_actions_; }
   const diffusion::Schedule& schedule() const { return *schedule_; }
   /// Where conditioning frames must be; actions stay on the host.
