@@ -146,8 +146,7 @@ std::vector<fs::path> find_shards(const std::vector<std::string>& places) {
         check<FileError>(
             path.extension() != kUnfinished,
             "{}: half collected: some shards of {} are missing | repeat its avid collect command, which goes on, or "
-            "name "
-            "the finished files: '{}/*.h5'",
+            "name the finished files: '{}/*.h5'",
             name, printable(path.stem().string()), printable(path.parent_path().string(), 400));
         if (path.extension() == ".h5" && it->is_regular_file(error)) found.push_back(path);
       }

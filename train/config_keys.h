@@ -142,8 +142,8 @@ bool absent_in_encoder(const TrainConfig& c, const std::string& name);
 /// Whether this part of the architecture comes from base.checkpoint instead of the configuration.
 bool architecture_from_base(const TrainConfig& c, const std::string& name);
 
-/// Refuses keys that exclude each other or miss one another. `where` has a place ("file:line") for every key that the
+/// Refuses keys that exclude each other or miss one another. `given` has a place ("file:line") for every key that the
 /// user wrote, as opposed to defaults; `name` stands for the file. Throws ConfigError.
-void check_together(const TrainConfig& c, const std::map<std::string, std::string>& where, const std::string& name);
+void check_together(const TrainConfig& c, const std::map<std::string, std::string>& given, const std::string& name);
 
 }  // namespace avid::train

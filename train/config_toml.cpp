@@ -129,9 +129,8 @@ void resolve(
   }
   check<ConfigError>(
       files == TrainConfig::Files::may_miss,
-      "config: {}: file not found: {} | make it first, or name another: --set "
-      "{}=PLACE ({})",
-      key, path, key, given.where);
+      "config: {}: file not found: {} | make it first, or name another: --set {}=PLACE ({})", key, path, key,
+      given.where);
 }
 void resolve(
     std::vector<std::string>& paths, const std::string& key, const std::filesystem::path& folder, const Given& given,

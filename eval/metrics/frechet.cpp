@@ -181,8 +181,7 @@ double frechet_distance(const Tensor& x, const Tensor& y, Covariance covariance,
   const Moments a = moments_of(x, covariance, counts, "first set"), b = moments_of(y, covariance, counts, "second set");
   check<ShapeError>(
       a.num_features == b.num_features,
-      "frechet distance: features: expected {} as in the first set, got {} | "
-      "compare features of one network",
+      "frechet distance: features: expected {} as in the first set, got {} | compare features of one network",
       a.num_features, b.num_features);
   const std::int64_t d = a.num_features;
   std::vector<double> product(static_cast<std::size_t>(a.num_rows * b.num_rows));  // A B^T

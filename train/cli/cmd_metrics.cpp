@@ -165,8 +165,8 @@ Clips load_clips(const Options& options, const MetricChoice& choice) {
     clips.cond = load_u8_videos(options.cond, "cond", choice.round);
     check<ShapeError>(
         clips.cond.dim(0) == clips.real.dim(0),
-        "metrics: --cond: expected {} clips as in --real, got {} | give the "
-        "frames before the same clips, in the same order",
+        "metrics: --cond: expected {} clips as in --real, got {} | give the frames "
+        "before the same clips, in the same order",
         clips.real.dim(0), clips.cond.dim(0));
   }
   if (options.cond_frames > 0) {
