@@ -1,33 +1,37 @@
-"""Helper of kernel_resources.sh: compiles kernels/*.cu to cubins, reads ptxas's report and counts machine instructions.
-
-An instruction of sm_80 and sm_90 has 16 bytes and its operation in the low 12 bits of the first word; no disassembler needed.
-"""
+"""Helper of kernel_resources.sh: compiles kernels/*.cu to cubins, reads ptxas's report and the machine code."""
 import argparse
-import collections
 import concurrent.futures
 import glob
 import json
 import os
 import re
 import shutil
-import struct
 import subprocess
 import sys
 import tempfile
 
+import machine_code
+
 BUDGET = "kernels/resources.tsv"
-# The operations that say how a kernel moves and multiplies.
-OPERATIONS = {0x23C: "hmma", 0x83B: "ldsm", 0xFAE: "ldgsts", 0xB1D: "bar", 0x387: "stl", 0x983: "ldl"}
-# Of sm_90 only; the low nine bits, the others say where the operands come from.
-WIDE_OPERATIONS = {0x1F0: "hgmma", 0x1B4: "utmaldg"}
+COMPILER_LINE = "# Compiled by nvcc"
 MAXIMA = ["registers", "stack", "spills", "shared"]
 MINIMA = ["hmma", "ldsm", "ldgsts", "hgmma", "utmaldg"]
 # What a source that calls these promises: at least one of its kernels has the instruction.
 CLAIMS = {"hmma": r"\bmma_(?:bf16|tf32)_", "ldsm": r"\bldmatrix_x", "ldgsts": r"\bcp_async_(?:16|8|4|commit)\b",
           "hgmma": r"\bwgmma_bf16(?:_transposed)?<"}
-COLUMNS = ["file", "kernel", "arch"] + MAXIMA + MINIMA
+# local: LDL and STL, instructions on local memory. loop_per_mma: machine_code.loop_per_tensor.
+COLUMNS = ["file", "kernel", "arch"] + MAXIMA + MINIMA + ["local", "loop_per_mma"]
 # Compiler versions differ by a few registers; a kernel that fits its budget by this much still runs as it did.
 SLACK_REGISTERS = 8
+# The same compiler gives the same loop: the slack lets small edits pass. Another version may schedule it differently.
+SLACK_LOOP, SLACK_LOOP_OTHER_COMPILER = 1.03, 1.25
+# What the loops of the large bf16 kernels should not exceed: an mma.sync occupies the tensor core of a scheduler for 8
+# clocks, 6 at the ceiling of sm_90, in which other instructions issue. First match of file and kernel.
+WANTED_PER_MMA = [
+    (r"gather_gemm(_halo)?\.cu gather_gemm(_halo)?_kernel<(bf16, )?GemmTile<(128|192|256), (56|64|96|1\d\d),", 3.0),
+    (r"gather_weight_grad\.cu .*bf16, GemmTile<128,", 3.5),
+    (r"temporal_attention_fused\.cu .*<[467],", 4.5), (r"temporal_attention_fused_bwd\.cu .*<[467],", 6.0),
+    (r"linear_attention(_bwd)?\.cu ", 6.0), (r"attention\.cu .*bf16", 6.0)]
 
 
 def find_nvcc():
@@ -59,28 +63,6 @@ def readable(names):
     return result
 
 
-def sections(cubin):
-    offset, = struct.unpack_from("<Q", cubin, 0x28)
-    entry, count, names = struct.unpack_from("<HHH", cubin, 0x3A)
-    headers = [struct.unpack_from("<IIQQQQIIQQ", cubin, offset + i * entry) for i in range(count)]
-    base = headers[names][4]
-    for h in headers:
-        end = cubin.index(b"\0", base + h[0])
-        yield cubin[base + h[0]:end].decode(), h[4], h[5]
-
-
-def count_operations(path):
-    cubin = open(path, "rb").read()
-    counts = {}
-    for name, offset, size in sections(cubin):
-        if name.startswith(".text."):
-            ops = collections.Counter(struct.unpack_from("<Q", cubin, offset + i)[0] & 0xFFF for i in range(0, size, 16))
-            counts[name[6:]] = {label: ops.get(code, 0) for code, label in OPERATIONS.items()}
-            for code, label in WIDE_OPERATIONS.items():
-                counts[name[6:]][label] = sum(n for op, n in ops.items() if op & 0x1FF == code)
-    return counts
-
-
 def targets(source, archs):
     """Kernels of warpgroups exist for sm_90a only."""
     return (["90a"] if "90" in archs else []) if source.endswith("_wgmma.cu") else archs
@@ -109,29 +91,36 @@ def measure(nvcc, source, arch, folder):
             if m := re.search(r"(\d+) bytes smem", line):
                 current["shared"] = int(m.group(1))
             current = None
-    counts = count_operations(cubin)
+    counts = machine_code.count_operations(cubin, arch.startswith("90"))
     os.remove(cubin)
     names = readable(sorted(rows))
     file = os.path.basename(source)
     return [dict(file=file, kernel=names[m], arch="sm_" + arch, **rows[m], **counts.get(m, {})) for m in sorted(rows)], ""
 
 
+def compiler_version(nvcc):
+    text = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"V(\d+\.\d+\.\d+)", text)
+    return found.group(1) if found else "unknown"
+
+
 def read_budget(path):
-    """(file, kernel, arch) -> numbers, by the names in the table's first line."""
-    budget, names = {}, None
+    """(file, kernel, arch) -> numbers, by the names in the table's first line, and the compiler they come from."""
+    budget, names, compiler = {}, None, None
     if not os.path.exists(path):
-        return budget
+        return budget, compiler
     for line in open(path):
         cells = line.rstrip("\n").split("\t")
         if line.startswith("#"):
+            compiler = line.split()[-1] if line.startswith(COMPILER_LINE) else compiler
             continue
         if names is None:
             names = cells
         else:
             numbers = dict.fromkeys(COLUMNS[3:], 0)
-            numbers.update(zip(names[3:], map(int, cells[3:])))
+            numbers.update((n, float(c) if n == "loop_per_mma" else int(c)) for n, c in zip(names[3:], cells[3:]))
             budget[tuple(cells[:3])] = numbers
-    return budget
+    return budget, compiler
 
 
 def unkept_claims(source, rows):
@@ -144,16 +133,18 @@ def unkept_claims(source, rows):
             if not any(r.get(label, 0) for r in rows if r["file"] == file and r["arch"] == arch)]
 
 
-def write_budget(path, budget):
+def write_budget(path, budget, compiler):
     with open(path, "w") as out:
-        out.write("# What each kernel may need at most (registers to spill bytes, static shared bytes) and must have at least (instructions).\n"
-                  "# Written by scripts/kernel_resources.sh --update from what the compiler reported; dynamic shared memory is not in it.\n")
+        out.write("# What each kernel may need at most (registers to static shared bytes, instructions on local memory,\n"
+                  "# instructions per tensor-core instruction in its hottest loop) and must have at least (the others).\n"
+                  "# Written by scripts/kernel_resources.sh --update; dynamic shared memory is not in it.\n"
+                  "%s %s\n" % (COMPILER_LINE, compiler))
         out.write("\t".join(COLUMNS) + "\n")
         for key in sorted(budget):
             out.write("\t".join(list(key) + [str(budget[key][c]) for c in COLUMNS[3:]]) + "\n")
 
 
-def complaints(row, budget):
+def complaints(row, budget, same_compiler):
     wrong = []
     if row["spills"] > 0:
         wrong.append("spills %d bytes" % row["spills"])
@@ -167,7 +158,19 @@ def complaints(row, budget):
     for c in MINIMA:
         if row[c] == 0 and limit[c] > 0:
             wrong.append("no %s instruction any more, had %d" % (c.upper(), limit[c]))
+    if row["local"] > limit["local"]:
+        wrong.append("%d LDL and STL instructions, budget %d" % (row["local"], limit["local"]))
+    slack = SLACK_LOOP if same_compiler else SLACK_LOOP_OTHER_COMPILER
+    if row["loop_per_mma"] > limit["loop_per_mma"] * slack + 0.05:
+        wrong.append("%.1f instructions per tensor-core instruction in its loop, budget %.1f" %
+                     (row["loop_per_mma"], limit["loop_per_mma"]))
     return wrong
+
+
+def wanted_per_mma(row):
+    """What its loop should not exceed, or None."""
+    name = "%s %s" % (row["file"], row["kernel"])
+    return next((most for pattern, most in WANTED_PER_MMA if re.match(pattern, name)), None)
 
 
 def main():
@@ -177,6 +180,7 @@ def main():
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--update", action="store_true")
+    parser.add_argument("--loops", action="store_true")
     parser.add_argument("--budget", default=BUDGET)
     args = parser.parse_args()
     nvcc = find_nvcc()
@@ -196,15 +200,17 @@ def main():
                 rows += measured
     rows.sort(key=lambda r: (r["file"], r["kernel"], r["arch"]))
 
-    budget = read_budget(args.budget)
+    compiler = compiler_version(nvcc)
+    budget, budget_compiler = read_budget(args.budget)
     if args.update:
-        compiled = {os.path.basename(s) for s in sources}
-        archs = {"sm_" + a for s in sources for a in targets(s, args.arch.split(","))}
-        budget = {k: v for k, v in budget.items() if not (k[0] in compiled and k[2] in archs)}
+        compiled = {(r["file"], r["arch"]) for r in rows}
+        budget = {k: v for k, v in budget.items() if (k[0], k[2]) not in compiled}
         for row in rows:
             budget[(row["file"], row["kernel"], row["arch"])] = {c: row[c] for c in COLUMNS[3:]}
-        write_budget(args.budget, budget)
-    wrong = [(row, text) for row in rows for text in complaints(row, budget)]
+        budget_compiler = compiler
+        write_budget(args.budget, budget, compiler)
+    wrong = [(row, text) for row in rows for text in complaints(row, budget, compiler == budget_compiler)]
+    over = [r for r in rows if (most := wanted_per_mma(r)) and r["loop_per_mma"] > most]
     claims = [text for source in sources for text in unkept_claims(source, rows)]
     gone = ["%s: %s for %s is in the table but not in the source | --update" % (k[0], k[1], k[2]) for k in sorted(budget)
             if k[0] in {os.path.basename(s) for s in sources} and k[2] in {r["arch"] for r in rows}
@@ -213,18 +219,27 @@ def main():
         texts = ["%s %s %s: %s" % (r["file"], r["kernel"], r["arch"], t) for r, t in wrong]
         print(json.dumps({"kernels": rows, "complaints": texts + claims + gone}, indent=1))
     else:
-        print("%-26s %-56s %-6s %5s %6s %6s %7s %5s %5s %6s %5s %4s" %
-              ("file", "kernel", "arch", "regs", "stack", "spills", "shared", "HMMA", "LDSM", "LDGSTS", "HGMMA", "BAR"))
+        print("%-26s %-56s %-6s %5s %6s %6s %7s %5s %5s %6s %5s %4s %5s" %
+              ("file", "kernel", "arch", "regs", "stack", "spills", "shared", "HMMA", "LDSM", "LDGSTS", "HGMMA", "BAR", "/MMA"))
         for r in rows:
-            print("%-26s %-56s %-6s %5d %6d %6d %7d %5d %5d %6d %5d %4d" %
-                  (r["file"], r["kernel"][:56], r["arch"], r["registers"], r["stack"], r["spills"], r["shared"], r.get("hmma", 0),
-                   r.get("ldsm", 0), r.get("ldgsts", 0), r.get("hgmma", 0), r.get("bar", 0)))
+            print("%-26s %-56s %-6s %5d %6d %6d %7d %5d %5d %6d %5d %4d %5.1f" %
+                  (r["file"], r["kernel"][:56], r["arch"], r["registers"], r["stack"], r["spills"], r["shared"], r["hmma"],
+                   r["ldsm"], r["ldgsts"], r["hgmma"], r["bar"], r["loop_per_mma"]))
+        if args.loops:
+            for r in over:
+                print("%s: %s for %s: %.1f instructions per tensor-core instruction, wanted %.1f" %
+                      (r["file"], r["kernel"], r["arch"], r["loop_per_mma"], wanted_per_mma(r)))
         for row, text in wrong:
             print("%s: %s for %s: %s" % (row["file"], row["kernel"], row["arch"], text), file=sys.stderr)
         for text in claims + gone:
             print(text, file=sys.stderr)
         print("%d kernels of %d files, %d complaints" %
               (len(rows), len(sources), len(wrong) + len(claims) + len(gone) + len(failed)))
+        if over:
+            print("%d kernels have more instructions per product than wanted; --loops lists them" % len(over))
+        if budget_compiler not in (None, compiler):
+            print("%s is of nvcc %s, this is %s: loops are held to it within a quarter" %
+                  (args.budget, budget_compiler, compiler))
         if new := sum((r["file"], r["kernel"], r["arch"]) not in budget for r in rows):
             print("%d kernels have no line in %s: --update adds them" % (new, args.budget))
     for text in failed:

@@ -5,15 +5,16 @@ cd "$(dirname "$0")/../.."
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 failures=0
-# expect NAME TEXT COLUMN VALUE: with COLUMN of fill_kernel<float> for sm_80 set to VALUE, the check fails and says TEXT.
+file=fill kernel='fill_kernel<float>'
+# expect NAME TEXT COLUMN VALUE: with COLUMN of $kernel for sm_80 set to VALUE, the check fails and says TEXT.
 expect() {
-  awk -F'\t' -v OFS='\t' -v column="$3" -v value="$4" '
+  awk -F'\t' -v OFS='\t' -v file="$file.cu" -v kernel="$kernel" -v column="$3" -v value="$4" '
     /^#/ { print; next }
     !names { for (i = 1; i <= NF; i++) at[$i] = i; names = 1; print; next }
-    $1 == "fill.cu" && $2 == "fill_kernel<float>" && $3 == "sm_80" { $at[column] = value }
+    $1 == file && $2 == kernel && $3 == "sm_80" { $at[column] = value }
     { print }' kernels/resources.tsv >"$folder/planted.tsv"
   local said code
-  said=$(scripts/kernel_resources.sh --file '^fill$' --arch 80 --jobs 1 --budget "$folder/planted.tsv" 2>&1)
+  said=$(scripts/kernel_resources.sh --file "^$file\$" --arch 80 --jobs 1 --budget "$folder/planted.tsv" 2>&1)
   code=$?
   if [ $code -ne 1 ] || ! grep -qF "$2" <<<"$said"; then
     echo "$1: expected exit status 1 and '$2', got $code and:"
@@ -27,4 +28,8 @@ expect registers "registers" registers 1
 expect instructions "no HMMA instruction any more, had 4" hmma 4
 expect unknown "has no line in the table" kernel "fill_kernel<half>"
 expect gone "is in the table but not in the source" kernel "fill_kernel<half>"
+file=timestep_code kernel='timestep_code_kernel<float>'
+expect local "LDL and STL instructions, budget 0" local 0
+file=temporal_attention_fused kernel='temporal_fused_fwd_kernel<2, 4, 4>'
+expect loop "instructions per tensor-core instruction in its loop, budget 2.5" loop_per_mma 2.5
 exit $((failures > 0))
