@@ -11,6 +11,8 @@
 #include <set>
 #include <utility>
 
+#include "kernels/device/launch_context.h"
+
 namespace avid::kernels {
 namespace {
 
@@ -25,6 +27,7 @@ Clock::time_point origin;
 std::atomic<int> num_threads_seen{0};
 
 thread_local detail::OpFrame* running = nullptr;
+thread_local std::uint64_t num_begun = 0;
 thread_local const std::string* module_name = nullptr;
 
 int thread_number() {
@@ -91,6 +94,7 @@ void begin_op(OpFrame& frame) {
   push_range(frame.op);
   wait_if_timing();
   frame.outer = std::exchange(running, &frame);
+  ++num_begun;
   if (!op_timing_on.load(std::memory_order_relaxed)) return;
   frame.timed = true;
   frame.start = op_clock();
@@ -141,6 +145,8 @@ void note_operand(const void* data, std::size_t bytes, std::int64_t elements) {
 }
 
 }  // namespace detail
+
+std::uint64_t ops_begun() { return num_begun; }
 
 const char* current_op() { return running != nullptr ? running->op : nullptr; }
 

@@ -15,6 +15,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "kernels/device/cuda_errors.h"
 #include "kernels/device/graph_memory.h"
 #include "kernels/op_timer.h"
 #include "tensor/error.h"
@@ -135,6 +136,18 @@ DeviceLedger& ledger_of(Device device) {
   return (*ledgers)[{device.kind, device.index}];
 }
 
+/// What others leave of the device's memory, as its runtime says; for a message, so that a failure to ask says nothing.
+std::string left_on(Device device, std::size_t ours) {
+  try {
+    return on_device(device, "storage", [&]<class Backend>(const kernels::Stream&) {
+      const kernels::DeviceMemory memory = kernels::device_memory<Backend>(device.index);
+      return kernels::memory_left(memory.total, memory.free, ours);
+    });
+  } catch (const std::exception&) {
+    return "";
+  }
+}
+
 std::byte* take_from_device(std::size_t block_bytes, Device device) {
   std::byte* block = nullptr;
   try {
@@ -149,10 +162,10 @@ std::byte* take_from_device(std::size_t block_bytes, Device device) {
   DeviceLedger& ledger = ledger_of(device);
   if (block == nullptr)
     fail<OutOfMemoryError>(
-        "{}: {}: could not get {:.1f} MiB more, {:.1f} MiB are in use ({}) | use a smaller batch or model, or more "
+        "{}: {}: could not get {:.1f} MiB more, {:.1f} MiB are in use ({}){} | use a smaller batch or model, or more "
         "accumulation",
         device.to_string(), op != nullptr ? op : "storage", mib(block_bytes), mib(ledger.stats.in_use_bytes),
-        ledger.largest_holders());
+        ledger.largest_holders(), left_on(device, with_graphs(ledger.stats)));
   ledger.blocks[block] = {block_bytes, op};
   if (ledger.watch != nullptr) ledger.watch->taken(block, block_bytes);
   ledger.stats.in_use_bytes += block_bytes;

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "kernels/cast.h"
+#include "kernels/device/launch_context.h"
 #include "kernels/fill.h"
 #include "kernels/op_timer.h"
 #include "tensor/ops/on_device.h"
@@ -178,6 +179,7 @@ const void* Tensor::device_pointer(DType expected) const {
   check<DTypeError>(dtype_ == expected, "tensor: expected {}, got {}", name_of(expected), describe());
   check<DeviceError>(device().is_gpu(), "tensor: {}: expected a tensor on a device, got one on cpu", describe());
   kernels::note_operand(storage_->data() + offset_bytes_, num_bytes(), numel());
+  kernels::note_device_tensor(name_of(dtype_), {shape_.begin(), shape_.end()});
   return storage_->data() + offset_bytes_;
 }
 

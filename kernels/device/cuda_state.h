@@ -11,8 +11,13 @@
 
 namespace avid::kernels {
 
-/// Throws GpuError "cuda: <call>: <the runtime's text>" unless all went well.
+/// Throws GpuError "cuda: <call>: <the runtime's text> | <what to do>" unless all went well.
 void check_cuda(cudaError_t status, const char* call);
+
+namespace cuda {
+/// As in gpu_cuda.h, which only nvcc can read.
+[[noreturn]] void fail_launch(const void* kernel, dim3 grid, dim3 block, std::size_t shared_bytes, cudaError_t error);
+}  // namespace cuda
 
 inline cudaStream_t native(const Stream& stream) { return static_cast<cudaStream_t>(stream.handle); }
 
@@ -39,7 +44,7 @@ struct CudaState {
 /// Gives the driver back what its pool keeps and no block uses.
 void trim_pool(const CudaState& state);
 
-/// The state that a stream belongs to.
+/// The state that a stream belongs to. Its device becomes the current one of this thread.
 CudaState& cuda_state_of(const Stream& stream);
 
 // What the runtime's calls do while work is being recorded (recorded_cuda.cpp).

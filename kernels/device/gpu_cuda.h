@@ -4,7 +4,6 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
-#include <string>
 #include <utility>
 
 #define AVID_DEVICE __device__ __forceinline__
@@ -190,20 +189,11 @@ AVID_DEVICE void cp_async_wait() {
 
 // ---- launch ----
 
-[[noreturn]] inline void fail_launch(
-    const void* kernel, dim3 grid, dim3 block, std::size_t shared_bytes, cudaError_t error) {
-  const char* name = nullptr;
-  if (cudaFuncGetName(&name, kernel) != cudaSuccess || name == nullptr) name = "?";
-  auto text = [](dim3 d) {
-    return "(" + std::to_string(d.x) + "," + std::to_string(d.y) + "," + std::to_string(d.z) + ")";
-  };
-  throw GpuError(
-      std::string(name) + ": launch: " + cudaGetErrorName(error) + " (" + cudaGetErrorString(error) + ") | grid " +
-      text(grid) + ", block " + text(block) + ", shared " + std::to_string(shared_bytes) + " B");
-}
+/// Throws GpuError: op, kernel, CUDA's text, grid, block, shared bytes, the op's tensors (runtime_cuda.cpp).
+[[noreturn]] void fail_launch(const void* kernel, dim3 grid, dim3 block, std::size_t shared_bytes, cudaError_t error);
 
-/// Queues a kernel. Throws GpuError (kernel, grid, block, shared bytes, CUDA's text) when the launch is refused. An
-/// empty grid is refused: callers skip empty work.
+/// Queues a kernel. Throws GpuError (fail_launch) when the launch is refused. An empty grid is refused: callers skip
+/// empty work.
 template <class... P, class... A>
 void launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shared_bytes, const Stream& stream, A&&... args) {
   const void* function = reinterpret_cast<const void*>(kernel);

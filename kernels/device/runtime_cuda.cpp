@@ -7,28 +7,61 @@
 
 #if AVID_HAVE_CUDA
 
+#include <cxxabi.h>
+
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 
+#include "kernels/device/cuda_errors.h"
 #include "kernels/device/cuda_state.h"
 #include "kernels/device/graph_memory.h"
+#include "kernels/device/launch_context.h"
 
 namespace avid::kernels {
+
+static_assert(
+    cudaErrorMemoryAllocation == 2 && cudaErrorInsufficientDriver == 35 && cudaErrorDevicesUnavailable == 46 &&
+        cudaErrorNoKernelImageForDevice == 209 && cudaErrorECCUncorrectable == 214 && cudaErrorIllegalAddress == 700 &&
+        cudaErrorLaunchTimeout == 702 && cudaErrorHardwareStackError == 714 && cudaErrorLaunchFailure == 719 &&
+        cudaErrorSystemNotReady == 802 && cudaErrorSystemDriverMismatch == 803,
+    "the numbers of cuda_errors.cpp");
 
 void check_cuda(cudaError_t status, const char* call) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // errors that are not sticky would be reported again by the next launch
-  // Those from 700 on that a kernel causes are noticed by whoever waits for it.
-  const bool of_a_kernel = status == cudaErrorIllegalAddress || status == cudaErrorLaunchTimeout ||
-                           (status >= cudaErrorHardwareStackError && status <= cudaErrorLaunchFailure);
-  throw GpuError(
-      std::string("cuda: ") + call + ": " + cudaGetErrorString(status) +
-      (of_a_kernel
-           ? " | a kernel before this failed; with CUDA_LAUNCH_BLOCKING=1 in the environment and --graph off the "
-             "message names it"
-           : ""));
+  throw GpuError(std::string("cuda: ") + call + ": " + cudaGetErrorString(status) + cuda_advice(status));
 }
+
+namespace cuda {
+
+void fail_launch(const void* kernel, dim3 grid, dim3 block, std::size_t shared_bytes, cudaError_t error) {
+  const char* mangled = nullptr;
+  if (cudaFuncGetName(&mangled, kernel) != cudaSuccess || mangled == nullptr) mangled = "?";
+  cudaGetLastError();
+  int status = 0;
+  char* plain = abi::__cxa_demangle(mangled, nullptr, nullptr, &status);
+  const std::string name = plain != nullptr ? plain : mangled;
+  std::free(plain);
+  const auto text = [](dim3 d) {
+    return "(" + std::to_string(d.x) + "," + std::to_string(d.y) + "," + std::to_string(d.z) + ")";
+  };
+  const std::string op = running_op(), tensors = tensors_of_running_op();
+  std::string message = op.empty() ? "" : op + ": ";
+  message += name + ": launch: " + cudaGetErrorName(error) + " (" + cudaGetErrorString(error) + "), grid " +
+             text(grid) + ", block " + text(block) + ", shared " + std::to_string(shared_bytes) + " B";
+  if (!tensors.empty()) message += ", tensors " + tensors;
+  // Launches that are waited for report what the kernel itself did: it is this one then.
+  const char* blocking = std::getenv("CUDA_LAUNCH_BLOCKING");
+  if (blocking == nullptr || *blocking == '0' || error == cudaErrorNoKernelImageForDevice)
+    message += cuda_advice(error);
+  else if (name.find("wgmma") != std::string::npos)
+    message += " | AVID_WGMMA=off leaves the kernels on wgmma out";
+  throw GpuError(message);
+}
+
+}  // namespace cuda
 
 namespace {
 
@@ -56,10 +89,14 @@ CudaState* make_state(int index) {
   return state.release();  // never destroyed: tensors in static objects may outlive any order we could choose
 }
 
-CudaState& state_of(int index) {
+std::map<int, CudaState*>& all_states() {
   static auto* states = new std::map<int, CudaState*>;
+  return *states;
+}
+
+CudaState& state_of(int index) {
   const std::lock_guard lock(states_mutex);
-  CudaState*& state = (*states)[index];
+  CudaState*& state = all_states()[index];
   if (state == nullptr) state = make_state(index);
   return *state;
 }
@@ -156,11 +193,18 @@ void trim_pool(const CudaState& state) {
 }
 
 CudaState& cuda_state_of(const Stream& stream) {
+  CudaState* found = nullptr;
+  {
+    const std::lock_guard lock(states_mutex);
+    for (const auto& [index, state] : all_states())
+      if (state != nullptr && state->stream == native(stream)) found = state;
+  }
+  if (found == nullptr) throw GpuError("cuda: a stream that no device has was used");
   int current = 0;
   check_cuda(cudaGetDevice(&current), "cudaGetDevice");
-  CudaState& state = state_of(current);
-  if (state.stream == native(stream)) return state;
-  throw GpuError("cuda: a stream of another device was used");
+  if (current != found->index)  // a thread that only gives memory back has not chosen a device yet
+    check_cuda(cudaSetDevice(found->index), "cudaSetDevice");
+  return *found;
 }
 
 template <>
@@ -190,6 +234,8 @@ std::string device_problem<Cuda>(int device_index) {
   if (major < kOldestMajor)
     return device_name<Cuda>(device_index) + " has compute capability " + std::to_string(major) + "." +
            std::to_string(minor) + ", the kernels need 8.0 (Ampere) or newer";
+  if (const std::string problem = arch_problem(AVID_CUDA_ARCHS, major, minor); !problem.empty())
+    return device_name<Cuda>(device_index) + " has " + problem;
   return {};
 }
 

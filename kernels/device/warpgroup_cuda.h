@@ -1,6 +1,8 @@
 // kernels/device/warpgroup_cuda.h -- warpgroup.h on a GPU; compiled by nvcc only
 #pragma once
 
+#include <string>
+
 #include "kernels/device/gpu_cuda.h"
 
 namespace avid::kernels::cuda {
