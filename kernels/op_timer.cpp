@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "kernels/device/launch_context.h"
+#include "kernels/op_name.h"
 
 namespace avid::kernels {
 namespace {
@@ -29,6 +30,9 @@ std::atomic<int> num_threads_seen{0};
 thread_local detail::OpFrame* running = nullptr;
 thread_local std::uint64_t num_begun = 0;
 thread_local const std::string* module_name = nullptr;
+thread_local const detail::OpFrame* variant_of = nullptr;  // the op that said last what it is
+thread_local OpVariant variant;
+std::function<void(double)> flops_listener;
 
 int thread_number() {
   thread_local const int number = num_threads_seen++;
@@ -102,6 +106,7 @@ void begin_op(OpFrame& frame) {
 
 void end_op(OpFrame& frame) {
   running = frame.outer;
+  if (variant_of == &frame) variant_of = nullptr;
   try {
     wait_if_timing();
   } catch (
@@ -150,6 +155,24 @@ std::uint64_t ops_begun() { return num_begun; }
 
 const char* current_op() { return running != nullptr ? running->op : nullptr; }
 
+std::string OpVariant::text() const {
+  if (pass[0] == '\0') return {};
+  std::string size = std::to_string(kernel[1]) + "x" + std::to_string(kernel[2]);
+  if (kernel[0] != 1) size = std::to_string(kernel[0]) + "x" + size;
+  return size + " " + pass;
+}
+
+void note_variant(const OpVariant& said) {
+  variant_of = running;
+  variant = said;
+}
+
+std::string current_op_name() {
+  return running != nullptr ? std::string(running->op) + running->suffix : std::string();
+}
+
+OpVariant current_variant() { return running != nullptr && running == variant_of ? variant : OpVariant{}; }
+
 const std::string& current_module() {
   static const std::string none;
   return module_name != nullptr ? *module_name : none;
@@ -157,7 +180,10 @@ const std::string& current_module() {
 
 void note_flops(double flops) {
   if (running != nullptr) running->flops += flops;
+  if (flops_listener) flops_listener(flops);
 }
+
+void set_flops_listener(std::function<void(double)> listener) { flops_listener = std::move(listener); }
 
 double op_clock() { return std::chrono::duration<double>(Clock::now() - origin).count(); }
 
