@@ -2,6 +2,7 @@
 #include "tensor/ops/conv3d.h"
 
 #include "kernels/conv3d.h"
+#include "kernels/op_name.h"
 #include "kernels/op_timer.h"
 #include "tensor/kernel_args.h"
 #include "tensor/ops/emulated_bf16.h"
@@ -72,6 +73,7 @@ Tensor conv3d(const Tensor& x, const Tensor& w, const Tensor& bias, const Conv3d
   check_args("conv3d", {{"x", x}, {"w", w}, {"x2", x2}});
   const Conv3dSize s = size_of_conv("conv3d", x.shape(), shape_or_none(x2), w.shape(), options);
   if (bias.defined()) detail::check_parameter(bias, {s.O}, x, "conv3d", "bias");
+  kernels::note_variant({"fwd", s.kernel});
   kernels::note_flops(s.flops());
   Tensor out = Tensor::empty(out_shape(s), x.dtype(), x.device());  // [B,T',H',W',O]
   if (x.device().is_gpu()) {
@@ -117,6 +119,7 @@ Conv3dInputGrads conv3d_bwd_data(
   check_args("conv3d_bwd_data", {{"d_out", d_out}, {"w", w}});
   const Conv3dSize s = size_of_conv("conv3d_bwd_data", x_shape, x2_shape, w.shape(), options);
   check_shape(d_out, out_shape(s), "conv3d_bwd_data", "d_out");
+  kernels::note_variant({"data", s.kernel});
   kernels::note_flops(s.flops());
   Conv3dInputGrads grads;
   if (needs_x) grads.d_x = Tensor::empty(x_shape, d_out.dtype(), d_out.device());
@@ -166,6 +169,7 @@ Conv3dWeightGrads conv3d_bwd_weight(
     check<ShapeError>(x.defined(), "conv3d_bwd_weight: x: expected a tensor, got an undefined one");
     s = size_of_conv("conv3d_bwd_weight", x.shape(), shape_or_none(x2), w_shape, options);
     check_shape(d_out, out_shape(s), "conv3d_bwd_weight", "d_out");
+    kernels::note_variant({"weights", s.kernel});
     kernels::note_flops(s.flops());
   } else {
     check_rank(d_out, 5, "conv3d_bwd_weight", "d_out");
