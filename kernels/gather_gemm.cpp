@@ -134,6 +134,37 @@ int choose_hopper_weight_grad_tile(const GatherWeightGrad<BFloat16>& p) {
   return tile;
 }
 
+int norm_frames(const GatherGemm<BFloat16>& p, int tile) {
+  int frames = 0;
+  // BM consecutive positions, rows_per_frame of them in a frame.
+  const auto consider = [&](int BM, int BN, std::size_t room, std::int64_t rows_per_frame) {
+    if (p.norm.S <= 0 || p.out[1].chunks > 0 || p.out[0].chunks * kChunk < BFloat16 >> BN) return;
+    const std::int64_t most = std::min<std::int64_t>(p.norm.F, (BM - 2) / rows_per_frame + 2);
+    if (most * norm_table_bytes(BN) <= room) frames = static_cast<int>(most);
+  };
+  if (tile >= kFirstHaloMmaTile) {
+    HaloMmaTiles::with(tile - kFirstHaloMmaTile, [&]<class Tile>() {
+      const HaloNeeds needs = halo_needs<Tile>();
+      const HaloPlan h = halo_plan(p, needs);
+      if (h.pitch > 0 && Tile::kWarpsN == 1)
+        consider(Tile::BM, Tile::BN, needs.other_bytes, std::int64_t{h.rows} * h.pitch);
+    });
+  } else if (tile >= kFirstHaloTile) {
+    HaloTiles::with(tile - kFirstHaloTile, [&]<class Tile>() {
+      const HaloPlan h = halo_plan(p, Tile::needs());
+      if (h.pitch > 0) consider(Tile::BM, Tile::BN, Tile::kNormRoom, std::int64_t{h.rows} * h.pitch);
+    });
+  } else if (tile >= kFirstWgmmaTile) {
+    WgmmaTiles::with(
+        tile - kFirstWgmmaTile, [&]<class Tile>() { consider(Tile::BM, Tile::BN, Tile::kNormRoom, p.norm.S); });
+  } else {
+    GatherGemmTiles<BFloat16>::with(tile, [&]<class Tile>() {
+      if (Tile::kWarpsN == 1) consider(Tile::BM, Tile::BN, gather_norm_room<Tile>(), p.norm.S);
+    });
+  }
+  return frames;
+}
+
 std::int64_t column_sums_splits(std::int64_t num_rows) {
   return std::min<std::int64_t>(2 * kBlockSlots, ceil_div(num_rows, 256));
 }

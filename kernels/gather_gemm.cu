@@ -10,6 +10,7 @@
 // Pipeline  cp.async into kStages buffers, one barrier a step. Rows of 64 bytes with chunk index XOR (row/2 mod 4):
 //           free of bank conflicts for the copies and for ldmatrix
 // Traffic   each block reads its source rows once per tap (from the cache after the first) and its weights once
+//           normed rows (gather_norm.h): each result once instead of three times
 // Numerics  bf16: products exact, sums f32, one rounding at the store (sums start at the bias, the residual is added
 //           last). f32: three TF32 products (tile_products.h), about 2^-21 of the largest term each, in steps of 8 that
 //           f32 additions sum; an infinite operand gives NaN
@@ -25,7 +26,7 @@
 #include <string>
 
 #include "kernels/device/conv_tiles.h"
-#include "kernels/device/gather_taps.h"
+#include "kernels/device/gather_norm.h"
 #include "kernels/device/gpu.h"
 #include "kernels/device/tile_products.h"
 
@@ -40,18 +41,18 @@ constexpr int kPaddedBN = (Tile::BN + 15) / 16 * 16;  // ldmatrix takes 16 rows 
 
 template <class Tile>
 constexpr std::size_t gather_gemm_shared_bytes(int tap_table_size) {
-  constexpr int kStageBytes = (Tile::BM + kPaddedBN<Tile>)*kRowBytes;
-  return std::size_t{Tile::kStages} * kStageBytes + Tile::BM * sizeof(int) + tap_table_size * sizeof(Tap);
+  return gather_stage_bytes<Tile>() + Tile::BM * sizeof(int) + tap_table_size * sizeof(Tap);
 }
 
-template <class Elem, class Tile>
+/// End: PlainRows or NormedRows (gather_norm.h).
+template <class Elem, class Tile, class End>
 __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGemm<Elem> p) {
   constexpr int kRowStep = Tile::kThreads / kStepChunks;  // rows between two loads of a thread; a multiple of 8
   constexpr int kLoadsA = Tile::BM / kRowStep, kLoadsB = (kPaddedBN<Tile> + kRowStep - 1) / kRowStep;
   constexpr int kTilesM = Tile::WM / 16, kTilesN = Tile::WN / 8;
   constexpr int kStageA = Tile::BM * kRowBytes, kStageB = kPaddedBN<Tile> * kRowBytes;
   static_assert(Tile::BM % kRowStep == 0 && kRowStep % 8 == 0, "the swizzle is the same for all loads of a thread");
-  static_assert(Tile::kWarpsN == 1 || Tile::WN % 16 == 0);
+  static_assert(Tile::kWarpsN == 1 || (Tile::WN % 16 == 0 && !End::kNorm));
 
   const GatherView g(p, p.adjoint, static_cast<int>(blockIdx.z));
   const int M = p.B * g.rows_per_clip(), m0 = static_cast<int>(blockIdx.x) * Tile::BM;
@@ -164,14 +165,19 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
 
   // Epilogue: 16 rows of a warp at a time through its own shared memory in f32, then whole chunks.
   constexpr int kPitch = staged_pitch(Tile::WN);
-  static_assert(
-      Tile::kThreads / 32 * 16 * kPitch * 4 <= Tile::kStages * (kStageA + kStageB), "staging fits into the stages");
+  constexpr std::size_t kStagedBytes = staged_bytes(Tile::kThreads / 32, Tile::WN);
+  static_assert(kStagedBytes <= gather_stage_bytes<Tile>(), "staging fits into the stages");
+  NormTable table{};
+  if constexpr (End::kNorm) {
+    table = fill_norm_table<Tile::BN>(p, stages_a + kStagedBytes, m0, thread, Tile::kThreads);
+    __syncthreads();
+  }
   float* staged = reinterpret_cast<float*>(stages_a) + warp * 16 * kPitch;
   const int first_chunk = (n0 + warp_n) / kChunk<Elem>;
 #pragma unroll
   for (int i = 0; i < kTilesM; ++i) {
-    store_fragments<Elem, Tile::WN, kPitch>(
-        p, staged, out_row + warp_m + i * 16, first_chunk, lane, [&](int j, int e) { return acc[i][j][e]; });
+    store_fragments<End, Elem, Tile::WN, kPitch>(
+        p, staged, out_row + warp_m + i * 16, first_chunk, lane, table, [&](int j, int e) { return acc[i][j][e]; });
   }
 }
 
@@ -215,33 +221,78 @@ __global__ void __launch_bounds__(256) pack_weights_kernel(PackWeights<Elem> p) 
 
 }  // namespace AVID_GPU
 
-template <class Backend, class Elem>
-void gather_gemm(const Stream& stream, const GatherGemm<Elem>& p) {
+namespace {
+
+struct ProductSize {
+  std::int64_t M, N;  // M of the largest phase
+  int phases;
+};
+
+template <class Elem>
+ProductSize size_of(const GatherGemm<Elem>& p) {
   const auto rows = [&](const GatherAxis& a) { return p.adjoint ? (a.result + a.stride - 1) / a.stride : a.result; };
-  const std::int64_t M = std::int64_t{p.B} * rows(p.t) * rows(p.y) * rows(p.x);  // of the largest phase
-  const int phases = p.adjoint ? p.t.stride * p.y.stride * p.x.stride : 1;
-  const std::int64_t N = std::int64_t{p.out[0].chunks + p.out[1].chunks} * kChunk<Elem>;
+  return {
+      std::int64_t{p.B} * rows(p.t) * rows(p.y) * rows(p.x),
+      std::int64_t{p.out[0].chunks + p.out[1].chunks} * kChunk<Elem>,
+      p.adjoint ? p.t.stride * p.y.stride * p.x.stride : 1};
+}
+
+/// By shape and kind of device, unless p names a tile.
+template <class Backend, class Elem>
+int tile_of(const GatherGemm<Elem>& p, const ProductSize& size) {
+  const std::int64_t rows = size.M * size.phases;
+  int tile = p.tile;
+  if constexpr (sizeof(Elem) == 2) {
+    if (tile == kChooseTile)
+      tile = have_wgmma<Backend>() ? choose_hopper_tile(p, rows, size.N) : choose_halo_tile(p, rows, size.N);
+  }
+  return tile == kChooseTile ? GatherGemmTiles<Elem>::best(rows, size.N).index : tile;
+}
+
+}  // namespace
+
+template <class Backend>
+bool can_norm_rows(const GatherGemm<BFloat16>& p) {
+  const ProductSize size = size_of(p);
+  return size.M > 0 && size.N > 0 && !p.adjoint && norm_frames(p, tile_of<Backend>(p, size)) > 0;
+}
+
+template <class Backend, class Elem>
+void gather_gemm(const Stream& stream, const GatherGemm<Elem>& problem) {
+  GatherGemm<Elem> p = problem;
+  const ProductSize size = size_of(p);
+  const std::int64_t M = size.M, N = size.N;
+  const int phases = size.phases;
   if (M == 0 || N == 0) return;
   for (const ChunkRows<const Elem>& source : p.source)
     if (source.chunks >= 0xffff)
       throw GpuError(
           "gather_gemm: channels: at most " + std::to_string(0xfffe * kChunk<Elem>) + " on a device, got " +
           std::to_string(source.chunks * kChunk<Elem>));
+  const int tile = tile_of<Backend>(p, size);
   if constexpr (sizeof(Elem) == 2) {
-    int tile = p.tile;
-    if (tile == kChooseTile)
-      tile = have_wgmma<Backend>() ? choose_hopper_tile(p, M * phases, N) : choose_halo_tile(p, M * phases, N);
+    if (p.norm.gamma != nullptr) p.norm.frames_per_block = p.adjoint ? 0 : norm_frames(p, tile);
+    if (p.norm.gamma != nullptr && p.norm.frames_per_block == 0)
+      throw GpuError(
+          "gather_gemm: norm: tile " + std::to_string(tile) + " does not hold rows of " + std::to_string(p.norm.C) +
+          " columns with their frames' coefficients | ask can_norm_rows first");
     if (tile >= kFirstHaloMmaTile) return gather_gemm_halo<Backend>(stream, p, tile - kFirstHaloMmaTile);
     if (tile >= kFirstHaloTile) return gather_gemm_halo_wgmma<Backend>(stream, p, tile - kFirstHaloTile);
     if (tile >= kFirstWgmmaTile) return gather_gemm_wgmma<Backend>(stream, p, M, phases, tile - kFirstWgmmaTile);
   }
-  GatherGemmTiles<Elem>::choose(p.tile, M * phases, N, 1, [&]<class Tile>() {
-    const dim3 grid(
-        static_cast<unsigned>((M + Tile::BM - 1) / Tile::BM), static_cast<unsigned>((N + Tile::BN - 1) / Tile::BN),
-        static_cast<unsigned>(phases));
-    AVID_GPU::launch(
-        AVID_GPU::gather_gemm_kernel<Elem, Tile>, grid, dim3(Tile::kThreads),
-        AVID_GPU::gather_gemm_shared_bytes<Tile>(AVID_GPU::tap_table_size(p)), stream, p);
+  GatherGemmTiles<Elem>::with(tile, [&]<class Tile>() {
+    const auto run = [&]<class End>(End) {
+      const dim3 grid(
+          static_cast<unsigned>((M + Tile::BM - 1) / Tile::BM), static_cast<unsigned>((N + Tile::BN - 1) / Tile::BN),
+          static_cast<unsigned>(phases));
+      AVID_GPU::launch(
+          AVID_GPU::gather_gemm_kernel<Elem, Tile, End>, grid, dim3(Tile::kThreads),
+          AVID_GPU::gather_gemm_shared_bytes<Tile>(AVID_GPU::tap_table_size(p)), stream, p);
+    };
+    if constexpr (sizeof(Elem) == 2 && Tile::kWarpsN == 1) {
+      if (p.norm.gamma != nullptr) return run(AVID_GPU::NormedRows{});
+    }
+    run(AVID_GPU::PlainRows{});
   });
 }
 
@@ -253,6 +304,7 @@ void pack_weights(const Stream& stream, const PackWeights<Elem>& p) {
       AVID_GPU::pack_weights_kernel<Elem>, dim3(static_cast<unsigned>((chunks + 255) / 256)), dim3(256), 0, stream, p);
 }
 
+template bool can_norm_rows<Gpu>(const GatherGemm<BFloat16>&);
 template void gather_gemm<Gpu, float>(const Stream&, const GatherGemm<float>&);
 template void gather_gemm<Gpu, BFloat16>(const Stream&, const GatherGemm<BFloat16>&);
 template void pack_weights<Gpu, float>(const Stream&, const PackWeights<float>&);

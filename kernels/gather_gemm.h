@@ -42,6 +42,17 @@ struct ChunkRows {
   int chunks = 0;           ///< 0: absent
 };
 
+/// What may become of a row of sums before it is stored: rms_norm_film_silu of the row, rounded to Elem first, so that
+/// out has the bits that this op makes of the stored row. Needs a block that holds whole rows: norm_frames().
+template <class Elem>
+struct RowNorm {
+  int F = 0, S = 0, C = 0;       ///< F frames of S rows of C columns
+  const float* gamma = nullptr;  ///< [C]; null: no norm
+  Rows<const float> film;        ///< [F,2C], scale and shift, or absent
+  ChunkRows<Elem> sums;          ///< the rows before the norm, for a backward pass, or absent
+  int frames_per_block = 0;      ///< whose coefficients a block keeps; gather_gemm fills it in
+};
+
 /// out[r,n] = bias[n] + residual[r,n] + sum over (source s, tap k, chunk c) of source_s[row(r,k)][c] .
 /// weights[n][s,k,c]
 template <class Elem>
@@ -60,6 +71,7 @@ struct GatherGemm {
   const float* bias = nullptr;  ///< [num_bias], or null
   int num_bias = 0;
   ChunkRows<const Elem> residual;  ///< of the shape of out[0], or absent
+  RowNorm<Elem> norm;              ///< bf16; the residual is added behind it
   ChunkRows<Elem> out[2];          ///< columns are split: the first out[0].chunks chunks of every row, then the others
   int tile = kChooseTile;          ///< a tile of device/conv_tiles.h by its place in the list, kFirstWgmmaTile + place
 };
@@ -90,6 +102,13 @@ void gather_gemm_halo_wgmma(const Stream& stream, const GatherGemm<BFloat16>& p,
 int choose_hopper_tile(const GatherGemm<BFloat16>& p, std::int64_t M, std::int64_t N);
 /// For other devices: kFirstHaloMmaTile + place, or kChooseTile where a tile of gather_gemm is as fast.
 int choose_halo_tile(const GatherGemm<BFloat16>& p, std::int64_t M, std::int64_t N);
+
+/// How many frames' coefficients a block of this tile keeps to norm the rows of p, of which shapes count, norm.F and
+/// norm.S among them. 0: it does not hold whole rows, or so many frames that the coefficients do not fit.
+int norm_frames(const GatherGemm<BFloat16>& p, int tile);
+/// Does gather_gemm choose a tile for p that can norm its rows? By shapes, and by the kind of device, alone.
+template <class Backend>
+bool can_norm_rows(const GatherGemm<BFloat16>& p);
 
 /// Copies weights into the layout that a product wants: to[n][source][tap][chunk], zero in all gaps.
 ///

@@ -20,7 +20,7 @@
 #include <string>
 
 #include "kernels/device/conv_tiles.h"
-#include "kernels/device/gather_taps.h"
+#include "kernels/device/gather_norm.h"
 #include "kernels/device/gpu.h"
 #include "kernels/device/halo_raster.h"
 #include "kernels/device/halo_tile.h"
@@ -29,7 +29,7 @@
 namespace avid::kernels {
 namespace AVID_GPU {
 
-template <class Tile>
+template <class Tile, class End>
 __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_kernel(GatherGemm<bf16> p, HaloPlan h) {
   constexpr int kStages = Tile::kStages, kStepChunks = 4, kRowBytes = 16 * kStepChunks, kStepEntries = 2;
   constexpr int kPaddedBN = (Tile::BN + 15) / 16 * 16;  // ldmatrix takes 16 rows of weights at a time
@@ -129,11 +129,17 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_kernel(Gat
 
   // Epilogue: 16 rows of a warp at a time through its own shared memory in f32, then whole chunks.
   constexpr int kPitch = staged_pitch(Tile::WN);
+  NormTable table{};
+  if constexpr (End::kNorm) {
+    static_assert(Tile::kWarpsN == 1);
+    table = fill_norm_table<Tile::BN>(p, stages, m0 / (h.rows * h.pitch) * p.norm.S, thread, Tile::kThreads);
+    __syncthreads();
+  }
   float* staged = reinterpret_cast<float*>(tile) + warp * 16 * kPitch;
 #pragma unroll
   for (int i = 0; i < kTilesM; ++i) {
-    store_fragments<bf16, Tile::WN, kPitch>(
-        p, staged, source_row + h.lead + warp_m + i * 16, (n0 + warp_n) / 8, lane,
+    store_fragments<End, bf16, Tile::WN, kPitch>(
+        p, staged, source_row + h.lead + warp_m + i * 16, (n0 + warp_n) / 8, lane, table,
         [&](int j, int e) { return acc[i][j][e]; });
   }
 }
@@ -148,7 +154,11 @@ void gather_gemm_halo(const Stream& stream, const GatherGemm<BFloat16>& p, int t
     if (h.pitch == 0) throw GpuError(kNoHalo);
     const dim3 grid(
         static_cast<unsigned>((h.M + Tile::BM - 1) / Tile::BM), static_cast<unsigned>((N + Tile::BN - 1) / Tile::BN));
-    AVID_GPU::launch(AVID_GPU::gather_gemm_halo_kernel<Tile>, grid, dim3(Tile::kThreads), h.shared_bytes, stream, p, h);
+    const auto run = [&]<class End>(End) {
+      AVID_GPU::launch(
+          AVID_GPU::gather_gemm_halo_kernel<Tile, End>, grid, dim3(Tile::kThreads), h.shared_bytes, stream, p, h);
+    };
+    p.norm.gamma != nullptr ? run(AVID_GPU::NormedRows{}) : run(AVID_GPU::PlainRows{});
   });
 }
 

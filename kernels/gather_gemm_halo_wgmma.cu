@@ -25,7 +25,7 @@
 #include <string>
 
 #include "kernels/device/conv_tiles.h"
-#include "kernels/device/gather_taps.h"
+#include "kernels/device/gather_norm.h"
 #include "kernels/device/gpu.h"
 #include "kernels/device/halo_tile.h"
 #include "kernels/device/warpgroup.h"
@@ -35,7 +35,7 @@
 namespace avid::kernels {
 namespace AVID_GPU {
 
-template <class Tile>
+template <class Tile, class End>
 __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_wgmma_kernel(GatherGemm<bf16> p, HaloPlan h) {
   constexpr int kStages = Tile::kStages, kTilesM = Tile::kTilesM, BM = Tile::BM, BN = Tile::BN;
   constexpr int kStepChunks = kTileRowBytes / 16, kStepEntries = kStepChunks / 2, kRowStep = 128 / kStepChunks;
@@ -140,12 +140,20 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_wgmma_kern
 
   // Epilogue: 16 rows of a warp at a time through its own shared memory in f32, then whole chunks.
   constexpr int kPitch = staged_pitch(BN);
-  static_assert(4 * 16 * kPitch * 4 <= kStages * kStage, "staging fits into the stages");
+  constexpr std::size_t kStagedBytes = staged_bytes(4, BN);
+  static_assert(kStagedBytes <= kStages * kStage, "staging fits into the stages");
+  NormTable table{};
+  if constexpr (End::kNorm) {
+    table = fill_norm_table<BN>(p, stages + kStagedBytes, m0 / (h.rows * h.pitch) * p.norm.S, thread, 128);
+    __syncwarp();
+    if (lane == 0) mbarrier_arrive(tile_free);
+    mbarrier_wait(tile_free, h.passes & 1);
+  }
   float* staged = reinterpret_cast<float*>(stages) + warp * 16 * kPitch;
 #pragma unroll
   for (int i = 0; i < kTilesM; ++i) {
-    store_fragments<bf16, BN, kPitch>(
-        p, staged, source_row + h.lead + i * 64 + warp * 16, n0 / 8, lane,
+    store_fragments<End, bf16, BN, kPitch>(
+        p, staged, source_row + h.lead + i * 64 + warp * 16, n0 / 8, lane, table,
         [&](int j, int e) { return acc[i][4 * j + e]; });
   }
 }
@@ -162,8 +170,11 @@ void gather_gemm_halo_wgmma(const Stream& stream, const GatherGemm<BFloat16>& p,
     if (h.pitch == 0) throw GpuError(kNoHalo);
     const dim3 grid(
         static_cast<unsigned>((h.M + Tile::BM - 1) / Tile::BM), static_cast<unsigned>((N + Tile::BN - 1) / Tile::BN));
-    AVID_GPU::launch(
-        AVID_GPU::gather_gemm_halo_wgmma_kernel<Tile>, grid, dim3(Tile::kThreads), h.shared_bytes, stream, p, h);
+    const auto run = [&]<class End>(End) {
+      AVID_GPU::launch(
+          AVID_GPU::gather_gemm_halo_wgmma_kernel<Tile, End>, grid, dim3(Tile::kThreads), h.shared_bytes, stream, p, h);
+    };
+    p.norm.gamma != nullptr ? run(AVID_GPU::NormedRows{}) : run(AVID_GPU::PlainRows{});
   });
 }
 

@@ -18,7 +18,7 @@
 #include <string>
 
 #include "kernels/device/conv_tiles.h"
-#include "kernels/device/gather_taps.h"
+#include "kernels/device/gather_norm.h"
 #include "kernels/device/gpu.h"
 #include "kernels/device/warpgroup.h"
 #include "kernels/device/wgmma_stages.h"
@@ -36,7 +36,7 @@ constexpr std::size_t gather_gemm_wgmma_shared_bytes(int tap_table_size) {
          (2 * Tile::kStages + 2) * sizeof(mbarrier) + Tile::BM * sizeof(int) + tap_table_size * sizeof(Tap);
 }
 
-template <class Tile>
+template <class Tile, class End>
 __global__ void __launch_bounds__(Tile::kThreads, 1) gather_gemm_wgmma_kernel(GatherGemm<bf16> p) {
   constexpr int kStages = Tile::kStages, kTilesM = Tile::kTilesM, BN = Tile::BN;
   constexpr int kRowStep = 128 / kWgmmaStepChunks;  // rows between two loads of a thread: 16
@@ -146,12 +146,20 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) gather_gemm_wgmma_kernel(Ga
 
   // Epilogue: 16 rows of a warp at a time through its own shared memory in f32, then whole chunks.
   constexpr int kPitch = staged_pitch(BN);
-  static_assert(4 * Tile::kMultiplying * 16 * kPitch * 4 <= kStages * (kStageA + kStageB), "staging fits the stages");
+  constexpr std::size_t kStagedBytes = staged_bytes(4 * Tile::kMultiplying, BN);
+  static_assert(kStagedBytes <= kStages * (kStageA + kStageB), "staging fits the stages");
+  NormTable table{};
+  if constexpr (End::kNorm) {
+    table = fill_norm_table<BN>(p, stages_a + kStagedBytes, m0, thread, 128 * Tile::kMultiplying);
+    __syncwarp();
+    if (lane == 0) mbarrier_arrive(done);
+    mbarrier_wait(done, 1);
+  }
   float* staged = reinterpret_cast<float*>(stages_a) + (thread >> 5) * 16 * kPitch;
 #pragma unroll
   for (int i = 0; i < kTilesM; ++i) {
-    store_fragments<bf16, BN, kPitch>(
-        p, staged, out_row + first_row + i * 64 + warp * 16, n0 / 8, lane,
+    store_fragments<End, bf16, BN, kPitch>(
+        p, staged, out_row + first_row + i * 64 + warp * 16, n0 / 8, lane, table,
         [&](int j, int e) { return acc[i][4 * j + e]; });
   }
 }
@@ -177,9 +185,12 @@ void gather_gemm_wgmma(const Stream& stream, const GatherGemm<BFloat16>& p, std:
     const dim3 grid(
         static_cast<unsigned>((M + Tile::BM - 1) / Tile::BM), static_cast<unsigned>((N + Tile::BN - 1) / Tile::BN),
         static_cast<unsigned>(phases));
-    AVID_GPU::launch(
-        AVID_GPU::gather_gemm_wgmma_kernel<Tile>, grid, dim3(Tile::kThreads),
-        AVID_GPU::gather_gemm_wgmma_shared_bytes<Tile>(AVID_GPU::tap_table_size(p)), stream, p);
+    const auto run = [&]<class End>(End) {
+      AVID_GPU::launch(
+          AVID_GPU::gather_gemm_wgmma_kernel<Tile, End>, grid, dim3(Tile::kThreads),
+          AVID_GPU::gather_gemm_wgmma_shared_bytes<Tile>(AVID_GPU::tap_table_size(p)), stream, p);
+    };
+    p.norm.gamma != nullptr ? run(AVID_GPU::NormedRows{}) : run(AVID_GPU::PlainRows{});
   });
 }
 

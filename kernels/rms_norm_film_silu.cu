@@ -15,39 +15,16 @@
 // Limits     S < 2^31, F * slabs < 2^31
 // Measured   never run on a GPU yet
 // Predicted  bound by DRAM: 85 to 92 % of copy bandwidth (docs/kernels/norm.md)
-// Open       the norm in the convolution's epilogue; column sum of d_x for the bias of the convolution before it
+// Elsewhere  device/gather_norm.h: the forward pass in the epilogue of the convolution before it
+// Open       column sum of d_x for the bias of the convolution before it
 // Oracle     rms_norm_film_silu_cpu.cpp in f64, tests/sim/rms_norm_film_silu_test.cpp
 #include "kernels/rms_norm_film_silu.h"
 
+#include "kernels/device/rms_norm_steps.h"
 #include "kernels/device/row_lanes.h"
 
 namespace avid::kernels {
 namespace AVID_GPU {
-
-constexpr float kFloor = static_cast<float>(kRmsNormFloor);
-
-template <class Elem>
-AVID_DEVICE float sigmoid(float z) {
-  if constexpr (sizeof(Elem) == 2) return __fdividef(1.0f, 1.0f + __expf(-z));
-  return 1.0f / (1.0f + expf(-z));
-}
-
-/// 1 / max(norm, floor) from a sum of squares; NaN stays NaN. `moves` is false where the floor holds.
-AVID_DEVICE float reciprocal_norm(float squares, bool& moves) {
-  const float norm = sqrtf(squares);
-  moves = !(norm < kFloor);
-  return 1.0f / (moves ? norm : kFloor);
-}
-
-/// a and shift of channel c in one frame, zero behind the last channel.
-template <class Elem>
-AVID_DEVICE float2
-film_coefficients(const RmsNormFilmSiluDeviceArgs<Elem>& p, std::int64_t frame, int c, float root_c) {
-  if (c >= p.C) return make_float2(0, 0);
-  const float* film = p.film.data != nullptr ? p.film.data + frame * p.film.pitch : nullptr;
-  const float a = root_c * p.gamma[c] * (film != nullptr ? 1.0f + film[c] : 1.0f);
-  return make_float2(a, film != nullptr ? film[p.C + c] : 0.0f);
-}
 
 /// Fills the tables of a and shift for a frame: 2 * kChunks float4 each.
 template <int kChunks, class Elem>

@@ -64,12 +64,12 @@ std::int64_t forward_workspace_bytes(const Conv3dSize& s) {
   return packs_forward_weights<Elem>(s) ? forward_weights<Elem>(s, {}, nullptr).to_bytes() : 0;
 }
 
-/// out = [x | x2] * w + bias + residual. `tile` as GatherGemm::tile.
+/// out = [x | x2] * w + bias + residual, or normed rows plus residual. `tile` as GatherGemm::tile.
 template <class Backend, class Elem>
 void forward(
     const char* op, const Stream& stream, const Conv3dSize& s, Rows<const Elem> x, Rows<const Elem> x2,
     Rows<const Elem> w, const float* bias, Rows<const Elem> residual, Rows<Elem> out, void* workspace,
-    int tile = kChooseTile) {
+    int tile = kChooseTile, const RowNorm<Elem>& norm = {}) {
   GatherGemm<Elem> p;
   set_axes(p, axes_of(op, s, false));
   p.source[0] = chunk_rows(op, "x", x, s.I);
@@ -93,8 +93,30 @@ void forward(
   p.bias = bias, p.num_bias = bias ? static_cast<int>(s.O) : 0;
   p.residual = chunk_rows(op, "residual", residual, s.O);
   p.out[0] = chunk_rows(op, "out", out, s.O);
+  p.norm = norm;
   p.tile = tile;
   gather_gemm<Backend>(stream, p);
+}
+
+/// A norm of the rows of a forward pass, by its sizes.
+template <class Elem>
+RowNorm<Elem> row_norm(const Conv3dSize& s) {
+  RowNorm<Elem> norm;
+  norm.F = static_cast<int>(s.B * s.out[0]), norm.S = static_cast<int>(s.out[1] * s.out[2]);
+  norm.C = static_cast<int>(s.O);
+  return norm;
+}
+
+/// The shape of forward()'s product, which is what a tile is chosen by.
+template <class Elem>
+GatherGemm<Elem> forward_shape(const char* op, const Conv3dSize& s) {
+  GatherGemm<Elem> p;
+  set_axes(p, axes_of(op, s, false));
+  p.source[0].chunks = static_cast<int>(chunks_of<Elem>(s.I));
+  p.source[1].chunks = static_cast<int>(chunks_of<Elem>(s.I2));
+  p.out[0].chunks = static_cast<int>(chunks_of<Elem>(s.O));
+  p.norm = row_norm<Elem>(s);
+  return p;
 }
 
 // ---- adjoint: the data gradient, and the forward pass of a transposed convolution ----

@@ -87,13 +87,32 @@ struct TileEntry {
 /// The f32 rows that warps of WN columns stage their results in: 8 modulo 32 banks, so that pairs do not collide.
 constexpr int staged_pitch(int columns) { return (columns + 23) / 32 * 32 + 8; }
 
-/// A tile of gather_gemm_halo: kStages stages of 64 bytes per column beside the rows' halo.
+/// 16 rows of each of `warps` warps.
+constexpr std::size_t staged_bytes(int warps, int columns) {
+  return std::size_t{4} * 16 * staged_pitch(columns) * warps;
+}
+
+/// Coefficients of a row norm (device/gather_norm.h): a and shift, f32, of one frame.
+constexpr std::size_t norm_table_bytes(int columns) { return std::size_t{8} * columns; }
+
+/// A tile of gather_gemm: its stages, and what the epilogue's staged rows leave of them for coefficients.
+template <class Tile>
+constexpr std::size_t gather_stage_bytes() {
+  return std::size_t{64} * Tile::kStages * (Tile::BM + (Tile::BN + 15) / 16 * 16);
+}
+template <class Tile>
+constexpr std::size_t gather_norm_room() {
+  return gather_stage_bytes<Tile>() - staged_bytes(Tile::kThreads / 32, Tile::WN);
+}
+
+/// A tile of gather_gemm_halo: kStages stages of 64 bytes per column beside the rows' halo. Rows are staged in the
+/// halo's place, coefficients lie in that of the stages.
 template <class Tile>
 constexpr HaloNeeds halo_needs() {
   return {
       .BM = Tile::BM,
       .other_bytes = std::size_t{64} * Tile::kStages * ((Tile::BN + 15) / 16 * 16),
-      .least_tile_bytes = std::size_t{4} * 16 * staged_pitch(Tile::WN) * (Tile::kThreads / 32),
+      .least_tile_bytes = staged_bytes(Tile::kThreads / 32, Tile::WN),
       .limit_bytes = 81 * 1024,  // two blocks of sm_80's 164 KiB, of which each reserves one
       .entries_per_step = 2};
 }
@@ -152,6 +171,8 @@ struct WgmmaTile {
   static constexpr int kMultiplying = 2, BM = 64 * kTilesM * kMultiplying, kThreads = 128 * (kMultiplying + 1);
   static constexpr int kLoadRegisters = 88, kMultiplyRegisters = 208;
   static_assert(registers_suffice(kLoadRegisters, kMultiplyRegisters, kMultiplying, 1));
+  /// What the staged rows leave of the stages.
+  static constexpr std::size_t kNormRoom = std::size_t{128} * kStages * (BM + BN) - staged_bytes(4 * kMultiplying, BN);
 };
 template <int kSharePercent, int BN, int kTilesM, int kStages>
 struct WgmmaEntry {
@@ -181,6 +202,8 @@ struct HaloTile {
   static constexpr int BN = kBN, kTilesM = kNumTilesM, kStages = kNumStages, BM = 64 * kTilesM, kThreads = 256;
   static constexpr int kLoadRegisters = 56, kMultiplyRegisters = 200;
   static_assert(registers_suffice(kLoadRegisters, kMultiplyRegisters, 1, 2));
+  /// What the staged rows leave of the stages.
+  static constexpr std::size_t kNormRoom = std::size_t{128} * kStages * BN - staged_bytes(4, BN);
   /// Stages, the room to align them, and barriers; half of a multiprocessor's 228 KiB, of which a block reserves one.
   static constexpr HaloNeeds needs() {
     return {

@@ -1,7 +1,7 @@
 // kernels/device/gather_taps.h -- the flattened inner dimension of a gathered product: sources, taps, chunks
 //
 // Shared by the kernels of gather_gemm: how a thread walks (source, tap, chunk) some chunks at a time without
-// divisions, where sums start, and where rows of results lie.
+// divisions, where sums start, and where rows of results lie. The end of the kernels: gather_norm.h.
 #pragma once
 
 #include "kernels/device/conv_tiles.h"
@@ -131,26 +131,6 @@ AVID_DEVICE void start_at_bias(const GatherGemm<Elem>& p, int first, int lane, c
 #pragma unroll
     for (int i = 0; i < kTilesM; ++i) at(i, j, 0) = even, at(i, j, 1) = odd, at(i, j, 2) = even, at(i, j, 3) = odd;
   }
-}
-
-/// Stores 16 rows of kColumns sums that lie over a warp's lanes as mma leaves them, through `staged`, 16 * kPitch
-/// floats of the warp's own: sum(j, e) is value e (0..3) of the lane's share of columns 8 j to 8 j + 7.
-template <class Elem, int kColumns, int kPitch, class Sum>
-AVID_DEVICE void store_fragments(
-    const GatherGemm<Elem>& p, float* staged, const int* out_row, int first_chunk, int lane, const Sum& sum) {
-  float* mine = staged + (lane >> 2) * kPitch + (lane & 3) * 2;
-#pragma unroll
-  for (int j = 0; j < kColumns / 8; ++j) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float* to = mine + 8 * half * kPitch + j * 8;
-      to[0] = sum(j, 2 * half);
-      to[1] = sum(j, 2 * half + 1);
-    }
-  }
-  __syncwarp();
-  store_staged_rows<Elem, kColumns, kPitch>(p, staged, out_row, first_chunk, lane);
-  __syncwarp();
 }
 
 }  // namespace avid::kernels::AVID_GPU

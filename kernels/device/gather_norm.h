@@ -1,0 +1,144 @@
+// kernels/device/gather_norm.h -- the end of a gathered product: rows of sums are stored as they are, or normed first
+//
+// Where the columns of a block are all of a row, its sums need not go to memory and back for rms_norm_film_silu. They
+// are staged in shared memory in any case (16 rows of a warp at a time), and from there L lanes take a row, each its
+// chunks l, l + L ..., as in the norm's own kernel (row_lanes.h): the same additions in the same order, so the same bits
+// in out, as long as that kernel takes L lanes as well, which it does at every width that these tiles are chosen for.
+//
+// The sums are rounded before anything is made of them. A backward pass has the rounded row; and whether somebody wants
+// it (training) or not (sampling) must not change out.
+//
+// a and shift of a frame are read by each of its rows: a table in shared memory holds them for all frames that a block's
+// rows lie in, where the stages were.
+#pragma once
+
+#include "kernels/device/gather_taps.h"
+#include "kernels/device/rms_norm_steps.h"
+
+namespace avid::kernels::AVID_GPU {
+
+/// How a kernel ends; a parameter of its template, so that a norm costs the products without one nothing.
+struct PlainRows {
+  static constexpr bool kNorm = false;
+};
+struct NormedRows {
+  static constexpr bool kNorm = true;
+};
+
+/// Coefficients of frames from `first_frame` on: kColumns / 8 chunks of a as row_lanes.h keeps them, then of shift.
+struct NormTable {
+  const float4* frames;
+  int first_frame;
+};
+
+/// Fills the table for rows from `first_row` on, by threads of which this is number `thread`. A barrier must follow.
+template <int kColumns, class Elem>
+AVID_DEVICE NormTable fill_norm_table(const GatherGemm<Elem>& p, void* memory, int first_row, int thread, int threads) {
+  constexpr int kChunks = kColumns / 8;
+  float4* frames = static_cast<float4*>(memory);
+  const int first_frame = first_row / p.norm.S;
+  const int count = p.norm.film.data != nullptr ? min(p.norm.frames_per_block, p.norm.F - first_frame) : 1;
+  const float root_c = sqrtf(static_cast<float>(p.norm.C));
+  for (int i = thread; i < count * kColumns; i += threads) {
+    const int frame = i / kColumns, c = i % kColumns;
+    const float2 value = film_coefficients(p.norm, first_frame + frame, c, root_c);
+    put_coefficient<kChunks>(frames + frame * 4 * kChunks, c, value.x);
+    put_coefficient<kChunks>(frames + frame * 4 * kChunks + 2 * kChunks, c, value.y);
+  }
+  return {frames, first_frame};
+}
+
+/// Stores 16 rows of kColumns staged sums, a warp together: rounds them, norms, FiLM, SiLU, adds the residual, rounds,
+/// writes. Rows with out_row < 0 are left out.
+template <int kColumns, int kPitch>
+AVID_DEVICE void store_normed_rows(
+    const GatherGemm<bf16>& p, const float* staged, const int* out_row, const NormTable& table, int lane) {
+  constexpr int kChunks = kColumns / 8, L = kColumns <= 192 ? 8 : 16, K = (kChunks + L - 1) / L, kRows = 32 / L;
+  const int C = p.norm.C, first_chunk = lane % L;
+  const auto load_residual = [&](int r, Chunk8<bf16>(&to)[K]) {
+    const int row = out_row[r];
+    const bool any = row >= 0 && p.residual.chunks > 0;
+#pragma unroll
+    for (int j = 0; j < K; ++j) {
+      const int chunk = first_chunk + j * L;
+      const std::size_t at = any ? std::size_t{static_cast<unsigned>(row)} * p.residual.pitch + chunk : 0;
+      to[j] = load_chunk(p.residual.data + at * 8, any ? C - chunk * 8 : 0);
+    }
+  };
+  Chunk8<bf16> next[K];
+  load_residual(lane / L, next);
+#pragma unroll 1
+  for (int r = lane / L; r < 16; r += kRows) {
+    const int row = out_row[r];
+    Chunk8<bf16> u[K], residual[K];
+    float squares = 0;
+#pragma unroll
+    for (int j = 0; j < K; ++j) {
+      const int chunk = first_chunk + j * L;
+      float v[8] = {};
+      if (chunk < kChunks) {
+        load_chunk(v, staged + r * kPitch + chunk * 8);  // 16 bytes
+        load_chunk(v + 4, staged + r * kPitch + chunk * 8 + 4);
+      }
+      u[j].bits = make_uint4(
+          pack_bf16x2(v[0], v[1]), pack_bf16x2(v[2], v[3]), pack_bf16x2(v[4], v[5]), pack_bf16x2(v[6], v[7]));
+      unpack(u[j], v);
+#pragma unroll
+      for (int e = 0; e < 8; ++e) squares = fmaf(v[e], v[e], squares);
+      residual[j] = next[j];
+    }
+    if (r + kRows < 16) load_residual(r + kRows, next);  // on its way beside the arithmetic of these rows
+    bool moves;
+    const float rnorm = reciprocal_norm(lane_sum<L>(squares), moves);
+    // Rows that are not stored may lie past the last frame.
+    const int frame = p.norm.film.data != nullptr && row >= 0 ? row / p.norm.S - table.first_frame : 0;
+    const float4* coefficients = table.frames + frame * 4 * kChunks;
+#pragma unroll
+    for (int j = 0; j < K; ++j) {
+      const int chunk = first_chunk + j * L, valid = row >= 0 ? C - chunk * 8 : 0;
+      if (valid <= 0) continue;
+      const std::size_t at = std::size_t{static_cast<unsigned>(row)};
+      if (p.norm.sums.data != nullptr)
+        *reinterpret_cast<uint4*>(p.norm.sums.data + (at * p.norm.sums.pitch + chunk) * 8) = u[j].bits;
+      float v[8], a[8], shift[8], add[8];
+      unpack(u[j], v);
+      unpack(residual[j], add);
+      get_coefficients<kChunks>(coefficients, chunk, a);
+      get_coefficients<kChunks>(coefficients + 2 * kChunks, chunk, shift);
+#pragma unroll
+      for (int e = 0; e < 8; ++e) {
+        const float z = fmaf(v[e] * rnorm, a[e], shift[e]);
+        v[e] = fmaf(z, sigmoid<bf16>(z), add[e]);
+      }
+      store_chunk(p.out[0].data + (at * p.out[0].pitch + chunk) * 8, v, valid);
+    }
+  }
+}
+
+/// Stores 16 rows of kColumns sums that lie over a warp's lanes as mma leaves them, through `staged`, 16 * kPitch
+/// floats of the warp's own: sum(j, e) is value e (0..3) of the lane's share of columns 8 j to 8 j + 7. The table is
+/// that of fill_norm_table, read by NormedRows only.
+template <class End, class Elem, int kColumns, int kPitch, class Sum>
+AVID_DEVICE void store_fragments(
+    const GatherGemm<Elem>& p, float* staged, const int* out_row, int first_chunk, int lane, const NormTable& table,
+    const Sum& sum) {
+  float* mine = staged + (lane >> 2) * kPitch + (lane & 3) * 2;
+#pragma unroll
+  for (int j = 0; j < kColumns / 8; ++j) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float* to = mine + 8 * half * kPitch + j * 8;
+      to[0] = sum(j, 2 * half);
+      to[1] = sum(j, 2 * half + 1);
+    }
+  }
+  __syncwarp();
+  if constexpr (End::kNorm) {
+    store_normed_rows<kColumns, kPitch>(p, staged, out_row, table, lane);
+  } else {
+    store_staged_rows<Elem, kColumns, kPitch>(p, staged, out_row, first_chunk, lane);
+  }
+  __syncwarp();
+}
+
+}  // namespace avid::kernels::AVID_GPU
