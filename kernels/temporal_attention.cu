@@ -7,7 +7,7 @@
 //            qkv, o over d_o); then weight gradients; d_h = d_qkv w_qkv over h; norm backward with the residual's
 //            gradient. Nothing but x is kept from fwd.
 // Layout     heads padded to 8 channels (head_pitch): weights with padded heads are made here once per call
-// Traffic    the composed form writes and reads qkv and o once each; chunks keep the workspace below about 256 MB
+// Traffic    the composed form writes and reads qkv and o once each; chunks keep the workspace below about 1 GB
 // Numerics   h, qkv, o, d_o, d_qkv, d_h are rounded to Elem; gradients of parameters are sums of chunks in f32, in
 //            order
 // Limits     kernels/temporal_attention_core_plan.cpp

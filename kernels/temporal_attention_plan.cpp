@@ -12,7 +12,9 @@ namespace avid::kernels {
 namespace {
 
 /// Rows of one chunk are kept below this: the largest level of the largest network at B = 64 would need 8 GB at once.
-constexpr std::int64_t kChunkBytes = std::int64_t{256} << 20;
+/// Every chunk adds up weight gradients of its own, some 30 MB of partial sums written and read: with chunks of a
+/// quarter the backward pass of AVID 71M moves a tenth more, in 1,000 launches more (predicted).
+constexpr std::int64_t kChunkBytes = std::int64_t{1} << 30;
 
 std::int64_t up_to(std::int64_t value, std::int64_t step) { return (value + step - 1) / step * step; }
 
