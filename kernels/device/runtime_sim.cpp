@@ -16,8 +16,8 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <mutex>
-#include <set>
 #include <unordered_set>
 #include <utility>
 #include <vector>
@@ -59,18 +59,23 @@ std::size_t memory_limit() {
 
 std::atomic<std::size_t> in_use{0};
 bool pretending = false;
-std::set<void*> pretended_blocks;
+simulator::SimRecorder ignored_launches{.steps = {}, .pretends = true};
+std::map<const std::byte*, std::size_t> pretended_blocks;
 
-// Addresses that nobody can look behind.
+// Copies of more are not made while launches are only noted: what decides how a kernel goes is smaller.
+constexpr std::size_t kSmallCopy = std::size_t{4} << 20;
+
+// Addresses that nobody can look behind, or only kernels whose launches are noted.
 void* take_addresses(std::size_t bytes) {
-  void* block = mmap(nullptr, bytes + 1, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  const int access = ignored_launches.notes != nullptr ? PROT_READ | PROT_WRITE : PROT_NONE;
+  void* block = mmap(nullptr, bytes + 1, access, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (block == MAP_FAILED) return nullptr;
-  pretended_blocks.insert(block);
+  pretended_blocks.emplace(static_cast<std::byte*>(block), bytes);
   return block;
 }
 
 void give_addresses(void* block, std::size_t bytes) noexcept {
-  pretended_blocks.erase(block);
+  pretended_blocks.erase(static_cast<std::byte*>(block));
   munmap(block, bytes + 1);
 }
 
@@ -163,14 +168,27 @@ class SimUpload final : public Upload {
   bool under_way_ = false, in_use_ = false;
 };
 
-simulator::SimRecorder ignored_launches{.steps = {}, .pretends = true};
-
 }  // namespace
 
 void sim_pretend(bool on) {
   if (recorded) throw GpuError("sim: cannot pretend while recording");
   pretending = on;
+  ignored_launches.notes = nullptr;
   simulator::recorder = on ? &ignored_launches : nullptr;
+}
+
+void simulator::pretend_and_note(LaunchNotes* notes) {
+  sim_pretend(notes != nullptr);
+  ignored_launches.notes = notes;
+}
+
+std::optional<simulator::NotedBlock> simulator::block_at(const void* address) {
+  const auto* p = static_cast<const std::byte*>(address);
+  auto block = pretended_blocks.upper_bound(p);
+  if (block == pretended_blocks.begin()) return {};
+  --block;
+  if (static_cast<std::size_t>(p - block->first) >= block->second) return {};
+  return NotedBlock{block->first, block->second};
 }
 
 template <>
@@ -221,7 +239,7 @@ void device_free<Sim>(const Stream&, void* block, std::size_t bytes) noexcept {
     return;
   }
   if (GraphMemory::give_back(block)) return;
-  pretended_blocks.contains(block) ? give_addresses(block, bytes) : give_to_host(block, bytes);
+  pretended_blocks.contains(static_cast<std::byte*>(block)) ? give_addresses(block, bytes) : give_to_host(block, bytes);
 }
 
 template <>
@@ -231,7 +249,11 @@ void device_copy<Sim>(
   if (row_bytes == 0 || num_rows == 0) return;
   if (recorded && kind == CopyKind::to_host) throw GpuError("sim: recorded work cannot copy to the host");
   if (pretending) {
+    const std::size_t bytes = row_bytes * static_cast<std::size_t>(num_rows);
     if (kind == CopyKind::to_host) zero_rows(to, to_step, row_bytes, num_rows);
+    if (ignored_launches.notes == nullptr) return;
+    if (kind == CopyKind::on_device) ignored_launches.notes->copied(bytes);
+    if (kind != CopyKind::to_host && bytes <= kSmallCopy) copy_rows(to, to_step, from, from_step, row_bytes, num_rows);
     return;
   }
   if (!recorded) return copy_rows(to, to_step, from, from_step, row_bytes, num_rows);
@@ -247,7 +269,12 @@ void device_copy<Sim>(
 
 template <>
 void device_zero<Sim>(const Stream&, void* to, std::size_t step, std::size_t row_bytes, std::int64_t num_rows) {
-  if (row_bytes == 0 || pretending) return;
+  if (row_bytes == 0 || num_rows == 0) return;
+  if (pretending) {
+    if (ignored_launches.notes != nullptr)
+      ignored_launches.notes->filled(row_bytes * static_cast<std::size_t>(num_rows));
+    return;
+  }
   const auto zero = [=] { zero_rows(to, step, row_bytes, num_rows); };
   recorded ? recorded->launches.steps.push_back(zero) : zero();
 }

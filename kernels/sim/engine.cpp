@@ -37,7 +37,13 @@ std::uint32_t Engine::random() {
   return static_cast<std::uint32_t>(random_state_ >> 32);
 }
 
-void Engine::run_block(std::uint64_t block) {
+Engine& own_engine() {
+  static thread_local Engine mine;
+  engine_of_this_thread = &mine;
+  return mine;
+}
+
+void Engine::run_block(std::uint64_t block, BlockWork* work) {
   const sim::dim3 grid = launch_.grid;
   block_ = static_cast<std::uint32_t>(block);
   sim::blockIdx = {
@@ -70,10 +76,11 @@ void Engine::run_block(std::uint64_t block) {
   }
   shared.begin_block(launch_.shared_bytes);
   races.begin_block();
-  const bool record = options().profile && block == 0;
-  if (record) traffic.begin_block(n);
+  const bool record = work != nullptr || (options().profile && block == 0);
+  if (record) traffic.begin_block(n, work);
   run_threads();
   if (record) traffic.end_block();
+  if (work != nullptr) work->static_shared_bytes = shared.static_bytes();
   if (const std::string unfinished = warpgroups.unfinished(); !unfinished.empty())
     throw SimError(ErrorKind::wgmma, place_of_failure() + ": found at the end of the block: " + unfinished);
   if (const std::string overrun = shared.check_redzones(); !overrun.empty())
@@ -88,6 +95,7 @@ void Engine::run_threads() {
   current_ = nullptr;
   if (!error_) return;
   fibers_.reset();
+  traffic.abandon_block();
   races.forget_pending_copies();
   std::rethrow_exception(std::exchange(error_, nullptr));
 }

@@ -73,8 +73,9 @@ class Engine {
  public:
   Engine();
   void begin_launch(const Launch& launch);
-  /// Throws what a thread threw; the engine can be used again.
-  void run_block(std::uint64_t block);
+  /// Throws what a thread threw; the engine can be used again. With `work`: also counts what the block does, and does
+  /// not compute what tensor cores would (accumulators stay as they are).
+  void run_block(std::uint64_t block, BlockWork* work = nullptr);
 
   const Launch& launch() const { return launch_; }
   /// The running block's place in the grid, x fastest.
@@ -144,6 +145,8 @@ class Engine {
   int barrier_value_ = 0, barrier_result_ = 0;
 };
 
+/// The engine of this OS thread, made by the first call and made current.
+Engine& own_engine();
 /// The engine of this OS thread; null before its first block.
 inline constinit thread_local Engine* engine_of_this_thread __attribute__((tls_model("initial-exec"))) = nullptr;
 inline Engine& engine() { return *engine_of_this_thread; }

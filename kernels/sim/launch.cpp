@@ -90,7 +90,10 @@ void run_grid(
     return;
   }
   note_run(kernel);
-  if (recorder != nullptr) return;
+  if (recorder != nullptr) {
+    if (recorder->notes != nullptr) recorder->notes->launched(launch);
+    return;
+  }
   std::optional<GlobalLaunch> watched;
   if (have_race_hooks() && options().detect_races) launch.number = watched.emplace().number();
   const std::uint64_t total = std::uint64_t{grid.x} * grid.y * grid.z;
@@ -99,8 +102,7 @@ void run_grid(
   std::atomic<std::uint64_t> next{0};
   std::mutex mutex;
   const auto work = [&](std::chrono::steady_clock::duration most) {
-    static thread_local Engine mine;
-    engine_of_this_thread = &mine;
+    Engine& mine = own_engine();
     try {
       mine.begin_launch(launch);
       const auto start = std::chrono::steady_clock::now();

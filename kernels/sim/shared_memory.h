@@ -37,6 +37,8 @@ class SharedMemory {
     return reinterpret_cast<std::uintptr_t>(p) - reinterpret_cast<std::uintptr_t>(arena_);
   }
   char* at(std::size_t offset) const { return arena_ + offset; }
+  /// Of the arrays that are not from the launch's dynamic part.
+  std::size_t static_bytes() const { return static_bytes_; }
   /// "shared 'tile' byte 12 of 256", or "global memory".
   std::string describe(const void* p) const;
 

@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <bit>
+#include <map>
 #include <mutex>
-#include <set>
+#include <utility>
 
+#include "kernels/device/sim_recorder.h"
 #include "kernels/sim/engine.h"
 #include "kernels/sim/report.h"
 
@@ -13,34 +15,36 @@ namespace avid::kernels::simulator {
 namespace {
 
 constexpr std::uintptr_t kShared = std::uintptr_t{1} << 62;
+constexpr std::uintptr_t kSectorBytes = 32;
+
+/// Sectors that loads of a block find again in the first level: 32 KiB, about what a resident block has there beside
+/// the shared memory.
+constexpr std::size_t kFirstLevelSectors = 1024, kFirstLevelWays = 8;
 
 std::mutex totals_mutex;
 std::map<std::pair<const void*, std::uintptr_t>, TrafficLine> totals;
-
-/// 32-byte sectors that one request touches.
-template <class Request>
-std::uint64_t sectors(const Request& r) {
-  std::set<std::uintptr_t> touched;
-  for (int i = 0; i < 32; ++i)
-    if ((r.lanes >> i & 1u) != 0)
-      for (std::uintptr_t s = r.address[i] / 32; s <= (r.address[i] + r.bytes - 1) / 32; ++s) touched.insert(s);
-  return touched.size();
-}
 
 /// Passes through the banks: 8- and 16-byte accesses go by halves and quarters of the warp; in each part a bank
 /// serves one 4-byte word per pass, to any number of lanes.
 template <class Request>
 std::uint64_t passes(const Request& r, std::uint64_t* ideal) {
-  const int parts = r.bytes <= 4 ? 1 : static_cast<int>(r.bytes / 4), lanes = 32 / parts;
+  const int parts = r.bytes <= 4 ? 1 : static_cast<int>(r.bytes / 4), lanes = std::max(1, 32 / parts);
+  const unsigned words_of_lane = std::max(1u, r.bytes / 4);
   std::uint64_t total = 0;
-  for (int part = 0; part < parts; ++part) {
-    std::array<std::set<std::uintptr_t>, 32> words;
-    for (int i = part * lanes; i < (part + 1) * lanes; ++i)
-      if ((r.lanes >> i & 1u) != 0)
-        for (unsigned w = 0; w < std::max(1u, r.bytes / 4); ++w)
-          words[(r.address[i] / 4 + w) % 32].insert(r.address[i] / 4 + w);
-    std::size_t most = 0;
-    for (const auto& bank : words) most = std::max(most, bank.size());
+  for (int first = 0; first < 32; first += lanes) {
+    std::array<std::array<std::uintptr_t, 32>, 32> words;  // of a bank; only the first count[bank] are set
+    std::array<std::uint8_t, 32> count{};
+    std::uint8_t most = 0;
+    for (int i = first; i < std::min(32, first + lanes); ++i) {
+      if ((r.lanes >> i & 1u) == 0) continue;
+      for (unsigned w = 0; w < words_of_lane; ++w) {
+        const std::uintptr_t word = r.address[static_cast<std::size_t>(i)] / 4 + w;
+        auto& bank = words[word % 32];
+        std::uint8_t& n = count[word % 32];
+        if (n < 32 && std::find(bank.begin(), bank.begin() + n, word) == bank.begin() + n) bank[n++] = word;
+        most = std::max(most, n);
+      }
+    }
     total += most;
     *ideal += most > 0;
   }
@@ -49,44 +53,126 @@ std::uint64_t passes(const Request& r, std::uint64_t* ideal) {
 
 }  // namespace
 
-void TrafficRecorder::begin_block(std::uint32_t num_threads) {
-  times_.assign(num_threads, {});
-  requests_.clear();
+void TrafficRecorder::begin_block(std::uint32_t num_threads, BlockWork* work) {
   recording_ = true;
+  work_ = work;
+  num_threads_ = num_threads;
+  place_numbers_.clear();
+  places_.clear();
+  first_level_.assign(kFirstLevelSectors, 0);
+  last_ = nullptr;
+  last_begin_ = last_end_ = 0;
+}
+
+void TrafficRecorder::abandon_block() {
+  recording_ = false;
+  work_ = nullptr;
+}
+
+TrafficRecorder::Place& TrafficRecorder::place_at(std::uintptr_t place, bool shared) {
+  // A copy reads global and writes shared memory at one place.
+  if (shared) place |= kShared;
+  const auto [found, is_new] = place_numbers_.try_emplace(place, static_cast<std::uint32_t>(places_.size()));
+  if (!is_new) return places_[found->second];
+  Place& added = places_.emplace_back();
+  added.address = place;
+  added.shared = shared;
+  added.times.assign(num_threads_, 0);
+  added.pending.resize((num_threads_ + 31) / 32);
+  return added;
 }
 
 void TrafficRecorder::access(
     std::uintptr_t address, unsigned bytes, bool write, bool shared, const Thread& thread, std::uintptr_t place) {
-  // A copy reads global and writes shared memory at one place.
-  if (shared) place |= kShared;
-  const std::uint32_t time = times_[thread.number][place]++;
-  Request& r = requests_[{place, thread.warp(), time}];
-  r.lanes |= 1u << thread.lane();
-  r.bytes = bytes;
-  r.write = write;
-  r.shared = shared;
-  r.address[thread.lane()] = address;
+  Place& at = place_at(place, shared);
+  at.write = write;
+  at.bytes = bytes;
+  Pending& pending = at.pending[thread.warp()];
+  const std::uint32_t number = at.times[thread.number]++ - pending.number_of_first;
+  if (number >= pending.requests.size()) pending.requests.resize(number + 1);
+  Request& request = pending.requests[number];
+  request.lanes |= 1u << thread.lane();
+  request.bytes = bytes;
+  request.address[thread.lane()] = address;
+  if (work_ != nullptr) ++work_->accesses;
+  // Whole requests are counted and forgotten at once; a warp that is not converged keeps its own to the end.
+  while (!pending.requests.empty() && pending.requests.front().lanes == ~0u) {
+    account(at, pending.requests.front());
+    pending.requests.pop_front();
+    ++pending.number_of_first;
+  }
+}
+
+bool TrafficRecorder::first_level_has(std::uintptr_t sector) {
+  const std::size_t set = (sector * 0x9e3779b97f4a7c15ull >> 32) % (kFirstLevelSectors / kFirstLevelWays);
+  const auto ways = first_level_.begin() + static_cast<std::ptrdiff_t>(set * kFirstLevelWays);
+  const auto found = std::find(ways, ways + kFirstLevelWays, sector + 1);
+  const bool has = found != ways + kFirstLevelWays;
+  // The last one used comes first, the oldest goes.
+  std::rotate(ways, has ? found : ways + kFirstLevelWays - 1, (has ? found : ways + kFirstLevelWays - 1) + 1);
+  *ways = sector + 1;
+  return has;
+}
+
+void TrafficRecorder::count_sectors(const Place& place) {
+  const bool copy = (place.address & kPlaceIsSite) != 0;  // cp.async of 16 bytes passes the first level by
+  for (const std::uintptr_t sector : sectors_) {
+    if (!place.write && !copy && first_level_has(sector)) continue;
+    const std::uintptr_t address = sector * kSectorBytes;
+    if (last_ == nullptr || address + kSectorBytes <= last_begin_ || address >= last_end_) {
+      const auto block = block_at(reinterpret_cast<const void*>(address));
+      last_ = &work_->memory[block ? block->begin : nullptr];
+      last_->bytes_of_block = block ? block->bytes : ~std::uint64_t{0};
+      last_->num_blocks = 1;
+      last_begin_ = block ? reinterpret_cast<std::uintptr_t>(block->begin) : address;
+      last_end_ = block ? last_begin_ + block->bytes : address + kSectorBytes;
+    }
+    ++(place.write ? last_->written : last_->read);
+  }
+  if (!place.write) ++(copy ? work_->copies : work_->loads);
+}
+
+void TrafficRecorder::account(Place& place, const Request& request) {
+  if (place.shared) {
+    std::uint64_t ideal = 0;
+    const std::uint64_t n = passes(request, &ideal);
+    place.units += n;
+    place.ideal_units += ideal;
+    if (work_ != nullptr) work_->passes += n;
+  } else {
+    sectors_.clear();
+    for (std::uint32_t rest = request.lanes; rest != 0; rest &= rest - 1) {
+      const std::uintptr_t address = request.address[static_cast<std::size_t>(std::countr_zero(rest))];
+      for (std::uintptr_t s = address / kSectorBytes; s <= (address + request.bytes - 1) / kSectorBytes; ++s)
+        if (sectors_.empty() || sectors_.back() != s) sectors_.push_back(s);
+    }
+    if (!std::is_sorted(sectors_.begin(), sectors_.end())) std::sort(sectors_.begin(), sectors_.end());
+    sectors_.erase(std::unique(sectors_.begin(), sectors_.end()), sectors_.end());
+    place.units += sectors_.size();
+    place.ideal_units += (static_cast<std::uint64_t>(std::popcount(request.lanes)) * request.bytes + 31) / 32;
+    if (work_ != nullptr) count_sectors(place);
+  }
+  ++place.requests;
 }
 
 void TrafficRecorder::end_block() {
+  for (Place& place : places_)
+    for (Pending& pending : place.pending)
+      for (const Request& request : pending.requests)
+        if (request.lanes != 0) account(place, request);
   recording_ = false;
+  if (std::exchange(work_, nullptr) != nullptr) return;
   const void* kernel = engine().launch().kernel;
   const std::lock_guard lock(totals_mutex);
-  for (const auto& [place, request] : requests_) {
-    const std::uintptr_t pc = std::get<0>(place);
-    TrafficLine& line = totals[{kernel, pc}];
-    line.shared = request.shared;
-    line.write = request.write;
-    line.bytes = request.bytes;
-    ++line.requests;
-    if (request.shared) {
-      line.units += passes(request, &line.ideal_units);
-    } else {
-      line.units += sectors(request);
-      line.ideal_units += (static_cast<std::uint64_t>(std::popcount(request.lanes)) * request.bytes + 31) / 32;
-    }
+  for (const Place& place : places_) {
+    TrafficLine& line = totals[{kernel, place.address}];
+    line.shared = place.shared;
+    line.write = place.write;
+    line.bytes = place.bytes;
+    line.requests += place.requests;
+    line.units += place.units;
+    line.ideal_units += place.ideal_units;
   }
-  requests_.clear();
 }
 
 std::vector<TrafficLine> take_traffic_lines() {

@@ -1,17 +1,18 @@
-// kernels/sim/traffic.h -- memory traffic per source line: sectors of global memory, passes through shared banks
+// kernels/sim/traffic.h -- memory traffic: sectors of global memory, passes through shared banks
 //
 // Only in builds with race hooks. One block is recorded: the accesses that the lanes of a warp make at one place, the
-// n-th time each comes there, count as one request, as they do on a GPU whose warp is converged.
+// n-th time each comes there, count as one request, as they do on a GPU whose warp is converged. Totals are kept per
+// source line (bench kernels --sim), or per block of device memory (launch_counter.h).
 #pragma once
 
 #include <array>
 #include <cstdint>
-#include <map>
+#include <deque>
 #include <string>
-#include <tuple>
 #include <unordered_map>
 #include <vector>
 
+#include "kernels/sim/block_work.h"
 #include "kernels/sim/simulator.h"
 
 namespace avid::kernels::simulator {
@@ -21,9 +22,14 @@ struct Thread;
 class TrafficRecorder {
  public:
   bool recording() const { return recording_; }
-  void begin_block(std::uint32_t num_threads);
-  /// Adds what was recorded to the process's totals (see traffic_lines()).
+  /// What the running block is counted into; null while it is not, or while lines are recorded.
+  BlockWork* work() { return work_; }
+
+  /// Counts into `work`; null: records lines, for take_traffic_lines().
+  void begin_block(std::uint32_t num_threads, BlockWork* work);
   void end_block();
+  /// Forgets the block, which failed.
+  void abandon_block();
   /// `place` is a return address of a hook, or place_of() for what the compiler does not see: copies, ldmatrix.
   void access(
       std::uintptr_t address, unsigned bytes, bool write, bool shared, const Thread& thread, std::uintptr_t place);
@@ -32,14 +38,36 @@ class TrafficRecorder {
   struct Request {
     std::uint32_t lanes = 0;
     unsigned bytes = 0;
-    bool write = false, shared = false;
     std::array<std::uintptr_t, 32> address{};
   };
-  using Place = std::tuple<std::uintptr_t, std::uint32_t, std::uint32_t>;  // place and kind of memory, warp, n-th time
+  /// Requests that some lanes of a warp have made; the first is the number_of_first-th at its place.
+  struct Pending {
+    std::uint32_t number_of_first = 0;
+    std::deque<Request> requests;
+  };
+  struct Place {
+    std::uintptr_t address = 0;
+    bool write = false, shared = false;
+    unsigned bytes = 0;
+    std::vector<std::uint32_t> times;  ///< per thread
+    std::vector<Pending> pending;      ///< per warp
+    std::uint64_t requests = 0, units = 0, ideal_units = 0;
+  };
+
+  Place& place_at(std::uintptr_t place, bool shared);
+  void account(Place& place, const Request& request);
+  void count_sectors(const Place& place);
+  bool first_level_has(std::uintptr_t sector);
 
   bool recording_ = false;
-  std::vector<std::unordered_map<std::uintptr_t, std::uint32_t>> times_;  // per thread: how often at a pc
-  std::map<Place, Request> requests_;
+  BlockWork* work_ = nullptr;
+  std::uint32_t num_threads_ = 0;
+  std::unordered_map<std::uintptr_t, std::uint32_t> place_numbers_;
+  std::vector<Place> places_;
+  std::vector<std::uintptr_t> sectors_;      ///< of a request
+  std::vector<std::uintptr_t> first_level_;  ///< sector + 1, in sets by a hash of its number
+  BlockWork::Sectors* last_ = nullptr;       ///< the memory that was touched last
+  std::uintptr_t last_begin_ = 0, last_end_ = 0;
 };
 
 /// Totals of one instruction. A sector is 32 bytes of global memory; a pass is one cycle of the 32 banks.

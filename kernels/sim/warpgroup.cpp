@@ -188,6 +188,14 @@ void Warpgroups::issue(std::uint32_t number, const WgmmaOperands* const* lane) {
   for (int i = 1; i < 32; ++i)
     if (lane[i]->a != x.a || lane[i]->b != x.b)
       fail(ErrorKind::bad_operand, "wgmma: the lanes of a warp give different descriptors", x.site);
+  if (BlockWork* work = e.traffic.work()) {
+    // Each warp has its 16 rows of A to itself; what it takes of B, three others take with it.
+    const auto n = static_cast<std::uint64_t>(x.n);
+    work->wgmma += 16 * 16 * n;
+    ++work->mma_instructions;
+    work->passes += (16 * 32 + n * 32 / 4 + 127) / 128;
+    return;
+  }
   Warp& w = warp(number);
   if (issued_.size() <= group) issued_.resize(8);
   std::vector<Issued>& all = issued_[group];
