@@ -128,6 +128,7 @@ void end_op(OpFrame& frame) {
   entry.seconds += self;
   entry.flops += frame.flops;
   entry.bytes += frame.bytes;
+  entry.launches += frame.launches;
   if (keep_events)
     events.push_back(
         {.name = name,
@@ -137,7 +138,8 @@ void end_op(OpFrame& frame) {
          .seconds = seconds,
          .self_seconds = self,
          .flops = frame.flops,
-         .bytes = frame.bytes});
+         .bytes = frame.bytes,
+         .launches = frame.launches});
 }
 
 void note_operand(const void* data, std::size_t bytes, std::int64_t elements) {
@@ -152,6 +154,10 @@ void note_operand(const void* data, std::size_t bytes, std::int64_t elements) {
 }  // namespace detail
 
 std::uint64_t ops_begun() { return num_begun; }
+
+void note_launch() {
+  if (running != nullptr) ++running->launches;
+}
 
 const char* current_op() { return running != nullptr ? running->op : nullptr; }
 

@@ -22,6 +22,7 @@ struct OpTime {
   std::int64_t calls = 0;
   double seconds = 0;  ///< without ops inside it
   double flops = 0, bytes = 0;
+  std::int64_t launches = 0;  ///< of kernels, without those of ops inside it
 };
 
 /// One call of an op, or the time during which a module ran. Seconds count from the start of collecting.
@@ -32,6 +33,7 @@ struct OpEvent {
   int thread = 0;  ///< 0 for the first thread that ran an op
   double start = 0, seconds = 0;
   double self_seconds = 0, flops = 0, bytes = 0;  ///< of an op
+  std::int64_t launches = 0;                      ///< of an op
 };
 
 enum class Collect { nothing, sums, events };
@@ -44,6 +46,7 @@ struct OpFrame {
   OpFrame* outer = nullptr;
   double start = 0, inner_seconds = 0, flops = 0, bytes = 0, largest = 0;
   bool timed = false;
+  std::int64_t launches = 0;
   std::vector<const void*> seen = {};
 };
 void begin_op(OpFrame& frame);

@@ -121,7 +121,8 @@ std::vector<OpRow> op_rows(const BenchResult& result, const std::optional<Device
         .calls = static_cast<double>(sum.calls) / steps,
         .seconds = sum.seconds / steps,
         .flops = sum.flops / steps,
-        .bytes = sum.bytes / steps};
+        .bytes = sum.bytes / steps,
+        .launches = static_cast<double>(sum.launches) / steps};
     row.share = step_seconds > 0 ? row.seconds / step_seconds : 0;
     if (peaks && row.seconds > 0)
       row.roof_share = std::max(row.flops / peaks->flops_per_s, row.bytes / peaks->bytes_per_s) / row.seconds;
@@ -157,6 +158,7 @@ std::string chrome_trace(const ProfileTitle& title, const BenchResult& result) {
       args["self_us"] = microseconds(event.self_seconds);
       args["gflop"] = event.flops * 1e-9;
       args["mbyte"] = event.bytes * 1e-6;
+      if (event.launches > 0) args["launches"] = event.launches;
       if (title.times_mean_something && event.self_seconds > 0) {
         args["gflop_per_s"] = event.flops / event.self_seconds * 1e-9;
         args["gbyte_per_s"] = event.bytes / event.self_seconds * 1e-9;

@@ -25,7 +25,7 @@ std::optional<DevicePeaks> measure_peaks(Device device, DType activations);
 /// One op, sums of one step.
 struct OpRow {
   std::string name;
-  double calls = 0, seconds = 0, flops = 0, bytes = 0;
+  double calls = 0, seconds = 0, flops = 0, bytes = 0, launches = 0;
   double share = 0;  ///< of the step's time
   double roof_share =
       0;  ///< time that the roofs allow / time taken; 0 where there are no roofs, or nothing was counted

@@ -6,6 +6,8 @@
 
 #include <utility>
 
+#include "kernels/device/launch_context.h"
+
 #define AVID_DEVICE __device__ __forceinline__
 #define AVID_SHARED(T, name, ...) __shared__ __align__(16) T name __VA_ARGS__
 
@@ -212,6 +214,7 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shared_byte
     cudaGetLastError();  // not sticky: the next launch starts clean
     fail_launch(function, grid, block, shared_bytes, error);
   }
+  note_launch();
 }
 
 }  // namespace avid::kernels::cuda

@@ -19,6 +19,9 @@ std::string running_op();
 /// took before an op inside it are forgotten.
 std::string tensors_of_running_op();
 
+/// The op that runs on this thread launches a kernel (op_timer.cpp). Calls of NVIDIA's libraries count none.
+void note_launch();
+
 /// How many ops have begun on this thread (op_timer.cpp).
 std::uint64_t ops_begun();
 

@@ -13,6 +13,7 @@
 #include <optional>
 
 #include "kernels/device/gpu_sim.h"
+#include "kernels/device/launch_context.h"
 #include "kernels/device/sim_recorder.h"
 #include "kernels/device/sim_settings.h"
 #include "kernels/sim/engine.h"
@@ -84,6 +85,7 @@ void run_grid(
     std::size_t context_bytes) {
   Launch launch{kernel, call, context, context_bytes, grid, block, shared_bytes};
   check_launch(launch);
+  note_launch();
   if (recorder != nullptr && !recorder->pretends) {
     check_recorded(launch);
     recorder->steps.push_back(kept(launch));

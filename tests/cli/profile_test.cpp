@@ -42,10 +42,14 @@ double product_gflop(const Json& ops) {
 
 void check_files_against_table(const Json& table, const Json& trace) {
   std::map<std::string, double> self_us;
+  std::map<std::string, std::int64_t> launches;
   bool modules = false;
   for (const Json& event : trace["traceEvents"]) {
     if (event["ph"] != "X") continue;
-    if (event["cat"] == "op") self_us[event["name"]] += event["args"]["self_us"].get<double>();
+    if (event["cat"] == "op") {
+      self_us[event["name"]] += event["args"]["self_us"].get<double>();
+      launches[event["name"]] += event["args"].value("launches", 0);
+    }
     if (event["cat"] == "module" && event["name"] == "adapter.downs.0.0") modules = true;
   }
   CHECK(modules);
@@ -53,6 +57,7 @@ void check_files_against_table(const Json& table, const Json& trace) {
   for (const auto& [name, op] : table["ops"].items()) {
     CAPTURE(name);
     CHECK(self_us.at(name) == doctest::Approx(op["seconds"].get<double>() * 1e6).epsilon(1e-9));
+    CHECK(launches.at(name) == op["launches"].get<std::int64_t>());
   }
 }
 
@@ -87,6 +92,10 @@ TEST_CASE("profile/avid/a trace and a picture on the CPU and the simulator") {
     const std::string svg{std::istreambuf_iterator<char>(in), {}};
     CHECK(svg.find("data-op=\"conv3d\"") != std::string::npos);
     const bool sim = std::string(device) == "sim";
+    const auto& mix = table["ops"]["mask_mix"];  // one kernel each; none on the CPU
+    CHECK(mix["launches"].get<std::int64_t>() == (sim ? mix["calls"].get<std::int64_t>() : 0));
+    const auto& conv = table["ops"]["conv3d"];
+    CHECK(conv["launches"].get<std::int64_t>() >= (sim ? conv["calls"].get<std::int64_t>() : 0));
     CHECK((svg.find("id=\"roof\"") == std::string::npos) == sim);
     CHECK(table.contains("gemm_gflop_per_s") == !sim);
     CHECK((parsed["otherData"]["times"].get<std::string>().find("not meaningful") != std::string::npos) == sim);

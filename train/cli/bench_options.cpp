@@ -46,7 +46,11 @@ void print_json(const BenchOptions& options, const TimedStep& step, double secon
   out["peak_tensor_mib"] = static_cast<double>(result.peak_pool_bytes) / 1048576.0;
   for (const auto& [name, sum] : result.ops)
     out["ops"][name] = {
-        {"calls", sum.calls}, {"seconds", sum.seconds}, {"gflop", sum.flops * 1e-9}, {"mbyte", sum.bytes * 1e-6}};
+        {"calls", sum.calls},
+        {"seconds", sum.seconds},
+        {"gflop", sum.flops * 1e-9},
+        {"mbyte", sum.bytes * 1e-6},
+        {"launches", sum.launches}};
   if (step.peaks)
     for (const train::OpRow& row : step.rows) out["ops"][row.name]["share_of_roof"] = row.roof_share;
   for (const auto& [reason, count] : result.slow_paths) out["slow_paths"][reason] = count;
@@ -56,20 +60,20 @@ void print_json(const BenchOptions& options, const TimedStep& step, double secon
 void print_ops(const TimedStep& step) {
   double step_seconds = 0, in_ops = 0;
   for (const double s : step.result.seconds) step_seconds += s / static_cast<double>(step.result.seconds.size());
-  for (const train::OpRow& row : step.rows) in_ops += row.seconds;
+  bool launches = false;  // kernels: on a device only
+  for (const train::OpRow& row : step.rows) in_ops += row.seconds, launches |= row.launches > 0;
   const bool rates = step.title.times_mean_something;
   std::printf(
-      "\n%-26s %7s %10s %7s %10s %10s %9s%s\n", "op", "calls", "ms", "share", rates ? "GFLOP/s" : "GFLOP",
-      rates ? "GB/s" : "MB", "FLOP/byte", rates ? " of roof" : "");
+      "\n%-26s %7s %10s %7s %10s %10s %9s%s%s\n", "op", "calls", "ms", "share", rates ? "GFLOP/s" : "GFLOP",
+      rates ? "GB/s" : "MB", "FLOP/byte", rates ? " of roof" : "", launches ? " launches" : "");
   for (const train::OpRow& row : step.rows) {
     std::printf(
         "%-26s %7.0f %10.2f %6.1f%% %10.4g %10.4g %9.3g", row.name.c_str(), row.calls, row.seconds * 1e3,
         100 * row.share, rates ? row.flops_per_s() * 1e-9 : row.flops * 1e-9,
         rates ? row.bytes_per_s() * 1e-9 : row.bytes * 1e-6, row.intensity());
-    if (rates)
-      std::printf(" %6.0f%%\n", 100 * row.roof_share);
-    else
-      std::printf("\n");
+    if (rates) std::printf(" %6.0f%%", 100 * row.roof_share);
+    if (launches) std::printf(" %8.0f", row.launches);
+    std::printf("\n");
   }
   std::printf(
       "%-26s %7s %10.2f %6.1f%%\n", "outside ops", "", (step_seconds - in_ops) * 1e3,
