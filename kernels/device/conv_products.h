@@ -5,11 +5,21 @@
 #pragma once
 
 #include <algorithm>
+#include <string>
 
 #include "kernels/gather_gemm.h"
 #include "kernels/linear.h"
 
 namespace avid::kernels::conv_products {
+
+/// Kernels find a chunk of a source by its number, 32 bits of it: GpuError where rows have more.
+template <class Elem>
+void check_source(const char* op, const char* name, const ChunkRows<Elem>& rows, std::int64_t num_rows) {
+  if (rows.chunks == 0 || num_rows * std::int64_t{rows.pitch} <= std::int64_t{1} << 32) return;
+  throw GpuError(
+      std::string(op) + ": " + name + ": at most 64 GiB on a device, got " +
+      std::to_string(num_rows * rows.pitch >> 26) + " GiB | use a smaller batch");
+}
 
 /// A linear layer as a convolution.
 inline Conv3dSize of_linear(const LinearSize& s) {
@@ -74,6 +84,8 @@ void forward(
   set_axes(p, axes_of(op, s, false));
   p.source[0] = chunk_rows(op, "x", x, s.I);
   p.source[1] = chunk_rows(op, "x2", s.I2 > 0 ? x2 : Rows<const Elem>{}, s.I2);
+  check_source(op, "x", p.source[0], s.in_positions());
+  check_source(op, "x2", p.source[1], s.in_positions());
   p.num_weight_rows = static_cast<int>(s.O);
   const int chunks = static_cast<int>(chunks_of<Elem>(s.I)), chunks2 = static_cast<int>(chunks_of<Elem>(s.I2));
   if (packs_forward_weights<Elem>(s)) {
@@ -152,6 +164,7 @@ void adjoint(
   set_axes(p, axes_of(op, s, true));
   p.adjoint = true;
   p.source[0] = chunk_rows(op, "d_out", d_out, s.O);
+  check_source(op, "d_out", p.source[0], s.out_positions());
   p.weights = pack.to;
   p.weight_row = static_cast<std::uint32_t>(pack.to_row_chunks());
   p.weight_tap[0] = static_cast<int>(chunks_of<Elem>(s.O));
@@ -180,6 +193,9 @@ GatherWeightGrad<Elem> weight_grad(
   }
   p.source_channels[0] = static_cast<int>(s.I), p.source_channels[1] = static_cast<int>(s.I2);
   p.rows = chunk_rows(op, "d_out", d_out, s.O);
+  check_source(op, "x", sources[0], s.in_positions());
+  check_source(op, "x2", sources[1], s.in_positions());
+  check_source(op, "d_out", p.rows, s.out_positions());
   p.num_columns = static_cast<int>(s.O);
   p.d_w = d_w;
   p.workspace = workspace;

@@ -55,6 +55,8 @@ class Placed {
   std::optional<FarRows<Elem>> far_;
 };
 
+// Offsets within a clip, a frame or a head pass 2^31, and those of the second one, too: four rows of each.
+
 /// All outputs of an op as numbers, one behind the other, rows and columns without gaps.
 using Outputs = std::vector<double>;
 
@@ -118,6 +120,24 @@ Outputs run_conv(bool far, const kernels::Conv3dSize& s, int tile, int weight_ti
   return all;
 }
 
+/// A convolution that ends in a norm, whose result and rows before the norm are both written.
+Outputs run_conv_norm(bool far, const kernels::Conv3dSize& s, int tile) {
+  const std::int64_t out = s.out_positions();
+  Placed<bf16> x(far, random_rows<bf16>(s.in_positions(), s.I, 1)), residual(far, random_rows<bf16>(out, s.O, 2)),
+      y(far, poisoned_rows<bf16>(out, s.O)), u(far, poisoned_rows<bf16>(out, s.O));
+  Placed<float> film(far, random_rows<float>(s.B * s.out[0], 2 * s.O, 3));
+  const Pitched<bf16> w = random_rows<bf16>(s.O * s.taps(), s.I, 4);
+  const Pitched<float> gamma = random_rows<float>(1, s.O, 5);
+  kernels::RowNorm<bf16> norm = kernels::conv_products::row_norm<bf16>(s);
+  norm.gamma = gamma.values.data(), norm.film = film.view();
+  norm.sums = kernels::chunk_rows("test", "u", u.view(), s.O);
+  kernels::conv_products::forward<Sim, bf16>(
+      "test", Stream{}, s, x.view(), {}, w.view(), nullptr, residual.view(), y.view(), nullptr, tile, norm);
+  Outputs all;
+  add(all, y.values()), add(all, u.values());
+  return all;
+}
+
 /// Forward and backward of an attention block of the pixel networks.
 template <class Args, class Grads, class Elem, class Bytes, class Fwd, class Bwd>
 Outputs run_block(bool far, Args p, Grads g, Bytes&& bytes, Fwd&& fwd, Bwd&& bwd) {
@@ -142,9 +162,9 @@ Outputs run_block(bool far, Args p, Grads g, Bytes&& bytes, Fwd&& fwd, Bwd&& bwd
 }
 
 template <class Elem>
-kernels::AttentionBlockDeviceArgs<Elem> block_of_four_rows(std::int64_t C, std::int64_t N, std::int64_t D) {
+kernels::AttentionBlockDeviceArgs<Elem> two_frames_of_four_rows(std::int64_t C, std::int64_t N, std::int64_t D) {
   kernels::AttentionBlockDeviceArgs<Elem> p;
-  p.B = 1, p.T = 1, p.S = 4, p.C = C, p.N = N, p.D = D;
+  p.B = 1, p.T = 2, p.S = 4, p.C = C, p.N = N, p.D = D;
   return p;
 }
 
@@ -166,6 +186,30 @@ TEST_CASE_TEMPLATE("offsets/offsets_conv3d/every_kind_of_tile", Elem, float, bf1
       check_same(
           [tile](bool far) { return run_conv<bf16>(far, conv_size(3, 1, 24, 8, 20), tile, kernels::kFirstWgmmaTile); });
   }
+}
+
+TEST_CASE("offsets/offsets_conv3d_norm_film_silu/every_kind_of_tile") {
+  kernels::Conv3dSize s = conv_size(3, 1, 24, 0, 20);
+  s.in[0] = s.out[0] = 4;  // FiLM of the last frame lies past 2^31 as well
+  const OnArch hopper(90);
+  for (const int tile : {1, kernels::kFirstHaloMmaTile, kernels::kFirstWgmmaTile, kernels::kFirstHaloTile})
+    check_same([&](bool far) { return run_conv_norm(far, s, tile); });
+}
+
+TEST_CASE("offsets/offsets_conv3d/a_source_past_its_limit_is_refused") {
+  kernels::LinearSize s{.P = 33, .I = 12, .O = 10};  // 32 rows of 2^30 f32 are more than 2^32 chunks
+  FarRows<float> x(s.P);
+  REQUIRE(x.mapped());
+  const Pitched<float> w = random_rows<float>(s.O, s.I, 1), d_out = random_rows<float>(s.P, s.O, 2);
+  Pitched<float> out = poisoned_rows<float>(s.P, s.O), d_w = poisoned_rows<float>(s.O, s.I);
+  const auto wide = [&] { return x.view(); };
+  CHECK_THROWS_WITH_AS(
+      (kernels::linear_fwd<Sim, float>(Stream{}, s, wide(), {}, w.view(), nullptr, {}, out.view(), nullptr)),
+      doctest::Contains("x: at most 64 GiB"), kernels::GpuError);
+  CHECK_THROWS_WITH_AS(
+      (kernels::linear_bwd_weight<Sim, float>(Stream{}, s, d_out.view(), wide(), {}, d_w.view(), nullptr, nullptr)),
+      doctest::Contains("x: at most 64 GiB"), kernels::GpuError);
+  CHECK(is_poisoned(out));
 }
 
 TEST_CASE_TEMPLATE("offsets/offsets_linear/all_passes", Elem, float, bf16) {
@@ -196,9 +240,9 @@ TEST_CASE_TEMPLATE("offsets/offsets_linear/all_passes", Elem, float, bf16) {
 
 TEST_CASE_TEMPLATE("offsets/offsets_group_norm_silu/both_passes", Elem, float, bf16) {
   check_same([](bool far) {
-    const kernels::GroupNormSize s{.I = 2, .R = 2, .C = 12, .G = 3};
-    Placed<Elem> x(far, random_rows<Elem>(4, s.C, 1)), d_out(far, random_rows<Elem>(4, s.C, 2)),
-        out(far, poisoned_rows<Elem>(4, s.C)), d_x(far, poisoned_rows<Elem>(4, s.C));
+    const kernels::GroupNormSize s{.I = 2, .R = 4, .C = 12, .G = 3};
+    Placed<Elem> x(far, random_rows<Elem>(8, s.C, 1)), d_out(far, random_rows<Elem>(8, s.C, 2)),
+        out(far, poisoned_rows<Elem>(8, s.C)), d_x(far, poisoned_rows<Elem>(8, s.C));
     const Pitched<float> gamma = random_rows<float>(1, s.C, 3), beta = random_rows<float>(1, s.C, 4);
     Pitched<float> d_gamma = poisoned_rows<float>(1, s.C), d_beta = poisoned_rows<float>(1, s.C);
     Workspace space(4 * kernels::group_norm_silu_workspace(s));
@@ -215,11 +259,11 @@ TEST_CASE_TEMPLATE("offsets/offsets_group_norm_silu/both_passes", Elem, float, b
 
 TEST_CASE_TEMPLATE("offsets/offsets_attention/both_passes", Elem, float, bf16) {
   check_same([](bool far) {
-    kernels::AttentionArgs<Elem> p{.B = 2, .Q = 2, .K = 2, .N = 2, .D = 16, .scale = 0.25};
-    Placed<Elem> q(far, random_rows<Elem>(4, 32, 1)), k(far, random_rows<Elem>(4, 32, 2)),
-        v(far, random_rows<Elem>(4, 32, 3)), d_out(far, random_rows<Elem>(4, 32, 4)),
-        out(far, poisoned_rows<Elem>(4, 32)), d_q(far, poisoned_rows<Elem>(4, 32)),
-        d_k(far, poisoned_rows<Elem>(4, 32)), d_v(far, poisoned_rows<Elem>(4, 32));
+    kernels::AttentionArgs<Elem> p{.B = 2, .Q = 4, .K = 4, .N = 2, .D = 16, .scale = 0.25};
+    Placed<Elem> q(far, random_rows<Elem>(8, 32, 1)), k(far, random_rows<Elem>(8, 32, 2)),
+        v(far, random_rows<Elem>(8, 32, 3)), d_out(far, random_rows<Elem>(8, 32, 4)),
+        out(far, poisoned_rows<Elem>(8, 32)), d_q(far, poisoned_rows<Elem>(8, 32)),
+        d_k(far, poisoned_rows<Elem>(8, 32)), d_v(far, poisoned_rows<Elem>(8, 32));
     Pitched<float> log_sum = poisoned_rows<float>(1, p.B * p.N * p.Q);
     Workspace space(4 * p.B * p.N * p.Q);
     p.q = q.view(), p.k = k.view(), p.v = v.view(), p.out = out.view(), p.log_sum = log_sum.values.data();
@@ -241,14 +285,14 @@ TEST_CASE_TEMPLATE("offsets/offsets_blocks/linear_and_spatial", Elem, float, bf1
   for (const auto& [C, D] : {std::pair{40, 32}, std::pair{12, 16}})  // in two passes where bf16, and composed
     check_same([C = C, D = D](bool far) {
       return run_block<kernels::AttentionBlockDeviceArgs<Elem>, kernels::AttentionBlockDeviceGrads<Elem>, Elem>(
-          far, block_of_four_rows<Elem>(C, 2, D), {},
+          far, two_frames_of_four_rows<Elem>(C, 2, D), {},
           [](const auto& p, bool backward) { return kernels::linear_attention_workspace_bytes(p, backward); },
           [](const auto& p) { kernels::linear_attention_fwd<Sim, Elem>(Stream{}, p); },
           [](const auto& p, const auto& g) { kernels::linear_attention_bwd<Sim, Elem>(Stream{}, p, g); });
     });
   check_same([](bool far) {
     return run_block<kernels::AttentionBlockDeviceArgs<Elem>, kernels::AttentionBlockDeviceGrads<Elem>, Elem>(
-        far, block_of_four_rows<Elem>(20, 2, 32), {},
+        far, two_frames_of_four_rows<Elem>(20, 2, 32), {},
         [](const auto& p, bool backward) { return kernels::spatial_attention_workspace_bytes(p, backward); },
         [](const auto& p) { kernels::spatial_attention_fwd<Sim, Elem>(Stream{}, p); },
         [](const auto& p, const auto& g) { kernels::spatial_attention_bwd<Sim, Elem>(Stream{}, p, g); });
@@ -257,11 +301,11 @@ TEST_CASE_TEMPLATE("offsets/offsets_blocks/linear_and_spatial", Elem, float, bf1
 
 TEST_CASE_TEMPLATE("offsets/offsets_blocks/temporal", Elem, float, bf16) {
   const Pitched<float> table = random_rows<float>(32, 2, 6), freqs = random_rows<float>(1, 8, 7);
-  // 8 frames are one kernel forward and one backward in bf16; 3 are composed.
+  // 8 frames are one kernel forward and one backward in bf16; 3 are composed. Not 64 GiB, which products refuse.
   for (const std::int64_t T : {8, 3})
     check_same([&](bool far) {
       kernels::TemporalAttentionDeviceArgs<Elem> p;
-      p.B = 1, p.T = T, p.S = 2, p.C = 32, p.N = 2, p.D = 32, p.R = 8;
+      p.B = T == 8 ? 1 : 2, p.T = T, p.S = T == 8 && sizeof(Elem) == 4 ? 1 : 2, p.C = 32, p.N = 2, p.D = 32, p.R = 8;
       p.bias_table = table.view(), p.rotary_freqs = freqs.values.data();
       Pitched<float> d_table = poisoned_rows<float>(32, 2);
       kernels::TemporalAttentionDeviceGrads<Elem> g;
@@ -277,12 +321,12 @@ TEST_CASE_TEMPLATE("offsets/offsets_blocks/temporal", Elem, float, bf16) {
 }
 
 TEST_CASE_TEMPLATE("offsets/offsets_small/ops_around_the_networks", Elem, float, bf16) {
-  check_same([](bool far) {  // two clips of two frames of one pixel, and of one frame
-    const kernels::UnetInputSizes size{.B = 2, .T = 2, .K = 1, .S = 1, .C = 3};
-    Placed<Elem> cond(far, random_rows<Elem>(2, 3, 1)), x_t(far, random_rows<Elem>(4, 3, 2)),
-        base(far, random_rows<Elem>(4, 3, 3)), out(far, poisoned_rows<Elem>(4, 9)),
-        d_out(far, random_rows<Elem>(4, 9, 4)), d_x_t(far, poisoned_rows<Elem>(4, 3)),
-        d_base(far, poisoned_rows<Elem>(4, 3));
+  check_same([](bool far) {  // two clips of a frame of four pixels, and two frames before it
+    const kernels::UnetInputSizes size{.B = 2, .T = 1, .K = 2, .S = 4, .C = 3};
+    Placed<Elem> cond(far, random_rows<Elem>(16, 3, 1)), x_t(far, random_rows<Elem>(8, 3, 2)),
+        base(far, random_rows<Elem>(8, 3, 3)), out(far, poisoned_rows<Elem>(8, 12)),
+        d_out(far, random_rows<Elem>(8, 12, 4)), d_x_t(far, poisoned_rows<Elem>(8, 3)),
+        d_base(far, poisoned_rows<Elem>(8, 3));
     kernels::unet_input_fwd<Sim, Elem>(Stream{}, size, cond.view(), x_t.view(), base.view(), out.view());
     kernels::unet_input_bwd<Sim, Elem>(Stream{}, size, d_out.view(), d_x_t.view(), d_base.view());
     Outputs all;
@@ -301,9 +345,9 @@ TEST_CASE_TEMPLATE("offsets/offsets_small/ops_around_the_networks", Elem, float,
     return all;
   });
   check_same([](bool far) {
-    const kernels::WeightedMseSizes size{.B = 2, .rows_per_clip = 2, .C = 3};
-    Placed<Elem> prediction(far, random_rows<Elem>(4, 3, 1)), target(far, random_rows<Elem>(4, 3, 2)),
-        d_prediction(far, poisoned_rows<Elem>(4, 3));
+    const kernels::WeightedMseSizes size{.B = 2, .rows_per_clip = 4, .C = 3};
+    Placed<Elem> prediction(far, random_rows<Elem>(8, 3, 1)), target(far, random_rows<Elem>(8, 3, 2)),
+        d_prediction(far, poisoned_rows<Elem>(8, 3));
     const Pitched<float> weight = random_rows<float>(1, 2, 3);
     Pitched<float> loss = poisoned_rows<float>(1, 1), d_loss = random_rows<float>(1, 1, 4);
     Workspace space(8 * kernels::weighted_mse_workspace(size));
