@@ -4,7 +4,7 @@
 # In a bundle (gpu_bundle.sh) it uses the programs there; in a checkout those of a build with -DAVID_CUDA=ON.
 #
 # Usage: gpu_check.sh [--build DIR] [--device cuda:0] [--out DIR] [--copy DIR] [--minutes M] [--again] [STAGE...]
-#   STAGEs  info parity tests graphs step kernels profile sanitizer train peers
+#   STAGEs  info parity tests graphs step kernels profile scaling sanitizer train peers
 #           (default: all; a stage that passed is not run again, unless with --again)
 #   --minutes M  begin nothing new after M minutes and end soon after (default 9)
 #   --copy DIR   after every stage three files there: gpu_check.json, gpu_check.txt, gpu_check.tar.gz (all logs)
@@ -15,10 +15,10 @@
 # cuBLASLt and cuDNN; peers without PyTorch.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-all=(info parity tests graphs step kernels profile sanitizer train peers)
+all=(info parity tests graphs step kernels profile scaling sanitizer train peers)
 # Seconds that a stage may take, and its single commands.
 declare -A stage_limit=([info]=90 [parity]=270 [tests]=240 [graphs]=90 [step]=240 [kernels]=240 [profile]=150
-  [sanitizer]=300 [train]=90 [peers]=420)
+  [scaling]=120 [sanitizer]=300 [train]=90 [peers]=420)
 device=cuda:0 out=gpu-check build= copy= minutes=9 again=no stages=()
 while [ $# -gt 0 ]; do
   case $1 in
@@ -141,7 +141,7 @@ rows=
 table() {
   [ ! -e "$out/wgmma.off" ] || echo "AVID_WGMMA=off: $(cat "$out/wgmma.off")"
   awk -F'\t' '{printf "%-68s %14s %s\n", $2, $3, $4}' "$results"
-  printf '%s' "$rows" | awk -F'|' '{printf "%-12s %s\n", $1, $2}'
+  printf '%s' "$rows" | while IFS='|' read -r name result; do printf '%-12s %s\n' "$name" "$result"; done
 }
 report() {
   text() { printf '%s' "$1" | tr '\n\t' '  ' | sed 's/\\/\\\\/g; s/"/\\"/g'; }

@@ -158,6 +158,27 @@ stage_profile() {  # where the time of an update goes; open the SVG, and the tra
   done < <(networks)
   return $failed
 }
+stage_scaling() {  # an update's time for twice the frames, and for twice the height and width: per frame, and per pixel
+  local name frames size more json first= seconds ratio failed=0
+  while read -r name frames size more; do
+    json=$out/scaling-$name.json
+    sed "/^\[data\]/a frames = $frames\nsize = $size" "$root/configs/base.toml" >"$out/scaling-$name.toml"
+    limited 40 "$bin/avid" bench step --kind base --config "$out/scaling-$name.toml" --clips 8 --dtype bf16 \
+      --device "$device" --steps 5 --warmup 3 --json >"$json" || { failed=1; echo "$name: failed"; continue; }
+    seconds=$(number "$json" median_s)
+    echo "base97m, 8 clips of 2 + $frames frames of ${size}x$size: $seconds s"
+    if [ "$name" = once ]; then
+      first=$seconds
+    elif [ -n "$first" ]; then
+      ratio=$(awk -v a="$first" -v b="$seconds" -v by="$((frames * size * size / 32768))" \
+        'BEGIN { printf "%.3f", b / (by * a) }')
+      note scaling "base97m, 8 clips, $more" "$ratio" "of linear"
+    fi
+  done <<<"once 8 64
+frames 16 64 twice the frames
+pixels 8 128 four times the pixels"
+  return $failed
+}
 stage_kernels() {  # every convolution and product of an update against cuDNN and cuBLASLt
   local config clips name json=$out/kernels.json failed=0 route
   while read -r name config clips; do

@@ -25,7 +25,7 @@ case "$1" in
     [ ! -e "$here/device-hangs" ] || sleep 1000
     if [ -e "$here/no-device" ]; then
       printf '{\n "devices": [\n  "cpu"\n ],\n "device_details": [\n  {\n   "name": "cpu"\n  },\n'
-      printf '  {\n   "name": "cuda:0",\n   "problem": "cuda: no NVIDIA driver"\n  }\n ]\n}\n'
+      printf '  {\n   "name": "cuda:0",\n   "problem": "cuda: no NVIDIA driver | get one"\n  }\n ]\n}\n'
     else
       printf '{\n "devices": [\n  "cpu",\n  "cuda:0 (NVIDIA Test)"\n ],\n "device_details": [\n'
       printf '  {\n   "name": "cpu"\n  },\n  {\n   "free_gib": 1.5,\n   "name": "cuda:0 (NVIDIA Test)"\n  }\n ]\n}\n'
@@ -59,6 +59,8 @@ class Bundle {
     fs::create_directories(dir_ / "bin");
     fs::create_directories(dir_ / "data/samples");
     write_text_atomic(dir_ / "data/samples/x-train.h5", "");
+    fs::create_directories(dir_ / "configs");
+    write_text_atomic(dir_ / "configs/base.toml", "[data]\ntrain = []\n");
     program("avid", kAvid);
     program("test_gpu", kKernelTests);
     for (const char* name : {"test_tensor", "test_autograd", "test_models", "test_train"})
@@ -109,15 +111,31 @@ TEST_CASE("gpu_check/everything_passes_and_is_not_run_again") {
   CHECK(bundle.stage("step") == "passed-before");
 }
 
+TEST_CASE("gpu_check/scaling/times_are_divided_by_what_there_is_more_of") {
+  const Bundle bundle;
+  CHECK(bundle.check({"scaling"}).exit_code == 0);
+  const Json report = bundle.report();
+  const auto value = [&](const std::string& what) {
+    for (const Json& row : report.at("results"))
+      if (row.at("what") == what) return row.at("value").get<double>();
+    return -1.0;
+  };
+  // The program that pretends takes the same time whatever it is asked for.
+  CHECK(value("base97m, 8 clips, twice the frames") == 0.5);
+  CHECK(value("base97m, 8 clips, four times the pixels") == 0.25);
+  const std::string config = Bundle::read_text(fs::path(bundle.out()) / "scaling-pixels.toml");
+  CHECK(config.find("[data]\nframes = 8\nsize = 128\ntrain") != std::string::npos);
+}
+
 TEST_CASE("gpu_check/no_device/every_stage_says_so_in_one_line_and_nothing_runs") {
   const Bundle bundle({"no-device"});
   const ProgramResult result = bundle.check({});
   CHECK(result.exit_code == 1);
   const Json stages = bundle.report().at("stages");
-  CHECK(stages.size() == 10);
+  CHECK(stages.size() == 11);
   for (const auto& [name, text] : stages.items())
     CHECK(text.get<std::string>().starts_with(name == "info" ? "failed " : "failed: cuda: no NVIDIA driver"));
-  CHECK(result.out.find("train        failed: cuda: no NVIDIA driver") != std::string::npos);
+  CHECK(result.out.find("train        failed: cuda: no NVIDIA driver | get one") != std::string::npos);
   CHECK(bundle.calls().find("bench") == std::string::npos);
 }
 
