@@ -52,6 +52,15 @@ void fail_launch(const void* kernel, dim3 grid, dim3 block, std::size_t shared_b
   message += name + ": launch: " + cudaGetErrorName(error) + " (" + cudaGetErrorString(error) + "), grid " +
              text(grid) + ", block " + text(block) + ", shared " + std::to_string(shared_bytes) + " B";
   if (!tensors.empty()) message += ", tensors " + tensors;
+  int device = 0, most_shared = 0;
+  if (cudaGetDevice(&device) == cudaSuccess)
+    cudaDeviceGetAttribute(&most_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  cudaGetLastError();
+  if (most_shared > 0 && shared_bytes > static_cast<std::size_t>(most_shared)) {
+    message += " | a block gets at most " + std::to_string(most_shared) +
+               " B of shared memory on this device, which has less than compute capability 8.0 or 9.0 has";
+    throw GpuError(message);
+  }
   // Launches that are waited for report what the kernel itself did: it is this one then.
   const char* blocking = std::getenv("CUDA_LAUNCH_BLOCKING");
   if (blocking == nullptr || *blocking == '0' || error == cudaErrorNoKernelImageForDevice)

@@ -13,7 +13,10 @@ SAVED = ["r15", "r14", "r13", "r12", "rbx", "rbp", "rip"]
 
 
 def engine():
-    pointer = gdb.parse_and_eval("avid::kernels::simulator::engine_of_this_thread")
+    try:
+        pointer = gdb.parse_and_eval("avid::kernels::simulator::engine_of_this_thread")
+    except gdb.error:
+        raise gdb.GdbError("no types of the simulator here: configure with -DCMAKE_BUILD_TYPE=Debug") from None
     if int(pointer) == 0:
         raise gdb.GdbError("no block has run on this OS thread")
     return pointer.dereference()
