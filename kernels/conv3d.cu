@@ -4,6 +4,7 @@
 //           transposed, both sources' columns in one product. Weight gradient: gather_weight_grad. Bias gradient:
 //           column sums
 // Layout, Parallel, Traffic, Numerics, Limits   gather_gemm.cu, gather_weight_grad.cu
+// Elsewhere conv3d_norm_film_silu.cu: ends in a norm
 // Workspace forward: w with x2's columns moved to whole chunks, where they are not (x of a multiple of 8 bf16 or 4 f32
 //           channels, or no x2: none). Data gradient: w transposed. Weight gradient: partial sums
 // Measured  never run on a GPU yet

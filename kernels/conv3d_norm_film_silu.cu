@@ -1,18 +1,20 @@
-// kernels/conv3d_norm_film_silu.cu -- a convolution that ends in a norm, on a device (contract: conv3d_norm_film_silu.h)
+// kernels/conv3d_norm_film_silu.cu -- a convolution that ends in a norm, on a device
+//                                     (contract: conv3d_norm_film_silu.h)
 //
 // Math      u = x * w + bias;  out = silu(u / max(||u||, 1e-12) a + shift) + residual, a = sqrt(O) gamma (1 + scale)
 // Layout, Parallel   the gathered product of conv3d.cu, which ends as device/gather_norm.h says
 // Traffic   of the product, and 1 (2 with residual) rows of O per position instead of 3 (4); with u 2 (3)
 // Numerics  u is rounded to bf16 before its norm is taken, so that out is the same with and without u, and as
 //           rms_norm_film_silu makes it from the stored u
-// Limits    bf16; rows that a block holds: 104 columns, 160 and 200 on compute capability 9.0, where conv_tiles.h
-//           chooses such a block for the product. The rule does not ask about norms
+// Limits    bf16; rows that a block holds: 104 columns, up to 200 on compute capability 9.0, where conv_tiles.h chooses
+//           such a block for the product. The rule does not ask about norms
 // Measured  never run on a GPU yet
 // Predicted what rms_norm_film_silu_fwd took in front of them: 2 % of a training update, 5 to 8 % of a sampling step
-// Open      rows of two warps side by side (mma.sync, 200 channels); f32; gradients: rms_norm_film_silu_bwd reads u and
-//           d_out and writes d_u, which the data gradient of the layer behind could do where it stores d_out
+// Open      a rule that weighs the norm's bytes as well (4 clips of 64x64 with 100 channels run in two columns of blocks
+//           on an A100, a little faster, and pay a norm for it); rows of two warps side by side (mma.sync, 200
+//           channels); f32; rms_norm_film_silu_bwd where the data gradient of the layer behind stores d_out
 // Oracle    conv3d_cpu.cpp, then rms_norm_film_silu_cpu.cpp, in f64; and the two kernels it replaces:
-//           tests/sim/conv3d_norm_film_silu_test.cpp
+//           tests/sim/conv3d_norm_film_silu{,_wgmma}_test.cpp
 #include "kernels/conv3d_norm_film_silu.h"
 
 #include "kernels/device/conv_products.h"

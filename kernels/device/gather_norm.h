@@ -2,14 +2,14 @@
 //
 // Where the columns of a block are all of a row, its sums need not go to memory and back for rms_norm_film_silu. They
 // are staged in shared memory in any case (16 rows of a warp at a time), and from there L lanes take a row, each its
-// chunks l, l + L ..., as in the norm's own kernel (row_lanes.h): the same additions in the same order, so the same bits
-// in out, as long as that kernel takes L lanes as well, which it does at every width that these tiles are chosen for.
+// chunks l, l + L ..., as in the norm's own kernel (row_lanes.h): the same additions in the same order, and so the same
+// bits in out.
 //
 // The sums are rounded before anything is made of them. A backward pass has the rounded row; and whether somebody wants
 // it (training) or not (sampling) must not change out.
 //
-// a and shift of a frame are read by each of its rows: a table in shared memory holds them for all frames that a block's
-// rows lie in, where the stages were.
+// a and shift of a frame are read by each of its rows: a table in shared memory holds them for all frames that a
+// block's rows lie in, where the stages were.
 #pragma once
 
 #include "kernels/device/gather_taps.h"
@@ -49,11 +49,11 @@ AVID_DEVICE NormTable fill_norm_table(const GatherGemm<Elem>& p, void* memory, i
 }
 
 /// Stores 16 rows of kColumns staged sums, a warp together: rounds them, norms, FiLM, SiLU, adds the residual, rounds,
-/// writes. Rows with out_row < 0 are left out.
-template <int kColumns, int kPitch>
+/// writes. Rows with out_row < 0 are left out. L lanes hold a row, each K chunks.
+template <int kColumns, int kPitch, int L, int K>
 AVID_DEVICE void store_normed_rows(
     const GatherGemm<bf16>& p, const float* staged, const int* out_row, const NormTable& table, int lane) {
-  constexpr int kChunks = kColumns / 8, L = kColumns <= 192 ? 8 : 16, K = (kChunks + L - 1) / L, kRows = 32 / L;
+  constexpr int kChunks = kColumns / 8, kRows = 32 / L;
   const int C = p.norm.C, first_chunk = lane % L;
   const auto load_residual = [&](int r, Chunk8<bf16>(&to)[K]) {
     const int row = out_row[r];
@@ -134,7 +134,14 @@ AVID_DEVICE void store_fragments(
   }
   __syncwarp();
   if constexpr (End::kNorm) {
-    store_normed_rows<kColumns, kPitch>(p, staged, out_row, table, lane);
+    // As many lanes as with_row_lanes gives a row. Chunks that a row does not have add zeros.
+    if constexpr (kColumns <= 192) {
+      store_normed_rows<kColumns, kPitch, 8, (kColumns + 63) / 64>(p, staged, out_row, table, lane);
+    } else if (p.norm.C <= 192) {
+      store_normed_rows<kColumns, kPitch, 8, 3>(p, staged, out_row, table, lane);
+    } else {
+      store_normed_rows<kColumns, kPitch, 16, 2>(p, staged, out_row, table, lane);
+    }
   } else {
     store_staged_rows<Elem, kColumns, kPitch>(p, staged, out_row, first_chunk, lane);
   }
