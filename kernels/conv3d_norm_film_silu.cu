@@ -10,8 +10,8 @@
 //           such a block for the product. The rule does not ask about norms
 // Measured  never run on a GPU yet
 // Predicted what rms_norm_film_silu_fwd took in front of them: 2 % of a training update, 5 to 8 % of a sampling step
-// Open      a rule that weighs the norm's bytes as well (4 clips of 64x64 with 100 channels run in two columns of blocks
-//           on an A100, a little faster, and pay a norm for it); rows of two warps side by side (mma.sync, 200
+// Open      a rule that weighs the norm's bytes as well (4 clips of 64x64 with 100 channels run in two columns of
+//           blocks on an A100, a little faster, and pay a norm for it); rows of two warps side by side (mma.sync, 200
 //           channels); f32; rms_norm_film_silu_bwd where the data gradient of the layer behind stores d_out
 // Oracle    conv3d_cpu.cpp, then rms_norm_film_silu_cpu.cpp, in f64; and the two kernels it replaces:
 //           tests/sim/conv3d_norm_film_silu{,_wgmma}_test.cpp

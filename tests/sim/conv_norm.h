@@ -1,5 +1,5 @@
-// tests/sim/conv_norm.h -- a convolution that ends in a norm, with a given tile: against f64 and the two kernels that it
-// replaces
+// tests/sim/conv_norm.h -- a convolution that ends in a norm, with a given tile: against f64 and the two kernels that
+// it replaces
 #pragma once
 
 #include "kernels/device/conv_products.h"
