@@ -127,7 +127,11 @@ bool records(UseGraph graph, Device device) { return graph != UseGraph::off && d
 class StepTimer {
  public:
   StepTimer(const BenchRequest& request, kernels::Collect collect, std::int64_t warmup)
-      : device_(request.device), collect_(collect), warmup_(warmup), steps_(request.steps) {}
+      : device_(request.device),
+        collect_(collect),
+        warmup_(warmup),
+        steps_(request.steps),
+        around_first_(request.around_first_timed) {}
 
   std::int64_t warmup() const { return warmup_; }
   std::int64_t steps() const { return steps_; }
@@ -139,9 +143,14 @@ class StepTimer {
       if (device_.is_gpu()) reset_device_pool_peak(device_);
       kernels::reset_slow_path_counts();
       if (collect_ != kernels::Collect::nothing) kernels::set_op_timing(collect_, [this] { wait(); });
+      if (around_first_) around_first_(true);
     }
     clock_ = kernels::op_clock();
     start_ = std::chrono::steady_clock::now();
+  }
+  /// The device has all of its work; what the host does behind it is not the step's.
+  void queued() {
+    if (done_ == warmup_ && around_first_) around_first_(false);
   }
   void end() {
     wait();
@@ -174,6 +183,7 @@ class StepTimer {
   Device device_;
   kernels::Collect collect_;
   std::int64_t warmup_, steps_, done_ = 0;
+  std::function<void(bool)> around_first_;
   double clock_ = 0;
   std::chrono::steady_clock::time_point start_;
   BenchResult result_;
@@ -185,7 +195,8 @@ void run_updates(const Prepared& prepared, UseGraph graph, StepTimer& timer) {
   Learner learner(*prepared.trainee, options);
   for (std::int64_t k = 0; k < timer.warmup() + timer.steps(); ++k) {
     timer.begin();
-    const UpdateReport report = learner.update(k, [&](std::int64_t) { return prepared.batch; });
+    const UpdateReport report = learner.update(
+        k, [&](std::int64_t) { return prepared.batch; }, [&] { timer.queued(); });
     timer.end();
     if (k == 0) timer.result().loss = report.loss;
     if (!report.note.empty()) timer.result().graph_note = report.note;
@@ -201,6 +212,7 @@ void run_sampling(const Prepared& prepared, UseGraph graph, StepTimer& timer) {
   options.graph = graph;
   options.say = [&](const std::string& note) { timer.result().graph_note = note; };
   options.on_step = [&](const diffusion::StepReport& report) {
+    timer.queued();
     timer.end();
     timer.result().graph_steps = std::max(timer.result().graph_steps, report.graph_steps);
     timer.begin();
@@ -252,6 +264,7 @@ BenchResult bench_step(const BenchRequest& request) {
   }
   if (!request.device.is_gpu()) result.graph_note = "the CPU queues nothing";
   if (request.device.is_gpu() && graph == UseGraph::off) result.graph_note = "off";
+  result.clips = prepared.batch.x0.dim(0);
   result.flops_per_step = prepared.frozen_flops + (samples ? 1 : 3) * prepared.trained_flops;
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -27,12 +28,15 @@ struct BenchRequest {
   /// automatic.
   std::optional<UseGraph> graph = {};
   kernels::Collect collect = kernels::Collect::nothing;  ///< where the time goes: sums per op, or every call
-  Device device = {};                                    ///< where the networks compute
-  DType activations = DType::f32;                        ///< f32 or bf16
+  /// Called with true when the first timed step begins, with false when all of it was computed or queued.
+  std::function<void(bool begins)> around_first_timed = {};
+  Device device = {};              ///< where the networks compute
+  DType activations = DType::f32;  ///< f32 or bf16
 };
 
 struct BenchResult {
   std::vector<double> seconds;  ///< one per step
+  std::int64_t clips = 0;       ///< in a batch
   double loss = 0;              ///< of the first step, for comparison with another implementation
   /// The same steps recorded and repeated. They are `seconds` themselves unless ops were collected: then the device was
   /// waited for after each. Empty where nothing was recorded.

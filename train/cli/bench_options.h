@@ -17,6 +17,8 @@ struct BenchOptions {
   std::string dtype = "f32", device = "cpu", graph;  ///< graph: empty where it was not given
   int threads = 0;
   bool json = false;
+  std::string predict;        ///< the GPU to predict for; empty: the step is timed
+  bool with_kernels = false;  ///< of a prediction
   std::shared_ptr<RouteOptions> routes = std::make_shared<RouteOptions>();
 };
 

@@ -1,10 +1,6 @@
 // train/cli/cmd_bench.cpp -- avid bench: whole steps, where their time goes, what the kernels' lines move
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstdio>
-#include <filesystem>
-#include <fstream>
 #include <memory>
 
 #if AVID_HAVE_SIM
@@ -15,34 +11,16 @@
 #include "tensor/error.h"
 #include "tensor/io/json.h"
 #include "train/cli/bench_options.h"
+#include "train/cli/bench_predict.h"
 
 namespace avid::cli {
 namespace {
 
 #if AVID_HAVE_SIM
-/// Starts the same command line again in avid_traffic, the program whose kernels tell the simulator of every access.
-void continue_in_traffic_program() {
-  const auto self = std::filesystem::read_symlink("/proc/self/exe");
-  const auto program = self.parent_path() / "avid_traffic";
-  check<UsageError>(
-      self.filename() != program.filename() && std::filesystem::exists(program),
-      "bench kernels: needs {}, which is built with the tests | cmake --build BUILD --target avid_traffic",
-      program.string());
-  std::ifstream in("/proc/self/cmdline", std::ios::binary);
-  std::vector<std::string> words;
-  for (std::string word; std::getline(in, word, '\0');) words.push_back(word);
-  std::vector<char*> arguments;
-  for (std::string& word : words) arguments.push_back(word.data());
-  arguments.push_back(nullptr);
-  std::fflush(nullptr);
-  execv(program.c_str(), arguments.data());
-  fail<UsageError>("bench kernels: {} does not start", program.string());
-}
-
 /// One step on the simulator; of every launch the first block is recorded.
 void run_traffic(BenchOptions& options) {
   namespace simulator = kernels::simulator;
-  if (!simulator::have_race_hooks()) continue_in_traffic_program();
+  if (!simulator::have_race_hooks()) continue_in_traffic_program("bench kernels");
   options.request.device = Device::parse("sim");
   options.request.activations = options.dtype == "bf16" ? DType::bf16 : DType::f32;
   options.request.steps = 1;
@@ -90,7 +68,7 @@ void run_traffic(BenchOptions& options) {
 }
 #endif
 
-/// Ours against NVIDIA's libraries at every shape that a step has, once each: what --conv auto and --gemm auto measure.
+/// Ours against NVIDIA's libraries at every shape that a step has, once each: what --conv auto and its like measure.
 void run_opponents(BenchOptions& options) {
   namespace vendor = kernels::vendor;
   options.request.device = Device::parse(options.device);
@@ -102,8 +80,7 @@ void run_opponents(BenchOptions& options) {
   options.request.steps = 1;
   options.request.warmup = 1;
   options.request.graph = UseGraph::off;
-  vendor::set_route(vendor::Family::conv, vendor::Route::automatic);
-  vendor::set_route(vendor::Family::gemm, vendor::Route::automatic);
+  for (const vendor::Family family : vendor::kFamilies) vendor::set_route(family, vendor::Route::automatic);
   const train::BenchResult result = train::bench_step(options.request);
   std::vector<vendor::Choice> found = vendor::choices();
   const auto steps = static_cast<double>(result.num_run);
@@ -157,16 +134,34 @@ void add_timed(Command* command, kernels::Collect collect, const std::string& ex
   command->callback([options] { print_step(*options, time_step(*options)); });
 }
 
+void add_step(Command* command) {
+  auto options = std::make_shared<BenchOptions>();
+  set_example(command, "avid bench step --config configs/demo_adapter.toml --base-config configs/demo_base.toml");
+  add_step_options(command, options);
+  command
+      ->add_option(
+          "--predict", options->predict,
+          "Times nothing: with --config, a prediction for this GPU from what every launch asks of it, counted in the "
+          "simulator: a100, h100 or h200")
+      ->one_of({"a100", "h100", "h200"});
+  command->add_flag("--kernels", options->with_kernels, "With --predict: also a line per kernel");
+  command->callback([options] {
+    if (!options->predict.empty()) return run_prediction(*options);
+    check<UsageError>(!options->with_kernels, "bench step: --kernels goes with --predict");
+    print_step(*options, time_step(*options));
+  });
+}
+
 void setup(Command* command) {
   command->require_subcommand();
-  add_timed(
-      command->add_subcommand("step", "time whole training updates or sampling steps"), kernels::Collect::nothing,
-      "avid bench step --config configs/demo_adapter.toml --base-config configs/demo_base.toml");
+  add_step(command->add_subcommand("step", "time whole training updates or sampling steps, or predict their time"));
   add_timed(
       command->add_subcommand("ops", "the same, with a table of where the time goes and which slow paths were taken"),
       kernels::Collect::sums, "avid bench ops --kind base --config configs/demo_base.toml");
   Command* each = command->add_subcommand(
-      "kernels", "every convolution and product of a step against cuDNN and cuBLASLt; or memory traffic, line by line");
+      "kernels",
+      "every convolution, product, attention and layer norm of a step against cuDNN and cuBLASLt; or memory traffic, "
+      "line by line");
   auto options = std::make_shared<BenchOptions>();
   add_step_inputs(each, options);
   set_example(each, "avid bench kernels --kind base --device cuda --config configs/base.toml --dtype bf16");
