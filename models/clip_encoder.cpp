@@ -10,7 +10,6 @@
 #include "autograd/ops/elementwise.h"
 #include "autograd/ops/layer_norm.h"
 #include "autograd/ops/linear.h"
-#include "autograd/ops/rms_norm_film_silu.h"
 #include "models/action_classifier.h"
 #include "models/infer.h"
 #include "tensor/error.h"
@@ -63,7 +62,7 @@ ClipEncoder::Unit::Unit(
       gamma_(add_parameter({.name = "gamma", .shape = {out}, .plain_shape = {out}, .init = nn::Init::ones})) {}
 
 Var ClipEncoder::Unit::forward(const Var& x, const Var& x2) const {
-  return rms_norm_film_silu(Conv::forward(x, x2), gamma_->var(), {}, {});
+  return forward_norm_film_silu(x, x2, gamma_->var(), {}, {});
 }
 
 ClipEncoder::ClipEncoder(const ClipEncoderConfig& config)

@@ -7,7 +7,6 @@
 #include "autograd/ops/elementwise.h"
 #include "autograd/ops/linear.h"
 #include "autograd/ops/linear_attention.h"
-#include "autograd/ops/rms_norm_film_silu.h"
 #include "autograd/ops/spatial_attention.h"
 #include "autograd/ops/temporal_attention.h"
 #include "tensor/ops/timestep_code.h"
@@ -33,7 +32,7 @@ ResNetBlock::Block::Block(std::int64_t in, std::int64_t out) : proj_(in, out, {1
 }
 
 Var ResNetBlock::Block::forward(const Var& x, const Var& x2, const Var& film, const Var& residual) const {
-  return rms_norm_film_silu(proj_.forward(x, x2), gamma_->var(), film, residual);
+  return proj_.forward_norm_film_silu(x, x2, gamma_->var(), film, residual);
 }
 
 ResNetBlock::ResNetBlock(std::int64_t in, std::int64_t out, std::int64_t film_width)

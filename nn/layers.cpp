@@ -1,6 +1,7 @@
 // nn/layers.cpp -- layers with parameters
 #include "nn/layers.h"
 
+#include "autograd/ops/conv3d_norm_film_silu.h"
 #include "autograd/ops/conv_transpose3d.h"
 #include "autograd/ops/linear.h"
 
@@ -32,6 +33,11 @@ Conv::Conv(std::int64_t in, std::int64_t out, std::array<std::int64_t, 3> kernel
 }
 
 Var Conv::forward(const Var& x, const Var& x2) const { return conv3d(x, weight_->var(), bias_->var(), options_, x2); }
+
+Var Conv::forward_norm_film_silu(
+    const Var& x, const Var& x2, const Var& gamma, const Var& film, const Var& residual) const {
+  return conv3d_norm_film_silu(x, weight_->var(), bias_->var(), options_, x2, gamma, film, residual);
+}
 
 ConvTranspose::ConvTranspose(
     std::int64_t in, std::int64_t out, std::array<std::int64_t, 3> kernel, const Conv3dOptions& options)

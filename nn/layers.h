@@ -46,6 +46,8 @@ class Conv : public Module {
   Conv(std::int64_t in, std::int64_t out, std::array<std::int64_t, 3> kernel, const Conv3dOptions& options);
   /// x [B,T,H,W,I1], x2 [B,T,H,W,I2] or none with I1 + I2 = I.
   Var forward(const Var& x, const Var& x2 = {}) const;
+  /// rms_norm_film_silu of that, with gamma [O], film [B,T,2O] or none, residual [B,T',H',W',O] or none.
+  Var forward_norm_film_silu(const Var& x, const Var& x2, const Var& gamma, const Var& film, const Var& residual) const;
 
  private:
   Parameter* weight_;

@@ -52,7 +52,11 @@ class Conv3dRule : public Rule {
 
 Var conv3d(const Var& x, const Var& w, const Var& b, const Conv3dOptions& options, const Var& x2) {
   const kernels::OpTimer timer("conv3d");
-  Tensor out = conv3d(x.value(), w.value_in(x.dtype()), value_or_none(b), options, value_or_none(x2));
+  return conv3d_result(
+      conv3d(x.value(), w.value_in(x.dtype()), value_or_none(b), options, value_or_none(x2)), x, w, b, options, x2);
+}
+
+Var conv3d_result(Tensor out, const Var& x, const Var& w, const Var& b, const Conv3dOptions& options, const Var& x2) {
   if (!needs_record({&x, &w, &b, &x2})) return Var(std::move(out));
   return record(std::make_unique<Conv3dRule>(x, w, options, x2), std::move(out), {x, w, b, x2});
 }

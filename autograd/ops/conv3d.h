@@ -11,4 +11,7 @@ namespace avid {
 /// nothing.
 Var conv3d(const Var& x, const Var& w, const Var& b, const Conv3dOptions& options = {}, const Var& x2 = {});
 
+/// The same for a result `out` that a fused op has computed: only records.
+Var conv3d_result(Tensor out, const Var& x, const Var& w, const Var& b, const Conv3dOptions& options, const Var& x2);
+
 }  // namespace avid

@@ -39,7 +39,12 @@ class RmsNormFilmSiluRule : public Rule {
 
 Var rms_norm_film_silu(const Var& x, const Var& gamma, const Var& film, const Var& residual) {
   const kernels::OpTimer timer("rms_norm_film_silu");
-  Tensor out = rms_norm_film_silu_fwd(x.value(), gamma.value(), value_or_none(film), value_or_none(residual));
+  return rms_norm_film_silu_result(
+      rms_norm_film_silu_fwd(x.value(), gamma.value(), value_or_none(film), value_or_none(residual)), x, gamma, film,
+      residual);
+}
+
+Var rms_norm_film_silu_result(Tensor out, const Var& x, const Var& gamma, const Var& film, const Var& residual) {
   if (!needs_record({&x, &gamma, &film, &residual})) return Var(std::move(out));
   return record(std::make_unique<RmsNormFilmSiluRule>(x, gamma, film), std::move(out), {x, gamma, film, residual});
 }

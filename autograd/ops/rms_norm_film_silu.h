@@ -11,4 +11,7 @@ namespace avid {
 /// Grad     x, gamma, film, residual (d_out itself, not a copy). Saves x, gamma and film; the rest is computed again.
 Var rms_norm_film_silu(const Var& x, const Var& gamma, const Var& film, const Var& residual);
 
+/// The same for a result `out` that a fused op has computed: only records.
+Var rms_norm_film_silu_result(Tensor out, const Var& x, const Var& gamma, const Var& film, const Var& residual);
+
 }  // namespace avid

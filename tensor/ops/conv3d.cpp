@@ -5,16 +5,17 @@
 #include "kernels/op_name.h"
 #include "kernels/op_timer.h"
 #include "tensor/kernel_args.h"
+#include "tensor/ops/conv3d_size.h"
 #include "tensor/ops/emulated_bf16.h"
 #include "tensor/ops/library_route.h"
 #include "tensor/ops/on_device.h"
 
 namespace avid {
-namespace {
 
 using kernels::Conv3dSize;
 
-/// Extents from the shapes, with every relation between them checked. x2 may have rank 0 (absent).
+namespace detail {
+
 Conv3dSize size_of_conv(const char* op, const Shape& x, const Shape& x2, const Shape& w, const Conv3dOptions& options) {
   check<ShapeError>(x.rank() == 5, "{}: x: expected rank 5 [B,T,H,W,I], got {}", op, x);
   check<ShapeError>(w.rank() == 5, "{}: w: expected rank 5 [O,kt,kh,kw,I], got {}", op, w);
@@ -42,6 +43,10 @@ Conv3dSize size_of_conv(const char* op, const Shape& x, const Shape& x2, const S
   }
   return s;
 }
+
+}  // namespace detail
+
+namespace {
 
 Shape out_shape(const Conv3dSize& s) { return {s.B, s.out[0], s.out[1], s.out[2], s.O}; }
 
@@ -71,7 +76,7 @@ Tensor conv3d(const Tensor& x, const Tensor& w, const Tensor& bias, const Conv3d
   if (detail::is_emulated_bf16(x))
     return detail::narrowed(conv3d(detail::widened(x), detail::widened(w), bias, options, detail::widened(x2)));
   check_args("conv3d", {{"x", x}, {"w", w}, {"x2", x2}});
-  const Conv3dSize s = size_of_conv("conv3d", x.shape(), shape_or_none(x2), w.shape(), options);
+  const Conv3dSize s = detail::size_of_conv("conv3d", x.shape(), shape_or_none(x2), w.shape(), options);
   if (bias.defined()) detail::check_parameter(bias, {s.O}, x, "conv3d", "bias");
   kernels::note_variant({"fwd", s.kernel});
   kernels::note_flops(s.flops());
@@ -117,7 +122,7 @@ Conv3dInputGrads conv3d_bwd_data(
     return {detail::narrowed(wide.d_x), detail::narrowed(wide.d_x2)};
   }
   check_args("conv3d_bwd_data", {{"d_out", d_out}, {"w", w}});
-  const Conv3dSize s = size_of_conv("conv3d_bwd_data", x_shape, x2_shape, w.shape(), options);
+  const Conv3dSize s = detail::size_of_conv("conv3d_bwd_data", x_shape, x2_shape, w.shape(), options);
   check_shape(d_out, out_shape(s), "conv3d_bwd_data", "d_out");
   kernels::note_variant({"data", s.kernel});
   kernels::note_flops(s.flops());
@@ -167,7 +172,7 @@ Conv3dWeightGrads conv3d_bwd_weight(
   Conv3dSize s;
   if (needs_w) {
     check<ShapeError>(x.defined(), "conv3d_bwd_weight: x: expected a tensor, got an undefined one");
-    s = size_of_conv("conv3d_bwd_weight", x.shape(), shape_or_none(x2), w_shape, options);
+    s = detail::size_of_conv("conv3d_bwd_weight", x.shape(), shape_or_none(x2), w_shape, options);
     check_shape(d_out, out_shape(s), "conv3d_bwd_weight", "d_out");
     kernels::note_variant({"weights", s.kernel});
     kernels::note_flops(s.flops());

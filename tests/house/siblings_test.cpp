@@ -11,7 +11,10 @@ namespace fs = std::filesystem;
 namespace {
 
 // No op of their own: what several ops share.
-const std::set<std::string> kShared = {"attention_block", "emulated_bf16", "library_route", "on_device", "operands"};
+const std::set<std::string> kShared = {"attention_block", "conv3d_size", "emulated_bf16",
+                                       "library_route",   "on_device",   "operands"};
+// Two other ops in one, on devices only.
+const std::set<std::string> kDevicesOnly = {"conv3d_norm_film_silu"};
 // Never differentiated: data in and out, fixed codes, the optimiser, diffusion steps. They have a kernel and a test in
 // tests/tensor.
 const std::set<std::string> kNoGradient = {"adam", "clip_mix", "frames", "moments", "timestep_code"};
@@ -34,7 +37,7 @@ std::vector<std::string> missing_siblings(const fs::path& root) {
     if (kShared.contains(stem)) continue;
     std::vector<std::string> wanted = {
         "tensor/ops/" + stem + ".h", "tensor/ops/" + stem + ".cpp", "kernels/" + stem + ".h",
-        "kernels/" + stem + "_cpu.cpp"};
+        "kernels/" + stem + (kDevicesOnly.contains(stem) ? ".cu" : "_cpu.cpp")};
     if (kNoGradient.contains(stem)) {
       wanted.push_back("tests/tensor/" + stem + "_test.cpp");
     } else {
