@@ -293,41 +293,86 @@ void attend_gradient(const Stream& stream, SpatialCore<Elem> core, Rows<Elem> d_
   });
 }
 
+/// The core's operands as those of an attention of its own.
+template <class Elem>
+AttentionArgs<Elem> core_arguments(const SpatialCore<Elem>& core, Rows<Elem> a) {
+  const auto part = [&](int i) {
+    return Rows<const Elem>{core.qkv.data + std::int64_t{i} * core.N * core.D, core.qkv.pitch};
+  };
+  return {
+      .B = core.F,
+      .Q = core.S,
+      .K = core.S,
+      .N = core.N,
+      .D = core.D,
+      .scale = core.scale,
+      .q = part(0),
+      .k = part(1),
+      .v = part(2),
+      .out = a,
+      .log_sum = core.lse};
+}
+
+template <class Elem>
+AttentionGrads<Elem> core_gradients(const SpatialCore<Elem>& core, Rows<Elem> d_qkv) {
+  const auto part = [&](int i) { return Rows<Elem>{d_qkv.data + std::int64_t{i} * core.N * core.D, d_qkv.pitch}; };
+  return {.d_out = core.d_a, .d_q = part(0), .d_k = part(1), .d_v = part(2), .workspace = core.delta};
+}
+
+template <class Elem>
+void run_core(
+    const Stream& stream, const SpatialCore<Elem>& core, Rows<Elem> a, const SpatialAttentionCore<Elem>& other) {
+  if (!other.fwd) return attend<Elem>(stream, core, a);
+  other.fwd(core_arguments(core, a), [&] { attend<Elem>(stream, core, a); });
+}
+
+template <class Elem>
+void run_core_gradient(
+    const Stream& stream, const SpatialCore<Elem>& core, Rows<Elem> a, Rows<Elem> d_qkv,
+    const SpatialAttentionCore<Elem>& other) {
+  if (!other.bwd) return attend_gradient<Elem>(stream, core, d_qkv);
+  other.bwd(core_arguments(core, a), core_gradients(core, d_qkv), [&] { attend_gradient<Elem>(stream, core, d_qkv); });
+}
+
 }  // namespace AVID_GPU
 
 template <class Backend, class Elem>
-void spatial_attention_fwd(const Stream& stream, const AttentionBlockDeviceArgs<Elem>& p) {
+void spatial_attention_fwd(
+    const Stream& stream, const AttentionBlockDeviceArgs<Elem>& p, const SpatialAttentionCore<Elem>& other) {
   using namespace AVID_GPU;
   if (p.B * p.T * p.S == 0) return;
   const AttentionSteps<Elem> steps(stream, p, spatial_attention_plan(p, false));
   steps.project();
-  attend<Elem>(stream, spatial_core(steps, false), steps.a);
+  run_core(stream, spatial_core(steps, false), steps.a, other);
   steps.output();
 }
 
 template <class Backend, class Elem>
 void spatial_attention_bwd(
-    const Stream& stream, const AttentionBlockDeviceArgs<Elem>& p, const AttentionBlockDeviceGrads<Elem>& g) {
+    const Stream& stream, const AttentionBlockDeviceArgs<Elem>& p, const AttentionBlockDeviceGrads<Elem>& g,
+    const SpatialAttentionCore<Elem>& other) {
   using namespace AVID_GPU;
   const AttentionSteps<Elem> steps(stream, p, spatial_attention_plan(p, true));
   if (p.B * p.T * p.S > 0 && (g.d_w_out || steps.needs_core(g))) {
     const SpatialCore<Elem> core = spatial_core(steps, true);
     steps.project();
-    attend<Elem>(stream, core, steps.a);
+    run_core(stream, core, steps.a, other);
     if (steps.needs_core(g)) {
       steps.d_attention(g);
       steps.prepare_d_qkv();
-      attend_gradient<Elem>(stream, core, steps.d_qkv);
+      run_core_gradient(stream, core, steps.a, steps.d_qkv, other);
     }
   }
   steps.output_gradients(g);
   steps.project_gradients(g);
 }
 
-#define AVID_INSTANTIATE(Elem)                                                                          \
-  template void spatial_attention_fwd<Gpu, Elem>(const Stream&, const AttentionBlockDeviceArgs<Elem>&); \
-  template void spatial_attention_bwd<Gpu, Elem>(                                                       \
-      const Stream&, const AttentionBlockDeviceArgs<Elem>&, const AttentionBlockDeviceGrads<Elem>&);
+#define AVID_INSTANTIATE(Elem)                                                                      \
+  template void spatial_attention_fwd<Gpu, Elem>(                                                   \
+      const Stream&, const AttentionBlockDeviceArgs<Elem>&, const SpatialAttentionCore<Elem>&);     \
+  template void spatial_attention_bwd<Gpu, Elem>(                                                   \
+      const Stream&, const AttentionBlockDeviceArgs<Elem>&, const AttentionBlockDeviceGrads<Elem>&, \
+      const SpatialAttentionCore<Elem>&);
 AVID_INSTANTIATE(float)
 AVID_INSTANTIATE(BFloat16)
 #undef AVID_INSTANTIATE

@@ -103,11 +103,14 @@ without_wgmma() {
 
 # cuBLASLt and cuDNN: where the loader does not know them, those of PyTorch's packages or of the toolkit.
 library_folders() {
-  local python=${AVID_PEER_PYTHON:-python3} folders folder
+  local python=${AVID_PEER_PYTHON:-python3} folders folder library
   folders=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])' 2>/dev/null)
   for folder in "$folders"/nvidia/*/lib /usr/local/cuda/lib64; do
-    compgen -G "$folder/libcudnn.so.*" >/dev/null || compgen -G "$folder/libcublasLt.so.*" >/dev/null || continue
-    printf ':%s' "$folder"
+    for library in cudnn cublasLt nvrtc; do  # cuDNN compiles some of its kernels with the last one
+      compgen -G "$folder/lib$library.so.*" >/dev/null || continue
+      printf ':%s' "$folder"
+      break
+    done
   done
 }
 library_path=${LD_LIBRARY_PATH:-}  # PyTorch's own, which must not get the toolkit's in its place

@@ -3,18 +3,12 @@
 
 #if AVID_HAVE_CUDA
 
-#include <cuda_runtime_api.h>
-
-#include <algorithm>
-#include <map>
-#include <mutex>
 #include <type_traits>
 
 #include "kernels/bias_rows.h"
 #include "kernels/cast.h"
 #include "kernels/device/runtime.h"
-#include "kernels/vendor/cuda_stopwatch.h"
-#include "kernels/vendor/cudnn_plan.h"
+#include "kernels/vendor/cudnn_cache.h"
 
 namespace avid::kernels::vendor {
 namespace {
@@ -22,45 +16,10 @@ namespace {
 template <class Elem>
 constexpr ElementType kType = std::is_same_v<Elem, float> ? ElementType::f32 : ElementType::bf16;
 
-/// The ways to compute a problem, and which of them is taken.
-struct Plans {
-  std::vector<CudnnPlan> plans;
-  std::size_t taken = 0;
-  bool timed = false;
-
-  std::int64_t workspace_bytes() const {
-    std::int64_t most = 0;
-    for (const CudnnPlan& plan : plans) most = std::max(most, plan.workspace_bytes());
-    return most;
-  }
-};
-
-/// Those of the current device, found once per problem. The reference stays valid.
-Plans& plans_for(const ConvProblem& problem) {
-  static std::map<std::pair<int, ConvProblem>, Plans> found;
-  static std::mutex mutex;
-  const std::lock_guard lock(mutex);
-  int device = 0;
-  cudaGetDevice(&device);
-  Plans& plans = found[{device, problem}];
-  const std::size_t wanted = route(Family::conv) == Route::automatic ? kTimedPlans : 1;
-  if (plans.plans.size() < wanted && !plans.timed) plans.plans = cudnn_plans(problem, wanted);
-  return plans;
-}
-
-/// Runs a problem on device pointers; under "auto" the first run times the ways.
+/// Runs a pass on device pointers.
 void run(
     const Stream& stream, const ConvProblem& problem, const void* x, const void* w, const void* y, void* workspace) {
-  Plans& plans = plans_for(problem);
-  const auto run_plan = [&](std::size_t i) {
-    // cuDNN takes all pointers as writable; it writes the pass's result only.
-    plans.plans[i].run(stream, const_cast<void*>(x), const_cast<void*>(w), const_cast<void*>(y), workspace);
-  };
-  if (!plans.timed && route(Family::conv) == Route::automatic) {
-    plans.taken = fastest_of(plans.plans.size(), cuda_stopwatch(stream), run_plan);
-    plans.timed = true;
-  }
-  run_plan(plans.taken);
+  run_problem(stream, Family::conv, problem, {x, w, y}, workspace);
 }
 
 /// The parts of a workspace: joined rows of x, the gradient of w before the cast, what the plan needs.
@@ -114,7 +73,7 @@ const Elem* joined_sources(
 
 template <class Elem>
 std::int64_t library_conv3d_workspace_bytes(ConvPass pass, const Conv3dSize& size, const ConvPitches& pitches) {
-  const std::int64_t plans = plans_for(conv_problem(pass, kType<Elem>, size, pitches)).workspace_bytes();
+  const std::int64_t plans = ways_for(Family::conv, conv_problem(pass, kType<Elem>, size, pitches)).workspace_bytes();
   return conv_buffers(pass, kType<Elem>, size, pitches).total() + plans;
 }
 

@@ -11,15 +11,11 @@
 namespace avid::kernels::vendor {
 namespace {
 
-constexpr std::size_t kFamilies = 2;
-
-std::array<std::atomic<Route>, kFamilies> routes{};
+std::array<std::atomic<Route>, kFamilies.size()> routes{};
 std::mutex mutex;
-std::array<std::map<std::string, Choice>, kFamilies> found;
+std::array<std::map<std::string, Choice>, kFamilies.size()> found;
 
 std::size_t index(Family family) { return static_cast<std::size_t>(family); }
-
-const char* option_of(Family family) { return family == Family::conv ? "cudnn" : "cublaslt"; }
 
 std::string milliseconds_text(double ms) {
   char text[32];
@@ -47,8 +43,12 @@ std::optional<Choice> measure(
 
 }  // namespace
 
-const char* name_of(Family family) { return family == Family::conv ? "conv" : "gemm"; }
-const char* library_of(Family family) { return family == Family::conv ? "cuDNN" : "cuBLASLt"; }
+const char* name_of(Family family) {
+  constexpr std::array kNames{"conv", "gemm", "attention", "norm"};
+  return kNames[index(family)];
+}
+const char* library_of(Family family) { return family == Family::gemm ? "cuBLASLt" : "cuDNN"; }
+const char* option_of(Family family) { return family == Family::gemm ? "cublaslt" : "cudnn"; }
 
 Route parse_route(Family family, std::string_view text) {
   if (text == "native") return Route::native;

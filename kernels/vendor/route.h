@@ -5,6 +5,7 @@
 // error when it was asked for by name, and a printed reason when "auto" looked.
 #pragma once
 
+#include <array>
 #include <functional>
 #include <optional>
 #include <string>
@@ -15,8 +16,9 @@
 
 namespace avid::kernels::vendor {
 
-/// Ops that a library offers: convolutions (cuDNN), matrix products (cuBLASLt).
-enum class Family { conv, gemm };
+/// Ops that a library offers: convolutions, softmax attention, layer norm (cuDNN), matrix products (cuBLASLt).
+enum class Family { conv, gemm, attention, norm };
+inline constexpr std::array kFamilies{Family::conv, Family::gemm, Family::attention, Family::norm};
 enum class Route { native, library, automatic };
 
 /// A library cannot be loaded, or has no algorithm for a problem. what() is one line.
@@ -25,10 +27,12 @@ class LibraryError : public GpuError {
   using GpuError::GpuError;
 };
 
-/// "conv", "gemm": the names of the options.
+/// "conv", "gemm", "attention", "norm": the names of the options.
 const char* name_of(Family family);
 /// "cuDNN", "cuBLASLt"
 const char* library_of(Family family);
+/// "cudnn", "cublaslt": the library as a value of the option.
+const char* option_of(Family family);
 /// Reads "native", "cudnn" / "cublaslt", "auto". Throws std::invalid_argument with one line.
 Route parse_route(Family family, std::string_view text);
 

@@ -6,6 +6,7 @@
 #include "kernels/attention.h"
 #include "kernels/op_timer.h"
 #include "tensor/ops/emulated_bf16.h"
+#include "tensor/ops/library_route.h"
 #include "tensor/ops/on_device.h"
 #include "tensor/ops/operands.h"
 
@@ -88,7 +89,11 @@ SoftmaxAttention attention_fwd(
     dispatch_f32_bf16(q.dtype(), kOp, [&]<class Elem>() {
       const auto p = device_arguments<Elem>(q, k, v, result, options);
       on_device(q.device(), kOp, [&]<class Backend>(const kernels::Stream& stream) {
-        kernels::attention_fwd<Backend, Elem>(stream, p);
+        const auto ours = [&] { kernels::attention_fwd<Backend, Elem>(stream, p); };
+        if constexpr (detail::kHasLibraries<Backend>) {
+          if (q.numel() > 0) return detail::attention_fwd_either<Elem>(stream, p, q, ours);
+        }
+        ours();
       });
     });
     return result;
@@ -128,7 +133,11 @@ SoftmaxAttentionGrads attention_bwd(
           .d_v = device_mutable_rows_of<Elem>(grads.d_v),
           .workspace = device_mutable_data<float>(workspace)};
       on_device(q.device(), kOp, [&]<class Backend>(const kernels::Stream& stream) {
-        kernels::attention_bwd<Backend, Elem>(stream, p, g);
+        const auto ours = [&] { kernels::attention_bwd<Backend, Elem>(stream, p, g); };
+        if constexpr (detail::kHasLibraries<Backend>) {
+          if (q.numel() > 0) return detail::attention_bwd_either<Elem>(stream, p, g, q, ours);
+        }
+        ours();
       });
     });
     return grads;

@@ -94,7 +94,8 @@ void set_device_attention_grads(
 }
 
 /// Forward of a block on a device, from checked operands. Block names it (kOp), says its workspace (`bytes(args,
-/// backward)`) and runs it (`fwd<Backend>(stream, args)`, `bwd<Backend>(stream, args, grads)`).
+/// backward)`) and runs it (`fwd<Backend>(stream, args, x)`, `bwd<Backend>(stream, args, grads, x)`; x tells the device
+/// where more memory can be had).
 template <class Block>
 Tensor attention_fwd_on_device(
     const Tensor& x, const Tensor& norm_gamma, const Tensor& w_qkv, const Tensor& w_out, const Tensor& b_out,
@@ -108,7 +109,7 @@ Tensor attention_fwd_on_device(
     Tensor workspace = device_workspace(Block::bytes(args, false), x);
     args.workspace = device_mutable_data<float>(workspace);
     on_device(x.device(), Block::kOp, [&]<class Backend>(const kernels::Stream& stream) {
-      Block::template fwd<Backend>(stream, args);
+      Block::template fwd<Backend>(stream, args, x);
     });
   });
   return out;
@@ -129,7 +130,7 @@ AttentionGrads attention_bwd_on_device(
     Tensor workspace = device_workspace(Block::bytes(args, true), x);
     args.workspace = device_mutable_data<float>(workspace);
     on_device(x.device(), Block::kOp, [&]<class Backend>(const kernels::Stream& stream) {
-      Block::template bwd<Backend>(stream, args, grads);
+      Block::template bwd<Backend>(stream, args, grads, x);
     });
   });
   return out;

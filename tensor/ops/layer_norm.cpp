@@ -2,6 +2,8 @@
 #include "tensor/ops/layer_norm.h"
 
 #include "kernels/layer_norm.h"
+#include "kernels/vendor/norm_problem.h"
+#include "tensor/ops/library_route.h"
 #include "tensor/ops/on_device.h"
 #include "tensor/ops/operands.h"
 
@@ -16,6 +18,18 @@ void check_inputs(const Tensor& x, const Tensor& gamma) {
   detail::check_parameter(gamma, {x.cols()}, x, kOp, "gamma");
 }
 
+using kernels::vendor::NormPass;
+
+/// ours(), or cuDNN's as --norm says.
+template <class Elem, class Ours, class Library>
+void layer_norm_either(NormPass pass, const kernels::Stream& stream, const Tensor& x, Ours&& ours, Library&& library) {
+  const auto what = [&] {
+    return kernels::vendor::describe(kernels::vendor::NormProblem{
+        .pass = pass, .bf16 = !std::is_same_v<Elem, float>, .num_rows = x.rows(), .C = x.cols()});
+  };
+  detail::run_either(detail::Family::norm, stream, what, ours, library);
+}
+
 Tensor fwd_on_device(const Tensor& x, const Tensor& gamma, const Tensor& beta, double eps) {
   Tensor out = Tensor::empty(x.shape(), x.dtype(), x.device());
   dispatch_f32_bf16(x.dtype(), kOp, [&]<class Elem>() {
@@ -28,7 +42,15 @@ Tensor fwd_on_device(const Tensor& x, const Tensor& gamma, const Tensor& beta, d
         .eps = static_cast<float>(eps),
         .out = device_mutable_rows_of<Elem>(out)};
     on_device(x.device(), kOp, [&]<class Backend>(const kernels::Stream& stream) {
-      kernels::layer_norm_fwd<Backend, Elem>(stream, args);
+      const auto ours = [&] { kernels::layer_norm_fwd<Backend, Elem>(stream, args); };
+      if constexpr (detail::kHasLibraries<Backend>) {
+        if (x.numel() > 0)
+          return layer_norm_either<Elem>(NormPass::fwd, stream, x, ours, [&] {
+            Tensor workspace = device_workspace(kernels::vendor::library_layer_norm_workspace_bytes<Elem>(args), x);
+            kernels::vendor::library_layer_norm_fwd<Elem>(stream, args, device_mutable_data<float>(workspace));
+          });
+      }
+      ours();
     });
   });
   return out;
@@ -40,7 +62,7 @@ LayerNormGradients bwd_on_device(
   if (needs.x) grads.d_x = Tensor::empty(x.shape(), x.dtype(), x.device());
   if (needs.gamma) grads.d_gamma = Tensor::empty(gamma.shape(), DType::f32, x.device());
   if (needs.beta) grads.d_beta = Tensor::empty(gamma.shape(), DType::f32, x.device());
-  Tensor workspace = Tensor::empty({kernels::layer_norm_bwd_workspace(x.rows(), x.cols())}, DType::f32, x.device());
+  Tensor own = Tensor::empty({kernels::layer_norm_bwd_workspace(x.rows(), x.cols())}, DType::f32, x.device());
   dispatch_f32_bf16(x.dtype(), kOp, [&]<class Elem>() {
     const kernels::LayerNormDeviceArgs<Elem> args{
         .num_rows = x.rows(),
@@ -56,9 +78,18 @@ LayerNormGradients bwd_on_device(
         .d_x = device_mutable_rows_of<Elem>(grads.d_x),
         .d_gamma = device_mutable_data<float>(grads.d_gamma),
         .d_beta = device_mutable_data<float>(grads.d_beta),
-        .workspace = device_mutable_data<float>(workspace)};
+        .workspace = device_mutable_data<float>(own)};
     on_device(x.device(), kOp, [&]<class Backend>(const kernels::Stream& stream) {
-      kernels::layer_norm_bwd<Backend, Elem>(stream, args, out);
+      const auto ours = [&] { kernels::layer_norm_bwd<Backend, Elem>(stream, args, out); };
+      if constexpr (detail::kHasLibraries<Backend>) {
+        if (x.numel() > 0)
+          return layer_norm_either<Elem>(NormPass::bwd, stream, x, ours, [&] {
+            Tensor workspace =
+                device_workspace(kernels::vendor::library_layer_norm_workspace_bytes<Elem>(args, out), x);
+            kernels::vendor::library_layer_norm_bwd<Elem>(stream, args, out, device_mutable_data<float>(workspace));
+          });
+      }
+      ours();
     });
   });
   return grads;

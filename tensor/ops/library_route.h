@@ -7,10 +7,13 @@
 #include <type_traits>
 #include <utility>
 
+#include "kernels/attention.h"
+#include "kernels/vendor/attention_problem.h"
 #include "kernels/vendor/cublaslt.h"
 #include "kernels/vendor/cuda_stopwatch.h"
 #include "kernels/vendor/cudnn.h"
 #include "kernels/vendor/route.h"
+#include "tensor/ops/on_device.h"
 
 namespace avid::detail {
 
@@ -39,6 +42,38 @@ std::string describe_linear(const char* pass, const kernels::LinearSize& s) {
   return fmt::format(
       "{} {} [{},{}{}] -> {}", pass, std::is_same_v<Elem, float> ? "f32" : "bf16", s.P, s.I,
       s.I2 > 0 ? fmt::format("+{}", s.I2) : "", s.O);
+}
+
+using kernels::vendor::AttentionPass;
+
+/// "attention_fwd bf16 [640,64 x 64], 8 heads of 64"
+template <class Elem>
+std::string describe_attention(AttentionPass pass, const kernels::AttentionArgs<Elem>& p) {
+  return kernels::vendor::describe(kernels::vendor::AttentionShape{
+      .pass = pass, .bf16 = !std::is_same_v<Elem, float>, .B = p.B, .Q = p.Q, .K = p.K, .N = p.N, .D = p.D});
+}
+
+/// Softmax attention by ours() or by cuDNN, which gets its workspace on the device of `like`. CUDA alone.
+template <class Elem, class Ours>
+void attention_fwd_either(
+    const kernels::Stream& stream, const kernels::AttentionArgs<Elem>& p, const Tensor& like, Ours&& ours) {
+  run_either(
+      Family::attention, stream, [&] { return describe_attention(AttentionPass::fwd, p); }, std::forward<Ours>(ours),
+      [&] {
+        Tensor workspace = device_workspace(kernels::vendor::library_attention_workspace_bytes<Elem>(p), like);
+        kernels::vendor::library_attention_fwd<Elem>(stream, p, device_mutable_data<float>(workspace));
+      });
+}
+template <class Elem, class Ours>
+void attention_bwd_either(
+    const kernels::Stream& stream, const kernels::AttentionArgs<Elem>& p, const kernels::AttentionGrads<Elem>& g,
+    const Tensor& like, Ours&& ours) {
+  run_either(
+      Family::attention, stream, [&] { return describe_attention(AttentionPass::bwd, p); }, std::forward<Ours>(ours),
+      [&] {
+        Tensor workspace = device_workspace(kernels::vendor::library_attention_workspace_bytes<Elem>(p, g), like);
+        kernels::vendor::library_attention_bwd<Elem>(stream, p, g, device_mutable_data<float>(workspace));
+      });
 }
 
 }  // namespace avid::detail

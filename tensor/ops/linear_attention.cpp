@@ -21,13 +21,13 @@ struct LinearAttentionBlock {
     return kernels::linear_attention_workspace_bytes(args, backward);
   }
   template <class Backend, class Elem>
-  static void fwd(const kernels::Stream& stream, const kernels::AttentionBlockDeviceArgs<Elem>& args) {
+  static void fwd(const kernels::Stream& stream, const kernels::AttentionBlockDeviceArgs<Elem>& args, const Tensor&) {
     kernels::linear_attention_fwd<Backend, Elem>(stream, args);
   }
   template <class Backend, class Elem>
   static void bwd(
       const kernels::Stream& stream, const kernels::AttentionBlockDeviceArgs<Elem>& args,
-      const kernels::AttentionBlockDeviceGrads<Elem>& grads) {
+      const kernels::AttentionBlockDeviceGrads<Elem>& grads, const Tensor&) {
     kernels::linear_attention_bwd<Backend, Elem>(stream, args, grads);
   }
 };

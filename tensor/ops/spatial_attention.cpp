@@ -3,6 +3,7 @@
 
 #include "kernels/spatial_attention.h"
 #include "tensor/ops/emulated_bf16.h"
+#include "tensor/ops/library_route.h"
 #include "tensor/ops/operands.h"
 
 namespace avid {
@@ -16,15 +17,31 @@ struct SpatialAttentionBlock {
   static std::int64_t bytes(const Args& args, bool backward) {
     return kernels::spatial_attention_workspace_bytes(args, backward);
   }
+  /// The core by whom --attention says; the projections around it are ours.
   template <class Backend, class Elem>
-  static void fwd(const kernels::Stream& stream, const kernels::AttentionBlockDeviceArgs<Elem>& args) {
-    kernels::spatial_attention_fwd<Backend, Elem>(stream, args);
+  static kernels::SpatialAttentionCore<Elem> core(const kernels::Stream& stream, const Tensor& like) {
+    kernels::SpatialAttentionCore<Elem> other;
+    if constexpr (detail::kHasLibraries<Backend>) {
+      other.fwd = [stream, &like](const kernels::AttentionArgs<Elem>& p, const auto& ours) {
+        detail::attention_fwd_either<Elem>(stream, p, like, ours);
+      };
+      other.bwd = [stream, &like](
+                      const kernels::AttentionArgs<Elem>& p, const kernels::AttentionGrads<Elem>& g, const auto& ours) {
+        detail::attention_bwd_either<Elem>(stream, p, g, like, ours);
+      };
+    }
+    return other;
+  }
+  template <class Backend, class Elem>
+  static void fwd(
+      const kernels::Stream& stream, const kernels::AttentionBlockDeviceArgs<Elem>& args, const Tensor& like) {
+    kernels::spatial_attention_fwd<Backend, Elem>(stream, args, core<Backend, Elem>(stream, like));
   }
   template <class Backend, class Elem>
   static void bwd(
       const kernels::Stream& stream, const kernels::AttentionBlockDeviceArgs<Elem>& args,
-      const kernels::AttentionBlockDeviceGrads<Elem>& grads) {
-    kernels::spatial_attention_bwd<Backend, Elem>(stream, args, grads);
+      const kernels::AttentionBlockDeviceGrads<Elem>& grads, const Tensor& like) {
+    kernels::spatial_attention_bwd<Backend, Elem>(stream, args, grads, core<Backend, Elem>(stream, like));
   }
 };
 

@@ -222,12 +222,23 @@ TEST_CASE("vendor/route/names are read, others refused in one line") {
   CHECK(parse_route(Family::gemm, "cublaslt") == Route::library);
   CHECK(parse_route(Family::gemm, "auto") == Route::automatic);
   CHECK(parse_route(Family::conv, "native") == Route::native);
+  CHECK(parse_route(Family::attention, "cudnn") == Route::library);
+  CHECK(parse_route(Family::norm, "auto") == Route::automatic);
   try {
     parse_route(Family::gemm, "cudnn");
     FAIL("accepted");
   } catch (const std::invalid_argument& error) {
     CHECK(std::string(error.what()) == "--gemm: expected native, cublaslt or auto, got 'cudnn'");
   }
+  try {
+    parse_route(Family::norm, "cublaslt");
+    FAIL("accepted");
+  } catch (const std::invalid_argument& error) {
+    CHECK(std::string(error.what()) == "--norm: expected native, cudnn or auto, got 'cublaslt'");
+  }
+  CHECK(std::string(name_of(Family::attention)) == "attention");
+  CHECK(std::string(library_of(Family::attention)) == "cuDNN");
+  CHECK(std::string(library_of(Family::gemm)) == "cuBLASLt");
 }
 
 TEST_CASE("vendor/route/runs what was asked for") {
