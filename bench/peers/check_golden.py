@@ -1,4 +1,6 @@
 # bench/peers/check_golden.py -- the PyTorch peer against the reference tensors: prediction, loss, gradients of AVID
+#
+# Usage: check_golden.py [CASE] [--sdpa]: with PyTorch's fused attention
 import json
 import pathlib
 import sys
@@ -6,9 +8,11 @@ import sys
 import torch
 from safetensors.torch import load_file
 
-from unet import Avid, Unet3d, frames_of, load_original, sigmoid_schedule, unet_input
+from unet import Attention, Avid, Unet3d, frames_of, load_original, sigmoid_schedule, unet_input
 
-case_dir = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).parents[2] / "tests/golden/pixel/avid_mask")
+words = [word for word in sys.argv[1:] if word != "--sdpa"]
+Attention.use_sdpa = len(words) < len(sys.argv) - 1
+case_dir = pathlib.Path(words[0] if words else pathlib.Path(__file__).parents[2] / "tests/golden/pixel/avid_mask")
 case = json.loads((case_dir / "case.json").read_text())
 files = {p.stem: load_file(p) for p in case_dir.glob("*.safetensors")}
 base, adapter = (Unet3d(c["dim"], c["dim_mults"], c["heads"], c["dim_head"], extra_in=3 * (c["in_channels"] == 12),

@@ -53,6 +53,10 @@ def write_job(folder, kind, size, clips, threads, device):
     return job
 
 
+class PeerOutOfMemory(Exception):
+    pass
+
+
 class TorchSide:
     def __init__(self, folder, mode):
         self.mode = mode
@@ -65,10 +69,16 @@ class TorchSide:
             self.process.stdin.flush()
             return json.loads(self.process.stdout.readline())
         except (BrokenPipeError, json.JSONDecodeError):
-            raise SystemExit(f"compare: PyTorch {self.mode} failed:\n{self.process.stderr.read()[-2000:]}")
+            said = self.process.stderr.read()
+            if "out of memory" in said:
+                raise PeerOutOfMemory(self.mode)
+            raise SystemExit(f"compare: PyTorch {self.mode} failed:\n{said[-2000:]}")
 
     def close(self):
-        self.process.stdin.close()
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass
         self.process.wait()
 
 
@@ -87,19 +97,22 @@ def compare(program, kind, size, clips, dtype, modes, rounds, steps, threads, de
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         job = write_job(folder, kind, size, clips, threads, device)
-        sides = [TorchSide(folder, mode) for mode in modes]
-        for side in sides:
-            side.run(1)  # build, compile, warm up: not counted
-        ours, theirs = [], {side.mode: [] for side in sides}
-        for _ in range(rounds):
-            result = run_ours(program, job, dtype, steps, threads)
-            ours += result["seconds"]
+        sides = []
+        try:
+            for mode in modes:  # one after the other: all together they may not fit onto a GPU
+                sides.append(TorchSide(folder, mode))
+                sides[-1].run(1)  # build, compile, warm up: not counted
+            ours, theirs = [], {side.mode: [] for side in sides}
+            for _ in range(rounds):
+                result = run_ours(program, job, dtype, steps, threads)
+                ours += result["seconds"]
+                for side in sides:
+                    answer = side.run(steps)
+                    theirs[side.mode] += answer["seconds"]
+                    side.loss, side.peak = answer["loss"], answer["peak_mib"]
+        finally:
             for side in sides:
-                answer = side.run(steps)
-                theirs[side.mode] += answer["seconds"]
-                side.loss, side.peak = answer["loss"], answer["peak_mib"]
-        for side in sides:
-            side.close()
+                side.close()
         limit = 1e-4 if dtype == "f32" and not side.mode.endswith("bf16") else 5e-2
         for side in sides:
             if not abs(side.loss - result["loss"]) <= limit * abs(side.loss):
@@ -122,6 +135,7 @@ def main():
     parser.add_argument("--only", help="one kind: avid, base or sample")
     parser.add_argument("--size", type=int, choices=(32, 64), help="one frame size")
     parser.add_argument("--dtype", choices=("f32", "bf16"), help="one type")
+    parser.add_argument("--sdpa", action="store_true", help="PyTorch's fused attention too, eager and compiled")
     args = parser.parse_args()
     gpu = args.device != "cpu"
     sizes = [(size, clips) for size, clips in (GPU_SIZES if gpu else SIZES).items()
@@ -135,8 +149,18 @@ def main():
     lines = []
     print(f"{'line':28} {'ours s':>8} {'PyTorch s':>10} {'mode':>12} {'ratio':>6} {'ours MiB':>9} {'PyTorch MiB':>12}")
     for kind, size, clips, dtype in jobs:
-        modes = ["eager", "compile"] if dtype == "f32" else ["eager-bf16", "compile-bf16"]
-        line = compare(args.program, kind, size, clips, dtype, modes, rounds, steps, args.threads, args.device)
+        # Fused attention is for GPUs; compiled as well only when asked for, because compiling is most of the time.
+        ways = ["eager", "compile"] + ["eager-sdpa"] * (gpu or args.sdpa) + ["compile-sdpa"] * args.sdpa
+        modes = [way if dtype == "f32" else way + "-bf16" for way in ways]
+        while True:
+            try:
+                line = compare(args.program, kind, size, clips, dtype, modes, rounds, steps, args.threads, args.device)
+                break
+            except PeerOutOfMemory as error:
+                if clips == 1:
+                    raise SystemExit(f"compare: {kind} {size}: PyTorch {error} has too little memory for one clip")
+                print(f"{kind} {size}x{size}: PyTorch {error} has too little memory for {clips} clips: half as many", flush=True)
+                clips //= 2
         lines.append(line)
         name = f"{kind} {size}x{size} B={clips} {dtype}"
         print(f"{name:28} {line['ours_s']:8.3f} {line['torch_s']:10.3f} {line['torch_mode']:>12} {line['ratio']:6.2f} "

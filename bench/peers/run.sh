@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Our program against PyTorch on the same machine in one run. Needs Python 3 with venv; installs PyTorch into .venv once.
-# Usage: bench/peers/run.sh [--quick] [--only avid|base|sample] [--size 32|64] [--dtype f32|bf16] [--json FILE]
+# Usage: bench/peers/run.sh [--quick] [--only avid|base|sample] [--size 32|64] [--dtype f32|bf16] [--sdpa] [--json FILE]
 #   --device cuda  both sides on a GPU, at the paper's sizes; needs a PyTorch with CUDA and our build with -DAVID_CUDA=ON
 #   AVID_PEER_PROGRAM names our program (default: build/avid).
 #   AVID_PEER_PYTHON names an interpreter that already has PyTorch.

@@ -123,6 +123,8 @@ class Rotary(nn.Module):
 class Attention(nn.Module):
     """Softmax attention over the second-to-last axis of [..., N, C]."""
 
+    use_sdpa = False  # of all: PyTorch's fused kernels instead of two products and a softmax
+
     def __init__(self, channels, heads, head_dim, rotary=None):
         super().__init__()
         self.heads, self.scale = heads, head_dim**-0.5
@@ -137,10 +139,16 @@ class Attention(nn.Module):
         q = q * self.scale
         if self.has_rotary:
             q, k = self.rotary_emb(q), self.rotary_emb(k)
-        logits = q @ k.transpose(-1, -2)
-        if bias is not None:
-            logits = logits + bias
-        out = logits.softmax(dim=-1) @ v
+        lead = q.shape[:-3]
+        if Attention.use_sdpa and lead.numel() < 65536:  # the fused kernels take one batch dimension, of a grid's size
+            mask = None if bias is None else bias.to(q.dtype)[None].expand(lead.numel(), -1, -1, -1)
+            q, k, v = (z.reshape(-1, *z.shape[-3:]) for z in (q, k.to(q.dtype), v.to(q.dtype)))
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0).reshape(*lead, *q.shape[-3:])
+        else:
+            logits = q @ k.transpose(-1, -2)
+            if bias is not None:
+                logits = logits + bias
+            out = logits.softmax(dim=-1) @ v
         return self.to_out(out.transpose(-2, -3).flatten(-2))
 
 

@@ -1,6 +1,6 @@
 # bench/peers/worker.py -- one PyTorch configuration as a child process: builds the job, then times steps on request
 #
-# Usage: worker.py JOB.json MODE   (MODE: eager | compile | eager-bf16 | compile-bf16)
+# Usage: worker.py JOB.json MODE   (MODE: eager | compile, then -sdpa for fused attention, then -bf16)
 # Reads lines from stdin: "N" runs N steps and answers with one JSON line {"seconds": [...], "loss": x, "peak_mib": m}.
 import json
 import resource
@@ -10,12 +10,13 @@ import time
 import torch
 from safetensors.torch import load_file
 
-from unet import Avid, Unet3d, frames_of, load_original, sigmoid_schedule, unet_input
+from unet import Attention, Avid, Unet3d, frames_of, load_original, sigmoid_schedule, unet_input
 
 job = json.load(open(sys.argv[1]))
 mode = sys.argv[2]
 torch.set_num_threads(job["threads"])
 torch.manual_seed(0)
+Attention.use_sdpa = "-sdpa" in mode
 if mode.startswith("compile"):
     import torch._dynamo
 
@@ -96,8 +97,12 @@ def peak_mib():
 
 for line in sys.stdin:
     seconds = []
+    if device.type == "cuda":
+        step()  # gets its memory again
     for _ in range(int(line)):
         start = time.perf_counter()
         step()  # ends by reading the loss, so that a GPU has finished
         seconds.append(time.perf_counter() - start)
     print(json.dumps({"seconds": seconds, "loss": first_loss, "peak_mib": peak_mib()}), flush=True)
+    if device.type == "cuda":  # the others need it meanwhile
+        torch.cuda.empty_cache()
