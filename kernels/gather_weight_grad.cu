@@ -5,12 +5,17 @@
 //           (bf16) or single words (f32). M is (tap, chunk of channels) flattened, one source per block; N the columns
 //           of rows
 // Parallel  grid (M tiles of both sources, N tiles, splits of the positions). A block steps through its positions 32 at
-//           a time; the warps in turn put the windows of the next 32 positions (advanced with carries, never divided)
-//           into shared memory, every thread copies one fixed chunk column of some of the positions
+//           a time; every thread copies one fixed chunk column of some of the positions, and every warp now and then
+//           puts the windows of one step (advanced with carries, never divided) into shared memory, all warps at once
 // Traffic   each block reads its positions' d_out once and its taps' source rows once per tap tile; partial sums of a
 //           split are written and read once (f32)
 // Numerics  f32 sums within a split, splits added in index order: the same bits in every run. f32 as in gather_gemm
 // Limits    those of gather_gemm; splits are chosen by shape (split_positions)
+// Compiled  nvcc 13, no spills; instructions per mma in the loop, bf16, sm_80 and sm_90: 128x128 3.6, 3.5; 128x104 4.2;
+//           128x96 4.5; 128x56 6.5. About 80 instructions of it write windows, every fourth step only: without the
+//           others 2.6, 3.0, 3.2 and 4.3
+// Counted   90 of 318 instructions saved (128x128, sm_80): windows multiplied once per position instead of once per
+//           column, addresses of d_out that advance, those of ldmatrix constant from one base, no divisions
 // Measured  never run on a GPU yet
 // Open      taps of one row of the image could share one tile of the source in shared memory (a third of the copies),
 //           as they do in gather_weight_grad_wgmma.cu
@@ -42,30 +47,36 @@ struct WeightGradShape {
   static constexpr int kChunksM = Tile::BM / kChunk<Elem>, kChunksN = Tile::BN / kChunk<Elem>;
   static constexpr int kPitchM = padded_chunks<Elem>(kChunksM), kPitchN = padded_chunks<Elem>(kChunksN);
   static constexpr int kStageM = kPositions * kPitchM * 16, kStageN = kPositions * kPitchN * 16;  // bytes
+  static constexpr int kWindowSteps = 2 * Tile::kThreads / 32;  ///< steps whose windows are kept: two for each warp
   static constexpr std::size_t kSharedBytes =
-      std::size_t{Tile::kStages} * (kStageM + kStageN) + 2 * kPositions * sizeof(Window);
+      std::size_t{Tile::kStages} * (kStageM + kStageN) + kWindowSteps * kPositions * sizeof(Window);
 };
 
-/// Fragments of one step of the inner dimension from tiles [position][channel]; `at` is the tile's first byte.
+/// Fragments of one step of the inner dimension from tiles [position][channel]. `at` is the tile's first byte and what
+/// the lane adds for rows or columns from `column` on: rows_at or columns_at; all else is constant.
 template <class Elem, int kPitchChunks>
 struct PositionMajor;
 
 template <int kPitchChunks>
 struct PositionMajor<bf16, kPitchChunks> {
   static constexpr int kStep = 16;  // positions
-  AVID_DEVICE static void rows16(Fragment<bf16, 4>& f, const unsigned char* at, int position, int column, int lane) {
-    const int k = position + (lane >> 4) * 8 + (lane & 7), chunk = column / 8 + ((lane >> 3) & 1);
-    ldmatrix_x4_trans(f.r, at + (k * kPitchChunks + chunk) * 16);
+  AVID_DEVICE static int rows_at(int column, int lane) {
+    return (((lane >> 4) * 8 + (lane & 7)) * kPitchChunks + column / 8 + ((lane >> 3) & 1)) * 16;
   }
-  AVID_DEVICE static void columns16(
-      Fragment<bf16, 2> (&f)[2], const unsigned char* at, int position, int column, int lane) {
+  AVID_DEVICE static int columns_at(int column, int lane) {
+    return ((lane & 15) * kPitchChunks + column / 8 + (lane >> 4)) * 16;
+  }
+  AVID_DEVICE static void rows16(Fragment<bf16, 4>& f, const unsigned char* at, int position, int column) {
+    ldmatrix_x4_trans(f.r, at + (position * kPitchChunks + column / 8) * 16);
+  }
+  AVID_DEVICE static void columns16(Fragment<bf16, 2> (&f)[2], const unsigned char* at, int position, int column) {
     std::uint32_t r[4];
-    ldmatrix_x4_trans(r, at + ((position + (lane & 15)) * kPitchChunks + column / 8 + (lane >> 4)) * 16);
+    ldmatrix_x4_trans(r, at + (position * kPitchChunks + column / 8) * 16);
 #pragma unroll
     for (int k = 0; k < 4; ++k) f[k / 2].r[k % 2] = r[k];
   }
-  AVID_DEVICE static void columns8(Fragment<bf16, 2>& f, const unsigned char* at, int position, int column, int lane) {
-    ldmatrix_x2_trans(f.r, at + ((position + (lane & 15)) * kPitchChunks + column / 8) * 16);
+  AVID_DEVICE static void columns8(Fragment<bf16, 2>& f, const unsigned char* at, int position, int column) {
+    ldmatrix_x2_trans(f.r, at + (position * kPitchChunks + column / 8) * 16);  // lanes 0 to 15 address
   }
 };
 
@@ -75,22 +86,23 @@ struct PositionMajor<float, kPitchChunks> {
   AVID_DEVICE static float word(const unsigned char* at, int position, int column) {
     return reinterpret_cast<const float*>(at)[position * kPitchChunks * 4 + column];
   }
-  AVID_DEVICE static void rows16(Fragment<float, 4>& f, const unsigned char* at, int position, int column, int lane) {
-    const int k = position + (lane & 3), m = column + (lane >> 2);
-    f.set(0, word(at, k, m));
-    f.set(1, word(at, k, m + 8));
-    f.set(2, word(at, k + 4, m));
-    f.set(3, word(at, k + 4, m + 8));
+  AVID_DEVICE static int rows_at(int column, int lane) {
+    return ((lane & 3) * kPitchChunks * 4 + column + (lane >> 2)) * 4;
   }
-  AVID_DEVICE static void columns8(Fragment<float, 2>& f, const unsigned char* at, int position, int column, int lane) {
-    const int k = position + (lane & 3), n = column + (lane >> 2);
-    f.set(0, word(at, k, n));
-    f.set(1, word(at, k + 4, n));
+  AVID_DEVICE static int columns_at(int column, int lane) { return rows_at(column, lane); }
+  AVID_DEVICE static void rows16(Fragment<float, 4>& f, const unsigned char* at, int position, int column) {
+    f.set(0, word(at, position, column));
+    f.set(1, word(at, position, column + 8));
+    f.set(2, word(at, position + 4, column));
+    f.set(3, word(at, position + 4, column + 8));
   }
-  AVID_DEVICE static void columns16(
-      Fragment<float, 2> (&f)[2], const unsigned char* at, int position, int column, int lane) {
-    columns8(f[0], at, position, column, lane);
-    columns8(f[1], at, position, column + 8, lane);
+  AVID_DEVICE static void columns8(Fragment<float, 2>& f, const unsigned char* at, int position, int column) {
+    f.set(0, word(at, position, column));
+    f.set(1, word(at, position + 4, column));
+  }
+  AVID_DEVICE static void columns16(Fragment<float, 2> (&f)[2], const unsigned char* at, int position, int column) {
+    columns8(f[0], at, position, column);
+    columns8(f[1], at, position, column + 8);
   }
 };
 
@@ -110,7 +122,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
   SharedArena arena;
   unsigned char* stages_m = arena.take<unsigned char>(Tile::kStages * S::kStageM, "source");
   unsigned char* stages_n = arena.take<unsigned char>(Tile::kStages * S::kStageN, "rows");
-  Window* windows = arena.take<Window>(2 * kPositions, "windows");
+  Window* windows = arena.take<Window>(S::kWindowSteps * kPositions, "windows");  // origins in chunks
 
   const GatherView g(p, false, 0);
   const int thread = static_cast<int>(threadIdx.x), lane = thread & 31, warp = thread >> 5;
@@ -135,71 +147,88 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
   }
   const int column_n = thread % kLanesN, row_n = thread / kLanesN;
   const int n0 = static_cast<int>(blockIdx.y) * Tile::BN, chunk_n = n0 / kChunk<Elem> + column_n;
-  const bool use_n = column_n < S::kChunksN && chunk_n < p.rows.chunks;
+  // Threads past the tile's columns or rows copy nothing; columns past the last are filled with zeros.
+  const bool copies_n =
+      (S::kChunksN == kLanesN || column_n < S::kChunksN) && (kRowStepN <= kPositions || row_n < kPositions);
+  const int first_position = first_step * kPositions;
+  const Elem* from_n =
+      p.rows.data + (static_cast<std::size_t>(first_position + row_n) * p.rows.pitch + chunk_n) * kChunk<Elem>;
+  int left_n = chunk_n < p.rows.chunks ? num_positions - first_position - row_n : 0;  // from this thread's first row on
+  const shared_address to_m = shared_address(stages_m) + (row_m * S::kPitchM + column_m) * 16;
+  const shared_address to_n = shared_address(stages_n) + (row_n * S::kPitchN + column_n) * 16;
 
+  // Steps are loaded in order.
   const auto load = [&](int step, int stage) {
-    unsigned char* to_m = stages_m + stage * S::kStageM;
-    unsigned char* to_n = stages_n + stage * S::kStageN;
-    const Window* in_step = windows + (step & 1) * kPositions;
+    const Window* in_step = windows + step % S::kWindowSteps * kPositions + row_m;
+    Window window[kLoadsM];
+#pragma unroll
+    for (int i = 0; i < kLoadsM; ++i) window[i] = in_step[i * kRowStepM];
 #pragma unroll
     for (int i = 0; i < kLoadsM; ++i) {
-      const int r = row_m + i * kRowStepM;
-      const Window w = in_step[r];
-      const bool valid = (w.inside & bits_m) == bits_m;
-      const std::uint32_t at = valid ? w.origin * source.pitch + offset_m : 0;
-      cp_async_16(to_m + (r * S::kPitchM + column_m) * 16, source.data + std::size_t{at} * kChunk<Elem>, valid);
+      // Outside of the window the address means nothing, and nothing is read.
+      const std::uint32_t at = window[i].origin + offset_m;
+      cp_async_16(
+          to_m + (stage * S::kStageM + i * kRowStepM * S::kPitchM * 16), source.data + std::size_t{at} * kChunk<Elem>,
+          (window[i].inside & bits_m) == bits_m);
     }
+    if (copies_n) {
 #pragma unroll
-    for (int i = 0; i < kLoadsN; ++i) {
-      const int r = row_n + i * kRowStepN, position = (first_step + step) * kPositions + r;
-      if (column_n >= S::kChunksN || r >= kPositions) break;
-      const bool valid = use_n && position < num_positions;
-      const std::uint32_t at = valid ? static_cast<std::uint32_t>(position) * p.rows.pitch + chunk_n : 0;
-      cp_async_16(to_n + (r * S::kPitchN + column_n) * 16, p.rows.data + std::size_t{at} * kChunk<Elem>, valid);
+      for (int i = 0; i < kLoadsN; ++i)
+        cp_async_16(
+            to_n + (stage * S::kStageN + i * kRowStepN * S::kPitchN * 16),
+            from_n + std::size_t{p.rows.pitch} * (i * kRowStepN * kChunk<Elem>), i * kRowStepN < left_n);
     }
+    from_n += std::size_t{p.rows.pitch} * (kPositions * kChunk<Elem>);
+    left_n -= kPositions;
   };
 
-  // The windows of step j lie in half j & 1 and are written one barrier before they are used; the warps take turns.
+  // Every warp writes the windows of one step of the next kWarps, all at the same time, one barrier before they are
+  // used or more. With kStages - 1 steps on their way, these are step + kStages and the following.
   constexpr int kWarps = Tile::kThreads / 32;
-  WindowWalker walker(g, (first_step + warp) * kPositions + lane);
-  const auto write_windows = [&](int step) {
-    if (step % kWarps != warp) return;
-    windows[(step & 1) * kPositions + lane] = walker.window(g, (first_step + step) * kPositions + lane < num_positions);
-    walker.advance(g, kWarps * kPositions);
+  static_assert(Tile::kStages <= S::kWindowSteps);
+  WindowWalker walker(g, first_position + warp * kPositions + lane, kWarps * kPositions);
+  int window_step = warp;
+  const auto write_windows = [&] {
+    Window w = walker.window(g, first_position + window_step * kPositions + lane < num_positions);
+    w.origin *= source.pitch;
+    windows[window_step % S::kWindowSteps * kPositions + lane] = w;
+    walker.advance(g);
+    window_step += kWarps;
   };
-  write_windows(0);
+  for (int j = 0; j < Tile::kStages; j += kWarps) write_windows();
+  __syncthreads();
   for (int j = 0; j < Tile::kStages - 1; ++j) {
-    __syncthreads();
     if (j < steps) load(j, j);
     cp_async_commit();
-    write_windows(j + 1);
   }
 
   float acc[kTilesM][kTilesN][4] = {};
   const int warp_m = warp / Tile::kWarpsN * Tile::WM, warp_n = warp % Tile::kWarpsN * Tile::WN;
+  using RowsOf = PositionMajor<Elem, S::kPitchM>;
+  using ColumnsOf = PositionMajor<Elem, S::kPitchN>;
+  const unsigned char* rows_at = stages_m + RowsOf::rows_at(warp_m, lane);
+  const unsigned char* columns_at = stages_n + ColumnsOf::columns_at(warp_n, lane);
   int stage = 0, fill = Tile::kStages - 1;
   for (int step = 0; step < steps; ++step) {
     cp_async_wait<Tile::kStages - 2>();
     __syncthreads();
     if (step + Tile::kStages - 1 < steps) load(step + Tile::kStages - 1, fill);
     cp_async_commit();
-    write_windows(step + Tile::kStages);
-    const unsigned char* tile_a = stages_m + stage * S::kStageM;
-    const unsigned char* tile_b = stages_n + stage * S::kStageN;
-    using RowsOf = PositionMajor<Elem, S::kPitchM>;
-    using ColumnsOf = PositionMajor<Elem, S::kPitchN>;
+    if ((step + Tile::kStages) % kWarps == 0) write_windows();
+    const unsigned char* tile_a = rows_at + stage * S::kStageM;
+    const unsigned char* tile_b = columns_at + stage * S::kStageN;
 #pragma unroll
     for (int k = 0; k < kPositions; k += RowsOf::kStep) {
       Fragment<Elem, 4> a[kTilesM];
 #pragma unroll
-      for (int i = 0; i < kTilesM; ++i) RowsOf::rows16(a[i], tile_a, k, warp_m + i * 16, lane);
+      for (int i = 0; i < kTilesM; ++i) RowsOf::rows16(a[i], tile_a, k, i * 16);
 #pragma unroll
       for (int j = 0; j < kTilesN; j += 2) {
         Fragment<Elem, 2> b[2];
         if (j + 1 < kTilesN)
-          ColumnsOf::columns16(b, tile_b, k, warp_n + j * 8, lane);
+          ColumnsOf::columns16(b, tile_b, k, j * 8);
         else
-          ColumnsOf::columns8(b[0], tile_b, k, warp_n + j * 8, lane);
+          ColumnsOf::columns8(b[0], tile_b, k, j * 8);
 #pragma unroll
         for (int i = 0; i < kTilesM; ++i) {
           multiply_add(acc[i][j], a[i], b[0]);

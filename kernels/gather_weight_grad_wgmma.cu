@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     // shifts reach.
     constexpr int kOwn = kStep / 4;
     int position = first_step * kStep + (lane < kOwn ? warp * kOwn + lane : kStep - kOwn + lane);
-    WindowWalker walker(g, position);
+    WindowWalker walker(g, position, kStep);
     Stop* stops = all_stops + warp * 32;
 
     // This lane's chunk of the source, and of the rows: fixed, so the tap is worked out once.
@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
       stops[lane] = {walker.window(g, inside), inside && walker.at.x < g.x_out ? result_row(g, walker.at) : -1};
       __syncwarp();
       position += kStep;
-      walker.advance(g, kStep);
+      walker.advance(g);
       const auto copy_m = [&](int i, int r) {  // stop i of this warp is position r of the step
         const Window w = stops[i].window;
         const bool valid = (w.inside & bits) == bits;

@@ -10,6 +10,10 @@
 // Traffic    x is read twice (the second time from L2), y written once; every block reads all weights through L2
 // Numerics   h, q, k, v, p, o are rounded to bf16, sums in f32; softmax in base 2
 // Limits     T = 8, bf16; C and D of kTemporalFusedShapes (registers: accumulators of a whole row)
+// Compiled   nvcc 13, sm_80 (sm_90), no spills: instructions per m16n8k16 in the loop over heads 3.1 (3.2) for up to
+//            104 channels, 3.2 (3.2), 3.7 (3.8), 7.0 (7.3) for 96, 56, 32; 255 registers for the first two
+// Counted    5.2 before at 96 channels. Copies of weights a constant distance apart saved about 1.3 of them, unrolled
+//            steps 0.5, the softmax's scale on the logits instead of q 0.1
 // Measured   never run on a GPU yet
 // Predicted  6.6 ms instead of 15.2 ms composed for 64 clips of 64x64 at C = 100 on an A100
 // Oracle     kernels/temporal_attention_cpu.cpp in f64, compared in tests/sim/temporal_attention_test.cpp
@@ -48,24 +52,22 @@ using HeadAccumulators = float[2][8][4];
 
 /// acc = 32 rows of h times a head's weights.
 template <class Shape, int kSteps, int kHeadTiles>
-AVID_DEVICE void project_rows(HeadAccumulators& acc, const bf16* rows, const bf16* weights, int lane) {
+AVID_DEVICE void project_rows(HeadAccumulators& acc, shared_address left, shared_address right) {
 #pragma unroll
   for (int i = 0; i < 2; ++i)
 #pragma unroll
     for (int j = 0; j < 8; ++j)
 #pragma unroll
       for (int e = 0; e < 4; ++e) acc[i][j][e] = 0;
-  const bf16* left = rows + lane % 16 * Shape::kRowPitch + lane / 16 * 8;
-  const bf16* right = weights + (lane / 16 * 8 + lane % 8) * Shape::kRowPitch + lane / 8 % 2 * 8;
-#pragma unroll 2  // a full unroll spills
+#pragma unroll(kSteps == 7 ? 1 : kSteps)  // 7 steps unrolled spill 40 bytes
   for (int s = 0; s < kSteps; ++s) {
     std::uint32_t a[2][4];
-    ldmatrix_x4(a[0], left + s * 16);
-    ldmatrix_x4(a[1], left + 16 * Shape::kRowPitch + s * 16);
+    ldmatrix_x4(a[0], left + s * 32);
+    ldmatrix_x4(a[1], left + (16 * Shape::kRowPitch + s * 16) * 2);
 #pragma unroll
     for (int j = 0; j < kHeadTiles; j += 2) {
       std::uint32_t b[4];
-      ldmatrix_x4(b, right + j * 8 * Shape::kRowPitch + s * 16);
+      ldmatrix_x4(b, right + (j * 8 * Shape::kRowPitch + s * 16) * 2);
       const std::uint32_t b0[2] = {b[0], b[1]}, b1[2] = {b[2], b[3]};
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
@@ -76,24 +78,17 @@ AVID_DEVICE void project_rows(HeadAccumulators& acc, const bf16* rows, const bf1
   }
 }
 
-/// The rotary code of channels 0 .. 31 (tile j, lane t holds pair 4j + t), then a factor on all.
-AVID_DEVICE void rotate_accumulators(
-    HeadAccumulators& acc, const float (&cosine)[4], const float (&sine)[4], float factor) {
+/// The rotary code of channels 0 .. 31: tile j, lane t holds pair 4j + t.
+AVID_DEVICE void rotate_accumulators(HeadAccumulators& acc, const float (&cosine)[4], const float (&sine)[4]) {
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
 #pragma unroll
-    for (int j = 0; j < 8; ++j) {
+    for (int j = 0; j < 4; ++j) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        float& x = acc[i][j][2 * half];
-        float& y = acc[i][j][2 * half + 1];
-        if (j < 4) {
-          const float a = x, b = y;
-          x = a * cosine[j] - b * sine[j];
-          y = b * cosine[j] + a * sine[j];
-        }
-        x *= factor;
-        y *= factor;
+        const float a = acc[i][j][2 * half], b = acc[i][j][2 * half + 1];
+        acc[i][j][2 * half] = a * cosine[j] - b * sine[j];
+        acc[i][j][2 * half + 1] = b * cosine[j] + a * sine[j];
       }
     }
   }
@@ -106,8 +101,7 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
   bf16* tile = arena.take<bf16>(kFusedRows * Shape::kRowPitch, "rows");
   bf16* slices = arena.take<bf16>(kFusedStages * Shape::kSlice, "weights");
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
-  load_weight_slice<Shape, kFusedStages>(p, slices, 0);
-  load_weight_slice<Shape, kFusedStages>(p, slices, 1);
+  WeightRing<Shape, kFusedStages> ring(p, slices);
   normalise_rows<Shape::kChunks, Shape::kRowPitch>(
       tile, p.x, p.gamma, static_cast<int>(p.C), p.B, p.S, blockIdx.x, {}, warp, g, t);
   float cosine[4], sine[4];
@@ -118,22 +112,21 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
     sine[j] = angle[1];
   }
   const bf16* rows = tile + warp * 32 * Shape::kRowPitch;
-  int slice = 0;
-  const auto next_weights =
-      [&] {  // the slice that is due; the buffer freed by the barrier takes the one after the next
-        cp_async_wait<1>();
-        __syncthreads();
-        load_weight_slice<Shape, kFusedStages>(p, slices, slice + 2);
-        return slices + slice++ % kFusedStages * Shape::kSlice;
-      };
+  // ldmatrix: lane i addresses a row of block i / 8. Left operands: rows 0-7, 8-15 of the first chunk, then of the
+  // second; right ones: first and second chunk of rows 0-7, then of rows 8-15.
+  const std::uint32_t left_lane = (lane % 16 * Shape::kRowPitch + lane / 16 * 8) * 2;
+  const std::uint32_t right_lane = ((lane / 16 * 8 + lane % 8) * Shape::kRowPitch + lane / 8 % 2 * 8) * 2;
+  const std::uint32_t out_lane = ((lane / 16 * 8 + lane % 8) * Shape::kOutPitch + lane / 8 % 2 * 8) * 2;
+  const shared_address rows_left = shared_address(rows) + left_lane, rows_right = shared_address(rows) + right_lane;
 
   float y[2][kOutTiles][4] = {};
   for (int head = 0; head < p.N; ++head) {
     std::uint32_t q[2][4][4];  // A fragments over 16 channels each
     {
       HeadAccumulators acc;
-      project_rows<Shape, kSteps, kHeadTiles>(acc, rows, next_weights(), lane);
-      rotate_accumulators(acc, cosine, sine, scale * kFusedLog2E);
+      const shared_address weights = shared_address(ring.template next<0>(p, head)) + right_lane;
+      project_rows<Shape, kSteps, kHeadTiles>(acc, rows_left, weights);
+      rotate_accumulators(acc, cosine, sine);
 #pragma unroll
       for (int i = 0; i < 2; ++i)
 #pragma unroll
@@ -145,8 +138,9 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
     TokenLogits s[2] = {};
     {
       HeadAccumulators acc;
-      project_rows<Shape, kSteps, kHeadTiles>(acc, rows, next_weights(), lane);
-      rotate_accumulators(acc, cosine, sine, 1.0f);
+      const shared_address weights = shared_address(ring.template next<1>(p, head)) + right_lane;
+      project_rows<Shape, kSteps, kHeadTiles>(acc, rows_left, weights);
+      rotate_accumulators(acc, cosine, sine);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         float first[4] = {}, second[4] = {};  // logits with the keys of the block's first and second pixel
@@ -168,22 +162,20 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
     for (int e = 0; e < 2; ++e)
       bias.v[0][0][e] = bias.v[1][1][e] = p.bias[(head * kFusedFrames + g) * kFusedFrames + 2 * t + e] * kFusedLog2E;
 #pragma unroll
-    for (int i = 0; i < 2; ++i) softmax_tokens<true>(s[i], bias);
+    for (int i = 0; i < 2; ++i) softmax_tokens<true, true>(s[i], bias, scale * kFusedLog2E);
 
     float v[4][4][4] = {};  // transposed: 4 blocks of 16 channels by the 4 pixels' 8 frames
     {
-      const bf16* weights = next_weights();
-      const bf16* left = weights + lane % 16 * Shape::kRowPitch + lane / 16 * 8;
-      const bf16* right = rows + (lane / 16 * 8 + lane % 8) * Shape::kRowPitch + lane / 8 % 2 * 8;
-#pragma unroll 2
+      const shared_address weights = shared_address(ring.template next<2>(p, head)) + left_lane;
+#pragma unroll
       for (int step = 0; step < kSteps; ++step) {
         std::uint32_t b[2][4];
-        ldmatrix_x4(b[0], right + step * 16);
-        ldmatrix_x4(b[1], right + 16 * Shape::kRowPitch + step * 16);
+        ldmatrix_x4(b[0], rows_right + step * 32);
+        ldmatrix_x4(b[1], rows_right + (16 * Shape::kRowPitch + step * 16) * 2);
 #pragma unroll
         for (int c = 0; c < Shape::kHeadRows / 16; ++c) {
           std::uint32_t a[4];
-          ldmatrix_x4(a, left + c * 16 * Shape::kRowPitch + step * 16);
+          ldmatrix_x4(a, weights + (c * 16 * Shape::kRowPitch + step * 16) * 2);
 #pragma unroll
           for (int pixel = 0; pixel < 4; ++pixel) {
             const std::uint32_t cols[2] = {b[pixel / 2][pixel % 2 * 2], b[pixel / 2][pixel % 2 * 2 + 1]};
@@ -210,13 +202,13 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
         o[i][k][2] = pack_bf16x2(high[0], high[1]), o[i][k][3] = pack_bf16x2(high[2], high[3]);
       }
     }
-    const bf16* weights = next_weights() + (lane / 16 * 8 + lane % 8) * Shape::kOutPitch + lane / 8 % 2 * 8;
+    const shared_address weights = shared_address(ring.template next<3>(p, head)) + out_lane;
 #pragma unroll
     for (int k = 0; k < (kHeadTiles + 1) / 2; ++k) {
 #pragma unroll
       for (int j = 0; j < kOutTiles; j += 2) {
         std::uint32_t b[4];
-        ldmatrix_x4(b, weights + j * 8 * Shape::kOutPitch + k * 16);
+        ldmatrix_x4(b, weights + (j * 8 * Shape::kOutPitch + k * 16) * 2);
         const std::uint32_t b0[2] = {b[0], b[1]}, b1[2] = {b[2], b[3]};
 #pragma unroll
         for (int i = 0; i < 2; ++i) {

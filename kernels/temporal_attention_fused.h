@@ -27,6 +27,9 @@ struct TemporalFusedShape {
 };
 inline constexpr TemporalFusedShape kTemporalFusedShapes[] = {{32, 32}, {56, 56}, {96, 56}, {104, 64}};
 
+/// The fraction of a kernel's products that sizes must use.
+inline constexpr double kTemporalFusedUse = 0.7;
+
 /// Index of the fused kernel that these sizes fill well, or -1: then the block is composed.
 int temporal_fused_kernel(DType dtype, std::int64_t T, std::int64_t C, std::int64_t D, std::int64_t R);
 

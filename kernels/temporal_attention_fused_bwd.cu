@@ -10,8 +10,14 @@
 // Traffic    reads x and d_y, writes h, o and d_qkv once; all weights once per tile through L2
 // Numerics   h, q, k, v, d_o, p, d_logits and the results are rounded to bf16, sums in f32. No atomics.
 // Limits     as forward; N <= 16 (sums of the bias in shared memory)
+// Compiled   nvcc 13, sm_80 (sm_90), no spills: instructions per m16n8k16 in the loop over heads 4.6 (4.8) for up to
+//            104 channels, 5.4 (5.5), 6.5 (6.7), 10.2 (10.2) for 96, 56, 32; 255 registers for the first
+// Counted    7.7 before at 96 channels. Copies of weights a constant distance apart saved about 1.2 of them, one scale
+//            on the 8x8 gradient of the logits instead of on q, d_q and d_k 0.4, addresses and conditions of the stores
+//            0.8. Steps of a projection unrolled by 2 spill 4 to 24 bytes and save 0.1
 // Measured   never run on a GPU yet
-// Open       results leave as 4-byte stores, a sector per quad
+// Open       results leave as 4-byte stores, half a sector per quad; turning q, k, v and d_o costs two movmatrix for
+//            each product with an 8x8 matrix
 // Oracle     kernels/temporal_attention_cpu.cpp in f64, compared in tests/sim/temporal_attention_test.cpp
 #include <algorithm>
 #include <cmath>
@@ -36,7 +42,7 @@ struct FusedBwdShape {
   static constexpr int kSlice =
       kHeadRows * kRowPitch > kOutRows* kOutPitch ? kHeadRows* kRowPitch : kOutRows* kOutPitch;
   static constexpr int shared_bytes(int N) {
-    return (2 * kFusedRows * kRowPitch + kStages * kSlice) * 2 + 4 * N * 64 * 4 + 8 * 20 * 8;
+    return (2 * kFusedRows * kRowPitch + kStages * kSlice) * 2 + 4 * N * 64 * 4 + kFusedFrames * kAnglePitch * 8;
   }
 };
 
@@ -44,24 +50,23 @@ struct FusedBwdShape {
 using PackedRows = std::uint32_t[2][8][2];
 
 /// out = 32 rows times a head's weights, [head channel][channel] in rows of kRowPitch, or transposed ([channel][head
-/// channel] in rows of kOutPitch); then the rotary code if wanted, a factor, and bf16.
+/// channel] in rows of kOutPitch); then the rotary code if wanted, and bf16. `left` and `right` are what the lane
+/// addresses in ldmatrix.
 template <class Shape, int kSteps, int kHeadTiles, bool kTransposed, bool kRotate>
-AVID_DEVICE void project_packed(
-    PackedRows& out, const bf16* rows, const bf16* weights, const float2* angles, float factor, int lane) {
+AVID_DEVICE void project_packed(PackedRows& out, shared_address left, shared_address right, const float2* angles) {
   float acc[2][8][4] = {};
-  const bf16* left = rows + lane % 16 * Shape::kRowPitch + lane / 16 * 8;
-#pragma unroll(kSteps == 6 ? 1 : 2)  // 6 steps unrolled spill 12 bytes
+#pragma unroll(kSteps >= 4 ? 1 : kSteps)  // unrolled they spill 16 to 48 bytes
   for (int s = 0; s < kSteps; ++s) {
     std::uint32_t a[2][4];
-    ldmatrix_x4(a[0], left + s * 16);
-    ldmatrix_x4(a[1], left + 16 * Shape::kRowPitch + s * 16);
+    ldmatrix_x4(a[0], left + s * 32);
+    ldmatrix_x4(a[1], left + (16 * Shape::kRowPitch + s * 16) * 2);
 #pragma unroll
     for (int j = 0; j < kHeadTiles; j += 2) {
       std::uint32_t b[4];
       if constexpr (kTransposed) {
-        ldmatrix_x4_trans(b, weights + (s * 16 + lane % 16) * Shape::kOutPitch + j * 8 + lane / 16 * 8);
+        ldmatrix_x4_trans(b, right + (s * 16 * Shape::kOutPitch + j * 8) * 2);
       } else {
-        ldmatrix_x4(b, weights + (j * 8 + lane / 16 * 8 + lane % 8) * Shape::kRowPitch + s * 16 + lane / 8 % 2 * 8);
+        ldmatrix_x4(b, right + (j * 8 * Shape::kRowPitch + s * 16) * 2);
       }
       const std::uint32_t b0[2] = {b[0], b[1]}, b1[2] = {b[2], b[3]};
 #pragma unroll
@@ -72,19 +77,20 @@ AVID_DEVICE void project_packed(
     }
   }
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
+  for (int j = 0; j < 8; ++j) {
+    float2 angle;
+    if (kRotate && j < 4) angle = angles[4 * j];
 #pragma unroll
-    for (int j = 0; j < 8; ++j) {
+    for (int i = 0; i < 2; ++i) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         float x = acc[i][j][2 * half], y = acc[i][j][2 * half + 1];
         if (kRotate && j < 4) {
-          const float2 angle = angles[4 * j];
           const float turned = x * angle.x - y * angle.y;
           y = y * angle.x + x * angle.y;
           x = turned;
         }
-        out[i][j][half] = pack_bf16x2(x * factor, y * factor);
+        out[i][j][half] = pack_bf16x2(x, y);
       }
     }
   }
@@ -104,21 +110,21 @@ AVID_DEVICE void packed_products(TokenLogits& s, const std::uint32_t (&a)[8][2],
   s.v[1][1][0] = second[2], s.v[1][1][1] = second[3];
 }
 
-constexpr int kAnglePitch = 20;  ///< pairs of a frame's row of the rotary table: 16, and 4 against bank conflicts
-
 /// Stands for the number of a row that does not exist.
 constexpr unsigned kNoRow = ~0u;
 
-/// rows = M x for the two pixels of a block, the inverse rotary code if wanted, a factor; stored in the lane's two rows
-/// of `to` from `column` on, for the `tiles` of 8 channels that a head has. (Row numbers: pointers would take four
-/// times the registers.)
+/// rows = M x for the two pixels of a block, and the inverse rotary code if wanted; stored in the lane's two rows of
+/// `to`, whose first column is this head's, for the `tiles` of 8 channels that a head has. (Row numbers: pointers would
+/// take four times the registers.)
 template <int kHeadTiles, bool kRotate>
 AVID_DEVICE void mix_and_store(
-    const std::uint32_t (&m)[4], const std::uint32_t (&x)[8][2], const float2* angles, float factor, Rows<bf16> to,
-    const unsigned (&row)[2], int column, int tiles, int t) {
+    const std::uint32_t (&m)[4], const std::uint32_t (&x)[8][2], const float2* angles, bf16* to, unsigned pitch,
+    const unsigned (&row)[2], int tiles, int t) {
+  bf16* const at[2] = {to + std::size_t{row[0]} * pitch + 2 * t, to + std::size_t{row[1]} * pitch + 2 * t};
+  const bool exists[2] = {row[0] != kNoRow, row[1] != kNoRow};
 #pragma unroll
   for (int j = 0; j < kHeadTiles; ++j) {
-    if (j >= tiles) break;
+    if (j >= fewest_tiles(kHeadTiles) && j >= tiles) break;
     const std::uint32_t b[2] = {movmatrix(x[j][0]), movmatrix(x[j][1])};
     float c[4] = {};
     mma_bf16_16x8x16(c, m, b, c);
@@ -131,9 +137,7 @@ AVID_DEVICE void mix_and_store(
         w = w * angle.x - u * angle.y;
         u = turned;
       }
-      if (row[half] != kNoRow)
-        *reinterpret_cast<std::uint32_t*>(to.row(row[half]) + column + j * 8 + 2 * t) =
-            pack_bf16x2(u * factor, w * factor);
+      if (exists[half]) *reinterpret_cast<std::uint32_t*>(at[half] + j * 8) = pack_bf16x2(u, w);
     }
   }
 }
@@ -143,44 +147,38 @@ __global__ void __launch_bounds__(kFusedThreads)
     temporal_fused_bwd_kernel(TemporalFusedArgs p, TemporalFusedGrads grads, unsigned num_tiles, float scale) {
   using Shape = FusedBwdShape<kSteps, kHeadTiles, kStages>;
   SharedArena arena;
-  bf16* h_tile = arena.take<bf16>(kFusedRows * Shape::kRowPitch, "h");
-  bf16* d_y_tile = arena.take<bf16>(kFusedRows * Shape::kRowPitch, "d_y");
+  bf16* h_tile = arena.take<bf16>(2 * kFusedRows * Shape::kRowPitch, "h and d_y");
+  bf16* d_y_tile = h_tile + kFusedRows * Shape::kRowPitch;
   bf16* slices = arena.take<bf16>(kStages * Shape::kSlice, "weights");
   const int N = static_cast<int>(p.N), chunks = static_cast<int>((p.C + 7) / 8);
   float* sums = arena.take<float>(4 * N * 64, "sums of d_bias");  // [warp][head][8][8]
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
   float* own_sums = sums + warp * N * 64 + g * 8 + 2 * t;
   for (int head = 0; head < N; ++head) own_sums[head * 64] = own_sums[head * 64 + 1] = 0;
-  // Rotary code of (frame, pair) in shared memory: eight registers that the loop has no room for.
   float2* all_angles = arena.take<float2>(kFusedFrames * kAnglePitch, "angles");
-  for (int e = threadIdx.x; e < kFusedFrames * 16; e += kFusedThreads) {
-    const float* angle = p.rotary + (e / 16 * p.num_pairs + e % 16) * 2;
-    all_angles[e / 16 * kAnglePitch + e % 16] = make_float2(angle[0], angle[1]);
-  }
+  fill_angles(all_angles, p);
   const float2* angles = all_angles + g * kAnglePitch + t;  // tile j of the lane: angles[4 j]
+  // What the lane addresses in ldmatrix (temporal_attention_fused.cu): rows, weights, transposed weights.
+  const std::uint32_t left_lane = (lane % 16 * Shape::kRowPitch + lane / 16 * 8) * 2;
+  const std::uint32_t right_lane = ((lane / 16 * 8 + lane % 8) * Shape::kRowPitch + lane / 8 % 2 * 8) * 2;
+  const std::uint32_t out_lane = (lane % 16 * Shape::kOutPitch + lane / 16 * 8) * 2;
+  const shared_address rows = shared_address(h_tile + warp * 32 * Shape::kRowPitch) + left_lane;
+  constexpr std::uint32_t kToDyTile = kFusedRows * Shape::kRowPitch * 2;  // bytes
   const int inner = static_cast<int>(p.N * p.head_pitch), tiles = static_cast<int>(p.head_pitch / 8);
   for (unsigned tile = blockIdx.x; tile < num_tiles; tile += gridDim.x) {
-    __syncthreads();  // the last tile's rows and weights are done
-    for (int e = threadIdx.x; e < kFusedRows * Shape::kChunks; e += kFusedThreads) {
-      const int r = e / Shape::kChunks, c = e % Shape::kChunks;
+    __syncthreads();                                           // the last tile's rows and weights are done
+    constexpr int kLanes = power_of_two_from(Shape::kChunks);  // a thread keeps to one column of chunks
+    for (int r = static_cast<int>(threadIdx.x) / kLanes; r < kFusedRows; r += kFusedThreads / kLanes) {
+      const int c = static_cast<int>(threadIdx.x) % kLanes;
       const FusedRow at(p.B, p.S, tile, r);
       const bool valid = at.valid && c < chunks;
-      cp_async_16(
-          d_y_tile + r * Shape::kRowPitch + c * 8, valid ? grads.d_y.row(at.row) + c * 8 : grads.d_y.data, valid);
+      if (c < Shape::kChunks)
+        cp_async_16(
+            d_y_tile + r * Shape::kRowPitch + c * 8, valid ? grads.d_y.row(at.row) + c * 8 : grads.d_y.data, valid);
     }
-#pragma unroll
-    for (int s = 0; s < kStages - 1; ++s) load_weight_slice<Shape, kStages>(p, slices, s);
+    WeightRing<Shape, kStages> ring(p, slices);
     normalise_rows<Shape::kChunks, Shape::kRowPitch>(
         h_tile, p.x, p.gamma, static_cast<int>(p.C), p.B, p.S, tile, grads.h, warp, g, t);
-    int slice = 0;
-    const auto next_weights = [&] {
-      cp_async_wait<kStages - 2>();
-      __syncthreads();
-      load_weight_slice<Shape, kStages>(p, slices, slice + kStages - 1);
-      return slices + slice++ % kStages * Shape::kSlice;
-    };
-    const bf16* rows = h_tile + warp * 32 * Shape::kRowPitch;
-    const bf16* d_rows = d_y_tile + warp * 32 * Shape::kRowPitch;
     unsigned row[2][2];  // the lane's rows of both blocks
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -194,25 +192,27 @@ __global__ void __launch_bounds__(kFusedThreads)
       const int column = head * static_cast<int>(p.head_pitch);
       PackedRows q, k, v, d_o;
       TokenLogits prob[2] = {}, bias = {};
-      project_packed<Shape, kSteps, kHeadTiles, false, true>(
-          q, rows, next_weights(), angles, scale * kFusedLog2E, lane);
-      project_packed<Shape, kSteps, kHeadTiles, false, true>(k, rows, next_weights(), angles, 1.0f, lane);
+      const auto weights = [&](const bf16* slice) { return shared_address(slice) + right_lane; };
+      project_packed<Shape, kSteps, kHeadTiles, false, true>(q, rows, weights(ring.template next<0>(p, head)), angles);
+      project_packed<Shape, kSteps, kHeadTiles, false, true>(k, rows, weights(ring.template next<1>(p, head)), angles);
 #pragma unroll
       for (int e = 0; e < 2; ++e)
         bias.v[0][0][e] = bias.v[1][1][e] = p.bias[(head * kFusedFrames + g) * kFusedFrames + 2 * t + e] * kFusedLog2E;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         packed_products(prob[i], q[i], k[i]);
-        softmax_tokens<true>(prob[i], bias);
+        softmax_tokens<true, true>(prob[i], bias, scale * kFusedLog2E);
       }
-      project_packed<Shape, kSteps, kHeadTiles, false, false>(v, rows, next_weights(), angles, 1.0f, lane);
+      project_packed<Shape, kSteps, kHeadTiles, false, false>(v, rows, weights(ring.template next<2>(p, head)), angles);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         std::uint32_t m[4];
         logits_fragment<true>(m, prob[i]);
-        mix_and_store<kHeadTiles, false>(m, v[i], angles, 1.0f, grads.o, row[i], column, tiles, t);
+        mix_and_store<kHeadTiles, false>(
+            m, v[i], angles, grads.o.data + column, static_cast<unsigned>(grads.o.pitch), row[i], tiles, t);
       }
-      project_packed<Shape, kSteps, kHeadTiles, true, false>(d_o, d_rows, next_weights(), angles, 1.0f, lane);
+      const shared_address out_weights = shared_address(ring.template next<3>(p, head)) + out_lane;
+      project_packed<Shape, kSteps, kHeadTiles, true, false>(d_o, rows + kToDyTile, out_weights, angles);
       float sum[2] = {};
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
@@ -220,17 +220,20 @@ __global__ void __launch_bounds__(kFusedThreads)
         packed_products(d, d_o[i], v[i]);
         softmax_tokens_bwd<true>(prob[i], d);
 #pragma unroll
-        for (int e = 0; e < 2; ++e) sum[e] += d.v[0][0][e] + d.v[1][1][e];
+        for (int e = 0; e < 2; ++e) {
+          sum[e] += d.v[0][0][e] + d.v[1][1][e];
+          d.v[0][0][e] *= scale, d.v[1][1][e] *= scale;  // once here instead of on q and all of d_q and d_k
+        }
+        bf16* const d_qkv = grads.d_qkv.data + column;
+        const unsigned d_pitch = static_cast<unsigned>(grads.d_qkv.pitch);
         std::uint32_t m[4], turned[4];
         logits_fragment<true>(m, prob[i]);
         transpose_fragment<true>(turned, m);
-        mix_and_store<kHeadTiles, false>(
-            turned, d_o[i], angles, 1.0f, grads.d_qkv, row[i], 2 * inner + column, tiles, t);
+        mix_and_store<kHeadTiles, false>(turned, d_o[i], angles, d_qkv + 2 * inner, d_pitch, row[i], tiles, t);
         logits_fragment<true>(m, d);
-        transpose_fragment<true>(turned, m);  // q carries the factor log2 e
-        mix_and_store<kHeadTiles, true>(
-            turned, q[i], angles, 1.0f / kFusedLog2E, grads.d_qkv, row[i], inner + column, tiles, t);
-        mix_and_store<kHeadTiles, true>(m, k[i], angles, scale, grads.d_qkv, row[i], column, tiles, t);
+        transpose_fragment<true>(turned, m);
+        mix_and_store<kHeadTiles, true>(turned, q[i], angles, d_qkv + inner, d_pitch, row[i], tiles, t);
+        mix_and_store<kHeadTiles, true>(m, k[i], angles, d_qkv, d_pitch, row[i], tiles, t);
       }
       own_sums[head * 64] += sum[0];
       own_sums[head * 64 + 1] += sum[1];

@@ -18,9 +18,6 @@ constexpr std::int64_t kChunkBytes = std::int64_t{1} << 30;
 
 std::int64_t up_to(std::int64_t value, std::int64_t step) { return (value + step - 1) / step * step; }
 
-/// The fraction of a kernel's products that sizes must use.
-constexpr double kFusedUse = 0.7;
-
 }  // namespace
 
 int temporal_fused_kernel(DType dtype, std::int64_t T, std::int64_t C, std::int64_t D, std::int64_t R) {
@@ -28,7 +25,8 @@ int temporal_fused_kernel(DType dtype, std::int64_t T, std::int64_t C, std::int6
   int index = 0;
   for (const TemporalFusedShape& shape : kTemporalFusedShapes) {
     if (C <= shape.channels && D <= shape.head)
-      return static_cast<double>(C * D) >= kFusedUse * static_cast<double>(shape.channels * shape.head) ? index : -1;
+      return static_cast<double>(C * D) >= kTemporalFusedUse * static_cast<double>(shape.channels * shape.head) ? index
+                                                                                                                : -1;
     ++index;
   }
   return -1;

@@ -171,18 +171,18 @@ class Code:
                     above[b], changed = new, True
         return above, before
 
+    def dominates(self, a, b):
+        """All ways to block b pass through block a."""
+        while b != a and b != 0:
+            b = self.above[b]
+        return a == b
+
     def loops(self):
-        above, before = self.dominators()
-
-        def dominates(a, b):
-            while b != a and b != 0:
-                b = above[b]
-            return a == b
-
-        loops = {}
+        self.above, before = self.dominators()
+        above, loops = self.above, {}
         for b in above:
             for head in self.next[b]:
-                if dominates(head, b):
+                if self.dominates(head, b):
                     loop = loops.setdefault(head, Loop(head))
                     loop.backs.append(b)
                     todo = [b]
@@ -216,11 +216,9 @@ class Code:
     def constant_before(self, loop, test):
         """What the register that `test` looks at holds as the loop is entered, if the last write before says so."""
         for i in range(self.starts[loop.head] - 1, -1, -1):
-            c = self.code[i]
-            if c.op in (BRA, CALL, EXIT, RET):
-                return None
-            if c.writes(test.first_source, test.is_uniform):
-                return c.constant
+            if self.code[i].writes(test.first_source, test.is_uniform):
+                b = self.block_of(i)
+                return self.code[i].constant if b in self.above and self.dominates(b, loop.head) else None
         return None
 
 

@@ -79,23 +79,18 @@ struct RowPosition {
   }
 };
 
-/// A position that walks through the rows of the result, g.x.rows of them in a line.
+/// A position that walks through the rows of the result, `distance` at a time: a sum with carries, never a division.
 struct WindowWalker {
-  RowPosition at;
-  AVID_DEVICE WindowWalker(const GatherView& g, int first) : at(g, first) {}
+  RowPosition at, step;
+  AVID_DEVICE WindowWalker(const GatherView& g, int first, int distance) : at(g, first), step(g, distance) {}
   AVID_DEVICE Window window(const GatherView& g, bool inside) const {
     return inside ? window_at(g, at.b, at.t, at.y, at.x) : Window{};
   }
-  AVID_DEVICE void advance(const GatherView& g, int distance) {
-    at.x += distance;
-    while (at.x >= g.x.rows) {
-      at.x -= g.x.rows;
-      if (++at.y < g.y.rows) continue;
-      at.y = 0;
-      if (++at.t < g.t.rows) continue;
-      at.t = 0;
-      ++at.b;
-    }
+  AVID_DEVICE void advance(const GatherView& g) {
+    at.x += step.x, at.y += step.y, at.t += step.t, at.b += step.b;
+    if (at.x >= g.x.rows) at.x -= g.x.rows, ++at.y;
+    if (at.y >= g.y.rows) at.y -= g.y.rows, ++at.t;
+    if (at.t >= g.t.rows) at.t -= g.t.rows, ++at.b;
   }
 };
 

@@ -131,10 +131,10 @@ AVID_DEVICE float quad_max(float v) {
   return fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 2));
 }
 
-/// Softmax over the keys of logits in units of log 2, after adding `bias` (same units; -inf hides a key). Some key of
-/// every row must be visible.
-template <bool kPair>
-AVID_DEVICE void softmax_tokens(TokenLogits& s, const TokenLogits& bias) {
+/// Softmax over the keys of logits `factor` s + `bias` in units of log 2 (-inf hides a key). Some key of every row must
+/// be visible. kFastDivision: within 2 ulp, without the branch that an exact division has.
+template <bool kPair, bool kFastDivision = false>
+AVID_DEVICE void softmax_tokens(TokenLogits& s, const TokenLogits& bias, float factor = 1.0f) {
 #pragma unroll
   for (int row = 0; row < 2; ++row) {
     float largest = -INFINITY;
@@ -143,7 +143,7 @@ AVID_DEVICE void softmax_tokens(TokenLogits& s, const TokenLogits& bias) {
       if (kPair && key != row) continue;
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
-        s.v[row][key][e] += bias.v[row][key][e];
+        s.v[row][key][e] = fmaf(s.v[row][key][e], factor, bias.v[row][key][e]);
         largest = fmaxf(largest, s.v[row][key][e]);
       }
     }
@@ -155,7 +155,8 @@ AVID_DEVICE void softmax_tokens(TokenLogits& s, const TokenLogits& bias) {
 #pragma unroll
       for (int e = 0; e < 2; ++e) sum += s.v[row][key][e] = exp2f(s.v[row][key][e] - largest);
     }
-    const float inverse = 1.0f / quad_sum(sum);
+    sum = quad_sum(sum);
+    const float inverse = kFastDivision ? __fdividef(1.0f, sum) : 1.0f / sum;
 #pragma unroll
     for (int key = 0; key < 2; ++key) {
       if (kPair && key != row) continue;

@@ -25,6 +25,19 @@ struct FusedRow {
   }
 };
 
+/// Tiles of 8 channels that a head of a kernel for `head_tiles` has at least (temporal_fused_kernel).
+constexpr int fewest_tiles(int head_tiles) { return static_cast<int>(kTemporalFusedUse * head_tiles * 8 + 7.999) / 8; }
+
+constexpr int kAnglePitch = 20;  ///< pairs of a frame's row of the rotary table: 16, and 4 against bank conflicts
+
+/// The rotary code of (frame, pair) in shared memory: the registers of the head's loop are all in use.
+AVID_DEVICE void fill_angles(float2* angles, const TemporalFusedArgs& p) {
+  for (int e = threadIdx.x; e < kFusedFrames * 16; e += kFusedThreads) {
+    const float* angle = p.rotary + (e / 16 * p.num_pairs + e % 16) * 2;
+    angles[e / 16 * kAnglePitch + e % 16] = make_float2(angle[0], angle[1]);
+  }
+}
+
 /// h = normalised rows of a warp into shared memory, kChunks chunks in rows of kPitch elements; a quad of lanes per
 /// row. A copy goes to h_out unless that is absent. Rows that do not exist become zero.
 template <int kChunks, int kPitch>
@@ -83,28 +96,75 @@ AVID_DEVICE void normalise_rows(
   }
 }
 
-/// Starts copying slice `index` of the weights: q, k, v and output of head 0, then of head 1, ... Behind the last one
-/// only an empty group is committed. `slices` is a ring of kStages slices.
+constexpr int power_of_two_from(int n) { return n <= 1 ? 1 : 2 * power_of_two_from((n + 1) / 2); }
+
+/// The weights of a block's heads on their way through shared memory: slices q, k, v and output of head 0, then of head
+/// 1, ..., kStages of them at a time. A slice of q, k or v is [head channel][channel] in rows of Shape::kRowPitch, that
+/// of the output [channel][head channel] in rows of Shape::kOutPitch.
 template <class Shape, int kStages>
-AVID_DEVICE void load_weight_slice(const TemporalFusedArgs& p, bf16* slices, int index) {
-  const int head = index / 4, part = index % 4, chunks = static_cast<int>((p.C + 7) / 8);
-  bf16* to = slices + index % kStages * Shape::kSlice;
-  if (head < p.N && part < 3) {
-    const bf16* from = p.w_qkv.row((part * p.N + head) * p.head_pitch);
-    for (int e = threadIdx.x; e < Shape::kHeadRows * Shape::kChunks; e += kFusedThreads) {
-      const int r = e / Shape::kChunks, c = e % Shape::kChunks;
-      const bool valid = r < p.head_pitch && c < chunks;
-      cp_async_16(to + r * Shape::kRowPitch + c * 8, valid ? from + r * p.w_qkv.pitch + c * 8 : from, valid);
+struct WeightRing {
+  bf16* slices;
+  int used = 0, filled = 0;  ///< where the next slice lies, and goes
+
+  /// Starts the first copies.
+  AVID_DEVICE WeightRing(const TemporalFusedArgs& p, bf16* shared) : slices(shared) { start(p); }
+  AVID_DEVICE void start(const TemporalFusedArgs& p) {
+    used = filled = 0;
+    load<0>(p, 0);
+    if constexpr (kStages == 3) load<1>(p, 0);
+    static_assert(kStages == 2 || kStages == 3);
+  }
+
+  /// Slice kPart of `head`, for the whole block; the buffer that is free then takes the slice that is kStages - 1 ahead.
+  template <int kPart>
+  AVID_DEVICE const bf16* next(const TemporalFusedArgs& p, int head) {
+    cp_async_wait<kStages - 2>();
+    __syncthreads();
+    constexpr int kAhead = kPart + kStages - 1;
+    load<kAhead % 4>(p, head + kAhead / 4);
+    const bf16* slice = slices + used;
+    used = after(used);
+    return slice;
+  }
+
+ private:
+  AVID_DEVICE static int after(int at) { return at == (kStages - 1) * Shape::kSlice ? 0 : at + Shape::kSlice; }
+
+  /// Behind the last head only an empty group is committed.
+  template <int kPart>
+  AVID_DEVICE void load(const TemporalFusedArgs& p, int head) {
+    if (head < p.N) {
+      const int pitch = static_cast<int>(p.head_pitch);
+      if constexpr (kPart < 3) {
+        const int first = (kPart * static_cast<int>(p.N) + head) * pitch;
+        copy<Shape::kChunks, Shape::kHeadRows, Shape::kRowPitch>(
+            p.w_qkv, p.w_qkv.row(first), pitch, static_cast<int>(p.C + 7) / 8);
+      } else {
+        copy<8, Shape::kOutRows, Shape::kOutPitch>(
+            p.w_out, p.w_out.data + head * pitch, static_cast<int>(p.C), pitch / 8);
+      }
     }
-  } else if (head < p.N) {
-    const bf16* from = p.w_out.data + head * p.head_pitch;
-    for (int e = threadIdx.x; e < Shape::kOutRows * 8; e += kFusedThreads) {
-      const int r = e / 8, c = e % 8;
-      const bool valid = r < p.C && c * 8 < p.head_pitch;
-      cp_async_16(to + r * Shape::kOutPitch + c * 8, valid ? from + r * p.w_out.pitch + c * 8 : from, valid);
+    cp_async_commit();
+    filled = after(filled);
+  }
+
+  /// kRows rows of kChunks chunks, of which `rows` and `chunks` exist; the others become zero. A thread keeps to one
+  /// column of chunks, so that its copies are a constant distance apart.
+  template <int kChunks, int kRows, int kPitch>
+  AVID_DEVICE void copy(const Rows<const bf16>& weights, const bf16* from, int rows, int chunks) {
+    constexpr int kLanes = power_of_two_from(kChunks), kRowStep = kFusedThreads / kLanes;
+    const int c = static_cast<int>(threadIdx.x) % kLanes, r = static_cast<int>(threadIdx.x) / kLanes;
+    if (kChunks < kLanes && c >= kChunks) return;
+    const unsigned pitch = static_cast<unsigned>(weights.pitch);
+    const shared_address to = shared_address(slices + filled) + (r * kPitch + c * 8) * 2;
+    from += std::size_t{static_cast<unsigned>(r)} * pitch + c * 8;
+    const int left = c < chunks ? rows - r : 0;  // rows from this thread's first on
+#pragma unroll
+    for (int i = 0; i < (kRows + kRowStep - 1) / kRowStep; ++i) {
+      if (kRows % kRowStep != 0 && r + i * kRowStep >= kRows) break;
+      cp_async_16(to + i * kRowStep * kPitch * 2, from + std::size_t{pitch} * (i * kRowStep), i * kRowStep < left);
     }
   }
-  cp_async_commit();
-}
+};
 
 }  // namespace avid::kernels::AVID_GPU
