@@ -1,8 +1,8 @@
 // train/predict.h -- what a training update or sampling step would take on a GPU that is not here, line by line
 //
-// The step is that of bench_step, at its full size, on the device `sim`; nothing of it is computed. Each launch is noted
-// with what it asks of a device, counted on a few of its blocks (kernels/sim/launch_counter.h), and timed by a model
-// (predict_model.h). Needs kernels with race hooks: the program avid_traffic.
+// The step is that of bench_step, at its full size, on the device `sim`; nothing of it is computed. Each launch is
+// noted with what it asks of a device, counted on a few of its blocks (kernels/sim/launch_counter.h), and timed by a
+// model (predict_model.h). Needs kernels with race hooks: the program avid_traffic.
 #pragma once
 
 #include <map>
