@@ -115,7 +115,7 @@ struct WeightRing {
     static_assert(kStages == 2 || kStages == 3);
   }
 
-  /// Slice kPart of `head`, for the whole block; the buffer that is free then takes the slice that is kStages - 1 ahead.
+  /// Slice kPart of `head`, for the whole block; the buffer that is free takes the slice that is kStages - 1 ahead.
   template <int kPart>
   AVID_DEVICE const bf16* next(const TemporalFusedArgs& p, int head) {
     cp_async_wait<kStages - 2>();
