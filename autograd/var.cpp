@@ -10,10 +10,8 @@
 #include <queue>
 #include <utility>
 
-#include "kernels/accumulate.h"
 #include "kernels/op_timer.h"
-#include "tensor/ops/emulated_bf16.h"
-#include "tensor/ops/on_device.h"
+#include "tensor/ops/elementwise.h"
 
 namespace avid {
 
@@ -62,25 +60,7 @@ void add_to(Tensor& sum, Tensor contribution) {
   }
   // Somebody else may hold the same storage (d_out handed on unchanged): then sum into a copy.
   if (sum.use_count() > 1) sum = sum.clone();
-  const std::int64_t n = sum.rows() * sum.pitch();
-  if (sum.device().is_gpu()) {
-    dispatch_f32_bf16(sum.dtype(), "gradient", [&]<class Elem>() {
-      on_device(sum.device(), "gradient", [&]<class Backend>(const kernels::Stream& stream) {
-        kernels::accumulate<Backend>(stream, device_mutable_data<Elem>(sum), device_data<Elem>(contribution), n);
-      });
-    });
-    sum.bump_version();
-    return;
-  }
-  if (detail::is_emulated_bf16(sum)) {
-    Tensor wide = detail::widened(sum);
-    kernels::accumulate(wide.data<float>(), detail::widened(contribution).data<float>(), wide.rows() * wide.pitch());
-    sum.copy_from(wide);
-    return;
-  }
-  dispatch_f32_f64(sum.dtype(), "gradient", [&]<class Elem>() {
-    kernels::accumulate(sum.data<Elem>(), contribution.data<Elem>(), n);
-  });
+  add_in_place(sum, contribution);
 }
 
 struct OlderId {
@@ -233,6 +213,8 @@ void InputGrads::set(std::size_t i, Tensor grad) {
       node_.op, i, name_of(input.dtype), input.shape, grad.describe());
   add_to(input.grad, std::move(grad));
 }
+
+Tensor InputGrads::take(std::size_t i) { return needs(i) ? std::exchange(node_.inputs[i]->grad, Tensor()) : Tensor(); }
 
 bool needs_record(std::initializer_list<const Var*> inputs) {
   if (!grad_mode) return false;

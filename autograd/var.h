@@ -111,6 +111,9 @@ class InputGrads {
   /// Hands over the gradient of input i (its shape and dtype); a second call for the same input adds.
   /// May share storage with d_out. Ignored when the input needs none.
   void set(std::size_t i, Tensor grad);
+  /// Takes out what other uses of input i have contributed so far, for ops whose kernels add to it in their own pass:
+  /// they hand the sum over with set(). Undefined when nothing came yet.
+  Tensor take(std::size_t i);
 
  private:
   const detail::GraphNode& node_;

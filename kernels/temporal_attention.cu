@@ -20,6 +20,7 @@
 #include <type_traits>
 
 #include "kernels/device/gpu.h"
+#include "kernels/device/row_lanes.h"
 #include "kernels/device/runtime.h"
 #include "kernels/layer_norm.h"
 #include "kernels/linear.h"
@@ -79,22 +80,6 @@ __global__ void add_chunk_gradient_kernel(
   const float value = kHeadsInRows ? chunk.row(row + row / D * gaps)[col] : chunk.row(row)[col + col / D * gaps];
   float* to = total.row(row) + col;
   *to = first ? value : *to + value;
-}
-
-/// out[c] = sum over rows of partials[row, c], in order within each of kSumSlices slices, then over the slices.
-constexpr int kSumSlices = 8;
-__global__ void sum_partials_kernel(const float* partials, int num_rows, int num_cols, float* out) {
-  AVID_SHARED(float, slices, [kSumSlices][32]);
-  const int c = blockIdx.x * 32 + threadIdx.x;
-  float sum = 0;
-  if (c < num_cols) {
-    for (int row = threadIdx.y; row < num_rows; row += kSumSlices) sum += partials[std::int64_t{row} * num_cols + c];
-  }
-  slices[threadIdx.y][threadIdx.x] = sum;
-  __syncthreads();
-  if (threadIdx.y > 0 || c >= num_cols) return;
-  for (int s = 1; s < kSumSlices; ++s) sum += slices[s][threadIdx.x];
-  out[c] = sum;
 }
 
 /// d_table[row, n] = sum of d_bias[n, i, j] over the pairs whose bucket is row; block n, thread row.
@@ -279,11 +264,7 @@ class Block {
   void finish_bias_table(std::int64_t num_partial_rows, Rows<float> d_table) const {
     const int T = narrow(p_.T), N = narrow(p_.N), cols = N * T * T;
     float* d_bias = at<float>(plan_.d_bias);
-    if (cols > 0) {
-      launch(
-          sum_partials_kernel, dim3(static_cast<unsigned>((cols + 31) / 32)), dim3(32, kSumSlices), 0, stream_,
-          d_bias_partials(0), narrow(num_partial_rows), cols, d_bias);
-    }
+    sum_rows(stream_, d_bias_partials(0), num_partial_rows, cols, cols, d_bias);
     launch(
         bias_table_gradient_kernel, dim3(static_cast<unsigned>(N)), dim3(static_cast<unsigned>(kRelativeBiasBuckets)),
         0, stream_, d_bias, T, d_table);

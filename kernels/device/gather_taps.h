@@ -105,7 +105,7 @@ AVID_DEVICE void store_staged_rows(
 #pragma unroll
     for (int k = 0; k < kChunk<Elem>; k += 4)
       load_chunk(v + k, staged + r * kPitch + c * kChunk<Elem> + k);  // 16 bytes
-    if (p.residual.chunks > 0) {
+    if (chunk < p.residual.chunks) {
       float add[kChunk<Elem>];
       load_chunk(
           add, p.residual.data + (std::size_t{static_cast<unsigned>(row)} * p.residual.pitch + chunk) * kChunk<Elem>);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/accumulate.h"
 #include "kernels/elementwise.h"
 #include "tensor/ops/emulated_bf16.h"
 #include "tensor/ops/on_device.h"
@@ -157,6 +158,30 @@ Tensor add_fwd(const Tensor& a_any, const Tensor& b_any) {
     kernels::add_fwd(a.data<Elem>(), b.data<Elem>(), out.data<Elem>(), buffer_elements(a));
   });
   return out;
+}
+
+void add_in_place(Tensor& sum, const Tensor& x_any) {
+  check(sum.use_count() == 1, "add_in_place: sum: expected to be its storage's only holder");
+  if (is_emulated_bf16(sum)) {
+    sum = narrowed(add_fwd(widened(sum), widened(x_any)));
+    return;
+  }
+  check_float(sum, "add_in_place", "sum");
+  check_like(x_any, sum, "add_in_place", "x");
+  const Tensor x = usual_pitch(x_any);
+  if (sum.device().is_gpu()) {
+    dispatch_f32_bf16(sum.dtype(), "add_in_place", [&]<class Elem>() {
+      on_device(sum.device(), "add_in_place", [&]<class Backend>(const kernels::Stream& stream) {
+        kernels::accumulate<Backend>(
+            stream, device_mutable_data<Elem>(sum), device_data<Elem>(x), buffer_elements(sum));
+      });
+    });
+    sum.bump_version();
+    return;
+  }
+  dispatch_f32_f64(sum.dtype(), "add_in_place", [&]<class Elem>() {
+    kernels::accumulate(sum.data<Elem>(), x.data<Elem>(), buffer_elements(sum));
+  });
 }
 
 Tensor scale_fwd(const Tensor& x_any, double factor) {

@@ -22,6 +22,9 @@ Tensor gelu_bwd(const Tensor& d_out, const Tensor& x);
 /// a + b, same shapes
 Tensor add_fwd(const Tensor& a, const Tensor& b);
 
+/// sum += x: same shapes, dtypes, devices; nobody else may hold sum's storage.
+void add_in_place(Tensor& sum, const Tensor& x);
+
 /// factor * x, factor finite; its own adjoint
 Tensor scale_fwd(const Tensor& x, double factor);
 

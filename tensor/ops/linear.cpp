@@ -1,12 +1,15 @@
 // tensor/ops/linear.cpp -- checks, allocation and dispatch of linear
 #include "tensor/ops/linear.h"
 
+#include "kernels/accumulate.h"
 #include "kernels/linear.h"
 #include "kernels/op_timer.h"
 #include "tensor/kernel_args.h"
+#include "tensor/ops/elementwise.h"
 #include "tensor/ops/emulated_bf16.h"
 #include "tensor/ops/library_route.h"
 #include "tensor/ops/on_device.h"
+#include "tensor/ops/operands.h"
 
 namespace avid {
 namespace {
@@ -81,35 +84,44 @@ Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor
 }
 
 LinearInputGrads linear_bwd_data(
-    const Tensor& d_out, const Tensor& w, const Shape& x_shape, const Shape& x2_shape, bool needs_x, bool needs_x2) {
+    const Tensor& d_out, const Tensor& w, const Shape& x_shape, const Shape& x2_shape, bool needs_x, bool needs_x2,
+    const Tensor& add_x) {
   if (detail::is_emulated_bf16(d_out)) {
-    const LinearInputGrads wide =
-        linear_bwd_data(detail::widened(d_out), detail::widened(w), x_shape, x2_shape, needs_x, needs_x2);
+    const LinearInputGrads wide = linear_bwd_data(
+        detail::widened(d_out), detail::widened(w), x_shape, x2_shape, needs_x, needs_x2, detail::widened(add_x));
     return {detail::narrowed(wide.d_x), detail::narrowed(wide.d_x2)};
   }
-  check_args("linear_bwd_data", {{"d_out", d_out}, {"w", w}});
+  check_args("linear_bwd_data", {{"d_out", d_out}, {"w", w}, {"add_x", add_x}});
   const LinearSize s = size_of_linear("linear_bwd_data", x_shape, x2_shape, w.shape());
   check_shape(d_out, x_shape.with_cols(s.O), "linear_bwd_data", "d_out");
+  if (add_x.defined()) check_shape(add_x, x_shape, "linear_bwd_data", "add_x");
   kernels::note_flops(s.flops());
   LinearInputGrads grads;
   if (needs_x) grads.d_x = Tensor::empty(x_shape, d_out.dtype(), d_out.device());
   if (needs_x2 && x2_shape.rank() > 0) grads.d_x2 = Tensor::empty(x2_shape, d_out.dtype(), d_out.device());
   if (d_out.device().is_gpu()) {
+    const Tensor added = needs_x && add_x.defined() ? detail::usual_pitch(add_x) : Tensor();
     dispatch_f32_bf16(d_out.dtype(), "linear_bwd_data", [&]<class Elem>() {
-      const auto d_out_rows = device_rows_of<Elem>(d_out), w_rows = device_rows_of<Elem>(w);
+      const auto d_out_rows = device_rows_of<Elem>(d_out), w_rows = device_rows_of<Elem>(w),
+                 add_rows = device_rows_of<Elem>(added);
       const auto d_x_rows = device_mutable_rows_of<Elem>(grads.d_x),
                  d_x2_rows = device_mutable_rows_of<Elem>(grads.d_x2);
       on_device(d_out.device(), "linear_bwd_data", [&]<class Backend>(const kernels::Stream& stream) {
         const auto native = [&] {
           Tensor workspace = device_workspace(kernels::linear_bwd_data_workspace_bytes<Elem>(s), d_out);
           kernels::linear_bwd_data<Backend, Elem>(
-              stream, s, d_out_rows, w_rows, d_x_rows, d_x2_rows, device_mutable_data<float>(workspace));
+              stream, s, d_out_rows, w_rows, d_x_rows, d_x2_rows, device_mutable_data<float>(workspace), add_rows);
         };
         if constexpr (detail::kHasLibraries<Backend>) {
+          const auto add = [&] {
+            if (add_rows)
+              kernels::accumulate<Backend>(stream, d_x_rows.data, add_rows.data, detail::buffer_elements(grads.d_x));
+          };
           const auto library = [&] {
             Tensor workspace = device_workspace(kernels::vendor::kGemmWorkspaceBytes, d_out);
             kernels::vendor::library_linear_bwd_data<Elem>(
                 stream, s, d_out_rows, w_rows, d_x_rows, d_x2_rows, device_mutable_data<float>(workspace));
+            add();
           };
           if (s.P > 0)
             return detail::run_either(
@@ -125,6 +137,7 @@ LinearInputGrads linear_bwd_data(
     kernels::linear_bwd_data(
         s, rows_of<Elem>(d_out), rows_of<Elem>(w), mutable_rows_of<Elem>(grads.d_x), mutable_rows_of<Elem>(grads.d_x2));
   });
+  if (needs_x && add_x.defined()) add_in_place(grads.d_x, add_x);
   return grads;
 }
 

@@ -1,6 +1,8 @@
 // tests/autograd/device_test.cpp -- sums of gradients, casts and bf16 copies of weights on a device
 #include "autograd/ops/cast.h"
+#include "autograd/ops/conv3d.h"
 #include "autograd/ops/elementwise.h"
+#include "autograd/ops/linear.h"
 #include "tests/doctest.h"
 #include "tests/support.h"
 
@@ -39,6 +41,32 @@ TEST_CASE("device/accumulate/bf16 is rounded as on the CPU") {
     grads[device.is_gpu()] = x.grad().to(Device());
   }
   CHECK(test::same_bits(grads[1], grads[0]));
+}
+
+TEST_CASE("device/accumulate/convolutions and products add to what other uses contributed") {
+  // y = conv(x) + linear(x) + x, in an order in which each of the three comes first once; f64 on the CPU is the oracle.
+  const Shape shape{2, 2, 3, 5, 6};
+  const Tensor host = test::random_tensor(shape, DType::f64, 1), d_out = test::random_tensor(shape, DType::f64, 2);
+  const Tensor w3 = test::random_tensor({6, 1, 3, 3, 6}, DType::f64, 3),
+               w1 = test::random_tensor({6, 6}, DType::f64, 4);
+  for (int order = 0; order < 3; ++order) {
+    CAPTURE(order);
+    const auto gradient = [&](Device device, DType dtype) {
+      const auto there = [&](const Tensor& t) { return t.to(dtype).to(device); };
+      const Var x(there(host), true, "x"), k(there(w3)), m(there(w1));
+      Var parts[3];  // the walk visits the newest first
+      for (int i = 0; i < 3; ++i) {
+        const int part = (i + order) % 3;
+        parts[i] = part == 0 ? conv3d(x, k, {}, {.padding = {0, 1, 1}}) : part == 1 ? linear(x, m) : scale(x, 0.5);
+      }
+      add(add(parts[0], parts[1]), parts[2]).backward(there(d_out));
+      return x.grad().to(Device());
+    };
+    const Tensor want = gradient(Device(), DType::f64);
+    CHECK(test::rel_l2(gradient(kDevice, DType::f32), want) < 1e-6);
+    CHECK(test::rel_l2(gradient(kDevice, DType::bf16), want) < 1e-2);
+    CHECK(test::rel_l2(gradient(Device(), DType::bf16), want) < 1e-2);
+  }
 }
 
 TEST_CASE("device/cast/gradient returns in the input's type") {

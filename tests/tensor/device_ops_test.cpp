@@ -9,11 +9,13 @@
 #include "tensor/error.h"
 #include "tensor/ops/adam.h"
 #include "tensor/ops/clip_mix.h"
+#include "tensor/ops/conv3d.h"
 #include "tensor/ops/cross_entropy.h"
 #include "tensor/ops/elementwise.h"
 #include "tensor/ops/embedding.h"
 #include "tensor/ops/film_condition.h"
 #include "tensor/ops/frames.h"
+#include "tensor/ops/linear.h"
 #include "tensor/ops/mask_mix.h"
 #include "tensor/ops/timestep_code.h"
 #include "tensor/ops/unet_input.h"
@@ -148,6 +150,50 @@ TEST_CASE("device_ops/mixing_and_losses") {
   compare("cross_entropy", {random({2, 2, 5}, 1, 3), ids, d_loss}, 2, [](auto& in) {
     return std::vector{cross_entropy_fwd(in[0], in[1]), cross_entropy_bwd(in[2], in[0], in[1])};
   });
+}
+
+TEST_CASE("device_ops/data_gradients_begin_at_what_is_there") {
+  // The expected sums are made in two steps, on the CPU.
+  struct Case {
+    const char* what;
+    Shape x, x2, w;
+    Conv3dOptions options;
+  };
+  const Case cases[] = {
+      {"plane", {2, 3, 5, 7, 9}, {}, {6, 1, 3, 3, 9}, {.padding = {0, 1, 1}}},
+      {"rows at hand", {1, 2, 16, 16, 50}, {}, {50, 1, 3, 3, 50}, {.padding = {0, 1, 1}}},
+      {"two sources", {1, 2, 4, 4, 10}, {1, 2, 4, 4, 5}, {8, 1, 3, 3, 15}, {.padding = {0, 1, 1}}},
+      {"halves", {1, 2, 6, 9, 4}, {}, {12, 1, 4, 4, 4}, {.stride = {1, 2, 2}, .padding = {0, 1, 1}}},
+      {"point", {1, 1, 3, 5, 17}, {}, {3, 1, 1, 1, 17}, {}},
+  };
+  for (const Case& c : cases) {
+    CAPTURE(c.what);
+    Shape out =
+        conv3d(Tensor::zeros(c.x), Tensor::zeros(c.w), {}, c.options, c.x2.rank() > 0 ? Tensor::zeros(c.x2) : Tensor())
+            .shape();
+    const std::vector<Tensor> in{random(out, 1), random(c.w, 2), random(c.x, 3)};
+    for (const bool needs_x : {true, false}) {
+      if (!needs_x && c.x2.rank() == 0) continue;
+      compare("conv3d", in, kAll, [&](auto& t) {
+        const bool there = t[0].device().is_gpu();
+        auto grads = conv3d_bwd_data(t[0], t[1], c.x, c.x2, c.options, needs_x, true, there ? t[2] : Tensor());
+        if (!there && needs_x) grads.d_x = add_fwd(grads.d_x, t[2]);
+        std::vector<Tensor> all;
+        for (const Tensor& d : {grads.d_x, grads.d_x2})
+          if (d.defined()) all.push_back(d);
+        return all;
+      });
+    }
+  }
+  compare("linear", {random({7, 12}, 1), random({12, 9 + 5}, 2), random({7, 9}, 3)}, kAll, [](auto& t) {
+    const bool there = t[0].device().is_gpu();
+    auto grads = linear_bwd_data(t[0], t[1], {7, 9}, {7, 5}, true, true, there ? t[2] : Tensor());
+    return std::vector{there ? grads.d_x : add_fwd(grads.d_x, t[2]), grads.d_x2};
+  });
+  // Nobody else's storage is written to.
+  Tensor sum = random({3, 5}, 1).to(kDevice);
+  const Tensor same = sum, x = random({3, 5}, 2).to(kDevice);
+  CHECK_THROWS_AS(add_in_place(sum, x), Error);
 }
 
 TEST_CASE("device_ops/clip_mix") {
