@@ -156,6 +156,16 @@ TEST_CASE("attention/sim/bf16 equals loops in f64 up to rounding") {
   }
 }
 
+TEST_CASE("attention/sim/2560 queries of width 64 across 77 keys") {
+  const AttentionCase<BFloat16> c({1, 2560, 77, 1, 64}, 600, 2.6);  // a frame and a text of a latent model
+  const Results<double, double> exact = run_reference(c);
+  const Results<BFloat16> got = run_device(c);
+  CHECK(rel_l2(got.out, exact.out) < 8e-3);
+  CHECK(rel_l2(got.d_q, exact.d_q) < 1.6e-2);
+  CHECK(rel_l2(got.d_k, exact.d_k) < 1.6e-2);
+  CHECK(rel_l2(got.d_v, exact.d_v) < 1.6e-2);
+}
+
 TEST_CASE("attention/sim/large logits stay finite and a later tile may hold the largest") {
   const AttentionCase<float> c({1, 3, 130, 1, 8}, 900, 70.0);
   check_attention(c, 3e-4);  // logits of some hundred carry an absolute error near 3e-5
