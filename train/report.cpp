@@ -142,8 +142,11 @@ void write_run_report(
                                          std::max(state.train_seconds, 1e-9)));
   if (state.bad_total > 0) html += row("Skipped updates", std::to_string(state.bad_total));
   html += row("Device", fmt::format("{}, {} threads", info.device, info.threads));
-  if (info.conv != "native" || info.gemm != "native")
-    html += row("Kernels", fmt::format("convolutions {}, products {}", info.conv, info.gemm));
+  if (info.conv != "native" || info.gemm != "native" || info.attention != "native" || info.norm != "native")
+    html += row(
+        "Kernels",
+        fmt::format(
+            "convolutions {}, products {}, attention {}, norm {}", info.conv, info.gemm, info.attention, info.norm));
   html += row("Seed", std::to_string(info.seed));
   html += row("Program", fmt::format("avid {}, commit {}", info.version, info.commit));
   html += row("Started", info.started);

@@ -31,7 +31,7 @@ std::string to_json(const RunInfo& info) {
   json["commit"] = info.commit;
   json["device"] = info.device;
   json["threads"] = info.threads;
-  json["routes"] = {{"conv", info.conv}, {"gemm", info.gemm}};
+  json["routes"] = {{"conv", info.conv}, {"gemm", info.gemm}, {"attention", info.attention}, {"norm", info.norm}};
   json["started"] = info.started;
   json["inputs"] = info.inputs;
   return json_text(json, 1) + "\n";
@@ -50,6 +50,10 @@ RunInfo info_from_json(const std::string& text, const std::string& source) {
     if (json.contains("routes")) {  // not in older runs
       json.at("routes").at("conv").get_to(info.conv);
       json.at("routes").at("gemm").get_to(info.gemm);
+      if (json.at("routes").contains("attention")) {
+        json.at("routes").at("attention").get_to(info.attention);
+        json.at("routes").at("norm").get_to(info.norm);
+      }
     }
     json.at("started").get_to(info.started);
     json.at("inputs").get_to(info.inputs);
@@ -92,6 +96,8 @@ Continuation continued(const RunInfo& started, const std::string& device, const 
   };
   route("conv", started.conv, on.setting.conv);
   route("gemm", started.gemm, on.setting.gemm);
+  route("attention", started.attention, on.setting.attention);
+  route("norm", started.norm, on.setting.norm);
   return on;
 }
 

@@ -28,8 +28,9 @@ struct RunInfo {
   std::int64_t seed = 0;
   std::string version, commit, device = "cpu", started;
   int threads = 0;
-  std::string conv = "native", gemm = "native";  // whose kernels (kernels/vendor/route.h)
-  std::map<std::string, std::string> inputs;     // sha256 of base.checkpoint, checksum of the training data
+  // Whose kernels (kernels/vendor/route.h).
+  std::string conv = "native", gemm = "native", attention = "native", norm = "native";
+  std::map<std::string, std::string> inputs;  // sha256 of base.checkpoint, checksum of the training data
 };
 
 /// Version, commit and local time of this program, now.
@@ -37,8 +38,8 @@ RunInfo current_run_info();
 
 /// What decides a run's bits beside its configuration and its device.
 struct RunSetting {
-  int threads = 0;         // 0: not chosen
-  std::string conv, gemm;  // empty: not chosen
+  int threads = 0;                          // 0: not chosen
+  std::string conv, gemm, attention, norm;  // empty: not chosen
 };
 
 /// How a run goes on: with the threads and routes that it started with, unless others were chosen. NVIDIA's libraries

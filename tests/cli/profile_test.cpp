@@ -182,7 +182,11 @@ TEST_CASE("profile/libraries/on the CPU one line each") {
   const std::pair<std::vector<std::string>, std::string> cases[] = {
       {{"--conv", "cudnn"}, "--conv cudnn: cuDNN computes on cuda, the device is cpu | leave --conv out"},
       {{"--gemm", "auto", "--device", "sim"}, "--gemm auto: cuBLASLt computes on cuda, the device is sim"},
-      {{"--gemm", "fast"}, "--gemm: expected native, cublaslt or auto, got 'fast'"}};
+      {{"--gemm", "fast"}, "--gemm: expected native, cublaslt or auto, got 'fast'"},
+      {{"--attention", "cudnn"},
+       "--attention cudnn: cuDNN computes on cuda, the device is cpu | leave --attention out"},
+      {{"--norm", "auto"}, "--norm auto: cuDNN computes on cuda, the device is cpu | leave --norm out"},
+      {{"--norm", "cublaslt"}, "--norm: expected native, cudnn or auto, got 'cublaslt'"}};
   for (const auto& [words, text] : cases) {
     const auto result = test::run_program(profile(words));
     CHECK(result.exit_code != 0);

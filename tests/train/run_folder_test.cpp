@@ -86,20 +86,43 @@ TEST_CASE("run_folder/continued/libraries stay on cuda, and auto measures anew")
   CHECK(measured.setting.conv == "auto");
   REQUIRE(measured.notes.size() == 1);
   CHECK(has(measured.notes[0], "--conv auto measures anew"));
+
+  RunInfo started = started_with(kGpu, "native", "native");
+  started.attention = "cudnn";
+  started.norm = "cudnn";
+  const Continuation half = continued(started, kGpu, {.attention = "native"});
+  CHECK(half.setting.attention == "native");
+  CHECK(half.setting.norm == "cudnn");
+  REQUIRE(half.notes.size() == 1);
+  CHECK(half.notes[0] == "this run started with --attention cudnn: it goes on with native, but not bit for bit");
+  CHECK(continued(started, "cpu", {}).setting.norm == "native");
 }
 
 TEST_CASE("run_folder/run_json/remembers routes, and is read without them") {
   const test::TempDir dir;
-  RunFolder::create(dir / "run", tiny_base({}), started_with(kGpu, "cudnn", "auto"));
+  RunInfo started = started_with(kGpu, "cudnn", "auto");
+  started.attention = "cudnn";
+  started.norm = "auto";
+  RunFolder::create(dir / "run", tiny_base({}), started);
   const Json json = parse_json(read_text(dir / "run/run.json"));
-  CHECK(json["routes"] == Json{{"conv", "cudnn"}, {"gemm", "auto"}});
+  CHECK(json["routes"] == Json{{"conv", "cudnn"}, {"gemm", "auto"}, {"attention", "cudnn"}, {"norm", "auto"}});
   {
     const RunFolder folder = RunFolder::open(dir / "run");
     CHECK(folder.info().conv == "cudnn");
     CHECK(folder.info().gemm == "auto");
+    CHECK(folder.info().attention == "cudnn");
+    CHECK(folder.info().norm == "auto");
     CHECK(folder.info().device == kGpu);
   }
   Json older = json;
+  older["routes"] = {{"conv", "cudnn"}, {"gemm", "auto"}};  // before there were more
+  std::ofstream(dir / "run/run.json") << older.dump();
+  {
+    const RunFolder folder = RunFolder::open(dir / "run");
+    CHECK(folder.info().gemm == "auto");
+    CHECK(folder.info().attention == "native");
+    CHECK(folder.info().norm == "native");
+  }
   older.erase("routes");
   std::ofstream(dir / "run/run.json") << older.dump();
   {
@@ -128,7 +151,7 @@ TEST_CASE("run_folder/resume/the program says what differs from the start") {
   CHECK(has(result.err, "this run started with 1 threads: it goes on with 2, but not bit for bit\n"));
   CHECK(has(result.err, "device cpu, 2 threads\n"));
   // As if it had come from a GPU.
-  replace(dir / "run/run.json", "\"native\"", "\"cudnn\"");
+  replace(dir / "run/run.json", "\"conv\": \"native\"", "\"conv\": \"cudnn\"");
   result = resume({});
   CHECK(result.exit_code == 0);
   CHECK(has(result.err, "this run started with --conv cudnn: it goes on with native"));

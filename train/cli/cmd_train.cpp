@@ -34,8 +34,9 @@ Device device_or(const Options& options, const std::string& otherwise) {
 // Never gives up a device silently: says what is used.
 void say_device(Device device, int threads, const RouteOptions& routes) {
   std::string libraries;
-  if (!routes.conv.empty() && routes.conv != "native") libraries += ", --conv " + routes.conv;
-  if (!routes.gemm.empty() && routes.gemm != "native") libraries += ", --gemm " + routes.gemm;
+  for (const kernels::vendor::Family family : kernels::vendor::kFamilies)
+    if (const std::string& route = routes.of(family); !route.empty() && route != "native")
+      libraries += fmt::format(", --{} {}", kernels::vendor::name_of(family), route);
   std::fprintf(stderr, "device %s, %d threads%s\n", device.describe().c_str(), threads, libraries.c_str());
 }
 
@@ -128,6 +129,8 @@ void train(const Options& options) {
     info.device = device.describe();
     if (!options.routes->conv.empty()) info.conv = options.routes->conv;
     if (!options.routes->gemm.empty()) info.gemm = options.routes->gemm;
+    if (!options.routes->attention.empty()) info.attention = options.routes->attention;
+    if (!options.routes->norm.empty()) info.norm = options.routes->norm;
     info.inputs = input_digests(config);
   }
   RunFolder folder =
@@ -135,10 +138,10 @@ void train(const Options& options) {
   if (resuming) {
     device = device_or(options, folder.info().device.substr(0, folder.info().device.find(' ')));
     RouteOptions& routes = *options.routes;
-    const auto [setting, notes] =
-        continued(folder.info(), device.describe(), {options.threads, routes.conv, routes.gemm});
+    const auto [setting, notes] = continued(
+        folder.info(), device.describe(), {options.threads, routes.conv, routes.gemm, routes.attention, routes.norm});
     threads = setting.threads;
-    routes = {setting.conv, setting.gemm};
+    routes = {setting.conv, setting.gemm, setting.attention, setting.norm};
     use_routes(routes, device);
     for (const std::string& note : notes) std::fprintf(stderr, "%s\n", note.c_str());
   }

@@ -1,9 +1,10 @@
-// train/cli/route_options.h -- --conv and --gemm: our kernels or NVIDIA's libraries
+// train/cli/route_options.h -- --conv, --gemm, --attention and --norm: our kernels or NVIDIA's libraries
 #pragma once
 
 #include <memory>
 #include <string>
 
+#include "kernels/vendor/route.h"
 #include "tensor/device.h"
 #include "train/cli/command.h"
 
@@ -11,7 +12,10 @@ namespace avid::cli {
 
 /// Empty: not given, which is native.
 struct RouteOptions {
-  std::string conv, gemm;
+  std::string conv, gemm, attention, norm;
+
+  std::string& of(kernels::vendor::Family family);
+  const std::string& of(kernels::vendor::Family family) const;
 };
 
 /// Adds the options; use_routes(*result, device) makes them hold. `otherwise` is what the help says of their absence.
