@@ -23,6 +23,7 @@
 #include "kernels/device/conv_tiles.h"
 #include "kernels/device/gather_geometry.h"
 #include "kernels/device/gpu.h"
+#include "kernels/device/row_lanes.h"
 #include "kernels/device/tile_products.h"
 #include "kernels/gather_gemm.h"
 
@@ -312,15 +313,6 @@ __global__ void __launch_bounds__(kSumRows* kSumChunks) column_sums_kernel(
   partial[blockIdx.x * std::int64_t{C} + at] = sum;
 }
 
-template <int kUnused = 0>
-__global__ void __launch_bounds__(256) add_sums_kernel(int splits, int C, const float* partial, float* sums) {
-  const int c = static_cast<int>(blockIdx.x) * 256 + static_cast<int>(threadIdx.x);
-  if (c >= C) return;
-  float sum = 0.0f;
-  for (int i = 0; i < splits; ++i) sum += partial[i * std::int64_t{C} + c];
-  sums[c] = sum;
-}
-
 }  // namespace AVID_GPU
 
 template <class Backend, class Elem>
@@ -368,9 +360,7 @@ void column_sums(
         AVID_GPU::column_sums_kernel<Elem>, grid, dim3(AVID_GPU::kSumRows * AVID_GPU::kSumChunks), 0, stream, num_rows,
         (num_rows + splits - 1) / splits, static_cast<int>(C), chunks, workspace);
   }
-  AVID_GPU::launch(
-      AVID_GPU::add_sums_kernel<>, dim3(static_cast<unsigned>((C + 255) / 256)), dim3(256), 0, stream, splits,
-      static_cast<int>(C), workspace, sums);
+  AVID_GPU::sum_rows(stream, workspace, splits, C, C, sums);
 }
 
 template void gather_weight_grad<Gpu, float>(const Stream&, const GatherWeightGrad<float>&);
