@@ -93,11 +93,27 @@ __global__ void __launch_bounds__(128, kN <= 7 ? 3 : 2) linear_bwd_rows_kernel(L
   const auto copy_matrices = [&](int stage) {
     const int head = stage / 2, half = stage % 2;
     const BFloat16* folded = p.folded + ((frame * p.N + head) * 2 + half) * 32 * p.width;
-    for (int i = threadIdx.x; i < 64 * kN; i += blockDim.x) {
-      const int r = i / kN, c = i % kN * 8, channel = head_channel(r % 32);
-      const BFloat16* from =
-          r < 32 ? p.w_qkv.row((half * p.N + head) * 32 + channel) + c : folded + channel * p.width + c;
-      cp_async_16(slices + half * kSlice + r * Tile::kPitch + c, c < p.C ? from : folded, c < p.C);
+    const BFloat16* weights = p.w_qkv.row((half * p.N + head) * 32);
+    if constexpr (kN > 8) {
+      // A thread keeps to one column of chunks, and its rows hold channels a constant distance apart.
+      const unsigned pitch = static_cast<unsigned>(p.w_qkv.pitch), width = static_cast<unsigned>(p.width);
+      const int r = static_cast<int>(threadIdx.x) / 16, c = static_cast<int>(threadIdx.x) % 16 * 8;
+      if (c < kN * 8) {
+        const unsigned first = static_cast<unsigned>(head_channel(r));
+        const shared_address to = shared_address(slices + half * kSlice) + (r * Tile::kPitch + c) * 2;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {  // head_channel(r + 8 i) = head_channel(r) + 2 i
+          const unsigned channel = first + 2 * i;
+          cp_async_16(to + i * 8 * Tile::kPitch * 2, weights + (channel * pitch + c), c < p.C);
+          cp_async_16(to + (32 + i * 8) * Tile::kPitch * 2, folded + (channel * width + c), c < p.C);
+        }
+      }
+    } else {  // three blocks share the registers: there are none for addresses that stay over the loop
+      for (int i = threadIdx.x; i < 64 * kN; i += blockDim.x) {
+        const int r = i / kN, c = i % kN * 8, channel = head_channel(r % 32);
+        const BFloat16* from = (r < 32 ? weights + channel * p.w_qkv.pitch : folded + channel * p.width) + c;
+        cp_async_16(slices + half * kSlice + r * Tile::kPitch + c, c < p.C ? from : folded, c < p.C);
+      }
     }
     cp_async_commit();
   };
@@ -180,12 +196,12 @@ __global__ void __launch_bounds__(128, kN <= 7 ? 3 : 2) linear_bwd_rows_kernel(L
           float top = v[0][2 * half], sum = 0, along = 0;
 #pragma unroll
           for (int n = 0; n < 4; ++n) top = fmaxf(top, fmaxf(v[n][2 * half], v[n][2 * half + 1]));
-          top = quad_max(top);
+          const float from = -kLog2E * quad_max(top);
 #pragma unroll
           for (int n = 0; n < 4; ++n)
 #pragma unroll
             for (int e = 2 * half; e < 2 * half + 2; ++e) {
-              v[n][e] = __expf(v[n][e] - top);
+              v[n][e] = exp2_flushed(fmaf(v[n][e], kLog2E, from));
               sum += v[n][e];
               along = fmaf(v[n][e], d[n][e], along);
             }
@@ -197,9 +213,9 @@ __global__ void __launch_bounds__(128, kN <= 7 ? 3 : 2) linear_bwd_rows_kernel(L
             for (int e = 2 * half; e < 2 * half + 2; ++e) v[n][e] *= factor * (d[n][e] - along);
         }
       pack_rows(packed, q[0]);
-      store_packed(head * 32);
 #pragma unroll
       for (int u = 0; u < 2; ++u) add_turned_product<kN>(d_h, packed, matrices, u);
+      store_packed(head * 32);
     }
     {
       const bf16* matrices = next_matrices(2 * head + 1);
@@ -209,21 +225,21 @@ __global__ void __launch_bounds__(128, kN <= 7 ? 3 : 2) linear_bwd_rows_kernel(L
       for (int n = 0; n < 4; ++n)
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          const float log_sum = softmax[head * 64 + 8 * t + 2 * n + e];
+          const float from = -kLog2E * softmax[head * 64 + 8 * t + 2 * n + e];  // the log of a sum
           const float correction = softmax[head * 64 + 32 + 8 * t + 2 * n + e];
 #pragma unroll
           for (int m = 0; m < 2; ++m)
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
               float &k = both[0][m][n][2 * half + e], &d = both[1][m][n][2 * half + e];
-              k = __expf(k - log_sum);
+              k = exp2_flushed(fmaf(k, kLog2E, from));
               d = k * (d - correction);
             }
         }
       pack_rows(packed, both[1]);
-      store_packed((p.N + head) * 32);
 #pragma unroll
       for (int u = 0; u < 2; ++u) add_turned_product<kN>(d_h, packed, matrices, u);
+      store_packed((p.N + head) * 32);
       pack_rows(packed, both[0]);
 #pragma unroll
       for (int u = 0; u < 2; ++u) add_turned_product<kN>(d_h, packed, matrices + 32 * Tile::kPitch, u);

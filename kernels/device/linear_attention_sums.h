@@ -11,6 +11,7 @@
 // the second product, whose right operand is the tile itself, read transposed. Tiles are copied two deep.
 #pragma once
 
+#include "kernels/device/exponential.h"
 #include "kernels/device/linear_attention_two_pass.h"
 #include "kernels/linear_attention_bwd.h"
 
@@ -154,7 +155,14 @@ struct HeadSums {
   AVID_DEVICE void add_k(const bf16* h, int valid) {
     float k[2][4][4] = {};
     project(k, h);
-    const int t = threadIdx.x % 4;
+    if (valid < 32) {
+      const int t = threadIdx.x % 4;
+#pragma unroll
+      for (int n = 0; n < 4; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+          if (n * 8 + 2 * t + e % 2 >= valid) k[0][n][e] = k[1][n][e] = -INFINITY;
+    }
     float top[2][2];
     bool grew = false;
 #pragma unroll
@@ -163,10 +171,7 @@ struct HeadSums {
       for (int half = 0; half < 2; ++half) {
         float v = largest[m][half];
 #pragma unroll
-        for (int n = 0; n < 4; ++n) {
-          if (n * 8 + 2 * t < valid) v = fmaxf(v, k[m][n][2 * half]);
-          if (n * 8 + 2 * t + 1 < valid) v = fmaxf(v, k[m][n][2 * half + 1]);
-        }
+        for (int n = 0; n < 4; ++n) v = fmaxf(v, fmaxf(k[m][n][2 * half], k[m][n][2 * half + 1]));
         top[m][half] = quad_max(v);
         grew = grew || top[m][half] > largest[m][half];
       }
@@ -175,7 +180,7 @@ struct HeadSums {
       for (int m = 0; m < 2; ++m)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const float shrink = __expf(largest[m][half] - top[m][half]);
+          const float shrink = exp2_flushed((largest[m][half] - top[m][half]) * kLog2E);
           largest[m][half] = top[m][half];
           sum[m][half] *= shrink;
 #pragma unroll
@@ -188,15 +193,17 @@ struct HeadSums {
 #pragma unroll
     for (int m = 0; m < 2; ++m)
 #pragma unroll
-      for (int half = 0; half < 2; ++half)
+      for (int half = 0; half < 2; ++half) {
+        const float from = -kLog2E * largest[m][half];
 #pragma unroll
         for (int n = 0; n < 4; ++n) {
           float& a = k[m][n][2 * half];
           float& b = k[m][n][2 * half + 1];
-          a = n * 8 + 2 * t < valid ? __expf(a - largest[m][half]) : 0.0f;
-          b = n * 8 + 2 * t + 1 < valid ? __expf(b - largest[m][half]) : 0.0f;
+          a = exp2_flushed(fmaf(a, kLog2E, from));
+          b = exp2_flushed(fmaf(b, kLog2E, from));
           sum[m][half] += a + b;
         }
+      }
     add(k, h);
   }
 
@@ -209,8 +216,9 @@ struct HeadSums {
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         float &a = q[0][n][e], &b = q[0][n][2 + e], &c = q[1][n][e], &d = q[1][n][2 + e];
-        const float top = column_max(fmaxf(fmaxf(a, b), fmaxf(c, d)));
-        a = __expf(a - top), b = __expf(b - top), c = __expf(c - top), d = __expf(d - top);
+        const float from = -kLog2E * column_max(fmaxf(fmaxf(a, b), fmaxf(c, d)));
+        a = exp2_flushed(fmaf(a, kLog2E, from)), b = exp2_flushed(fmaf(b, kLog2E, from));
+        c = exp2_flushed(fmaf(c, kLog2E, from)), d = exp2_flushed(fmaf(d, kLog2E, from));
         const float factor = __fdividef(1.0f, column_sum((a + b) + (c + d)));
         a *= factor, b *= factor, c *= factor, d *= factor;
       }
