@@ -179,7 +179,7 @@ frames 16 64 twice the frames
 pixels 8 128 four times the pixels"
   return $failed
 }
-stage_kernels() {  # every convolution and product of an update against cuDNN and cuBLASLt
+stage_kernels() {  # every convolution, product, attention and layer norm of an update against cuDNN and cuBLASLt
   local config clips name json=$out/kernels.json failed=0 route
   while read -r name config clips; do
     json=$out/kernels-$name.json
@@ -195,6 +195,9 @@ stage_kernels() {  # every convolution and product of an update against cuDNN an
     note kernels "$name: convolutions and products of an update, ours" "$(number "$json" ours_ms_per_step)" ms
     note kernels "$name: the same, NVIDIA's libraries" "$(number "$json" library_ms_per_step)" ms
   done < <(networks)
+  # Layer norms are in classifiers alone.
+  limited 60 "$bin/avid" bench kernels --kind base --config "$root/configs/classifier32.toml" --device "$device" ||
+    failed=1
   # The libraries' results beside ours: the golden case through each.
   for route in "--conv native" "--conv cudnn --gemm cublaslt"; do
     echo "$route: loss $(golden_loss "$device" $route)"

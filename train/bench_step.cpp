@@ -99,8 +99,9 @@ Prepared made_up(const BenchRequest& request) {
         make_avid_trainee(std::move(unet), std::move(avid), diffusion::parse_objective(config.diffusion.objective));
   } else {
     check<UsageError>(
-        config.base.checkpoint.empty() && !config.is_classifier() && !config.is_encoder(),
-        "bench: --config {}: expected a U-Net without a base, or AVID, got model.kind = \"{}\"",
+        config.base.checkpoint.empty() && !config.is_encoder() && (!config.is_classifier() || request.kind != "sample"),
+        "bench: --config {}: expected a U-Net without a base, AVID, or for updates a classifier, got model.kind = "
+        "\"{}\"",
         request.config.string(), config.model.kind);
     out.trainee = make_trainee(config);
   }

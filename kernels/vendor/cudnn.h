@@ -58,7 +58,8 @@ template <class Elem>
 std::int64_t library_layer_norm_workspace_bytes(
     const LayerNormDeviceArgs<Elem>& p, const LayerNormDeviceGrads<Elem>& g);
 
-// As in kernels/layer_norm.h, without d_residual. The backward pass does the forward pass again, for mean and deviation.
+// As in kernels/layer_norm.h, without d_residual. The backward pass does the forward pass again, for mean and
+// deviation.
 
 template <class Elem>
 void library_layer_norm_fwd(const Stream& stream, const LayerNormDeviceArgs<Elem>& p, void* workspace);
