@@ -7,22 +7,27 @@
 //              d_q from d_a context^T through the softmax over channels;
 //              d_k = kn (v d_context^T - correction), correction_i = sum_j context_ij d_context_ij: the row sum of
 //              the softmax over positions needs no second reduction over positions
-// Layout     qkv [B*T*S, 3*N*D] as the projection leaves it; heads of up to 64 channels (device/attention_tiles.h)
-// Parallel   contexts: a block per (frame, slab of 512 positions, head), running maximum and a D x D sum in
-//            registers; slabs combined in order (as split keys are in flash attention); outputs: a block per (frame,
-//            tile, head). bf16 with D = 32 and C <= 104: two passes over x instead (forward:
-//            device/linear_attention_two_pass.h, backward: linear_attention_bwd.cu)
-// Traffic    of the composed form, per position: C + 4C (norm, projections) + 11 N*D elements forward
-// Numerics   f32 sums, h, qkv, a, d_a, d_qkv, d_h rounded to Elem; bf16 tensors use the fast exponential
-// Limits     D <= 64, S < 2^31, frames * slabs < 2^31, N < 65536
+// Layout     qkv [B*T*S, 3*N*D] as the projection leaves it
+// Parallel   bf16 with D = 32: C <= 104: two passes over x (forward: device/linear_attention_two_pass.h, backward:
+//            linear_attention_bwd.cu); wider rows: norm, projections, and a core on tensor cores
+//            (device/linear_attention_head_kernels.h). f32 and other D <= 64: the core on FP32 units
+//            (device/linear_attention_core.h). Sums over positions are cut into slabs, which are combined in order (as
+//            split keys are in flash attention)
+// Traffic    of the composed form, per position: C + 4C (norm, projections) + 11 N*D elements forward. The core on
+//            tensor cores reads and writes rows once, whole sectors; a head's matrix, 4 KB, once per 256 positions
+// Numerics   f32 sums, h, qkv, a, d_a, d_qkv, d_h rounded to Elem; bf16 tensors use the fast exponential. Tensor cores:
+//            contexts and their gradients as two bf16, weights of a softmax as one (device/linear_attention_head.h)
+// Limits     D <= 64, S < 2^31, frames * slabs < 2^31, N < 65536; on tensor cores frames * slabs * N < 2^31 and
+//            frames * ceil(S / 256) * N < 2^32
 // Measured   never run on a GPU yet
-// Open       wide rows in two passes; the composed cores use no tensor cores
+// Predicted  core on tensor cores, 64 clips, 71M on its base: bound by DRAM, 10.7 GB a step (docs/kernels/attention.md)
+// Open       wide rows in two passes
 // Oracle     linear_attention_cpu.cpp in f64, tests/sim/linear_attention_test.cpp
 #include "kernels/linear_attention.h"
 
 #include "kernels/device/attention_steps.h"
 #include "kernels/device/linear_attention_core.h"
-#include "kernels/device/linear_attention_head.h"
+#include "kernels/device/linear_attention_head_kernels.h"
 #include "kernels/device/linear_attention_two_pass.h"
 #include "kernels/linear_attention_bwd.h"
 
@@ -73,7 +78,7 @@ struct HeadLaunches {
   const LinearCore<BFloat16>& core;
 
   dim3 slab_grid() const { return dim3(static_cast<unsigned>(core.F * core.slabs * core.N)); }
-  /// Positions that a warp walks over: many, so that loading the matrices does not count, unless few warps would be left.
+  /// Positions that a warp walks over: many, so that loading matrices does not count, unless few warps would be left.
   int part_rows() const { return core.F * core.N * ((core.S + 255) / 256) >= 2048 ? 256 : 64; }
   dim3 part_grid() const {
     const std::int64_t parts = core.F * core.N * ((core.S + part_rows() - 1) / part_rows());
