@@ -1,7 +1,7 @@
 """Helper of kernel_resources.py: counts instructions and finds loops in a cubin, without a disassembler.
 
 An instruction of sm_80 and sm_90 has 16 bytes and its operation in the low 12 bits of the first word. The targets and
-conditions of branches, which is what else loops need, agree with nvdisasm's for every kernel of kernels/.
+conditions of branches, which is what else loops need, agree with nvdisasm's for the kernels with tensor-core products.
 """
 import bisect
 import collections
