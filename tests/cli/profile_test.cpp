@@ -178,6 +178,29 @@ TEST_CASE("profile/graph/steps are recorded and repeated as training and samplin
   CHECK(cpu.err.find("expected auto or off, got on") != std::string::npos);
 }
 
+TEST_CASE("profile/classifier/its update is timed, layer norm and all; it has no sampling step") {
+  const test::TempDir dir;
+  std::ofstream(dir / "classifier.toml")
+      << "[data]\ntrain = [\"x.h5\"]\nsize = 16\n[model]\nkind = \"classifier\"\nwidth = 4\nmultipliers = [1, 2]\n"
+         "heads = 1\nhead_dim = 8\nmlp = 8\n[train]\nbatch = 1\n";
+  const auto run = [&](const char* kind) {
+    return test::run_program(
+        {AVID_PROGRAM, "bench", "ops", "--kind", kind, "--config", (dir / "classifier.toml").string(), "--device",
+         "sim", "--steps", "1", "--json"});
+  };
+  const auto update = run("base");
+  CAPTURE(update.err);
+  REQUIRE(update.exit_code == 0);
+  const Json ops = Json::parse(update.out).at("ops");
+  for (const char* name : {"layer_norm", "layer_norm_bwd", "spatial_attention", "cross_entropy"}) {
+    CAPTURE(name);
+    CHECK(ops.contains(name));
+  }
+  const auto sample = run("sample");
+  CHECK(sample.exit_code == 2);
+  CHECK(sample.err.find("or for updates a classifier, got model.kind = \"classifier\"") != std::string::npos);
+}
+
 TEST_CASE("profile/libraries/on the CPU one line each") {
   const std::pair<std::vector<std::string>, std::string> cases[] = {
       {{"--conv", "cudnn"}, "--conv cudnn: cuDNN computes on cuda, the device is cpu | leave --conv out"},
