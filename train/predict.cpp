@@ -17,6 +17,8 @@
 #endif
 
 namespace avid::train {
+
+#if AVID_HAVE_SIM
 namespace {
 
 using Key = std::pair<std::string, std::string>;  // part, what
@@ -64,7 +66,6 @@ Key line_of(
 
 int rank_of(const std::string& part) { return part == "base fwd" ? 0 : part == "fwd" ? 1 : part == "bwd" ? 2 : 3; }
 
-#if AVID_HAVE_SIM
 LaunchDemand demand_of(const kernels::simulator::NotedLaunch& l) {
   const auto count = [](const kernels::sim::dim3& d) {
     return static_cast<double>(d.x) * static_cast<double>(d.y) * static_cast<double>(d.z);
@@ -84,7 +85,6 @@ LaunchDemand demand_of(const kernels::simulator::NotedLaunch& l) {
       .memory_bytes = l.work.memory_read + l.work.memory_written,
       .is_kernel = l.kernel != "copy" && l.kernel != "fill"};
 }
-#endif
 
 void add(PredictedLine& line, const LaunchDemand& d, const LaunchTime& time) {
   line.issued_flops += 2 * (d.mma + d.tf32 + d.wgmma);
@@ -105,6 +105,7 @@ void add(LaunchTime& sum, const LaunchTime& time) {
 }
 
 }  // namespace
+#endif
 
 std::string PredictedLine::bound() const {
   std::string most;
@@ -114,7 +115,8 @@ std::string PredictedLine::bound() const {
 }
 
 Prediction predict_step(
-    BenchRequest request, const GpuModel& gpu, [[maybe_unused]] const std::function<void(const std::string&)>& say) {
+    [[maybe_unused]] BenchRequest request, const GpuModel& gpu,
+    [[maybe_unused]] const std::function<void(const std::string&)>& say) {
 #if AVID_HAVE_SIM
   namespace simulator = kernels::simulator;
   check<UsageError>(simulator::have_race_hooks(), "predict: needs kernels with race hooks | use avid_traffic");
