@@ -182,7 +182,7 @@ TEST_CASE("profile/classifier/its update is timed, layer norm and all; it has no
   const test::TempDir dir;
   std::ofstream(dir / "classifier.toml")
       << "[data]\ntrain = [\"x.h5\"]\nsize = 16\n[model]\nkind = \"classifier\"\nwidth = 4\nmultipliers = [1, 2]\n"
-         "heads = 1\nhead_dim = 8\nmlp = 8\n[train]\nbatch = 1\n";
+         "heads = 1\nhead_dim = 8\nmlp = 8\n[train]\nupdates = 1\nbatch = 1\n";
   const auto run = [&](const char* kind) {
     return test::run_program(
         {AVID_PROGRAM, "bench", "ops", "--kind", kind, "--config", (dir / "classifier.toml").string(), "--device",
