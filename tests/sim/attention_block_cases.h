@@ -14,6 +14,9 @@ enum class BlockRows {
   random,
   signs,  ///< -1 and 1, as many of each: normalised to themselves, so that h is exact in bf16
   equal,  ///< the same everywhere
+  /// Signs, and q and k that are 80 or -80 although rounded to bf16: gamma is 1, a row of their weights has one entry.
+  /// The first half of a frame has -1 in the first half of the channels. C is even.
+  peaks,
 };
 
 struct BlockCase {
@@ -45,16 +48,27 @@ struct BlockTensors {
         d_w_out(poisoned_rows<Grad>(c.C, c.inner())),
         d_b_out(poisoned_rows<Grad>(1, c.C)) {
     std::mt19937 engine(7);
+    if (c.x == BlockRows::peaks) make_peaks(c);
     for (std::int64_t r = 0; r < c.rows() && c.x != BlockRows::random; ++r)
       for (std::int64_t i = 0; i < c.C; ++i) {
         if (c.x == BlockRows::equal) {
           x.at(r, i) = x.at(0, i);
+        } else if (c.x == BlockRows::peaks && r % c.S < c.S / 2) {
+          x.at(r, i) = Elem(i < c.C / 2 ? -1.0f : 1.0f);
         } else {  // each channel trades places with an earlier one
           const auto j = static_cast<std::int64_t>(engine() % static_cast<unsigned>(i + 1));
           x.at(r, i) = x.at(r, j);
           x.at(r, j) = Elem(i % 2 == 0 ? 1.0f : -1.0f);
         }
       }
+  }
+  void make_peaks(const BlockCase& c) {
+    std::mt19937 engine(8);
+    for (std::int64_t i = 0; i < c.C; ++i) gamma.at(0, i) = Vector(1);
+    for (std::int64_t o = 0; o < 2 * c.inner(); ++o) {
+      for (std::int64_t i = 0; i < c.C; ++i) w_qkv.at(o, i) = Elem(0.0f);
+      w_qkv.at(o, static_cast<std::int64_t>(engine() % static_cast<unsigned>(c.C))) = Elem(80.0f);
+    }
   }
 };
 

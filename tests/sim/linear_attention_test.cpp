@@ -1,6 +1,10 @@
 // tests/sim/linear_attention_test.cpp -- the device block in the simulator against the f64 reference
 #include "kernels/linear_attention.h"
 
+#include <cmath>
+#include <string>
+
+#include "kernels/sim/traffic.h"
 #include "tests/doctest.h"
 #include "tests/sim/attention_block_cases.h"
 
@@ -26,6 +30,20 @@ void check(const BlockCase& c, bool all_orders = false) {
   check_block<Elem>(c, all_orders, run_device<Elem>, run_reference);
 }
 
+/// The composed form on tensor cores: bf16, heads of 32, rows wider than the two-pass form takes.
+void check_composed(std::int64_t F, std::int64_t S, std::int64_t N, bool all_orders = false) {
+  check_block<BFloat16>(
+      {1, F, S, 105, N, 32, true}, all_orders, run_device<BFloat16>, run_reference, 1e-2);  // about 5e-3
+}
+
+/// Norm of rows first .. first + count - 1.
+double norm_of_rows(const Pitched<float>& t, std::int64_t first, std::int64_t count) {
+  double sum = 0;
+  for (std::int64_t r = first; r < first + count; ++r)
+    for (std::int64_t c = 0; c < t.cols; ++c) sum += t(r, c) * t(r, c);
+  return std::sqrt(sum);
+}
+
 }  // namespace
 
 TEST_CASE("linear_attention/sim/head_width_32") {
@@ -49,6 +67,58 @@ TEST_CASE("linear_attention/sim/two_passes") {
   check<BFloat16>({2, 1, 97, 57, 2, 32, true});
   check<BFloat16>({1, 1, 33, 1, 4, 32, true});
   check<BFloat16>({1, 1, 40, 105, 2, 32, true});  // the first that is composed
+}
+
+TEST_CASE("linear_attention/sim/composed/every_order_gives_the_same_bits") { check_composed(1, 80, 3, true); }
+
+TEST_CASE("linear_attention/sim/composed/positions") {
+  // Around a warp's tile, a block's tiles, a part of a frame.
+  for (const std::int64_t S : {1, 15, 16, 17, 31, 33, 64, 65, 129}) check_composed(1, S, 1);
+}
+
+TEST_CASE("linear_attention/sim/composed/heads") {
+  // Warps of a block have neighbouring heads and, at the end, nothing to do.
+  for (const std::int64_t N : {3, 5, 8}) check_composed(1, 33, N);
+  check<BFloat16>({1, 2, 70, 12, 3, 32, false});  // without a bias the forward pass is composed
+}
+
+TEST_CASE("linear_attention/sim/composed/slabs_and_many_frames") {
+  check_composed(1, 1025, 1);
+  check_composed(40, 5, 3);
+}
+
+TEST_CASE("linear_attention/sim/composed/large_logits") {
+  // Beyond 88 the exponential of an f32 is infinite; maxima grow by 160 on the way.
+  const auto check_peaks = [](const BlockCase& c, bool all_orders) {
+    check_block<BFloat16>(c, all_orders, run_device<BFloat16>, run_reference);
+  };
+  check_peaks({1, 1, 90, 106, 1, 32, true, 1.0, BlockRows::peaks}, true);
+  check_peaks({1, 1, 1100, 106, 1, 32, true, 1.0, BlockRows::peaks}, false);
+}
+
+TEST_CASE("linear_attention/sim/composed/equal_positions_give_the_keys_no_gradient") {
+  // The gradient of a key is the difference of two equal numbers: contexts are the one value of v.
+  const BlockCase c{1, 2, 64, 106, 3, 32, true, 1.0, BlockRows::equal};
+  check_block<BFloat16>(c, false, run_device<BFloat16>, run_reference);
+  const auto t = run_device<BFloat16>(c, kAllGradients);
+  CHECK(norm_of_rows(t.d_w_qkv, 96, 96) < 1e-4 * norm_of_rows(t.d_w_qkv, 192, 96));
+}
+
+TEST_CASE("linear_attention/sim/composed/traffic") {
+  if (std::string(sim_suite()) != "sim_race") return;  // only kernels with race hooks tell of their accesses
+  kernels::simulator::options().profile = true;
+  run_device<BFloat16>({1, 1, 256, 106, 4, 32, true}, kAllGradients);
+  kernels::simulator::options().profile = false;
+  double units[2] = {}, ideal[2] = {};  // of global and of shared memory
+  for (const kernels::simulator::TrafficLine& line : kernels::simulator::take_traffic_lines()) {
+    if (line.kernel.find("linear_attention_head") != 0) continue;
+    units[line.shared] += static_cast<double>(line.units);
+    ideal[line.shared] += static_cast<double>(line.ideal_units);
+  }
+  CHECK(ideal[0] > 1000);
+  CHECK(units[0] < 1.2 * ideal[0]);  // sectors: two loads of a matrix meet the same ones, rows meet each once
+  CHECK(units[1] < 1.3 * ideal[1]);  // passes; only matrices of blocks go there
+  CHECK(units[1] < 0.5 * units[0]);
 }
 
 TEST_CASE("linear_attention/sim/several_slabs") {
