@@ -13,6 +13,7 @@
 
 #include "kernels/device/launch_context.h"
 #include "kernels/op_name.h"
+#include "kernels/op_watch.h"
 
 namespace avid::kernels {
 namespace {
@@ -32,6 +33,9 @@ thread_local std::uint64_t num_begun = 0;
 thread_local const std::string* module_name = nullptr;
 thread_local const detail::OpFrame* variant_of = nullptr;  // the op that said last what it is
 thread_local OpVariant variant;
+thread_local const detail::OpFrame* begun_last = nullptr;
+thread_local OpClock* watching_clock = nullptr;
+thread_local std::function<void(const WatchedCall&)> watch_seen;
 std::function<void(double)> flops_listener;
 
 int thread_number() {
@@ -87,6 +91,17 @@ void wait_if_timing() {
   if (detail::op_timing_on.load(std::memory_order_relaxed) && wait_for_device) wait_for_device();
 }
 
+void watch(const detail::OpFrame& frame) {
+  if (watching_clock == nullptr || frame.flops != 0) return;
+  const double seconds = watching_clock->end();
+  watch_seen(
+      {.op = std::string(frame.op) + frame.suffix,
+       .module = current_module(),
+       .seconds = seconds,
+       .bytes = frame.bytes,
+       .elements = static_cast<std::int64_t>(frame.largest)});
+}
+
 }  // namespace
 
 namespace detail {
@@ -97,8 +112,10 @@ void begin_op(OpFrame& frame) {
   if (frame.suffix[0] != '\0') push_range("backward");
   push_range(frame.op);
   wait_if_timing();
+  if (watching_clock != nullptr && op_timing_on.load(std::memory_order_relaxed)) watching_clock->begin();
   frame.outer = std::exchange(running, &frame);
   ++num_begun;
+  begun_last = &frame;
   if (!op_timing_on.load(std::memory_order_relaxed)) return;
   frame.timed = true;
   frame.start = op_clock();
@@ -107,7 +124,9 @@ void begin_op(OpFrame& frame) {
 void end_op(OpFrame& frame) {
   running = frame.outer;
   if (variant_of == &frame) variant_of = nullptr;
+  const bool is_innermost = std::exchange(begun_last, nullptr) == &frame;
   try {
+    if (is_innermost && frame.timed) watch(frame);
     wait_if_timing();
   } catch (
       const std::exception&) {  // called by a destructor; the op's own error is on its way, or comes with the next call
@@ -187,6 +206,15 @@ const std::string& current_module() {
 void note_flops(double flops) {
   if (running != nullptr) running->flops += flops;
   if (flops_listener) flops_listener(flops);
+}
+
+void set_op_watch(OpClock* clock, std::function<void(const WatchedCall&)> seen) {
+  watching_clock = clock;
+  watch_seen = std::move(seen);
+}
+
+void note_more_bytes(double bytes) {
+  if (running != nullptr) running->bytes += bytes;
 }
 
 void set_flops_listener(std::function<void(double)> listener) { flops_listener = std::move(listener); }

@@ -1,4 +1,4 @@
-// kernels/vendor/cuda_stopwatch.cpp -- events around single runs
+// kernels/vendor/cuda_stopwatch.cpp -- events around single runs, and around ops as they come
 //
 // Measured  never run on a GPU yet
 #include "kernels/vendor/cuda_stopwatch.h"
@@ -7,15 +7,12 @@
 
 #include <cuda_runtime_api.h>
 
-#include <algorithm>
-#include <array>
-
 #include "kernels/device/runtime.h"
+#include "kernels/elementwise.h"
 
 namespace avid::kernels::vendor {
 namespace {
 
-constexpr std::size_t kFlushBytes = std::size_t{128} << 20;  // more than the second-level cache of any GPU so far
 constexpr int kRuns = 5;
 
 void check_cuda(cudaError_t status, const char* call) {
@@ -30,44 +27,71 @@ struct Event {
   Event& operator=(const Event&) = delete;
 };
 
-/// A block to overwrite, given back at the end of the scope; null when memory is short: then the cache stays warm.
-struct Scratch {
-  const Stream& stream;
-  void* block;
-  explicit Scratch(const Stream& s) : stream(s), block(device_allocate<Cuda>(s, kFlushBytes)) {}
-  ~Scratch() {
-    if (block != nullptr) device_free<Cuda>(stream, block, kFlushBytes);
+/// Zeros to read, given back at the end of the scope; none when memory is short: then the cache stays warm.
+class CacheFlush {
+ public:
+  explicit CacheFlush(const Stream& stream) : stream_(stream), block_(device_allocate<Cuda>(stream, kBytes)) {
+    if (block_ != nullptr) device_zero<Cuda>(stream, block_, kBytes, kBytes, 1);
   }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  void overwrite() const {
-    if (block != nullptr) device_zero<Cuda>(stream, block, kFlushBytes, kFlushBytes, 1);
+  ~CacheFlush() {
+    if (block_ != nullptr) device_free<Cuda>(stream_, block_, kBytes);
   }
+  CacheFlush(const CacheFlush&) = delete;
+  CacheFlush& operator=(const CacheFlush&) = delete;
+  void run() const {
+    if (block_ == nullptr) return;
+    auto* found = static_cast<std::int32_t*>(block_);  // stays zero, as the numbers behind it are finite
+    find_non_finite<Cuda, float>(stream_, static_cast<const float*>(block_), kFloats, found);
+  }
+
+ private:
+  // More than the second-level cache of any GPU so far.
+  static constexpr std::size_t kBytes = std::size_t{128} << 20;
+  static constexpr std::int64_t kFloats = kBytes / sizeof(float);
+  Stream stream_;
+  void* block_;
+};
+
+class CudaOpClock final : public OpClock {
+ public:
+  explicit CudaOpClock(const Stream& stream) : stream_(static_cast<cudaStream_t>(stream.handle)), flush_(stream) {}
+  void begin() override {
+    flush_.run();
+    check_cuda(cudaEventRecord(begin_.event, stream_), "cudaEventRecord");
+  }
+  double end() override {
+    check_cuda(cudaEventRecord(end_.event, stream_), "cudaEventRecord");
+    check_cuda(cudaEventSynchronize(end_.event), "cudaEventSynchronize");
+    float milliseconds = 0;
+    check_cuda(cudaEventElapsedTime(&milliseconds, begin_.event, end_.event), "cudaEventElapsedTime");
+    return 1e-3 * static_cast<double>(milliseconds);
+  }
+
+ private:
+  cudaStream_t stream_;
+  CacheFlush flush_;
+  Event begin_, end_;
 };
 
 }  // namespace
 
+std::unique_ptr<OpClock> cuda_op_clock(const Stream& stream) { return std::make_unique<CudaOpClock>(stream); }
+
 Stopwatch cuda_stopwatch(const Stream& stream) {
-  return [stream](const std::function<void()>& f) -> std::optional<double> {
-    const auto native = static_cast<cudaStream_t>(stream.handle);
+  return [stream](const std::function<void()>& f) -> std::optional<Spread> {
     cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-    check_cuda(cudaStreamIsCapturing(native, &capture), "cudaStreamIsCapturing");
+    check_cuda(cudaStreamIsCapturing(static_cast<cudaStream_t>(stream.handle), &capture), "cudaStreamIsCapturing");
     if (capture != cudaStreamCaptureStatusNone) return {};
     f();
     f();
-    const Scratch scratch(stream);
-    const Event begin, end;
-    std::array<float, kRuns> times{};
-    for (float& time : times) {
-      scratch.overwrite();
-      check_cuda(cudaEventRecord(begin.event, native), "cudaEventRecord");
+    CudaOpClock clock(stream);
+    std::vector<double> milliseconds;
+    for (int i = 0; i < kRuns; ++i) {
+      clock.begin();
       f();
-      check_cuda(cudaEventRecord(end.event, native), "cudaEventRecord");
-      check_cuda(cudaEventSynchronize(end.event), "cudaEventSynchronize");
-      check_cuda(cudaEventElapsedTime(&time, begin.event, end.event), "cudaEventElapsedTime");
+      milliseconds.push_back(1e3 * clock.end());
     }
-    std::sort(times.begin(), times.end());
-    return times[kRuns / 2];
+    return spread_of(std::move(milliseconds));
   };
 }
 
@@ -75,9 +99,9 @@ std::size_t fastest_of(std::size_t count, const Stopwatch& watch, const std::fun
   std::size_t best = 0;
   double least = 0;
   for (std::size_t i = 0; count > 1 && i < count; ++i) {
-    const std::optional<double> time = watch([&] { run(i); });
+    const std::optional<Spread> time = watch([&] { run(i); });
     if (!time) return 0;
-    if (i == 0 || *time < least) best = i, least = *time;
+    if (i == 0 || time->median < least) best = i, least = time->median;
   }
   return best;
 }

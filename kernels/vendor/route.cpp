@@ -29,7 +29,7 @@ std::optional<Choice> measure(
     const Stopwatch& milliseconds) {
   Choice choice;
   choice.what = what;
-  const std::optional<double> ours = milliseconds(native);
+  const std::optional<Spread> ours = milliseconds(native);
   if (!ours) return {};
   choice.native_ms = *ours;
   try {
@@ -37,7 +37,7 @@ std::optional<Choice> measure(
   } catch (const LibraryError& error) {
     choice.refusal = error.what();
   }
-  choice.library = choice.library_ms && *choice.library_ms < choice.native_ms;
+  choice.library = choice.library_ms && choice.library_ms->median < choice.native_ms.median;
   return choice;
 }
 
@@ -76,8 +76,9 @@ std::vector<Choice> choices() {
 }
 
 std::string describe(Family family, const Choice& choice) {
-  std::string out = "auto: " + choice.what + ": ours " + milliseconds_text(choice.native_ms) + ", " +
-                    library_of(family) + " " + (choice.library_ms ? milliseconds_text(*choice.library_ms) : "refused");
+  std::string out = "auto: " + choice.what + ": ours " + milliseconds_text(choice.native_ms.median) + ", " +
+                    library_of(family) + " " +
+                    (choice.library_ms ? milliseconds_text(choice.library_ms->median) : "refused");
   out += std::string(": ") + (choice.library ? library_of(family) : "ours");
   if (!choice.refusal.empty()) out += " (" + choice.refusal + ")";
   return out;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "kernels/device/backend.h"
+#include "kernels/spread.h"
 
 namespace avid::kernels::vendor {
 
@@ -44,15 +45,15 @@ Route route(Family family);
 struct Choice {
   std::string what;  ///< "conv3d_fwd bf16 [8,16,64,64] ..."
   bool library = false;
-  double native_ms = 0;
-  std::optional<double> library_ms;  ///< none when the library refused
+  Spread native_ms;                  ///< of several runs; the medians decide
+  std::optional<Spread> library_ms;  ///< none when the library refused
   std::string refusal;               ///< its words then
   std::int64_t calls = 0;            ///< made with this shape so far
 };
 std::vector<Choice> choices();
 
-/// Milliseconds of one run of f, or nothing where time cannot be taken (while a graph is being captured).
-using Stopwatch = std::function<std::optional<double>(const std::function<void()>& f)>;
+/// Milliseconds of a run of f, from several; nothing where time cannot be taken (while a graph is being captured).
+using Stopwatch = std::function<std::optional<Spread>(const std::function<void()>& f)>;
 
 /// Runs `native` or `library` as the family's route says. automatic: the first call with a new `what` times both (they
 /// overwrite the same outputs), prints the choice on stderr, and keeps it; later calls follow it. The library's

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/adam.h"
+#include "kernels/op_watch.h"
 #include "tensor/ops/on_device.h"
 #include "tensor/ops/operands.h"
 
@@ -149,6 +150,16 @@ void update_on_device(std::span<AdamParameter> parameters, const AdamUpdateOptio
   });
 }
 
+/// Beside every buffer once: weights, moments and averages are written where they were read, and gradients are read
+/// twice, because the step depends on the norm of all of them.
+void note_second_passes(std::span<const AdamParameter> parameters) {
+  double bytes = 0;
+  for (const AdamParameter& p : parameters)
+    for (const Tensor* t : {&p.param, &p.m, &p.v, &p.average, &p.grad})
+      if (t->defined()) bytes += static_cast<double>(t->num_bytes());
+  kernels::note_more_bytes(bytes);
+}
+
 /// On the CPU the state is the same record, in a tensor of the host.
 void update_on_cpu(std::span<AdamParameter> parameters, const AdamUpdateOptions& options, Tensor& state) {
   kernels::AdamRecord record;
@@ -267,6 +278,8 @@ void adam_update(std::span<AdamParameter> parameters, const AdamUpdateOptions& o
   check<DeviceError>(
       state.device().is_gpu() || (!options.losses.defined() && !options.numbers.defined()),
       "adam_update: numbers, losses: expected parameters on a device, got cpu");
+  const kernels::OpTimer timer("adam_update");
+  note_second_passes(parameters);
   state.device().is_gpu() ? update_on_device(parameters, options, state) : update_on_cpu(parameters, options, state);
   for (AdamParameter& p : parameters)
     for (Tensor* t : {&p.param, &p.m, &p.v, &p.average, &p.shadow})

@@ -6,6 +6,7 @@
 
 #include "kernels/accumulate.h"
 #include "kernels/elementwise.h"
+#include "kernels/op_watch.h"
 #include "tensor/ops/emulated_bf16.h"
 #include "tensor/ops/on_device.h"
 #include "tensor/ops/operands.h"
@@ -168,6 +169,8 @@ void add_in_place(Tensor& sum, const Tensor& x_any) {
   }
   check_float(sum, "add_in_place", "sum");
   check_like(x_any, sum, "add_in_place", "x");
+  const kernels::OpTimer timer("add_in_place");
+  kernels::note_more_bytes(static_cast<double>(sum.num_bytes()));  // read and written
   const Tensor x = usual_pitch(x_any);
   if (sum.device().is_gpu()) {
     dispatch_f32_bf16(sum.dtype(), "add_in_place", [&]<class Elem>() {

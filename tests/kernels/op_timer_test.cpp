@@ -2,7 +2,9 @@
 #include "kernels/op_timer.h"
 
 #include <thread>
+#include <vector>
 
+#include "kernels/op_watch.h"
 #include "tests/doctest.h"
 
 using namespace avid::kernels;
@@ -129,4 +131,52 @@ TEST_CASE("op_timer/wait/called before every look at the clock") {
   set_op_timing(Collect::nothing);
   { const OpTimer op("conv3d"); }
   CHECK(waits == 2);
+}
+
+TEST_CASE("op_timer/watch/calls without products and without inner ops, by the given clock") {
+  struct Counting : OpClock {
+    int begun = 0, ended = 0;
+    void begin() override { ++begun; }
+    double end() override { return 0.5 * ++ended; }
+  } clock;
+  std::vector<WatchedCall> calls;
+  float a[8], b[4];
+  const auto run = [&] {
+    const ModuleRange module("base");
+    const OpTimer outer("outer", "_bwd");
+    {
+      const OpTimer sum("add_in_place");
+      note_operand(a, sizeof(a), 8);
+      note_operand(b, sizeof(b), 4);
+      note_more_bytes(sizeof(a));
+    }
+    {
+      const OpTimer product("product");
+      note_flops(7);
+    }
+    const OpTimer norm("layer_norm", "_bwd");
+    note_operand(b, sizeof(b), 4);
+  };
+  set_op_watch(&clock, [&](const WatchedCall& call) { calls.push_back(call); });
+  run();
+  CHECK(clock.begun == 0);  // nothing is collected
+  set_op_timing(Collect::sums);
+  run();
+  const auto times = op_times();
+  std::thread([] { const OpTimer elsewhere("elsewhere"); }).join();
+  set_op_watch(nullptr);
+  run();
+  set_op_timing(Collect::nothing);
+  CHECK(clock.begun == 4);
+  CHECK(clock.ended == 2);  // the product's and the outer one's are not looked at
+  REQUIRE(calls.size() == 2);
+  CHECK(calls[0].op == "add_in_place");
+  CHECK(calls[0].module == "base");
+  CHECK(calls[0].seconds == 0.5);
+  CHECK(calls[0].bytes == 80);
+  CHECK(calls[0].elements == 8);
+  CHECK(calls[1].op == "layer_norm_bwd");
+  CHECK(calls[1].seconds == 1.0);
+  CHECK(calls[1].bytes == 16);
+  CHECK(times.at("add_in_place").bytes == 80);
 }

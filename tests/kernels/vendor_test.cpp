@@ -248,7 +248,7 @@ TEST_CASE("vendor/route/runs what was asked for") {
     run_either(
         Family::gemm, what, [&] { ++ours; }, [&] { ++theirs; }, stopwatch);
   };
-  const Stopwatch never = [](const std::function<void()>&) -> std::optional<double> {
+  const Stopwatch never = [](const std::function<void()>&) -> std::optional<Spread> {
     FAIL("timed");
     return {};
   };
@@ -265,9 +265,10 @@ TEST_CASE("vendor/route/runs what was asked for") {
 
   set_route(Family::gemm, Route::automatic);
   const auto takes = [&](double our_time, double their_time) {
-    return [=, turn = 0](const std::function<void()>& f) mutable -> std::optional<double> {
+    return [=, turn = 0](const std::function<void()>& f) mutable -> std::optional<Spread> {
       f();
-      return turn++ % 2 == 0 ? our_time : their_time;
+      const double time = turn++ % 2 == 0 ? our_time : their_time;
+      return Spread{0.5 * time, time, 9};  // medians are compared
     };
   };
   ours = theirs = 0;
@@ -291,7 +292,7 @@ TEST_CASE("vendor/route/runs what was asked for") {
 
   set_route(Family::gemm, Route::automatic);
   ours = 0;
-  run([](const std::function<void()>&) { return std::optional<double>(); });  // inside a graph: no clock
+  run([](const std::function<void()>&) { return std::optional<Spread>(); });  // inside a graph: no clock
   CHECK(ours == 1);
   CHECK(choices().empty());
   set_route(Family::gemm, Route::native);

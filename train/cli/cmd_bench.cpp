@@ -1,5 +1,4 @@
-// train/cli/cmd_bench.cpp -- avid bench: whole steps, where their time goes, what the kernels' lines move
-#include <algorithm>
+// train/cli/cmd_bench.cpp -- avid bench: whole steps, where their time goes, single kernels, what their lines move
 #include <cstdio>
 #include <memory>
 
@@ -7,11 +6,11 @@
 #include "kernels/sim/race_detector.h"
 #include "kernels/sim/traffic.h"
 #endif
-#include "kernels/vendor/route.h"
 #include "tensor/error.h"
 #include "tensor/io/json.h"
 #include "train/cli/bench_options.h"
 #include "train/cli/bench_predict.h"
+#include "train/kernel_bench.h"
 
 namespace avid::cli {
 namespace {
@@ -69,61 +68,37 @@ void run_traffic(BenchOptions& options) {
 #endif
 
 /// Ours against NVIDIA's libraries at every shape that a step has, once each: what --conv auto and its like measure.
-void run_opponents(BenchOptions& options) {
+void measure_opponents(const BenchOptions& options, train::KernelBench& bench) {
   namespace vendor = kernels::vendor;
+  train::BenchRequest request = options.request;
+  request.steps = 1;
+  request.warmup = 1;
+  request.graph = UseGraph::off;
+  for (const vendor::Family family : vendor::kFamilies) vendor::set_route(family, vendor::Route::automatic);
+  bench.opponent_steps = static_cast<double>(train::bench_step(request).num_run);
+  bench.opponents = vendor::choices();
+  for (const vendor::Family family : vendor::kFamilies) vendor::set_route(family, vendor::Route::native);
+}
+
+void run_kernels(BenchOptions& options) {
   options.request.device = Device::parse(options.device);
   options.request.activations = options.dtype == "bf16" ? DType::bf16 : DType::f32;
   check<UsageError>(
-      options.request.device.kind == DeviceKind::cuda,
-      "bench kernels: expected --device cuda, or --sim to count their memory traffic, got {}",
-      options.request.device.to_string());
-  options.request.steps = 1;
+      options.request.device.kind != DeviceKind::sim,
+      "bench kernels: expected --device cpu or cuda, or --sim to count their memory traffic, got sim");
+  check<UsageError>(
+      options.dtype == "f32" || options.dtype == "bf16", "bench kernels: --dtype: expected f32 or bf16, got {}",
+      options.dtype);
   options.request.warmup = 1;
-  options.request.graph = UseGraph::off;
-  for (const vendor::Family family : vendor::kFamilies) vendor::set_route(family, vendor::Route::automatic);
-  const train::BenchResult result = train::bench_step(options.request);
-  std::vector<vendor::Choice> found = vendor::choices();
-  const auto steps = static_cast<double>(result.num_run);
-  const auto total = [](const vendor::Choice& c) { return c.native_ms * static_cast<double>(c.calls); };
-  std::sort(found.begin(), found.end(), [&](const auto& a, const auto& b) { return total(a) > total(b); });
-  double ours = 0, theirs = 0;
-  Json out = Json::array();
-  if (!options.json)
-    std::printf("%-72s %6s %10s %10s %8s\n", "op and shape", "calls", "ours ms", "library ms", "ratio");
-  for (const vendor::Choice& c : found) {
-    const double calls = static_cast<double>(c.calls) / steps;
-    if (c.library_ms) ours += calls * c.native_ms, theirs += calls * *c.library_ms;
-    if (options.json) {
-      Json row = {{"op", c.what}, {"calls", calls}, {"ours_ms", c.native_ms}};
-      if (c.library_ms)
-        row["library_ms"] = *c.library_ms;
-      else
-        row["refusal"] = c.refusal;
-      out.push_back(row);
-    } else if (c.library_ms) {
-      std::printf(
-          "%-72s %6.0f %10.4f %10.4f %8.2f\n", c.what.c_str(), calls, c.native_ms, *c.library_ms,
-          *c.library_ms / c.native_ms);
-    } else {
-      std::printf("%-72s %6.0f %10.4f %10s  %s\n", c.what.c_str(), calls, c.native_ms, "-", c.refusal.c_str());
-    }
-  }
-  if (options.json) {
-    print_json(
-        {{"device", options.request.device.describe()},
-         {"dtype", options.dtype},
-         {"kind", options.request.kind},
-         {"kernels", out},
-         {"ours_ms_per_step", ours},
-         {"library_ms_per_step", theirs}},
-        1);
-  } else {
-    std::printf(
-        "Per %s step, where both compute: ours %.3f ms, libraries %.3f ms: ratio %.2f (above 1 ours are faster). "
-        "Medians\n"
-        "of 5, second-level cache overwritten before each.\n",
-        options.request.kind.c_str(), ours, theirs, ours > 0 ? theirs / ours : 0);
-  }
+  train::KernelBench bench{
+      .device = options.request.device.describe(), .dtype = options.dtype, .kind = options.request.kind};
+  if (options.request.device.kind == DeviceKind::cuda) measure_opponents(options, bench);
+  bench.memory = train::time_memory_bound(options.request);
+  bench.peaks = train::measure_peaks(options.request.device, options.request.activations);
+  if (options.json)
+    print_json(train::kernel_json(bench), 1);
+  else
+    std::fputs(train::kernel_table(bench).c_str(), stdout);
 }
 
 void add_timed(Command* command, kernels::Collect collect, const std::string& example) {
@@ -160,12 +135,17 @@ void setup(Command* command) {
       kernels::Collect::sums, "avid bench ops --kind base --config configs/demo_base.toml");
   Command* each = command->add_subcommand(
       "kernels",
-      "every convolution, product, attention and layer norm of a step against cuDNN and cuBLASLt; or memory traffic, "
-      "line by line");
+      "every convolution, product, attention and layer norm of a step against cuDNN and cuBLASLt, all ops without "
+      "products against a copy; or memory traffic, line by line");
   auto options = std::make_shared<BenchOptions>();
   add_step_inputs(each, options);
   set_example(each, "avid bench kernels --kind base --device cuda --config configs/base.toml --dtype bf16");
-  each->add_option("--device", options->device, "cuda or cuda:N")->device_name()->capture_default_str();
+  each->add_option("--device", options->device, "cuda, cuda:N, or cpu (without opponents)")
+      ->device_name()
+      ->capture_default_str();
+  each->add_option("--steps", options->request.steps, "Steps whose ops without products are timed, call by call")
+      ->range(1, 10000)
+      ->capture_default_str();
   auto sim = std::make_shared<bool>(false);
 #if AVID_HAVE_SIM
   each->add_flag("--sim", *sim, "Count the traffic of every kernel's lines in the simulator; nothing is timed");
@@ -174,7 +154,7 @@ void setup(Command* command) {
 #if AVID_HAVE_SIM
     if (*sim) return run_traffic(*options);
 #endif
-    run_opponents(*options);
+    run_kernels(*options);
   });
   set_example(
       command,
