@@ -76,10 +76,7 @@ AVID_DEVICE void store_normed_rows(
     for (int j = 0; j < K; ++j) {
       const int chunk = first_chunk + j * L;
       float v[8] = {};
-      if (chunk < kChunks) {
-        load_chunk(v, staged + r * kPitch + chunk * 8);  // 16 bytes
-        load_chunk(v + 4, staged + r * kPitch + chunk * 8 + 4);
-      }
+      if (chunk < kChunks) load_staged_chunk<bf16>(v, staged + r * kPitch + chunk * 8, lane);
       u[j].bits = make_uint4(
           pack_bf16x2(v[0], v[1]), pack_bf16x2(v[2], v[3]), pack_bf16x2(v[4], v[5]), pack_bf16x2(v[6], v[7]));
       unpack(u[j], v);
@@ -127,9 +124,8 @@ AVID_DEVICE void store_fragments(
   for (int j = 0; j < kColumns / 8; ++j) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float* to = mine + 8 * half * kPitch + j * 8;
-      to[0] = sum(j, 2 * half);
-      to[1] = sum(j, 2 * half + 1);
+      *reinterpret_cast<float2*>(mine + 8 * half * kPitch + j * 8) =
+          make_float2(sum(j, 2 * half), sum(j, 2 * half + 1));
     }
   }
   __syncwarp();

@@ -91,6 +91,25 @@ AVID_DEVICE int result_row(const GatherView& g, const RowPosition& at) {
          at.x * g.x.out_step + g.x.out_first;
 }
 
+/// A chunk of staged results. The lanes of a warp read chunks that follow each other. Of 8 floats, as bf16 has them,
+/// lanes 4 apart have theirs in the same banks: every other four lanes begin with the second half.
+template <class Elem>
+AVID_DEVICE void load_staged_chunk(float (&v)[kChunk<Elem>], const float* from, int lane) {
+  if constexpr (kChunk<Elem> == 4) {
+    load_chunk(v, from);
+  } else {
+    const bool swapped = (lane & 4) != 0;
+    float a[4], b[4];
+    load_chunk(a, from + (swapped ? 4 : 0));
+    load_chunk(b, from + (swapped ? 0 : 4));
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      v[k] = swapped ? b[k] : a[k];
+      v[4 + k] = swapped ? a[k] : b[k];
+    }
+  }
+}
+
 /// Stores 16 rows of kColumns staged results, a warp together: adds the residual, rounds once, writes whole chunks from
 /// `first_chunk` of the result's rows on. Rows with out_row < 0 and chunks past the last are left out.
 template <class Elem, int kColumns, int kPitch>
@@ -102,9 +121,7 @@ AVID_DEVICE void store_staged_rows(
     const int row = out_row[r], chunk = first_chunk + c;
     if (row < 0 || chunk >= p.out[0].chunks + p.out[1].chunks) continue;
     float v[kChunk<Elem>];
-#pragma unroll
-    for (int k = 0; k < kChunk<Elem>; k += 4)
-      load_chunk(v + k, staged + r * kPitch + c * kChunk<Elem> + k);  // 16 bytes
+    load_staged_chunk<Elem>(v, staged + r * kPitch + c * kChunk<Elem>, lane);
     if (chunk < p.residual.chunks) {
       float add[kChunk<Elem>];
       load_chunk(

@@ -61,6 +61,29 @@ inline void check_conv(
   CHECK(d_x2.gaps_are_zero());
 }
 
+/// How many times as long as needed the results of a 3x3 convolution to 96 channels take through shared memory on their
+/// way out, with a given tile. Only in suite sim_race, as the next.
+inline double staging_passes_of_conv(int tile) {
+  kernels::Conv3dSize s{.B = 1, .in = {1, 32, 32}, .I = 16, .O = 96, .kernel = {1, 3, 3}, .padding = {0, 1, 1}};
+  s.out = s.in;
+  const auto x = DeviceRows<bf16>::random(s.in_positions(), s.I, 1), w = DeviceRows<bf16>::random(s.O * 9, s.I, 2);
+  auto out = DeviceRows<bf16>::poisoned(s.out_positions(), s.O);
+  kernels::simulator::options().profile = true;
+  kernels::conv_products::forward<kernels::Sim, bf16>(
+      "test", kernels::Stream{}, s, x.rows(), {}, w.rows(), nullptr, {}, out.rows(), nullptr, tile);
+  kernels::simulator::options().profile = false;
+  double passes = 0, ideal = 0;
+  for (const kernels::simulator::TrafficLine& line : kernels::simulator::take_traffic_lines()) {
+    const bool written = line.write && line.line.find("gather_norm.h") != std::string::npos;
+    const bool read = !line.write && line.bytes == 16 && line.line.find("tile_products.h") != std::string::npos;
+    if (!line.shared || !(written || read)) continue;
+    passes += static_cast<double>(line.units);
+    ideal += static_cast<double>(line.ideal_units);
+  }
+  REQUIRE(ideal > 0);
+  return passes / ideal;
+}
+
 /// Sectors of global memory that a 3x3 convolution of a 32x32 plane, 64 to 16 channels, reads with a given tile. Only
 /// kernels with race hooks (suite sim_race) tell of their accesses.
 inline std::uint64_t sectors_read_by_conv(int tile) {

@@ -89,6 +89,12 @@ TEST_CASE("gather_gemm_halo_wgmma/chosen by the rule for a batch of frames") {
   CHECK(worst_error(got, expected, kUnit<bf16>) < 1.0);
 }
 
+TEST_CASE("gather_gemm_halo_wgmma/results go through shared memory without bank conflicts") {
+  if (std::string(sim_suite()) != "sim_race") return;  // only kernels with race hooks tell of their accesses
+  const OnArch arch(90);
+  CHECK(staging_passes_of_conv(kFirstHaloTile + 1) < 1.1);
+}
+
 TEST_CASE("gather_gemm_halo_wgmma/reads less than half of what gathering reads") {
   if (std::string(sim_suite()) != "sim_race") return;  // only kernels with race hooks tell of their accesses
   const OnArch arch(90);
