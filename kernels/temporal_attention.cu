@@ -188,7 +188,8 @@ class Block {
         .w_out = w_out_,
         .bias = at<float>(plan_.bias),
         .rotary = at<float>(plan_.rotary),
-        .y = y};
+        .y = y,
+        .most_blocks = p_.fused_blocks};
   }
 
   /// The whole forward pass, after prepare().
@@ -257,7 +258,7 @@ class Block {
     return at<float>(plan_.d_bias_partials) + first_row * p_.N * p_.T * p_.T;
   }
   std::int64_t num_partials(std::int64_t chunk) const {
-    if (plan_.fused) return temporal_fused_partials(clips(chunk), p_.S);
+    if (plan_.fused) return temporal_fused_partials(clips(chunk), p_.S, p_.fused_blocks);
     return temporal_core_plan({clips(chunk), p_.T, p_.S, p_.N, p_.D, plan_.num_pairs}, dtype_of<Elem>, true)
         .num_partials;
   }

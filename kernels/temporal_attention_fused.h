@@ -19,6 +19,7 @@ struct TemporalFusedArgs {
   const float* bias = nullptr;    ///< [N,8,8]
   const float* rotary = nullptr;  ///< [8,num_pairs,2]
   Rows<BFloat16> y;               ///< [B*8*S,C]; gaps are written as zero
+  std::int64_t most_blocks = 0;   ///< of the backward pass
 };
 
 /// The fused kernels: rows of up to `channels`, heads of up to `head` channels.
@@ -35,13 +36,14 @@ int temporal_fused_kernel(DType dtype, std::int64_t T, std::int64_t C, std::int6
 
 /// What the backward pass reads and writes beside the arguments; it does not use y.
 struct TemporalFusedGrads {
-  Rows<const BFloat16> d_y;          ///< [B*8*S,C]
-  Rows<BFloat16> h, d_qkv, o;        ///< written: [B*8*S,C], [B*8*S,3*N*head_pitch], [B*8*S,N*head_pitch]
-  float* d_bias_partials = nullptr;  ///< [temporal_fused_partials(B, S)][N,8,8], every element written; or null
+  Rows<const BFloat16> d_y;    ///< [B*8*S,C]
+  Rows<BFloat16> h, d_qkv, o;  ///< written: [B*8*S,C], [B*8*S,3*N*head_pitch], [B*8*S,N*head_pitch]
+  float* d_bias_partials =
+      nullptr;  ///< [temporal_fused_partials(B, S, most_blocks)][N,8,8], every element written; or null
 };
 
 /// Blocks of the backward kernel, each of which writes one row of d_bias_partials.
-std::int64_t temporal_fused_partials(std::int64_t B, std::int64_t S);
+std::int64_t temporal_fused_partials(std::int64_t B, std::int64_t S, std::int64_t most_blocks);
 
 /// Everything between x, d_y and the weight gradients: h = prenorm(x), attention's output o and the gradient of the
 /// projected rows, from which products give the gradients of the weights and of h.

@@ -254,7 +254,7 @@ void launch_fused_bwd(const Stream& stream, const TemporalFusedArgs& p, const Te
     throw std::invalid_argument("temporal_fused_bwd: expected fewer than 2^32 rows in a chunk");
   launch(
       temporal_fused_bwd_kernel<kSteps, kHeadTiles, kStages>,
-      dim3(static_cast<unsigned>(temporal_fused_partials(p.B, p.S))), dim3(kFusedThreads),
+      dim3(static_cast<unsigned>(temporal_fused_partials(p.B, p.S, p.most_blocks))), dim3(kFusedThreads),
       static_cast<std::size_t>(FusedBwdShape<kSteps, kHeadTiles, kStages>::shared_bytes(static_cast<int>(p.N))), stream,
       p, g, static_cast<unsigned>(tiles), 1.0f / std::sqrt(static_cast<float>(p.D)));
 }

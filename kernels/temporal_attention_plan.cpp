@@ -32,8 +32,8 @@ int temporal_fused_kernel(DType dtype, std::int64_t T, std::int64_t C, std::int6
   return -1;
 }
 
-std::int64_t temporal_fused_partials(std::int64_t B, std::int64_t S) {
-  return std::clamp<std::int64_t>((B * S + 15) / 16, 1, 264);  // two blocks on each SM of the largest device
+std::int64_t temporal_fused_partials(std::int64_t B, std::int64_t S, std::int64_t most_blocks) {
+  return std::clamp<std::int64_t>((B * S + 15) / 16, 1, most_blocks);
 }
 
 template <class Elem>
@@ -53,8 +53,8 @@ TemporalAttentionPlan temporal_attention_plan(const TemporalAttentionDeviceArgs<
       temporal_core_plan({plan.clips_per_chunk, p.T, p.S, p.N, p.D, plan.num_pairs}, dtype_of<Elem>, backward);
   // The sums of d_bias of a backward block live in shared memory: up to 16 heads.
   plan.fused = temporal_fused_kernel(dtype_of<Elem>, p.T, p.C, p.D, p.R) >= 0 && (!backward || p.N <= 16);
-  plan.num_partials =
-      plan.num_chunks * (plan.fused ? temporal_fused_partials(plan.clips_per_chunk, p.S) : core.num_partials);
+  plan.num_partials = plan.num_chunks * (plan.fused ? temporal_fused_partials(plan.clips_per_chunk, p.S, p.fused_blocks)
+                                                    : core.num_partials);
 
   const auto take = [&plan](std::int64_t bytes) {
     const std::int64_t at = plan.total_bytes;

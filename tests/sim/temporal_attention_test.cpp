@@ -17,7 +17,7 @@ using kernels::Stream;
 
 struct Size {
   std::int64_t B, T, S, C, N, D, R;
-  std::int64_t clips_per_chunk = 0;
+  std::int64_t clips_per_chunk = 0, fused_blocks = 264;
 };
 
 template <class Elem>
@@ -44,7 +44,7 @@ struct BlockCase {
     p.B = size.B, p.T = size.T, p.S = size.S, p.C = size.C, p.N = size.N, p.D = size.D, p.R = size.R;
     p.x = x.view(), p.gamma = gamma.values.data(), p.w_qkv = w_qkv.view(), p.w_out = w_out.view();
     p.bias_table = table.view(), p.rotary_freqs = freqs.data();
-    p.clips_per_chunk = size.clips_per_chunk;
+    p.clips_per_chunk = size.clips_per_chunk, p.fused_blocks = size.fused_blocks;
     y = poisoned_rows<Elem>(x.rows, size.C);
     p.y = y.view();
     p.workspace = workspace.allocate(kernels::temporal_attention_workspace_bytes(p, backward));
@@ -200,6 +200,14 @@ TEST_CASE("temporal_attention/sim/bf16 equals the f64 reference up to rounding")
            {1, 16, 3, 20, 1, 32, 16},
            {1, 10, 2, 100, 1, 40, 16}}) {
     const BlockCase<BFloat16> c(size, seed += 10);
+    check_block(c, 1.2e-2);
+  }
+}
+
+TEST_CASE("temporal_attention/sim/a block of the fused backward pass walks over several tiles") {
+  unsigned seed = 2000;
+  for (const std::int64_t C : {30, 50, 90, 100}) {  // the four kernels; 3 tiles of 16 pixels in 2 blocks
+    const BlockCase<BFloat16> c({1, 8, 37, C, 1, C == 30 ? 32 : C == 100 ? 64 : 50, 16, 0, 2}, seed += 10);
     check_block(c, 1.2e-2);
   }
 }
