@@ -1,4 +1,4 @@
-// train/kernel_bench.h -- what avid bench kernels says: ours beside the libraries', ops that memory bounds beside a copy
+// train/kernel_bench.h -- what avid bench kernels says: ours beside the libraries', passes over memory beside a copy
 #pragma once
 
 #include <cstdint>

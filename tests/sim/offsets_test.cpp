@@ -3,8 +3,8 @@
 //
 // Activations of that size exist on a GPU and do not fit here; what can go wrong with them is the arithmetic of
 // addresses, and that is the same for few rows that lie far apart (FarRows). layer_norm, rms_norm_film_silu and
-// mask_mix have such a case in their own files. Kernels that take one run of n elements or walk whole pitches would have
-// to touch all of it: flat_offsets_test.cpp runs their last blocks.
+// mask_mix have such a case in their own files. Kernels that take one run of n elements or walk whole pitches would
+// have to touch all of it: flat_offsets_test.cpp runs their last blocks.
 #include <functional>
 #include <optional>
 
