@@ -47,6 +47,18 @@ std::vector<std::uint64_t> key_of(const Launch& l) {
   return key;
 }
 
+// Where the arguments' pointers into device memory point to. Each begins a piece of the block that it lies in.
+std::vector<std::uintptr_t> pieces_of(const Launch& l) {
+  std::vector<std::uintptr_t> begins;
+  for (std::size_t at = 0; at + 8 <= l.context_bytes; at += 8) {
+    std::uintptr_t word;
+    std::memcpy(&word, static_cast<const std::byte*>(l.context) + at, 8);
+    if (block_at(reinterpret_cast<const void*>(word))) begins.push_back(word);
+  }
+  std::sort(begins.begin(), begins.end());
+  return begins;
+}
+
 // Blocks in an order that is spread over the grid from the start and without a period; all of them once.
 class SampleOrder {
  public:
@@ -83,11 +95,13 @@ LaunchWork count_blocks(const Launch& launch, std::size_t* static_shared_bytes) 
   Engine& engine = own_engine();
   engine.begin_launch(launch);
   BlockWork work;
+  const std::vector<std::uintptr_t> pieces = pieces_of(launch);
   SampleOrder order(out.blocks);
   const std::uint64_t most = std::min(out.blocks, kMostBlocks);
   std::uint64_t& n = out.sampled_blocks;
   for (; n < most && (n < kFewestBlocks || work.accesses < kEnoughAccesses); ++n) {
     BlockWork one;
+    one.pieces = &pieces;
     engine.run_block(order.next(), &one);
     add(work, one);
   }

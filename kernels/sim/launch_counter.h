@@ -31,7 +31,7 @@ struct LaunchWork {
   double mma = 0, tf32 = 0, wgmma = 0;  ///< multiply-adds as issued (block_work.h)
   double mma_instructions = 0, passes = 0, loads = 0;
   double cache_read = 0, cache_written = 0;    ///< bytes between the multiprocessors and the second-level cache
-  double memory_read = 0, memory_written = 0;  ///< of that, each block of memory at most once: what DRAM has to move
+  double memory_read = 0, memory_written = 0;  ///< of that, each piece of memory at most once: what DRAM has to move
   std::uint64_t sampled_blocks = 0, blocks = 1;
 };
 

@@ -121,11 +121,16 @@ void TrafficRecorder::count_sectors(const Place& place) {
     const std::uintptr_t address = sector * kSectorBytes;
     if (last_ == nullptr || address + kSectorBytes <= last_begin_ || address >= last_end_) {
       const auto block = block_at(reinterpret_cast<const void*>(address));
-      last_ = &work_->memory[block ? block->begin : nullptr];
-      last_->bytes_of_block = block ? block->bytes : ~std::uint64_t{0};
-      last_->num_blocks = 1;
       last_begin_ = block ? reinterpret_cast<std::uintptr_t>(block->begin) : address;
       last_end_ = block ? last_begin_ + block->bytes : address + kSectorBytes;
+      if (block && work_->pieces != nullptr) {
+        const auto next = std::upper_bound(work_->pieces->begin(), work_->pieces->end(), address);
+        if (next != work_->pieces->end()) last_end_ = std::min(last_end_, *next);
+        if (next != work_->pieces->begin()) last_begin_ = std::max(last_begin_, *std::prev(next));
+      }
+      last_ = &work_->memory[block ? reinterpret_cast<const std::byte*>(last_begin_) : nullptr];
+      last_->bytes_of_block = block ? last_end_ - last_begin_ : ~std::uint64_t{0};
+      last_->num_blocks = 1;
     }
     ++(place.write ? last_->written : last_->read);
   }

@@ -140,6 +140,21 @@ TEST_CASE("launch_counter/copies/memory is moved once, tables are read by every 
   CHECK(launch.work.passes == 0);
 }
 
+TEST_CASE("launch_counter/copies/pieces of a workspace are tensors of their own") {
+  if (!has_hooks()) return;
+  constexpr std::int64_t kBlocks = 3000, kFloats = kBlocks * 128;
+  LaunchCounter counter;
+  counter.begin();
+  {
+    const Noting noting(counter);
+    const Memory<float> all(2 * kFloats + 64);
+    test::run_add_table(all.data() + 64, all.data(), all.data() + 64 + kFloats, kFloats);
+  }
+  REQUIRE(counter.launches().size() == 1);
+  CHECK(counter.launches()[0].work.memory_read == 4.0 * kFloats + 64 * 4);
+  CHECK(counter.launches()[0].work.memory_written == 4.0 * kFloats);
+}
+
 TEST_CASE("launch_counter/products/as many as were issued, of a warp and of a warpgroup") {
   if (!has_hooks()) return;
   LaunchCounter counter;
