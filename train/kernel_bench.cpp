@@ -21,7 +21,8 @@ namespace {
 using kernels::Spread;
 using kernels::vendor::Choice;
 
-/// The host's clock; before every start it reads more than a last-level cache hides.
+/// The host's clock. Before every start it reads 64 MiB, which leaves little of the operands in most caches; what a
+/// large last-level cache keeps shows as more than a copy's rate.
 class HostClock final : public kernels::OpClock {
  public:
   void begin() override {
