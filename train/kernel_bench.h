@@ -40,10 +40,10 @@ std::vector<MemoryRow> time_memory_bound(BenchRequest request);
 /// What was measured on one device in one run.
 struct KernelBench {
   std::string device, dtype, kind;
-  std::vector<kernels::vendor::Choice> opponents;  ///< in any order; empty where there is no library: the CPU
-  double opponent_steps = 1;                       ///< steps that made their calls
-  std::vector<MemoryRow> memory;
-  std::optional<DevicePeaks> peaks;
+  std::vector<kernels::vendor::Choice> opponents = {};  ///< in any order; empty where there is no library: the CPU
+  double opponent_steps = 1;                            ///< steps that made their calls
+  std::vector<MemoryRow> memory = {};
+  std::optional<DevicePeaks> peaks = {};
 };
 
 /// Two tables and what they add up to.
