@@ -24,8 +24,8 @@ struct BlockWork {
   /// Addresses at which pieces of device memory begin, ascending, or null: a workspace holds many.
   const std::vector<std::uintptr_t>* pieces = nullptr;
 
-  /// Sectors of 32 bytes that go to the second-level cache, by the block of device memory that they lie in, or the piece
-  /// of it (null: none that is known). Loads that the first level would answer are not in it.
+  /// Sectors of 32 bytes that go to the second-level cache, by the block of device memory that they lie in, or the
+  /// piece of it (null: none that is known). Loads that the first level would answer are not in it.
   struct Sectors {
     std::uint64_t bytes_of_block = 0, read = 0, written = 0;
     std::uint64_t num_blocks = 0;  ///< of the launch, that touched it
