@@ -15,8 +15,8 @@ template <class Elem>
 struct AttentionArgs {
   std::int64_t B = 0, Q = 0, K = 0, N = 0, D = 0;  ///< K > 0
   double scale = 1;
-  Rows<const Elem> q, k, v;
-  Rows<Elem> out;           ///< written by fwd (its gaps stay as they are), read by bwd on a device
+  Rows<const Elem> q = {}, k = {}, v = {};
+  Rows<Elem> out = {};      ///< written by fwd (its gaps stay as they are), read by bwd on a device
   void* log_sum = nullptr;  ///< [B,N,Q], written by fwd, read by bwd; Elem on the CPU, f32 on a device
 };
 

@@ -9,15 +9,15 @@ namespace avid::kernels {
 /// F = B * out[0] frames of out[1] * out[2] rows. In rows of film, scale is [0,O) and shift [O,2O). Rows of x, x2, w
 /// and bias as conv3d_fwd takes them; all rows start at 16-byte boundaries.
 struct Conv3dNormFilmSiluArgs {
-  Rows<const BFloat16> x, x2;     ///< x2 may be absent
-  Rows<const BFloat16> w;         ///< as of conv3d
-  const float* bias = nullptr;    ///< [O], or null
-  const float* gamma = nullptr;   ///< [O]
-  Rows<const float> film;         ///< [F,2O] or absent
-  Rows<const BFloat16> residual;  ///< [F*S,O] or absent
-  Rows<BFloat16> u;               ///< [F*S,O]: the convolution's result, written if present
-  Rows<BFloat16> out;             ///< [F*S,O]
-  void* workspace = nullptr;      ///< conv3d_fwd_workspace_bytes<BFloat16>
+  Rows<const BFloat16> x, x2 = {};     ///< x2 may be absent
+  Rows<const BFloat16> w;              ///< as of conv3d
+  const float* bias = nullptr;         ///< [O], or null
+  const float* gamma = nullptr;        ///< [O]
+  Rows<const float> film = {};         ///< [F,2O] or absent
+  Rows<const BFloat16> residual = {};  ///< [F*S,O] or absent
+  Rows<BFloat16> u = {};               ///< [F*S,O]: the convolution's result, written if present
+  Rows<BFloat16> out;                  ///< [F*S,O]
+  void* workspace = nullptr;           ///< conv3d_fwd_workspace_bytes<BFloat16>
 };
 
 /// Does the block that the convolution runs with hold whole rows? By the sizes and the kind of device alone. Throws

@@ -38,8 +38,8 @@ RunInfo current_run_info();
 
 /// What decides a run's bits beside its configuration and its device.
 struct RunSetting {
-  int threads = 0;                          // 0: not chosen
-  std::string conv, gemm, attention, norm;  // empty: not chosen
+  int threads = 0;                                              // 0: not chosen
+  std::string conv = {}, gemm = {}, attention = {}, norm = {};  // empty: not chosen
 };
 
 /// How a run goes on: with the threads and routes that it started with, unless others were chosen. NVIDIA's libraries

@@ -28,7 +28,10 @@ thread_local Noted noted;
 
 std::string text_of(const NotedTensor& tensor) {
   std::string text = std::string(tensor.dtype) + " [";
-  for (std::size_t d = 0; d < tensor.rank; ++d) text += (d == 0 ? "" : ",") + std::to_string(tensor.extents[d]);
+  for (std::size_t d = 0; d < tensor.rank; ++d) {
+    if (d > 0) text += ',';
+    text += std::to_string(tensor.extents[d]);
+  }
   return text + "]";
 }
 

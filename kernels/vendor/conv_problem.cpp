@@ -54,7 +54,7 @@ std::string describe(ConvPass pass, ElementType type, const Conv3dSize& size) {
                                                  : "conv3d_bwd_weight";
   out += type == ElementType::f32 ? " f32 [" : " bf16 [";
   out += std::to_string(size.B) + "," + extents(size.in) + "] " + std::to_string(size.I);
-  if (size.I2 > 0) out += "+" + std::to_string(size.I2);
+  if (size.I2 > 0) out.append("+").append(std::to_string(size.I2));
   out += " -> " + std::to_string(size.O) + ", kernel " + extents(size.kernel);
   if (size.stride != std::array<std::int64_t, 3>{1, 1, 1}) out += ", stride " + extents(size.stride);
   return out;

@@ -10,7 +10,7 @@ namespace avid::test {
 
 /// A convolution with k x k windows in the planes of B * T frames, ended by a norm.
 struct NormCase {
-  std::int64_t B, T, H, W, I, I2, O;
+  std::int64_t B = 0, T = 0, H = 0, W = 0, I = 0, I2 = 0, O = 0;
   std::int64_t k = 3, stride = 1, padding = 1;
   bool film = true, residual = true, bias = true;
   double x_scale = 1;

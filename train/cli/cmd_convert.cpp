@@ -35,7 +35,8 @@ bool selected(const Settings& s, const std::string& name) {
 }
 
 NamedTensors read_tensors(const Settings& s, const TensorFile& file) {
-  const std::optional<DType> dtype = s.dtype.empty() ? std::nullopt : std::optional(parse_float_type(s.dtype));
+  const bool converts = !s.dtype.empty();
+  const DType dtype = converts ? parse_float_type(s.dtype) : DType::f32;
   NamedTensors tensors;
   bool any_stripped = false;
   for (const TensorInfo& info : file.tensors()) {
@@ -43,7 +44,7 @@ NamedTensors read_tensors(const Settings& s, const TensorFile& file) {
     const bool strip = !s.strip.empty() && info.name.starts_with(s.strip) && info.name.size() > s.strip.size();
     any_stripped = any_stripped || strip;
     Tensor t = file.load(info.name);
-    if (dtype && is_float(t.dtype()) && t.dtype() != *dtype) t = t.to(*dtype);
+    if (converts && is_float(t.dtype()) && t.dtype() != dtype) t = t.to(dtype);
     tensors.emplace_back(strip ? info.name.substr(s.strip.size()) : info.name, std::move(t));
   }
   const auto count = file.tensors().size();
