@@ -59,7 +59,7 @@ def tests_of(kernel):
         return [kernel] * has_test(kernel) + MORE_TESTS.get(kernel, [])
     own = r'#include "(kernels/%s\w*\.h)"' % kernel.split("_bwd")[0]
     contracts = re.findall(own, read("kernels/%s.cu" % kernel))
-    users = [stem_of(f) for f in sorted(glob.glob("kernels/*.cu")) if any('"%s"' % c in read(f) for c in contracts)]
+    users = [stem_of(f) for f in sorted(glob.glob("kernels/*.cu")) if any(includes(f, c) for c in contracts)]
     return [u for u in users if has_test(u)]
 
 

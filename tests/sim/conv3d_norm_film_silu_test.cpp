@@ -55,6 +55,13 @@ TEST_CASE("conv3d_norm_film_silu/absent operands") {
   }
 }
 
+TEST_CASE("conv3d_norm_film_silu/the op") {
+  check_norm({.B = 2, .T = 2, .H = 5, .W = 7, .I = 8, .I2 = 4, .O = 12}, kernels::kChooseTile);
+  NormCase bare{.B = 1, .T = 1, .H = 4, .W = 4, .I = 8, .I2 = 0, .O = 12};
+  bare.film = bare.residual = bare.bias = false;
+  check_norm(bare, kernels::kChooseTile);
+}
+
 TEST_CASE("conv3d_norm_film_silu/geometry") {
   check_norm({.B = 2, .T = 3, .H = 4, .W = 3, .I = 8, .I2 = 8, .O = 20, .k = 1, .padding = 0}, 3);  // 1x1
   check_norm({.B = 1, .T = 3, .H = 8, .W = 6, .I = 8, .I2 = 0, .O = 12, .k = 4, .stride = 2}, 0);   // halves the image

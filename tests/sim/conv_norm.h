@@ -2,6 +2,7 @@
 // it replaces
 #pragma once
 
+#include "kernels/conv3d_norm_film_silu.h"
 #include "kernels/device/conv_products.h"
 #include "kernels/rms_norm_film_silu.h"
 #include "tests/sim/conv_support.h"
@@ -98,6 +99,26 @@ inline void check_norm(const NormCase& c, int tile) {
   p.x = plain.rows(), p.gamma = norm.gamma, p.film = norm.film, p.residual = added, p.out = then.rows();
   kernels::rms_norm_film_silu_fwd<kernels::Sim>(kernels::Stream{}, p);
   CHECK(out.bytes() == then.bytes());
+
+  // The op hands everything on.
+  if (tile == kernels::kChooseTile) {
+    REQUIRE(kernels::conv3d_norm_film_silu_is_one_kernel<kernels::Sim>(s));
+    auto op_out = DeviceRows<bf16>::poisoned(positions, c.O), op_u = op_out;
+    kernels::conv3d_norm_film_silu_fwd<kernels::Sim>(
+        kernels::Stream{}, s,
+        {.x = x.rows(),
+         .x2 = x2.rows(),
+         .w = w.rows(),
+         .bias = bias_data,
+         .gamma = norm.gamma,
+         .film = norm.film,
+         .residual = added,
+         .u = op_u.rows(),
+         .out = op_out.rows(),
+         .workspace = space.data()});
+    CHECK(op_out.bytes() == out.bytes());
+    CHECK(op_u.bytes() == u.bytes());
+  }
 
   // f64: of the stored u one rounding, and of the product itself another before it.
   const std::vector<double> bias_ref = c.bias ? bias.values() : std::vector<double>();
