@@ -70,11 +70,11 @@ def includes(file, header):
 
 
 def users_of(path):
-    """The kernels that a file's bugs are tried in: itself, or up to three that include a header, themselves at best."""
+    """The kernels that a file's bugs are tried in: itself, or up to six that include a header, themselves at best."""
     if path.endswith(".cu"):
         return [path]
     users = [k for k in glob.glob("kernels/*.cu") if includes(k, path) and tests_of(stem_of(k))]
-    return sorted(users, key=lambda k: ('"%s"' % path not in read(k), -os.path.getsize(k), k))[:3]
+    return sorted(users, key=lambda k: ('"%s"' % path not in read(k), -os.path.getsize(k), k))[:6]
 
 
 class Flavour:
