@@ -75,7 +75,8 @@ inline double staging_passes_of_conv(int tile) {
   double passes = 0, ideal = 0;
   bool named = false;  // builds without debug information do not know the lines
   for (const kernels::simulator::TrafficLine& line : kernels::simulator::take_traffic_lines()) {
-    named = named || line.line.find(".cu") != std::string::npos;
+    named =
+        named || (line.kernel.find("gather_gemm") != std::string::npos && line.line.find(".cu") != std::string::npos);
     const bool written = line.write && line.line.find("gather_norm.h") != std::string::npos;
     const bool read = !line.write && line.bytes == 16 && line.line.find("tile_products.h") != std::string::npos;
     if (!line.shared || !(written || read)) continue;
