@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <numeric>
+#include <optional>
 #include <utility>
 
 #include "kernels/op_timer.h"
@@ -18,6 +19,16 @@ constexpr std::uint64_t kFewestBlocks = 2, kMostBlocks = 32, kEnoughAccesses = 1
 constexpr double kSectorBytes = 32;
 constexpr std::uint64_t kAloneBelow = 4;  // touched by a quarter of the samples, or fewer
 
+// Calls f(word, block) for every word of the arguments; the block of device memory that it points into, if any.
+template <class F>
+void for_each_word(const Launch& l, F&& f) {
+  for (std::size_t at = 0; at + 8 <= l.context_bytes; at += 8) {
+    std::uint64_t word;
+    std::memcpy(&word, static_cast<const std::byte*>(l.context) + at, 8);
+    f(word, block_at(reinterpret_cast<const void*>(word)));
+  }
+}
+
 // The arguments, with addresses as the block of memory that they lie in: which one of those that were met, how large,
 // where in it. Launches with equal keys do the same to memory of the same sizes.
 std::vector<std::uint64_t> key_of(const Launch& l) {
@@ -31,30 +42,22 @@ std::vector<std::uint64_t> key_of(const Launch& l) {
       l.block.z,
       l.shared_bytes};
   std::vector<const std::byte*> met;
-  for (std::size_t at = 0; at + 8 <= l.context_bytes; at += 8) {
-    std::uint64_t word;
-    std::memcpy(&word, static_cast<const std::byte*>(l.context) + at, 8);
-    const auto block = block_at(reinterpret_cast<const void*>(word));
-    if (!block) {
-      key.push_back(word);
-      continue;
-    }
+  for_each_word(l, [&](std::uint64_t word, const std::optional<NotedBlock>& block) {
+    if (!block) return key.push_back(word);
     const auto found = std::find(met.begin(), met.end(), block->begin);
     key.push_back(static_cast<std::uint64_t>(found - met.begin()) << 48 | block->bytes);
     key.push_back(word - reinterpret_cast<std::uint64_t>(block->begin));
     if (found == met.end()) met.push_back(block->begin);
-  }
+  });
   return key;
 }
 
 // Where the arguments' pointers into device memory point to. Each begins a piece of the block that it lies in.
 std::vector<std::uintptr_t> pieces_of(const Launch& l) {
   std::vector<std::uintptr_t> begins;
-  for (std::size_t at = 0; at + 8 <= l.context_bytes; at += 8) {
-    std::uintptr_t word;
-    std::memcpy(&word, static_cast<const std::byte*>(l.context) + at, 8);
-    if (block_at(reinterpret_cast<const void*>(word))) begins.push_back(word);
-  }
+  for_each_word(l, [&](std::uint64_t word, const std::optional<NotedBlock>& block) {
+    if (block) begins.push_back(word);
+  });
   std::sort(begins.begin(), begins.end());
   return begins;
 }

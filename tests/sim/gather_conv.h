@@ -61,10 +61,10 @@ inline void check_conv(
   CHECK(d_x2.gaps_are_zero());
 }
 
-/// How many times as long as needed the results of a 3x3 convolution to 96 channels take through shared memory on their
-/// way out, with a given tile. Only in suite sim_race, as the next.
-inline double staging_passes_of_conv(int tile) {
-  kernels::Conv3dSize s{.B = 1, .in = {1, 32, 32}, .I = 16, .O = 96, .kernel = {1, 3, 3}, .padding = {0, 1, 1}};
+/// Where a 3x3 convolution of a 32x32 plane, I to O channels, goes through memory with a given tile. Only kernels with
+/// race hooks (suite sim_race) tell of their accesses.
+inline std::vector<kernels::simulator::TrafficLine> traffic_of_conv(std::int64_t I, std::int64_t O, int tile) {
+  kernels::Conv3dSize s{.B = 1, .in = {1, 32, 32}, .I = I, .O = O, .kernel = {1, 3, 3}, .padding = {0, 1, 1}};
   s.out = s.in;
   const auto x = DeviceRows<bf16>::random(s.in_positions(), s.I, 1), w = DeviceRows<bf16>::random(s.O * 9, s.I, 2);
   auto out = DeviceRows<bf16>::poisoned(s.out_positions(), s.O);
@@ -72,9 +72,14 @@ inline double staging_passes_of_conv(int tile) {
   kernels::conv_products::forward<kernels::Sim, bf16>(
       "test", kernels::Stream{}, s, x.rows(), {}, w.rows(), nullptr, {}, out.rows(), nullptr, tile);
   kernels::simulator::options().profile = false;
+  return kernels::simulator::take_traffic_lines();
+}
+
+/// How many times as long as needed its results take through shared memory on their way out, 16 to 96 channels.
+inline double staging_passes_of_conv(int tile) {
   double passes = 0, ideal = 0;
   bool named = false;  // builds without debug information do not know the lines
-  for (const kernels::simulator::TrafficLine& line : kernels::simulator::take_traffic_lines()) {
+  for (const kernels::simulator::TrafficLine& line : traffic_of_conv(16, 96, tile)) {
     named =
         named || (line.kernel.find("gather_gemm") != std::string::npos && line.line.find(".cu") != std::string::npos);
     const bool written = line.write && line.line.find("gather_norm.h") != std::string::npos;
@@ -87,19 +92,10 @@ inline double staging_passes_of_conv(int tile) {
   return named ? passes / ideal : 1;
 }
 
-/// Sectors of global memory that a 3x3 convolution of a 32x32 plane, 64 to 16 channels, reads with a given tile. Only
-/// kernels with race hooks (suite sim_race) tell of their accesses.
+/// Sectors of global memory that it reads, 64 to 16 channels.
 inline std::uint64_t sectors_read_by_conv(int tile) {
-  kernels::Conv3dSize s{.B = 1, .in = {1, 32, 32}, .I = 64, .O = 16, .kernel = {1, 3, 3}, .padding = {0, 1, 1}};
-  s.out = s.in;
-  const auto x = DeviceRows<bf16>::random(s.in_positions(), s.I, 1), w = DeviceRows<bf16>::random(s.O * 9, s.I, 2);
-  auto out = DeviceRows<bf16>::poisoned(s.out_positions(), s.O);
-  kernels::simulator::options().profile = true;
-  kernels::conv_products::forward<kernels::Sim, bf16>(
-      "test", kernels::Stream{}, s, x.rows(), {}, w.rows(), nullptr, {}, out.rows(), nullptr, tile);
-  kernels::simulator::options().profile = false;
   std::uint64_t sum = 0;
-  for (const kernels::simulator::TrafficLine& line : kernels::simulator::take_traffic_lines())
+  for (const kernels::simulator::TrafficLine& line : traffic_of_conv(64, 16, tile))
     if (!line.shared && !line.write) sum += line.units;
   return sum;
 }
