@@ -25,17 +25,8 @@ namespace {
 bool have_cudnn() {
   static void* const driver = dlopen(AVID_FAKE_LIBCUDA, RTLD_NOW | RTLD_GLOBAL);
   REQUIRE_MESSAGE(driver != nullptr, dlerror());
-  try {
-    cudnn_plans(NormProblem{.num_rows = 8, .C = 64}, 1, avid::test::described_gpu(true));
-    return true;
-  } catch (const LibraryError& error) {
-    const std::string text = error.what();
-    if (text.find("cannot be loaded") == std::string::npos && text.find("lacks cuDNN") == std::string::npos &&
-        text.find("newer") == std::string::npos)
-      throw;
-    std::printf("skipped: no cuDNN: %s\n", error.what());
-    return false;
-  }
+  return avid::test::cudnn_answers(
+      [] { cudnn_plans(NormProblem{.num_rows = 8, .C = 64}, 1, avid::test::described_gpu(true)); });
 }
 
 /// One fused tensor of q, k, v; K from another one where it differs from Q.

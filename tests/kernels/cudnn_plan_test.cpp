@@ -7,6 +7,7 @@
 #include <cstdio>
 
 #include "tests/doctest.h"
+#include "tests/kernels/described_gpus.h"
 
 using namespace avid::kernels;
 using namespace avid::kernels::vendor;
@@ -15,14 +16,7 @@ using namespace avid::kernels::vendor;
 
 namespace {
 
-// What cuDNN asks of a device, with an H100's (SXM) numbers.
-constexpr const char* kH100 =
-    R"({"deviceVer":900,"multiProcessorCount":132,"smClockRateKHz":1980000,"memClockRateKHz":2619000,
-    "maxRegistersPerSM":65536,"maxCtasPerSM":32,"maxThreadsPerSM":2048,"maxGridSize":[2147483647,65535,65535],
-    "maxBlockSize":[1024,1024,64],"driverVer":13000,"runtimeVer":13000,"warpSize":32,"cudaDeviceId":0,
-    "deviceName":"NVIDIA H100 80GB HBM3","isTccDriver":0,"l2CacheSize":52428800,"maxSharedMemoryPerBlock":49152,
-    "maxSharedMemoryPerBlockOptin":232448,"maxThreadsPerBlock":1024,"pciDeviceId":9009,"regsPerBlock":65536,
-    "reservedSharedMemoryPerBlock":1024,"supportCoopLaunch":1,"totalGlobalMem":85899345920})";
+const std::string kH100 = avid::test::described_gpu(true);
 
 std::int64_t padded(std::int64_t channels, ElementType type) {
   const std::int64_t chunk = type == ElementType::bf16 ? 8 : 4;
@@ -36,17 +30,9 @@ std::vector<CudnnPlan> plans(ConvPass pass, ElementType type, const Conv3dSize& 
 }
 
 bool have_cudnn() {
-  try {
+  return avid::test::cudnn_answers([] {
     plans(ConvPass::fwd, ElementType::f32, {.B = 1, .in = {1, 8, 8}, .out = {1, 8, 8}, .I = 8, .O = 8});
-    return true;
-  } catch (const LibraryError& error) {
-    const std::string text = error.what();
-    if (text.find("cannot be loaded") == std::string::npos && text.find("lacks cuDNN") == std::string::npos &&
-        text.find("newer") == std::string::npos)
-      throw;
-    std::printf("skipped: no cuDNN: %s\n", error.what());
-    return false;
-  }
+  });
 }
 
 }  // namespace

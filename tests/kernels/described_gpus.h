@@ -1,7 +1,10 @@
 // tests/kernels/described_gpus.h -- GPUs as cuDNN describes them, for plans where there is none
 #pragma once
 
+#include <cstdio>
 #include <string>
+
+#include "kernels/vendor/route.h"
 
 namespace avid::test {
 
@@ -18,6 +21,22 @@ inline std::string described_gpu(bool h100) {
     "maxGridSize":[2147483647,65535,65535],"maxBlockSize":[1024,1024,64],"driverVer":13000,"runtimeVer":13000,
     "warpSize":32,"cudaDeviceId":0,"isTccDriver":0,"maxSharedMemoryPerBlock":49152,"maxThreadsPerBlock":1024,
     "regsPerBlock":65536,"reservedSharedMemoryPerBlock":1024,"supportCoopLaunch":1,"totalGlobalMem":85899345920})";
+}
+
+/// Whether plan() finds a cuDNN to ask; says that a test is skipped where not.
+template <class Plan>
+bool cudnn_answers(Plan&& plan) {
+  try {
+    plan();
+    return true;
+  } catch (const kernels::vendor::LibraryError& error) {
+    const std::string text = error.what();
+    if (text.find("cannot be loaded") == std::string::npos && text.find("lacks cuDNN") == std::string::npos &&
+        text.find("newer") == std::string::npos)
+      throw;
+    std::printf("skipped: no cuDNN: %s\n", error.what());
+    return false;
+  }
 }
 
 }  // namespace avid::test
