@@ -1,7 +1,6 @@
 // tensor/ops/conv3d.cpp -- checks, allocation and dispatch of conv3d
 #include "tensor/ops/conv3d.h"
 
-#include "kernels/accumulate.h"
 #include "kernels/conv3d.h"
 #include "kernels/op_name.h"
 #include "kernels/op_timer.h"
@@ -148,10 +147,6 @@ Conv3dInputGrads conv3d_bwd_data(
               stream, s, d_out_rows, w_rows, d_x_rows, d_x2_rows, device_mutable_data<float>(workspace), add_rows);
         };
         if constexpr (detail::kHasLibraries<Backend>) {
-          const auto add = [&] {
-            if (add_rows)
-              kernels::accumulate<Backend>(stream, d_x_rows.data, add_rows.data, detail::buffer_elements(grads.d_x));
-          };
           if (d_out.numel() > 0 && s.in_positions() > 0)
             return conv_either<Elem>(
                 stream, d_out, ConvPass::bwd_data, s,
@@ -159,7 +154,7 @@ Conv3dInputGrads conv3d_bwd_data(
                 [&](void* workspace) {
                   kernels::vendor::library_conv3d_bwd_data<Elem>(
                       stream, s, d_out_rows, w_rows, d_x_rows, d_x2_rows, workspace);
-                  add();
+                  if (added.defined()) add_in_place(grads.d_x, added);
                 });
         }
         native();

@@ -1,7 +1,6 @@
 // tensor/ops/linear.cpp -- checks, allocation and dispatch of linear
 #include "tensor/ops/linear.h"
 
-#include "kernels/accumulate.h"
 #include "kernels/linear.h"
 #include "kernels/op_timer.h"
 #include "tensor/kernel_args.h"
@@ -113,15 +112,11 @@ LinearInputGrads linear_bwd_data(
               stream, s, d_out_rows, w_rows, d_x_rows, d_x2_rows, device_mutable_data<float>(workspace), add_rows);
         };
         if constexpr (detail::kHasLibraries<Backend>) {
-          const auto add = [&] {
-            if (add_rows)
-              kernels::accumulate<Backend>(stream, d_x_rows.data, add_rows.data, detail::buffer_elements(grads.d_x));
-          };
           const auto library = [&] {
             Tensor workspace = device_workspace(kernels::vendor::kGemmWorkspaceBytes, d_out);
             kernels::vendor::library_linear_bwd_data<Elem>(
                 stream, s, d_out_rows, w_rows, d_x_rows, d_x2_rows, device_mutable_data<float>(workspace));
-            add();
+            if (added.defined()) add_in_place(grads.d_x, added);
           };
           if (s.P > 0)
             return detail::run_either(
