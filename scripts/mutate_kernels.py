@@ -5,11 +5,12 @@ finds most of those that the tests notice. Every other bug is compiled alone: is
 do the tests notice it, do they notice it in the build with race hooks or with sanitizers?
 
 Results are lines of <build>/mutants/results.tsv; a bug that has one is not tried again, so that a run can be cut short
-and goes on with the next. Verdicts stay when a kernel or test changes: --again tries the survivors that
-are not explained once more.
+and goes on with the next. Verdicts stay when a kernel or test changes, unless the line itself changes: --again tries the
+survivors that are not explained once more, --anew all bugs of the files.
 """
 import argparse
 import collections
+import functools
 import glob
 import hashlib
 import json
@@ -25,11 +26,13 @@ from mutate_switches import switchable, text_with_switches
 
 SURVIVORS = "kernels/mutation_survivors.md"
 COLUMNS = ["id", "verdict", "seconds", "file", "line", "kind", "before", "after"]
+DEVICE_ITSELF = r"gpu|backend|runtime|launch_context|graph_memory|.*_(?:cuda|sim)$"
 SEEN = "seen"  # behind a switch, and not killed: to be looked at alone
 # Threads that got too far are seen by the race hooks, accesses out of bounds by the sanitizers.
 SECOND_LOOK = {"dropped barrier": "race", "dropped commit": "race", "wrong wait count": "race"}
 # Beside the tests that have the kernel's name.
-MORE_TESTS = {"gather_gemm": ["conv3d"], "gather_weight_grad": ["gather_gemm", "conv3d"]}
+MORE_TESTS = {"gather_gemm": ["conv3d", "conv3d_norm_film_silu"], "gather_weight_grad": ["gather_gemm", "conv3d"],
+              "gather_gemm_wgmma": ["conv3d_norm_film_silu_wgmma"], "conv3d": ["offsets", "empty"]}
 
 
 class Broken(Exception):
@@ -63,10 +66,18 @@ def tests_of(kernel):
     return [u for u in users if has_test(u)]
 
 
+@functools.cache
+def included_by(file):
+    """The files of kernels/ and tests/sim that a file includes, itself or through others."""
+    found = set()
+    for name in re.findall(r'#include "((?:kernels|tests/sim)/[\w/]+\.\w+)"', read(file)):
+        if os.path.exists(name):
+            found |= {name} | included_by(name)
+    return frozenset(found)
+
+
 def includes(file, header):
-    """The file includes the header, or another of kernels/device that does."""
-    names = [header] + [h for h in sorted(glob.glob("kernels/device/*.h")) if '"%s"' % header in read(h)]
-    return any('"%s"' % name in read(file) for name in names)
+    return header in included_by(file)
 
 
 def users_of(path):
@@ -244,7 +255,7 @@ def is_explained(mutant):
 
 
 class Results:
-    """results.tsv; of several lines of a bug the last counts."""
+    """results.tsv; of several lines of a bug the last counts, and takes it back if it has no verdict."""
 
     def __init__(self, path):
         self.path, self.rows = path, {}
@@ -252,6 +263,7 @@ class Results:
             for line in read(path).splitlines():
                 row = dict(zip(COLUMNS, line.split("\t")))
                 self.rows[row["id"]] = row
+        self.rows = {id: row for id, row in self.rows.items() if "verdict" in row}
 
     def verdict(self, mutant):
         return self.rows[mutant.id]["verdict"] if mutant.id in self.rows else ""
@@ -263,6 +275,12 @@ class Results:
         with open(self.path, "a") as out:
             out.write("\t".join(values) + "\n")
         print("%-16s %5.1f s  %s:%d %s" % (verdict, seconds, mutant.file, mutant.line, mutant.kind), flush=True)
+
+    def forget(self, mutant):
+        """Its next verdict counts, whether this run comes to it or another."""
+        if self.rows.pop(mutant.id, None):
+            with open(self.path, "a") as out:
+                out.write(mutant.id + "\n")
 
     def is_open(self, mutant):
         return self.verdict(mutant) in ("", SEEN)
@@ -344,12 +362,12 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--build", default="build")
     parser.add_argument("--seconds", type=float, default=0)
-    for flag in ("--again", "--list", "--report"):
+    for flag in ("--again", "--anew", "--list", "--report"):
         parser.add_argument(flag, action="store_true")
     args = parser.parse_args()
     # What the kernels share, without what stands for the device itself.
     headers = [h for h in sorted(glob.glob("kernels/device/*.h"))
-               if not re.match("gpu|backend|runtime|.*_(?:cuda|sim)$", stem_of(h)) and users_of(h)]
+               if not re.match(DEVICE_ITSELF, stem_of(h)) and users_of(h)]
     sources = [s for s in sorted(glob.glob("kernels/*.cu")) + headers if re.search(args.file, stem_of(s))]
     if not sources:
         sys.exit("mutate_kernels: --file: no kernel and no header in kernels/device matches '%s'" % args.file)
@@ -364,6 +382,9 @@ def main():
     os.makedirs(os.path.join(args.build, "mutants"), exist_ok=True)
     results = Results(os.path.join(args.build, "mutants", "results.tsv"))
     if not args.report:
+        if args.anew:
+            for mutant in mutants:
+                results.forget(mutant)
         try_all(plan, results, args.build, args.again, args.seconds)
         missing = sum(results.is_open(m) for m in mutants)
         if missing:
