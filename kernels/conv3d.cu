@@ -26,8 +26,9 @@ void conv3d_fwd(
 template <class Backend, class Elem>
 void conv3d_bwd_data(
     const Stream& stream, const Conv3dSize& s, Rows<const Elem> d_out, Rows<const Elem> w, Rows<Elem> d_x,
-    Rows<Elem> d_x2, void* workspace, Rows<const Elem> add_x) {
-  conv_products::adjoint<Backend, Elem>("conv3d_bwd_data", stream, s, d_out, w, nullptr, add_x, d_x, d_x2, workspace);
+    Rows<Elem> d_x2, void* workspace, Rows<const Elem> add_x, Rows<const Elem> add_x2) {
+  conv_products::adjoint<Backend, Elem>(
+      "conv3d_bwd_data", stream, s, d_out, w, nullptr, add_x, add_x2, d_x, d_x2, workspace);
 }
 
 template <class Backend, class Elem>
@@ -46,7 +47,7 @@ void conv3d_bwd_weight(
       Rows<Elem>, void*);                                                                                          \
   template void conv3d_bwd_data<Gpu, Elem>(                                                                        \
       const Stream&, const Conv3dSize&, Rows<const Elem>, Rows<const Elem>, Rows<Elem>, Rows<Elem>, void*,         \
-      Rows<const Elem>);                                                                                           \
+      Rows<const Elem>, Rows<const Elem>);                                                                         \
   template void conv3d_bwd_weight<Gpu, Elem>(                                                                      \
       const Stream&, const Conv3dSize&, Rows<const Elem>, Rows<const Elem>, Rows<const Elem>, Rows<float>, float*, \
       void*);

@@ -20,7 +20,7 @@ void conv_transpose3d_fwd(
     const Stream& stream, const ConvTranspose3dSize& s, Rows<const Elem> x, Rows<const Elem> w, const float* bias,
     Rows<Elem> out, void* workspace) {
   conv_products::adjoint<Backend, Elem>(
-      "conv_transpose3d_fwd", stream, s.adjoint(), x, w, bias, {}, out, {}, workspace);
+      "conv_transpose3d_fwd", stream, s.adjoint(), x, w, bias, {}, {}, out, {}, workspace);
 }
 
 template <class Backend, class Elem>

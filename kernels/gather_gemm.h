@@ -70,10 +70,10 @@ struct GatherGemm {
 
   const float* bias = nullptr;  ///< [num_bias], or null
   int num_bias = 0;
-  ChunkRows<const Elem> residual;  ///< of the shape of out[0], or absent
-  RowNorm<Elem> norm;              ///< bf16; the residual is added behind it
-  ChunkRows<Elem> out[2];          ///< columns are split: the first out[0].chunks chunks of every row, then the others
-  int tile = kChooseTile;          ///< a tile of device/conv_tiles.h by its place in the list, kFirstWgmmaTile + place
+  ChunkRows<const Elem> residual, residual2;  ///< of the shapes of out[0] and out[1], or absent
+  RowNorm<Elem> norm;                         ///< bf16; the residual is added behind it
+  ChunkRows<Elem> out[2];  ///< columns are split: the first out[0].chunks chunks of every row, then the others
+  int tile = kChooseTile;  ///< a tile of device/conv_tiles.h by its place in the list, kFirstWgmmaTile + place
 };
 
 /// Runs the product. Sums in f32; f32 elements are multiplied as three TF32 products of their halves. Every row of

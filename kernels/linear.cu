@@ -23,9 +23,9 @@ void linear_fwd(
 template <class Backend, class Elem>
 void linear_bwd_data(
     const Stream& stream, const LinearSize& s, Rows<const Elem> d_out, Rows<const Elem> w, Rows<Elem> d_x,
-    Rows<Elem> d_x2, void* workspace, Rows<const Elem> add_x) {
+    Rows<Elem> d_x2, void* workspace, Rows<const Elem> add_x, Rows<const Elem> add_x2) {
   conv_products::adjoint<Backend, Elem>(
-      "linear_bwd_data", stream, conv_products::of_linear(s), d_out, w, nullptr, add_x, d_x, d_x2, workspace);
+      "linear_bwd_data", stream, conv_products::of_linear(s), d_out, w, nullptr, add_x, add_x2, d_x, d_x2, workspace);
 }
 
 template <class Backend, class Elem>
@@ -46,7 +46,7 @@ void linear_bwd_weight(
       Rows<const Elem>, Rows<Elem>, void*);                                                                        \
   template void linear_bwd_data<Gpu, Elem>(                                                                        \
       const Stream&, const LinearSize&, Rows<const Elem>, Rows<const Elem>, Rows<Elem>, Rows<Elem>, void*,         \
-      Rows<const Elem>);                                                                                           \
+      Rows<const Elem>, Rows<const Elem>);                                                                         \
   template void linear_bwd_weight<Gpu, Elem>(                                                                      \
       const Stream&, const LinearSize&, Rows<const Elem>, Rows<const Elem>, Rows<const Elem>, Rows<float>, float*, \
       void*);

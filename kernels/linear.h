@@ -63,11 +63,11 @@ template <class Backend, class Elem>
 void linear_fwd(
     const Stream&, const LinearSize&, Rows<const Elem> x, Rows<const Elem> x2, Rows<const Elem> w, const float* bias,
     Rows<const Elem> residual, Rows<Elem> out, void* workspace);
-/// d_x, d_x2 (either may be null). Overwrites; d_x begins at add_x (or null, may not overlap d_x).
+/// d_x, d_x2 (either may be null). Overwrites; d_x begins at add_x, d_x2 at add_x2 (or null; may not overlap).
 template <class Backend, class Elem>
 void linear_bwd_data(
     const Stream&, const LinearSize&, Rows<const Elem> d_out, Rows<const Elem> w, Rows<Elem> d_x, Rows<Elem> d_x2,
-    void* workspace, Rows<const Elem> add_x = {});
+    void* workspace, Rows<const Elem> add_x = {}, Rows<const Elem> add_x2 = {});
 /// d_w and d_bias (f32; either may be null). Overwrites; the gaps of d_w are left alone.
 template <class Backend, class Elem>
 void linear_bwd_weight(

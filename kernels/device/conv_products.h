@@ -152,12 +152,13 @@ std::int64_t adjoint_workspace_bytes(const Conv3dSize& s) {
   return adjoint_weights<Elem>(s, {}, true, true, nullptr).to_bytes();
 }
 
-/// d_x and d_x2 (either may be absent) from d_out; bias and the rows of add_x, if any, are added to d_x.
+/// d_x and d_x2 (either may be absent) from d_out; bias and the rows of add_x, if any, are added to d_x, those of
+/// add_x2 to d_x2.
 template <class Backend, class Elem>
 void adjoint(
     const char* op, const Stream& stream, const Conv3dSize& s, Rows<const Elem> d_out, Rows<const Elem> w,
-    const float* bias, Rows<const Elem> add_x, Rows<Elem> d_x, Rows<Elem> d_x2, void* workspace,
-    int tile = kChooseTile) {
+    const float* bias, Rows<const Elem> add_x, Rows<const Elem> add_x2, Rows<Elem> d_x, Rows<Elem> d_x2,
+    void* workspace, int tile = kChooseTile) {
   if (s.I2 == 0) d_x2 = {};
   const PackWeights<Elem> pack = adjoint_weights(s, w, bool(d_x), bool(d_x2), static_cast<Elem*>(workspace));
   pack_weights<Backend>(stream, pack);
@@ -172,6 +173,7 @@ void adjoint(
   p.num_weight_rows = static_cast<int>(pack.to_rows());
   p.bias = bias, p.num_bias = bias ? static_cast<int>(s.I) : 0;
   if (d_x) p.residual = chunk_rows(op, "add_x", add_x, s.I);
+  if (d_x2) p.residual2 = chunk_rows(op, "add_x2", add_x2, s.I2);
   p.out[0] = chunk_rows(op, "d_x", d_x, s.I);
   p.out[1] = chunk_rows(op, "d_x2", d_x2, s.I2);
   p.tile = tile;

@@ -122,18 +122,18 @@ AVID_DEVICE void store_staged_rows(
     if (row < 0 || chunk >= p.out[0].chunks + p.out[1].chunks) continue;
     float v[kChunk<Elem>];
     load_staged_chunk<Elem>(v, staged + r * kPitch + c * kChunk<Elem>, lane);
-    if (chunk < p.residual.chunks) {
+    const bool second = chunk >= p.out[0].chunks;
+    const int place = second ? chunk - p.out[0].chunks : chunk;
+    const auto index = [&](std::uint32_t pitch) {
+      return (std::size_t{static_cast<unsigned>(row)} * pitch + place) * kChunk<Elem>;
+    };
+    if (place < (second ? p.residual2.chunks : p.residual.chunks)) {
       float add[kChunk<Elem>];
-      load_chunk(
-          add, p.residual.data + (std::size_t{static_cast<unsigned>(row)} * p.residual.pitch + chunk) * kChunk<Elem>);
+      load_chunk(add, second ? p.residual2.data + index(p.residual2.pitch) : p.residual.data + index(p.residual.pitch));
 #pragma unroll
       for (int k = 0; k < kChunk<Elem>; ++k) v[k] += add[k];
     }
-    const bool second = chunk >= p.out[0].chunks;
-    Elem* data = second ? p.out[1].data : p.out[0].data;
-    const std::size_t at = std::size_t{static_cast<unsigned>(row)} * (second ? p.out[1].pitch : p.out[0].pitch) +
-                           (second ? chunk - p.out[0].chunks : chunk);
-    store_chunk(data + at * kChunk<Elem>, v);
+    store_chunk(second ? p.out[1].data + index(p.out[1].pitch) : p.out[0].data + index(p.out[0].pitch), v);
   }
 }
 

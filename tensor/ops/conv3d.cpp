@@ -117,17 +117,18 @@ Tensor conv3d(const Tensor& x, const Tensor& w, const Tensor& bias, const Conv3d
 
 Conv3dInputGrads conv3d_bwd_data(
     const Tensor& d_out, const Tensor& w, const Shape& x_shape, const Shape& x2_shape, const Conv3dOptions& options,
-    bool needs_x, bool needs_x2, const Tensor& add_x) {
+    bool needs_x, bool needs_x2, const Tensor& add_x, const Tensor& add_x2) {
   if (detail::is_emulated_bf16(d_out)) {
     const Conv3dInputGrads wide = conv3d_bwd_data(
         detail::widened(d_out), detail::widened(w), x_shape, x2_shape, options, needs_x, needs_x2,
-        detail::widened(add_x));
+        detail::widened(add_x), detail::widened(add_x2));
     return {detail::narrowed(wide.d_x), detail::narrowed(wide.d_x2)};
   }
-  check_args("conv3d_bwd_data", {{"d_out", d_out}, {"w", w}, {"add_x", add_x}});
+  check_args("conv3d_bwd_data", {{"d_out", d_out}, {"w", w}, {"add_x", add_x}, {"add_x2", add_x2}});
   const Conv3dSize s = detail::size_of_conv("conv3d_bwd_data", x_shape, x2_shape, w.shape(), options);
   check_shape(d_out, out_shape(s), "conv3d_bwd_data", "d_out");
   if (add_x.defined()) check_shape(add_x, x_shape, "conv3d_bwd_data", "add_x");
+  if (add_x2.defined()) check_shape(add_x2, x2_shape, "conv3d_bwd_data", "add_x2");
   kernels::note_variant({"data", s.kernel});
   kernels::note_flops(s.flops());
   Conv3dInputGrads grads;
@@ -135,16 +136,18 @@ Conv3dInputGrads conv3d_bwd_data(
   if (needs_x2 && x2_shape.rank() > 0) grads.d_x2 = Tensor::empty(x2_shape, d_out.dtype(), d_out.device());
   if (d_out.device().is_gpu()) {
     const Tensor added = needs_x && add_x.defined() ? detail::usual_pitch(add_x) : Tensor();
+    const Tensor added2 = needs_x2 && add_x2.defined() ? detail::usual_pitch(add_x2) : Tensor();
     dispatch_f32_bf16(d_out.dtype(), "conv3d_bwd_data", [&]<class Elem>() {
       const auto d_out_rows = device_rows_of<Elem>(d_out), w_rows = device_rows_of<Elem>(w),
-                 add_rows = device_rows_of<Elem>(added);
+                 add_rows = device_rows_of<Elem>(added), add2_rows = device_rows_of<Elem>(added2);
       const auto d_x_rows = device_mutable_rows_of<Elem>(grads.d_x),
                  d_x2_rows = device_mutable_rows_of<Elem>(grads.d_x2);
       on_device(d_out.device(), "conv3d_bwd_data", [&]<class Backend>(const kernels::Stream& stream) {
         const auto native = [&] {
           Tensor workspace = device_workspace(kernels::conv3d_bwd_data_workspace_bytes<Elem>(s), d_out);
           kernels::conv3d_bwd_data<Backend, Elem>(
-              stream, s, d_out_rows, w_rows, d_x_rows, d_x2_rows, device_mutable_data<float>(workspace), add_rows);
+              stream, s, d_out_rows, w_rows, d_x_rows, d_x2_rows, device_mutable_data<float>(workspace), add_rows,
+              add2_rows);
         };
         if constexpr (detail::kHasLibraries<Backend>) {
           if (d_out.numel() > 0 && s.in_positions() > 0)
@@ -155,6 +158,7 @@ Conv3dInputGrads conv3d_bwd_data(
                   kernels::vendor::library_conv3d_bwd_data<Elem>(
                       stream, s, d_out_rows, w_rows, d_x_rows, d_x2_rows, workspace);
                   if (added.defined()) add_in_place(grads.d_x, added);
+                  if (added2.defined()) add_in_place(grads.d_x2, added2);
                 });
         }
         native();
@@ -167,6 +171,7 @@ Conv3dInputGrads conv3d_bwd_data(
         s, rows_of<Elem>(d_out), rows_of<Elem>(w), mutable_rows_of<Elem>(grads.d_x), mutable_rows_of<Elem>(grads.d_x2));
   });
   if (needs_x && add_x.defined()) add_in_place(grads.d_x, add_x);
+  if (needs_x2 && add_x2.defined()) add_in_place(grads.d_x2, add_x2);
   return grads;
 }
 

@@ -26,10 +26,10 @@ struct LinearInputGrads {
 };
 
 /// Gradients of the inputs. `x_shape` and `x2_shape` are those of the forward call (x2_shape of rank 0 when there was
-/// no x2). add_x (like x, or undefined) is added to d_x, on a device in the same pass.
+/// no x2). add_x (like x, or undefined) is added to d_x, add_x2 to d_x2, on a device in the same pass.
 LinearInputGrads linear_bwd_data(
     const Tensor& d_out, const Tensor& w, const Shape& x_shape, const Shape& x2_shape, bool needs_x = true,
-    bool needs_x2 = true, const Tensor& add_x = {});
+    bool needs_x2 = true, const Tensor& add_x = {}, const Tensor& add_x2 = {});
 
 struct LinearWeightGrads {
   Tensor d_w, d_bias;  ///< undefined when not asked for

@@ -44,20 +44,27 @@ TEST_CASE("device/accumulate/bf16 is rounded as on the CPU") {
 }
 
 TEST_CASE("device/accumulate/convolutions and products add to what other uses contributed") {
-  // y = conv(x) + linear(x) + x, in an order in which each of the three comes first once; f64 on the CPU is the oracle.
+  // y = conv(x) + linear(x) + x, in an order in which each of the three comes first once, with x alone and as the second
+  // of two sources; f64 on the CPU is the oracle.
   const Shape shape{2, 2, 3, 5, 6};
   const Tensor host = test::random_tensor(shape, DType::f64, 1), d_out = test::random_tensor(shape, DType::f64, 2);
-  const Tensor w3 = test::random_tensor({6, 1, 3, 3, 6}, DType::f64, 3),
-               w1 = test::random_tensor({6, 6}, DType::f64, 4);
-  for (int order = 0; order < 3; ++order) {
+  const Tensor first = test::random_tensor({2, 2, 3, 5, 3}, DType::f64, 5);
+  for (int order = 0; order < 6; ++order) {
     CAPTURE(order);
+    const bool second = order >= 3;
+    const std::int64_t I = second ? 9 : 6;
+    const Tensor w3 = test::random_tensor({6, 1, 3, 3, I}, DType::f64, 3),
+                 w1 = test::random_tensor({6, I}, DType::f64, 4);
     const auto gradient = [&](Device device, DType dtype) {
       const auto there = [&](const Tensor& t) { return t.to(dtype).to(device); };
       const Var x(there(host), true, "x"), k(there(w3)), m(there(w1));
+      const Var a = second ? Var(there(first)) : x, b = second ? x : Var();
       Var parts[3];  // the walk visits the newest first
       for (int i = 0; i < 3; ++i) {
         const int part = (i + order) % 3;
-        parts[i] = part == 0 ? conv3d(x, k, {}, {.padding = {0, 1, 1}}) : part == 1 ? linear(x, m) : scale(x, 0.5);
+        parts[i] = part == 0   ? conv3d(a, k, {}, {.padding = {0, 1, 1}}, b)
+                   : part == 1 ? linear(a, m, {}, b)
+                               : scale(x, 0.5);
       }
       add(add(parts[0], parts[1]), parts[2]).backward(there(d_out));
       return x.grad().to(Device());

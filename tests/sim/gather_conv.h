@@ -46,15 +46,16 @@ inline void check_conv(
   kernels::conv3d_ref_bwd_data<double>(
       s, dense_rows(d_out_ref, O), dense_rows(w_ref, I + I2), {d_x_ref.data(), I},
       {I2 > 0 ? d_x2_ref.data() : nullptr, I2});
-  const auto add_x = DeviceRows<bf16>::random(in, I, 6);
-  const std::vector<double> add_ref = add_x.values();
+  const auto add_x = DeviceRows<bf16>::random(in, I, 6), add_x2 = DeviceRows<bf16>::random(in, I2, 7);
+  const std::vector<double> add_ref = add_x.values(), add2_ref = add_x2.values();
   for (std::size_t i = 0; i < add_ref.size(); ++i) d_x_ref[i] += add_ref[i];
+  for (std::size_t i = 0; i < add2_ref.size(); ++i) d_x2_ref[i] += add2_ref[i];
   auto d_x = DeviceRows<bf16>::poisoned(in, I);
   auto d_x2 = I2 > 0 ? DeviceRows<bf16>::poisoned(in, I2) : DeviceRows<bf16>();
   Workspace data_space(kernels::conv3d_bwd_data_workspace_bytes<bf16>(s));
   kernels::conv_products::adjoint<kernels::Sim, bf16>(
-      "test", kernels::Stream{}, s, d_out.rows(), w.rows(), nullptr, add_x.rows(), d_x.rows(), d_x2.rows(),
-      data_space.data(), tile);
+      "test", kernels::Stream{}, s, d_out.rows(), w.rows(), nullptr, add_x.rows(), add_x2.rows(), d_x.rows(),
+      d_x2.rows(), data_space.data(), tile);
   CHECK(worst_error(d_x.values(), d_x_ref, kUnit<bf16>) < 1.0);
   CHECK(worst_error(d_x2.values(), d_x2_ref, kUnit<bf16>) < 1.0);
   CHECK(d_x.gaps_are_zero());

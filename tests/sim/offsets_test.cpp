@@ -101,7 +101,7 @@ Outputs run_conv(bool far, const kernels::Conv3dSize& s, int tile, int weight_ti
       "test", Stream{}, s, x.view(), second, w.view(), bias.values.data(), {}, y.view(), space.data<void>(), tile);
   space.allocate(kernels::conv3d_bwd_data_workspace_bytes<Elem>(s));
   products::adjoint<Sim, Elem>(
-      "test", Stream{}, s, d_out.view(), w.view(), nullptr, {}, d_x.view(), s.I2 > 0 ? d_x2.view() : Rows<Elem>{},
+      "test", Stream{}, s, d_out.view(), w.view(), nullptr, {}, {}, d_x.view(), s.I2 > 0 ? d_x2.view() : Rows<Elem>{},
       space.data<void>(), tile);
   if (weight_tile == kernels::kChooseTile) {
     space.allocate(kernels::conv3d_bwd_weight_workspace_bytes<Elem>(s));

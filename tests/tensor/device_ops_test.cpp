@@ -171,13 +171,17 @@ TEST_CASE("device_ops/data_gradients_begin_at_what_is_there") {
     Shape out =
         conv3d(Tensor::zeros(c.x), Tensor::zeros(c.w), {}, c.options, c.x2.rank() > 0 ? Tensor::zeros(c.x2) : Tensor())
             .shape();
-    const std::vector<Tensor> in{random(out, 1), random(c.w, 2), random(c.x, 3)};
+    std::vector<Tensor> in{random(out, 1), random(c.w, 2), random(c.x, 3)};
+    if (c.x2.rank() > 0) in.push_back(random(c.x2, 4));
     for (const bool needs_x : {true, false}) {
       if (!needs_x && c.x2.rank() == 0) continue;
       compare("conv3d", in, kAll, [&](auto& t) {
         const bool there = t[0].device().is_gpu();
-        auto grads = conv3d_bwd_data(t[0], t[1], c.x, c.x2, c.options, needs_x, true, there ? t[2] : Tensor());
+        const Tensor add2 = t.size() > 3 ? t[3] : Tensor();
+        auto grads = there ? conv3d_bwd_data(t[0], t[1], c.x, c.x2, c.options, needs_x, true, t[2], add2)
+                           : conv3d_bwd_data(t[0], t[1], c.x, c.x2, c.options, needs_x);
         if (!there && needs_x) grads.d_x = add_fwd(grads.d_x, t[2]);
+        if (!there && add2.defined()) grads.d_x2 = add_fwd(grads.d_x2, add2);
         std::vector<Tensor> all;
         for (const Tensor& d : {grads.d_x, grads.d_x2})
           if (d.defined()) all.push_back(d);
@@ -185,10 +189,14 @@ TEST_CASE("device_ops/data_gradients_begin_at_what_is_there") {
       });
     }
   }
-  compare("linear", {random({7, 12}, 1), random({12, 9 + 5}, 2), random({7, 9}, 3)}, kAll, [](auto& t) {
-    const bool there = t[0].device().is_gpu();
-    auto grads = linear_bwd_data(t[0], t[1], {7, 9}, {7, 5}, true, true, there ? t[2] : Tensor());
-    return std::vector{there ? grads.d_x : add_fwd(grads.d_x, t[2]), grads.d_x2};
+  const std::vector<Tensor> in{random({7, 12}, 1), random({12, 9 + 5}, 2), random({7, 9}, 3), random({7, 5}, 4)};
+  compare("linear", in, kAll, [](auto& t) {
+    if (t[0].device().is_gpu()) {
+      const auto grads = linear_bwd_data(t[0], t[1], {7, 9}, {7, 5}, true, true, t[2], t[3]);
+      return std::vector{grads.d_x, grads.d_x2};
+    }
+    const auto grads = linear_bwd_data(t[0], t[1], {7, 9}, {7, 5});
+    return std::vector{add_fwd(grads.d_x, t[2]), add_fwd(grads.d_x2, t[3])};
   });
   // Nobody else's storage is written to.
   Tensor sum = random({3, 5}, 1).to(kDevice);
