@@ -190,6 +190,7 @@ Prediction predict_step(
     add(kernel.line, demand, time);
     add(kernel.sum, time);
     kernel.most_blocks = std::max(kernel.most_blocks, demand.blocks);
+    kernel.most_shared_bytes = std::max(kernel.most_shared_bytes, demand.shared_bytes);
     kernel.fewest_blocks = kernel.line.launches == 1 ? demand.blocks : std::min(kernel.fewest_blocks, demand.blocks);
     if (!time.known) unknown.insert(launch.kernel);
   }

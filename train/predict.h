@@ -32,6 +32,7 @@ struct PredictedKernel {
   PredictedLine line;
   LaunchTime sum;  ///< of all launches; resident of the last
   double most_blocks = 0, fewest_blocks = 0;
+  double most_shared_bytes = 0;  ///< of a block, static and dynamic
 };
 
 struct Prediction {

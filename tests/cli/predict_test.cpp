@@ -77,6 +77,11 @@ TEST_CASE("predict/sampling step/lines add up") {
   for (const Json& kernel : out["kernels"]) {
     kernels_ms += kernel["predicted_ms"].get<double>();
     kernel_launches += kernel["launches"].get<double>();
+    // Blocks that are resident share a multiprocessor's 164 KiB, and each reserves one.
+    CAPTURE(kernel.dump());
+    const double shared = kernel["shared_bytes"], resident = kernel["resident_blocks"];
+    CHECK(resident * (shared + 1024) <= 164 * 1024);
+    if (kernel["kernel"].get<std::string>().rfind("gather_gemm", 0) == 0) CHECK(shared > 4096);
   }
   const double total = out["predicted_ms"];
   CHECK(total > 0);

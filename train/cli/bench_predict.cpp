@@ -39,6 +39,7 @@ Json json_of(const train::PredictedKernel& kernel) {
   out.erase("floor_ms");
   out["kernel"] = kernel.kernel;
   out["blocks"] = {kernel.fewest_blocks, kernel.most_blocks};
+  out["shared_bytes"] = kernel.most_shared_bytes;
   out["resident_blocks"] = kernel.sum.resident;
   out["parts_ms"] = {{"tensor", kernel.sum.tensor * 1e3}, {"issue", kernel.sum.issue * 1e3},
                      {"shared", kernel.sum.shared * 1e3}, {"l2", kernel.sum.cache * 1e3},
@@ -84,15 +85,15 @@ void print_line(const train::PredictedLine& line, const std::string& name) {
 
 void print_kernels(const train::Prediction& p) {
   std::printf(
-      "\n%-62s %-30s %5s %9s %4s %9s %7s %7s %8s | %7s %7s %7s %7s %7s %7s\n", "kernel", "line", "calls", "blocks",
-      "res.", "TFLOP", "L2 GB", "GB", "ms", "tensor", "issue", "shared", "L2", "DRAM", "latency");
+      "\n%-62s %-30s %5s %9s %6s %4s %9s %7s %7s %8s | %7s %7s %7s %7s %7s %7s\n", "kernel", "line", "calls", "blocks",
+      "KB", "res.", "TFLOP", "L2 GB", "GB", "ms", "tensor", "issue", "shared", "L2", "DRAM", "latency");
   for (const auto& k : p.kernels)
     std::printf(
-        "%-62.62s %-30.30s %5lld %9.0f %4.0f %9.3f %7.2f %7.2f %8.3f | %7.2f %7.2f %7.2f %7.2f %7.2f %7.2f\n",
+        "%-62.62s %-30.30s %5lld %9.0f %6.1f %4.0f %9.3f %7.2f %7.2f %8.3f | %7.2f %7.2f %7.2f %7.2f %7.2f %7.2f\n",
         k.kernel.c_str(), (k.line.part + ": " + k.line.what).c_str(), static_cast<long long>(k.line.launches),
-        k.most_blocks, k.sum.resident, k.line.issued_flops * 1e-12, k.line.cache_bytes * 1e-9,
-        k.line.memory_bytes * 1e-9, k.line.seconds * 1e3, k.sum.tensor * 1e3, k.sum.issue * 1e3, k.sum.shared * 1e3,
-        k.sum.cache * 1e3, k.sum.memory * 1e3, k.sum.latency * 1e3);
+        k.most_blocks, k.most_shared_bytes / 1024, k.sum.resident, k.line.issued_flops * 1e-12,
+        k.line.cache_bytes * 1e-9, k.line.memory_bytes * 1e-9, k.line.seconds * 1e3, k.sum.tensor * 1e3,
+        k.sum.issue * 1e3, k.sum.shared * 1e3, k.sum.cache * 1e3, k.sum.memory * 1e3, k.sum.latency * 1e3);
 }
 
 void print_table(const train::Prediction& p, const BenchOptions& options) {
