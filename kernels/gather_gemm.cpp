@@ -118,4 +118,21 @@ int norm_frames(const GatherGemm<BFloat16>& p, int tile) {
   return frames;
 }
 
+int layer_norm_grad_rows(const GatherGemm<BFloat16>& p, int tile) {
+  const bool one_phase = !p.adjoint || (p.t.stride == 1 && p.y.stride == 1 && p.x.stride == 1);
+  if (!one_phase || p.out[1].chunks > 0 || tile >= kFirstHaloTile) return 0;
+  int rows = 0;
+  const auto consider = [&](int BM, int BN, std::size_t room) {
+    if (p.out[0].chunks * kChunk<BFloat16> <= BN && BN * sizeof(float) <= room) rows = BM;
+  };
+  if (tile >= kFirstWgmmaTile) {
+    WgmmaTiles::with(tile - kFirstWgmmaTile, [&]<class Tile>() { consider(Tile::BM, Tile::BN, Tile::kNormRoom); });
+  } else {
+    GatherGemmTiles<BFloat16>::with(tile, [&]<class Tile>() {
+      if (Tile::kWarpsN == 1) consider(Tile::BM, Tile::BN, gather_norm_room<Tile>());
+    });
+  }
+  return rows;
+}
+
 }  // namespace avid::kernels

@@ -24,9 +24,10 @@
 #include "kernels/gather_gemm.h"
 
 #include <string>
+#include <type_traits>
 
 #include "kernels/device/conv_tiles.h"
-#include "kernels/device/gather_norm.h"
+#include "kernels/device/gather_layer_norm_grad.h"
 #include "kernels/device/gpu.h"
 #include "kernels/device/tile_products.h"
 
@@ -44,7 +45,7 @@ constexpr std::size_t gather_gemm_shared_bytes(int tap_table_size) {
   return gather_stage_bytes<Tile>() + Tile::BM * sizeof(int) + tap_table_size * sizeof(Tap);
 }
 
-/// End: PlainRows or NormedRows (gather_norm.h).
+/// End: PlainRows or NormedRows (gather_norm.h), or LayerNormGradRows (gather_layer_norm_grad.h).
 template <class Elem, class Tile, class End>
 __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGemm<Elem> p) {
   constexpr int kRowStep = Tile::kThreads / kStepChunks;  // rows between two loads of a thread; a multiple of 8
@@ -52,7 +53,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
   constexpr int kTilesM = Tile::WM / 16, kTilesN = Tile::WN / 8;
   constexpr int kStageA = Tile::BM * kRowBytes, kStageB = kPaddedBN<Tile> * kRowBytes;
   static_assert(Tile::BM % kRowStep == 0 && kRowStep % 8 == 0, "the swizzle is the same for all loads of a thread");
-  static_assert(Tile::kWarpsN == 1 || (Tile::WN % 16 == 0 && !End::kNorm));
+  static_assert(Tile::kWarpsN == 1 || (Tile::WN % 16 == 0 && std::is_same_v<End, PlainRows>));
 
   const GatherView g(p, p.adjoint, static_cast<int>(blockIdx.z));
   const int M = p.B * g.rows_per_clip(), m0 = static_cast<int>(blockIdx.x) * Tile::BM;
@@ -167,6 +168,11 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
   constexpr int kPitch = staged_pitch(Tile::WN);
   constexpr std::size_t kStagedBytes = staged_bytes(Tile::kThreads / 32, Tile::WN);
   static_assert(kStagedBytes <= gather_stage_bytes<Tile>(), "staging fits into the stages");
+  if constexpr (std::is_same_v<End, LayerNormGradRows>) {
+    return end_in_layer_norm_grad<Tile::BN, Tile::kThreads / 32, kTilesM>(
+        p, stages_a, thread, [&](int i) { return out_row + warp_m + i * 16; },
+        [&](int i, int j, int e) { return acc[i][j][e]; }, [] { __syncthreads(); });
+  }
   NormTable table{};
   if constexpr (End::kNorm) {
     table = fill_norm_table<Tile::BN>(p, stages_a + kStagedBytes, m0, thread, Tile::kThreads);
@@ -257,6 +263,14 @@ bool can_norm_rows(const GatherGemm<BFloat16>& p) {
   return size.M > 0 && size.N > 0 && !p.adjoint && norm_frames(p, tile_of<Backend>(p, size)) > 0;
 }
 
+template <class Backend>
+std::int64_t layer_norm_grad_blocks(const GatherGemm<BFloat16>& p) {
+  const ProductSize size = size_of(p);
+  if (size.M == 0 || size.N == 0) return 0;
+  const int rows = layer_norm_grad_rows(p, tile_of<Backend>(p, size));
+  return rows > 0 ? (size.M + rows - 1) / rows : 0;
+}
+
 template <class Backend, class Elem>
 void gather_gemm(const Stream& stream, const GatherGemm<Elem>& problem) {
   GatherGemm<Elem> p = problem;
@@ -276,6 +290,10 @@ void gather_gemm(const Stream& stream, const GatherGemm<Elem>& problem) {
       throw GpuError(
           "gather_gemm: norm: tile " + std::to_string(tile) + " does not hold rows of " + std::to_string(p.norm.C) +
           " columns with their frames' coefficients | ask can_norm_rows first");
+    if (p.layer_norm.gamma != nullptr && layer_norm_grad_rows(p, tile) == 0)
+      throw GpuError(
+          "gather_gemm: layer_norm: tile " + std::to_string(tile) + " does not hold rows of " +
+          std::to_string(p.layer_norm.C) + " columns | ask layer_norm_grad_blocks first");
     if (tile >= kFirstHaloMmaTile) return gather_gemm_halo<Backend>(stream, p, tile - kFirstHaloMmaTile);
     if (tile >= kFirstHaloTile) return gather_gemm_halo_wgmma<Backend>(stream, p, tile - kFirstHaloTile);
     if (tile >= kFirstWgmmaTile) return gather_gemm_wgmma<Backend>(stream, p, M, phases, tile - kFirstWgmmaTile);
@@ -291,6 +309,7 @@ void gather_gemm(const Stream& stream, const GatherGemm<Elem>& problem) {
     };
     if constexpr (sizeof(Elem) == 2 && Tile::kWarpsN == 1) {
       if (p.norm.gamma != nullptr) return run(AVID_GPU::NormedRows{});
+      if (p.layer_norm.gamma != nullptr) return run(AVID_GPU::LayerNormGradRows{});
     }
     run(AVID_GPU::PlainRows{});
   });
@@ -305,6 +324,7 @@ void pack_weights(const Stream& stream, const PackWeights<Elem>& p) {
 }
 
 template bool can_norm_rows<Gpu>(const GatherGemm<BFloat16>&);
+template std::int64_t layer_norm_grad_blocks<Gpu>(const GatherGemm<BFloat16>&);
 template void gather_gemm<Gpu, float>(const Stream&, const GatherGemm<float>&);
 template void gather_gemm<Gpu, BFloat16>(const Stream&, const GatherGemm<BFloat16>&);
 template void pack_weights<Gpu, float>(const Stream&, const PackWeights<float>&);

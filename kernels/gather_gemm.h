@@ -53,6 +53,17 @@ struct RowNorm {
   int frames_per_block = 0;      ///< whose coefficients a block keeps; gather_gemm fills it in
 };
 
+/// What may become of a row d_h of sums instead, where h = LayerNorm(x): out[0] = residual + the norm's gradient, d_h
+/// not rounded before. Needs a block that holds whole rows: layer_norm_grad_blocks(). out[1] is absent.
+template <class Elem>
+struct LayerNormGrad {
+  int C = 0;
+  float eps = 0;
+  const float* gamma = nullptr;  ///< [C]; null: none of this
+  ChunkRows<const Elem> x;       ///< [.,C]
+  float* d_gamma = nullptr;      ///< [layer_norm_grad_blocks][C in whole chunks] partial sums, all written; or null
+};
+
 /// out[r,n] = bias[n] + residual[r,n] + sum over (source s, tap k, chunk c) of source_s[row(r,k)][c] .
 /// weights[n][s,k,c]
 template <class Elem>
@@ -72,6 +83,7 @@ struct GatherGemm {
   int num_bias = 0;
   ChunkRows<const Elem> residual, residual2;  ///< of the shapes of out[0] and out[1], or absent
   RowNorm<Elem> norm;                         ///< bf16; the residual is added behind it
+  LayerNormGrad<Elem> layer_norm;             ///< bf16, not beside norm
   ChunkRows<Elem> out[2];  ///< columns are split: the first out[0].chunks chunks of every row, then the others
   int tile = kChooseTile;  ///< a tile of device/conv_tiles.h by its place in the list, kFirstWgmmaTile + place
 };
@@ -109,6 +121,13 @@ int norm_frames(const GatherGemm<BFloat16>& p, int tile);
 /// Does gather_gemm choose a tile for p that can norm its rows? By shapes, and by the kind of device, alone.
 template <class Backend>
 bool can_norm_rows(const GatherGemm<BFloat16>& p);
+
+/// Rows of a block of this tile if it can end p in the gradient of a LayerNorm, else 0.
+int layer_norm_grad_rows(const GatherGemm<BFloat16>& p, int tile);
+/// Blocks that gather_gemm runs p with if the tile that it chooses can end in the gradient of a LayerNorm, else 0. By
+/// shapes, and by the kind of device, alone.
+template <class Backend>
+std::int64_t layer_norm_grad_blocks(const GatherGemm<BFloat16>& p);
 
 /// Copies weights into the layout that a product wants: to[n][source][tap][chunk], zero in all gaps.
 ///

@@ -16,9 +16,10 @@
 //           (docs/kernels/convolution.md)
 // Oracle    as gather_gemm.cu: tests/sim/gather_gemm_wgmma_test.cpp
 #include <string>
+#include <type_traits>
 
 #include "kernels/device/conv_tiles.h"
-#include "kernels/device/gather_norm.h"
+#include "kernels/device/gather_layer_norm_grad.h"
 #include "kernels/device/gpu.h"
 #include "kernels/device/warpgroup.h"
 #include "kernels/device/wgmma_stages.h"
@@ -148,6 +149,18 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) gather_gemm_wgmma_kernel(Ga
   constexpr int kPitch = staged_pitch(BN);
   constexpr std::size_t kStagedBytes = staged_bytes(4 * Tile::kMultiplying, BN);
   static_assert(kStagedBytes <= kStages * (kStageA + kStageB), "staging fits the stages");
+  if constexpr (std::is_same_v<End, LayerNormGradRows>) {
+    int phase = 1;
+    return end_in_layer_norm_grad<BN, 4 * Tile::kMultiplying, kTilesM>(
+        p, stages_a, thread, [&](int i) { return out_row + first_row + i * 64 + warp * 16; },
+        [&](int i, int j, int e) { return acc[i][4 * j + e]; },
+        [&] {
+          __syncwarp();
+          if (lane == 0) mbarrier_arrive(done);
+          mbarrier_wait(done, phase);
+          phase ^= 1;
+        });
+  }
   NormTable table{};
   if constexpr (End::kNorm) {
     table = fill_norm_table<BN>(p, stages_a + kStagedBytes, m0, thread, 128 * Tile::kMultiplying);
@@ -190,7 +203,9 @@ void gather_gemm_wgmma(const Stream& stream, const GatherGemm<BFloat16>& p, std:
           AVID_GPU::gather_gemm_wgmma_kernel<Tile, End>, grid, dim3(Tile::kThreads),
           AVID_GPU::gather_gemm_wgmma_shared_bytes<Tile>(AVID_GPU::tap_table_size(p)), stream, p);
     };
-    p.norm.gamma != nullptr ? run(AVID_GPU::NormedRows{}) : run(AVID_GPU::PlainRows{});
+    if (p.norm.gamma != nullptr) return run(AVID_GPU::NormedRows{});
+    if (p.layer_norm.gamma != nullptr) return run(AVID_GPU::LayerNormGradRows{});
+    run(AVID_GPU::PlainRows{});
   });
 }
 

@@ -12,7 +12,7 @@
 // Limits     rows < 2^31 * 8
 // Measured   never run on a GPU yet
 // Predicted  bound by DRAM: 85 to 92 % of copy bandwidth (docs/kernels/norm.md)
-// Open       as the epilogue of the product that makes d_h
+// Elsewhere  linear_layer_norm.cu: the backward pass at the end of the product that makes d_out
 // Oracle     layer_norm_cpu.cpp in f64, tests/sim/layer_norm_test.cpp
 #include "kernels/layer_norm.h"
 

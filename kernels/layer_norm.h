@@ -60,7 +60,9 @@ struct LayerNormDeviceGrads {
 /// At most this many blocks, and partial sums, in a backward pass.
 inline constexpr int kMaxLayerNormBlocks = 512;
 
-/// f32 elements of workspace that layer_norm_bwd needs: two sums per block, mean and rstd per row.
+/// f32 elements of workspace that layer_norm_bwd needs: two sums per block, mean and rstd per row. (Enough for
+/// linear_layer_norm_bwd, too: a row of C in whole chunks per block of the product, whose columns are at most twice its
+/// rows.)
 inline std::int64_t layer_norm_bwd_workspace(std::int64_t num_rows, std::int64_t C) {
   return 2 * kMaxLayerNormBlocks * ((C + 7) / 8 * 8) + 2 * num_rows;
 }

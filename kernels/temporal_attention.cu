@@ -4,12 +4,13 @@
 // Order      fwd: one kernel where the sizes allow (temporal_attention_fused.cu), else chunk by chunk of whole clips:
 //            norm -> qkv projection -> core -> output projection + residual. bwd: one kernel to h, o and d_qkv
 //            (temporal_attention_fused_bwd.cu), or the same to qkv, then d_o = d_y w_out; core backward (d_qkv over
-//            qkv, o over d_o); then weight gradients; d_h = d_qkv w_qkv over h; norm backward with the residual's
-//            gradient. Nothing but x is kept from fwd.
+//            qkv, o over d_o); then weight gradients; d_h = d_qkv w_qkv and the norm's backward with the residual's
+//            gradient, one kernel where a block holds whole rows (linear_layer_norm.cu), else two with d_h over h.
+//            Nothing but x is kept from fwd.
 // Layout     heads padded to 8 channels (head_pitch): weights with padded heads are made here once per call
 // Traffic    the composed form writes and reads qkv and o once each; chunks keep the workspace below about 1 GB
-// Numerics   h, qkv, o, d_o, d_qkv, d_h are rounded to Elem; gradients of parameters are sums of chunks in f32, in
-//            order
+// Numerics   h, qkv, o, d_o, d_qkv and, where it goes through memory, d_h are rounded to Elem; gradients of parameters
+//            are sums of chunks in f32, in order
 // Limits     kernels/temporal_attention_core_plan.cpp
 // Measured   never run on a GPU yet
 // Open       a chunk of a 64x64 clip does not stay in L2 (140 MB at base width 100)
@@ -24,6 +25,7 @@
 #include "kernels/device/runtime.h"
 #include "kernels/layer_norm.h"
 #include "kernels/linear.h"
+#include "kernels/linear_layer_norm.h"
 #include "kernels/relative_bias.h"
 #include "kernels/temporal_attention_core.h"
 #include "kernels/temporal_attention_fused.h"
@@ -236,15 +238,16 @@ class Block {
       add_weight_gradient<true>(part, g.d_w_qkv, 3 * p_.N * p_.D, p_.C, first);
     }
     if (!g.d_x && g.d_gamma == nullptr) return;
-    linear_bwd_data<Gpu, Elem>(stream_, qkv_size(chunk), qkv_, w_qkv_, h_, {}, linear());
     float* d_gamma = g.d_gamma != nullptr ? at<float>(plan_.d_gamma) : nullptr;
-    layer_norm_bwd<Gpu, Elem>(
-        stream_, norm(chunk),
-        {.d_out = h_,
+    linear_layer_norm_bwd<Gpu, Elem>(
+        stream_, qkv_size(chunk), w_qkv_, norm(chunk),
+        {.d_out = qkv_,
          .d_residual = d_y,
+         .d_h = h_,
          .d_x = of_chunk(g.d_x, chunk),
          .d_gamma = d_gamma,
-         .workspace = at<float>(plan_.norm)});
+         .workspace = at<float>(plan_.norm),
+         .linear_space = linear()});
     if (d_gamma == nullptr) return;
     const Rows<const float> part{d_gamma, p_.C};
     const int C = narrow(p_.C);

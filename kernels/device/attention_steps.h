@@ -5,6 +5,7 @@
 #include "kernels/attention_block_plan.h"
 #include "kernels/device/gpu.h"
 #include "kernels/device/runtime.h"
+#include "kernels/linear_layer_norm.h"
 
 namespace avid::kernels::AVID_GPU {
 
@@ -70,20 +71,20 @@ struct AttentionSteps {
   }
   /// Before a core writes d_qkv to a buffer of its own.
   void prepare_d_qkv() const { zero_gaps(d_qkv, 3 * plan.inner); }
-  /// d_w_qkv = d_qkv^T h; d_h = d_qkv w_qkv (over h); d_x = d_y + the norm's gradient.
+  /// d_w_qkv = d_qkv^T h; d_h = d_qkv w_qkv (over h, unless one kernel makes d_x); d_x = d_y + the norm's gradient.
   void project_gradients(const AttentionBlockDeviceGrads<Elem>& g) const {
     if (g.d_w_qkv)
       linear_bwd_weight<Gpu, Elem>(stream, plan.qkv_size, d_qkv, h, {}, g.d_w_qkv, nullptr, at<void>(plan.linear));
     if (!g.d_x && g.d_gamma == nullptr) return;
-    linear_bwd_data<Gpu, Elem>(stream, plan.qkv_size, d_qkv, p.w_qkv, h, {}, at<void>(plan.linear));
-    layer_norm_bwd<Gpu, Elem>(
-        stream, norm(),
-        {.d_out = h,
+    linear_layer_norm_bwd<Gpu, Elem>(
+        stream, plan.qkv_size, p.w_qkv, norm(),
+        {.d_out = d_qkv,
          .d_residual = g.d_y,
+         .d_h = h,
          .d_x = g.d_x,
          .d_gamma = g.d_gamma,
-         .d_beta = nullptr,
-         .workspace = at<float>(plan.norm)});
+         .workspace = at<float>(plan.norm),
+         .linear_space = at<void>(plan.linear)});
   }
   /// Whether anything behind the core wants a gradient.
   static bool needs_core(const AttentionBlockDeviceGrads<Elem>& g) {

@@ -153,12 +153,12 @@ std::int64_t adjoint_workspace_bytes(const Conv3dSize& s) {
 }
 
 /// d_x and d_x2 (either may be absent) from d_out; bias and the rows of add_x, if any, are added to d_x, those of
-/// add_x2 to d_x2.
+/// add_x2 to d_x2. With `layer_norm` d_x is what it makes of these rows.
 template <class Backend, class Elem>
 void adjoint(
     const char* op, const Stream& stream, const Conv3dSize& s, Rows<const Elem> d_out, Rows<const Elem> w,
     const float* bias, Rows<const Elem> add_x, Rows<const Elem> add_x2, Rows<Elem> d_x, Rows<Elem> d_x2,
-    void* workspace, int tile = kChooseTile) {
+    void* workspace, int tile = kChooseTile, const LayerNormGrad<Elem>& layer_norm = {}) {
   if (s.I2 == 0) d_x2 = {};
   const PackWeights<Elem> pack = adjoint_weights(s, w, bool(d_x), bool(d_x2), static_cast<Elem*>(workspace));
   pack_weights<Backend>(stream, pack);
@@ -176,8 +176,20 @@ void adjoint(
   if (d_x2) p.residual2 = chunk_rows(op, "add_x2", add_x2, s.I2);
   p.out[0] = chunk_rows(op, "d_x", d_x, s.I);
   p.out[1] = chunk_rows(op, "d_x2", d_x2, s.I2);
+  p.layer_norm = layer_norm;
   p.tile = tile;
   gather_gemm<Backend>(stream, p);
+}
+
+/// The shape of adjoint()'s product to d_x alone, which is what a tile is chosen by.
+template <class Elem>
+GatherGemm<Elem> adjoint_shape(const char* op, const Conv3dSize& s) {
+  GatherGemm<Elem> p;
+  set_axes(p, axes_of(op, s, true));
+  p.adjoint = true;
+  p.source[0].chunks = static_cast<int>(chunks_of<Elem>(s.O));
+  p.out[0].chunks = static_cast<int>(chunks_of<Elem>(s.I));
+  return p;
 }
 
 // ---- weight gradient ----

@@ -112,13 +112,10 @@ AVID_DEVICE void store_normed_rows(
   }
 }
 
-/// Stores 16 rows of kColumns sums that lie over a warp's lanes as mma leaves them, through `staged`, 16 * kPitch
-/// floats of the warp's own: sum(j, e) is value e (0..3) of the lane's share of columns 8 j to 8 j + 7. The table is
-/// that of fill_norm_table, read by NormedRows only.
-template <class End, class Elem, int kColumns, int kPitch, class Sum>
-AVID_DEVICE void store_fragments(
-    const GatherGemm<Elem>& p, float* staged, const int* out_row, int first_chunk, int lane, const NormTable& table,
-    const Sum& sum) {
+/// Writes 16 rows of kColumns sums that lie over a warp's lanes as mma leaves them to `staged`, 16 * kPitch floats of
+/// the warp's own: sum(j, e) is value e (0..3) of the lane's share of columns 8 j to 8 j + 7.
+template <int kColumns, int kPitch, class Sum>
+AVID_DEVICE void stage_fragments(float* staged, int lane, const Sum& sum) {
   float* mine = staged + (lane >> 2) * kPitch + (lane & 3) * 2;
 #pragma unroll
   for (int j = 0; j < kColumns / 8; ++j) {
@@ -128,6 +125,15 @@ AVID_DEVICE void store_fragments(
           make_float2(sum(j, 2 * half), sum(j, 2 * half + 1));
     }
   }
+}
+
+/// Stores 16 rows of kColumns sums (stage_fragments) through `staged`. The table is that of fill_norm_table, read by
+/// NormedRows only.
+template <class End, class Elem, int kColumns, int kPitch, class Sum>
+AVID_DEVICE void store_fragments(
+    const GatherGemm<Elem>& p, float* staged, const int* out_row, int first_chunk, int lane, const NormTable& table,
+    const Sum& sum) {
+  stage_fragments<kColumns, kPitch>(staged, lane, sum);
   __syncwarp();
   if constexpr (End::kNorm) {
     // As many lanes as with_row_lanes gives a row. Chunks that a row does not have add zeros.

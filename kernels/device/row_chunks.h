@@ -85,4 +85,32 @@ AVID_DEVICE float lane_sum(float v) {
   return v;
 }
 
+struct RowMoments {
+  float mean, rstd;
+};
+
+/// Mean and 1 / sqrt(var + eps) of a row in registers: lane l of L holds chunks l, l + L ... (row_lanes.h).
+template <int L, int K, class Elem>
+AVID_DEVICE RowMoments row_moments(const Chunk8<Elem> (&x)[K], int lane, int C, float eps) {
+  float sum = 0;
+#pragma unroll
+  for (int j = 0; j < K; ++j) {
+    float v[8];
+    unpack(x[j], v);
+#pragma unroll
+    for (int e = 0; e < 8; ++e) sum += v[e];
+  }
+  const float mean = lane_sum<L>(sum) / static_cast<float>(C);
+  float squares = 0;
+#pragma unroll
+  for (int j = 0; j < K; ++j) {
+    const int valid = C - (lane + j * L) * 8;
+    float v[8];
+    unpack(x[j], v);
+#pragma unroll
+    for (int e = 0; e < 8; ++e) squares += e < valid ? (v[e] - mean) * (v[e] - mean) : 0.0f;
+  }
+  return {mean, rsqrtf(lane_sum<L>(squares) / static_cast<float>(C) + eps)};
+}
+
 }  // namespace avid::kernels::AVID_GPU

@@ -11,34 +11,6 @@ namespace avid::kernels::AVID_GPU {
 
 inline constexpr int kRowBlock = 256;  ///< threads of a block of the row kernels
 
-struct RowMoments {
-  float mean, rstd;
-};
-
-/// Mean and 1 / sqrt(var + eps) of a row in registers.
-template <int L, int K, class Elem>
-AVID_DEVICE RowMoments row_moments(const Chunk8<Elem> (&x)[K], int lane, int C, float eps) {
-  float sum = 0;
-#pragma unroll
-  for (int j = 0; j < K; ++j) {
-    float v[8];
-    unpack(x[j], v);
-#pragma unroll
-    for (int e = 0; e < 8; ++e) sum += v[e];
-  }
-  const float mean = lane_sum<L>(sum) / static_cast<float>(C);
-  float squares = 0;
-#pragma unroll
-  for (int j = 0; j < K; ++j) {
-    const int valid = C - (lane + j * L) * 8;
-    float v[8];
-    unpack(x[j], v);
-#pragma unroll
-    for (int e = 0; e < 8; ++e) squares += e < valid ? (v[e] - mean) * (v[e] - mean) : 0.0f;
-  }
-  return {mean, rsqrtf(lane_sum<L>(squares) / static_cast<float>(C) + eps)};
-}
-
 /// The sum over a block of kRowBlock threads, in all of them; `scratch` holds kRowBlock / 32 floats. Two barriers.
 AVID_DEVICE float block_sum(float v, float* scratch) {
   v = lane_sum<32>(v);
