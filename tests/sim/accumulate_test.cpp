@@ -2,6 +2,7 @@
 #include "kernels/accumulate.h"
 
 #include "tests/doctest.h"
+#include "tests/sim/launch_list.h"
 #include "tests/sim/orders.h"
 #include "tests/sim/pitched.h"
 
@@ -41,4 +42,21 @@ TEST_CASE("accumulate/sim/one_of_the_buffers_starts_at_an_odd_address") {
   const Pitched<float> from = random_rows<float>(1, 13, 1);
   kernels::accumulate<Sim, float>(Stream{}, into.values.data(), from.values.data() + 1, 12);
   for (std::int64_t i = 0; i < 12; ++i) CHECK(into(0, i) == from(0, i + 1));
+}
+
+TEST_CASE("accumulate/sim/work/threads and accesses of 16 bytes, to the end") {
+  if (!lists_launches()) return;
+  Pitched<float> into(1, 4096);
+  const Pitched<float> from = random_rows<float>(1, 4096, 1);
+  const auto add = [&](std::int64_t n) {
+    kernels::accumulate<Sim, float>(Stream{}, into.values.data(), from.values.data(), n);
+  };
+  for (const std::int64_t n : {1, 1024, 1025, 4096}) {
+    const auto launches = launches_of([&] { add(n); });
+    REQUIRE(launches.size() == 1);
+    CHECK(launches[0].blocks == (n + 1023) / 1024);
+  }
+  if (!lists_accesses()) return;
+  CHECK(narrowest_access([&] { add(16); }) == 16);
+  CHECK(narrowest_access([&] { add(17); }) == 4);
 }

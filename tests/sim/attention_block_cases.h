@@ -1,9 +1,12 @@
 // tests/sim/attention_block_cases.h -- a whole attention block on the simulator against the f64 reference
 #pragma once
 
+#include <vector>
+
 #include "kernels/attention_block.h"
 #include "kernels/device/backend.h"
 #include "tests/doctest.h"
+#include "tests/sim/launch_list.h"
 #include "tests/sim/orders.h"
 #include "tests/sim/pitched.h"
 
@@ -194,6 +197,15 @@ void check_block_gradients_alone(const BlockCase& c, Device&& run_device) {
     CHECK((wanted & 8 ? same_bits(t.d_w_out, all.d_w_out) : is_poisoned(t.d_w_out)));
     CHECK((wanted & 16 ? same_bits(t.d_b_out, all.d_b_out) : is_poisoned(t.d_b_out)));
   }
+}
+
+/// Nobody pays for a gradient that somebody else wants. From cheap to dear: d_b_out, d_w_out, d_w_qkv and d_x.
+template <class Device>
+void check_block_launches_what_is_wanted(
+    const BlockCase& c, Device&& run_device, const std::vector<unsigned>& from_the_end = {16, 8, 4, 1}) {
+  check_gradients_launch_what_they_need(static_cast<int>(from_the_end.size()), [&](int i) {
+    return launches_of([&] { run_device(c, i < 0 ? 0 : from_the_end[static_cast<std::size_t>(i)]); });
+  });
 }
 
 /// Without positions every gradient of a parameter is zero.

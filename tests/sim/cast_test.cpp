@@ -2,6 +2,7 @@
 #include "kernels/cast.h"
 
 #include "tests/doctest.h"
+#include "tests/sim/launch_list.h"
 #include "tests/sim/orders.h"
 #include "tests/sim/pitched.h"
 
@@ -76,4 +77,12 @@ TEST_CASE("cast/sim/pitches_that_are_no_multiples_of_four") {
     for (std::size_t i = 0; i < to.size(); ++i)
       CHECK(static_cast<float>(to[i]) == (static_cast<std::int64_t>(i) % pitch < 5 ? from[i] : 0.5f));
   }
+}
+
+TEST_CASE("cast/sim/work/rows of whole groups move four at a time") {
+  if (!lists_accesses()) return;
+  CHECK(narrowest_access([] { check_cast<BFloat16, float>(3, 8, 0, 0); }) == 8);
+  CHECK(narrowest_access([] { check_cast<float, BFloat16>(3, 8, 0, 0); }) == 8);
+  CHECK(narrowest_access([] { check_cast<BFloat16, float>(1, 8, 4, 0); }) == 8);
+  CHECK(narrowest_access([] { check_cast<BFloat16, float>(3, 9, 0, 0); }) == 2);
 }

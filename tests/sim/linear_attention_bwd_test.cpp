@@ -92,6 +92,15 @@ TEST_CASE("linear_attention_bwd/sim/equal_positions_give_the_keys_no_gradient") 
 
 TEST_CASE("linear_attention_bwd/sim/gradients_that_nobody_wants_are_skipped") {
   check_block_gradients_alone({1, 2, 35, 6, 2, 32, true}, run_device<BFloat16>);
+  // One kernel makes d_x and what d_w_qkv is made of: d_x is no dearer.
+  check_block_launches_what_is_wanted({1, 2, 35, 6, 2, 32, true}, run_device<BFloat16>, {16, 8, 1});
+  run_block<BFloat16>(
+      {1, 2, 35, 6, 2, 32, true}, 0, [](auto& p, bool) { return kernels::linear_attention_bwd_plan(p).total_bytes; },
+      [](auto&) {},
+      [](auto& p, auto&& g) {
+        if (lists_launches())
+          CHECK(launches_of([&] { kernels::linear_attention_fused_bwd<Sim>(Stream{}, p, g); }).empty());
+      });
 }
 
 TEST_CASE("linear_attention_bwd/sim/only_sizes_that_it_serves") {

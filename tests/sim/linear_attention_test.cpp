@@ -121,6 +121,19 @@ TEST_CASE("linear_attention/sim/composed/traffic") {
   CHECK(units[1] < 0.5 * units[0]);
 }
 
+TEST_CASE("linear_attention/sim/as_many_tiles_as_there_are_positions") {
+  if (!lists_launches()) return;
+  const auto launches = launches_of([] { run_device<float>({1, 2, 128, 6, 3, 32, true}, kAllGradients); });
+  int found = 0;
+  for (const ListedLaunch& launch : launches) {
+    if (launch.kernel.find("linear_attention_apply") != 0 && launch.kernel.find("linear_attention_d_qkv") != 0)
+      continue;
+    ++found;
+    CHECK(launch.blocks == 2 * 3 * 2);  // frames, heads, and tiles of 64 positions
+  }
+  CHECK(found == 3);  // forward, again for d_w_out, and the gradient
+}
+
 TEST_CASE("linear_attention/sim/several_slabs") {
   check<float>({1, 1, 513, 4, 1, 8, true}, true);
   check<BFloat16>({1, 1, 600, 4, 1, 32, true});
@@ -134,6 +147,8 @@ TEST_CASE("linear_attention/sim/large_logits") {
 TEST_CASE("linear_attention/sim/gradients_that_nobody_wants_are_skipped") {
   check_block_gradients_alone({1, 2, 35, 6, 2, 32, true}, run_device<float>);
   check_block_gradients_alone({1, 2, 35, 6, 2, 32, true}, run_device<BFloat16>);
+  check_block_launches_what_is_wanted({1, 2, 35, 6, 2, 32, true}, run_device<float>);
+  check_block_launches_what_is_wanted({1, 2, 35, 105, 2, 32, true}, run_device<BFloat16>);
 }
 
 TEST_CASE("linear_attention/sim/one_position_and_none") {

@@ -50,6 +50,7 @@ TEST_CASE("spatial_attention/sim/large_logits") {
 TEST_CASE("spatial_attention/sim/gradients_that_nobody_wants_are_skipped") {
   check_block_gradients_alone({1, 2, 35, 6, 2, 32, true}, run_device<float>);
   check_block_gradients_alone({1, 2, 35, 6, 2, 32, true}, run_device<BFloat16>);
+  check_block_launches_what_is_wanted({1, 2, 35, 6, 2, 32, true}, run_device<float>);
 }
 
 TEST_CASE("spatial_attention/sim/one_position_and_none") {

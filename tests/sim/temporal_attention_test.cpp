@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "tests/doctest.h"
+#include "tests/sim/launch_list.h"
 #include "tests/sim/orders.h"
 #include "tests/sim/pitched.h"
 
@@ -170,6 +171,22 @@ void check_gradients_alone(const BlockCase<Elem>& c) {
   }
 }
 
+/// Nobody pays for a gradient that somebody else wants: d_w_out, d_w_qkv and d_x, from cheap to dear.
+template <class Elem>
+void check_launches(const BlockCase<Elem>& c) {
+  check_gradients_launch_what_they_need(3, [&](int only) {
+    Results<Elem> r(c.size);
+    kernels::TemporalAttentionDeviceGrads<Elem> g;
+    g.d_y = c.d_y.view();
+    if (only == 0) g.d_w_out = r.d_w_out.view();
+    if (only == 1) g.d_w_qkv = r.d_w_qkv.view();
+    if (only == 2) g.d_x = r.d_x.view();
+    Workspace workspace;
+    const auto p = c.device(r.y, workspace, true);
+    return launches_of([&] { kernels::temporal_attention_bwd<Sim, Elem>(Stream{}, p, g); });
+  });
+}
+
 }  // namespace
 
 TEST_CASE("temporal_attention/sim/f32 equals the f64 reference over awkward sizes") {
@@ -215,6 +232,8 @@ TEST_CASE("temporal_attention/sim/a block of the fused backward pass walks over 
 TEST_CASE("temporal_attention/sim/gradients that nobody wants are skipped and the others keep their bits") {
   check_gradients_alone(BlockCase<float>({2, 4, 3, 8, 2, 20, 8, 1}, 77));
   check_gradients_alone(BlockCase<BFloat16>({2, 8, 3, 30, 1, 32, 16, 1}, 78));  // fused
+  check_launches(BlockCase<float>({2, 4, 3, 8, 2, 20, 8, 1}, 79));
+  check_launches(BlockCase<BFloat16>({2, 8, 3, 30, 1, 32, 16, 1}, 80));
 }
 
 TEST_CASE("temporal_attention/sim/no pixels give gradients of zero") {
