@@ -20,7 +20,6 @@ template <class Elem>
 __global__ void __launch_bounds__(kPointwiseBlock)
     accumulate_kernel(Elem* into, const Elem* from, std::int64_t n, bool whole) {
   const std::int64_t first = grid_index() * kPack<Elem>;
-  if (first >= n) return;
   if (whole && first + kPack<Elem> <= n) {
     float a[kPack<Elem>], b[kPack<Elem>];
     load_pack(into + first, a);

@@ -159,7 +159,6 @@ __global__ void __launch_bounds__(kFlashThreads, 2) attention_fwd_kernel(Attenti
     multiply_columns<Elem, kD>(out, s, keys_values.b(tile), lane);
     __syncthreads();  // the next round overwrites this tile's buffers
   }
-  cp_async_wait<0>();
   const float total[2] = {quad_sum_of(sum[0]), quad_sum_of(sum[1])};
   const std::int64_t row0 = at.first + warp * 16;
   store_rows<Elem, kD>(
@@ -243,7 +242,6 @@ __global__ void __launch_bounds__(kFlashThreads, 2)
     multiply_columns<Elem, kD>(d_q, s, k_tile, lane);
     __syncthreads();
   }
-  cp_async_wait<0>();
   store_rows<Elem, kD>(
       head_of(grads.d_q, at.b, p.Q, at.n, p.D), grads.d_q.pitch, at.first + warp * 16, p.Q, D, d_q, scale, scale, lane);
 }
@@ -298,7 +296,7 @@ __global__ void __launch_bounds__(kFlashThreads, 2)
     multiply_columns<Elem, kD>(d_k, d_s, q_tile, lane);
     __syncthreads();
   }
-  cp_async_wait<0>();
+  cp_async_wait<0>();  // of keys that meet no query
   const std::int64_t row0 = at.first + warp * 16;
   if (grads.d_k)
     store_rows<Elem, kD>(

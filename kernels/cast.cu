@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kPointwiseBlock) cast_kernel(CastArgs<To, From
     load_4(from, v);
     store_4(to, v);
   } else {
-    for (std::int64_t k = 0; k < 4 && first + k < p.C; ++k) to[k] = to_elem<To>(to_float(from[k]));
+    for (std::int64_t k = 0; k < min(p.C - first, std::int64_t{4}); ++k) to[k] = to_elem<To>(to_float(from[k]));
   }
 }
 

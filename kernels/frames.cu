@@ -37,8 +37,7 @@ __global__ void __launch_bounds__(kPointwiseBlock)
   if (row >= num_rows) return;
   for (std::int64_t c = 0; c < C; ++c) {
     const float level = (to_float(x.row(row)[c]) + 1.0f) * 0.5f * 255.0f;
-    const float clamped = !(level > 0.0f) ? 0.0f : level > 255.0f ? 255.0f : level;  // NaN fails every comparison
-    out.row(row)[c] = static_cast<std::uint8_t>(clamped);
+    out.row(row)[c] = static_cast<std::uint8_t>(fminf(fmaxf(level, 0.0f), 255.0f));  // NaN becomes 0
   }
 }
 
