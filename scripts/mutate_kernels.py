@@ -28,11 +28,13 @@ SURVIVORS = "kernels/mutation_survivors.md"
 COLUMNS = ["id", "verdict", "seconds", "file", "line", "kind", "before", "after"]
 DEVICE_ITSELF = r"gpu|backend|runtime|launch_context|graph_memory|.*_(?:cuda|sim)$"
 SEEN = "seen"  # behind a switch, and not killed: to be looked at alone
-# Threads that got too far are seen by the race hooks, accesses out of bounds by the sanitizers.
-SECOND_LOOK = {"dropped barrier": "race", "dropped commit": "race", "wrong wait count": "race"}
+# Threads that got too far are seen by the race hooks, accesses out of bounds by the sanitizers; the race hooks also count
+# traffic. So the others come first, or last.
+RACE_FIRST = ("dropped barrier", "dropped commit", "wrong wait count")
 # Beside the tests that have the kernel's name.
 MORE_TESTS = {"gather_gemm": ["conv3d", "conv3d_norm_film_silu"], "gather_weight_grad": ["gather_gemm", "conv3d"],
-              "gather_gemm_wgmma": ["conv3d_norm_film_silu_wgmma"], "conv3d": ["offsets", "empty"]}
+              "gather_gemm_halo": ["conv3d_norm_film_silu"], "gather_gemm_wgmma": ["conv3d_norm_film_silu_wgmma"],
+              "gather_gemm_halo_wgmma": ["conv3d_norm_film_silu_wgmma"], "conv3d": ["offsets", "empty"]}
 
 
 class Broken(Exception):
@@ -233,7 +235,7 @@ class Flavour:
 
 
 def judge(mutant, lines, plain, second_looks):
-    """One bug alone: the plain build in every kernel that has the file, then the build that sees what it cannot."""
+    """One bug alone: the plain build in every kernel that has the file, then the builds that see what it cannot."""
     verdict = "no effect"
     for kernel in users_of(mutant.file):
         found = plain.verdict(kernel, mutant, lines)
@@ -243,10 +245,10 @@ def judge(mutant, lines, plain, second_looks):
             verdict = found
     if verdict == "no effect":
         return verdict
-    name = SECOND_LOOK.get(mutant.kind, "asan")
-    for kernel in users_of(mutant.file):
-        if second_looks[name].verdict(kernel, mutant, lines).startswith("killed"):
-            return "killed (%s)" % name
+    for name in sorted(second_looks, reverse=mutant.kind in RACE_FIRST):
+        for kernel in users_of(mutant.file):
+            if second_looks[name].verdict(kernel, mutant, lines).startswith("killed"):
+                return "killed (%s)" % name
     return "survived"
 
 

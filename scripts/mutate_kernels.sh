@@ -2,8 +2,8 @@
 # Are the kernel tests able to fail? Plants one small bug at a time into kernels/*.cu and kernels/device/*.h (a dropped
 # barrier, a bound off by one, a swapped index, a wrong stride, a missing mask, a wrong wait count, another operator),
 # compiles that kernel alone (-O1), runs its tests on the simulator, and counts the bugs they notice. A bug that leaves
-# the object as it was has no effect. One that the plain build misses meets the race hooks (barriers, waits) or the
-# sanitizers (the rest). No GPU needed.
+# the object as it was has no effect. One that the plain build misses meets the race hooks, which count traffic too, and
+# the sanitizers. No GPU needed.
 #
 # Not planted is what no result can show: swapped operands where the operation commutes (fmaxf, min, the two factors of
 # fmaf, sums), and other numbers in the text of a message.
