@@ -1,8 +1,7 @@
 // kernels/conv3d.cu -- conv3d on a device (contract: conv3d.h)
 //
 // Math      forward: the gathered product of [x | x2] with w. Data gradient: the adjoint gather of d_out with w
-//           transposed, both sources' columns in one product. Weight gradient: gather_weight_grad. Bias gradient:
-//           column sums
+//           transposed, both sources' columns in one product. Weight and bias gradients: gather_weight_grad
 // Layout, Parallel, Traffic, Numerics, Limits   gather_gemm.cu, gather_weight_grad.cu
 // Elsewhere conv3d_norm_film_silu.cu: ends in a norm
 // Workspace forward: w with x2's columns moved to whole chunks, where they are not (x of a multiple of 8 bf16 or 4 f32
@@ -35,10 +34,8 @@ template <class Backend, class Elem>
 void conv3d_bwd_weight(
     const Stream& stream, const Conv3dSize& s, Rows<const Elem> d_out, Rows<const Elem> x, Rows<const Elem> x2,
     Rows<float> d_w, float* d_bias, void* workspace) {
-  float* partial = static_cast<float*>(workspace);
-  if (d_w)
-    gather_weight_grad<Backend>(stream, conv_products::weight_grad("conv3d_bwd_weight", s, d_out, x, x2, d_w, partial));
-  if (d_bias) column_sums<Backend>(stream, s.out_positions(), s.O, d_out, d_bias, partial);
+  conv_products::weight_and_bias_grad<Backend, Elem>(
+      "conv3d_bwd_weight", stream, s, d_out, x, x2, d_w, d_bias, workspace);
 }
 
 #define AVID_INSTANTIATE(Elem)                                                                                     \

@@ -166,34 +166,27 @@ struct GatherWeightGrad {
   ChunkRows<const Elem> rows;  ///< d_out of a convolution
   int num_columns = 0;         ///< n < num_columns
   Rows<float> d_w;             ///< rows (n, tap) of source_channels[0] + [1] columns
-  int tile = kChooseTile;      ///< a tile of device/conv_tiles.h by its place in the list
+  float* d_bias = nullptr;     ///< [num_columns] sums of the columns of `rows`, or null
+  int tile = kChooseTile;      ///< a tile of device/weight_grad_tiles.h by its place in the list
+  int splits = 0;              ///< into how many the positions are cut, about; 0: the rule decides
   float* workspace = nullptr;  ///< gather_weight_grad_workspace_bytes
 };
 
-/// How the positions are cut, by shape alone.
-struct WeightGradSplits {
-  std::int64_t M = 0;            ///< (source, tap, chunk of channels) in elements
-  std::int64_t most_splits = 1;  ///< every split takes 8 steps at least: its partial sums cost a write and a read
-  int splits = 0, steps_per_split = 0;  ///< steps of kWeightGradPositions positions
-};
-inline constexpr int kWeightGradPositions = 32;
-template <class Elem>
-WeightGradSplits weight_grad_splits(const GatherWeightGrad<Elem>& p);
+inline constexpr int kWeightGradPositions = 32;  ///< of a step
 template <class Elem>
 std::int64_t gather_weight_grad_workspace_bytes(const GatherWeightGrad<Elem>& p);
 
-/// Positions are cut into splits by shape alone, each writes its own partial sums, and a second kernel adds them in
-/// order: the same bits in every run.
+/// Positions are cut into splits by shape and kind of device alone (device/weight_grad_plan.h), each writes its own
+/// partial sums, and a second kernel adds them in order: the same bits in every run. d_bias comes out of the same
+/// product where a tile has a column to spare for it, and otherwise from column_sums.
 template <class Backend, class Elem>
 void gather_weight_grad(const Stream& stream, const GatherWeightGrad<Elem>& p);
 
-/// The partial sums of gather_weight_grad with tile `tile` of WgmmaGradTiles; returns into how many splits it cut the
-/// positions, at most those of weight_grad_splits. Throws GpuError unless have_wgmma().
+struct WeightGradPlan;
+/// The partial sums of gather_weight_grad with a plan that names a tile of WgmmaGradTiles. Throws GpuError unless
+/// have_wgmma().
 template <class Backend>
-int gather_weight_grad_wgmma(const Stream& stream, const GatherWeightGrad<BFloat16>& p, int tile);
-/// For a device that has wgmma: kFirstWgmmaTile + place, or kChooseTile where a tile of mma.sync is predicted to be as
-/// fast.
-int choose_hopper_weight_grad_tile(const GatherWeightGrad<BFloat16>& p);
+void gather_weight_grad_wgmma(const Stream& stream, const GatherWeightGrad<BFloat16>& p, const WeightGradPlan& plan);
 
 /// sums[c] = sum over num_rows rows of rows[r,c], in f32, in a fixed order. Workspace: column_sums_workspace_bytes.
 template <class Backend, class Elem>

@@ -1,7 +1,15 @@
 // kernels/gather_weight_grad.cpp -- host side of the weight gradients: which tile, how the positions are cut, workspaces
+//
+// The rule: the least predicted time, which is
+//
+//   waves of blocks * (steps of a block + kStartSteps) * multiply-adds of a step / share of the full rate
+//   + splits * results * what a partial sum costs
+//
+// over all tiles, each with as many splits as fill one wave, two waves ... of the device's slots. A last wave that is
+// hardly filled, or slots that stay empty, cost as much as the products that they leave out.
 #include <algorithm>
+#include <limits>
 
-#include "kernels/device/conv_tiles.h"
 #include "kernels/device/weight_grad_plan.h"
 #include "kernels/gather_gemm.h"
 
@@ -10,51 +18,91 @@ namespace {
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
+constexpr std::int64_t kMostWaves = 8;
+constexpr std::int64_t kLeastPositions = 256;  // of a split
+constexpr double kStartSteps = 3;              // to fill the stages, and for the end
+
+struct Cut {
+  int splits = 0, steps_per_split = 0;
+  double cost = std::numeric_limits<double>::infinity();
+};
+
+/// The given number of splits, or else the best, for `tiles` tiles whose blocks take `step_cost` for each of `steps`
+/// steps, `slots` blocks at a time.
+Cut cut_positions(
+    std::int64_t given, std::int64_t tiles, std::int64_t steps, std::int64_t most_splits, std::int64_t slots,
+    double step_cost, double split_cost) {
+  Cut best;
+  for (std::int64_t waves = 1; waves <= kMostWaves; ++waves) {
+    const std::int64_t fill = given > 0 ? given : std::clamp<std::int64_t>(waves * slots / tiles, 1, most_splits);
+    const std::int64_t steps_per_split = ceil_div(steps, fill), splits = ceil_div(steps, steps_per_split);
+    const double rounds = static_cast<double>(ceil_div(tiles * splits, slots));
+    const double cost = rounds * (static_cast<double>(steps_per_split) + kStartSteps) * step_cost +
+                        static_cast<double>(splits) * split_cost;
+    if (cost < best.cost) best = {static_cast<int>(splits), static_cast<int>(steps_per_split), cost};
+  }
+  return best;
+}
+
 }  // namespace
 
 template <class Elem>
-WeightGradSplits weight_grad_splits(const GatherWeightGrad<Elem>& p) {
-  WeightGradSplits plan;
-  plan.M = std::int64_t{p.t.taps} * p.y.taps * p.x.taps * (p.source[0].chunks + p.source[1].chunks) * kChunk<Elem>;
+WeightGradPlan plan_weight_grad(const GatherWeightGrad<Elem>& p, const GradDevice& device) {
+  WeightGradPlan plan{.tile = p.tile};
+  const std::int64_t taps = std::int64_t{p.t.taps} * p.y.taps * p.x.taps, N = p.num_columns;
+  const std::int64_t m[2] = {taps * p.source[0].chunks * kChunk<Elem>, taps * p.source[1].chunks * kChunk<Elem>};
   const std::int64_t positions = std::int64_t{p.B} * p.t.result * p.y.result * p.x.result;
-  if (plan.M == 0 || p.num_columns == 0 || positions == 0) return plan;
-  const std::int64_t steps = ceil_div(positions, kWeightGradPositions);
-  plan.most_splits = std::max<std::int64_t>(1, steps / 8);
-  const int tile = p.tile < kFirstWgmmaTile ? p.tile : kChooseTile;  // wgmma's splits are no more than those of mma
-  WeightGradTiles<Elem>::choose(tile, plan.M, p.num_columns, plan.most_splits, [&]<class Tile>() {
-    const std::int64_t tiles = ceil_div(plan.M, Tile::BM) * ceil_div(p.num_columns, Tile::BN);
-    const std::int64_t splits = std::clamp<std::int64_t>(2 * kBlockSlots / tiles, 1, plan.most_splits);
-    plan.steps_per_split = static_cast<int>(ceil_div(steps, splits));
+  if (m[0] + m[1] == 0 || N == 0 || positions == 0) return plan;
+  const std::int64_t most_splits = std::max<std::int64_t>(1, positions / kLeastPositions);
+  const double split_cost = static_cast<double>((m[0] + m[1]) * N) * device.split_sum;
+  double least = std::numeric_limits<double>::infinity();
+  const auto consider = [&](int tile, const Cut& cut, int ones) {
+    if ((p.tile >= 0 && tile != p.tile) || cut.cost >= least) return;
+    least = cut.cost;
+    plan = {.tile = tile, .splits = cut.splits, .steps_per_split = cut.steps_per_split, .ones = ones};
+  };
+  WeightGradTiles<Elem>::for_each([&]<class Entry>(int i) {
+    using Tile = typename Entry::Tile;
+    const std::int64_t tiles = (ceil_div(m[0], Tile::BM) + ceil_div(m[1], Tile::BM)) * ceil_div(N, Tile::BN);
+    const double step = double{kWeightGradPositions} * Tile::BM * Tile::BN / (Entry::share * device.mma_rate);
+    constexpr int kBlocks = kGradBlocks<Tile>;
+    consider(
+        i,
+        cut_positions(
+            p.splits, tiles, ceil_div(positions, kWeightGradPositions), most_splits, kBlocks * device.multiprocessors,
+            kBlocks * step, split_cost),
+        m[1] % Tile::BM != 0   ? 1
+        : m[0] % Tile::BM != 0 ? 0
+                               : -1);
   });
-  plan.splits = static_cast<int>(ceil_div(steps, plan.steps_per_split));
+  if constexpr (sizeof(Elem) == 2) {
+    if (!device.wgmma) return plan;
+    WgmmaGradTiles::for_each([&]<class Entry>(int i) {
+      using Tile = typename Entry::Tile;
+      const WgmmaGradRaster raster = wgmma_grad_raster<Tile>(p);
+      if (!raster.fits()) return;
+      const double step = double{kWgmmaGradPositions} * Tile::BM * Tile::BN / Entry::share;
+      consider(
+          kFirstWgmmaTile + i,
+          cut_positions(
+              p.splits, ceil_div(raster.columns, Tile::kColumns) * ceil_div(N, Tile::BN),
+              ceil_div(raster.positions, kWgmmaGradPositions), most_splits, Tile::kBlocks * device.multiprocessors,
+              Tile::kBlocks * step, split_cost),
+          raster.columns % Tile::kColumns != 0 ? 1 : -1);
+    });
+  }
   return plan;
 }
 
 template <class Elem>
 std::int64_t gather_weight_grad_workspace_bytes(const GatherWeightGrad<Elem>& p) {
-  const WeightGradSplits plan = weight_grad_splits(p);
-  return plan.M * p.num_columns * plan.splits * std::int64_t{sizeof(float)};
-}
-
-int choose_hopper_weight_grad_tile(const GatherWeightGrad<BFloat16>& p) {
-  constexpr std::int64_t kSlots = 2 * kHopperMultiprocessors;
-  const WeightGradSplits plan = weight_grad_splits(p);
-  int tile = kChooseTile;
-  double best =
-      WeightGradTiles<BFloat16>::best(plan.M, p.num_columns, plan.most_splits, kSlots).cost * 2 / kHopperMmaRate;
-  WgmmaGradTiles::for_each([&]<class Entry>(int i) {
-    using Tile = typename Entry::Tile;
-    const WgmmaGradPlan w = wgmma_grad_plan<Tile>(p, plan.splits);
-    if (w.splits == 0) return;
-    const double padding = static_cast<double>(w.taps.pitch) / p.x.result;  // positions that add nothing
-    const std::int64_t M = std::int64_t{w.columns} * Tile::kShifts * kChunk<BFloat16>;
-    const double cost = padding * Tile::kBlocks *
-                        tile_cost(
-                            M, p.num_columns, plan.most_splits, Tile::kBlocks * kHopperMultiprocessors, Tile::BM,
-                            Tile::BN, Entry::share);
-    if (cost < best) tile = kFirstWgmmaTile + i, best = cost;
-  });
-  return tile;
+  const std::int64_t m = std::int64_t{p.t.taps} * p.y.taps * p.x.taps * (p.source[0].chunks + p.source[1].chunks);
+  std::int64_t splits = 0;
+  for (const GradDevice& device : {kGradAmpere, kGradHopper})
+    splits = std::max<std::int64_t>(splits, plan_weight_grad(p, device).splits);
+  return std::max(
+      (m * kChunk<Elem> + 1) * p.num_columns * splits * std::int64_t{sizeof(float)},
+      column_sums_workspace_bytes(std::int64_t{p.B} * p.t.result * p.y.result * p.x.result, p.num_columns));
 }
 
 std::int64_t column_sums_splits(std::int64_t num_rows) {
@@ -65,8 +113,8 @@ std::int64_t column_sums_workspace_bytes(std::int64_t num_rows, std::int64_t C) 
   return column_sums_splits(num_rows) * C * std::int64_t{sizeof(float)};
 }
 
-template WeightGradSplits weight_grad_splits(const GatherWeightGrad<float>&);
-template WeightGradSplits weight_grad_splits(const GatherWeightGrad<BFloat16>&);
+template WeightGradPlan plan_weight_grad(const GatherWeightGrad<float>&, const GradDevice&);
+template WeightGradPlan plan_weight_grad(const GatherWeightGrad<BFloat16>&, const GradDevice&);
 template std::int64_t gather_weight_grad_workspace_bytes(const GatherWeightGrad<float>&);
 template std::int64_t gather_weight_grad_workspace_bytes(const GatherWeightGrad<BFloat16>&);
 

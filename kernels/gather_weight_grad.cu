@@ -1,6 +1,7 @@
 // kernels/gather_weight_grad.cu -- weight gradient of the gathered product, and column sums (contract: gather_gemm.h)
 //
-// Math      d_w[n,(k,c)] = sum_r rows[r,n] * source[row(r,k)][c];  sums[c] = sum_r rows[r,c]
+// Math      d_w[n,(k,c)] = sum_r rows[r,n] * source[row(r,k)][c];  d_bias[n] = sum_r rows[r,n], the gradient of a
+//           source of ones;  sums[c] = sum_r rows[r,c]
 // Layout    as gather_gemm; both operands lie with the position outermost, so fragments come through ldmatrix.trans
 //           (bf16) or single words (f32). M is (tap, chunk of channels) flattened, one source per block; N the columns
 //           of rows
@@ -8,9 +9,11 @@
 //           a time; every thread copies one fixed chunk column of some of the positions, and every warp now and then
 //           puts the windows of one step (advanced with carries, never divided) into shared memory, all warps at once
 // Traffic   each block reads its positions' d_out once and its taps' source rows once per tap tile; partial sums of a
-//           split are written and read once (f32)
-// Numerics  f32 sums within a split, splits added in index order: the same bits in every run. f32 as in gather_gemm
-// Limits    those of gather_gemm; splits are chosen by shape (split_positions)
+//           split are written and read once (f32). The bias costs no read where the last tile has a column to spare
+//           (weight_grad_ones.h), which nine taps of 90, 180, 360 or 720 channels leave
+// Numerics  f32 sums within a split, splits added in index order: the same bits in every run on one kind of device. f32
+//           as in gather_gemm. d_bias: 1e-5 of 40,000 equal terms in one split at most, measured in the simulator
+// Limits    those of gather_gemm; tile and splits by shape and kind of device (gather_weight_grad.cpp)
 // Compiled  nvcc 13, no spills; instructions per mma in the loop, bf16, sm_80 and sm_90: 128x128 3.6, 3.5; 128x104 4.2;
 //           128x96 4.5; 128x56 6.5. About 80 instructions of it write windows, every fourth step only: without the
 //           others 2.6, 3.0, 3.2 and 4.3
@@ -20,11 +23,12 @@
 // Open      taps of one row of the image could share one tile of the source in shared memory (a third of the copies),
 //           as they do in gather_weight_grad_wgmma.cu
 // Oracle    kernels/{conv3d,conv_transpose3d,linear}_cpu.cpp in f64, compared in tests/sim/
-#include "kernels/device/conv_tiles.h"
 #include "kernels/device/gather_geometry.h"
 #include "kernels/device/gpu.h"
 #include "kernels/device/row_lanes.h"
 #include "kernels/device/tile_products.h"
+#include "kernels/device/weight_grad_ones.h"
+#include "kernels/device/weight_grad_plan.h"
 #include "kernels/gather_gemm.h"
 
 namespace avid::kernels {
@@ -34,7 +38,15 @@ constexpr int kPositions = kWeightGradPositions;  // per step: one per lane of a
 
 struct Splits {
   int count = 0, steps_per_split = 0;
+  int ones = -1;  ///< behind which source's columns stand those of the bias; -1: there are none
 };
+
+/// Threads that a row of `chunks` is dealt to, a power of two. Those past the last chunk idle.
+constexpr int lanes_of(int chunks) {
+  int lanes = 2;
+  while (lanes < chunks) lanes *= 2;
+  return lanes;
+}
 
 /// Chunks between rows of a tile of `chunks`: for bf16 odd, so that ldmatrix meets all banks; for f32 two more, so that
 /// the 4 x 8 words of a fragment do.
@@ -109,15 +121,14 @@ struct PositionMajor<float, kPitchChunks> {
 
 /// Writes partial[split][n][m] with m over (source, tap, chunk, channel).
 template <class Elem, class Tile>
-__global__ void __launch_bounds__(Tile::kThreads, 2)
+__global__ void __launch_bounds__(Tile::kThreads, kGradBlocks<Tile>)
     gather_weight_grad_kernel(GatherWeightGrad<Elem> p, Splits splits, int tiles_of_first) {
   using S = WeightGradShape<Elem, Tile>;
   constexpr int kTilesM = Tile::WM / 16, kTilesN = Tile::WN / 8;
-  constexpr int kRowStepM = Tile::kThreads / S::kChunksM, kLoadsM = kPositions / kRowStepM;
-  // Columns of rows are dealt to a power of two of threads; those past the tile idle.
-  constexpr int kLanesN = S::kChunksN <= 2 ? 2 : S::kChunksN <= 4 ? 4 : S::kChunksN <= 8 ? 8 : 16;
+  constexpr int kLanesM = lanes_of(S::kChunksM), kLanesN = lanes_of(S::kChunksN);
+  constexpr int kRowStepM = Tile::kThreads / kLanesM, kLoadsM = kPositions / kRowStepM;
   constexpr int kRowStepN = Tile::kThreads / kLanesN, kLoadsN = (kPositions + kRowStepN - 1) / kRowStepN;
-  static_assert(Tile::kThreads % S::kChunksM == 0 && kPositions % kRowStepM == 0 && S::kChunksN <= 16);
+  static_assert(kRowStepM > 0 && kPositions % kRowStepM == 0 && kRowStepN > 0);
   static_assert(Tile::kWarpsN == 1 || Tile::WN % 16 == 0);
 
   SharedArena arena;
@@ -137,14 +148,22 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
   const int tile_m = static_cast<int>(blockIdx.x) - (s == 0 ? 0 : tiles_of_first);
   const ChunkRows<const Elem> source = p.source[s];
   const int num_chunks = p.t.taps * p.y.taps * p.x.taps * source.chunks;
-  const int column_m = thread % S::kChunksM, row_m = thread / S::kChunksM;
+  const int column_m = thread % kLanesM, row_m = thread / kLanesM;
   std::uint32_t offset_m = 0, bits_m = kNoTap;
+  bool copies_m = column_m < S::kChunksM;
   if (const int flat = tile_m * S::kChunksM + column_m; flat < num_chunks) {
     const int tap = flat / source.chunks, ix = tap % p.x.taps, iy = tap / p.x.taps % p.y.taps,
               it = tap / p.x.taps / p.y.taps;
     offset_m = static_cast<std::uint32_t>((it * g.y_in + iy) * g.x_in + ix) * source.pitch +
                static_cast<std::uint32_t>(flat % source.chunks);
     bits_m = tap_bits(it, iy, ix);
+  } else if (copies_m && s == splits.ones && flat == num_chunks) {
+    copies_m = false;  // these stay
+    for (int stage = 0; stage < Tile::kStages; ++stage)
+      for (int row = row_m; row < kPositions; row += kRowStepM)
+        store_ones<Elem>(
+            stages_m + stage * S::kStageM + (row * S::kPitchM + column_m) * 16,
+            (stage * kPositions + row) / PositionMajor<Elem, 1>::kStep);
   }
   const int column_n = thread % kLanesN, row_n = thread / kLanesN;
   const int n0 = static_cast<int>(blockIdx.y) * Tile::BN, chunk_n = n0 / kChunk<Elem> + column_n;
@@ -160,17 +179,19 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
 
   // Steps are loaded in order.
   const auto load = [&](int step, int stage) {
-    const Window* in_step = windows + step % S::kWindowSteps * kPositions + row_m;
-    Window window[kLoadsM];
+    if (copies_m) {
+      const Window* in_step = windows + step % S::kWindowSteps * kPositions + row_m;
+      Window window[kLoadsM];
 #pragma unroll
-    for (int i = 0; i < kLoadsM; ++i) window[i] = in_step[i * kRowStepM];
+      for (int i = 0; i < kLoadsM; ++i) window[i] = in_step[i * kRowStepM];
 #pragma unroll
-    for (int i = 0; i < kLoadsM; ++i) {
-      // Outside of the window the address means nothing, and nothing is read.
-      const std::uint32_t at = window[i].origin + offset_m;
-      cp_async_16(
-          to_m + (stage * S::kStageM + i * kRowStepM * S::kPitchM * 16), source.data + std::size_t{at} * kChunk<Elem>,
-          (window[i].inside & bits_m) == bits_m);
+      for (int i = 0; i < kLoadsM; ++i) {
+        // Outside of the window the address means nothing, and nothing is read.
+        const std::uint32_t at = window[i].origin + offset_m;
+        cp_async_16(
+            to_m + (stage * S::kStageM + i * kRowStepM * S::kPitchM * 16), source.data + std::size_t{at} * kChunk<Elem>,
+            (window[i].inside & bits_m) == bits_m);
+      }
     }
     if (copies_n) {
 #pragma unroll
@@ -246,12 +267,23 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
   const std::int64_t flat = std::int64_t{taps} * (p.source[0].chunks + p.source[1].chunks) * kChunk<Elem>;
   const std::int64_t first_m = std::int64_t{s == 0 ? 0 : taps * p.source[0].chunks} * kChunk<Elem>;
   float* partial = p.workspace + std::int64_t{blockIdx.z} * p.num_columns * flat + first_m;
+  const int end_m = num_chunks * kChunk<Elem>;  // and the place of the ones
 #pragma unroll
   for (int i = 0; i < kTilesM; ++i)
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int m = tile_m * Tile::BM + warp_m + i * 16 + (lane >> 2) + 8 * h;
-      if (m >= num_chunks * kChunk<Elem>) continue;
+      const int first = tile_m * Tile::BM + warp_m + i * 16 + 8 * h, m = first + (lane >> 2);
+      if (s == splits.ones && first <= end_m && end_m < first + 8) {
+        float* sums = bias_partials(p, splits.count, static_cast<int>(blockIdx.z));
+#pragma unroll
+        for (int j = 0; j < kTilesN; ++j)
+#pragma unroll
+          for (int e = 0; e < 2; ++e)
+            store_bias_partial(
+                sums, n0 + warp_n + j * 8 + (lane & 3) * 2 + e, p.num_columns, lane,
+                m >= end_m && m < end_m + kChunk<Elem> ? acc[i][j][2 * h + e] : 0.0f);
+      }
+      if (m >= end_m) continue;
 #pragma unroll
       for (int j = 0; j < kTilesN; ++j)
 #pragma unroll
@@ -262,12 +294,20 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
     }
 }
 
-/// d_w from the partial sums: one thread per element, splits in order.
+/// d_w from the partial sums, and with p.d_bias that: one thread per element, splits in order.
 template <class Elem>
 __global__ void __launch_bounds__(256) add_splits_kernel(GatherWeightGrad<Elem> p, int splits) {
   const int taps = p.t.taps * p.y.taps * p.x.taps, columns = p.source_channels[0] + p.source_channels[1];
   const std::int64_t index = std::int64_t{blockIdx.x} * 256 + threadIdx.x;
-  if (index >= std::int64_t{p.num_columns} * taps * columns) return;
+  const std::int64_t elements = std::int64_t{p.num_columns} * taps * columns;
+  if (index >= elements) {
+    if (p.d_bias == nullptr || index >= elements + p.num_columns) return;
+    const float* from = bias_partials(p, splits, 0) + (index - elements);
+    float sum = 0.0f;
+    for (int i = 0; i < splits; ++i) sum += from[std::int64_t{i} * p.num_columns];
+    p.d_bias[index - elements] = sum;
+    return;
+  }
   const std::int64_t row = index / columns;
   const int column = static_cast<int>(index % columns), tap = static_cast<int>(row % taps);
   const int pitch0 = p.source[0].chunks * kChunk<Elem>, pitch1 = p.source[1].chunks * kChunk<Elem>;
@@ -315,52 +355,66 @@ __global__ void __launch_bounds__(kSumRows* kSumChunks) column_sums_kernel(
 
 }  // namespace AVID_GPU
 
+namespace {
+
 template <class Backend, class Elem>
-void gather_weight_grad(const Stream& stream, const GatherWeightGrad<Elem>& p) {
-  const int taps = p.t.taps * p.y.taps * p.x.taps;
-  const std::int64_t elements = std::int64_t{p.num_columns} * taps * (p.source_channels[0] + p.source_channels[1]);
-  if (elements == 0) return;
-  const WeightGradSplits plan = weight_grad_splits(p);
-  int splits = plan.splits;
-  int tile = p.tile;
-  if constexpr (sizeof(Elem) == 2) {
-    if (tile == kChooseTile && splits > 0 && have_wgmma<Backend>()) tile = choose_hopper_weight_grad_tile(p);
-    if (tile >= kFirstWgmmaTile) splits = gather_weight_grad_wgmma<Backend>(stream, p, tile - kFirstWgmmaTile);
+void sum_columns(
+    const Stream& stream, std::int64_t num_rows, std::int64_t C, const ChunkRows<const Elem>& rows, float* sums,
+    float* workspace) {
+  const int splits = static_cast<int>(column_sums_splits(num_rows));
+  if (splits > 0) {
+    const dim3 grid(
+        static_cast<unsigned>(splits),
+        static_cast<unsigned>((rows.chunks + AVID_GPU::kSumChunks - 1) / AVID_GPU::kSumChunks));
+    AVID_GPU::launch(
+        AVID_GPU::column_sums_kernel<Elem>, grid, dim3(AVID_GPU::kSumRows * AVID_GPU::kSumChunks), 0, stream, num_rows,
+        (num_rows + splits - 1) / splits, static_cast<int>(C), rows, workspace);
   }
-  if (splits > 0 && tile < kFirstWgmmaTile) {
-    WeightGradTiles<Elem>::choose(tile, plan.M, p.num_columns, plan.most_splits, [&]<class Tile>() {
+  AVID_GPU::sum_rows(stream, workspace, splits, C, C, sums);
+}
+
+}  // namespace
+
+template <class Backend, class Elem>
+void gather_weight_grad(const Stream& stream, const GatherWeightGrad<Elem>& given) {
+  GatherWeightGrad<Elem> p = given;
+  const int taps = p.t.taps * p.y.taps * p.x.taps;
+  const bool wgmma = sizeof(Elem) == 2 && (p.tile >= kFirstWgmmaTile || have_wgmma<Backend>());
+  const WeightGradPlan plan = plan_weight_grad(p, wgmma ? kGradHopper : kGradAmpere);
+  if (plan.ones < 0) p.d_bias = nullptr;  // not in this product
+  if constexpr (sizeof(Elem) == 2) {
+    if (plan.tile >= kFirstWgmmaTile) gather_weight_grad_wgmma<Backend>(stream, p, plan);
+  }
+  if (plan.splits > 0 && plan.tile < kFirstWgmmaTile) {
+    WeightGradTiles<Elem>::with(plan.tile, [&]<class Tile>() {
       const auto tiles = [&](int s) {
         return static_cast<int>((taps * p.source[s].chunks * kChunk<Elem> + Tile::BM - 1) / Tile::BM);
       };
       const dim3 grid(
           static_cast<unsigned>(tiles(0) + tiles(1)), static_cast<unsigned>((p.num_columns + Tile::BN - 1) / Tile::BN),
-          static_cast<unsigned>(splits));
+          static_cast<unsigned>(plan.splits));
       AVID_GPU::launch(
           AVID_GPU::gather_weight_grad_kernel<Elem, Tile>, grid, dim3(Tile::kThreads),
           AVID_GPU::WeightGradShape<Elem, Tile>::kSharedBytes, stream, p,
-          AVID_GPU::Splits{splits, plan.steps_per_split}, tiles(0));
+          AVID_GPU::Splits{plan.splits, plan.steps_per_split, p.d_bias != nullptr ? plan.ones : -1}, tiles(0));
     });
   }
-  AVID_GPU::launch(
-      AVID_GPU::add_splits_kernel<Elem>, dim3(static_cast<unsigned>((elements + 255) / 256)), dim3(256), 0, stream, p,
-      splits);
+  const std::int64_t elements = std::int64_t{p.num_columns} * taps * (p.source_channels[0] + p.source_channels[1]);
+  const std::int64_t sums = elements + (p.d_bias != nullptr ? p.num_columns : 0);
+  if (sums > 0)
+    AVID_GPU::launch(
+        AVID_GPU::add_splits_kernel<Elem>, dim3(static_cast<unsigned>((sums + 255) / 256)), dim3(256), 0, stream, p,
+        plan.splits);
+  if (given.d_bias != nullptr && p.d_bias == nullptr)
+    sum_columns<Backend>(
+        stream, std::int64_t{p.B} * p.t.result * p.y.result * p.x.result, p.num_columns, p.rows, given.d_bias,
+        p.workspace);
 }
 
 template <class Backend, class Elem>
 void column_sums(
     const Stream& stream, std::int64_t num_rows, std::int64_t C, Rows<const Elem> rows, float* sums, float* workspace) {
-  if (C == 0) return;
-  const ChunkRows<const Elem> chunks = chunk_rows("column_sums", "rows", rows, C);
-  const int splits = static_cast<int>(column_sums_splits(num_rows));
-  if (splits > 0) {
-    const dim3 grid(
-        static_cast<unsigned>(splits),
-        static_cast<unsigned>((chunks.chunks + AVID_GPU::kSumChunks - 1) / AVID_GPU::kSumChunks));
-    AVID_GPU::launch(
-        AVID_GPU::column_sums_kernel<Elem>, grid, dim3(AVID_GPU::kSumRows * AVID_GPU::kSumChunks), 0, stream, num_rows,
-        (num_rows + splits - 1) / splits, static_cast<int>(C), chunks, workspace);
-  }
-  AVID_GPU::sum_rows(stream, workspace, splits, C, C, sums);
+  if (C > 0) sum_columns<Backend>(stream, num_rows, C, chunk_rows("column_sums", "rows", rows, C), sums, workspace);
 }
 
 template void gather_weight_grad<Gpu, float>(const Stream&, const GatherWeightGrad<float>&);

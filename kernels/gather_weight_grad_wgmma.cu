@@ -1,8 +1,9 @@
 // kernels/gather_weight_grad_wgmma.cu -- partial sums of the weight gradient on a device of compute capability 9.0
 //                                        (contract: gather_gemm.h; bf16)
 //
-// Math      as gather_weight_grad.cu: d_w[n,(k,c)] = sum_r rows[r,n] * source[row(r,k)][c]. M is (source, tap, chunk of
-//           channels), N the columns of rows, and positions r are the inner dimension
+// Math      as gather_weight_grad.cu: d_w[n,(k,c)] = sum_r rows[r,n] * source[row(r,k)][c], and d_bias[n] = sum_r
+//           rows[r,n]. M is (source, tap, chunk of channels) and ones, N the columns of rows, positions r are the
+//           inner dimension
 // Layout    memory has the position outermost and the channels in rows, so both operands lie transposed: planes of one
 //           chunk (8 channels) each, positions 16 bytes apart, which wgmma takes without swizzle. Eight positions of a
 //           plane are 128 bytes in a row, wherever they begin, so that a tap along x is the same plane a position
@@ -31,10 +32,10 @@
 // Oracle    as gather_weight_grad.cu: tests/sim/gather_weight_grad_wgmma_test.cpp
 #include <string>
 
-#include "kernels/device/conv_tiles.h"
 #include "kernels/device/gather_taps.h"
 #include "kernels/device/gpu.h"
 #include "kernels/device/warpgroup.h"
+#include "kernels/device/weight_grad_ones.h"
 #include "kernels/device/weight_grad_plan.h"
 #include "kernels/device/wgmma_stages.h"
 #include "kernels/gather_gemm.h"
@@ -59,13 +60,23 @@ struct alignas(16) Stop {
   int row;
 };
 
-/// Column f of the M side: a chunk of a source at taps (t, y, x), (t, y, x + stride) ... source -1: past the last.
+/// What the kernel has to know of a plan.
+struct WgmmaGradCut {
+  WgmmaGradRaster raster;
+  int splits = 0, steps_per_split = 0;
+  bool ones = false;  ///< behind the last column stand those of the bias
+};
+
+/// Column f of the M side: a chunk of a source at taps (t, y, x), (t, y, x + stride) ... source -1: past the last, the
+/// first of which may be ones.
 struct GradColumn {
   int source = -1, chunk = 0, t = 0, y = 0, x = 0;
+  bool first_past = false;
   AVID_DEVICE GradColumn(const GatherWeightGrad<bf16>& p, const ShiftedTaps& taps, int f) {
     const int rows = p.t.taps * p.y.taps * taps.classes, s = f < rows * p.source[0].chunks ? 0 : 1;
     if (s == 1) f -= rows * p.source[0].chunks;
     const int chunks = p.source[s].chunks;
+    first_past = f == rows * chunks;
     if (f >= rows * chunks) return;
     const int tap = f / chunks;
     source = s, chunk = f % chunks;
@@ -77,11 +88,11 @@ struct GradColumn {
 /// Writes partial[split][n][m] with m over (source, tap, chunk, channel).
 template <class Tile>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
-    gather_weight_grad_wgmma_kernel(GatherWeightGrad<bf16> p, WgmmaGradPlan plan) {
+    gather_weight_grad_wgmma_kernel(GatherWeightGrad<bf16> p, WgmmaGradCut cut) {
   using S = WgmmaGradShape<Tile>;
   constexpr int kStages = Tile::kStages, kStep = S::kStep, BN = Tile::BN;
   constexpr int kShifts = Tile::kShifts, kGroups = Tile::kGroups;
-  static_assert(32 % Tile::kColumns == 0 && S::kColumnsN <= 32 && kShifts <= 17);
+  static_assert(Tile::kColumns <= 32 && S::kColumnsN <= 32 && kShifts <= 17);
 
   SharedArena arena;
   unsigned char* stages = arena.take<unsigned char>(kStages * S::kStage, "stages");
@@ -95,14 +106,14 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   __syncthreads();
 
   const int n0 = static_cast<int>(blockIdx.y) * BN, first_column = static_cast<int>(blockIdx.x) * Tile::kColumns;
-  const int num_positions = static_cast<int>(plan.positions);
-  const int first_step = static_cast<int>(blockIdx.z) * plan.steps_per_split;
-  const int steps = min(plan.steps_per_split, (num_positions + kStep - 1) / kStep - first_step);
+  const int num_positions = static_cast<int>(cut.raster.positions);
+  const int first_step = static_cast<int>(blockIdx.z) * cut.steps_per_split;
+  const int steps = min(cut.steps_per_split, (num_positions + kStep - 1) / kStep - first_step);
 
   if (warpgroup == Tile::kMultiplying) {
     fewer_registers<Tile::kLoadRegisters>();
     GatherView g(p, false, 0);
-    g.x.rows = plan.taps.pitch;
+    g.x.rows = cut.raster.taps.pitch;
     // A lane walks one position of the warp's 16 of a step; those of the last warp also the ones behind the step that
     // shifts reach.
     constexpr int kOwn = kStep / 4;
@@ -110,12 +121,13 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     WindowWalker walker(g, position, kStep);
     Stop* stops = all_stops + warp * 32;
 
-    // This lane's chunk of the source, and of the rows: fixed, so the tap is worked out once.
-    constexpr int kLanesN = S::kColumnsN <= 8 ? 8 : S::kColumnsN <= 16 ? 16 : 32;  // those past the tile idle
-    constexpr int kRowsM = 32 / Tile::kColumns, kRowsN = 32 / kLanesN;             // positions per copy of a warp
-    const int column_m = lane % Tile::kColumns, row_m = lane / Tile::kColumns;
+    // This lane's chunk of the source, and of the rows: fixed, so the tap is worked out once. Lanes past the tile idle.
+    constexpr int kLanesM = Tile::kColumns <= 8 ? 8 : Tile::kColumns <= 16 ? 16 : 32;
+    constexpr int kLanesN = S::kColumnsN <= 8 ? 8 : S::kColumnsN <= 16 ? 16 : 32;
+    constexpr int kRowsM = 32 / kLanesM, kRowsN = 32 / kLanesN;  // positions per copy of a warp
+    const int column_m = lane % kLanesM, row_m = lane / kLanesM;
     const int column_n = lane % kLanesN, row_n = lane / kLanesN;
-    const GradColumn column(p, plan.taps, first_column + column_m);
+    const GradColumn column(p, cut.raster.taps, first_column + column_m);
     const ChunkRows<const bf16> source = column.source == 1 ? p.source[1] : p.source[0];
     const std::uint32_t bits = column.source < 0 ? kNoTap : tap_bits(column.t, column.y, column.x);
     const std::uint32_t offset =
@@ -124,6 +136,21 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     const bool use_n = column_n < S::kColumnsN && chunk_n < p.rows.chunks;
     const shared_address load_m = shared_address(stages) + column_m * S::kPlaneM * 16;
     const shared_address load_n = shared_address(stages) + (S::kStageM + column_n * S::kPlaneN * 16);
+    const bool ones = cut.ones && column.first_past && column_m < Tile::kColumns;
+    const bool use_m = column_m < Tile::kColumns && !ones;
+    // The positions of a step that this warp copies: f(i, r) for stop i of this warp, which is position r.
+    const auto for_own = [&](const auto& f) {
+#pragma unroll
+      for (int i = 0; i < kOwn; i += kRowsM) f(i + row_m, warp * kOwn + i + row_m);
+      if (warp == 3)
+        for (int i = row_m; i < kShifts - 1; i += kRowsM) f(kOwn + i, kStep + i);
+    };
+    if (ones) {  // these stay
+      for (int stage = 0; stage < kStages; ++stage)
+        for_own([&](int, int r) {
+          store_ones<bf16>(stages + stage * S::kStage + (column_m * S::kPlaneM + r) * 16, (stage * kStep + r) / 16);
+        });
+    }
 
     StageLoader<kStages>(barriers, lane).run(steps, [&](int, int stage) {
       __syncwarp();
@@ -132,16 +159,14 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
       __syncwarp();
       position += kStep;
       walker.advance(g);
-      const auto copy_m = [&](int i, int r) {  // stop i of this warp is position r of the step
-        const Window w = stops[i].window;
-        const bool valid = (w.inside & bits) == bits;
-        const std::uint32_t at = valid ? w.origin * source.pitch + offset : 0;
-        cp_async_16(load_m + (stage * S::kStage + r * 16), source.data + std::size_t{at} * 8, valid);
-      };
-#pragma unroll
-      for (int i = 0; i < kOwn; i += kRowsM) copy_m(i + row_m, warp * kOwn + i + row_m);
-      if (warp == 3)
-        for (int i = row_m; i < kShifts - 1; i += kRowsM) copy_m(kOwn + i, kStep + i);
+      if (use_m) {
+        for_own([&](int i, int r) {
+          const Window w = stops[i].window;
+          const bool valid = (w.inside & bits) == bits;
+          const std::uint32_t at = valid ? w.origin * source.pitch + offset : 0;
+          cp_async_16(load_m + (stage * S::kStage + r * 16), source.data + std::size_t{at} * 8, valid);
+        });
+      }
       if (column_n < S::kColumnsN) {
 #pragma unroll
         for (int i = row_n; i < kOwn; i += kRowsN) {
@@ -195,7 +220,16 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   for (int group = 0; group < kGroups; ++group)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const GradColumn column(p, plan.taps, first_column + first_plane + group * 8 + warp * 2 + half);
+      const GradColumn column(p, cut.raster.taps, first_column + first_plane + group * 8 + warp * 2 + half);
+      if (cut.ones && column.first_past) {
+        float* sums = bias_partials(p, cut.splits, static_cast<int>(blockIdx.z));
+#pragma unroll
+        for (int j = 0; j < BN / 8; ++j)
+#pragma unroll
+          for (int e = 0; e < 2; ++e)
+            store_bias_partial(
+                sums, n0 + j * 8 + (lane & 3) * 2 + e, p.num_columns, lane, acc[group * kShifts][4 * j + 2 * half + e]);
+      }
       if (column.source < 0) continue;
       const int chunks = column.source == 0 ? p.source[0].chunks : p.source[1].chunks;
 #pragma unroll
@@ -217,31 +251,29 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
 }  // namespace AVID_GPU
 
 template <class Backend>
-int gather_weight_grad_wgmma(const Stream& stream, const GatherWeightGrad<BFloat16>& p, int tile) {
+void gather_weight_grad_wgmma(const Stream& stream, const GatherWeightGrad<BFloat16>& p, const WeightGradPlan& plan) {
+  const int tile = plan.tile - kFirstWgmmaTile;
   if (!have_wgmma<Backend>())
     throw GpuError(
         "gather_weight_grad: tile " + std::to_string(tile) + " needs a device of compute capability 9.0 and a build " +
         "with sm_90a");
-  int splits = 0;
   WgmmaGradTiles::with(tile, [&]<class Tile>() {
-    const WeightGradSplits most = weight_grad_splits(p);
-    if (most.splits == 0) return;  // nothing to add up
-    const WgmmaGradPlan plan = wgmma_grad_plan<Tile>(p, most.splits);
-    if (plan.splits == 0)
+    const WgmmaGradRaster raster = wgmma_grad_raster<Tile>(p);
+    if (!raster.fits())
       throw GpuError(
           "gather_weight_grad: tile " + std::to_string(tile) + ": at most 2^31 positions with their padding, got " +
-          std::to_string(plan.positions) + " | choose another tile");
+          std::to_string(raster.positions) + " | choose another tile");
+    if (plan.splits == 0) return;  // nothing to add up
     const dim3 grid(
-        static_cast<unsigned>((plan.columns + Tile::kColumns - 1) / Tile::kColumns),
+        static_cast<unsigned>((raster.columns + Tile::kColumns - 1) / Tile::kColumns),
         static_cast<unsigned>((p.num_columns + Tile::BN - 1) / Tile::BN), static_cast<unsigned>(plan.splits));
     AVID_GPU::launch(
         AVID_GPU::gather_weight_grad_wgmma_kernel<Tile>, grid, dim3(Tile::kThreads),
-        AVID_GPU::WgmmaGradShape<Tile>::kSharedBytes, stream, p, plan);
-    splits = plan.splits;
+        AVID_GPU::WgmmaGradShape<Tile>::kSharedBytes, stream, p,
+        AVID_GPU::WgmmaGradCut{raster, plan.splits, plan.steps_per_split, p.d_bias != nullptr});
   });
-  return splits;
 }
 
-template int gather_weight_grad_wgmma<Gpu>(const Stream&, const GatherWeightGrad<BFloat16>&, int);
+template void gather_weight_grad_wgmma<Gpu>(const Stream&, const GatherWeightGrad<BFloat16>&, const WeightGradPlan&);
 
 }  // namespace avid::kernels

@@ -32,12 +32,8 @@ template <class Backend, class Elem>
 void linear_bwd_weight(
     const Stream& stream, const LinearSize& s, Rows<const Elem> d_out, Rows<const Elem> x, Rows<const Elem> x2,
     Rows<float> d_w, float* d_bias, void* workspace) {
-  float* partial = static_cast<float*>(workspace);
-  if (d_w)
-    gather_weight_grad<Backend>(
-        stream,
-        conv_products::weight_grad("linear_bwd_weight", conv_products::of_linear(s), d_out, x, x2, d_w, partial));
-  if (d_bias) column_sums<Backend>(stream, s.P, s.O, d_out, d_bias, partial);
+  conv_products::weight_and_bias_grad<Backend, Elem>(
+      "linear_bwd_weight", stream, conv_products::of_linear(s), d_out, x, x2, d_w, d_bias, workspace);
 }
 
 #define AVID_INSTANTIATE(Elem)                                                                                     \

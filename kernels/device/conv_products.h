@@ -197,7 +197,7 @@ GatherGemm<Elem> adjoint_shape(const char* op, const Conv3dSize& s) {
 template <class Elem>
 GatherWeightGrad<Elem> weight_grad(
     const char* op, const Conv3dSize& s, Rows<const Elem> d_out, Rows<const Elem> x, Rows<const Elem> x2,
-    Rows<float> d_w, float* workspace) {
+    Rows<float> d_w, float* workspace, float* d_bias = nullptr) {
   GatherWeightGrad<Elem> p;
   set_axes(p, axes_of(op, s, false));
   const ChunkRows<const Elem> sources[2] = {chunk_rows(op, "x", x, s.I), chunk_rows(op, "x2", x2, s.I2)};
@@ -213,9 +213,21 @@ GatherWeightGrad<Elem> weight_grad(
   check_source(op, "x2", sources[1], s.in_positions());
   check_source(op, "d_out", p.rows, s.out_positions());
   p.num_columns = static_cast<int>(s.O);
-  p.d_w = d_w;
+  p.d_w = d_w, p.d_bias = d_bias;
   p.workspace = workspace;
   return p;
+}
+
+/// d_w and d_bias, of which either may be absent: d_bias is the sum over d_out's rows.
+template <class Backend, class Elem>
+void weight_and_bias_grad(
+    const char* op, const Stream& stream, const Conv3dSize& s, Rows<const Elem> d_out, Rows<const Elem> x,
+    Rows<const Elem> x2, Rows<float> d_w, float* d_bias, void* workspace) {
+  float* partial = static_cast<float*>(workspace);
+  if (d_w)
+    gather_weight_grad<Backend>(stream, weight_grad(op, s, d_out, x, x2, d_w, partial, d_bias));
+  else if (d_bias)
+    column_sums<Backend>(stream, s.out_positions(), s.O, d_out, d_bias, partial);
 }
 
 template <class Elem>

@@ -106,6 +106,7 @@ AVID_DEVICE void more_registers() {
 #define AVID_NAMES_23 AVID_NAMES_22 ",%88,%89,%90,%91"
 #define AVID_NAMES_24 AVID_NAMES_23 ",%92,%93,%94,%95"
 #define AVID_NAMES_25 AVID_NAMES_24 ",%96,%97,%98,%99"
+#define AVID_NAMES_26 AVID_NAMES_25 ",%100,%101,%102,%103"
 #define AVID_SUMS_1 AVID_SUMS_AT(0)
 #define AVID_SUMS_2 AVID_SUMS_1, AVID_SUMS_AT(4)
 #define AVID_SUMS_3 AVID_SUMS_2, AVID_SUMS_AT(8)
@@ -131,6 +132,7 @@ AVID_DEVICE void more_registers() {
 #define AVID_SUMS_23 AVID_SUMS_22, AVID_SUMS_AT(88)
 #define AVID_SUMS_24 AVID_SUMS_23, AVID_SUMS_AT(92)
 #define AVID_SUMS_25 AVID_SUMS_24, AVID_SUMS_AT(96)
+#define AVID_SUMS_26 AVID_SUMS_25, AVID_SUMS_AT(100)
 
 /// n columns, k = n/8; a and b are the places of the descriptors, behind the registers; t = 1: transposed operands.
 #define AVID_WGMMA(n, k, a, b, t)                                                             \
@@ -157,12 +159,14 @@ AVID_DEVICE void wgmma_bf16(float (&d)[N / 2], std::uint64_t desc_a, std::uint64
 /// Begins d += a^T b on the warpgroup, likewise.
 template <int N>
 AVID_DEVICE void wgmma_bf16_transposed(float (&d)[N / 2], std::uint64_t desc_a, std::uint64_t desc_b) {
-  static_assert(N == 56 || N == 96 || N == 104 || N == 128 || N == 160, "add a line below");
+  static_assert(N == 56 || N == 96 || N == 104 || N == 128 || N == 160 || N == 184 || N == 208, "add a line below");
   AVID_WGMMA(56, 7, 28, 29, 1);
   AVID_WGMMA(96, 12, 48, 49, 1);
   AVID_WGMMA(104, 13, 52, 53, 1);
   AVID_WGMMA(128, 16, 64, 65, 1);
   AVID_WGMMA(160, 20, 80, 81, 1);
+  AVID_WGMMA(184, 23, 92, 93, 1);
+  AVID_WGMMA(208, 26, 104, 105, 1);
 }
 
 }  // namespace avid::kernels::cuda

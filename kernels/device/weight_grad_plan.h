@@ -1,6 +1,6 @@
-// kernels/device/weight_grad_plan.h -- how gather_weight_grad_wgmma cuts a weight gradient: columns, positions, splits
+// kernels/device/weight_grad_plan.h -- how a weight gradient is cut: tile, columns, positions, splits
 //
-// Along x, position j meets the source at j*stride - padding + k. So the taps k, k + stride, k + 2 stride ... read one
+// gather_weight_grad_wgmma: along x, position j meets the source at j*stride - padding + k. So the taps k, k + stride, k + 2 stride ... read one
 // and the same row of values, each one position further on: `shifts` of them share a tile in shared memory. A class is
 // such a run of taps, named by its first: for 3x3 there is one (0 1 2), for 4x4 with stride 2 there are two (0 2, 1 3).
 // A column of the tile is a chunk of a source at a tap in time, a tap in y and a class.
@@ -11,10 +11,32 @@
 
 #include <algorithm>
 
-#include "kernels/device/conv_tiles.h"
+#include "kernels/device/weight_grad_tiles.h"
 #include "kernels/gather_gemm.h"
 
 namespace avid::kernels {
+
+/// A kind of device, as the rule sees it. Times are in multiply-adds that a multiprocessor does in it at full rate.
+struct GradDevice {
+  std::int64_t multiprocessors = 0;
+  double mma_rate = 1;   ///< of mma.sync's tiles, to what their shares say
+  double split_sum = 0;  ///< the time in which all of the device writes, and reads, one partial sum
+  bool wgmma = false;
+};
+inline constexpr GradDevice kGradAmpere{.multiprocessors = 108, .split_sum = 9};
+inline constexpr GradDevice kGradHopper{
+    .multiprocessors = kHopperMultiprocessors, .mma_rate = 0.75, .split_sum = 6, .wgmma = true};
+
+/// A weight gradient's tile and splits, by its shape and the kind of device alone.
+struct WeightGradPlan {
+  int tile = kChooseTile;               ///< as GatherWeightGrad::tile
+  int splits = 0, steps_per_split = 0;  ///< steps of kWeightGradPositions, or of kWgmmaGradPositions of the raster
+  int ones = -1;                        ///< behind which source's columns a tile has room for those of the bias
+};
+
+/// The fastest of all tiles, or p.tile. No splits where there is nothing to add up, or where p.tile cannot do it.
+template <class Elem>
+WeightGradPlan plan_weight_grad(const GatherWeightGrad<Elem>& p, const GradDevice& device);
 
 inline constexpr int kWgmmaGradPositions = 64;  // per step
 
@@ -40,29 +62,22 @@ constexpr ShiftedTaps shifted_taps(const GatherAxis& x, int shifts) {
   return s;
 }
 
-struct WgmmaGradPlan {
+/// The M side of a tile of wgmma, and its positions.
+struct WgmmaGradRaster {
   ShiftedTaps taps;
   int columns = 0;             ///< of both sources
-  std::int64_t positions = 0;  ///< of the raster
-  int splits = 0, steps_per_split = 0;
+  std::int64_t positions = 0;  ///< with the padding of rows
+
+  bool fits() const { return positions < (std::int64_t{1} << 31) - (1 << 20); }
 };
 
-/// Splits are as many as fill the device, up to `most_splits`. None when positions pass 2^31.
 template <class Tile>
-WgmmaGradPlan wgmma_grad_plan(const GatherWeightGrad<BFloat16>& p, std::int64_t most_splits) {
-  const auto ceil_div = [](std::int64_t a, std::int64_t b) { return (a + b - 1) / b; };
-  WgmmaGradPlan plan;
-  plan.taps = shifted_taps(p.x, Tile::kShifts);
-  plan.columns = p.t.taps * p.y.taps * plan.taps.classes * (p.source[0].chunks + p.source[1].chunks);
-  plan.positions = std::int64_t{p.B} * p.t.result * p.y.result * plan.taps.pitch;
-  if (plan.positions >= (std::int64_t{1} << 31) - (1 << 20)) return plan;
-  const std::int64_t steps = ceil_div(plan.positions, kWgmmaGradPositions);
-  const std::int64_t tiles = ceil_div(plan.columns, Tile::kColumns) * ceil_div(p.num_columns, Tile::BN);
-  if (steps == 0 || tiles == 0) return plan;
-  const std::int64_t fill = Tile::kBlocks * kHopperMultiprocessors / tiles;
-  plan.steps_per_split = static_cast<int>(ceil_div(steps, std::clamp<std::int64_t>(fill, 1, most_splits)));
-  plan.splits = static_cast<int>(ceil_div(steps, plan.steps_per_split));
-  return plan;
+WgmmaGradRaster wgmma_grad_raster(const GatherWeightGrad<BFloat16>& p) {
+  WgmmaGradRaster raster;
+  raster.taps = shifted_taps(p.x, Tile::kShifts);
+  raster.columns = p.t.taps * p.y.taps * raster.taps.classes * (p.source[0].chunks + p.source[1].chunks);
+  raster.positions = std::int64_t{p.B} * p.t.result * p.y.result * raster.taps.pitch;
+  return raster;
 }
 
 }  // namespace avid::kernels

@@ -10,6 +10,7 @@
 #include "diffusion/sampler.h"
 #include "diffusion/training_loss.h"
 #include "kernels/device/conv_products.h"
+#include "kernels/device/weight_grad_plan.h"
 #include "models/audit.h"
 #include "models/avid.h"
 #include "models/pixel_denoiser.h"
@@ -161,7 +162,7 @@ TEST_CASE("device/avid/bf16 of a size for products of warpgroups agrees with the
   kernels::Conv3dSize layer{.B = 2, .in = {2, 64, 64}, .I = 40, .O = 40, .kernel = {1, 3, 3}, .padding = {0, 1, 1}};
   layer.out = layer.in;
   const auto gradient = kernels::conv_products::weight_grad<bf16>("test", layer, {}, {}, {}, {}, nullptr);
-  CHECK(kernels::choose_hopper_weight_grad_tile(gradient) >= kernels::kFirstWgmmaTile);
+  CHECK(kernels::plan_weight_grad(gradient, kernels::kGradHopper).tile >= kernels::kFirstWgmmaTile);
   kernels::GatherGemm<bf16> product;
   kernels::conv_products::set_axes(product, kernels::conv_products::axes_of("test", layer, false));
   product.source[0].chunks = 5;

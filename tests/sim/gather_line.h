@@ -75,14 +75,17 @@ void check_product(const Line& line, int tile) {
   CHECK(out.gaps_are_zero());
 }
 
-/// Its weight gradient.
+/// Its weight gradient, and that of a bias.
 template <class Elem>
 void check_weight_grad(const Line& line, int tile) {
   INFO("tile " << tile << (sizeof(Elem) == 2 ? " bf16" : " f32") << " W " << line.W << " N " << line.N);
   const auto x = DeviceRows<Elem>::random(line.W, line.I, 1), x2 = DeviceRows<Elem>::random(line.W, line.I2, 2);
   const auto d_out = DeviceRows<Elem>::random(line.W, line.N, 3);
   const std::int64_t I = line.I + line.I2;
-  std::vector<double> expected(static_cast<std::size_t>(line.N * kTaps * I));
+  std::vector<double> expected(static_cast<std::size_t>(line.N * kTaps * I)), sums(static_cast<std::size_t>(line.N));
+  for (std::int64_t r = 0; r < line.W; ++r)
+    for (std::int64_t n = 0; n < line.N; ++n)
+      sums[static_cast<std::size_t>(n)] += static_cast<double>(static_cast<float>(d_out.at(r)[n]));
   line.for_each_pair([&](std::int64_t r, std::int64_t k, std::int64_t at) {
     for (std::int64_t n = 0; n < line.N; ++n)
       for (std::int64_t i = 0; i < I; ++i)
@@ -91,6 +94,7 @@ void check_weight_grad(const Line& line, int tile) {
             static_cast<double>(static_cast<float>(i < line.I ? x.at(at)[i] : x2.at(at)[i - line.I]));
   });
   DeviceRows<float> d_w(line.N * kTaps, I);
+  auto d_bias = DeviceRows<float>::poisoned(1, line.N);
   kernels::GatherWeightGrad<Elem> p;
   line.set_axes(p);
   p.source[0] = kernels::chunk_rows("test", "x", x.rows(), line.I);
@@ -98,12 +102,13 @@ void check_weight_grad(const Line& line, int tile) {
   p.source_channels[0] = static_cast<int>(line.I), p.source_channels[1] = static_cast<int>(line.I2);
   p.rows = kernels::chunk_rows("test", "d_out", d_out.rows(), line.N);
   p.num_columns = static_cast<int>(line.N);
-  p.d_w = d_w.rows();
+  p.d_w = d_w.rows(), p.d_bias = d_bias.at(0);
   p.tile = tile;
   Workspace space(kernels::gather_weight_grad_workspace_bytes(p));
   p.workspace = static_cast<float*>(space.data());
   kernels::gather_weight_grad<Sim>(Stream{}, p);
   CHECK(worst_error(d_w.values(), expected, kUnit<float>) < 1.0);
+  CHECK(worst_error(d_bias.values(), sums, kUnit<float>) < 1.0);
   CHECK(d_w.gaps_are_zero());
 }
 

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "kernels/device/conv_products.h"
-#include "kernels/device/conv_tiles.h"
 #include "kernels/device/weight_grad_plan.h"
 #include "tests/sim/arch.h"
 #include "tests/sim/gather_conv.h"
@@ -29,12 +28,14 @@ Conv3dSize sized(Conv3dSize s) {
 
 /// The rule's choice on compute capability 9.0: a place in WgmmaGradTiles, or -1 for mma.sync.
 int place_of_choice(const Conv3dSize& s) {
-  const int tile = kernels::choose_hopper_weight_grad_tile(
-      kernels::conv_products::weight_grad<bf16>("test", s, {}, {}, {}, {}, nullptr));
+  const int tile =
+      kernels::plan_weight_grad(
+          kernels::conv_products::weight_grad<bf16>("test", s, {}, {}, {}, {}, nullptr), kernels::kGradHopper)
+          .tile;
   return tile < kFirstWgmmaTile ? -1 : tile - kFirstWgmmaTile;
 }
 
-/// The gradient with a given tile; its bits.
+/// The gradients of weights and bias with a given tile; the bits of the former.
 std::string check_conv_weight_grad(const Conv3dSize& s, int tile) {
   INFO(
       "B " << s.B << " in " << s.in[0] << "x" << s.in[1] << "x" << s.in[2] << " kernel " << s.kernel[0] << "x"
@@ -50,13 +51,16 @@ std::string check_conv_weight_grad(const Conv3dSize& s, int tile) {
       bias.data());
 
   auto d_w = DeviceRows<float>::poisoned(rows, s.I + s.I2);
-  auto p = kernels::conv_products::weight_grad<bf16>("test", s, d_out.rows(), x.rows(), x2.rows(), d_w.rows(), nullptr);
+  auto d_bias = DeviceRows<float>::poisoned(1, s.O);
+  auto p = kernels::conv_products::weight_grad<bf16>(
+      "test", s, d_out.rows(), x.rows(), x2.rows(), d_w.rows(), nullptr, d_bias.at(0));
   p.tile = tile;
   Workspace space(kernels::gather_weight_grad_workspace_bytes(p));
   p.workspace = static_cast<float*>(space.data());
   kernels::gather_weight_grad<Sim>(Stream{}, p);
   const std::vector<double> got = d_w.values();
   CHECK(worst_error(got, expected, kSumUnit<bf16>) < 1.0);
+  CHECK(worst_error(d_bias.values(), bias, kUnit<float>) < 1.0);
   std::string bits(got.size() * sizeof(double), '\0');
   if (!got.empty()) std::memcpy(bits.data(), got.data(), bits.size());
   return bits;
@@ -112,11 +116,9 @@ TEST_CASE("gather_weight_grad_wgmma/splits/of several steps each, added in order
   check_weight_grad<bf16>(line, k56);
   kernels::GatherWeightGrad<bf16> p;
   line.set_axes(p);
-  p.source[0].chunks = 2, p.source[1].chunks = 1, p.num_columns = 8;
-  const auto most = kernels::weight_grad_splits(p);
-  const auto plan = kernels::wgmma_grad_plan<kernels::WgmmaGradTile<56, 3, 1, 1, 4>>(p, most.splits);
+  p.tile = k56, p.source[0].chunks = 2, p.source[1].chunks = 1, p.num_columns = 8;
+  const kernels::WeightGradPlan plan = kernels::plan_weight_grad(p, kernels::kGradHopper);
   CHECK(plan.splits > 2);
-  CHECK(plan.splits <= most.splits);
   CHECK(plan.steps_per_split > 2);
 }
 
@@ -193,7 +195,8 @@ TEST_CASE("gather_weight_grad_wgmma/plan/no splits where there is nothing, or to
     p.B = B;
     p.x = {.source = positions, .result = positions, .taps = 1, .stride = 1, .padding = 0};
     p.source[0].chunks = p.num_columns = 8;
-    return kernels::wgmma_grad_plan<kernels::WgmmaGradTile<128, 1, 2, 2, 4>>(p, 100).splits;
+    p.tile = k128;
+    return kernels::plan_weight_grad(p, kernels::kGradHopper).splits;
   };
   constexpr int kLimit = 0x7fffffff - (1 << 20);
   CHECK(splits(0, 10) == 0);
@@ -214,16 +217,10 @@ TEST_CASE("gather_weight_grad_wgmma/rule/the networks' layers on 9.0, never else
   CHECK(place(64, 3, 1, 100, 100) == 2);
   CHECK(place(32, 3, 1, 200, 200) == 2);
   CHECK(place(64, 4, 2, 100, 100) == 3);
-  CHECK(place(8, 3, 1, 800, 800) == 5);
+  CHECK(place(32, 3, 1, 180, 180) == 6);
+  CHECK(place(8, 3, 1, 720, 720) == 5);
+  CHECK(place(64, 1, 1, 336, 90) == 8);
   CHECK(place(64, 1, 1, 100, 4) == -1);  // the head
-  // A small layer that it takes as well, without being told.
-  Conv3dSize wide = plane(8, 8, 3, 1, 1, 288, 0, 224);
-  wide.B = 1;
-  CHECK(place_of_choice(wide) == 3);
-  {
-    const OnArch hopper(90);
-    CHECK(check_conv_weight_grad(wide, kernels::kChooseTile) == check_conv_weight_grad(wide, kStrided));
-  }
   std::string text;
   const OnArch arch(80);
   try {

@@ -1,0 +1,44 @@
+// kernels/device/weight_grad_ones.h -- the bias gradient as one more column of a weight gradient's source
+//
+// The sums of the columns of d_out are what a source of ones gives. Where the last tile of a product has room for a
+// chunk, that chunk of shared memory holds them: written once, before the first copy, into all stages, and never copied
+// over. Positions past the end need no zeros here, since those of d_out are zero.
+//
+// One channel of the chunk would do. But tensor cores cut their sums towards zero (docs/simulator.md), and thousands of
+// steps make a sum of them 1e-4 too small: so the channels take turns over the steps of the instruction that the stages
+// hold, and their sums are added at the end. Each then is a sum of a fraction of the steps, since zeros leave it as it
+// is.
+#pragma once
+
+#include "kernels/device/gpu.h"
+#include "kernels/gather_gemm.h"
+
+namespace avid::kernels::AVID_GPU {
+
+/// Writes the chunk of ones of a position in step `turn` of the instruction, counted over all stages.
+template <class Elem>
+AVID_DEVICE void store_ones(unsigned char* to, int turn) {
+  const int channel = turn % kChunk<Elem>;
+  const int word = sizeof(Elem) == 2 ? channel / 2 : channel;
+  const std::uint32_t one = sizeof(Elem) == 2 ? 0x3f80u << (channel % 2 * 16) : 0x3f800000u;
+  *reinterpret_cast<uint4*>(to) =
+      make_uint4(word == 0 ? one : 0, word == 1 ? one : 0, word == 2 ? one : 0, word == 3 ? one : 0);
+}
+
+/// The partial sums [num_columns] of a split: behind those of the weights.
+template <class Elem>
+AVID_DEVICE float* bias_partials(const GatherWeightGrad<Elem>& p, int splits, int split) {
+  const std::int64_t m =
+      std::int64_t{p.t.taps} * p.y.taps * p.x.taps * (p.source[0].chunks + p.source[1].chunks) * kChunk<Elem>;
+  return p.workspace + (m * splits + split) * p.num_columns;
+}
+
+/// Adds what the lanes hold of eight channels of ones (lane / 4) in column n of the result, a warp together, and stores
+/// it.
+AVID_DEVICE void store_bias_partial(float* sums, int n, int num_columns, int lane, float v) {
+#pragma unroll
+  for (int o = 4; o < 32; o *= 2) v += __shfl_xor_sync(0xffffffffu, v, o);
+  if (lane < 4 && n < num_columns) sums[n] = v;
+}
+
+}  // namespace avid::kernels::AVID_GPU
