@@ -8,6 +8,7 @@
 
 #include "kernels/device/conv_tiles.h"
 #include "kernels/device/halo_raster.h"
+#include "kernels/device/mma_cost.h"
 
 namespace avid::kernels {
 namespace {
@@ -63,13 +64,24 @@ double halo_cost(const GatherGemm<BFloat16>& p, const HaloNeeds& needs, std::int
 }  // namespace
 
 int choose_halo_tile(const GatherGemm<BFloat16>& p, std::int64_t M, std::int64_t N) {
-  int tile = kChooseTile;
-  double best = GatherGemmTiles<BFloat16>::best(M, N).cost;
-  HaloMmaTiles::for_each([&]<class Entry>(int i) {
-    const double cost = halo_cost<Entry>(p, halo_needs<typename Entry::Tile>(), N, kBlockSlots);
-    if (cost < best) tile = kFirstHaloMmaTile + i, best = cost;
+  using Gathered = GatherGemmTiles<BFloat16>;
+  const int gathered = Gathered::best(M, N).index;
+  const auto norm = [&](int tile) { return p.norm.S > 0 && norm_frames(p, tile) == 0 ? row_norm_cost(M, N) : 0.0; };
+  int best = kChooseTile;
+  double least = norm(gathered);
+  Gathered::for_each([&]<class Entry>(int i) {
+    using Tile = typename Entry::Tile;
+    if (i == gathered) least += mma_cost<Tile>(M, N, gathered_demand<Tile>(p, N), Entry::share);
   });
-  return tile;
+  HaloMmaTiles::for_each([&]<class Entry>(int i) {
+    using Tile = typename Entry::Tile;
+    const HaloPlan h = halo_ring_plan(p, halo_needs<Tile>(), Tile::kStages - 1);
+    if (h.pitch == 0) return;
+    const int tile = kFirstHaloMmaTile + i;
+    const double cost = mma_cost<Tile>(M, N, halo_demand<Tile>(p, N, h), Entry::share) + norm(tile);
+    if (cost < least) best = tile, least = cost;
+  });
+  return best;
 }
 
 int choose_hopper_tile(const GatherGemm<BFloat16>& p, std::int64_t M, std::int64_t N) {
@@ -97,10 +109,8 @@ int norm_frames(const GatherGemm<BFloat16>& p, int tile) {
   };
   if (tile >= kFirstHaloMmaTile) {
     HaloMmaTiles::with(tile - kFirstHaloMmaTile, [&]<class Tile>() {
-      const HaloNeeds needs = halo_needs<Tile>();
-      const HaloPlan h = halo_plan(p, needs);
-      if (h.pitch > 0 && Tile::kWarpsN == 1)
-        consider(Tile::BM, Tile::BN, needs.other_bytes, std::int64_t{h.rows} * h.pitch);
+      const HaloPlan h = halo_ring_plan(p, halo_needs<Tile>(), Tile::kStages - 1);
+      if (Tile::kWarpsN == 1 && h.pitch > 0) consider(Tile::BM, Tile::BN, halo_norm_room<Tile>(h), p.norm.S);
     });
   } else if (tile >= kFirstHaloTile) {
     HaloTiles::with(tile - kFirstHaloTile, [&]<class Tile>() {

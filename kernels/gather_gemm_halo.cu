@@ -2,20 +2,21 @@
 //                                (contract: gather_gemm.h; bf16)
 //
 // Math      as gather_gemm.cu, for windows of stride 1 whose result is as large as the source (3x3, 7x7, and their data
-//           gradients). Rows are positions of a padded raster (halo_raster.h), so that tap k of rows r, r+1, ... are
-//           the rows r+d(k), r+1+d(k), ... of one tile in shared memory
-// Layout    the tile as halo_tile.h says; a step of the inner dimension is two entries of two chunks each, and 64 bytes
-//           of every column's weights, which lie and are read as in gather_gemm.cu
-// Parallel  a block owns BM positions x BN columns; grid (position tiles, column tiles); warps as in gather_gemm.cu.
-//           All threads load the tile, then the stages of weights by cp.async, one barrier a step. Channels that do
-//           not fit go in passes, between which the pipeline drains: the other block of the multiprocessor works on
-// Traffic   a block reads (BM + lead + tail) / BM rows per row, not one per tap, and its weights. Counted by the
-//           simulator in docs/kernels/convolution.md
+//           gradients). The rows that a block's windows reach lie in shared memory as a padded raster (halo_raster.h),
+//           so that tap k of a result is a fixed number of positions away from its own
+// Layout    planes of one chunk each, 16 bytes per position; a step of the inner dimension is two entries of two chunks
+//           each (halo_tile.h), and 64 bytes of every column's weights, which lie and are read as in gather_gemm.cu
+// Parallel  a block owns BM results x BN columns; grid (row tiles, column tiles); warps as in gather_gemm.cu. A lane of
+//           ldmatrix names the position of its own row, so that no result is computed past the edges
+// Pipeline  a ring of two groups of four planes: while all taps of one are multiplied, the other's next planes come in,
+//           some rows beside every step. Stages of weights by cp.async, one barrier a step. Nothing drains between
+//           groups, and 81 KB do for any number of channels
+// Traffic   a block reads (BM + lead + tail + edges) / BM rows per row, not one per tap, and its weights. Counted by
+//           the simulator in docs/kernels/convolution.md
 // Numerics  as gather_gemm.cu
-// Limits    2^31 positions of the raster
+// Limits    2^31 positions of the raster; rows of up to about 100 positions (those of a block fit in shared memory)
 // Measured  never run on a GPU yet
-// Predicted A100: 0.75 of the dense bf16 peak at 56 columns, against 0.55 of the gathering kernel, less 3% of
-//           positions past the edges at 64x64, 6% at 32x32
+// Predicted A100: 0.75 of the dense bf16 peak, and 8 % for what shared memory takes beside it (device/mma_cost.h)
 // Oracle    as gather_gemm.cu: tests/sim/gather_gemm_halo_test.cpp
 #include <string>
 
@@ -31,115 +32,145 @@ namespace AVID_GPU {
 
 template <class Tile, class End>
 __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_kernel(GatherGemm<bf16> p, HaloPlan h) {
-  constexpr int kStages = Tile::kStages, kStepChunks = 4, kRowBytes = 16 * kStepChunks, kStepEntries = 2;
-  constexpr int kPaddedBN = (Tile::BN + 15) / 16 * 16;  // ldmatrix takes 16 rows of weights at a time
-  constexpr int kStage = kPaddedBN * kRowBytes;
-  constexpr int kRowStep = Tile::kThreads / kStepChunks, kLoads = (kPaddedBN + kRowStep - 1) / kRowStep;
+  constexpr int kStages = Tile::kStages, kRowBytes = 16 * kRingPlanes, kStepEntries = 2;
+  constexpr int kStage = Tile::BN * kRowBytes;
+  constexpr int kRowStep = Tile::kThreads / kRingPlanes, kLoads = (Tile::BN + kRowStep - 1) / kRowStep;
   constexpr int kTilesM = Tile::WM / 16, kTilesN = Tile::WN / 8;
+  constexpr int kHalves = kTilesM * kTilesN >= 45 ? 1 : kStepEntries;  // unrolled; with many sums a second one spills
   static_assert(kRowStep % 8 == 0, "the swizzle is the same for all loads of a thread");
-  static_assert(Tile::kWarpsN == 1 || Tile::WN % 16 == 0);
+  static_assert(Tile::kWarpsN == 1 || (Tile::WN % 16 == 0 && !End::kNorm));
 
   const int m0 = static_cast<int>(blockIdx.x) * Tile::BM, n0 = static_cast<int>(blockIdx.y) * Tile::BN;
   const int planes = p.source[0].chunks + p.source[1].chunks;
 
   SharedArena arena;
-  unsigned char* tile = arena.take<unsigned char>(h.tile_bytes, "tile");
-  unsigned char* stages = arena.take<unsigned char>(kStages * kStage, "stages");
+  // Both begin at places known beforehand, which saves registers.
+  unsigned char* stages = arena.take<unsigned char>(kStages * kStage + h.tile_bytes, "stages and tile");
+  unsigned char* tile = stages + kStages * kStage;
   int* source_row = arena.take<int>(h.needed, "source_row");  // of a position of the tile; negative: zero
   HaloEntry* entries = arena.take<HaloEntry>(h.entries, "entries");
 
   const int thread = static_cast<int>(threadIdx.x), lane = thread & 31, warp = thread >> 5;
-  for (int i = thread; i < h.needed; i += Tile::kThreads) source_row[i] = raster_row(h, m0 - h.lead + i);
+  const int position0 = raster_position(h, m0);
+  for (int i = thread; i < h.needed; i += Tile::kThreads) source_row[i] = raster_row(h, position0 - h.lead + i);
   for (int i = thread; i < h.entries; i += Tile::kThreads) {
-    const int pass = i / h.entries_per_pass, first = pass * h.planes_per_pass;
-    entries[i] = halo_entry(p, h, first, min(h.planes_per_pass, planes - first), i - pass * h.entries_per_pass);
+    const int group = i / h.entries_per_pass, first = group * kRingPlanes;
+    HaloEntry e = halo_entry(p, h, first, min(kRingPlanes, planes - first), i - group * h.entries_per_pass);
+    e.first += static_cast<std::uint32_t>((group & 1) * kRingPlanes * h.plane);
+    entries[i] = e;
   }
+  __syncthreads();
 
-  const int load_column = thread % kStepChunks, load_row = thread / kStepChunks;
+  const int load_column = thread % kRingPlanes, load_row = thread / kRingPlanes;
   const int weight_rows = min(Tile::BN, p.num_weight_rows - n0);  // of this block; rows past them are zero
   const shared_address load_b = shared_address(stages) + swizzled_64(load_row, load_column);
   const std::uint32_t weight_row = static_cast<std::uint32_t>(n0 + load_row) * p.weight_row;
-  const auto load = [&](int stage, int step) {
+  const auto load_weights = [&](int stage, int step) {
     const int weight = entries[step * kStepEntries + load_column / 2].weight[load_column % 2];
     std::uint32_t at = weight_row + static_cast<std::uint32_t>(weight);
     const int rows = weight < 0 ? 0 : weight_rows;
 #pragma unroll
     for (int i = 0; i < kLoads; ++i, at += kRowStep * p.weight_row) {
       const int r = load_row + i * kRowStep;
-      if (kPaddedBN % kRowStep != 0 && r >= kPaddedBN) break;
+      if (Tile::BN % kRowStep != 0 && r >= Tile::BN) break;
       cp_async_16(
           load_b + (stage * kStage + i * kRowStep * kRowBytes), p.weights + std::size_t{at} * 8,
           r < rows);  // nothing is read past the rows
     }
   };
+  // Four neighbouring threads copy the planes of a group at a position: turns `from` to `to` of this thread's.
+  const auto load_rows = [&](int group, int from, int to) {
+    const int plane = group * kRingPlanes + load_column;
+    if (plane >= planes) return;
+    const bool second = plane >= p.source[0].chunks;
+    const bf16* data = second ? p.source[1].data : p.source[0].data;
+    const std::uint32_t pitch = second ? p.source[1].pitch : p.source[0].pitch;
+    const std::uint32_t chunk = static_cast<std::uint32_t>(second ? plane - p.source[0].chunks : plane);
+    unsigned char* place = tile + ((group & 1) * kRingPlanes + load_column) * h.plane * 16;
+    const int end = min(to * kRowStep, h.needed);
+#pragma unroll 1
+    for (int position = from * kRowStep + load_row; position < end; position += kRowStep) {
+      const int row = source_row[position];
+      const std::uint32_t at = row < 0 ? 0 : static_cast<std::uint32_t>(row) * pitch + chunk;
+      cp_async_16(place + position * 16, data + std::size_t{at} * 8, row >= 0);
+    }
+  };
+
+  const int steps = h.entries / kStepEntries, steps_per_group = h.entries_per_pass / kStepEntries;
+  load_rows(0, 0, h.needed);
+#pragma unroll
+  for (int s = 0; s < kStages - 1; ++s) {
+    if (s < steps) load_weights(s, s);
+    cp_async_commit();
+  }
 
   const int warp_m = warp / Tile::kWarpsN * Tile::WM, warp_n = warp % Tile::kWarpsN * Tile::WN;
   float acc[kTilesM][kTilesN][4];
   start_at_bias<kTilesM, Tile::WN>(p, n0 + warp_n, lane, [&](int i, int j, int e) -> float& { return acc[i][j][e]; });
   // ldmatrix: lane i addresses a row of block i/8. A: rows 0-7, 8-15 of the first chunk, then of the second.
   // B: first and second chunk of columns 0-7, then of columns 8-15.
-  const shared_address tile_a = shared_address(tile) + (warp_m + (lane & 15)) * 16;
+  int row_a[kTilesM];
+#pragma unroll
+  for (int i = 0; i < kTilesM; ++i)
+    row_a[i] = (raster_position(h, m0 + warp_m + i * 16 + (lane & 15)) - position0) * 16;
   const int row_b = warp_n + (lane >> 4) * 8 + (lane & 7);
 
-  const int steps = h.entries / kStepEntries, steps_per_pass = h.entries_per_pass / kStepEntries;
-  for (int begin = 0, first_plane = 0; begin < steps; begin += steps_per_pass, first_plane += h.planes_per_pass) {
-    const int end = min(begin + steps_per_pass, steps);
-    __syncthreads();  // the tables are written; the tile and the stages of the pass before are free
-    load_halo<Tile::kThreads>(
-        p, h, tile, source_row, first_plane, min(h.planes_per_pass, planes - first_plane), thread);
+  int stage = 0, group = 0, step_of_group = 0;
+  for (int s = 0; s < steps; ++s) {
+    cp_async_wait<kStages - 2>();
+    __syncthreads();  // this stage is complete for everybody, and the one before it is free; groups likewise
+    if (s + kStages - 1 < steps) load_weights(stage == 0 ? kStages - 1 : stage - 1, s + kStages - 1);
+    load_rows(group + 1, step_of_group * h.copies_per_step, (step_of_group + 1) * h.copies_per_step);
+    cp_async_commit();
+    if (++step_of_group == steps_per_group) step_of_group = 0, ++group;
+#pragma unroll kHalves
+    for (int half = 0; half < kStepEntries; ++half) {
+      const HaloEntry& e = entries[s * kStepEntries + half];
+      const shared_address a_at = shared_address(tile) + (e.first + (lane >> 4) * e.second) * 16;
+      const shared_address b_at =
+          shared_address(stages) + (stage * kStage + swizzled_64(row_b, half * 2 + ((lane >> 3) & 1)));
+      Fragment<bf16, 4> a[kTilesM];
 #pragma unroll
-    for (int s = 0; s < kStages - 1; ++s) {
-      if (begin + s < end) load(s, begin + s);
-      cp_async_commit();
-    }
-    int stage = 0;
-    for (int s = begin; s < end; ++s) {
-      cp_async_wait<kStages - 2>();
-      __syncthreads();  // this stage is complete for everybody, and the one before it is free
-      if (s + kStages - 1 < end) load(stage == 0 ? kStages - 1 : stage - 1, s + kStages - 1);
-      cp_async_commit();
+      for (int i = 0; i < kTilesM; ++i) ldmatrix_x4(a[i].r, a_at + row_a[i]);
 #pragma unroll
-      for (int half = 0; half < kStepEntries; ++half) {
-        const HaloEntry& e = entries[s * kStepEntries + half];
-        const shared_address a_at = tile_a + (e.first + (lane >> 4) * e.second) * 16;
-        const shared_address b_at =
-            shared_address(stages) + (stage * kStage + swizzled_64(row_b, half * 2 + ((lane >> 3) & 1)));
-        Fragment<bf16, 4> a[kTilesM];
+      for (int j = 0; j < kTilesN / 2 * 2; j += 2) {
+        std::uint32_t r[4];
+        ldmatrix_x4(r, b_at + j * 8 * kRowBytes);
+        const Fragment<bf16, 2> b[2] = {{{r[0], r[1]}}, {{r[2], r[3]}}};
 #pragma unroll
-        for (int i = 0; i < kTilesM; ++i) ldmatrix_x4(a[i].r, a_at + i * 16 * 16);
-#pragma unroll
-        for (int j = 0; j < kTilesN; j += 2) {
-          std::uint32_t r[4];
-          ldmatrix_x4(r, b_at + j * 8 * kRowBytes);
-          Fragment<bf16, 2> b[2];
-#pragma unroll
-          for (int k = 0; k < 4; ++k) b[k / 2].set(k % 2, r[k]);
-#pragma unroll
-          for (int i = 0; i < kTilesM; ++i) {
-            multiply_add(acc[i][j], a[i], b[0]);
-            if (j + 1 < kTilesN) multiply_add(acc[i][j + 1], a[i], b[1]);
-          }
+        for (int i = 0; i < kTilesM; ++i) {
+          multiply_add(acc[i][j], a[i], b[0]);
+          multiply_add(acc[i][j + 1], a[i], b[1]);
         }
       }
-      stage = stage + 1 == kStages ? 0 : stage + 1;
+      if constexpr (kTilesN % 2 != 0) {
+        Fragment<bf16, 2> b;
+        ldmatrix_x2(b.r, b_at + (kTilesN - 1) * 8 * kRowBytes);
+#pragma unroll
+        for (int i = 0; i < kTilesM; ++i) multiply_add(acc[i][kTilesN - 1], a[i], b);
+      }
     }
-    cp_async_wait<0>();
+    stage = stage + 1 == kStages ? 0 : stage + 1;
   }
-  __syncthreads();  // the tile is free for the epilogue
+  cp_async_wait<0>();
+  __syncthreads();  // tile, stages and rows are free for the epilogue
 
   // Epilogue: 16 rows of a warp at a time through its own shared memory in f32, then whole chunks.
   constexpr int kPitch = staged_pitch(Tile::WN);
+  int* out_row = source_row;
+  const int M = p.B * p.t.source * h.y.extent * h.x.extent;
+  for (int r = thread; r < Tile::BM; r += Tile::kThreads) out_row[r] = m0 + r < M ? m0 + r : -1;
   NormTable table{};
   if constexpr (End::kNorm) {
-    static_assert(Tile::kWarpsN == 1);
-    table = fill_norm_table<Tile::BN>(p, stages, m0 / (h.rows * h.pitch) * p.norm.S, thread, Tile::kThreads);
-    __syncthreads();
+    table =
+        fill_norm_table<Tile::BN>(p, stages + staged_bytes(Tile::kThreads / 32, Tile::WN), m0, thread, Tile::kThreads);
   }
-  float* staged = reinterpret_cast<float*>(tile) + warp * 16 * kPitch;
+  __syncthreads();
+  float* staged = reinterpret_cast<float*>(stages) + warp * 16 * kPitch;
 #pragma unroll
   for (int i = 0; i < kTilesM; ++i) {
     store_fragments<End, bf16, Tile::WN, kPitch>(
-        p, staged, source_row + h.lead + warp_m + i * 16, (n0 + warp_n) / 8, lane, table,
+        p, staged, out_row + warp_m + i * 16, (n0 + warp_n) / 8, lane, table,
         [&](int j, int e) { return acc[i][j][e]; });
   }
 }
@@ -150,15 +181,19 @@ template <class Backend>
 void gather_gemm_halo(const Stream& stream, const GatherGemm<BFloat16>& p, int tile) {
   const std::int64_t N = std::int64_t{p.out[0].chunks + p.out[1].chunks} * kChunk<BFloat16>;
   HaloMmaTiles::with(tile, [&]<class Tile>() {
-    const HaloPlan h = halo_plan(p, halo_needs<Tile>());
+    const HaloPlan h = halo_ring_plan(p, halo_needs<Tile>(), Tile::kStages - 1);
     if (h.pitch == 0) throw GpuError(kNoHalo);
+    const std::int64_t M = std::int64_t{p.B} * p.t.result * p.y.result * p.x.result;
     const dim3 grid(
-        static_cast<unsigned>((h.M + Tile::BM - 1) / Tile::BM), static_cast<unsigned>((N + Tile::BN - 1) / Tile::BN));
+        static_cast<unsigned>((M + Tile::BM - 1) / Tile::BM), static_cast<unsigned>((N + Tile::BN - 1) / Tile::BN));
     const auto run = [&]<class End>(End) {
       AVID_GPU::launch(
           AVID_GPU::gather_gemm_halo_kernel<Tile, End>, grid, dim3(Tile::kThreads), h.shared_bytes, stream, p, h);
     };
-    p.norm.gamma != nullptr ? run(AVID_GPU::NormedRows{}) : run(AVID_GPU::PlainRows{});
+    if constexpr (Tile::kWarpsN == 1) {
+      if (p.norm.gamma != nullptr) return run(AVID_GPU::NormedRows{});
+    }
+    run(AVID_GPU::PlainRows{});
   });
 }
 

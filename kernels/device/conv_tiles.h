@@ -105,16 +105,23 @@ constexpr std::size_t gather_norm_room() {
   return gather_stage_bytes<Tile>() - staged_bytes(Tile::kThreads / 32, Tile::WN);
 }
 
-/// A tile of gather_gemm_halo: kStages stages of 64 bytes per column beside the rows' halo. Rows are staged in the
-/// halo's place, coefficients lie in that of the stages.
+/// A tile of gather_gemm_halo: kStages stages of 64 bytes per column, then the rows' halo. Results are staged in their
+/// place, and behind them lie the coefficients of a norm, of 12 frames at least: 256 rows of 5x7 frames meet 9.
 template <class Tile>
 constexpr HaloNeeds halo_needs() {
+  constexpr std::size_t kStages = std::size_t{64} * Tile::kStages * Tile::BN,
+                        kEnd = staged_bytes(Tile::kThreads / 32, Tile::WN) + 12 * norm_table_bytes(Tile::BN);
   return {
       .BM = Tile::BM,
-      .other_bytes = std::size_t{64} * Tile::kStages * ((Tile::BN + 15) / 16 * 16),
-      .least_tile_bytes = staged_bytes(Tile::kThreads / 32, Tile::WN),
+      .other_bytes = kStages,
+      .least_tile_bytes = kEnd > kStages ? kEnd - kStages : 0,
       .limit_bytes = 81 * 1024,  // two blocks of sm_80's 164 KiB, of which each reserves one
-      .entries_per_step = 2};
+      .entries_per_step = 2,
+      .rows_per_copy = Tile::kThreads / 4};
+}
+template <class Tile>
+constexpr std::size_t halo_norm_room(const HaloPlan& h) {
+  return halo_needs<Tile>().other_bytes + h.tile_bytes - staged_bytes(Tile::kThreads / 32, Tile::WN);
 }
 
 /// Tiles of gather_gemm.
@@ -148,7 +155,16 @@ struct GatherGemmTiles<float> : TileList<
 /// Tiles of gather_gemm_halo, bf16: where the copies of a gathering kernel, not the tensor cores, are the limit.
 // clang-format off
 struct HaloMmaTiles : TileList<
-    TileEntry<75, 256, 56, 64, 56, 4>   // C = 50
+    TileEntry<75, 256,  56, 64,  56, 4>,  // C = 50
+    TileEntry<75, 256,  80, 64,  80, 3>,  // C = 400, 800
+    TileEntry<75, 256,  96, 64,  96, 3>,  // C = 90
+    TileEntry<75, 256, 104, 64, 104, 3>,  // C = 100, 200
+    TileEntry<75, 192, 104, 48, 104, 3>,
+    TileEntry<75, 192,  80, 48,  80, 3>,
+    TileEntry<75, 192, 120, 48, 120, 3>,  // C = 360, 720
+    TileEntry<75, 128, 104, 32, 104, 3>,
+    TileEntry<75, 128, 184, 32, 184, 3>,  // C = 180, whole rows
+    TileEntry<75, 128, 200, 32, 200, 3>   // C = 200, whole rows
     > {};
 // clang-format on
 

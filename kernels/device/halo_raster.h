@@ -3,11 +3,16 @@
 // Positions of all frames are numbered along rows of `pitch` >= W and frames of `rows` >= H such rows. What lies past W
 // or H is zero, and serves the windows that begin before the next row or frame as well: for 3x3 the pitch is W + 1. A
 // block of consecutive positions and the `lead` before and `tail` behind it are all that its windows read, and tap
-// (y, x) of position q is position q + offset(y, x). Results past W or H are computed and dropped (3% of them at
-// 64x64).
+// (y, x) of position q is position q + offset(y, x).
+//
+// Two kinds of blocks use it. Where an instruction reads many rows at one stride (wgmma), a block's rows are positions
+// of the raster, and results past W or H are computed and dropped, 3% of them at 64x64 (halo_plan). Where every lane
+// names its own row (ldmatrix), rows are results, and only the copy in shared memory has the added positions
+// (halo_ring_plan).
 #pragma once
 
 #include <algorithm>
+#include <numeric>
 
 #include "kernels/gather_gemm.h"
 
@@ -27,7 +32,7 @@ constexpr int halo_behind(const HaloAxis& a) {
   return std::max(0, std::max(a.first, a.first + a.direction * (a.taps - 1)));
 }
 
-/// How a block of the halo kernel works; made by halo_plan.
+/// How a block of a halo kernel works; made by halo_plan or halo_ring_plan.
 struct HaloPlan {
   HaloAxis y{}, x{};
   int pitch = 0, rows = 0;   ///< of the raster; pitch 0: this product has no such plan
@@ -36,6 +41,7 @@ struct HaloPlan {
   int plane = 0;             ///< positions between planes of one chunk each: odd, so that copies meet all banks
   int planes_per_pass = 0, passes = 1;    ///< chunks of both sources that are in shared memory at a time
   int entries_per_pass = 0, entries = 0;  ///< steps of two chunks of the inner dimension, padded to whole stages
+  int copies_per_step = 0;                ///< rows that a thread of a ring copies beside a step
   std::size_t tile_bytes = 0, shared_bytes = 0;
 };
 
@@ -51,12 +57,13 @@ struct HaloNeeds {
   std::size_t least_tile_bytes;  ///< the tile's place serves the epilogue as well
   std::size_t limit_bytes;       ///< of a block
   int entries_per_step;          ///< a pass takes whole steps
+  int rows_per_copy = 0;         ///< of a ring: that all threads together copy at a time
 };
 
-/// The plan for a kernel with these needs. Pitch 0 unless this is a window of more than one tap in a plane, of
-/// stride 1, whose result is as large as its source, and a part of its channels fits.
+/// Axes, raster and lead. Pitch 0 unless this is a window of more than one tap in a plane, of stride 1, whose result is
+/// as large as its source.
 template <class Problem>
-HaloPlan halo_plan(const Problem& p, const HaloNeeds& needs) {
+HaloPlan halo_windows(const Problem& p) {
   HaloPlan h;
   const auto same = [](const GatherAxis& a) { return a.source == a.result && a.stride == 1; };
   if (!same(p.t) || p.t.taps != 1 || p.t.padding != 0 || !same(p.y) || !same(p.x) || p.y.taps * p.x.taps == 1) return h;
@@ -64,8 +71,18 @@ HaloPlan halo_plan(const Problem& p, const HaloNeeds& needs) {
   const int pitch = h.x.extent + std::max(halo_before(h.x), halo_behind(h.x));
   h.rows = h.y.extent + std::max(halo_before(h.y), halo_behind(h.y));
   h.M = std::int64_t{p.B} * p.t.source * h.rows * pitch;
-  if (h.M >= (std::int64_t{1} << 31) - (1 << 20)) return h;
   h.lead = halo_before(h.y) * pitch + halo_before(h.x);
+  if (h.M < (std::int64_t{1} << 31) - (1 << 20)) h.pitch = pitch;
+  return h;
+}
+
+/// The plan for a kernel with these needs. Pitch 0 unless halo_windows has one and a part of the channels fits.
+template <class Problem>
+HaloPlan halo_plan(const Problem& p, const HaloNeeds& needs) {
+  HaloPlan h = halo_windows(p);
+  const int pitch = h.pitch;
+  h.pitch = 0;
+  if (pitch == 0) return h;
   h.needed = needs.BM + h.lead + halo_behind(h.y) * pitch + halo_behind(h.x);
   h.plane = h.needed | 1;
   const int taps = p.y.taps * p.x.taps, planes = p.source[0].chunks + p.source[1].chunks;
@@ -90,6 +107,44 @@ HaloPlan halo_plan(const Problem& p, const HaloNeeds& needs) {
     }
     if (h.planes_per_pass <= 2) break;
   }
+  return h;
+}
+
+/// Planes that a ring takes at a time: 64 bytes of a row.
+inline constexpr int kRingPlanes = 4;
+
+/// The plan for a kernel whose blocks own needs.BM results, and which takes planes in groups of kRingPlanes ("passes"):
+/// while one is multiplied the next is copied into the other half of the tile, some rows beside each step, `ahead`
+/// steps before it is read at the latest. Pitch 0 as halo_plan.
+template <class Problem>
+HaloPlan halo_ring_plan(const Problem& p, const HaloNeeds& needs, int ahead) {
+  HaloPlan h = halo_windows(p);
+  const int pitch = h.pitch;
+  h.pitch = 0;
+  if (pitch == 0) return h;
+  // Ends of rows and of frames that BM results can pass, wherever a block begins.
+  const auto ends = [&](std::int64_t length) {
+    return (length - std::gcd<std::int64_t>(needs.BM, length) + needs.BM - 1) / length;
+  };
+  const std::int64_t W = h.x.extent, H = h.y.extent;
+  const std::int64_t needed = needs.BM + ends(W) * (pitch - W) + ends(W * H) * (h.rows - H) * pitch + h.lead +
+                              halo_behind(h.y) * std::int64_t{pitch} + halo_behind(h.x);
+  const int taps = p.y.taps * p.x.taps, planes = p.source[0].chunks + p.source[1].chunks;
+  h.planes_per_pass = std::min(planes, kRingPlanes);
+  h.passes = (planes + kRingPlanes - 1) / kRingPlanes;
+  if (planes == 0 || needed > (1 << 20) || (h.passes > 1 && taps < ahead)) return h;
+  h.needed = static_cast<int>(needed);
+  h.plane = (h.needed + 5) / 8 * 8 + 2;  // 2 modulo 8: copies of two rows of four planes meet all banks
+  h.entries_per_pass = kRingPlanes / 2 * taps;
+  const int left = planes - (h.passes - 1) * kRingPlanes;
+  h.entries = (h.passes - 1) * h.entries_per_pass + left / 2 * taps + left % 2 * ((taps + 1) / 2);
+  h.entries += h.entries % 2;
+  const int copies = (h.needed + needs.rows_per_copy - 1) / needs.rows_per_copy, steps = taps - ahead + 1;
+  h.copies_per_step = h.passes > 1 ? (copies + steps - 1) / steps : 0;
+  h.tile_bytes = std::max(std::size_t{16} * std::min(planes, 2 * kRingPlanes) * h.plane, needs.least_tile_bytes);
+  h.shared_bytes =
+      h.tile_bytes + needs.other_bytes + (h.needed + 3) / 4 * 16 + std::size_t{kHaloEntryBytes} * h.entries;
+  if (h.shared_bytes <= needs.limit_bytes) h.pitch = pitch;
   return h;
 }
 

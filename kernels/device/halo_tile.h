@@ -49,6 +49,12 @@ AVID_DEVICE int raster_row(const HaloPlan& h, int q) {
   return inside ? (frame * h.y.extent + y) * h.x.extent + x : -1;
 }
 
+/// The position of result r, counting from the first of all frames.
+AVID_DEVICE int raster_position(const HaloPlan& h, int r) {
+  const int x = r % h.x.extent, line = r / h.x.extent, frame = line / h.y.extent;
+  return (line + frame * (h.rows - h.y.extent)) * h.pitch + x;
+}
+
 /// Starts the copies of `count` planes from plane `first_plane` on, by kThreads threads of which this is number t.
 template <int kThreads, class Elem>
 AVID_DEVICE void load_halo(

@@ -25,6 +25,15 @@ kernels::HaloNeeds needs(std::size_t limit, std::size_t least = 500) {
   return {.BM = 64, .other_bytes = 1000, .least_tile_bytes = least, .limit_bytes = limit, .entries_per_step = 4};
 }
 
+/// The number of the tile of HaloMmaTiles with these rows and columns.
+int tile_of(int rows, int columns) {
+  int found = -1;
+  kernels::HaloMmaTiles::for_each([&]<class Entry>(int i) {
+    if (Entry::Tile::BM == rows && Entry::Tile::BN == columns) found = kFirstHaloMmaTile + i;
+  });
+  return found;
+}
+
 }  // namespace
 
 TEST_CASE("gather_gemm_halo/plan/the raster and what a block needs") {
@@ -101,39 +110,113 @@ TEST_CASE("gather_gemm_halo/plan/none unless the windows lie in a raster") {
   CHECK_FALSE(has_plan(p));
 }
 
+TEST_CASE("gather_gemm_halo/ring/the copy in shared memory has the raster, the blocks have results") {
+  kernels::HaloNeeds ring = needs(100000);
+  ring.rows_per_copy = 16;
+  const auto plan = [&](const kernels::GatherGemm<bf16>& p, int ahead = 2) {
+    return kernels::halo_ring_plan(p, ring, ahead);
+  };
+  const kernels::HaloPlan h = plan(plane_product());
+  CHECK(h.pitch == 9);
+  CHECK(h.rows == 7);
+  CHECK(h.lead == 10);
+  // 64 results are 8 rows of 8, which pass 7 ends of rows, and at most one of a plane of 48.
+  CHECK(h.needed == 10 + 64 + 7 + 9 + 10);
+  CHECK(h.plane == 106);  // 2 modulo 8
+  CHECK(h.passes == 1);
+  CHECK(h.entries == 14);  // 9 of the pair of planes, 5 pairs of taps of the third
+  CHECK(h.tile_bytes == 3 * 106 * 16);
+  CHECK(h.shared_bytes == 3 * 106 * 16 + 1000 + 100 * 4 + 14 * 16);
+  CHECK(h.copies_per_step == 0);
+  ring.limit_bytes = h.shared_bytes;
+  CHECK(plan(plane_product()).pitch == 9);
+  ring.limit_bytes = h.shared_bytes - 1;
+  CHECK(plan(plane_product()).pitch == 0);
+  ring.limit_bytes = 100000;
+
+  kernels::GatherGemm<bf16> odd = plane_product();
+  odd.x.source = odd.x.result = 7;  // blocks begin anywhere in a row: 9 ends, and 2 of planes of 42
+  CHECK(plan(odd).needed == 9 + 64 + 9 + 2 * 8 + 9);
+
+  kernels::GatherGemm<bf16> deep = plane_product();
+  deep.source[0].chunks = 9, deep.source[1].chunks = 4;
+  const kernels::HaloPlan d = plan(deep);
+  CHECK(d.passes == 4);
+  CHECK(d.entries_per_pass == 18);
+  CHECK(d.entries == 3 * 18 + 6);  // 5 pairs of taps of the last plane, a whole step
+  CHECK(d.tile_bytes == 8 * 106 * 16);
+  CHECK(d.copies_per_step == 1);  // 7 turns of 16 rows in 8 of 9 steps
+  ring.rows_per_copy = 8;
+  CHECK(plan(deep).copies_per_step == 2);  // 14 turns
+
+  kernels::GatherGemm<bf16> narrow = deep;  // 2 taps
+  narrow.y.taps = 1, narrow.y.padding = 0, narrow.x.taps = 2;
+  CHECK(plan(narrow, 2).pitch > 0);
+  CHECK(plan(narrow, 3).pitch == 0);  // no step is that far ahead of the next group
+  narrow.source[0].chunks = 2, narrow.source[1].chunks = 0;
+  CHECK(plan(narrow, 3).pitch > 0);
+  deep.source[0].chunks = deep.source[1].chunks = 0;
+  CHECK(plan(deep).pitch == 0);
+}
+
 TEST_CASE("gather_gemm_halo/line/around a tile") {
   for (const std::int64_t W : {1, 255, 256, 257})
     check_product<bf16>({.W = W, .I = 20, .I2 = 9, .N = 58}, kFirstHaloMmaTile);
 }
 
+TEST_CASE("gather_gemm_halo/every_tile") {
+  using Tiles = kernels::HaloMmaTiles;
+  for (int i = 0; i < Tiles::kCount; ++i)
+    Tiles::with(i, [&]<class Tile>() {
+      const int tile = kFirstHaloMmaTile + i;
+      check_product<bf16>({.W = Tile::BM + 1, .I = 20, .I2 = 9, .N = Tile::BN + 2}, tile);
+      check_conv(5, 21, 3, 1, 1, 50, 0, Tile::BN, tile);
+      check_conv(19, 8, 3, 1, 1, 90, 90, 10, tile);
+      check_conv(9, 8, 7, 1, 3, 4, 3, 10, tile);  // input convolution
+    });
+}
+
 TEST_CASE("gather_gemm_halo/convolutions") {
+  const int wide = tile_of(256, 96);
   check_conv(5, 7, 3, 1, 1, 50, 0, 50, kFirstHaloMmaTile);
   check_conv(3, 17, 3, 1, 1, 1, 0, 3, kFirstHaloMmaTile);
   check_conv(6, 9, 3, 1, 1, 8, 7, 3, kFirstHaloMmaTile);
-  check_conv(9, 8, 7, 1, 3, 16, 0, 10, kFirstHaloMmaTile);  // input convolution
-  check_conv(4, 5, 5, 1, 2, 90, 0, 1, kFirstHaloMmaTile);
-  check_conv(5, 4, 3, 1, 1, 320, 330, 20, kFirstHaloMmaTile);  // channels in several passes
+  check_conv(9, 10, 5, 1, 2, 90, 0, 1, kFirstHaloMmaTile);
+  check_conv(6, 64, 3, 1, 1, 90, 0, 90, wide);
+  check_conv(5, 64, 3, 1, 1, 100, 0, 100, tile_of(256, 104));
+  check_conv(9, 32, 3, 1, 1, 180, 0, 20, wide);
+  check_conv(17, 16, 3, 1, 1, 90, 90, 20, wide);  // d_x and d_x2 in two columns of blocks
+  check_conv(8, 8, 3, 1, 1, 360, 0, 20, tile_of(192, 120));
+  check_conv(8, 8, 3, 1, 1, 180, 0, 180, tile_of(128, 184));
+  check_conv(7, 5, 3, 1, 1, 200, 0, 200, tile_of(128, 200));
+  check_conv(8, 8, 3, 1, 1, 320, 330, 20, kFirstHaloMmaTile);
 }
 
 TEST_CASE("gather_gemm_halo/in_every_order") {
   for_each_order([] {
     check_product<bf16>({.W = 257, .I = 50, .I2 = 3, .N = 8}, kFirstHaloMmaTile);
-    check_product<bf16>({.W = 20, .I = 300, .I2 = 3, .N = 8}, kFirstHaloMmaTile);  // two passes
+    check_product<bf16>({.W = 20, .I = 300, .I2 = 3, .N = 8}, kFirstHaloMmaTile);
+    check_product<bf16>({.W = 130, .I = 100, .I2 = 3, .N = 106}, tile_of(128, 104));
   });
 }
 
-TEST_CASE("gather_gemm_halo/rule/narrow layers of full resolution, and refused where windows do not lie in a raster") {
-  kernels::GatherGemm<bf16> p;
-  p.B = 16 * 8, p.y = p.x = {.source = 64, .result = 64, .taps = 3, .stride = 1, .padding = 1};
-  p.source[0].chunks = 7;
-  constexpr std::int64_t kPositions = 16 * 8 * 64 * 64;
-  CHECK(kernels::choose_halo_tile(p, kPositions, 56) == kFirstHaloMmaTile);
-  CHECK(kernels::choose_halo_tile(p, kPositions, 96) == kernels::kChooseTile);  // 256x96 is as fast
-  p.B = 1;
-  CHECK(kernels::choose_halo_tile(p, 64 * 64, 56) == kernels::kChooseTile);  // few blocks
-  p.B = 16 * 8;
-  p.x.stride = 2;
-  CHECK(kernels::choose_halo_tile(p, kPositions, 56) == kernels::kChooseTile);
+TEST_CASE("gather_gemm_halo/rule/layers of the networks, and refused where windows do not lie in a raster") {
+  const auto chosen = [](std::int64_t clips, int side, std::int64_t channels, std::int64_t columns, int stride = 1) {
+    kernels::GatherGemm<bf16> p;
+    p.B = static_cast<int>(clips * 8);
+    p.y = p.x = {.source = side * stride, .result = side, .taps = 3, .stride = stride, .padding = 1};
+    p.source[0].chunks = static_cast<int>(kernels::chunks_of<bf16>(channels));
+    const std::int64_t N = kernels::chunks_of<bf16>(columns) * 8;
+    return kernels::choose_halo_tile(p, clips * 8 * side * side, N);
+  };
+  CHECK(chosen(64, 64, 50, 50) == tile_of(256, 56));
+  CHECK(chosen(64, 64, 90, 90) == tile_of(256, 96));
+  CHECK(chosen(64, 64, 100, 100) == tile_of(256, 104));
+  CHECK(chosen(64, 32, 180, 180) == tile_of(128, 184));
+  CHECK(chosen(64, 16, 360, 360) == tile_of(192, 120));
+  CHECK(chosen(64, 16, 400, 400) == tile_of(256, 80));
+  CHECK(chosen(64, 64, 90, 90, 2) == kernels::kChooseTile);                                   // no raster
+  CHECK(chosen(1, 4, 720, 720) == kernels::kChooseTile);                                      // few positions
   CHECK_THROWS_AS(check_conv(5, 6, 1, 1, 0, 8, 0, 8, kFirstHaloMmaTile), kernels::GpuError);  // one tap
   CHECK_THROWS_AS(check_conv(8, 6, 4, 2, 1, 8, 0, 8, kFirstHaloMmaTile), kernels::GpuError);  // stride 2
   CHECK_THROWS_AS(check_conv(8, 6, 3, 1, 0, 8, 0, 8, kFirstHaloMmaTile), kernels::GpuError);  // a smaller result
@@ -141,7 +224,8 @@ TEST_CASE("gather_gemm_halo/rule/narrow layers of full resolution, and refused w
 
 TEST_CASE("gather_gemm_halo/traffic/reads less than half of what gathering reads") {
   if (std::string(sim_suite()) != "sim_race") return;  // only kernels with race hooks tell of their accesses
-  constexpr int kGathering = 4;  // 256x56 as well: nine reads of every row of 128 bytes, against 256 + 2 * 34 positions
+  constexpr int kGathering =
+      4;  // 256x56 as well: nine reads of every row of 128 bytes, against 256 + 7 + 2 * 34 positions
   const std::uint64_t gathered = sectors_read_by_conv(kGathering), halo = sectors_read_by_conv(kFirstHaloMmaTile);
   CHECK(halo > 256 * 4);
   CHECK(2 * halo < gathered);
