@@ -12,12 +12,15 @@
 // Parallel  a block of two warpgroups owns BM positions x BN columns; grid (position tiles, column tiles). One
 //           warpgroup loads, the tile first, then stages of weights, 64 columns each; the other multiplies. Two blocks
 //           run per multiprocessor: one loads its tile or stores its results while the other multiplies
-// Pipeline  wgmma_stages.h; before a pass the loader announces all that it loaded and waits until the tile is free
+// Pipeline  wgmma_stages.h; before a pass the loader announces all that it loaded and waits until the tile is free. The
+//           tile comes by cp.async; so do weights, but where all planes are there at once and in pairs, and the weights
+//           of a row lie in that order (weight_runs.h): 90 channels. Those come by tensor copies (TMA)
 // Traffic   a block reads (BM + lead + tail) / BM rows per row, not one per tap, and its weights. Counted by the
 //           simulator at 64x64, 90 channels: docs/kernels/convolution.md
 // Numerics  as gather_gemm.cu
 // Limits    2^31 positions of the raster; compiled for sm_90a only: hosts ask have_wgmma() first
-// Assumes   a tile without swizzle may begin at any multiple of 16 bytes, as the PTX manual says of start addresses
+// Assumes   a tile without swizzle may begin at any multiple of 16 bytes, as the PTX manual says of start addresses; of
+//           tensor copies what gather_gemm_wgmma.cu assumes
 // Measured  never run on a GPU yet
 // Predicted H200: 0.72 of the dense bf16 peak at 96 and 0.74 at 104 columns, bound by the port of shared memory, less
 //           3% of positions past the edges at 64x64, 6% at 32x32 (docs/kernels/convolution.md)
@@ -29,6 +32,7 @@
 #include "kernels/device/gpu.h"
 #include "kernels/device/halo_tile.h"
 #include "kernels/device/warpgroup.h"
+#include "kernels/device/weight_tiles.h"
 #include "kernels/device/wgmma_stages.h"
 #include "kernels/gather_gemm.h"
 
@@ -36,7 +40,8 @@ namespace avid::kernels {
 namespace AVID_GPU {
 
 template <class Tile, class End>
-__global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_wgmma_kernel(GatherGemm<bf16> p, HaloPlan h) {
+__global__ void __launch_bounds__(Tile::kThreads, 2)
+    gather_gemm_halo_wgmma_kernel(GatherGemm<bf16> p, HaloPlan h, const __grid_constant__ WeightTiles weights) {
   constexpr int kStages = Tile::kStages, kTilesM = Tile::kTilesM, BM = Tile::BM, BN = Tile::BN;
   constexpr int kStepChunks = kTileRowBytes / 16, kStepEntries = kStepChunks / 2, kRowStep = 128 / kStepChunks;
   constexpr int kLoads = (BN + kRowStep - 1) / kRowStep, kStage = BN * kTileRowBytes;
@@ -56,7 +61,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_wgmma_kern
 
   const int thread = static_cast<int>(threadIdx.x), lane = thread & 31;
   if (thread == 0) {
-    barriers.init(4);
+    barriers.init(4, weights.used != 0);
     mbarrier_init(tile_free, 4);
   }
   for (int i = thread; i < h.needed; i += Tile::kThreads) source_row[i] = raster_row(h, m0 - h.lead + i);
@@ -87,7 +92,14 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_wgmma_kern
       load_halo<128>(p, h, tile, source_row, first_plane, min(h.planes_per_pass, planes - first_plane), t);
       first_of_pass += steps_per_pass, ++pass;
     };
+    const bool by_tile = weights.used != 0;
     loader.run(steps, begin_pass, [&](int s, int stage) {
+      if (by_tile) {
+        if (t == 0)
+          barriers.begin_tile(
+              stage, shared_address(stages) + stage * kStage, weights.map, s * (kTileRowBytes / 2), n0, kStage);
+        return;
+      }
       const int weight = entries[s * kStepEntries + load_column / 2].weight[load_column % 2];
       std::uint32_t at = weight_row + static_cast<std::uint32_t>(weight);
       const int rows = weight < 0 ? 0 : weight_rows;
@@ -172,7 +184,8 @@ void gather_gemm_halo_wgmma(const Stream& stream, const GatherGemm<BFloat16>& p,
         static_cast<unsigned>((h.M + Tile::BM - 1) / Tile::BM), static_cast<unsigned>((N + Tile::BN - 1) / Tile::BN));
     const auto run = [&]<class End>(End) {
       AVID_GPU::launch(
-          AVID_GPU::gather_gemm_halo_wgmma_kernel<Tile, End>, grid, dim3(Tile::kThreads), h.shared_bytes, stream, p, h);
+          AVID_GPU::gather_gemm_halo_wgmma_kernel<Tile, End>, grid, dim3(Tile::kThreads), h.shared_bytes, stream, p, h,
+          AVID_GPU::weight_tiles(p, halo_weights_in_a_run(p, h), Tile::BN));
     };
     p.norm.gamma != nullptr ? run(AVID_GPU::NormedRows{}) : run(AVID_GPU::PlainRows{});
   });

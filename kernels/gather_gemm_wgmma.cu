@@ -6,14 +6,20 @@
 //           multiply: each owns half of the rows, in registers, and reads both operands by descriptors
 // Pipeline  kStages buffers between them (wgmma_stages.h): the loads of two steps are under way beside those just
 //           begun. Tiles of rows of 128 bytes with chunk index XOR row mod 8, the layout that wgmma reads without bank
-//           conflicts
+//           conflicts. Rows come by cp.async. Weights that lie in one run per row (weight_runs.h) come by tensor copies
+//           (TMA): one thread asks for BN rows of a step, in place of BN/16 copies of every thread; others by cp.async
 // Traffic   as gather_gemm.cu
 // Numerics  as gather_gemm.cu (the order of the sums is the hardware's)
 // Limits    those of gather_gemm.cu. Compiled for sm_90a only: hosts ask have_wgmma() first
+// Assumes   of tensor copies: weights were written by an earlier kernel or copy of the stream, whose end orders its
+//           stores before them without a fence; wgmma reads what they brought after the mbarrier's wait alone
 // Measured  never run on a GPU yet
 // Predicted H200: 0.47 (96 columns) to 0.65 (160) of the dense bf16 peak, against 0.45 with mma.sync, whose ceiling is
 //           two thirds; bound by the second-level cache, which sends every row once per tap
-//           (docs/kernels/convolution.md)
+//           (docs/kernels/convolution.md). Tensor copies do not change that: the same bytes take the same ways
+// Open      im2col tensor copies of rows take 64 channels of a tap at a time: they would serve latent networks (320 to
+//           1280 channels), of which there is none here; at 720 and 800 every tap needs padding, in the weights too.
+//           Sharing weights between the blocks of a cluster (multicast)
 // Oracle    as gather_gemm.cu: tests/sim/gather_gemm_wgmma_test.cpp
 #include <string>
 #include <type_traits>
@@ -22,6 +28,7 @@
 #include "kernels/device/gather_layer_norm_grad.h"
 #include "kernels/device/gpu.h"
 #include "kernels/device/warpgroup.h"
+#include "kernels/device/weight_tiles.h"
 #include "kernels/device/wgmma_stages.h"
 #include "kernels/device/wgmma_switch.h"
 #include "kernels/gather_gemm.h"
@@ -38,7 +45,8 @@ constexpr std::size_t gather_gemm_wgmma_shared_bytes(int tap_table_size) {
 }
 
 template <class Tile, class End>
-__global__ void __launch_bounds__(Tile::kThreads, 1) gather_gemm_wgmma_kernel(GatherGemm<bf16> p) {
+__global__ void __launch_bounds__(Tile::kThreads, 1)
+    gather_gemm_wgmma_kernel(GatherGemm<bf16> p, const __grid_constant__ WeightTiles weights) {
   constexpr int kStages = Tile::kStages, kTilesM = Tile::kTilesM, BN = Tile::BN;
   constexpr int kRowStep = 128 / kWgmmaStepChunks;  // rows between two loads of a thread: 16
   constexpr int kLoadsA = Tile::BM / kRowStep, kLoadsB = (BN + kRowStep - 1) / kRowStep;
@@ -61,7 +69,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) gather_gemm_wgmma_kernel(Ga
 
   const int thread = static_cast<int>(threadIdx.x), lane = thread & 31, warpgroup = thread >> 7;
   if (thread == 0) {
-    barriers.init(4 * Tile::kMultiplying);
+    barriers.init(4 * Tile::kMultiplying, weights.used != 0);
     mbarrier_init(done, 4 * Tile::kMultiplying);
   }
   const int num_taps = g.t.taps * g.y.taps * g.x.taps;
@@ -89,22 +97,28 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) gather_gemm_wgmma_kernel(Ga
     const shared_address load_b = shared_address(stages_b) + swizzled_chunk(load_row, load_column);
     const std::uint32_t weight_row = static_cast<std::uint32_t>(n0 + load_row) * p.weight_row;
 
-    StageLoader<kStages>(barriers, lane).run(steps, [&](int, int stage) {
+    const bool by_tile = weights.used != 0;
+    StageLoader<kStages>(barriers, lane).run(steps, [&](int s, int stage) {
+      if (by_tile && t == 0)
+        barriers.begin_tile(
+            stage, shared_address(stages_b) + stage * kStageB, weights.map, s * (kTileRowBytes / 2), n0, kStageB);
 #pragma unroll
       for (int i = 0; i < kLoadsA; ++i) {
         const bool valid = (window[i].inside & inner.bits) == inner.bits;
         const std::uint32_t at = valid ? window[i].origin * inner.pitch + inner.offset : 0;
         cp_async_16(load_a + (stage * kStageA + i * kRowStep * kTileRowBytes), inner.data + std::size_t{at} * 8, valid);
       }
-      std::uint32_t at = weight_row + static_cast<std::uint32_t>(inner.weight);
-      const int weight_rows = inner.done() ? 0 : num_weight_rows;
+      if (!by_tile) {
+        std::uint32_t at = weight_row + static_cast<std::uint32_t>(inner.weight);
+        const int weight_rows = inner.done() ? 0 : num_weight_rows;
 #pragma unroll
-      for (int i = 0; i < kLoadsB; ++i, at += kRowStep * p.weight_row) {
-        const int r = load_row + i * kRowStep;
-        if (BN % kRowStep != 0 && r >= BN) break;
-        cp_async_16(
-            load_b + (stage * kStageB + i * kRowStep * kTileRowBytes), p.weights + std::size_t{at} * 8,
-            r < weight_rows);  // nothing is read past the rows
+        for (int i = 0; i < kLoadsB; ++i, at += kRowStep * p.weight_row) {
+          const int r = load_row + i * kRowStep;
+          if (BN % kRowStep != 0 && r >= BN) break;
+          cp_async_16(
+              load_b + (stage * kStageB + i * kRowStep * kTileRowBytes), p.weights + std::size_t{at} * 8,
+              r < weight_rows);  // nothing is read past the rows
+        }
       }
       inner.advance();
     });
@@ -201,7 +215,8 @@ void gather_gemm_wgmma(const Stream& stream, const GatherGemm<BFloat16>& p, std:
     const auto run = [&]<class End>(End) {
       AVID_GPU::launch(
           AVID_GPU::gather_gemm_wgmma_kernel<Tile, End>, grid, dim3(Tile::kThreads),
-          AVID_GPU::gather_gemm_wgmma_shared_bytes<Tile>(AVID_GPU::tap_table_size(p)), stream, p);
+          AVID_GPU::gather_gemm_wgmma_shared_bytes<Tile>(AVID_GPU::tap_table_size(p)), stream, p,
+          AVID_GPU::weight_tiles(p, weights_in_a_run(p), Tile::BN));
     };
     if (p.norm.gamma != nullptr) return run(AVID_GPU::NormedRows{});
     if (p.layer_norm.gamma != nullptr) return run(AVID_GPU::LayerNormGradRows{});

@@ -10,7 +10,8 @@
 #   --copy DIR   after every stage three files there: gpu_check.json, gpu_check.txt, gpu_check.tar.gz (all logs)
 # Writes OUT/<stage>.log, OUT/results.tsv (numbers), traces, rooflines, gpu_check.json; what there is so far is written
 # after every stage. Every command has a time limit and is killed behind it: a kernel that hangs costs a minute, not the
-# rest. Where wgmma kernels fail or hang, everything after runs with AVID_WGMMA=off, and the table says so.
+# rest. Where kernels on wgmma fail or hang, everything after runs with AVID_TMA=off if that helps, else with
+# AVID_WGMMA=off, and the table says so.
 # Exit code 0 when everything passed, 1 otherwise. Skipped: sanitizer without compute-sanitizer; kernels without
 # cuBLASLt and cuDNN; peers without PyTorch.
 set -uo pipefail
@@ -27,7 +28,7 @@ while [ $# -gt 0 ]; do
       declare "${1#--}=$2"
       shift 2 ;;
     --again) again=yes; shift ;;
-    --help | -h) sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --help | -h) sed -n '2,18s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *)
       case " ${all[*]} " in
         *" $1 "*) stages+=("$1"); shift ;;
@@ -98,8 +99,15 @@ without_wgmma() {
   export AVID_WGMMA=off
   echo "gpu_check: AVID_WGMMA=off from here on: $1"
 }
-[ ! -e "$out/wgmma.off" ] || [ "$again" = yes ] || export AVID_WGMMA=off
-[ "$again" = no ] || rm -f "$out/wgmma.off"
+# Likewise their tensor copies.
+without_tma() {
+  printf '%s\n' "$1" >"$out/tma.off"
+  export AVID_TMA=off
+  echo "gpu_check: AVID_TMA=off from here on: $1"
+}
+[ "$again" = no ] || rm -f "$out/wgmma.off" "$out/tma.off"
+[ ! -e "$out/wgmma.off" ] || export AVID_WGMMA=off
+[ ! -e "$out/tma.off" ] || export AVID_TMA=off
 
 # cuBLASLt and cuDNN: where the loader does not know them, those of PyTorch's packages or of the toolkit.
 library_folders() {
@@ -142,6 +150,7 @@ usable() {
 # The table, the JSON and the copies, of what there is so far.
 rows=
 table() {
+  [ ! -e "$out/tma.off" ] || echo "AVID_TMA=off: $(cat "$out/tma.off")"
   [ ! -e "$out/wgmma.off" ] || echo "AVID_WGMMA=off: $(cat "$out/wgmma.off")"
   awk -F'\t' '{printf "%-68s %14s %s\n", $2, $3, $4}' "$results"
   printf '%s' "$rows" | while IFS='|' read -r name result; do printf '%-12s %s\n' "$name" "$result"; done
@@ -153,6 +162,7 @@ report() {
     echo "  \"device\": \"$device\","
     echo "  \"device_name\": \"$(sed -n 's/.*"name": *"\([^"]*\)".*/\1/p' "$out/device.json" 2>/dev/null)\","
     echo "  \"commit\": \"$(cat "$bin/../commit" 2>/dev/null || git -C "$root" rev-parse HEAD 2>/dev/null)\","
+    echo "  \"without_tma\": \"$(text "$(cat "$out/tma.off" 2>/dev/null)")\","
     echo "  \"without_wgmma\": \"$(text "$(cat "$out/wgmma.off" 2>/dev/null)")\","
     echo "  \"stages\": {"
     printf '%s' "$rows" | while IFS='|' read -r name result; do
@@ -204,17 +214,22 @@ for stage in "${stages[@]}"; do
     rm -f "$out/$stage.passed"
     run_stage "$stage"
     code=$?
-    # Once more without wgmma: is that what is wrong? parity finds out for itself.
+    # Once more without tensor copies, then without wgmma: is that what is wrong? parity finds out for itself.
     case $stage in tests | graphs | step | train)
-      if [ $code -ne 0 ] && [ $code -ne 3 ] && [ "${AVID_WGMMA:-on}" = on ] && stage_end=$total_end && usable &&
-        { [ $((total_end - SECONDS)) -gt 60 ] || [ -n "$limit_from" ]; }; then
-        before=$result
-        mv "$out/$stage.log" "$out/$stage-with-wgmma.log"
-        AVID_WGMMA=off run_stage "$stage"
+      before=$result
+      for part in tma wgmma; do
+        switch=AVID_${part^^}
+        [ $code -ne 0 ] && [ $code -ne 3 ] && [ "${AVID_WGMMA:-on}" = on ] && [ "${!switch:-on}" = on ] || continue
+        stage_end=$total_end
+        usable && { [ $((total_end - SECONDS)) -gt 60 ] || [ -n "$limit_from" ]; } || break
+        mv "$out/$stage.log" "$out/$stage-with-$part.log"
+        export "$switch=off"
+        run_stage "$stage"
         code=$?
-        [ $code -ne 0 ] || without_wgmma "$stage $before with wgmma and passed without, see $stage-with-wgmma.log"
-        result="$result without wgmma, $before with it"
-      fi ;;
+        export "$switch=on"
+        [ $code -ne 0 ] || "without_$part" "$stage $before with $part and passed without, see $stage-with-$part.log"
+        result="$result without $part, $before with it"
+      done ;;
     esac
     case $code in
       0) touch "$out/$stage.passed" ;;
@@ -227,7 +242,7 @@ for stage in "${stages[@]}"; do
   rows+="$stage|$result"$'\n'
   report
 done
-[ ! -e "$out/wgmma.off" ] || failed=1
+[ ! -e "$out/wgmma.off" ] && [ ! -e "$out/tma.off" ] || failed=1
 table
 echo "logs and JSON: $out${copy:+, copies: $copy}"
 exit $failed

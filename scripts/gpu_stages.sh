@@ -29,22 +29,34 @@ golden_loss() {
 # Every kernel by itself, a process per source file. First what tells most: single instructions, then products.
 stage_parity() {
   [ -x "$tests/test_gpu" ] || { echo "no test_gpu in this build"; return 3; }
-  local files found failed=() code file passed=0 hanging=0 wgmma
+  local files found failed=() code file passed=0 hanging=0 wgmma tma
   found=$(limited 60 "$tests/test_gpu" --list-test-cases 2>&1)
   files=$(printf '%s\n' "$found" | sed -n 's|^\([a-z0-9_]*\)/.*|\1|p' | awk '!seen[$0]++')
   [ -n "$files" ] || { printf '%s\n' "$found"; return 1; }
-  files=$(printf '%s\n' layouts warpgroup fill gather_gemm gather_gemm_wgmma gather_gemm_halo gather_gemm_halo_wgmma \
-    gather_weight_grad_wgmma conv3d conv_transpose3d linear "$files" | awk '!seen[$0]++' | grep -Fx "$files")
+  files=$(printf '%s\n' layouts warpgroup tensor_copy fill gather_gemm gather_gemm_wgmma gather_gemm_halo \
+    gather_gemm_halo_wgmma gather_weight_grad_wgmma conv3d conv_transpose3d linear "$files" |
+    awk '!seen[$0]++' | grep -Fx "$files")
   for file in $files; do
-    wgmma=${AVID_WGMMA:-on}
-    case $file in warpgroup | *_wgmma)  # listed, so it was on at the beginning: each of these says something of its own
+    wgmma=${AVID_WGMMA:-on} tma=${AVID_TMA:-on}
+    case $file in warpgroup | tensor_copy | *_wgmma)  # listed, so it was on at the beginning: each says something
       wgmma=on
+      [ "$file" != tensor_copy ] || tma=on
       [ $hanging -lt 2 ] || { echo "$file: left out, two before it hang"; failed+=("$file"); continue; } ;;
     esac
-    AVID_WGMMA=$wgmma limited 40 "$tests/test_gpu" "-tc=$file/*" >"$out/parity-$file.log" 2>&1
+    AVID_WGMMA=$wgmma AVID_TMA=$tma limited 40 "$tests/test_gpu" "-tc=$file/*" >"$out/parity-$file.log" 2>&1
     code=$?
     [ $code -ne 124 ] || hanging=$((hanging + 1))
-    if [ $code -ne 0 ] && [ "${AVID_WGMMA:-on}" = on ]; then
+    if [ $code -ne 0 ] && [ "${AVID_TMA:-on}" = on ] && [ "$wgmma" = on ]; then
+      case $file in
+        tensor_copy) without_tma "$file $(how $code), see parity-$file.log" ;;
+        *_wgmma | conv3d | conv_transpose3d | linear | *attention*)
+          if AVID_WGMMA=on AVID_TMA=off limited 40 "$tests/test_gpu" "-tc=$file/*" >"$out/parity-$file-off.log" 2>&1
+          then
+            without_tma "$file $(how $code) with tma and passed without, see parity-$file.log"
+          fi ;;
+      esac
+    fi
+    if [ $code -ne 0 ] && [ "${AVID_WGMMA:-on}" = on ] && [ "${AVID_TMA:-on}" = "$tma" ]; then
       case $file in
         warpgroup | *_wgmma) without_wgmma "$file $(how $code), see parity-$file.log" ;;
         conv3d | conv_transpose3d | linear | *attention*)

@@ -57,7 +57,9 @@ Device Device::parse(std::string_view text) {
 }
 
 std::string Device::describe() const {
-  const std::string without = is_gpu() && !kernels::wgmma_allowed() ? ", AVID_WGMMA=off" : "";
+  std::string without;
+  if (is_gpu() && !kernels::wgmma_allowed()) without += ", AVID_WGMMA=off";
+  if (is_gpu() && !kernels::tma_allowed()) without += ", AVID_TMA=off";
   switch (kind) {
 #if AVID_HAVE_CUDA
     case DeviceKind::cuda:

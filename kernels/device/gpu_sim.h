@@ -20,6 +20,7 @@
 #define __launch_bounds__(...)
 #define __align__(n) alignas(n)
 #define __constant__ static
+#define __grid_constant__
 #define __shared__ AVID_ERROR_use_AVID_SHARED  // as nothing it would silently be one array per thread
 #define AVID_DEVICE inline __attribute__((always_inline))
 #if defined(__SANITIZE_THREAD__)

@@ -66,7 +66,8 @@ void fail_launch(const void* kernel, dim3 grid, dim3 block, std::size_t shared_b
   if (blocking == nullptr || *blocking == '0' || error == cudaErrorNoKernelImageForDevice)
     message += cuda_advice(error);
   else if (name.find("wgmma") != std::string::npos)
-    message += " | AVID_WGMMA=off leaves the kernels on wgmma out";
+    message +=
+        " | AVID_TMA=off leaves tensor copies out of the kernels on wgmma, AVID_WGMMA=off leaves these kernels out";
   throw GpuError(message);
 }
 

@@ -7,7 +7,11 @@
 //   device_arch()                                 host: 80, 90 ...: compute capability of the current device
 //   kHaveSm90a                                    was this file compiled for sm_90a (always true in the simulator)
 //   mbarrier; mbarrier_init(at, arrivals), _arrive(at), _wait(at, parity)      `at` is a shared_address
-//   fence_proxy_async()                           this thread's writes to shared memory come before wgmma's reads
+//   mbarrier_arrive_and_expect(at, bytes)         an arrival, and so many bytes of tensor copies begun after it
+//   TensorMap; tensor_map(op, name, tiles)        host: a matrix and its tiles, as an argument `const __grid_constant__`
+//   copy_tile(to, map, column, row, at)           one thread: begins a tensor copy (TMA), whose bytes count at `at`
+//   fence_proxy_async()                           this thread's writes to shared memory, and mbarriers that it
+//                                                 initialised, come before what wgmma and tensor copies do
 //   swizzled_chunk(row, chunk), swizzled_tile(at) a tile of rows of 128 bytes as wgmma wants it, and its descriptor
 //   plain_tile(at)                                the descriptor of a tile of 16-byte chunks, row after row
 //   wgmma_bf16<N>(d, a, b)                        d[64][N] += a[64][16] b[N][16]^T, begun; d is N/2 registers

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "kernels/device/gpu_cuda.h"
+#include "kernels/device/tensor_map_cuda.h"
 
 namespace avid::kernels::cuda {
 
@@ -37,6 +38,10 @@ AVID_DEVICE void mbarrier_init(shared_address at, std::uint32_t arrivals) {
 AVID_DEVICE void mbarrier_arrive(shared_address at) {
   AVID_SM90A_ONLY("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at.bytes) : "memory");
 }
+/// An arrival that announces `bytes` which tensor copies begun after it will bring: the phase waits for them too.
+AVID_DEVICE void mbarrier_arrive_and_expect(shared_address at, std::uint32_t bytes) {
+  AVID_SM90A_ONLY("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at.bytes), "r"(bytes) : "memory");
+}
 /// Until the phase of this parity is complete (the first phase has parity 0). After three seconds, which no load or
 /// product takes, the kernel stops with a trap: a pipeline that waits for itself is an error and not a GPU that hangs.
 AVID_DEVICE void mbarrier_wait(shared_address at, std::uint32_t parity) {
@@ -48,6 +53,15 @@ AVID_DEVICE void mbarrier_wait(shared_address at, std::uint32_t parity) {
       "mov.u32 now, %%globaltimer_lo;\nsub.u32 now, now, begun;\nsetp.gt.u32 late, now, 3000000000;\n"
       "@!late bra again;\ntrap;\ndone:\n}" ::"r"(at.bytes),
       "r"(parity)
+      : "memory");
+}
+/// Begins to copy the tile whose first element is (column, row) to shared memory at `to`, a multiple of 1024 with a
+/// swizzle of 128 bytes; zeros where it lies outside of the matrix. Its bytes count at the mbarrier `at`.
+AVID_DEVICE void copy_tile(shared_address to, const TensorMap& map, int column, int row, shared_address at) {
+  AVID_SM90A_ONLY(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::
+          "r"(to.bytes),
+      "l"(&map), "r"(at.bytes), "r"(column), "r"(row)
       : "memory");
 }
 AVID_DEVICE void fence_proxy_async() { AVID_SM90A_ONLY("fence.proxy.async.shared::cta;" ::: "memory"); }

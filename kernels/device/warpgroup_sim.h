@@ -12,12 +12,27 @@ inline int device_arch() { return simulator::options().arch; }
 inline void mbarrier_init(shared_address at, std::uint32_t arrivals, AVID_SITE) {
   simulator::mbarrier_init(at.bytes, arrivals, site);
 }
-inline void mbarrier_arrive(shared_address at, AVID_SITE) { simulator::mbarrier_arrive(at.bytes, site); }
+inline void mbarrier_arrive(shared_address at, AVID_SITE) { simulator::mbarrier_arrive(at.bytes, 0, site); }
+/// An arrival that announces `bytes` which tensor copies begun after it will bring: the phase waits for them too.
+inline void mbarrier_arrive_and_expect(shared_address at, std::uint32_t bytes, AVID_SITE) {
+  simulator::mbarrier_arrive(at.bytes, bytes, site);
+}
 /// Until the phase of this parity is complete (the first phase has parity 0).
 inline void mbarrier_wait(shared_address at, std::uint32_t parity, AVID_SITE) {
   simulator::mbarrier_wait(at.bytes, parity, site);
 }
 inline void fence_proxy_async(AVID_SITE) { simulator::fence_proxy_async(site); }
+
+using TensorMap = MatrixTiles;
+inline TensorMap tensor_map(const char* op, const char* name, const MatrixTiles& m) {
+  check_matrix_tiles(op, name, m);
+  return m;
+}
+/// Begins to copy the tile whose first element is (column, row) to shared memory at `to`, a multiple of 1024 with a
+/// swizzle of 128 bytes; zeros where it lies outside of the matrix. Its bytes count at the mbarrier `at`.
+inline void copy_tile(shared_address to, const TensorMap& map, int column, int row, shared_address at, AVID_SITE) {
+  simulator::copy_tile(to.bytes, map, column, row, at.bytes, site);
+}
 
 /// Begins d += a b^T on the warpgroup. The registers d are taken away until a wait covers this product.
 template <int N>

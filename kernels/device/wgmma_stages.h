@@ -1,7 +1,8 @@
 // kernels/device/wgmma_stages.h -- buffers in shared memory between a warpgroup that loads and those that multiply
 //
 // kStages stages, each with two barriers. `full`: the loads of a stage are in shared memory, one arrival per loading
-// warp. `empty`: a stage's products are done, one arrival per multiplying warp.
+// warp, and with tensor copies one that announces their bytes, which count there themselves. `empty`: a stage's products
+// are done, one arrival per multiplying warp.
 #pragma once
 
 #include "kernels/device/warpgroup.h"
@@ -25,18 +26,27 @@ struct StageBarriers {
   shared_address full, empty;
 
   AVID_DEVICE explicit StageBarriers(mbarrier* barriers) : full(barriers), empty(full + kStages * sizeof(mbarrier)) {}
-  /// One thread, before a __syncthreads.
-  AVID_DEVICE void init(int multiplying_warps) const {
+  /// One thread, before a __syncthreads. `with_tiles`: a thread begins a tensor copy into every stage.
+  AVID_DEVICE void init(int multiplying_warps, bool with_tiles = false) const {
     for (int s = 0; s < kStages; ++s) {
-      mbarrier_init(full + s * sizeof(mbarrier), 4);
+      mbarrier_init(full + s * sizeof(mbarrier), with_tiles ? 5 : 4);
       mbarrier_init(empty + s * sizeof(mbarrier), multiplying_warps);
     }
+    if (with_tiles) fence_proxy_async();
   }
   AVID_DEVICE void wait_full(const StageCursor<kStages>& at) const {
     mbarrier_wait(full + at.stage * sizeof(mbarrier), at.parity);
   }
   AVID_DEVICE void wait_empty(const StageCursor<kStages>& at) const {
     mbarrier_wait(empty + at.stage * sizeof(mbarrier), at.parity);
+  }
+  /// One thread, once the stage is empty: begins a tensor copy of `bytes` into it. The stage was last read by wgmma, in
+  /// the copy's own proxy, so that the wait for `empty` is all that must come before.
+  AVID_DEVICE void begin_tile(
+      int stage, shared_address to, const TensorMap& map, int column, int row, std::uint32_t bytes) const {
+    const shared_address at = full + stage * sizeof(mbarrier);
+    mbarrier_arrive_and_expect(at, bytes);
+    copy_tile(to, map, column, row, at);
   }
   /// A loading warp's copies into the stage have arrived.
   AVID_DEVICE void announce(int stage, int lane) const {

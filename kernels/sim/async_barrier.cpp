@@ -11,7 +11,7 @@ namespace avid::kernels::simulator {
 namespace {
 
 constexpr unsigned kBytes = 8;
-constexpr std::uint32_t kMostArrivals = (1u << 20) - 1;
+constexpr std::uint32_t kMostArrivals = (1u << 20) - 1, kMostBytes = kMostArrivals;
 
 /// An mbarrier is an object that many use at once; only its initialisation must come before, with a barrier between.
 void touch(std::uint32_t address, Access kind, Site site) {
@@ -31,13 +31,16 @@ void AsyncBarriers::init(std::uint32_t address, std::uint32_t arrivals, Site sit
     fail(ErrorKind::mbarrier, "mbarrier_init: expected 1 to 2^20 - 1 arrivals, got " + std::to_string(arrivals), site);
   touch(address, Access::write, site);
   e.races.use_clocks();
+  Barrier fresh{.address = address, .arrivals = arrivals, .pending = arrivals};
+  fresh.owner = e.current().number, fresh.fences = e.current().proxy_fences;
   for (Barrier& barrier : barriers_) {
     if (barrier.address != address) continue;
     if (!barrier.waiting.empty()) fail(ErrorKind::mbarrier, "mbarrier_init: threads wait at this barrier", site);
-    barrier = {address, arrivals, arrivals, 0, {}, {}, {}};
+    if (barrier.expected > 0) fail(ErrorKind::mbarrier, "mbarrier_init: this barrier waits for bytes", site);
+    barrier = std::move(fresh);
     return;
   }
-  barriers_.push_back({address, arrivals, arrivals, 0, {}, {}, {}});
+  barriers_.push_back(std::move(fresh));
 }
 
 AsyncBarriers::Barrier& AsyncBarriers::at(std::uint32_t address, const char* what, Site site) {
@@ -51,11 +54,27 @@ AsyncBarriers::Barrier& AsyncBarriers::at(std::uint32_t address, const char* wha
       ErrorKind::mbarrier, std::string(what) + ": nobody initialised " + e.shared.describe(e.shared.at(address)), site);
 }
 
-void AsyncBarriers::arrive(std::uint32_t address, Site site) {
+void AsyncBarriers::arrive(std::uint32_t address, std::uint32_t bytes, Site site) {
   Engine& e = engine();
   Barrier& barrier = at(address, "mbarrier_arrive", site);
+  if (barrier.pending == 0)
+    fail(ErrorKind::mbarrier, "mbarrier_arrive: all arrivals of this phase came, it waits for bytes only", site);
+  if (barrier.expected + bytes > kMostBytes)
+    fail(
+        ErrorKind::mbarrier,
+        "mbarrier_arrive_and_expect: expected at most 2^20 - 1 bytes in a phase, got " +
+            std::to_string(barrier.expected + bytes),
+        site);
+  barrier.expected += bytes;
+  barrier.unclaimed += bytes;
   e.races.release(e.current(), barrier.arriving);
-  if (--barrier.pending > 0) return;
+  --barrier.pending;
+  complete(barrier);
+}
+
+void AsyncBarriers::complete(Barrier& barrier) {
+  if (barrier.pending > 0 || barrier.expected > 0) return;
+  Engine& e = engine();
   barrier.pending = barrier.arrivals;
   ++barrier.phase;
   RaceDetector::join(barrier.completed, barrier.arriving);
@@ -75,12 +94,59 @@ void AsyncBarriers::wait(std::uint32_t address, std::uint32_t parity, Site site)
   e.races.acquire(e.current(), at(address, "mbarrier_wait", site).completed);
 }
 
+void AsyncBarriers::claim_bytes(std::uint32_t address, std::uint32_t bytes, Site site) {
+  Barrier& barrier = at(address, "copy_tile", site);
+  if (engine().thread(barrier.owner).proxy_fences == barrier.fences)
+    fail(
+        ErrorKind::proxy_fence,
+        "copy_tile: its mbarrier was initialised by thread " + std::to_string(barrier.owner) +
+            " without a fence_proxy_async of that thread behind it",
+        site);
+  if (barrier.unclaimed < bytes)
+    fail(
+        ErrorKind::mbarrier,
+        "copy_tile brings " + std::to_string(bytes) + " bytes, its mbarrier expects " +
+            std::to_string(barrier.unclaimed) + " more in this phase: mbarrier_arrive_and_expect comes first",
+        site);
+  barrier.unclaimed -= bytes;
+}
+
+void AsyncBarriers::bytes_arrived(std::uint32_t address, std::uint32_t bytes) {
+  Barrier& barrier = barriers_[number_of(address)];
+  barrier.expected -= bytes;
+  engine().races.release_tensor_copy(number_of(address), barrier.arriving);
+  complete(barrier);
+}
+
+std::uint32_t AsyncBarriers::number_of(std::uint32_t address) const {
+  std::uint32_t i = 0;
+  while (barriers_[i].address != address) ++i;
+  return i;
+}
+
+std::string AsyncBarriers::describe() const {
+  std::string text;
+  for (const Barrier& barrier : barriers_) {
+    if (barrier.waiting.empty()) continue;
+    text += "  mbarrier at " + engine().shared.describe(engine().shared.at(barrier.address)) + ": " +
+            std::to_string(barrier.waiting.size()) + " threads wait, " + std::to_string(barrier.pending) + " of " +
+            std::to_string(barrier.arrivals) + " arrivals to come";
+    if (barrier.expected > 0)
+      text += ", and " + std::to_string(barrier.expected) + " bytes, " + std::to_string(barrier.unclaimed) +
+              " of them of copies that nobody began";
+    text += "\n";
+  }
+  return text;
+}
+
 // ---- called by the device language ----
 
 void mbarrier_init(std::uint32_t address, std::uint32_t arrivals, Site site) {
   engine().barriers.init(address, arrivals, site);
 }
-void mbarrier_arrive(std::uint32_t address, Site site) { engine().barriers.arrive(address, site); }
+void mbarrier_arrive(std::uint32_t address, std::uint32_t bytes, Site site) {
+  engine().barriers.arrive(address, bytes, site);
+}
 void mbarrier_wait(std::uint32_t address, std::uint32_t parity, Site site) {
   engine().barriers.wait(address, parity, site);
 }

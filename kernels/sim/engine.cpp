@@ -61,6 +61,7 @@ void Engine::run_block(std::uint64_t block, BlockWork* work) {
     t.proxy_fences = 0;
   }
   barriers.begin_block();
+  tensor_copies.begin_block();
   warpgroups.begin_block();
   for (std::uint32_t w = 0; w < num_warps_; ++w) {
     warps_[w].alive = n - w * 32 >= 32 ? ~0u : (1u << (n - w * 32)) - 1;
@@ -83,6 +84,8 @@ void Engine::run_block(std::uint64_t block, BlockWork* work) {
   if (work != nullptr) work->static_shared_bytes = shared.static_bytes();
   if (const std::string unfinished = warpgroups.unfinished(); !unfinished.empty())
     throw SimError(ErrorKind::wgmma, place_of_failure() + ": found at the end of the block: " + unfinished);
+  if (const std::string unfinished = tensor_copies.unfinished(); !unfinished.empty())
+    throw SimError(ErrorKind::cp_async, place_of_failure() + ": found at the end of the block: " + unfinished);
   if (const std::string overrun = shared.check_redzones(); !overrun.empty())
     throw SimError(
         ErrorKind::overrun, place_of_failure() + ": found at the end of the block: write outside an array, " + overrun);
@@ -113,6 +116,8 @@ void Engine::fiber_body() {
     try {
       e.launch_.call(e.launch_.context);
       e.finish(thread);
+      while (e.ready_warps_ == 0 && e.num_live_ > 0 && e.tensor_copies.let_one_arrive()) {
+      }
     } catch (...) {
       e.error_ = std::current_exception();
     }
@@ -155,6 +160,10 @@ Thread* Engine::next() {
   return &threads_[w * 32 + lane];
 }
 
+unsigned Engine::choose(unsigned n) {
+  return order_ == Order::forward ? 0 : order_ == Order::reverse ? n - 1 : random() % n;
+}
+
 Fiber* Engine::next_fiber() {
   Thread* thread = next();
   if (thread == nullptr) return nullptr;
@@ -168,10 +177,12 @@ void Engine::suspend(Status status, const Site& site) {
   Thread& thread = *current_;
   thread.status = status;
   thread.site = site;
+  while (ready_warps_ == 0 && tensor_copies.let_one_arrive()) {
+  }
   Fiber* target = next_fiber();
   if (target == nullptr)
     fail(ErrorKind::deadlock, "deadlock: no thread of the block can continue\n" + describe_threads(), site);
-  fibers_.switch_to(target);
+  if (target != fibers_.current()) fibers_.switch_to(target);  // a tensor copy may have made this thread ready itself
   thread.status = Status::running;
   current_ = &thread;
   sim::threadIdx = thread.index;
@@ -259,7 +270,7 @@ std::string Engine::describe_threads() const {
     }
     groups[what].push_back(t.number);
   }
-  std::string table;
+  std::string table = barriers.describe();
   for (const auto& [what, numbers] : groups) {
     table += "  " + std::to_string(numbers.size()) + " threads " + what + ":";
     int ranges = 0;

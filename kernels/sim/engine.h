@@ -12,6 +12,7 @@
 #include "kernels/sim/race_detector.h"
 #include "kernels/sim/shared_memory.h"
 #include "kernels/sim/simulator.h"
+#include "kernels/sim/tensor_copy.h"
 #include "kernels/sim/traffic.h"
 #include "kernels/sim/warpgroup.h"
 
@@ -105,11 +106,14 @@ class Engine {
   int barrier(Reduce op, bool predicate, const Site& site);
   /// Leaves the block at once with `error`; for callers that the compiler believes cannot throw.
   [[noreturn]] void abandon_block(std::exception_ptr error);
+  /// Of n things that may happen next: the first in forward order, the last in reverse, any in a random one.
+  unsigned choose(unsigned n);
   /// A table of who waits where.
   std::string describe_threads() const;
 
   SharedMemory shared;
   AsyncBarriers barriers;
+  TensorCopies tensor_copies;
   Warpgroups warpgroups;
   RaceDetector races;
   TrafficRecorder traffic;

@@ -27,6 +27,15 @@ void RaceDetector::begin_block() {
   first_epoch_of_block_ = ++epoch_;
   seen_.clear();
   now_.clear();
+  tensor_copies_.clear();
+}
+
+void RaceDetector::barrier() {
+  ++epoch_;
+  if (tensor_copies_.empty()) return;  // between threads the epoch tells; of copies everyone knows now what one knew
+  Clock all;
+  for (const Clock& seen : seen_) join(all, seen);
+  for (Clock& seen : seen_) join(seen, all);
 }
 
 void RaceDetector::use_clocks() {
@@ -56,7 +65,8 @@ int RaceDetector::writer_without_proxy_fence(const void* p, unsigned num_bytes) 
   const std::size_t begin = engine().shared.offset(p);
   for (std::size_t i = begin; i < begin + num_bytes; ++i) {
     const Touch& write = bytes_[i].write;
-    if (write.epoch >= first_epoch_of_block_ && engine().thread(write.thread).proxy_fences == write.fences)
+    if (write.epoch >= first_epoch_of_block_ && !by_tensor_copy(write) &&
+        engine().thread(write.thread).proxy_fences == write.fences)
       return write.thread;
   }
   return -1;
@@ -82,9 +92,21 @@ void RaceDetector::warp_barrier(unsigned warp, std::uint32_t lanes, bool whole) 
       if ((lanes >> i & 1u) != 0 && (lanes >> j & 1u) != 0) clock.pair[i][j] = now;
 }
 
+bool RaceDetector::has_seen(std::uint32_t thread, const Touch& past) const {
+  const std::size_t i = by_tensor_copy(past) ? now_.size() + (past.thread & ~kTensorCopy) : past.thread;
+  return i < seen_[thread].size() && past.time <= seen_[thread][i];
+}
+
+std::string RaceDetector::who(const Touch& touch) const {
+  if (!by_tensor_copy(touch)) return "thread " + std::to_string(touch.thread);
+  return "the tensor copy of thread " + std::to_string(tensor_copies_[touch.thread & ~kTensorCopy].thread);
+}
+
 bool RaceDetector::conflicts(const Touch& past, const Thread& thread, bool atomic) const {
+  // Barriers of the block do not wait for tensor copies.
+  if (by_tensor_copy(past)) return past.epoch >= first_epoch_of_block_ && !has_seen(thread.number, past);
   if (past.epoch != epoch_ || past.thread == thread.number || (atomic && past.atomic)) return false;
-  if (!seen_.empty() && past.time <= seen_[thread.number][past.thread]) return false;
+  if (!seen_.empty() && has_seen(thread.number, past)) return false;
   if (past.thread / 32 != thread.warp()) return true;
   const WarpClock& clock = clocks_[thread.warp()];
   return past.warp_time >= clock.all && past.warp_time >= clock.pair[thread.lane()][past.thread & 31];
@@ -121,16 +143,16 @@ void RaceDetector::access(
       fail(
           ErrorKind::race,
           std::string("race, no barrier between: ") + what + " by thread " + std::to_string(thread.number) + " at " +
-              source_line(place) + " and " + before + " by thread " + std::to_string(past.thread) + " at " +
-              source_line(unpack(past.place)) + " on " + array(),
+              source_line(place) + " and " + before + " by " + who(past) + " at " + source_line(unpack(past.place)) +
+              " on " + array(),
           Site{});
     };
     if (byte.copy_pending && byte.write.epoch >= first_epoch_of_block_)
       fail(
           ErrorKind::cp_async,
-          std::string(write ? "write to" : "read of") + " the destination of an asynchronous copy before its wait: " +
-              array() + " at " + source_line(place) + ", copy issued by thread " + std::to_string(byte.write.thread) +
-              " at " + source_line(unpack(byte.write.place)),
+          std::string(write ? "write to" : "read of") +
+              " the destination of an asynchronous copy before its wait: " + array() + " at " + source_line(place) +
+              ", copy issued by " + who(byte.write) + " at " + source_line(unpack(byte.write.place)),
           Site{});
     if (conflicts(byte.write, thread, atomic)) race(byte.write, write ? "write" : "read", "write");
     if (write) {
@@ -162,6 +184,36 @@ void RaceDetector::end_copy(const void* dst, unsigned num_bytes, const Thread& t
   const std::size_t begin = engine().shared.offset(dst);
   for (std::size_t i = begin; i < begin + num_bytes; ++i) bytes_[i].copy_pending = false;
   access(reinterpret_cast<std::uintptr_t>(dst), num_bytes, Access::write, thread, place_of(site));
+}
+
+void RaceDetector::begin_tensor_copy(
+    const void* dst, unsigned num_bytes, const Thread& thread, const Site& site, std::uint32_t barrier) {
+  if (bytes_ == nullptr || !options().detect_races) return;
+  access(reinterpret_cast<std::uintptr_t>(dst), num_bytes, Access::write, thread, place_of(site));
+  if (tensor_copies_.size() <= barrier) tensor_copies_.resize(barrier + 1);
+  TensorCopyClock& clock = tensor_copies_[barrier];
+  clock.thread = thread.number;
+  Touch by_copy = touch(thread, place_of(site), false);
+  by_copy.thread = static_cast<std::uint16_t>(kTensorCopy | barrier);
+  by_copy.time = ++clock.begun;
+  const std::size_t begin = engine().shared.offset(dst);
+  for (std::size_t i = begin; i < begin + num_bytes; ++i) {
+    bytes_[i].write = by_copy;
+    bytes_[i].copy_pending = true;
+  }
+}
+
+void RaceDetector::end_tensor_copy(const void* dst, unsigned num_bytes) {
+  if (bytes_ == nullptr || !options().detect_races) return;
+  const std::size_t begin = engine().shared.offset(dst);
+  for (std::size_t i = begin; i < begin + num_bytes; ++i) bytes_[i].copy_pending = false;
+}
+
+void RaceDetector::release_tensor_copy(std::uint32_t barrier, Clock& to) {
+  if (bytes_ == nullptr || tensor_copies_.size() <= barrier) return;
+  // A phase is complete when the last of its copies is here, and the next phase's begin after that.
+  if (to.size() <= now_.size() + barrier) to.resize(now_.size() + barrier + 1);
+  to[now_.size() + barrier] = tensor_copies_[barrier].begun;
 }
 
 void RaceDetector::forget_pending_copies() {

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "kernels/sim/async_barrier.h"
@@ -25,7 +26,7 @@ class RaceDetector {
   void begin_launch();
   void begin_block();
   /// The block's barrier opened.
-  void barrier() { ++epoch_; }
+  void barrier();
   /// A __syncwarp of `lanes` completed; `whole` when it was every lane alive.
   void warp_barrier(unsigned warp, std::uint32_t lanes, bool whole);
 
@@ -33,6 +34,13 @@ class RaceDetector {
   void access(std::uintptr_t address, unsigned bytes, Access kind, const Thread& thread, std::uintptr_t place);
   void begin_copy(const void* dst, unsigned bytes, const Thread& thread, const Site& site);
   void end_copy(const void* dst, unsigned bytes, const Thread& thread, const Site& site);
+  /// A tensor copy that counts at the mbarrier of this number: its bytes are written by nobody's clock but the
+  /// barrier's, so that only who waited for the phase that they complete may touch them.
+  void begin_tensor_copy(
+      const void* dst, unsigned bytes, const Thread& thread, const Site& site, std::uint32_t barrier);
+  void end_tensor_copy(const void* dst, unsigned bytes);
+  /// One of the barrier's copies arrived.
+  void release_tensor_copy(std::uint32_t barrier, Clock& to);
   /// After a failure.
   void forget_pending_copies();
 
@@ -66,6 +74,15 @@ class RaceDetector {
     std::uint32_t all = 0;  ///< every lane saw what happened before this time
     std::uint32_t pair[32][32] = {};
   };
+  /// Touch::thread of a tensor copy: this and the number of its barrier.
+  static constexpr std::uint16_t kTensorCopy = 0x8000;
+  struct TensorCopyClock {
+    std::uint32_t begun = 0;   ///< copies so far: their times
+    std::uint32_t thread = 0;  ///< that began the last
+  };
+  static bool by_tensor_copy(const Touch& touch) { return (touch.thread & kTensorCopy) != 0; }
+  bool has_seen(std::uint32_t thread, const Touch& past) const;
+  std::string who(const Touch& touch) const;
   bool conflicts(const Touch& past, const Thread& thread, bool atomic) const;
   Touch touch(const Thread& thread, std::uintptr_t place, bool atomic) const;
   /// Places are addresses in the program or numbers of Sites: 31 bits and one that tells.
@@ -77,8 +94,9 @@ class RaceDetector {
   };
   std::unique_ptr<Byte[], Free> bytes_;  // zero pages until touched
   std::vector<WarpClock> clocks_;
-  std::vector<Clock> seen_;  ///< per thread; empty in blocks without mbarriers
-  Clock now_;                ///< time of each thread, from 1
+  std::vector<Clock> seen_;                     ///< per thread; empty in blocks without mbarriers
+  Clock now_;                                   ///< time of each thread, from 1
+  std::vector<TensorCopyClock> tensor_copies_;  ///< per mbarrier; their times stand in clocks behind the threads'
   std::uint32_t epoch_ = 1, first_epoch_of_block_ = 1;
   std::uintptr_t program_ = 0;
 };

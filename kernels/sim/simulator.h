@@ -11,6 +11,7 @@
 #include <string>
 
 #include "kernels/device/backend.h"
+#include "kernels/device/tensor_map.h"
 #include "kernels/sim/vector_types.h"
 
 namespace avid::kernels::simulator {
@@ -26,16 +27,16 @@ enum class ErrorKind {
   dead_lane,          ///< a collective needs lanes that finished or do not exist
   deadlock,           ///< nobody can continue
   misaligned,         ///< an address without the alignment that the instruction needs, or not in shared memory
-  cp_async,           ///< a copy's destination touched too early, or a copy nobody waited for
+  cp_async,           ///< an asynchronous copy's destination touched too early, or a copy nobody waited for
   shared_size,        ///< more shared memory than launched with, or than exists
   overrun,            ///< a write behind a shared array
   race,               ///< two threads, one shared byte, no barrier between, one of them writes
   uninitialised,      ///< a read of shared memory that nobody wrote
   bad_operand,        ///< an operand that the instruction does not take
   bad_launch,         ///< a grid or block that no GPU takes, or an instruction that the simulated device lacks
-  mbarrier,           ///< an mbarrier that nobody initialised, or used as none may be
+  mbarrier,           ///< an mbarrier that nobody initialised, or used as none may be, or bytes nobody announced
   wgmma,              ///< registers or shared memory of a wgmma touched before its wait, or a wait or fence missing
-  proxy_fence,        ///< wgmma reads what was written without a fence_proxy_async behind it
+  proxy_fence,        ///< wgmma or a tensor copy meets what was written without a fence_proxy_async behind it
 };
 
 /// One line (a table of who waits where may follow): kernel, block, thread, file and line, what happened.
@@ -90,9 +91,12 @@ void cp_async_commit();
 void cp_async_wait(int keep, Site site);
 
 void mbarrier_init(std::uint32_t address, std::uint32_t arrivals, Site site);
-void mbarrier_arrive(std::uint32_t address, Site site);
+/// `bytes`: also announces so many, which tensor copies begun after this will bring.
+void mbarrier_arrive(std::uint32_t address, std::uint32_t bytes, Site site);
 void mbarrier_wait(std::uint32_t address, std::uint32_t parity, Site site);
-/// Orders this thread's writes to shared memory before later reads of them by wgmma.
+/// Begins to copy the tile at (column, row) to shared memory (tensor_copy.h); its bytes count at the mbarrier.
+void copy_tile(std::uint32_t to, const MatrixTiles& map, int column, int row, std::uint32_t barrier, Site site);
+/// Orders this thread's writes to shared memory before later reads of them by wgmma, and tensor copies over them.
 void fence_proxy_async(Site site);
 /// Fails unless the simulated device has what sm_`arch` has.
 void require_arch(int arch, const char* what, Site site);

@@ -103,6 +103,34 @@ void TrafficRecorder::access(
   }
 }
 
+void TrafficRecorder::tensor_copy(const std::vector<Run>& runs, std::uint64_t shared_bytes, std::uintptr_t place) {
+  Place& from = place_at(place, false);
+  sectors_.clear();
+  for (const Run& run : runs) {
+    for (std::uintptr_t s = run.address / kSectorBytes; s <= (run.address + run.bytes - 1) / kSectorBytes; ++s)
+      sectors_.push_back(s);
+    from.ideal_units += (run.bytes + kSectorBytes - 1) / kSectorBytes;
+    from.bytes = run.bytes;
+  }
+  std::sort(sectors_.begin(), sectors_.end());
+  sectors_.erase(std::unique(sectors_.begin(), sectors_.end()), sectors_.end());
+  from.units += sectors_.size();
+  ++from.requests;
+  if (work_ != nullptr) count_sectors(from);
+
+  constexpr std::uint64_t kPassBytes = 128;
+  const std::uint64_t passes = (shared_bytes + kPassBytes - 1) / kPassBytes;
+  Place& to = place_at(place, true);
+  to.write = true;
+  to.bytes = kPassBytes;
+  to.units += passes;
+  to.ideal_units += passes;
+  ++to.requests;
+  if (work_ == nullptr) return;
+  work_->passes += passes;
+  work_->accesses += runs.size() + passes;
+}
+
 bool TrafficRecorder::first_level_has(std::uintptr_t sector) {
   const std::size_t set = (sector * 0x9e3779b97f4a7c15ull >> 32) % (kFirstLevelSectors / kFirstLevelWays);
   const auto ways = first_level_.begin() + static_cast<std::ptrdiff_t>(set * kFirstLevelWays);

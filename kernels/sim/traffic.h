@@ -30,6 +30,13 @@ class TrafficRecorder {
   void end_block();
   /// Forgets the block, which failed.
   void abandon_block();
+  /// What a tensor copy reads of a row.
+  struct Run {
+    std::uintptr_t address;
+    unsigned bytes;
+  };
+  /// A request of its own: these runs of global memory, and `shared_bytes` into shared memory, without bank conflicts.
+  void tensor_copy(const std::vector<Run>& runs, std::uint64_t shared_bytes, std::uintptr_t place);
   /// `place` is a return address of a hook, or place_of() for what the compiler does not see: copies, ldmatrix.
   void access(
       std::uintptr_t address, unsigned bytes, bool write, bool shared, const Thread& thread, std::uintptr_t place);

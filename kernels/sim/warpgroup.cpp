@@ -103,6 +103,16 @@ void Warpgroups::note_generic_write(std::size_t offset, unsigned bytes, const Th
   for (std::size_t i = offset / 16; i <= (offset + bytes - 1) / 16; ++i) generic_writer_[i] = writer;
 }
 
+int Warpgroups::writer_without_proxy_fence(std::size_t offset, unsigned bytes) const {
+  if (!any_generic_write_) return -1;
+  for (std::size_t i = offset / 16; i <= (offset + bytes - 1) / 16; ++i) {
+    const std::uint32_t w = generic_writer_[i], writer = (w >> kFenceBits) - 1;
+    if (w != 0 && ((engine().thread(writer).proxy_fences ^ w) & ((1u << kFenceBits) - 1)) == 0)
+      return static_cast<int>(writer);
+  }
+  return -1;
+}
+
 std::vector<std::uint16_t> Warpgroups::read_operands(
     std::uint32_t warp, std::uint64_t a, std::uint64_t b, int n, bool transposed, Site site) {
   Engine& e = engine();
@@ -118,12 +128,8 @@ std::vector<std::uint16_t> Warpgroups::read_operands(
   const auto read = [&](std::uint32_t offset, std::uint16_t* to) {
     const void* at = e.shared.at(offset);
     if (!e.shared.contains(at)) fail(ErrorKind::misaligned, "wgmma: an operand is not in shared memory", site);
-    if (any_generic_write_)
-      if (const std::uint32_t w = generic_writer_[offset / 16]; w != 0) {
-        const std::uint32_t writer = (w >> kFenceBits) - 1;
-        if ((e.thread(writer).proxy_fences & ((1u << kFenceBits) - 1)) == (w & ((1u << kFenceBits) - 1)))
-          unordered(writer, at);
-      }
+    if (const int writer = writer_without_proxy_fence(offset, 16); writer >= 0)
+      unordered(static_cast<std::uint32_t>(writer), at);
     if (have_race_hooks() && options().detect_races) {
       e.races.access(reinterpret_cast<std::uintptr_t>(at), 16, Access::read, reader, place_of(site));
       if (const int writer = e.races.writer_without_proxy_fence(at, 16); writer >= 0)

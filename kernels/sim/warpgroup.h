@@ -40,6 +40,8 @@ class Warpgroups {
 
   /// A cp.async of the thread delivered here: wgmma may read it after the thread's next fence_proxy_async.
   void note_generic_write(std::size_t offset, unsigned bytes, const Thread& thread);
+  /// A thread whose cp.async wrote some of these bytes and that has not passed a fence_proxy_async since, or -1.
+  int writer_without_proxy_fence(std::size_t offset, unsigned bytes) const;
 
  private:
   /// The part of D that a warp holds, while products into it are under way.

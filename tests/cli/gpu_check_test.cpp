@@ -19,7 +19,7 @@ using Json = nlohmann::json;
 
 constexpr const char* kAvid = R"sh(#!/bin/bash
 here=$(dirname "$0")
-echo "wgmma ${AVID_WGMMA:-on}: $*" >>"$here/calls"
+echo "wgmma ${AVID_WGMMA:-on} tma ${AVID_TMA:-on}: $*" >>"$here/calls"
 case "$1" in
   info)
     [ ! -e "$here/device-hangs" ] || sleep 1000
@@ -44,10 +44,19 @@ esac
 constexpr const char* kKernelTests = R"sh(#!/bin/bash
 here=$(dirname "$0")
 case "$1" in
-  --list-test-cases) printf '[doctest] listing\nfill/a\nadam/b c\ngather_gemm_wgmma/c\nfill/d\nlayouts/x\n' ;;
-  -tc=gather_gemm_wgmma*) [ ! -e "$here/wgmma-hangs" ] || sleep 1000 ;;
+  --list-test-cases) printf '[doctest] listing\nfill/a\nadam/b c\ngather_gemm_wgmma/c\ntensor_copy/t\nfill/d\nlayouts/x\n' ;;
+  -tc=gather_gemm_wgmma*)
+    [ ! -e "$here/wgmma-hangs" ] || sleep 1000
+    [ ! -e "$here/tma-hangs" ] || [ "${AVID_TMA:-on}" = off ] || sleep 1000 ;;
+  -tc=tensor_copy*) [ ! -e "$here/tma-fails" ] || { echo "ERROR: CHECK( 1 == 2 ) is NOT correct!"; exit 1; } ;;
   -tc=fill*) [ ! -e "$here/fill-fails" ] || { echo "ERROR: CHECK( 1 == 2 ) is NOT correct!"; exit 1; } ;;
 esac
+)sh";
+
+constexpr const char* kTests = R"sh(#!/bin/bash
+here=$(dirname "$0")
+echo "wgmma ${AVID_WGMMA:-on} tma ${AVID_TMA:-on}: tests" >>"$here/calls"
+[ ! -e "$here/tma-traps" ] || [ "${AVID_TMA:-on}" = off ] || exit 1
 )sh";
 
 // A bundle of pretending programs; `behaviour`: names of the empty files.
@@ -63,16 +72,15 @@ class Bundle {
     write_text_atomic(dir_ / "configs/base.toml", "[data]\ntrain = []\n");
     program("avid", kAvid);
     program("test_gpu", kKernelTests);
-    for (const char* name : {"test_tensor", "test_autograd", "test_models", "test_train"})
-      program(name, "#!/bin/bash\necho \"wgmma ${AVID_WGMMA:-on}: tests\" >>\"$(dirname \"$0\")/calls\"\n");
+    for (const char* name : {"test_tensor", "test_autograd", "test_models", "test_train"}) program(name, kTests);
     for (const std::string& name : behaviour) write_text_atomic(dir_ / ("bin/" + name), "");
   }
 
   // Commands are given a second each.
   ProgramResult check(const std::vector<std::string>& words) const {
     std::vector<std::string> command{
-        "/usr/bin/env",        "-u",    "AVID_WGMMA", "AVID_GPU_CHECK_LIMITS=1", "AVID_PEER_PYTHON=false", "/bin/bash",
-        dir_ / "gpu_check.sh", "--out", out()};
+        "/usr/bin/env",           "-u",        "AVID_WGMMA",          "-u",    "AVID_TMA", "AVID_GPU_CHECK_LIMITS=1",
+        "AVID_PEER_PYTHON=false", "/bin/bash", dir_ / "gpu_check.sh", "--out", out()};
     command.insert(command.end(), words.begin(), words.end());
     return run_program(command);
   }
@@ -151,7 +159,8 @@ TEST_CASE("gpu_check/wgmma/a_kernel_that_hangs_costs_its_time_and_the_rest_goes_
   CHECK(log.find("failed: fill gather_gemm_wgmma") != std::string::npos);
   CHECK(log.find("CHECK( 1 == 2 ) is NOT correct") != std::string::npos);
   CHECK(log.find("adam                             passed") != std::string::npos);
-  CHECK(bundle.calls().find("wgmma on: tests") == std::string::npos);
+  CHECK(bundle.calls().find("wgmma on tma on: tests") == std::string::npos);
+  CHECK(bundle.report().at("without_tma") == "");
 }
 
 TEST_CASE("gpu_check/wgmma/a_stage_that_fails_is_tried_without") {
@@ -160,8 +169,35 @@ TEST_CASE("gpu_check/wgmma/a_stage_that_fails_is_tried_without") {
   CHECK(bundle.stage("step").starts_with("passed "));
   CHECK(bundle.stage("step").find(" without wgmma, failed ") != std::string::npos);
   CHECK(bundle.check({"profile"}).exit_code == 1);
-  CHECK(bundle.calls().find("wgmma on: profile") == std::string::npos);
-  CHECK(bundle.calls().find("wgmma off: profile") != std::string::npos);
+  CHECK(bundle.calls().find("wgmma on tma on: profile") == std::string::npos);
+  CHECK(bundle.calls().find("wgmma off tma on: profile") != std::string::npos);
+}
+
+TEST_CASE("gpu_check/tma/where_the_rest_of_wgmma_works_only_tensor_copies_are_left_out") {
+  {
+    const Bundle bundle({"tma-hangs"});
+    const ProgramResult result = bundle.check({"parity", "tests"});
+    CHECK(result.exit_code == 1);
+    CHECK(result.out.starts_with("AVID_TMA=off: gather_gemm_wgmma hangs, killed with tma and passed without"));
+    CHECK(bundle.report().at("without_tma").get<std::string>().starts_with("gather_gemm_wgmma hangs"));
+    CHECK(bundle.report().at("without_wgmma") == "");
+    CHECK(bundle.calls().find("wgmma on tma off: tests") != std::string::npos);
+    CHECK(bundle.calls().find("wgmma on tma on: tests") == std::string::npos);
+  }
+  const Bundle bundle({"tma-fails"});
+  CHECK(bundle.check({"parity"}).exit_code == 1);
+  CHECK(bundle.report().at("without_tma").get<std::string>().starts_with("tensor_copy failed (code 1)"));
+  CHECK(bundle.report().at("without_wgmma") == "");
+}
+
+TEST_CASE("gpu_check/tma/a_stage_that_fails_is_tried_without") {
+  const Bundle bundle({"tma-traps"});
+  CHECK(bundle.check({"tests"}).exit_code == 1);
+  CHECK(bundle.stage("tests").starts_with("passed "));
+  CHECK(bundle.stage("tests").find(" without tma, failed ") != std::string::npos);
+  CHECK(bundle.report().at("without_tma").get<std::string>().starts_with("tests failed "));
+  CHECK(bundle.check({"profile"}).exit_code == 1);
+  CHECK(bundle.calls().find("wgmma on tma off: profile") != std::string::npos);
 }
 
 TEST_CASE("gpu_check/hang/a_device_that_no_longer_answers_ends_the_rest_at_once") {

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "kernels/device/runtime.h"
+#include "kernels/device/wgmma_switch.h"
 #include "kernels/gather_gemm.h"
 #include "tests/doctest.h"
 #include "tests/gpu/shared_memory.h"
@@ -40,6 +41,7 @@ int run(int argc, char** argv) {
     context.applyCommandLine(argc, argv);
     context.addFilter("test-case-exclude", "*/offsets_*");  // gigabytes that only the host sees
     if (!has_wgmma) context.addFilter("source-file-exclude", "*wgmma_test.cpp,*/warpgroup_test.cpp");
+    if (!has_wgmma || !kernels::tma_allowed()) context.addFilter("source-file-exclude", "*/tensor_copy_test.cpp");
     return context.run();
   });
 }

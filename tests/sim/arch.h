@@ -28,4 +28,28 @@ class OnArch {
   bool allowed_ = kernels::wgmma_allowed();
 };
 
+/// Tensor copies are allowed, or not, while the object lives.
+class TensorCopiesAllowed {
+ public:
+  explicit TensorCopiesAllowed(bool allowed) { kernels::allow_tma(allowed); }
+  ~TensorCopiesAllowed() { kernels::allow_tma(saved_); }
+  TensorCopiesAllowed(const TensorCopiesAllowed&) = delete;
+  TensorCopiesAllowed& operator=(const TensorCopiesAllowed&) = delete;
+
+ private:
+  bool saved_ = kernels::tma_allowed();
+};
+
+/// Calls f with tensor copies and without. On a GPU only as the environment says: AVID_TMA=off has to keep them out.
+template <class F>
+void with_and_without_tensor_copies(F&& f) {
+#if defined(AVID_TESTS_ON_GPU)
+  if (!kernels::tma_allowed()) return f();
+#endif
+  for (const bool allowed : {true, false}) {
+    const TensorCopiesAllowed with(allowed);
+    f();
+  }
+}
+
 }  // namespace avid::test

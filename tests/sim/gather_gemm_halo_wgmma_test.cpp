@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "kernels/device/conv_tiles.h"
+#include "kernels/device/weight_runs.h"
 #include "tests/sim/arch.h"
 #include "tests/sim/gather_conv.h"
 #include "tests/sim/gather_line.h"
@@ -28,8 +29,12 @@ TEST_CASE("gather_gemm_halo_wgmma/every_tile") {
 
 TEST_CASE("gather_gemm_halo_wgmma/convolutions") {
   const OnArch arch(90);
+  with_and_without_tensor_copies([] {
+    check_conv(9, 8, 3, 1, 1, 90, 0, 90, kFirstHaloTile + 1);  // an even number of planes
+    check_conv(6, 5, 3, 1, 1, 16, 16, 20, kFirstHaloTile);     // of both sources together, weights not packed
+    check_conv(3, 4, 7, 1, 3, 30, 2, 10, kFirstHaloTile);      // forward packed, backward one source
+  });
   check_conv(5, 7, 3, 1, 1, 50, 0, 50, kFirstHaloTile);
-  check_conv(9, 8, 3, 1, 1, 90, 0, 90, kFirstHaloTile + 1);
   check_conv(3, 17, 3, 1, 1, 100, 36, 100, kFirstHaloTile + 2);
   check_conv(6, 9, 3, 1, 1, 8, 7, 3, kFirstHaloTile);
   check_conv(9, 8, 7, 1, 3, 16, 0, 10, kFirstHaloTile);  // input convolution
@@ -40,10 +45,34 @@ TEST_CASE("gather_gemm_halo_wgmma/convolutions") {
 
 TEST_CASE("gather_gemm_halo_wgmma/in_every_order") {
   const OnArch arch(90);
+  with_and_without_tensor_copies([] { for_each_order([] { check_conv(5, 9, 3, 1, 1, 90, 0, 20, kFirstHaloTile); }); });
   for_each_order([] {
     check_product<bf16>({.W = 129, .I = 100, .I2 = 3, .N = 8}, kFirstHaloTile);
     check_product<bf16>({.W = 20, .I = 700, .I2 = 3, .N = 8}, kFirstHaloTile);
   });
+}
+
+TEST_CASE("gather_gemm_halo_wgmma/weights/one run where all planes are there in pairs") {
+  kernels::GatherGemm<bf16> p;
+  p.y = p.x = {.source = 8, .result = 8, .taps = 3, .stride = 1, .padding = 1};
+  const auto run = [&](int chunks, int second, int tap, int second_tap, int second_source) {
+    p.source[0].chunks = chunks, p.source[1].chunks = second;
+    p.weight_tap[0] = tap, p.weight_tap[1] = second_tap, p.weight_source[1] = second_source;
+    bool in_a_run = false;
+    HaloTiles::with(0, [&]<class Tile>() {
+      const kernels::HaloPlan h = kernels::halo_plan(p, Tile::needs());
+      REQUIRE(h.pitch != 0);
+      in_a_run = kernels::halo_weights_in_a_run(p, h);
+    });
+    return in_a_run;
+  };
+  CHECK(run(12, 0, 12, 0, 0));
+  CHECK_FALSE(run(12, 0, 13, 0, 0));     // rows of the weights have a gap
+  CHECK_FALSE(run(13, 0, 13, 0, 0));     // a plane is left over
+  CHECK_FALSE(run(40, 40, 80, 80, 40));  // several passes
+  CHECK(run(4, 2, 6, 6, 4));
+  CHECK(run(3, 3, 6, 6, 3));
+  CHECK_FALSE(run(4, 2, 4, 2, 36));  // packed: all taps of the first source come first
 }
 
 TEST_CASE("gather_gemm_halo_wgmma/refused where windows do not lie in a raster") {

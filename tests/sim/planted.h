@@ -16,8 +16,8 @@ struct Planted {
   void (*run)(float* in, float* out);  ///< in has 256 ones, out 64 zeros, both on their own, 16-byte aligned
   const char *plain, *asan, *race;
 };
-extern const std::vector<Planted> planted_bugs, planted_copies, planted_warpgroup_bugs;
+extern const std::vector<Planted> planted_bugs, planted_copies, planted_warpgroup_bugs, planted_tensor_copies;
 /// Correct kernels that look like the planted ones: no build may complain.
-extern const std::vector<Planted> innocent_kernels, innocent_copies, innocent_warpgroup_kernels;
+extern const std::vector<Planted> innocent_kernels, innocent_copies, innocent_warpgroup_kernels, innocent_tensor_copies;
 
 }  // namespace avid::test

@@ -127,7 +127,9 @@ std::vector<Planted> joined(std::initializer_list<const std::vector<Planted>*> l
   for (const std::vector<Planted>* list : lists) all.insert(all.end(), list->begin(), list->end());
   return all;
 }
-std::vector<Planted> all_bugs() { return joined({&planted_bugs, &planted_copies, &planted_warpgroup_bugs}); }
+std::vector<Planted> all_bugs() {
+  return joined({&planted_bugs, &planted_copies, &planted_warpgroup_bugs, &planted_tensor_copies});
+}
 void (*bug_named(const std::string& name))(float*, float*) {
   for (const Planted& bug : all_bugs())
     if (name == bug.name) return bug.run;
@@ -177,7 +179,8 @@ TEST_CASE("planted/bugs/each is reported by the builds that can see it") {
 }
 
 TEST_CASE("planted/innocent/correct kernels run without a report in every order") {
-  for (const Planted& kernel : joined({&innocent_kernels, &innocent_copies, &innocent_warpgroup_kernels})) {
+  for (const Planted& kernel :
+       joined({&innocent_kernels, &innocent_copies, &innocent_warpgroup_kernels, &innocent_tensor_copies})) {
     const std::string name = kernel.name;
     CAPTURE(name);
     for_each_order([&] {
