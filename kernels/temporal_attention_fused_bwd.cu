@@ -263,7 +263,6 @@ void launch_fused_bwd(const Stream& stream, const TemporalFusedArgs& p, const Te
 
 template <class Backend>
 void temporal_fused_bwd(const Stream& stream, const TemporalFusedArgs& p, const TemporalFusedGrads& g) {
-  if (p.B * p.S == 0) return;
   switch (temporal_fused_kernel(DType::bf16, 8, p.C, p.D, 0)) {
     case 0: return AVID_GPU::launch_fused_bwd<2, 4, 3>(stream, p, g);
     case 1: return AVID_GPU::launch_fused_bwd<4, 7, 3>(stream, p, g);

@@ -44,10 +44,9 @@ struct AttentionSteps {
 
   /// Zeroes what lies behind the last column: products read whole chunks of 16 bytes.
   void zero_gaps(Rows<Elem> rows, std::int64_t cols) const {
-    if (rows.pitch > cols)
-      device_zero<Gpu>(
-          stream, rows.data + cols, static_cast<std::size_t>(rows.pitch) * sizeof(Elem),
-          static_cast<std::size_t>(rows.pitch - cols) * sizeof(Elem), plan.rows);
+    device_zero<Gpu>(
+        stream, rows.data + cols, static_cast<std::size_t>(rows.pitch) * sizeof(Elem),
+        static_cast<std::size_t>(rows.pitch - cols) * sizeof(Elem), plan.rows);
   }
 
   /// h = prenorm(x), qkv = h w_qkv^T

@@ -20,8 +20,9 @@ struct AxisView {
 AVID_DEVICE AxisView axis_view(const GatherAxis& a, bool adjoint, int phase) {
   if (!adjoint) return {a.result, a.stride, -a.padding, 1, a.taps, 0, 1, 1, 0};
   const int shifted = phase + a.padding, first_tap = shifted % a.stride;
-  const int rows = a.result > phase ? (a.result - phase + a.stride - 1) / a.stride : 0;
-  const int taps = a.taps > first_tap ? (a.taps - first_tap + a.stride - 1) / a.stride : 0;
+  // Neither phase nor first tap reaches the stride, so that none of the sums is negative.
+  const int rows = (a.result - phase + a.stride - 1) / a.stride;
+  const int taps = (a.taps - first_tap + a.stride - 1) / a.stride;
   return {rows, 1, shifted / a.stride, -1, taps, first_tap, a.stride, a.stride, phase};
 }
 
@@ -31,13 +32,14 @@ struct GatherView {
   int t_in, y_in, x_in;     // extents of the source
   int t_out, y_out, x_out;  // extents of the result
 
+  /// Forward there is one phase, 0.
   template <class Problem>
   AVID_DEVICE GatherView(const Problem& p, bool adjoint, int phase)
       : t_in(p.t.source), y_in(p.y.source), x_in(p.x.source), t_out(p.t.result), y_out(p.y.result), x_out(p.x.result) {
-    x = axis_view(p.x, adjoint, adjoint ? phase % p.x.stride : 0);
-    const int outer = adjoint ? phase / p.x.stride : 0;
-    y = axis_view(p.y, adjoint, adjoint ? outer % p.y.stride : 0);
-    t = axis_view(p.t, adjoint, adjoint ? outer / p.y.stride : 0);
+    x = axis_view(p.x, adjoint, phase % p.x.stride);
+    const int outer = phase / p.x.stride;
+    y = axis_view(p.y, adjoint, outer % p.y.stride);
+    t = axis_view(p.t, adjoint, outer / p.y.stride);
   }
   AVID_DEVICE int rows_per_clip() const { return t.rows * y.rows * x.rows; }
 };
