@@ -229,6 +229,20 @@ TEST_CASE("temporal_attention/sim/a block of the fused backward pass walks over 
   }
 }
 
+TEST_CASE("temporal_attention/sim/the fused kernels have as many blocks as tiles of 16 pixels") {
+  if (!lists_launches()) return;
+  for (const std::int64_t S : {15, 16, 17}) {
+    const BlockCase<BFloat16> c({2, 8, S, 30, 1, 32, 16}, 81);
+    int found = 0;
+    for (const ListedLaunch& launch : launches_of([&] { run_device(c); })) {
+      if (launch.kernel.find("temporal_fused_") != 0) continue;
+      ++found;
+      CHECK(launch.blocks == (2 * S + 15) / 16);
+    }
+    CHECK(found == 2);
+  }
+}
+
 TEST_CASE("temporal_attention/sim/gradients that nobody wants are skipped and the others keep their bits") {
   check_gradients_alone(BlockCase<float>({2, 4, 3, 8, 2, 20, 8, 1}, 77));
   check_gradients_alone(BlockCase<BFloat16>({2, 8, 3, 30, 1, 32, 16, 1}, 78));  // fused
