@@ -91,10 +91,12 @@ def find_mutants(path):
     """The file's lines and every bug that can be planted into it."""
     with open(path) as file:
         lines = file.read().split("\n")
-    found, seen = [], collections.Counter()
+    found, seen, outside = [], collections.Counter(), False
     for i, line in enumerate(lines):
         code = line.split("//")[0].rstrip()
-        if not code.strip() or SKIPPED_LINES.search(code) or MESSAGE.search(code):
+        # Between these, what only a GPU's compiler reads or only the simulator's, in the place of one instruction.
+        outside = code == "#if defined(__CUDACC__)" or outside and code != "#endif"
+        if outside or not code.strip() or SKIPPED_LINES.search(code) or MESSAGE.search(code):
             continue
         previous = lines[i - 1].split("//")[0].rstrip() if i else ""
         if previous.endswith("\\") or previous.strip().startswith("template void"):
