@@ -17,7 +17,8 @@ struct AttentionArgs {
   double scale = 1;
   Rows<const Elem> q = {}, k = {}, v = {};
   Rows<Elem> out = {};      ///< written by fwd (its gaps stay as they are), read by bwd on a device
-  void* log_sum = nullptr;  ///< [B,N,Q], written by fwd, read by bwd; Elem on the CPU, f32 on a device
+  /// [B,N,Q], written by fwd, read by bwd; Elem on the CPU, f32 on a device, where fwd can do without.
+  void* log_sum = nullptr;
 };
 
 /// Gradients of a backward pass; each output may be absent. Overwritten. Gaps are left alone.

@@ -42,7 +42,7 @@ struct TemporalAttentionDeviceArgs : AttentionBlockDeviceArgs<Elem> {
   /// Clips worked on at a time, which bounds the workspace; 0 leaves the choice to temporal_attention_plan().
   std::int64_t clips_per_chunk = 0;
   /// At most so many blocks run the fused backward kernel, each over several tiles: two on each multiprocessor of the
-  /// largest device.
+  /// largest device. It is fewer on others.
   std::int64_t fused_blocks = 264;
 };
 

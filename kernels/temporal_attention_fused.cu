@@ -32,35 +32,41 @@ namespace AVID_GPU {
 
 constexpr int kFusedStages = 3;
 
-/// kSteps x 16 channels of a row, kOutTiles x 8 channels of the output, heads of kHeadTiles x 8 channels.
-template <int kSteps, int kOutTiles, int kHeadTiles>
+/// kTiles x 8 channels of a row, heads of kHeadTiles x 8 channels.
+template <int kTiles, int kHeadTiles>
 struct FusedShape {
-  static constexpr int kChunks = 2 * kSteps;
+  static constexpr int kChunks = kTiles;
+  static constexpr int kSteps = kTiles / 2;            ///< of 16 channels,
+  static constexpr bool kHalf = kTiles % 2 == 1;       ///< and one of 8
   static constexpr int kRowPitch = (kChunks | 1) * 8;  ///< an odd number of chunks: ldmatrix meets no bank twice
   static constexpr int kHead = kHeadTiles * 8;
   static constexpr int kHeadRows = (kHead + 15) / 16 * 16;  ///< rows of a slice of q, k or v weights
   static constexpr int kOutPitch = 9 * 8;  ///< of a slice of the output weights: 64 channels and a chunk
-  static constexpr int kOutRows = (kOutTiles + 1) / 2 * 16;
+  static constexpr int kOutRows = (kTiles + 1) / 2 * 16;
   static constexpr int kSlice =
       kHeadRows * kRowPitch > kOutRows* kOutPitch ? kHeadRows* kRowPitch : kOutRows* kOutPitch;
   static constexpr int kSharedBytes = (kFusedRows * kRowPitch + kFusedStages * kSlice) * 2;
-  static_assert(kOutTiles <= kChunks);
+  static_assert(
+      kHeadTiles % 2 == 0 || (kTiles + 3) / 4 * 32 <= kOutRows, "a step of 8 takes 32 rows of w_out at a time");
 };
 
 /// Two rows blocks of 16 (i) by 8 tiles of 8 channels (j).
 using HeadAccumulators = float[2][8][4];
 
-/// acc = 32 rows of h times a head's weights.
-template <class Shape, int kSteps, int kHeadTiles>
-AVID_DEVICE void project_rows(HeadAccumulators& acc, shared_address left, shared_address right) {
+/// acc = 32 rows of h times a head's weights. `left`, `right`: what the lane addresses in ldmatrix of either in a step
+/// of 16 channels; left_half, right_half: in one of 8.
+template <class Shape, int kHeadTiles>
+AVID_DEVICE void project_rows(
+    HeadAccumulators& acc, shared_address left, shared_address right, shared_address left_half,
+    shared_address right_half) {
 #pragma unroll
   for (int i = 0; i < 2; ++i)
 #pragma unroll
     for (int j = 0; j < 8; ++j)
 #pragma unroll
       for (int e = 0; e < 4; ++e) acc[i][j][e] = 0;
-#pragma unroll(kSteps == 7 ? 1 : kSteps)  // 7 steps unrolled spill 40 bytes
-  for (int s = 0; s < kSteps; ++s) {
+#pragma unroll(Shape::kChunks == 13 ? 1 : Shape::kSteps)  // unrolled they spill
+  for (int s = 0; s < Shape::kSteps; ++s) {
     std::uint32_t a[2][4];
     ldmatrix_x4(a[0], left + s * 32);
     ldmatrix_x4(a[1], left + (16 * Shape::kRowPitch + s * 16) * 2);
@@ -73,6 +79,22 @@ AVID_DEVICE void project_rows(HeadAccumulators& acc, shared_address left, shared
       for (int i = 0; i < 2; ++i) {
         mma_bf16_16x8x16(acc[i][j], a[i], b0, acc[i][j]);
         if (j + 1 < kHeadTiles) mma_bf16_16x8x16(acc[i][j + 1], a[i], b1, acc[i][j + 1]);
+      }
+    }
+  }
+  if constexpr (Shape::kHalf) {
+    std::uint32_t a[4];
+    ldmatrix_x4(a, left_half + Shape::kSteps * 32);
+    const std::uint32_t rows[2][2] = {{a[0], a[1]}, {a[2], a[3]}};
+#pragma unroll
+    for (int j = 0; j < kHeadTiles; j += 4) {
+      std::uint32_t b[4];
+      ldmatrix_x4(b, right_half + (j * 8 * Shape::kRowPitch + Shape::kSteps * 16) * 2);
+#pragma unroll
+      for (int n = 0; n < 4 && j + n < kHeadTiles; ++n) {
+        const std::uint32_t column[1] = {b[n]};
+#pragma unroll
+        for (int i = 0; i < 2; ++i) mma_bf16_16x8x8(acc[i][j + n], rows[i], column, acc[i][j + n]);
       }
     }
   }
@@ -94,9 +116,11 @@ AVID_DEVICE void rotate_accumulators(HeadAccumulators& acc, const float (&cosine
   }
 }
 
-template <int kSteps, int kOutTiles, int kHeadTiles>
+template <int kTiles, int kHeadTiles>
 __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(TemporalFusedArgs p, float scale) {
-  using Shape = FusedShape<kSteps, kOutTiles, kHeadTiles>;
+  using Shape = FusedShape<kTiles, kHeadTiles>;
+  constexpr int kOutTiles = kTiles, kHeadSteps = kHeadTiles / 2;  // of 16 channels of a head, and one of 8 if odd
+  constexpr bool kHeadHalf = kHeadTiles % 2 == 1;
   SharedArena arena;
   bf16* tile = arena.take<bf16>(kFusedRows * Shape::kRowPitch, "rows");
   bf16* slices = arena.take<bf16>(kFusedStages * Shape::kSlice, "weights");
@@ -118,14 +142,17 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
   const std::uint32_t right_lane = ((lane / 16 * 8 + lane % 8) * Shape::kRowPitch + lane / 8 % 2 * 8) * 2;
   const std::uint32_t out_lane = ((lane / 16 * 8 + lane % 8) * Shape::kOutPitch + lane / 8 % 2 * 8) * 2;
   const shared_address rows_left = shared_address(rows) + left_lane, rows_right = shared_address(rows) + right_lane;
+  // In steps of 8, of either: the first chunk of 32 rows.
+  const std::uint32_t half_lane = lane * Shape::kRowPitch * 2, out_half_lane = lane * Shape::kOutPitch * 2;
+  const shared_address rows_half = shared_address(rows) + half_lane;
 
   float y[2][kOutTiles][4] = {};
   for (int head = 0; head < p.N; ++head) {
     std::uint32_t q[2][4][4];  // A fragments over 16 channels each
     {
       HeadAccumulators acc;
-      const shared_address weights = shared_address(ring.template next<0>(p, head)) + right_lane;
-      project_rows<Shape, kSteps, kHeadTiles>(acc, rows_left, weights);
+      const shared_address weights = shared_address(ring.template next<0>(p, head));
+      project_rows<Shape, kHeadTiles>(acc, rows_left, weights + right_lane, rows_half, weights + half_lane);
       rotate_accumulators(acc, cosine, sine);
 #pragma unroll
       for (int i = 0; i < 2; ++i)
@@ -138,20 +165,28 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
     TokenLogits s[2] = {};
     {
       HeadAccumulators acc;
-      const shared_address weights = shared_address(ring.template next<1>(p, head)) + right_lane;
-      project_rows<Shape, kSteps, kHeadTiles>(acc, rows_left, weights);
+      const shared_address weights = shared_address(ring.template next<1>(p, head));
+      project_rows<Shape, kHeadTiles>(acc, rows_left, weights + right_lane, rows_half, weights + half_lane);
       rotate_accumulators(acc, cosine, sine);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         float first[4] = {}, second[4] = {};  // logits with the keys of the block's first and second pixel
 #pragma unroll
-        for (int k = 0; k < 4; ++k) {
+        for (int k = 0; k < kHeadSteps; ++k) {
           const std::uint32_t b0[2] = {
               pack_bf16x2(acc[i][2 * k][0], acc[i][2 * k][1]), pack_bf16x2(acc[i][2 * k + 1][0], acc[i][2 * k + 1][1])};
           const std::uint32_t b1[2] = {
               pack_bf16x2(acc[i][2 * k][2], acc[i][2 * k][3]), pack_bf16x2(acc[i][2 * k + 1][2], acc[i][2 * k + 1][3])};
           mma_bf16_16x8x16(first, q[i][k], b0, first);
           mma_bf16_16x8x16(second, q[i][k], b1, second);
+        }
+        if constexpr (kHeadHalf) {
+          constexpr int j = kHeadTiles - 1;
+          const std::uint32_t a[2] = {q[i][j / 2][0], q[i][j / 2][1]},
+                              b0[1] = {pack_bf16x2(acc[i][j][0], acc[i][j][1])},
+                              b1[1] = {pack_bf16x2(acc[i][j][2], acc[i][j][3])};
+          mma_bf16_16x8x8(first, a, b0, first);
+          mma_bf16_16x8x8(second, a, b1, second);
         }
         s[i].v[0][0][0] = first[0], s[i].v[0][0][1] = first[1];
         s[i].v[1][1][0] = second[2], s[i].v[1][1][1] = second[3];
@@ -166,9 +201,9 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
 
     float v[4][4][4] = {};  // transposed: 4 blocks of 16 channels by the 4 pixels' 8 frames
     {
-      const shared_address weights = shared_address(ring.template next<2>(p, head)) + left_lane;
+      const shared_address slice = shared_address(ring.template next<2>(p, head)), weights = slice + left_lane;
 #pragma unroll
-      for (int step = 0; step < kSteps; ++step) {
+      for (int step = 0; step < Shape::kSteps; ++step) {
         std::uint32_t b[2][4];
         ldmatrix_x4(b[0], rows_right + step * 32);
         ldmatrix_x4(b[1], rows_right + (16 * Shape::kRowPitch + step * 16) * 2);
@@ -183,6 +218,22 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
           }
         }
       }
+      if constexpr (Shape::kHalf) {
+        std::uint32_t b[4];
+        ldmatrix_x4(b, rows_half + Shape::kSteps * 32);
+#pragma unroll
+        for (int c = 0; c < Shape::kHeadRows / 16; c += 2) {
+          std::uint32_t a[4];
+          ldmatrix_x4(a, slice + half_lane + (c * 16 * Shape::kRowPitch + Shape::kSteps * 16) * 2);
+          const std::uint32_t channels[2][2] = {{a[0], a[1]}, {a[2], a[3]}};
+#pragma unroll
+          for (int pixel = 0; pixel < 4; ++pixel) {
+            const std::uint32_t cols[1] = {b[pixel]};
+            mma_bf16_16x8x8(v[c][pixel], channels[0], cols, v[c][pixel]);
+            mma_bf16_16x8x8(v[c + 1][pixel], channels[1], cols, v[c + 1][pixel]);
+          }
+        }
+      }
     }
     std::uint32_t o[2][4][4];  // A fragments over 16 channels each
 #pragma unroll
@@ -190,21 +241,21 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
       std::uint32_t prob[4];
       logits_fragment<true>(prob, s[i]);
 #pragma unroll
-      for (int k = 0; k < 4; ++k) {
+      for (int k = 0; k < kHeadSteps + kHeadHalf; ++k) {
         float low[4] = {}, high[4] = {};  // channels 16k .. +7 and 16k+8 .. +15
         const std::uint32_t b0[2] = {
             pack_bf16x2(v[k][2 * i][0], v[k][2 * i][1]), pack_bf16x2(v[k][2 * i + 1][0], v[k][2 * i + 1][1])};
         const std::uint32_t b1[2] = {
             pack_bf16x2(v[k][2 * i][2], v[k][2 * i][3]), pack_bf16x2(v[k][2 * i + 1][2], v[k][2 * i + 1][3])};
         mma_bf16_16x8x16(low, prob, b0, low);
-        mma_bf16_16x8x16(high, prob, b1, high);
+        if (2 * k + 1 < kHeadTiles) mma_bf16_16x8x16(high, prob, b1, high);
         o[i][k][0] = pack_bf16x2(low[0], low[1]), o[i][k][1] = pack_bf16x2(low[2], low[3]);
         o[i][k][2] = pack_bf16x2(high[0], high[1]), o[i][k][3] = pack_bf16x2(high[2], high[3]);
       }
     }
-    const shared_address weights = shared_address(ring.template next<3>(p, head)) + out_lane;
+    const shared_address slice = shared_address(ring.template next<3>(p, head)), weights = slice + out_lane;
 #pragma unroll
-    for (int k = 0; k < (kHeadTiles + 1) / 2; ++k) {
+    for (int k = 0; k < kHeadSteps; ++k) {
 #pragma unroll
       for (int j = 0; j < kOutTiles; j += 2) {
         std::uint32_t b[4];
@@ -214,6 +265,22 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
         for (int i = 0; i < 2; ++i) {
           mma_bf16_16x8x16(y[i][j], o[i][k], b0, y[i][j]);
           if (j + 1 < kOutTiles) mma_bf16_16x8x16(y[i][j + 1], o[i][k], b1, y[i][j + 1]);
+        }
+      }
+    }
+    if constexpr (kHeadHalf) {
+#pragma unroll
+      for (int j = 0; j < kOutTiles; j += 4) {
+        std::uint32_t b[4];
+        ldmatrix_x4(b, slice + out_half_lane + (j * 8 * Shape::kOutPitch + kHeadSteps * 16) * 2);
+#pragma unroll
+        for (int n = 0; n < 4 && j + n < kOutTiles; ++n) {
+          const std::uint32_t column[1] = {b[n]};
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            const std::uint32_t a[2] = {o[i][kHeadSteps][0], o[i][kHeadSteps][1]};
+            mma_bf16_16x8x8(y[i][j + n], a, column, y[i][j + n]);
+          }
         }
       }
     }
@@ -248,13 +315,12 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
   }
 }
 
-template <int kSteps, int kOutTiles, int kHeadTiles>
+template <int kTiles, int kHeadTiles>
 void launch_fused(const Stream& stream, const TemporalFusedArgs& p) {
   const std::int64_t blocks = (p.B * p.S + kFusedPixels - 1) / kFusedPixels;
   launch(
-      temporal_fused_fwd_kernel<kSteps, kOutTiles, kHeadTiles>, dim3(static_cast<unsigned>(blocks)),
-      dim3(kFusedThreads), FusedShape<kSteps, kOutTiles, kHeadTiles>::kSharedBytes, stream, p,
-      1.0f / std::sqrt(static_cast<float>(p.D)));
+      temporal_fused_fwd_kernel<kTiles, kHeadTiles>, dim3(static_cast<unsigned>(blocks)), dim3(kFusedThreads),
+      FusedShape<kTiles, kHeadTiles>::kSharedBytes, stream, p, 1.0f / std::sqrt(static_cast<float>(p.D)));
 }
 
 }  // namespace AVID_GPU
@@ -262,10 +328,10 @@ void launch_fused(const Stream& stream, const TemporalFusedArgs& p) {
 template <class Backend>
 void temporal_fused_fwd(const Stream& stream, const TemporalFusedArgs& p) {
   switch (temporal_fused_kernel(DType::bf16, 8, p.C, p.D, 0)) {
-    case 0: return AVID_GPU::launch_fused<2, 4, 4>(stream, p);
-    case 1: return AVID_GPU::launch_fused<4, 7, 7>(stream, p);
-    case 2: return AVID_GPU::launch_fused<6, 12, 7>(stream, p);
-    case 3: return AVID_GPU::launch_fused<7, 13, 8>(stream, p);
+    case 0: return AVID_GPU::launch_fused<4, 4>(stream, p);
+    case 1: return AVID_GPU::launch_fused<7, 7>(stream, p);
+    case 2: return AVID_GPU::launch_fused<12, 7>(stream, p);
+    case 3: return AVID_GPU::launch_fused<13, 8>(stream, p);
   }
   throw std::invalid_argument(
       "temporal_fused_fwd: no kernel for C = " + std::to_string(p.C) + ", D = " + std::to_string(p.D));

@@ -8,8 +8,23 @@
 
 namespace avid::kernels {
 
+/// How the backward pass stores rows of heads, of which q, k and v have three times N: of each the first `whole`
+/// channels, head by head, then the others, head by head. The fused kernel stores groups of 16 channels, which are
+/// whole sectors of 32 bytes, and nothing behind the last channel of a head of 50.
+struct StoredHeads {
+  int heads = 0, width = 0;  ///< channels of a head
+  int whole = 0;
+
+  constexpr int columns() const { return heads * width; }
+  constexpr int rest() const { return width - whole; }
+  constexpr int column(int head, int channel) const {
+    return channel < whole ? head * whole + channel : heads * whole + head * rest() + channel - whole;
+  }
+};
+
 /// Operands of the fused forward pass: those of temporal_attention (kernels/temporal_attention.h), with the tables and
-/// head-padded weights of temporal_attention_core.h. T is 8; there is a pixel, B * S > 0.
+/// head-padded weights of temporal_attention_core.h, for the backward pass in the order of fused_channel(). T is 8; there
+/// is a pixel, B * S > 0.
 struct TemporalFusedArgs {
   std::int64_t B = 0, S = 0, C = 0, N = 0, D = 0, head_pitch = 0, num_pairs = 0;
   Rows<const BFloat16> x;         ///< [B*8*S,C]
@@ -34,10 +49,24 @@ inline constexpr double kTemporalFusedUse = 0.7;
 /// Index of the fused kernel that these sizes fill well, or -1: then the block is composed.
 int temporal_fused_kernel(DType dtype, std::int64_t T, std::int64_t C, std::int64_t D, std::int64_t R);
 
+/// Tiles of 8 head channels of that kernel.
+constexpr int fused_head_tiles(int kernel) { return static_cast<int>(kTemporalFusedShapes[kernel].head / 8); }
+
+/// The channel of a head that lies in row `row` of the backward pass's weights, of which a kernel takes `tiles` tiles:
+/// two tiles are dealt to the lanes of a quad so that each ends up with four neighbouring channels, one store of 8
+/// bytes.
+constexpr int fused_channel(int row, int tiles) {
+  const int in_pair = row % 16;
+  const bool alone = row / 16 * 2 + 1 >= tiles;
+  return alone ? row : row - in_pair + in_pair % 8 / 2 * 4 + in_pair / 8 * 2 + in_pair % 2;
+}
+
 /// What the backward pass reads and writes beside the arguments; it does not use y.
 struct TemporalFusedGrads {
   Rows<const BFloat16> d_y;    ///< [B*8*S,C]
-  Rows<BFloat16> h, d_qkv, o;  ///< written: [B*8*S,C], [B*8*S,3*N*head_pitch], [B*8*S,N*head_pitch]
+  Rows<BFloat16> h, d_qkv, o;  ///< written: [B*8*S,C], and rows of 3 N and of N heads as `stored` says, gaps up to
+                               ///< whole chunks as zero
+  StoredHeads stored;          ///< of o; width is D or head_pitch, even
   float* d_bias_partials =
       nullptr;  ///< [temporal_fused_partials(B, S, most_blocks)][N,8,8], every element written; or null
 };

@@ -7,7 +7,8 @@
 //            of a pixel come from them by m16n8k16 products, and the four results leave as they are made. Blocks are
 //            persistent: each walks over tiles with a grid stride and sums the gradient of the bias per warp in shared
 //            memory.
-// Traffic    reads x and d_y, writes h, o and d_qkv once; all weights once per tile through L2
+// Traffic    reads x and d_y, writes h, o and d_qkv once; all weights once per tile through L2. Heads without gaps, in
+//            whole sectors (StoredHeads): at 6 heads of 50, 100 bytes of each in 4 sectors, before 112 in 7
 // Numerics   h, q, k, v, d_o, p, d_logits and the results are rounded to bf16, sums in f32. No atomics.
 // Limits     as forward; N <= 16 (sums of the bias in shared memory)
 // Compiled   nvcc 13, sm_80 (sm_90), no spills: instructions per m16n8k16 in the loop over heads 4.6 (4.8) for up to
@@ -16,8 +17,8 @@
 //            on the 8x8 gradient of the logits instead of on q, d_q and d_k 0.4, addresses and conditions of the stores
 //            0.8. Steps of a projection unrolled by 2 spill 4 to 24 bytes and save 0.1
 // Measured   never run on a GPU yet
-// Open       results leave as 4-byte stores, half a sector per quad; turning q, k, v and d_o costs two movmatrix for
-//            each product with an 8x8 matrix
+// Open       turning q, k, v and d_o costs two movmatrix for each product with an 8x8 matrix. On an A100 one block has
+//            a multiprocessor to itself: 88 KB of shared memory at 96 channels, where two would need 81
 // Oracle     kernels/temporal_attention_cpu.cpp in f64, compared in tests/sim/temporal_attention_test.cpp
 #include <algorithm>
 #include <cmath>
@@ -53,7 +54,7 @@ using PackedRows = std::uint32_t[2][8][2];
 /// channel] in rows of kOutPitch); then the rotary code if wanted, and bf16. `left` and `right` are what the lane
 /// addresses in ldmatrix.
 template <class Shape, int kSteps, int kHeadTiles, bool kTransposed, bool kRotate>
-AVID_DEVICE void project_packed(PackedRows& out, shared_address left, shared_address right, const float2* angles) {
+AVID_DEVICE void project_packed(PackedRows& out, shared_address left, shared_address right, const float4* angles) {
   float acc[2][8][4] = {};
 #pragma unroll(kSteps >= 4 ? 1 : kSteps)  // unrolled they spill 16 to 48 bytes
   for (int s = 0; s < kSteps; ++s) {
@@ -76,18 +77,19 @@ AVID_DEVICE void project_packed(PackedRows& out, shared_address left, shared_add
       }
     }
   }
+  float4 angle;
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
-    float2 angle;
-    if (kRotate && j < 4) angle = angles[4 * j];
+    if (kRotate && j < 4 && j % 2 == 0) angle = angles[2 * j];
+    const float cosine = j % 2 == 0 ? angle.x : angle.z, sine = j % 2 == 0 ? angle.y : angle.w;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         float x = acc[i][j][2 * half], y = acc[i][j][2 * half + 1];
         if (kRotate && j < 4) {
-          const float turned = x * angle.x - y * angle.y;
-          y = y * angle.x + x * angle.y;
+          const float turned = x * cosine - y * sine;
+          y = y * cosine + x * sine;
           x = turned;
         }
         out[i][j][half] = pack_bf16x2(x, y);
@@ -97,14 +99,21 @@ AVID_DEVICE void project_packed(PackedRows& out, shared_address left, shared_add
 }
 
 /// The logits' shape of a pair of pixels: s = a b^T of block i.
+template <int kHeadTiles>
 AVID_DEVICE void packed_products(TokenLogits& s, const std::uint32_t (&a)[8][2], const std::uint32_t (&b)[8][2]) {
   float first[4] = {}, second[4] = {};
 #pragma unroll
-  for (int k = 0; k < 4; ++k) {
+  for (int k = 0; k < kHeadTiles / 2; ++k) {
     const std::uint32_t left[4] = {a[2 * k][0], a[2 * k][1], a[2 * k + 1][0], a[2 * k + 1][1]};
     const std::uint32_t b0[2] = {b[2 * k][0], b[2 * k + 1][0]}, b1[2] = {b[2 * k][1], b[2 * k + 1][1]};
     mma_bf16_16x8x16(first, left, b0, first);
     mma_bf16_16x8x16(second, left, b1, second);
+  }
+  if constexpr (kHeadTiles % 2 == 1) {
+    constexpr int j = kHeadTiles - 1;
+    const std::uint32_t left[2] = {a[j][0], a[j][1]}, b0[1] = {b[j][0]}, b1[1] = {b[j][1]};
+    mma_bf16_16x8x8(first, left, b0, first);
+    mma_bf16_16x8x8(second, left, b1, second);
   }
   s.v[0][0][0] = first[0], s.v[0][0][1] = first[1];
   s.v[1][1][0] = second[2], s.v[1][1][1] = second[3];
@@ -114,32 +123,63 @@ AVID_DEVICE void packed_products(TokenLogits& s, const std::uint32_t (&a)[8][2],
 constexpr unsigned kNoRow = ~0u;
 
 /// rows = M x for the two pixels of a block, and the inverse rotary code if wanted; stored in the lane's two rows of
-/// `to`, whose first column is this head's, for the `tiles` of 8 channels that a head has. (Row numbers: pointers would
-/// take four times the registers.)
+/// `to`: whole groups of 16 channels from column whole_at on, what is left of `width` channels from rest_at on. (Row
+/// numbers: pointers would take four times the registers.)
 template <int kHeadTiles, bool kRotate>
 AVID_DEVICE void mix_and_store(
-    const std::uint32_t (&m)[4], const std::uint32_t (&x)[8][2], const float2* angles, bf16* to, unsigned pitch,
-    const unsigned (&row)[2], int tiles, int t) {
-  bf16* const at[2] = {to + std::size_t{row[0]} * pitch + 2 * t, to + std::size_t{row[1]} * pitch + 2 * t};
+    const std::uint32_t (&m)[4], const std::uint32_t (&x)[8][2], const float4* angles, bf16* to, unsigned pitch,
+    const unsigned (&row)[2], int whole_at, int rest_at, int width, int t) {
+  bf16* const at[2] = {
+      to + (std::size_t{row[0]} * pitch + whole_at + 4 * t), to + (std::size_t{row[1]} * pitch + whole_at + 4 * t)};
   const bool exists[2] = {row[0] != kNoRow, row[1] != kNoRow};
+  const int to_rest = rest_at - whole_at - width / 16 * 16;  // from where a channel would lie among the groups
 #pragma unroll
-  for (int j = 0; j < kHeadTiles; ++j) {
-    if (j >= fewest_tiles(kHeadTiles) && j >= tiles) break;
-    const std::uint32_t b[2] = {movmatrix(x[j][0]), movmatrix(x[j][1])};
-    float c[4] = {};
-    mma_bf16_16x8x16(c, m, b, c);
+  for (int j = 0; j < kHeadTiles; j += 2) {
+    if (j >= fewest_tiles(kHeadTiles) && j * 8 >= width) break;
+    std::uint32_t packed[2][2];  // [tile][half]
+    float4 angle;
+    if (kRotate && j < 4) angle = angles[2 * j];
+#pragma unroll
+    for (int v = 0; v < 2 && j + v < kHeadTiles; ++v) {
+      const std::uint32_t b[2] = {movmatrix(x[j + v][0]), movmatrix(x[j + v][1])};
+      float c[4] = {};
+      mma_bf16_16x8x16(c, m, b, c);
+      const float cosine = v == 0 ? angle.x : angle.z, sine = v == 0 ? angle.y : angle.w;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float u = c[2 * half], w = c[2 * half + 1];
+        if (kRotate && j < 4) {
+          const float turned = u * cosine + w * sine;
+          w = w * cosine - u * sine;
+          u = turned;
+        }
+        packed[v][half] = pack_bf16x2(u, w);
+      }
+    }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float u = c[2 * half], w = c[2 * half + 1];
-      if (kRotate && j < 4) {
-        const float2 angle = angles[4 * j];
-        const float turned = u * angle.x + w * angle.y;
-        w = w * angle.x - u * angle.y;
-        u = turned;
+      if (!exists[half]) continue;
+      bf16* const group = at[half] + j * 8;
+      if (j + 1 == kHeadTiles) {  // alone: the lane has channels 2 t and 2 t + 1
+        if (j * 8 + 2 * t < width) *reinterpret_cast<std::uint32_t*>(group + (to_rest - 2 * t)) = packed[0][half];
+      } else if (j * 8 + 16 <= fewest_channels(kHeadTiles) || j * 8 + 16 <= width) {
+        *reinterpret_cast<uint2*>(group) = make_uint2(packed[0][half], packed[1][half]);
+      } else {
+#pragma unroll
+        for (int v = 0; v < 2; ++v)
+          if (j * 8 + 4 * t + 2 * v < width)
+            *reinterpret_cast<std::uint32_t*>(group + (to_rest + 2 * v)) = packed[v][half];
       }
-      if (exists[half]) *reinterpret_cast<std::uint32_t*>(at[half] + j * 8) = pack_bf16x2(u, w);
     }
   }
+}
+
+/// Zeros in the lane's two rows of `to` from column `columns` on, up to whole chunks.
+AVID_DEVICE void zero_row_gaps(const Rows<bf16>& to, const unsigned (&row)[2], int columns, int t) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half)
+    if (row[half] != kNoRow && 2 * t < (8 - columns % 8) % 8)
+      *reinterpret_cast<std::uint32_t*>(to.row(row[half]) + columns + 2 * t) = 0u;
 }
 
 template <int kSteps, int kHeadTiles, int kStages>
@@ -157,14 +197,16 @@ __global__ void __launch_bounds__(kFusedThreads)
   for (int head = 0; head < N; ++head) own_sums[head * 64] = own_sums[head * 64 + 1] = 0;
   float2* all_angles = arena.take<float2>(kFusedFrames * kAnglePitch, "angles");
   fill_angles(all_angles, p);
-  const float2* angles = all_angles + g * kAnglePitch + t;  // tile j of the lane: angles[4 j]
+  // Two tiles of the lane, j and j + 1, turn by angles[2 j].
+  const float4* angles = reinterpret_cast<const float4*>(all_angles + g * kAnglePitch + 2 * t);
   // What the lane addresses in ldmatrix (temporal_attention_fused.cu): rows, weights, transposed weights.
   const std::uint32_t left_lane = (lane % 16 * Shape::kRowPitch + lane / 16 * 8) * 2;
   const std::uint32_t right_lane = ((lane / 16 * 8 + lane % 8) * Shape::kRowPitch + lane / 8 % 2 * 8) * 2;
   const std::uint32_t out_lane = (lane % 16 * Shape::kOutPitch + lane / 16 * 8) * 2;
   const shared_address rows = shared_address(h_tile + warp * 32 * Shape::kRowPitch) + left_lane;
   constexpr std::uint32_t kToDyTile = kFusedRows * Shape::kRowPitch * 2;  // bytes
-  const int inner = static_cast<int>(p.N * p.head_pitch), tiles = static_cast<int>(p.head_pitch / 8);
+  const int width = grads.stored.width, whole = grads.stored.whole;
+  const unsigned d_pitch = static_cast<unsigned>(grads.d_qkv.pitch);
   for (unsigned tile = blockIdx.x; tile < num_tiles; tile += gridDim.x) {
     __syncthreads();                                           // the last tile's rows and weights are done
     constexpr int kLanes = power_of_two_from(Shape::kChunks);  // a thread keeps to one column of chunks
@@ -187,9 +229,10 @@ __global__ void __launch_bounds__(kFusedThreads)
         const FusedRow at(p.B, p.S, tile, warp * 32 + i * 16 + half * 8 + g);
         row[i][half] = at.valid ? static_cast<unsigned>(at.row) : kNoRow;
       }
+      zero_row_gaps(grads.d_qkv, row[i], 3 * N * width, t);
+      zero_row_gaps(grads.o, row[i], N * width, t);
     }
     for (int head = 0; head < N; ++head) {
-      const int column = head * static_cast<int>(p.head_pitch);
       PackedRows q, k, v, d_o;
       TokenLogits prob[2] = {}, bias = {};
       const auto weights = [&](const bf16* slice) { return shared_address(slice) + right_lane; };
@@ -200,7 +243,7 @@ __global__ void __launch_bounds__(kFusedThreads)
         bias.v[0][0][e] = bias.v[1][1][e] = p.bias[(head * kFusedFrames + g) * kFusedFrames + 2 * t + e] * kFusedLog2E;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        packed_products(prob[i], q[i], k[i]);
+        packed_products<kHeadTiles>(prob[i], q[i], k[i]);
         softmax_tokens<true, true>(prob[i], bias, scale * kFusedLog2E);
       }
       project_packed<Shape, kSteps, kHeadTiles, false, false>(v, rows, weights(ring.template next<2>(p, head)), angles);
@@ -209,7 +252,8 @@ __global__ void __launch_bounds__(kFusedThreads)
         std::uint32_t m[4];
         logits_fragment<true>(m, prob[i]);
         mix_and_store<kHeadTiles, false>(
-            m, v[i], angles, grads.o.data + column, static_cast<unsigned>(grads.o.pitch), row[i], tiles, t);
+            m, v[i], angles, grads.o.data, static_cast<unsigned>(grads.o.pitch), row[i], head * whole,
+            N * whole + head * (width - whole), width, t);
       }
       const shared_address out_weights = shared_address(ring.template next<3>(p, head)) + out_lane;
       project_packed<Shape, kSteps, kHeadTiles, true, false>(d_o, rows + kToDyTile, out_weights, angles);
@@ -217,23 +261,27 @@ __global__ void __launch_bounds__(kFusedThreads)
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         TokenLogits d = {};
-        packed_products(d, d_o[i], v[i]);
+        packed_products<kHeadTiles>(d, d_o[i], v[i]);
         softmax_tokens_bwd<true>(prob[i], d);
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           sum[e] += d.v[0][0][e] + d.v[1][1][e];
           d.v[0][0][e] *= scale, d.v[1][1][e] *= scale;  // once here instead of on q and all of d_q and d_k
         }
-        bf16* const d_qkv = grads.d_qkv.data + column;
-        const unsigned d_pitch = static_cast<unsigned>(grads.d_qkv.pitch);
+        const auto store = [&]<bool kRotate>(const auto& matrix, const auto& rows_of, int part) {
+          const int at = part * N + head;
+          mix_and_store<kHeadTiles, kRotate>(
+              matrix, rows_of, angles, grads.d_qkv.data, d_pitch, row[i], at * whole,
+              3 * N * whole + at * (width - whole), width, t);
+        };
         std::uint32_t m[4], turned[4];
         logits_fragment<true>(m, prob[i]);
         transpose_fragment<true>(turned, m);
-        mix_and_store<kHeadTiles, false>(turned, d_o[i], angles, d_qkv + 2 * inner, d_pitch, row[i], tiles, t);
+        store.template operator()<false>(turned, d_o[i], 2);
         logits_fragment<true>(m, d);
         transpose_fragment<true>(turned, m);
-        mix_and_store<kHeadTiles, true>(turned, q[i], angles, d_qkv + inner, d_pitch, row[i], tiles, t);
-        mix_and_store<kHeadTiles, true>(m, k[i], angles, d_qkv, d_pitch, row[i], tiles, t);
+        store.template operator()<true>(turned, q[i], 1);
+        store.template operator()<true>(m, k[i], 0);
       }
       own_sums[head * 64] += sum[0];
       own_sums[head * 64 + 1] += sum[1];

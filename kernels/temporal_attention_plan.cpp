@@ -39,20 +39,33 @@ std::int64_t temporal_fused_partials(std::int64_t B, std::int64_t S, std::int64_
 template <class Elem>
 TemporalAttentionPlan temporal_attention_plan(const TemporalAttentionDeviceArgs<Elem>& p, bool backward) {
   TemporalAttentionPlan plan;
+  const int kernel = temporal_fused_kernel(dtype_of<Elem>, p.T, p.C, p.D, p.R);
+  // The sums of d_bias of a backward block live in shared memory: up to 16 heads.
+  plan.fused = kernel >= 0 && (!backward || p.N <= 16);
+  const bool stores_heads = plan.fused && backward;
   plan.head_pitch = up_to(p.D, 8);
+  if (stores_heads) {
+    plan.head_tiles = fused_head_tiles(kernel);
+    plan.head_pitch = std::min<std::int64_t>(up_to(p.D, 16), plan.head_tiles * 8);
+  }
   plan.num_pairs = std::max<std::int64_t>(up_to(p.R, 16), 16);
   plan.inner = p.N * plan.head_pitch;
   plan.h_pitch = up_to(p.C, 8);
+  const int width = static_cast<int>(stores_heads ? up_to(p.D, 2) : plan.head_pitch), N = static_cast<int>(p.N);
+  plan.o_heads = {.heads = N, .width = width, .whole = stores_heads ? width / 16 * 16 : width};
+  plan.qkv_heads = plan.o_heads;
+  plan.qkv_heads.heads = 3 * N;
+  plan.qkv_pitch = up_to(plan.qkv_heads.columns(), stores_heads ? 16 : 8);
+  plan.o_pitch = up_to(plan.o_heads.columns(), stores_heads ? 16 : 8);
   const std::int64_t elem = sizeof(Elem), rows_per_clip = p.T * p.S;
-  const std::int64_t clip_bytes = std::max<std::int64_t>(1, rows_per_clip * (plan.h_pitch + 4 * plan.inner) * elem);
+  const std::int64_t clip_bytes =
+      std::max<std::int64_t>(1, rows_per_clip * (plan.h_pitch + plan.qkv_pitch + plan.o_pitch) * elem);
   plan.clips_per_chunk = std::clamp<std::int64_t>(
       p.clips_per_chunk > 0 ? p.clips_per_chunk : kChunkBytes / clip_bytes, 1, std::max<std::int64_t>(1, p.B));
   plan.num_chunks = rows_per_clip > 0 ? (p.B + plan.clips_per_chunk - 1) / plan.clips_per_chunk : 0;
   const std::int64_t rows = plan.clips_per_chunk * rows_per_clip;
   const TemporalCorePlan core =
       temporal_core_plan({plan.clips_per_chunk, p.T, p.S, p.N, p.D, plan.num_pairs}, dtype_of<Elem>, backward);
-  // The sums of d_bias of a backward block live in shared memory: up to 16 heads.
-  plan.fused = temporal_fused_kernel(dtype_of<Elem>, p.T, p.C, p.D, p.R) >= 0 && (!backward || p.N <= 16);
   plan.num_partials = plan.num_chunks * (plan.fused ? temporal_fused_partials(plan.clips_per_chunk, p.S, p.fused_blocks)
                                                     : core.num_partials);
 
@@ -61,22 +74,23 @@ TemporalAttentionPlan temporal_attention_plan(const TemporalAttentionDeviceArgs<
     plan.total_bytes += up_to(bytes, 256);
     return at;
   };
-  if (plan.head_pitch != p.D) {
+  if (plan.head_pitch != p.D || stores_heads) {
     plan.w_qkv = take(3 * plan.inner * plan.h_pitch * elem);
     plan.w_out = take(p.C * plan.inner * elem);
   }
+  if (stores_heads && p.D % 16 != 0) plan.w_rows = take(plan.qkv_heads.columns() * plan.h_pitch * elem);
   plan.rotary = take(p.T * plan.num_pairs * 2 * 4);
   plan.bias = take(p.N * p.T * p.T * 4);
   if (plan.fused && !backward) return plan;
   plan.h = take(rows * plan.h_pitch * elem);
-  plan.qkv = take(rows * 3 * plan.inner * elem);
-  plan.o = take(rows * plan.inner * elem);
+  plan.qkv = take(rows * plan.qkv_pitch * elem);
+  plan.o = take(rows * plan.o_pitch * elem);
   std::int64_t linear_bytes = 0;
   const std::int64_t clips_of_last_chunk = p.B - (plan.num_chunks - 1) * plan.clips_per_chunk;
   for (const std::int64_t num_rows : {rows, clips_of_last_chunk * rows_per_clip}) {
     for (const LinearSize& size :
-         {LinearSize{.P = num_rows, .I = p.C, .O = 3 * plan.inner},
-          LinearSize{.P = num_rows, .I = plan.inner, .O = p.C}}) {
+         {LinearSize{.P = num_rows, .I = p.C, .O = plan.qkv_heads.columns()},
+          LinearSize{.P = num_rows, .I = plan.o_heads.columns(), .O = p.C}}) {
       linear_bytes = std::max(linear_bytes, linear_fwd_workspace_bytes<Elem>(size));
       if (!backward) continue;
       linear_bytes = std::max(linear_bytes, linear_bwd_data_workspace_bytes<Elem>(size));
@@ -85,8 +99,8 @@ TemporalAttentionPlan temporal_attention_plan(const TemporalAttentionDeviceArgs<
   }
   plan.linear = take(linear_bytes);
   if (!backward) return plan;
-  plan.d_w_qkv = take(3 * plan.inner * plan.h_pitch * 4);
-  plan.d_w_out = take(p.C * plan.inner * 4);
+  plan.d_w_qkv = take(plan.qkv_heads.columns() * plan.h_pitch * 4);
+  plan.d_w_out = take(p.C * plan.o_pitch * 4);
   plan.d_gamma = take(p.C * 4);
   plan.d_bias_partials = take(plan.num_partials * p.N * p.T * p.T * 4);
   plan.d_bias = take(p.N * p.T * p.T * 4);

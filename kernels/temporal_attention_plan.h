@@ -4,23 +4,29 @@
 #include <cstdint>
 
 #include "kernels/temporal_attention.h"
+#include "kernels/temporal_attention_fused.h"
 
 namespace avid::kernels {
 
 /// Chunks of whole clips, and byte offsets into the workspace. A function of sizes and element type only.
 struct TemporalAttentionPlan {
   std::int64_t clips_per_chunk = 0, num_chunks = 0;
-  std::int64_t head_pitch = 0;    ///< D rounded up to 8: every head starts at a 16-byte boundary
-  std::int64_t num_pairs = 0;     ///< R rounded up to 16
-  std::int64_t inner = 0;         ///< N * head_pitch
-  std::int64_t h_pitch = 0;       ///< C rounded up to 8
+  std::int64_t head_pitch = 0;     ///< of weights and, unless the backward pass is fused, rows: D rounded up to 8, for
+                                   ///< the fused backward pass to 16 where its kernel has as many
+  std::int64_t num_pairs = 0;      ///< R rounded up to 16
+  std::int64_t inner = 0;          ///< N * head_pitch
+  std::int64_t h_pitch = 0;        ///< C rounded up to 8
+  StoredHeads qkv_heads, o_heads;  ///< what rows of qkv and o look like
+  std::int64_t qkv_pitch = 0, o_pitch = 0;
   std::int64_t num_partials = 0;  ///< rows of d_bias_partials, all chunks together
 
   /// fwd runs as one kernel on all clips, without rows in the workspace; bwd begins with one kernel per chunk.
   bool fused = false;
 
-  // Constant during a pass. Weights with padded heads, absent (-1) when D is a multiple of 8.
-  std::int64_t w_qkv = -1, w_out = -1, rotary = -1, bias = -1;
+  // Constant during a pass. Weights with padded heads, absent (-1) when the weights themselves will do; head_tiles: of
+  // the fused backward kernel, which has them in an order of its own. w_rows: w_qkv in the order of rows of qkv.
+  int head_tiles = 0;
+  std::int64_t w_qkv = -1, w_out = -1, w_rows = -1, rotary = -1, bias = -1;
   // Of one chunk: normalised rows (later their gradient), projected rows (later theirs), attention's output (first
   // d_o).
   std::int64_t h = -1, qkv = -1, o = -1;

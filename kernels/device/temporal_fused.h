@@ -25,10 +25,11 @@ struct FusedRow {
   }
 };
 
-/// Tiles of 8 channels that a head of a kernel for `head_tiles` has at least (temporal_fused_kernel).
-constexpr int fewest_tiles(int head_tiles) { return static_cast<int>(kTemporalFusedUse * head_tiles * 8 + 7.999) / 8; }
+/// Channels that a head of a kernel for `head_tiles` has at least, and tiles of 8 (temporal_fused_kernel).
+constexpr int fewest_channels(int head_tiles) { return static_cast<int>(kTemporalFusedUse * head_tiles * 8 + 0.999); }
+constexpr int fewest_tiles(int head_tiles) { return (fewest_channels(head_tiles) + 7) / 8; }
 
-constexpr int kAnglePitch = 20;  ///< pairs of a frame's row of the rotary table: 16, and 4 against bank conflicts
+constexpr int kAnglePitch = 24;  ///< pairs of a frame's row of the rotary table: 16, and 8 against bank conflicts
 
 /// The rotary code of (frame, pair) in shared memory: the registers of the head's loop are all in use.
 AVID_DEVICE void fill_angles(float2* angles, const TemporalFusedArgs& p) {

@@ -46,7 +46,7 @@ Outputs<Elem> run(const Case& c, int tile) {
   Workspace sums(kernels::layer_norm_bwd_workspace(c.P, c.I) * 4);
   auto d_h = DeviceRows<Elem>::poisoned(c.P, c.I);
   const kernels::LayerNormDeviceArgs<Elem> norm{
-      .num_rows = c.P, .C = c.I, .x = x.rows(), .gamma = gamma.rows().data, .eps = 1e-5f};
+      .num_rows = c.P, .C = c.I, .x = x.rows(), .gamma = gamma.rows().data, .eps = 1e-5f, .out = {}};
   if (tile == kTheOp) {
     kernels::linear_layer_norm_bwd<Sim, Elem>(
         Stream{}, s, w.rows(), norm,
@@ -98,7 +98,7 @@ void check(const Case& c, int tile) {
   std::vector<double> d_h(x.size()), d_x(x.size()), d_gamma(gamma.size());
   kernels::linear_ref_bwd_data<double>(c.size(), {d_out.data(), c.O}, {w.data(), c.I}, {d_h.data(), c.I}, {});
   const kernels::LayerNormArgs<double> norm{
-      .num_rows = c.P, .C = c.I, .x = {x.data(), c.I}, .gamma = gamma.data(), .eps = 1e-5f};
+      .num_rows = c.P, .C = c.I, .x = {x.data(), c.I}, .gamma = gamma.data(), .eps = 1e-5f, .out = {}};
   kernels::layer_norm_bwd<double>(
       norm, {.d_out = {d_h.data(), c.I}, .d_x = {d_x.data(), c.I}, .d_gamma = d_gamma.data()});
   if (c.residual)
@@ -208,8 +208,9 @@ TEST_CASE("linear_layer_norm/a row that is not finite has gaps of zeros") {
   const auto gamma = DeviceRows<float>::random(1, 3, 4);
   Workspace product(kernels::linear_bwd_data_workspace_bytes<bf16>(s));
   kernels::linear_layer_norm_bwd<Sim, bf16>(
-      Stream{}, s, w.rows(), {.num_rows = 2, .C = 3, .x = x.rows(), .gamma = gamma.rows().data, .eps = 1e-5f},
-      {.d_out = d_out.rows(), .d_x = d_x.rows(), .linear_space = product.data()});
+      Stream{}, s, w.rows(),
+      {.num_rows = 2, .C = 3, .x = x.rows(), .gamma = gamma.rows().data, .eps = 1e-5f, .out = {}},
+      {.d_out = d_out.rows(), .d_residual = {}, .d_h = {}, .d_x = d_x.rows(), .linear_space = product.data()});
   CHECK(std::isfinite(static_cast<float>(d_x.at(0)[2])));
   CHECK(std::isnan(static_cast<float>(d_x.at(1)[2])));
   CHECK(d_x.gaps_are_zero());
