@@ -230,36 +230,62 @@ __global__ void __launch_bounds__(Tile::kThreads, kGradBlocks<Tile>)
   using ColumnsOf = PositionMajor<Elem, S::kPitchN>;
   const unsigned char* rows_at = stages_m + RowsOf::rows_at(warp_m, lane);
   const unsigned char* columns_at = stages_n + ColumnsOf::columns_at(warp_n, lane);
+  // The ones, if this block has them: their sums are put by now and then.
+  const int end_m = num_chunks * kChunk<Elem>;
+  const bool has_ones = s == splits.ones && tile_m == num_chunks / S::kChunksM;
+  const int steps_at_once = has_ones ? kOnesPositions / kPositions : steps;
   int stage = 0, fill = Tile::kStages - 1;
-  for (int step = 0; step < steps; ++step) {
-    cp_async_wait<Tile::kStages - 2>();
-    __syncthreads();
-    if (step + Tile::kStages - 1 < steps) load(step + Tile::kStages - 1, fill);
-    cp_async_commit();
-    if ((step + Tile::kStages) % kWarps == 0) write_windows();
-    const unsigned char* tile_a = rows_at + stage * S::kStageM;
-    const unsigned char* tile_b = columns_at + stage * S::kStageN;
+  for (int step = 0; step < steps;) {
+    const int from = step;
+    for (const int end = min(steps, step + steps_at_once); step < end; ++step) {
+      cp_async_wait<Tile::kStages - 2>();
+      __syncthreads();
+      if (step + Tile::kStages - 1 < steps) load(step + Tile::kStages - 1, fill);
+      cp_async_commit();
+      if ((step + Tile::kStages) % kWarps == 0) write_windows();
+      const unsigned char* tile_a = rows_at + stage * S::kStageM;
+      const unsigned char* tile_b = columns_at + stage * S::kStageN;
 #pragma unroll
-    for (int k = 0; k < kPositions; k += RowsOf::kStep) {
-      Fragment<Elem, 4> a[kTilesM];
+      for (int k = 0; k < kPositions; k += RowsOf::kStep) {
+        Fragment<Elem, 4> a[kTilesM];
 #pragma unroll
-      for (int i = 0; i < kTilesM; ++i) RowsOf::rows16(a[i], tile_a, k, i * 16);
+        for (int i = 0; i < kTilesM; ++i) RowsOf::rows16(a[i], tile_a, k, i * 16);
 #pragma unroll
-      for (int j = 0; j < kTilesN; j += 2) {
-        Fragment<Elem, 2> b[2];
-        if (j + 1 < kTilesN)
-          ColumnsOf::columns16(b, tile_b, k, j * 8);
-        else
-          ColumnsOf::columns8(b[0], tile_b, k, j * 8);
+        for (int j = 0; j < kTilesN; j += 2) {
+          Fragment<Elem, 2> b[2];
+          if (j + 1 < kTilesN)
+            ColumnsOf::columns16(b, tile_b, k, j * 8);
+          else
+            ColumnsOf::columns8(b[0], tile_b, k, j * 8);
 #pragma unroll
-        for (int i = 0; i < kTilesM; ++i) {
-          multiply_add(acc[i][j], a[i], b[0]);
-          if (j + 1 < kTilesN) multiply_add(acc[i][j + 1], a[i], b[1]);
+          for (int i = 0; i < kTilesM; ++i) {
+            multiply_add(acc[i][j], a[i], b[0]);
+            if (j + 1 < kTilesN) multiply_add(acc[i][j + 1], a[i], b[1]);
+          }
         }
       }
+      stage = stage + 1 == Tile::kStages ? 0 : stage + 1;
+      fill = fill + 1 == Tile::kStages ? 0 : fill + 1;
     }
-    stage = stage + 1 == Tile::kStages ? 0 : stage + 1;
-    fill = fill + 1 == Tile::kStages ? 0 : fill + 1;
+    if (!has_ones) continue;
+    float* sums = bias_partials(p, splits.count, static_cast<int>(blockIdx.z));
+#pragma unroll
+    for (int i = 0; i < kTilesM; ++i)
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int first = tile_m * Tile::BM + warp_m + i * 16 + 8 * h, m = first + (lane >> 2);
+        if (end_m < first || first + 8 <= end_m) continue;
+#pragma unroll
+        for (int j = 0; j < kTilesN; ++j)
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            const bool mine = m >= end_m && m < end_m + kChunk<Elem>;
+            put_bias_by(
+                sums, n0 + warp_n + j * 8 + (lane & 3) * 2 + e, p.num_columns, lane, mine ? acc[i][j][2 * h + e] : 0.0f,
+                from == 0);
+            if (mine) acc[i][j][2 * h + e] = 0.0f;
+          }
+      }
   }
   cp_async_wait<0>();
 
@@ -267,22 +293,11 @@ __global__ void __launch_bounds__(Tile::kThreads, kGradBlocks<Tile>)
   const std::int64_t flat = std::int64_t{taps} * (p.source[0].chunks + p.source[1].chunks) * kChunk<Elem>;
   const std::int64_t first_m = std::int64_t{s == 0 ? 0 : taps * p.source[0].chunks} * kChunk<Elem>;
   float* partial = p.workspace + std::int64_t{blockIdx.z} * p.num_columns * flat + first_m;
-  const int end_m = num_chunks * kChunk<Elem>;  // and the place of the ones
 #pragma unroll
   for (int i = 0; i < kTilesM; ++i)
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int first = tile_m * Tile::BM + warp_m + i * 16 + 8 * h, m = first + (lane >> 2);
-      if (s == splits.ones && first <= end_m && end_m < first + 8) {
-        float* sums = bias_partials(p, splits.count, static_cast<int>(blockIdx.z));
-#pragma unroll
-        for (int j = 0; j < kTilesN; ++j)
-#pragma unroll
-          for (int e = 0; e < 2; ++e)
-            store_bias_partial(
-                sums, n0 + warp_n + j * 8 + (lane & 3) * 2 + e, p.num_columns, lane,
-                m >= end_m && m < end_m + kChunk<Elem> ? acc[i][j][2 * h + e] : 0.0f);
-      }
+      const int m = tile_m * Tile::BM + warp_m + i * 16 + (lane >> 2) + 8 * h;
       if (m >= end_m) continue;
 #pragma unroll
       for (int j = 0; j < kTilesN; ++j)

@@ -67,16 +67,13 @@ struct WgmmaGradCut {
   bool ones = false;  ///< behind the last column stand those of the bias
 };
 
-/// Column f of the M side: a chunk of a source at taps (t, y, x), (t, y, x + stride) ... source -1: past the last, the
-/// first of which may be ones.
+/// Column f of the M side: a chunk of a source at taps (t, y, x), (t, y, x + stride) ... source -1: past the last.
 struct GradColumn {
   int source = -1, chunk = 0, t = 0, y = 0, x = 0;
-  bool first_past = false;
   AVID_DEVICE GradColumn(const GatherWeightGrad<bf16>& p, const ShiftedTaps& taps, int f) {
     const int rows = p.t.taps * p.y.taps * taps.classes, s = f < rows * p.source[0].chunks ? 0 : 1;
     if (s == 1) f -= rows * p.source[0].chunks;
     const int chunks = p.source[s].chunks;
-    first_past = f == rows * chunks;
     if (f >= rows * chunks) return;
     const int tap = f / chunks;
     source = s, chunk = f % chunks;
@@ -136,7 +133,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     const bool use_n = column_n < S::kColumnsN && chunk_n < p.rows.chunks;
     const shared_address load_m = shared_address(stages) + column_m * S::kPlaneM * 16;
     const shared_address load_n = shared_address(stages) + (S::kStageM + column_n * S::kPlaneN * 16);
-    const bool ones = cut.ones && column.first_past && column_m < Tile::kColumns;
+    const bool ones = cut.ones && first_column + column_m == cut.raster.columns && column_m < Tile::kColumns;
     const bool use_m = column_m < Tile::kColumns && !ones;
     // The positions of a step that this warp copies: f(i, r) for stop i of this warp, which is position r.
     const auto for_own = [&](const auto& f) {
@@ -188,28 +185,51 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   const std::uint64_t tiles_m =
       transposed_plain_tile(shared_address(stages) + first_plane * S::kPlaneM * 16, S::kPlaneM * 16);
   const std::uint64_t tiles_n = transposed_plain_tile(shared_address(stages) + S::kStageM, S::kPlaneN * 16);
+  // The ones, if this block has them: their sums are put by now and then.
+  const int ones = cut.raster.columns - first_column;  // column of the block
+  const bool has_ones = cut.ones && ones < Tile::kColumns;
+  const int steps_at_once = has_ones ? kOnesPositions / kStep : steps;
   StageCursor<kStages> at{0};
-  for (int s = 0; s < steps; ++s) {
-    barriers.wait_full(at);
-    wgmma_fence();
+  for (int s = 0; s < steps;) {
+    const int from = s;
+    for (const int end = min(steps, s + steps_at_once); s < end; ++s) {
+      barriers.wait_full(at);
+      wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < kStep; k += 16) {
-      const std::uint64_t n = tiles_n + at.stage * (S::kStage / 16) + k;
-      const std::uint64_t m = tiles_m + at.stage * (S::kStage / 16) + k;
+      for (int k = 0; k < kStep; k += 16) {
+        const std::uint64_t n = tiles_n + at.stage * (S::kStage / 16) + k;
+        const std::uint64_t m = tiles_m + at.stage * (S::kStage / 16) + k;
 #pragma unroll
-      for (int group = 0; group < kGroups; ++group)
+        for (int group = 0; group < kGroups; ++group)
 #pragma unroll
-        for (int shift = 0; shift < kShifts; ++shift)
-          wgmma_bf16_transposed<BN>(acc[group * kShifts + shift], m + group * 8 * S::kPlaneM + shift, n);
+          for (int shift = 0; shift < kShifts; ++shift)
+            wgmma_bf16_transposed<BN>(acc[group * kShifts + shift], m + group * 8 * S::kPlaneM + shift, n);
+      }
+      wgmma_commit();
+      wgmma_wait<1>();  // the step before is done: its stage is free
+      if (s > 0) barriers.release(at.before(), lane);
+      at.next();
     }
-    wgmma_commit();
-    wgmma_wait<1>();  // the step before is done: its stage is free
-    if (s > 0) barriers.release(at.before(), lane);
-    at.next();
-  }
-  wgmma_wait<0>();
+    wgmma_wait<0>();
 #pragma unroll
-  for (int i = 0; i < kGroups * kShifts; ++i) wgmma_settle(acc[i]);
+    for (int i = 0; i < kGroups * kShifts; ++i) wgmma_settle(acc[i]);
+    if (!has_ones) continue;
+    float* sums = bias_partials(p, cut.splits, static_cast<int>(blockIdx.z));
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        if (first_plane + group * 8 + warp * 2 + half != ones) continue;
+#pragma unroll
+        for (int j = 0; j < BN / 8; ++j)
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            float& v = acc[group * kShifts][4 * j + 2 * half + e];
+            put_bias_by(sums, n0 + j * 8 + (lane & 3) * 2 + e, p.num_columns, lane, v, from == 0);
+            v = 0.0f;
+          }
+      }
+  }
 
   // 8 rows of a warp's products are the channels of one column: 32 bytes in a row for each n.
   const int taps = p.t.taps * p.y.taps * p.x.taps;
@@ -221,15 +241,6 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const GradColumn column(p, cut.raster.taps, first_column + first_plane + group * 8 + warp * 2 + half);
-      if (cut.ones && column.first_past) {
-        float* sums = bias_partials(p, cut.splits, static_cast<int>(blockIdx.z));
-#pragma unroll
-        for (int j = 0; j < BN / 8; ++j)
-#pragma unroll
-          for (int e = 0; e < 2; ++e)
-            store_bias_partial(
-                sums, n0 + j * 8 + (lane & 3) * 2 + e, p.num_columns, lane, acc[group * kShifts][4 * j + 2 * half + e]);
-      }
       if (column.source < 0) continue;
       const int chunks = column.source == 0 ? p.source[0].chunks : p.source[1].chunks;
 #pragma unroll

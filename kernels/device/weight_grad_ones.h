@@ -5,15 +5,17 @@
 // over. Positions past the end need no zeros here, since those of d_out are zero.
 //
 // One channel of the chunk would do. But tensor cores cut their sums towards zero (docs/simulator.md), and thousands of
-// steps make a sum of them 1e-4 too small: so the channels take turns over the steps of the instruction that the stages
-// hold, and their sums are added at the end. Each then is a sum of a fraction of the steps, since zeros leave it as it
-// is.
+// steps make a sum of them 1e-4 too small. So the channels take turns over the steps of the instruction that the stages
+// hold: each then is a sum of a fraction of the steps, since zeros leave it as it is. And every kOnesPositions
+// positions the sums are put by, in f32 and rounded to nearest.
 #pragma once
 
 #include "kernels/device/gpu.h"
 #include "kernels/gather_gemm.h"
 
 namespace avid::kernels::AVID_GPU {
+
+inline constexpr int kOnesPositions = 4096;
 
 /// Writes the chunk of ones of a position in step `turn` of the instruction, counted over all stages.
 template <class Elem>
@@ -33,12 +35,12 @@ AVID_DEVICE float* bias_partials(const GatherWeightGrad<Elem>& p, int splits, in
   return p.workspace + (m * splits + split) * p.num_columns;
 }
 
-/// Adds what the lanes hold of eight channels of ones (lane / 4) in column n of the result, a warp together, and stores
-/// it.
-AVID_DEVICE void store_bias_partial(float* sums, int n, int num_columns, int lane, float v) {
+/// Puts by what the lanes hold of eight channels (lane / 4) of column n of the result, a warp together: writes it to
+/// sums[n] if this is the first time, and else adds it.
+AVID_DEVICE void put_bias_by(float* sums, int n, int num_columns, int lane, float v, bool first) {
 #pragma unroll
   for (int o = 4; o < 32; o *= 2) v += __shfl_xor_sync(0xffffffffu, v, o);
-  if (lane < 4 && n < num_columns) sums[n] = v;
+  if (lane < 4 && n < num_columns) sums[n] = first ? v : sums[n] + v;
 }
 
 }  // namespace avid::kernels::AVID_GPU

@@ -55,7 +55,7 @@ Grid grid_of(const GatherWeightGrad<bf16>& p, const WeightGradPlan& plan, const 
   return grid;
 }
 
-/// The sums of `rows` positions of values about one, with a tile; relative to those in f64.
+/// The sums of `rows` positive values between 1/50 and 50, with a tile; relative to those in f64.
 template <class Elem>
 double worst_bias_error(std::int64_t rows, int tile, int splits) {
   constexpr std::int64_t kChannels = 5, N = 11;
@@ -63,7 +63,7 @@ double worst_bias_error(std::int64_t rows, int tile, int splits) {
   std::vector<double> expected(N);
   for (std::int64_t r = 0; r < rows; ++r)
     for (std::int64_t n = 0; n < N; ++n) {
-      d_out.at(r)[n] = Elem(1.0f + 0.5f * static_cast<float>(d_out.at(r)[n]));
+      d_out.at(r)[n] = Elem(std::exp(4.0f * static_cast<float>(d_out.at(r)[n])));
       expected[static_cast<std::size_t>(n)] += static_cast<double>(static_cast<float>(d_out.at(r)[n]));
     }
   const auto x = DeviceRows<Elem>::random(rows, kChannels, 2);
@@ -122,12 +122,12 @@ TEST_CASE("gather_weight_grad/launches/the kind of device chooses, and a bias ta
 }
 
 TEST_CASE("gather_weight_grad/bias/sums over many positions are as near as sums in f32 can be") {
-  // One split of 40,000 positions, more than any of a real layer. A tensor core that cut one long sum would lose 1e-4.
-  CHECK(worst_bias_error<bf16>(40000, 1, 1) < 1e-5);
+  // One split of 40,000 positions, as many as any of a real layer. A tensor core that cut one long sum would lose 1e-4.
+  CHECK(worst_bias_error<bf16>(40000, 1, 1) < 2e-6);
   CHECK(worst_bias_error<float>(5000, 0, 1) < 1e-6);
   CHECK(worst_bias_error<bf16>(40000, kernels::kChooseTile, 0) < 2e-6);
   const OnArch arch(90);
-  CHECK(worst_bias_error<bf16>(40000, kFirstWgmmaTile, 1) < 1e-5);
+  CHECK(worst_bias_error<bf16>(40000, kFirstWgmmaTile, 1) < 2e-6);
   CHECK(worst_bias_error<bf16>(40000, kernels::kChooseTile, 0) < 2e-6);
 }
 
