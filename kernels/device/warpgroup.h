@@ -8,7 +8,7 @@
 //   kHaveSm90a                                    was this file compiled for sm_90a (always true in the simulator)
 //   mbarrier; mbarrier_init(at, arrivals), _arrive(at), _wait(at, parity)      `at` is a shared_address
 //   mbarrier_arrive_and_expect(at, bytes)         an arrival, and so many bytes of tensor copies begun after it
-//   TensorMap; tensor_map(op, name, tiles)        host: a matrix and its tiles, as an argument `const __grid_constant__`
+//   TensorMap; tensor_map(op, name, tiles)        host: a matrix and its tiles, an argument `const __grid_constant__`
 //   copy_tile(to, map, column, row, at)           one thread: begins a tensor copy (TMA), whose bytes count at `at`
 //   fence_proxy_async()                           this thread's writes to shared memory, and mbarriers that it
 //                                                 initialised, come before what wgmma and tensor copies do

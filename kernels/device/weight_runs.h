@@ -1,4 +1,4 @@
-// kernels/device/weight_runs.h -- where the weights of a gathered product lie as a kernel walks them, one behind another
+// kernels/device/weight_runs.h -- do the weights of a gathered product lie as a kernel walks them, one behind another
 //
 // Then a step of the inner dimension, for some rows of weights, is a plain tile of a matrix (weight_tiles.h).
 #pragma once

@@ -1,8 +1,8 @@
 // kernels/device/wgmma_stages.h -- buffers in shared memory between a warpgroup that loads and those that multiply
 //
 // kStages stages, each with two barriers. `full`: the loads of a stage are in shared memory, one arrival per loading
-// warp, and with tensor copies one that announces their bytes, which count there themselves. `empty`: a stage's products
-// are done, one arrival per multiplying warp.
+// warp, and with tensor copies one that announces their bytes, which count there themselves. `empty`: a stage's
+// products are done, one arrival per multiplying warp.
 #pragma once
 
 #include "kernels/device/warpgroup.h"

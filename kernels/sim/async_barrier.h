@@ -1,5 +1,5 @@
-// kernels/sim/async_barrier.h -- mbarriers: barriers in shared memory that some threads, and the bytes of tensor copies,
-// arrive at and others wait for
+// kernels/sim/async_barrier.h -- mbarriers: barriers in shared memory that some threads arrive at, and the bytes of
+// tensor copies, and others wait for
 #pragma once
 
 #include <cstdint>
@@ -14,8 +14,8 @@ namespace avid::kernels::simulator {
 using Clock = std::vector<std::uint32_t>;
 
 /// The mbarriers of a block. A phase is complete when all arrivals of it came, and all bytes that were announced with
-/// them; the next begins at once, and its parity is the other one. Who waits for a parity is let through while the current phase has the other, as on hardware: a
-/// thread that is late by two phases waits again, forever.
+/// them; the next begins at once, and its parity is the other one. Who waits for a parity is let through while the
+/// current phase has the other, as on hardware: a thread that is late by two phases waits again, forever.
 class AsyncBarriers {
  public:
   void begin_block() { barriers_.clear(); }

@@ -1,9 +1,9 @@
 // kernels/sim/tensor_copy.h -- tensor copies (TMA): a tile of a matrix comes into shared memory, behind all threads
 //
-// One thread begins a copy and goes on. The bytes arrive at some time after that and count at an mbarrier, whose phase is
-// complete when all arrivals and all announced bytes came. So the tile becomes NaN at the issue, and arrives either
-// at once or as late as the block allows: when no thread can go on without it (Engine::choose). Copies need not arrive in
-// the order in which they were begun.
+// One thread begins a copy and goes on. The bytes arrive at some time after that and count at an mbarrier, whose phase
+// is complete when all arrivals and all announced bytes came. So the tile becomes NaN at the issue, and arrives either
+// at once or as late as the block allows: when no thread can go on without it (Engine::choose). Copies need not arrive
+// in the order in which they were begun.
 #pragma once
 
 #include <cstdint>
