@@ -44,7 +44,8 @@ esac
 constexpr const char* kKernelTests = R"sh(#!/bin/bash
 here=$(dirname "$0")
 case "$1" in
-  --list-test-cases) printf '[doctest] listing\nfill/a\nadam/b c\ngather_gemm_wgmma/c\ntensor_copy/t\nfill/d\nlayouts/x\n' ;;
+  --list-test-cases)
+    printf '[doctest] listing\n%s\n' fill/a 'adam/b c' gather_gemm_wgmma/c tensor_copy/t fill/d layouts/x ;;
   -tc=gather_gemm_wgmma*)
     [ ! -e "$here/wgmma-hangs" ] || sleep 1000
     [ ! -e "$here/tma-hangs" ] || [ "${AVID_TMA:-on}" = off ] || sleep 1000 ;;

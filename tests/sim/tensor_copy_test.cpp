@@ -1,4 +1,4 @@
-// tests/sim/tensor_copy_test.cpp -- tiles of a matrix by tensor copies, against what the matrix has at their coordinates
+// tests/sim/tensor_copy_test.cpp -- tiles of a matrix by tensor copies, against what the matrix has there
 //
 // The oracle for a swizzle is its rule on coordinates: chunk c of a tile's row r lies at c XOR (r mod 8) in rows of 128
 // bytes, c XOR (r mod 8)/2 in rows of 64, c XOR (r mod 8)/4 in rows of 32.
