@@ -45,7 +45,8 @@ constexpr const char* kKernelTests = R"sh(#!/bin/bash
 here=$(dirname "$0")
 case "$1" in
   --list-test-cases)
-    printf '[doctest] listing\n%s\n' fill/a 'adam/b c' gather_gemm_wgmma/c tensor_copy/t fill/d layouts/x ;;
+    echo '[doctest] listing'
+    printf '%s\n' fill/a 'adam/b c' gather_gemm_wgmma/c tensor_copy/t fill/d layouts/x ;;
   -tc=gather_gemm_wgmma*)
     [ ! -e "$here/wgmma-hangs" ] || sleep 1000
     [ ! -e "$here/tma-hangs" ] || [ "${AVID_TMA:-on}" = off ] || sleep 1000 ;;
