@@ -211,6 +211,7 @@ class Block {
       std::int64_t num_clips, Rows<const BFloat16> x, Rows<BFloat16> y) const requires std::is_same_v<Elem, BFloat16> {
     return {
         .B = num_clips,
+        .T = p_.T,
         .S = p_.S,
         .C = p_.C,
         .N = p_.N,

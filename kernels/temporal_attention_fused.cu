@@ -1,15 +1,16 @@
 // kernels/temporal_attention_fused.cu -- temporal attention forward in one kernel (contract: its header)
 //
 // Math       kernels/temporal_attention_cpu.cpp
-// Parallel   a block is 16 pixels x 8 frames = 128 rows, 4 warps of 32 rows (4 pixels). Rows are normalised into shared
-//            memory once; then, head by head, everything stays in the registers of a warp:
+// Parallel   a block is 16 pixels x 8 frames, or 8 x 16: 128 rows, 4 warps of 32 rows. 16 rows, which one product
+//            takes, are two pixels of 8 frames, whose logits are two blocks on the diagonal, or one pixel of 16. Rows
+//            are normalised into shared memory once; then, head by head, everything stays in the registers of a warp:
 //              q, k    projected rows; the C fragment of q is the A fragment of the logits, that of k their B fragment
 //              v       projected transposed (weights as A, rows as B): its C fragment is the B fragment of P v
 //              o       its C fragment is the A fragment of the output projection, summed over heads in registers
 //            The residual is added on the way out. Weights stream through three buffers of shared memory.
 // Traffic    x is read twice (the second time from L2), y written once; every block reads all weights through L2
 // Numerics   h, q, k, v, p, o are rounded to bf16, sums in f32; softmax in base 2
-// Limits     T = 8, bf16; C and D of kTemporalFusedShapes (registers: accumulators of a whole row)
+// Limits     T = 8 or 16, bf16; C and D of kTemporalFusedShapes (registers: accumulators of a whole row)
 // Compiled   nvcc 13, sm_80 (sm_90), no spills: instructions per m16n8k16 in the loop over heads 3.1 (3.2) for up to
 //            104 channels, 3.2 (3.2), 3.7 (3.8), 7.0 (7.3) for 96, 56, 32; 255 registers for the first two
 // Counted    5.2 before at 96 channels. Copies of weights a constant distance apart saved about 1.3 of them, unrolled
@@ -32,12 +33,14 @@ namespace AVID_GPU {
 
 constexpr int kFusedStages = 3;
 
-/// kTiles x 8 channels of a row, heads of kHeadTiles x 8 channels.
-template <int kTiles, int kHeadTiles>
+/// Tokens of kFrames frames, kTiles x 8 channels of a row, heads of kHeadTiles x 8 channels.
+template <int kFrames, int kTiles, int kHeadTiles>
 struct FusedShape {
   static constexpr int kChunks = kTiles;
-  static constexpr int kSteps = kTiles / 2;            ///< of 16 channels,
-  static constexpr bool kHalf = kTiles % 2 == 1;       ///< and one of 8
+  static constexpr int kSteps = kTiles / 2;       ///< of 16 channels,
+  static constexpr bool kHalf = kTiles % 2 == 1;  ///< and one of 8
+  /// Steps of a projection of rows; unrolled any further they spill.
+  static constexpr int kUnrolled = kTiles == 13 ? 1 : kFrames == 16 && kTiles == 12 ? 3 : kSteps;
   static constexpr int kRowPitch = (kChunks | 1) * 8;  ///< an odd number of chunks: ldmatrix meets no bank twice
   static constexpr int kHead = kHeadTiles * 8;
   static constexpr int kHeadRows = (kHead + 15) / 16 * 16;  ///< rows of a slice of q, k or v weights
@@ -45,7 +48,8 @@ struct FusedShape {
   static constexpr int kOutRows = (kTiles + 1) / 2 * 16;
   static constexpr int kSlice =
       kHeadRows * kRowPitch > kOutRows* kOutPitch ? kHeadRows* kRowPitch : kOutRows* kOutPitch;
-  static constexpr int kSharedBytes = (kFusedRows * kRowPitch + kFusedStages * kSlice) * 2;
+  static constexpr int kAngleBytes = kFrames == 8 ? 0 : kFrames * kAnglePitch * 8;
+  static constexpr int kSharedBytes = (kFusedRows * kRowPitch + kFusedStages * kSlice) * 2 + kAngleBytes;
   static_assert(
       kHeadTiles % 2 == 0 || (kTiles + 3) / 4 * 32 <= kOutRows, "a step of 8 takes 32 rows of w_out at a time");
 };
@@ -65,7 +69,7 @@ AVID_DEVICE void project_rows(
     for (int j = 0; j < 8; ++j)
 #pragma unroll
       for (int e = 0; e < 4; ++e) acc[i][j][e] = 0;
-#pragma unroll(Shape::kChunks == 13 ? 1 : Shape::kSteps)  // unrolled they spill
+#pragma unroll(Shape::kUnrolled)
   for (int s = 0; s < Shape::kSteps; ++s) {
     std::uint32_t a[2][4];
     ldmatrix_x4(a[0], left + s * 32);
@@ -100,8 +104,10 @@ AVID_DEVICE void project_rows(
   }
 }
 
-/// The rotary code of channels 0 .. 31: tile j, lane t holds pair 4j + t.
-AVID_DEVICE void rotate_accumulators(HeadAccumulators& acc, const float (&cosine)[4], const float (&sine)[4]) {
+/// The rotary code of channels 0 .. 31: tile j, lane t holds pair 4j + t; angle(j, half) is its cosine and sine in the
+/// frame of row g, or g + 8.
+template <class Angle>
+AVID_DEVICE void rotate_accumulators(HeadAccumulators& acc, const Angle& angle) {
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
 #pragma unroll
@@ -109,16 +115,18 @@ AVID_DEVICE void rotate_accumulators(HeadAccumulators& acc, const float (&cosine
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const float a = acc[i][j][2 * half], b = acc[i][j][2 * half + 1];
-        acc[i][j][2 * half] = a * cosine[j] - b * sine[j];
-        acc[i][j][2 * half + 1] = b * cosine[j] + a * sine[j];
+        const float2 turn = angle(j, half);
+        acc[i][j][2 * half] = a * turn.x - b * turn.y;
+        acc[i][j][2 * half + 1] = b * turn.x + a * turn.y;
       }
     }
   }
 }
 
-template <int kTiles, int kHeadTiles>
+template <int kFrames, int kTiles, int kHeadTiles>
 __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(TemporalFusedArgs p, float scale) {
-  using Shape = FusedShape<kTiles, kHeadTiles>;
+  using Shape = FusedShape<kFrames, kTiles, kHeadTiles>;
+  constexpr bool kPair = kFrames == 8;                            // two pixels in 16 rows
   constexpr int kOutTiles = kTiles, kHeadSteps = kHeadTiles / 2;  // of 16 channels of a head, and one of 8 if odd
   constexpr bool kHeadHalf = kHeadTiles % 2 == 1;
   SharedArena arena;
@@ -126,15 +134,22 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
   bf16* slices = arena.take<bf16>(kFusedStages * Shape::kSlice, "weights");
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
   WeightRing<Shape, kFusedStages> ring(p, slices);
-  normalise_rows<Shape::kChunks, Shape::kRowPitch>(
+  normalise_rows<kFrames, Shape::kChunks, Shape::kRowPitch>(
       tile, p.x, p.gamma, static_cast<int>(p.C), p.B, p.S, blockIdx.x, {}, warp, g, t);
-  float cosine[4], sine[4];
+  float2 turns[4];  // of 8 frames; those of 16 are in shared memory
+  float2* const angles = arena.take<float2>(kPair ? 0 : kFrames * kAnglePitch, "angles");
+  if constexpr (kPair) {
 #pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    const float* angle = p.rotary + (g * p.num_pairs + j * 4 + t) * 2;
-    cosine[j] = angle[0];
-    sine[j] = angle[1];
+    for (int j = 0; j < 4; ++j) {
+      const float* angle = p.rotary + (g * p.num_pairs + j * 4 + t) * 2;
+      turns[j] = make_float2(angle[0], angle[1]);
+    }
+  } else {
+    fill_angles<kFrames>(angles, p);  // the ring's first barrier is behind it
   }
+  const auto angle = [&](int j, int half) {
+    return kPair ? turns[j] : angles[(half * 8 + g) * kAnglePitch + j * 4 + t];
+  };
   const bf16* rows = tile + warp * 32 * Shape::kRowPitch;
   // ldmatrix: lane i addresses a row of block i / 8. Left operands: rows 0-7, 8-15 of the first chunk, then of the
   // second; right ones: first and second chunk of rows 0-7, then of rows 8-15.
@@ -153,7 +168,7 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
       HeadAccumulators acc;
       const shared_address weights = shared_address(ring.template next<0>(p, head));
       project_rows<Shape, kHeadTiles>(acc, rows_left, weights + right_lane, rows_half, weights + half_lane);
-      rotate_accumulators(acc, cosine, sine);
+      rotate_accumulators(acc, angle);
 #pragma unroll
       for (int i = 0; i < 2; ++i)
 #pragma unroll
@@ -167,10 +182,10 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
       HeadAccumulators acc;
       const shared_address weights = shared_address(ring.template next<1>(p, head));
       project_rows<Shape, kHeadTiles>(acc, rows_left, weights + right_lane, rows_half, weights + half_lane);
-      rotate_accumulators(acc, cosine, sine);
+      rotate_accumulators(acc, angle);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        float first[4] = {}, second[4] = {};  // logits with the keys of the block's first and second pixel
+        float first[4] = {}, second[4] = {};  // logits with the keys of the block's first and last 8 rows
 #pragma unroll
         for (int k = 0; k < kHeadSteps; ++k) {
           const std::uint32_t b0[2] = {
@@ -188,18 +203,30 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
           mma_bf16_16x8x8(first, a, b0, first);
           mma_bf16_16x8x8(second, a, b1, second);
         }
-        s[i].v[0][0][0] = first[0], s[i].v[0][0][1] = first[1];
-        s[i].v[1][1][0] = second[2], s[i].v[1][1][1] = second[3];
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          s[i].v[0][0][e] = first[e], s[i].v[1][1][e] = second[2 + e];
+          if (!kPair) s[i].v[1][0][e] = first[2 + e], s[i].v[0][1][e] = second[e];
+        }
       }
     }
     TokenLogits bias = {};
+    const float* of_row = p.bias + (head * kFrames + g) * kFrames + 2 * t;
 #pragma unroll
-    for (int e = 0; e < 2; ++e)
-      bias.v[0][0][e] = bias.v[1][1][e] = p.bias[(head * kFusedFrames + g) * kFusedFrames + 2 * t + e] * kFusedLog2E;
+    for (int e = 0; e < 2; ++e) {
+      bias.v[0][0][e] = of_row[e] * kFusedLog2E;
+      if (kPair) {
+        bias.v[1][1][e] = bias.v[0][0][e];
+      } else {
+        bias.v[0][1][e] = of_row[8 + e] * kFusedLog2E;
+        bias.v[1][0][e] = of_row[8 * kFrames + e] * kFusedLog2E;
+        bias.v[1][1][e] = of_row[8 * kFrames + 8 + e] * kFusedLog2E;
+      }
+    }
 #pragma unroll
-    for (int i = 0; i < 2; ++i) softmax_tokens<true, true>(s[i], bias, scale * kFusedLog2E);
+    for (int i = 0; i < 2; ++i) softmax_tokens<kPair, true>(s[i], bias, scale * kFusedLog2E);
 
-    float v[4][4][4] = {};  // transposed: 4 blocks of 16 channels by the 4 pixels' 8 frames
+    float v[4][4][4] = {};  // transposed: 4 blocks of 16 channels by 4 times 8 rows
     {
       const shared_address slice = shared_address(ring.template next<2>(p, head)), weights = slice + left_lane;
 #pragma unroll
@@ -212,9 +239,9 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
           std::uint32_t a[4];
           ldmatrix_x4(a, weights + (c * 16 * Shape::kRowPitch + step * 16) * 2);
 #pragma unroll
-          for (int pixel = 0; pixel < 4; ++pixel) {
-            const std::uint32_t cols[2] = {b[pixel / 2][pixel % 2 * 2], b[pixel / 2][pixel % 2 * 2 + 1]};
-            mma_bf16_16x8x16(v[c][pixel], a, cols, v[c][pixel]);
+          for (int eight = 0; eight < 4; ++eight) {
+            const std::uint32_t cols[2] = {b[eight / 2][eight % 2 * 2], b[eight / 2][eight % 2 * 2 + 1]};
+            mma_bf16_16x8x16(v[c][eight], a, cols, v[c][eight]);
           }
         }
       }
@@ -227,10 +254,10 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
           ldmatrix_x4(a, slice + half_lane + (c * 16 * Shape::kRowPitch + Shape::kSteps * 16) * 2);
           const std::uint32_t channels[2][2] = {{a[0], a[1]}, {a[2], a[3]}};
 #pragma unroll
-          for (int pixel = 0; pixel < 4; ++pixel) {
-            const std::uint32_t cols[1] = {b[pixel]};
-            mma_bf16_16x8x8(v[c][pixel], channels[0], cols, v[c][pixel]);
-            mma_bf16_16x8x8(v[c + 1][pixel], channels[1], cols, v[c + 1][pixel]);
+          for (int eight = 0; eight < 4; ++eight) {
+            const std::uint32_t cols[1] = {b[eight]};
+            mma_bf16_16x8x8(v[c][eight], channels[0], cols, v[c][eight]);
+            mma_bf16_16x8x8(v[c + 1][eight], channels[1], cols, v[c + 1][eight]);
           }
         }
       }
@@ -239,7 +266,7 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       std::uint32_t prob[4];
-      logits_fragment<true>(prob, s[i]);
+      logits_fragment<kPair>(prob, s[i]);
 #pragma unroll
       for (int k = 0; k < kHeadSteps + kHeadHalf; ++k) {
         float low[4] = {}, high[4] = {};  // channels 16k .. +7 and 16k+8 .. +15
@@ -302,7 +329,7 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
   const int chunks = static_cast<int>((p.C + 7) / 8);
   for (int e = lane; e < 32 * chunks; e += 32) {
     const int r = e / chunks, c = e - r * chunks;
-    const FusedRow at(p.B, p.S, blockIdx.x, warp * 32 + r);
+    const FusedRow<kFrames> at(p.B, p.S, blockIdx.x, warp * 32 + r);
     if (!at.valid) continue;
     const uint4 a = *reinterpret_cast<const uint4*>(stage + r * Shape::kRowPitch + c * 8);
     const uint4 b = *reinterpret_cast<const uint4*>(p.x.row(at.row) + c * 8);
@@ -315,26 +342,32 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
   }
 }
 
+template <int kFrames, int kTiles, int kHeadTiles>
+void launch_fused(const Stream& stream, const TemporalFusedArgs& p) {
+  constexpr std::int64_t kPixels = kFusedRows / kFrames;
+  launch(
+      temporal_fused_fwd_kernel<kFrames, kTiles, kHeadTiles>,
+      dim3(static_cast<unsigned>((p.B * p.S + kPixels - 1) / kPixels)), dim3(kFusedThreads),
+      FusedShape<kFrames, kTiles, kHeadTiles>::kSharedBytes, stream, p, 1.0f / std::sqrt(static_cast<float>(p.D)));
+}
 template <int kTiles, int kHeadTiles>
 void launch_fused(const Stream& stream, const TemporalFusedArgs& p) {
-  const std::int64_t blocks = (p.B * p.S + kFusedPixels - 1) / kFusedPixels;
-  launch(
-      temporal_fused_fwd_kernel<kTiles, kHeadTiles>, dim3(static_cast<unsigned>(blocks)), dim3(kFusedThreads),
-      FusedShape<kTiles, kHeadTiles>::kSharedBytes, stream, p, 1.0f / std::sqrt(static_cast<float>(p.D)));
+  p.T == 8 ? launch_fused<8, kTiles, kHeadTiles>(stream, p) : launch_fused<16, kTiles, kHeadTiles>(stream, p);
 }
 
 }  // namespace AVID_GPU
 
 template <class Backend>
 void temporal_fused_fwd(const Stream& stream, const TemporalFusedArgs& p) {
-  switch (temporal_fused_kernel(DType::bf16, 8, p.C, p.D, 0)) {
+  switch (temporal_fused_kernel(DType::bf16, p.T, p.C, p.D, 0)) {
     case 0: return AVID_GPU::launch_fused<4, 4>(stream, p);
     case 1: return AVID_GPU::launch_fused<7, 7>(stream, p);
     case 2: return AVID_GPU::launch_fused<12, 7>(stream, p);
     case 3: return AVID_GPU::launch_fused<13, 8>(stream, p);
   }
   throw std::invalid_argument(
-      "temporal_fused_fwd: no kernel for C = " + std::to_string(p.C) + ", D = " + std::to_string(p.D));
+      "temporal_fused_fwd: no kernel for T = " + std::to_string(p.T) + ", C = " + std::to_string(p.C) +
+      ", D = " + std::to_string(p.D));
 }
 
 template void temporal_fused_fwd<Gpu>(const Stream&, const TemporalFusedArgs&);

@@ -1,4 +1,5 @@
-// kernels/temporal_attention_fused.h -- the whole temporal attention block in one kernel, for narrow rows of 8 frames
+// kernels/temporal_attention_fused.h -- the whole temporal attention block in one kernel, for narrow rows of 8 or 16
+// frames
 #pragma once
 
 #include <cstdint>
@@ -23,17 +24,17 @@ struct StoredHeads {
 };
 
 /// Operands of the fused forward pass: those of temporal_attention (kernels/temporal_attention.h), with the tables and
-/// head-padded weights of temporal_attention_core.h, for the backward pass in the order of fused_channel(). T is 8; there
-/// is a pixel, B * S > 0.
+/// head-padded weights of temporal_attention_core.h, for the backward pass in the order of fused_channel(). T is 8 or 16, for
+/// the backward pass 8; there is a pixel, B * S > 0.
 struct TemporalFusedArgs {
-  std::int64_t B = 0, S = 0, C = 0, N = 0, D = 0, head_pitch = 0, num_pairs = 0;
-  Rows<const BFloat16> x;         ///< [B*8*S,C]
+  std::int64_t B = 0, T = 8, S = 0, C = 0, N = 0, D = 0, head_pitch = 0, num_pairs = 0;
+  Rows<const BFloat16> x;         ///< [B*T*S,C]
   const float* gamma = nullptr;   ///< [C]
   Rows<const BFloat16> w_qkv;     ///< [3*N*head_pitch,C]
   Rows<const BFloat16> w_out;     ///< [C,N*head_pitch]
-  const float* bias = nullptr;    ///< [N,8,8]
-  const float* rotary = nullptr;  ///< [8,num_pairs,2]
-  Rows<BFloat16> y;               ///< [B*8*S,C]; gaps are written as zero
+  const float* bias = nullptr;    ///< [N,T,T]
+  const float* rotary = nullptr;  ///< [T,num_pairs,2]
+  Rows<BFloat16> y;               ///< [B*T*S,C]; gaps are written as zero
   std::int64_t most_blocks = 0;   ///< of the backward pass
 };
 

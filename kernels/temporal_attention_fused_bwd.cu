@@ -33,6 +33,8 @@
 namespace avid::kernels {
 namespace AVID_GPU {
 
+constexpr int kFusedFrames = 8, kFusedPixels = kFusedRows / kFusedFrames;
+
 template <int kSteps, int kHeadTiles, int kStages>
 struct FusedBwdShape {
   static constexpr int kChunks = 2 * kSteps;
@@ -196,7 +198,7 @@ __global__ void __launch_bounds__(kFusedThreads)
   float* own_sums = sums + warp * N * 64 + g * 8 + 2 * t;
   for (int head = 0; head < N; ++head) own_sums[head * 64] = own_sums[head * 64 + 1] = 0;
   float2* all_angles = arena.take<float2>(kFusedFrames * kAnglePitch, "angles");
-  fill_angles(all_angles, p);
+  fill_angles<kFusedFrames>(all_angles, p);
   // Two tiles of the lane, j and j + 1, turn by angles[2 j].
   const float4* angles = reinterpret_cast<const float4*>(all_angles + g * kAnglePitch + 2 * t);
   // What the lane addresses in ldmatrix (temporal_attention_fused.cu): rows, weights, transposed weights.
@@ -212,21 +214,21 @@ __global__ void __launch_bounds__(kFusedThreads)
     constexpr int kLanes = power_of_two_from(Shape::kChunks);  // a thread keeps to one column of chunks
     for (int r = static_cast<int>(threadIdx.x) / kLanes; r < kFusedRows; r += kFusedThreads / kLanes) {
       const int c = static_cast<int>(threadIdx.x) % kLanes;
-      const FusedRow at(p.B, p.S, tile, r);
+      const FusedRow<kFusedFrames> at(p.B, p.S, tile, r);
       const bool valid = at.valid && c < chunks;
       if (c < Shape::kChunks)
         cp_async_16(
             d_y_tile + r * Shape::kRowPitch + c * 8, valid ? grads.d_y.row(at.row) + c * 8 : grads.d_y.data, valid);
     }
     WeightRing<Shape, kStages> ring(p, slices);
-    normalise_rows<Shape::kChunks, Shape::kRowPitch>(
+    normalise_rows<kFusedFrames, Shape::kChunks, Shape::kRowPitch>(
         h_tile, p.x, p.gamma, static_cast<int>(p.C), p.B, p.S, tile, grads.h, warp, g, t);
     unsigned row[2][2];  // the lane's rows of both blocks
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const FusedRow at(p.B, p.S, tile, warp * 32 + i * 16 + half * 8 + g);
+        const FusedRow<kFusedFrames> at(p.B, p.S, tile, warp * 32 + i * 16 + half * 8 + g);
         row[i][half] = at.valid ? static_cast<unsigned>(at.row) : kNoRow;
       }
       zero_row_gaps(grads.d_qkv, row[i], 3 * N * width, t);

@@ -21,7 +21,7 @@ std::int64_t up_to(std::int64_t value, std::int64_t step) { return (value + step
 }  // namespace
 
 int temporal_fused_kernel(DType dtype, std::int64_t T, std::int64_t C, std::int64_t D, std::int64_t R) {
-  if (dtype != DType::bf16 || T != 8 || R > 16) return -1;
+  if (dtype != DType::bf16 || (T != 8 && T != 16) || R > 16) return -1;
   int index = 0;
   for (const TemporalFusedShape& shape : kTemporalFusedShapes) {
     if (C <= shape.channels && D <= shape.head)
@@ -40,8 +40,8 @@ template <class Elem>
 TemporalAttentionPlan temporal_attention_plan(const TemporalAttentionDeviceArgs<Elem>& p, bool backward) {
   TemporalAttentionPlan plan;
   const int kernel = temporal_fused_kernel(dtype_of<Elem>, p.T, p.C, p.D, p.R);
-  // The sums of d_bias of a backward block live in shared memory: up to 16 heads.
-  plan.fused = kernel >= 0 && (!backward || p.N <= 16);
+  // The backward kernel takes 8 frames, and keeps sums of d_bias in shared memory: up to 16 heads.
+  plan.fused = kernel >= 0 && (!backward || (p.T == 8 && p.N <= 16));
   const bool stores_heads = plan.fused && backward;
   plan.head_pitch = up_to(p.D, 8);
   if (stores_heads) {

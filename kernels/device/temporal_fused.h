@@ -9,18 +9,19 @@
 
 namespace avid::kernels::AVID_GPU {
 
-constexpr int kFusedFrames = 8, kFusedPixels = 16, kFusedRows = kFusedFrames * kFusedPixels, kFusedThreads = 128;
+constexpr int kFusedRows = 128, kFusedThreads = 128;
 constexpr float kFusedLog2E = 1.4426950408889634f;
 
-/// Row `tile_row` of a tile of 16 pixels x 8 frames: pixel tile_row / 8, frame tile_row % 8; pixels are counted over
-/// all clips.
+/// Row `tile_row` of a tile of 16 pixels x 8 frames, or of 8 x 16: pixel tile_row / kFrames, frame tile_row % kFrames;
+/// pixels are counted over all clips.
+template <int kFrames>
 struct FusedRow {
   std::int64_t row;
   bool valid;
   AVID_DEVICE FusedRow(std::int64_t B, std::int64_t frame_rows, unsigned tile, int tile_row) {
-    const unsigned pixel = tile * kFusedPixels + tile_row / kFusedFrames, S = static_cast<unsigned>(frame_rows),
+    const unsigned pixel = tile * (kFusedRows / kFrames) + tile_row / kFrames, S = static_cast<unsigned>(frame_rows),
                    clip = pixel / S;
-    row = (std::int64_t{clip} * kFusedFrames + tile_row % kFusedFrames) * S + (pixel - clip * S);
+    row = (std::int64_t{clip} * kFrames + tile_row % kFrames) * S + (pixel - clip * S);
     valid = clip < B;
   }
 };
@@ -32,8 +33,9 @@ constexpr int fewest_tiles(int head_tiles) { return (fewest_channels(head_tiles)
 constexpr int kAnglePitch = 24;  ///< pairs of a frame's row of the rotary table: 16, and 8 against bank conflicts
 
 /// The rotary code of (frame, pair) in shared memory: the registers of the head's loop are all in use.
+template <int kFrames>
 AVID_DEVICE void fill_angles(float2* angles, const TemporalFusedArgs& p) {
-  for (int e = threadIdx.x; e < kFusedFrames * 16; e += kFusedThreads) {
+  for (int e = threadIdx.x; e < kFrames * 16; e += kFusedThreads) {
     const float* angle = p.rotary + (e / 16 * p.num_pairs + e % 16) * 2;
     angles[e / 16 * kAnglePitch + e % 16] = make_float2(angle[0], angle[1]);
   }
@@ -41,7 +43,7 @@ AVID_DEVICE void fill_angles(float2* angles, const TemporalFusedArgs& p) {
 
 /// h = normalised rows of a warp into shared memory, kChunks chunks in rows of kPitch elements; a quad of lanes per
 /// row. A copy goes to h_out unless that is absent. Rows that do not exist become zero.
-template <int kChunks, int kPitch>
+template <int kFrames, int kChunks, int kPitch>
 AVID_DEVICE void normalise_rows(
     bf16* rows, Rows<const bf16> x, const float* gamma, int C, std::int64_t B, std::int64_t S, unsigned tile,
     Rows<bf16> h_out, int warp, int g, int t) {
@@ -49,7 +51,7 @@ AVID_DEVICE void normalise_rows(
   const int chunks = (C + 7) / 8;
   for (int pass = 0; pass < 4; ++pass) {
     const int r = warp * 32 + pass * 8 + g;
-    const FusedRow at(B, S, tile, r);
+    const FusedRow<kFrames> at(B, S, tile, r);
     const bf16* from = x.row(at.row);
     std::uint32_t v[kPerLane][4];
     float sum = 0, squares = 0;

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/temporal_attention_plan.h"
 #include "tests/doctest.h"
 #include "tests/sim/launch_list.h"
 #include "tests/sim/orders.h"
@@ -223,6 +224,19 @@ TEST_CASE("temporal_attention/sim/bf16 equals the f64 reference up to rounding")
            {1, 16, 3, 20, 1, 32, 16},
            {1, 10, 2, 100, 1, 40, 16}}) {
     const BlockCase<BFloat16> c(size, seed += 10);
+    check_block(c, 1.2e-2);
+  }
+}
+
+TEST_CASE("temporal_attention/sim/16 frames in one kernel as the composed f64 reference") {
+  unsigned seed = 3000;
+  for (const std::int64_t C : {30, 50, 90, 100}) {  // the four kernels; tiles of 8 pixels, the last one not full
+    const BlockCase<BFloat16> c({1, 16, 9, C, C == 30 ? 2 : 1, C == 30 ? 32 : C == 100 ? 64 : 50, 16}, seed += 10);
+    Pitched<BFloat16> y;
+    Workspace workspace;
+    const auto args = c.device(y, workspace, false);
+    CHECK(kernels::temporal_attention_plan(args, false).fused);
+    CHECK_FALSE(kernels::temporal_attention_plan(args, true).fused);
     check_block(c, 1.2e-2);
   }
 }
