@@ -1,6 +1,7 @@
 // tests/sim/conv3d_test.cpp -- conv3d's device kernels in the simulator, against the f64 reference
 #include "kernels/conv3d.h"
 
+#include "kernels/device/conv_tiles.h"
 #include "tests/sim/conv_support.h"
 #include "tests/sim/orders.h"
 
@@ -70,6 +71,15 @@ void check_conv(const Conv3dSize& s) {
   CHECK(worst_error(d_x2.values(), d_x2_ref, kUnit<Elem>) < 1.0);
   CHECK(d_x.gaps_are_zero());
   CHECK(d_x2.gaps_are_zero());
+  // Again, beginning at what other uses of x and x2 contributed.
+  const auto add_x = DeviceRows<Elem>::random(in, s.I, 8);
+  const auto add_x2 = s.I2 > 0 ? DeviceRows<Elem>::random(in, s.I2, 9) : DeviceRows<Elem>();
+  add_to(d_x_ref, add_x.values());
+  add_to(d_x2_ref, add_x2.values());
+  kernels::conv3d_bwd_data<Sim, Elem>(
+      Stream{}, s, d_out.rows(), w.rows(), d_x.rows(), d_x2.rows(), data_space.data(), add_x.rows(), add_x2.rows());
+  CHECK(worst_error(d_x.values(), d_x_ref, kUnit<Elem>) < 1.0);
+  CHECK(worst_error(d_x2.values(), d_x2_ref, kUnit<Elem>) < 1.0);
 
   std::vector<double> d_w_ref(static_cast<std::size_t>(s.O * taps * I)), d_bias_ref(static_cast<std::size_t>(s.O));
   kernels::conv3d_ref_bwd_weight<double>(
@@ -145,6 +155,20 @@ TEST_CASE_TEMPLATE("conv3d/device/empty_and_absent", Elem, float, bf16) {
       Stream{}, s, d_out.rows(), weights.rows(), first.rows(), both.rows(), space.data());
   kernels::conv3d_bwd_data<Sim, Elem>(Stream{}, s, d_out.rows(), weights.rows(), {}, alone.rows(), space.data());
   CHECK(both.bytes() == alone.bytes());
+}
+
+TEST_CASE("conv3d/device/rule/a tile's cost counts whole blocks, and whole waves of few") {
+  const auto cost = [](std::int64_t M, std::int64_t N, std::int64_t splits = 1) {
+    return kernels::tile_cost(M, N, splits, 8, 128, 96, 0.5);
+  };
+  const double wave = 128 * 96 / 0.5;
+  CHECK(cost(1, 1) == wave);
+  CHECK(cost(8 * 128, 96) == wave);
+  CHECK(cost(4 * 128, 96, 2) == wave);
+  CHECK(cost(8 * 128 + 1, 96) == 2 * wave);
+  CHECK(cost(4 * 128, 2 * 96 + 1) == 2 * wave);
+  CHECK(cost(32 * 128, 96) == 4 * wave);
+  CHECK(cost(33 * 128, 96) == 33 / 8.0 * wave);
 }
 
 TEST_CASE("conv3d/device/rejects") {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -26,7 +27,20 @@ class Values {
   std::uint64_t state_;
 };
 
-/// num_rows rows of `cols` channels with the pitch of a device tensor, in 16-byte aligned memory. Elements are f64
+/// Memory that begins where a device's does, so that rows lie in as many sectors in every run.
+template <class T>
+struct DeviceAligned {
+  using value_type = T;
+  static constexpr std::align_val_t kBytes{256};
+  DeviceAligned() = default;
+  template <class U>
+  DeviceAligned(const DeviceAligned<U>&) {}
+  T* allocate(std::size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), kBytes)); }
+  void deallocate(T* p, std::size_t) { ::operator delete(p, kBytes); }
+  bool operator==(const DeviceAligned&) const = default;
+};
+
+/// num_rows rows of `cols` channels with the pitch of a device tensor, in memory aligned as one. Elements are f64
 /// values that Elem holds exactly, so that an f64 reference sees the same numbers.
 template <class Elem>
 class DeviceRows {
@@ -84,7 +98,7 @@ class DeviceRows {
     unsigned char bytes[16] = {};
   };
   std::int64_t num_rows_ = 0, cols_ = 0, pitch_ = 0;
-  std::vector<Chunk> memory_;
+  std::vector<Chunk, DeviceAligned<Chunk>> memory_;
 };
 
 /// Workspace of a kernel, filled with NaN.
@@ -96,6 +110,11 @@ class Workspace {
  private:
   DeviceRows<float> rows_;
 };
+
+/// sum += more, element by element, of as many.
+inline void add_to(std::vector<double>& sum, const std::vector<double>& more) {
+  for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += more.at(i);
+}
 
 /// Largest |got - expected| over `unit` * the root mean square of expected plus its own size; NaN and missing values
 /// fail. bf16 results carry one rounding, f32 results the sums' error.

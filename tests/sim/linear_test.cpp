@@ -50,6 +50,15 @@ void check_linear(const LinearSize& s) {
   CHECK(worst_error(d_x2.values(), d_x2_ref, kUnit<Elem>) < 1.0);
   CHECK(d_x.gaps_are_zero());
   CHECK(d_x2.gaps_are_zero());
+  // Again, beginning at what other uses of x and x2 contributed.
+  const auto add_x = DeviceRows<Elem>::random(s.P, s.I, 8);
+  const auto add_x2 = s.I2 > 0 ? DeviceRows<Elem>::random(s.P, s.I2, 9) : DeviceRows<Elem>();
+  add_to(d_x_ref, add_x.values());
+  add_to(d_x2_ref, add_x2.values());
+  kernels::linear_bwd_data<Sim, Elem>(
+      Stream{}, s, d_out.rows(), w.rows(), d_x.rows(), d_x2.rows(), data_space.data(), add_x.rows(), add_x2.rows());
+  CHECK(worst_error(d_x.values(), d_x_ref, kUnit<Elem>) < 1.0);
+  CHECK(worst_error(d_x2.values(), d_x2_ref, kUnit<Elem>) < 1.0);
 
   std::vector<double> d_w_ref(static_cast<std::size_t>(s.O * I)), d_bias_ref(static_cast<std::size_t>(s.O));
   kernels::linear_ref_bwd_weight<double>(
