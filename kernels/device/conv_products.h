@@ -83,7 +83,7 @@ void forward(
   GatherGemm<Elem> p;
   set_axes(p, axes_of(op, s, false));
   p.source[0] = chunk_rows(op, "x", x, s.I);
-  p.source[1] = chunk_rows(op, "x2", s.I2 > 0 ? x2 : Rows<const Elem>{}, s.I2);
+  p.source[1] = chunk_rows(op, "x2", x2, s.I2);
   check_source(op, "x", p.source[0], s.in_positions());
   check_source(op, "x2", p.source[1], s.in_positions());
   p.num_weight_rows = static_cast<int>(s.O);
@@ -203,10 +203,8 @@ GatherWeightGrad<Elem> weight_grad(
   const ChunkRows<const Elem> sources[2] = {chunk_rows(op, "x", x, s.I), chunk_rows(op, "x2", x2, s.I2)};
   p.source[0] = sources[0];
   p.source[0].chunks = static_cast<int>(chunks_of<Elem>(s.I));  // also where only the size counts
-  if (s.I2 > 0) {
-    p.source[1] = sources[1];
-    p.source[1].chunks = static_cast<int>(chunks_of<Elem>(s.I2));
-  }
+  p.source[1] = sources[1];
+  p.source[1].chunks = static_cast<int>(chunks_of<Elem>(s.I2));
   p.source_channels[0] = static_cast<int>(s.I), p.source_channels[1] = static_cast<int>(s.I2);
   p.rows = chunk_rows(op, "d_out", d_out, s.O);
   check_source(op, "x", sources[0], s.in_positions());
