@@ -5,7 +5,7 @@ finds most of those that the tests notice. Every other bug is compiled alone: is
 do the tests notice it, do they notice it in the build with race hooks or with sanitizers?
 
 Results are lines of <build>/mutants/results.tsv; a bug that has one is not tried again, so that a run can be cut short
-and goes on with the next. Verdicts stay when a kernel or test changes, unless the line itself changes: --again tries the
+and goes on with the next. Verdicts stay when a kernel or test changes, unless the line itself does: --again tries the
 survivors that are not explained once more, --anew all bugs of the files.
 """
 import argparse
@@ -28,8 +28,8 @@ SURVIVORS = "kernels/mutation_survivors.md"
 COLUMNS = ["id", "verdict", "seconds", "file", "line", "kind", "before", "after"]
 DEVICE_ITSELF = r"gpu|backend|runtime|launch_context|graph_memory|.*_(?:cuda|sim)$"
 SEEN = "seen"  # behind a switch, and not killed: to be looked at alone
-# Threads that got too far are seen by the race hooks, accesses out of bounds by the sanitizers; the race hooks also count
-# traffic. So the others come first, or last.
+# Threads that got too far are seen by the race hooks, accesses out of bounds by the sanitizers; the hooks count
+# traffic, too. So they come first, or last.
 RACE_FIRST = ("dropped barrier", "dropped commit", "wrong wait count")
 # Beside the tests that have the kernel's name.
 MORE_TESTS = {"gather_gemm": ["conv3d", "conv3d_norm_film_silu", "linear_layer_norm"],
@@ -37,6 +37,9 @@ MORE_TESTS = {"gather_gemm": ["conv3d", "conv3d_norm_film_silu", "linear_layer_n
               "gather_gemm_wgmma": ["conv3d_norm_film_silu_wgmma", "linear_layer_norm"],
               "gather_gemm_halo_wgmma": ["conv3d_norm_film_silu_wgmma"],
               "gather_weight_grad": ["gather_gemm", "conv3d"], "conv3d": ["offsets", "empty"]}
+
+
+COMPILED = {}  # object of a test: the changed header that it was compiled with
 
 
 class Broken(Exception):
@@ -126,12 +129,16 @@ class Flavour:
         with open(mutated, "w") as out:
             out.write(text)
         tests = ["tests/sim/%s_test.cpp" % s for s in stems]
-        objects = []
-        for source in [kernel] + [t for t in tests if changed != kernel and includes(t, changed)]:
-            objects.append(os.path.join(self.work, os.path.basename(source) + ".o"))
-            error = self.compile_file(source, mutated if source == changed else None, objects[-1])
+        objects = [os.path.join(self.work, os.path.basename(kernel) + ".o")]
+        error = self.compile_file(kernel, mutated if kernel == changed else None, objects[0])
+        for test in [t for t in tests if changed != kernel and includes(t, changed)]:
             if error:
                 break
+            objects.append(os.path.join(self.folder, "mutants", os.path.basename(test) + ".o"))
+            if COMPILED.get(objects[-1]) != text:  # tests are the same in every flavour
+                COMPILED[objects[-1]] = None
+                error = self.compile_file(test, None, objects[-1])
+                COMPILED[objects[-1]] = text if not error else None
         os.remove(mutated)
         return (None if error else objects), error
 
