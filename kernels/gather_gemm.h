@@ -176,9 +176,9 @@ inline constexpr int kWeightGradPositions = 32;  ///< of a step
 template <class Elem>
 std::int64_t gather_weight_grad_workspace_bytes(const GatherWeightGrad<Elem>& p);
 
-/// Positions are cut into splits by shape and kind of device alone (device/weight_grad_plan.h), each writes its own
-/// partial sums, and a second kernel adds them in order: the same bits in every run. d_bias comes out of the same
-/// product where a tile has a column to spare for it, and otherwise from column_sums.
+/// Positions are cut into splits by what is asked for and the kind of device alone (device/weight_grad_plan.h), each
+/// writes its own partial sums, and a second kernel adds them in order: the same bits in every run. d_bias comes out of
+/// the same product where a tile has a column to spare for it, and otherwise from column_sums.
 template <class Backend, class Elem>
 void gather_weight_grad(const Stream& stream, const GatherWeightGrad<Elem>& p);
 

@@ -2,8 +2,9 @@
 //
 // The rule: the least predicted time, which is
 //
-//   waves of blocks * (steps of a block + kStartSteps) * multiply-adds of a step / share of the full rate
+//   waves of blocks * (positions of a block + kStart) * multiply-adds of a position / share of the full rate
 //   + splits * results * what a partial sum costs
+//   + what reading the rows once more costs, where a bias has to be summed apart
 //
 // over all tiles, each with as many splits as fill one wave, two waves ... of the device's slots. A last wave that is
 // hardly filled, or slots that stay empty, cost as much as the products that they leave out.
@@ -20,24 +21,25 @@ std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; 
 
 constexpr std::int64_t kMostWaves = 8;
 constexpr std::int64_t kLeastPositions = 256;  // of a split
-constexpr double kStartSteps = 3;              // to fill the stages, and for the end
+constexpr double kStart = 96;                  // positions: to fill the stages, and for the end
 
 struct Cut {
   int splits = 0, steps_per_split = 0;
   double cost = std::numeric_limits<double>::infinity();
 };
 
-/// The given number of splits, or else the best, for `tiles` tiles whose blocks take `step_cost` for each of `steps`
-/// steps, `slots` blocks at a time.
+/// The given number of splits, or else the best, for `tiles` tiles, `slots` blocks at a time, of `positions` positions
+/// in steps of `step`.
 Cut cut_positions(
-    std::int64_t given, std::int64_t tiles, std::int64_t steps, std::int64_t most_splits, std::int64_t slots,
-    double step_cost, double split_cost) {
+    std::int64_t given, std::int64_t tiles, std::int64_t positions, int step, std::int64_t most_splits,
+    std::int64_t slots, double cost_of_position, double split_cost) {
+  const std::int64_t steps = ceil_div(positions, step);
   Cut best;
   for (std::int64_t waves = 1; waves <= kMostWaves; ++waves) {
     const std::int64_t fill = given > 0 ? given : std::clamp<std::int64_t>(waves * slots / tiles, 1, most_splits);
     const std::int64_t steps_per_split = ceil_div(steps, fill), splits = ceil_div(steps, steps_per_split);
     const double rounds = static_cast<double>(ceil_div(tiles * splits, slots));
-    const double cost = rounds * (static_cast<double>(steps_per_split) + kStartSteps) * step_cost +
+    const double cost = rounds * (static_cast<double>(steps_per_split * step) + kStart) * cost_of_position +
                         static_cast<double>(splits) * split_cost;
     if (cost < best.cost) best = {static_cast<int>(splits), static_cast<int>(steps_per_split), cost};
   }
@@ -55,25 +57,27 @@ WeightGradPlan plan_weight_grad(const GatherWeightGrad<Elem>& p, const GradDevic
   if (m[0] + m[1] == 0 || N == 0 || positions == 0) return plan;
   const std::int64_t most_splits = std::max<std::int64_t>(1, positions / kLeastPositions);
   const double split_cost = static_cast<double>((m[0] + m[1]) * N) * device.split_sum;
+  // A partial sum is 8 bytes, written and read; the rows of a bias apart are read once, 16 bytes a chunk.
+  const double apart = static_cast<double>(positions * chunks_of<Elem>(N)) * 2 * device.split_sum;
   double least = std::numeric_limits<double>::infinity();
   const auto consider = [&](int tile, const Cut& cut, int ones) {
-    if ((p.tile >= 0 && tile != p.tile) || cut.cost >= least) return;
-    least = cut.cost;
+    const double cost = cut.cost + (p.d_bias != nullptr && ones < 0 ? apart : 0);
+    if ((p.tile >= 0 && tile != p.tile) || cost >= least) return;
+    least = cost;
     plan = {.tile = tile, .splits = cut.splits, .steps_per_split = cut.steps_per_split, .ones = ones};
   };
   WeightGradTiles<Elem>::for_each([&]<class Entry>(int i) {
     using Tile = typename Entry::Tile;
     const std::int64_t tiles = (ceil_div(m[0], Tile::BM) + ceil_div(m[1], Tile::BM)) * ceil_div(N, Tile::BN);
-    const double step = double{kWeightGradPositions} * Tile::BM * Tile::BN / (Entry::share * device.mma_rate);
+    const int ones = m[1] % Tile::BM != 0 ? 1 : m[0] % Tile::BM != 0 ? 0 : -1;
     constexpr int kBlocks = kGradBlocks<Tile>;
+    const double cost = kBlocks * Tile::BM * Tile::BN / (Entry::share * device.mma_rate);
     consider(
         i,
         cut_positions(
-            p.splits, tiles, ceil_div(positions, kWeightGradPositions), most_splits, kBlocks * device.multiprocessors,
-            kBlocks * step, split_cost),
-        m[1] % Tile::BM != 0   ? 1
-        : m[0] % Tile::BM != 0 ? 0
-                               : -1);
+            p.splits, tiles, positions, kWeightGradPositions, most_splits, kBlocks * device.multiprocessors, cost,
+            split_cost),
+        ones);
   });
   if constexpr (sizeof(Elem) == 2) {
     if (!device.wgmma) return plan;
@@ -81,13 +85,12 @@ WeightGradPlan plan_weight_grad(const GatherWeightGrad<Elem>& p, const GradDevic
       using Tile = typename Entry::Tile;
       const WgmmaGradRaster raster = wgmma_grad_raster<Tile>(p);
       if (!raster.fits()) return;
-      const double step = double{kWgmmaGradPositions} * Tile::BM * Tile::BN / Entry::share;
       consider(
           kFirstWgmmaTile + i,
           cut_positions(
-              p.splits, ceil_div(raster.columns, Tile::kColumns) * ceil_div(N, Tile::BN),
-              ceil_div(raster.positions, kWgmmaGradPositions), most_splits, Tile::kBlocks * device.multiprocessors,
-              Tile::kBlocks * step, split_cost),
+              p.splits, ceil_div(raster.columns, Tile::kColumns) * ceil_div(N, Tile::BN), raster.positions,
+              kWgmmaGradPositions, most_splits, Tile::kBlocks * device.multiprocessors,
+              Tile::kBlocks * Tile::BM * Tile::BN / Entry::share, split_cost),
           raster.columns % Tile::kColumns != 0 ? 1 : -1);
     });
   }
@@ -98,8 +101,13 @@ template <class Elem>
 std::int64_t gather_weight_grad_workspace_bytes(const GatherWeightGrad<Elem>& p) {
   const std::int64_t m = std::int64_t{p.t.taps} * p.y.taps * p.x.taps * (p.source[0].chunks + p.source[1].chunks);
   std::int64_t splits = 0;
-  for (const GradDevice& device : {kGradAmpere, kGradHopper})
-    splits = std::max<std::int64_t>(splits, plan_weight_grad(p, device).splits);
+  float bias = 0;
+  GatherWeightGrad<Elem> shape = p;
+  for (float* d_bias : {&bias, static_cast<float*>(nullptr)})
+    for (const GradDevice& device : {kGradAmpere, kGradHopper}) {
+      shape.d_bias = d_bias;
+      splits = std::max<std::int64_t>(splits, plan_weight_grad(shape, device).splits);
+    }
   return std::max(
       (m * kChunk<Elem> + 1) * p.num_columns * splits * std::int64_t{sizeof(float)},
       column_sums_workspace_bytes(std::int64_t{p.B} * p.t.result * p.y.result * p.x.result, p.num_columns));

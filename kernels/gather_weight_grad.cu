@@ -38,7 +38,8 @@ constexpr int kPositions = kWeightGradPositions;  // per step: one per lane of a
 
 struct Splits {
   int count = 0, steps_per_split = 0;
-  int ones = -1;  ///< behind which source's columns stand those of the bias; -1: there are none
+  unsigned ones_tile = ~0u;  ///< which blocks (x) have a chunk of ones, for the bias; none: no block's number
+  int ones_row = 0;          ///< row of the tile at which it begins
 };
 
 /// Threads that a row of `chunks` is dealt to, a power of two. Those past the last chunk idle.
@@ -157,7 +158,7 @@ __global__ void __launch_bounds__(Tile::kThreads, kGradBlocks<Tile>)
     offset_m = static_cast<std::uint32_t>((it * g.y_in + iy) * g.x_in + ix) * source.pitch +
                static_cast<std::uint32_t>(flat % source.chunks);
     bits_m = tap_bits(it, iy, ix);
-  } else if (copies_m && s == splits.ones && flat == num_chunks) {
+  } else if (blockIdx.x == splits.ones_tile && column_m == splits.ones_row / kChunk<Elem>) {
     copies_m = false;  // these stay
     for (int stage = 0; stage < Tile::kStages; ++stage)
       for (int row = row_m; row < kPositions; row += kRowStepM)
@@ -230,14 +231,13 @@ __global__ void __launch_bounds__(Tile::kThreads, kGradBlocks<Tile>)
   using ColumnsOf = PositionMajor<Elem, S::kPitchN>;
   const unsigned char* rows_at = stages_m + RowsOf::rows_at(warp_m, lane);
   const unsigned char* columns_at = stages_n + ColumnsOf::columns_at(warp_n, lane);
-  // The ones, if this block has them: their sums are put by now and then.
-  const int end_m = num_chunks * kChunk<Elem>;
-  const bool has_ones = s == splits.ones && tile_m == num_chunks / S::kChunksM;
-  const int steps_at_once = has_ones ? kOnesPositions / kPositions : steps;
   int stage = 0, fill = Tile::kStages - 1;
   for (int step = 0; step < steps;) {
-    const int from = step;
-    for (const int end = min(steps, step + steps_at_once); step < end; ++step) {
+    // Sums of ones are put by now and then, where there are registers for it.
+    constexpr bool kPutsBy = Tile::WM * Tile::WN / 32 <= 176;
+    constexpr int kAtOnce = kOnesPositions / kPositions;
+    const int end = kPutsBy && blockIdx.x == splits.ones_tile ? min(steps, step + kAtOnce) : steps;
+    for (; step < end; ++step) {
       cp_async_wait<Tile::kStages - 2>();
       __syncthreads();
       if (step + Tile::kStages - 1 < steps) load(step + Tile::kStages - 1, fill);
@@ -267,23 +267,22 @@ __global__ void __launch_bounds__(Tile::kThreads, kGradBlocks<Tile>)
       stage = stage + 1 == Tile::kStages ? 0 : stage + 1;
       fill = fill + 1 == Tile::kStages ? 0 : fill + 1;
     }
-    if (!has_ones) continue;
+    if (blockIdx.x != splits.ones_tile) break;  // that was all
     float* sums = bias_partials(p, splits.count, static_cast<int>(blockIdx.z));
 #pragma unroll
     for (int i = 0; i < kTilesM; ++i)
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const int first = tile_m * Tile::BM + warp_m + i * 16 + 8 * h, m = first + (lane >> 2);
-        if (end_m < first || first + 8 <= end_m) continue;
+        const int first = warp_m + i * 16 + 8 * h, channel = first + (lane >> 2) - splits.ones_row;
+        if (splits.ones_row < first || first + 8 <= splits.ones_row) continue;
+        const bool mine = channel >= 0 && channel < kChunk<Elem>;
 #pragma unroll
         for (int j = 0; j < kTilesN; ++j)
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
-            const bool mine = m >= end_m && m < end_m + kChunk<Elem>;
-            put_bias_by(
-                sums, n0 + warp_n + j * 8 + (lane & 3) * 2 + e, p.num_columns, lane, mine ? acc[i][j][2 * h + e] : 0.0f,
-                from == 0);
-            if (mine) acc[i][j][2 * h + e] = 0.0f;
+            const int n = static_cast<int>(blockIdx.y) * Tile::BN + warp_n + j * 8 + (lane & 3) * 2 + e;
+            put_bias_by(sums, n, p.num_columns, lane, mine ? acc[i][j][2 * h + e] : 0.0f, !kPutsBy || step <= kAtOnce);
+            if (kPutsBy && mine) acc[i][j][2 * h + e] = 0.0f;
           }
       }
   }
@@ -298,7 +297,7 @@ __global__ void __launch_bounds__(Tile::kThreads, kGradBlocks<Tile>)
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int m = tile_m * Tile::BM + warp_m + i * 16 + (lane >> 2) + 8 * h;
-      if (m >= end_m) continue;
+      if (m >= num_chunks * kChunk<Elem>) continue;
 #pragma unroll
       for (int j = 0; j < kTilesN; ++j)
 #pragma unroll
@@ -408,10 +407,15 @@ void gather_weight_grad(const Stream& stream, const GatherWeightGrad<Elem>& give
       const dim3 grid(
           static_cast<unsigned>(tiles(0) + tiles(1)), static_cast<unsigned>((p.num_columns + Tile::BN - 1) / Tile::BN),
           static_cast<unsigned>(plan.splits));
+      AVID_GPU::Splits splits{plan.splits, plan.steps_per_split};
+      if (p.d_bias != nullptr) {
+        const int rows = taps * p.source[plan.ones].chunks * kChunk<Elem>;
+        splits.ones_tile = static_cast<unsigned>((plan.ones == 0 ? 0 : tiles(0)) + rows / Tile::BM);
+        splits.ones_row = rows % Tile::BM;
+      }
       AVID_GPU::launch(
           AVID_GPU::gather_weight_grad_kernel<Elem, Tile>, grid, dim3(Tile::kThreads),
-          AVID_GPU::WeightGradShape<Elem, Tile>::kSharedBytes, stream, p,
-          AVID_GPU::Splits{plan.splits, plan.steps_per_split, p.d_bias != nullptr ? plan.ones : -1}, tiles(0));
+          AVID_GPU::WeightGradShape<Elem, Tile>::kSharedBytes, stream, p, splits, tiles(0));
     });
   }
   const std::int64_t elements = std::int64_t{p.num_columns} * taps * (p.source_channels[0] + p.source_channels[1]);

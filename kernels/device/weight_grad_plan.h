@@ -27,7 +27,7 @@ inline constexpr GradDevice kGradAmpere{.multiprocessors = 108, .split_sum = 9};
 inline constexpr GradDevice kGradHopper{
     .multiprocessors = kHopperMultiprocessors, .mma_rate = 0.75, .split_sum = 6, .wgmma = true};
 
-/// A weight gradient's tile and splits, by its shape and the kind of device alone.
+/// A weight gradient's tile and splits, by its shape, whether a bias is asked for, and the kind of device alone.
 struct WeightGradPlan {
   int tile = kChooseTile;               ///< as GatherWeightGrad::tile
   int splits = 0, steps_per_split = 0;  ///< steps of kWeightGradPositions, or of kWgmmaGradPositions of the raster

@@ -3,6 +3,7 @@
 #include <array>
 #include <cmath>
 #include <string>
+#include <tuple>
 
 #include "kernels/device/conv_products.h"
 #include "kernels/device/weight_grad_plan.h"
@@ -110,8 +111,8 @@ TEST_CASE("gather_weight_grad/launches/the kind of device chooses, and a bias ta
   CHECK(kernels_of(s, false) == Names{"gather_weight_grad_kernel", "add_splits_kernel"});
   CHECK(kernels_of(s, true) == kernels_of(s, false));
   CHECK(kernels_of<float>(s, true) == Names{"gather_weight_grad_kernel", "add_splits_kernel"});
-  kernels::Conv3dSize exact = s;  // 16 taps of 96 channels in tiles of 128
-  exact.kernel = {1, 4, 4}, exact.stride = {1, 2, 2}, exact.out = {8, 32, 32};
+  kernels::Conv3dSize exact = s;  // 16 taps of 184 channels are 23 tiles of 128
+  exact.I = exact.O = 180, exact.kernel = {1, 4, 4}, exact.stride = {1, 2, 2}, exact.out = {8, 32, 32};
   CHECK(kernels_of(exact, false) == Names{"gather_weight_grad_kernel", "add_splits_kernel"});
   CHECK(
       kernels_of(exact, true) ==
@@ -124,6 +125,8 @@ TEST_CASE("gather_weight_grad/launches/the kind of device chooses, and a bias ta
 TEST_CASE("gather_weight_grad/bias/sums over many positions are as near as sums in f32 can be") {
   // One split of 40,000 positions, as many as any of a real layer. A tensor core that cut one long sum would lose 1e-4.
   CHECK(worst_bias_error<bf16>(40000, 1, 1) < 2e-6);
+  CHECK(worst_bias_error<bf16>(40000, 3, 1) < 2e-6);
+  CHECK(worst_bias_error<bf16>(40000, 7, 1) < 3e-5);  // no registers for sums beside those of the tensor cores
   CHECK(worst_bias_error<float>(5000, 0, 1) < 1e-6);
   CHECK(worst_bias_error<bf16>(40000, kernels::kChooseTile, 0) < 2e-6);
   const OnArch arch(90);
@@ -143,6 +146,14 @@ TEST_CASE("gather_weight_grad/bias/a tile without a column to spare leaves it to
   p = layer(8, 1, 32, 40, 16);
   p.tile = 0;
   CHECK(kernels::plan_weight_grad(p, kGradAmpere).ones == 1);
+  // 192 channels are a whole number of columns of what would be the fastest tile: a bias prefers another one.
+  float bias = 0;
+  for (const auto& [HW, O, device] : {std::tuple{16, 360, kGradAmpere}, {32, 180, kGradHopper}}) {
+    p = layer(HW, 1, 192, 0, O);
+    CHECK(kernels::plan_weight_grad(p, device).ones == -1);
+    p.d_bias = &bias;
+    CHECK(kernels::plan_weight_grad(p, device).ones >= 0);
+  }
   for_each_order([] {
     for (const auto& [I, I2] : {std::array<std::int64_t, 2>{32, 64}, {30, 0}, {40, 32}, {32, 40}})
       check_weight_grad<bf16>({.W = 90, .I = I, .I2 = I2, .N = 20}, 0);
