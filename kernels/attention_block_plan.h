@@ -69,7 +69,7 @@ AttentionBlockPlan attention_block_plan(
 constexpr int linear_attention_slabs(std::int64_t S) { return static_cast<int>((S + 511) / 512); }
 
 /// Of the two-pass forward form of linear attention (device/linear_attention_two_pass.h).
-inline constexpr int kTwoPassSlab = 1024, kTwoPassWarpsPerHead = 2;
+inline constexpr int kTwoPassSlab = 1024;
 inline constexpr std::int64_t kTwoPassMaxChannels = 104;
 
 template <class Elem>
@@ -77,17 +77,17 @@ bool linear_attention_in_two_passes(const AttentionBlockDeviceArgs<Elem>& p) {
   return sizeof(Elem) == 2 && p.D == 32 && p.C <= kTwoPassMaxChannels && p.b_out != nullptr;
 }
 
-/// With the core's contexts: those of slabs, their combination, its gradient. The two-pass form needs contexts and
-/// the folded weights only.
+/// With the core's contexts: those of slabs, their combination, its gradient. The two-pass form needs sums of
+/// slabs and the folded weights only.
 template <class Elem>
 AttentionBlockPlan linear_attention_plan(const AttentionBlockDeviceArgs<Elem>& p, bool backward) {
   const std::int64_t matrix = p.D * p.D + 2 * p.D, F = p.B * p.T;
   if (!backward && linear_attention_in_two_passes(p)) {
     AttentionBlockPlan plan;
-    const std::int64_t parts = (p.S + kTwoPassSlab - 1) / kTwoPassSlab * kTwoPassWarpsPerHead;
+    const std::int64_t slabs = (p.S + kTwoPassSlab - 1) / kTwoPassSlab, width = (p.C + 7) / 8 * 8;
     plan.core = 0;
-    plan.folded = (F * p.N * (parts + 1) * matrix * 4 + 255) / 256 * 256;
-    plan.total_bytes = plan.folded + F * ((p.C + 7) / 8 * 8) * p.N * p.D * 2;
+    plan.folded = (F * p.N * slabs * (32 * width + 64) * 4 + 255) / 256 * 256;
+    plan.total_bytes = plan.folded + F * width * p.N * p.D * 2;
     return plan;
   }
   const std::int64_t per_head = (linear_attention_slabs(p.S) + 2) * matrix;

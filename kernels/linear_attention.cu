@@ -8,9 +8,9 @@
 //              d_k = kn (v d_context^T - correction), correction_i = sum_j context_ij d_context_ij: the row sum of
 //              the softmax over positions needs no second reduction over positions
 // Layout     qkv [B*T*S, 3*N*D] as the projection leaves it
-// Parallel   bf16 with D = 32: C <= 104: two passes over x (forward: device/linear_attention_two_pass.h, backward:
-//            linear_attention_bwd.cu); wider rows: norm, projections, and a core on tensor cores
-//            (device/linear_attention_head_kernels.h). f32 and other D <= 64: the core on FP32 units
+// Parallel   bf16 with D = 32: C <= 104: two passes over x (forward: device/linear_attention_contexts.h and
+//            linear_attention_two_pass.h, backward: linear_attention_bwd.cu); wider rows: norm, projections, and a core
+//            on tensor cores (device/linear_attention_head_kernels.h). f32 and other D <= 64: the core on FP32 units
 //            (device/linear_attention_core.h). Sums over positions are cut into slabs, which are combined in order (as
 //            split keys are in flash attention)
 // Traffic    of the composed form, per position: C + 4C (norm, projections) + 11 N*D elements forward. The core on
@@ -26,6 +26,7 @@
 #include "kernels/linear_attention.h"
 
 #include "kernels/device/attention_steps.h"
+#include "kernels/device/linear_attention_contexts.h"
 #include "kernels/device/linear_attention_core.h"
 #include "kernels/device/linear_attention_head_kernels.h"
 #include "kernels/device/linear_attention_two_pass.h"
@@ -151,38 +152,38 @@ void core_gradient(const Stream& stream, const LinearCore<Elem>& core, Rows<cons
 /// The forward pass in two passes over x.
 void two_passes(const Stream& stream, const AttentionBlockDeviceArgs<BFloat16>& p) {
   const AttentionBlockPlan plan = linear_attention_plan(p, false);
+  auto* workspace = static_cast<unsigned char*>(p.workspace);
+  LinearContexts sums;
+  sums.S = static_cast<int>(p.S);
+  sums.C = static_cast<int>(p.C);
+  sums.N = static_cast<int>(p.N);
+  sums.slabs = (sums.S + kTwoPassSlab - 1) / kTwoPassSlab;
+  sums.width = (sums.C + 7) / 8 * 8;
+  sums.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(p.D)));
+  sums.x = p.x, sums.w_qkv = p.w_qkv, sums.w_out = p.w_out, sums.gamma = p.gamma;
+  sums.partial = reinterpret_cast<float*>(workspace + plan.core);
+  sums.folded = reinterpret_cast<BFloat16*>(workspace + plan.folded);
+  const std::int64_t F = p.B * p.T;
+  const int groups = (sums.N + kHeadsPerBlock - 1) / kHeadsPerBlock, heads = (sums.N + groups - 1) / groups;
+  with_row_chunks(sums.width, [&]<int kN>() {
+    launch(
+        linear_attention_sums_kernel<kN>, dim3(static_cast<unsigned>(F * sums.slabs * groups)),
+        dim3(static_cast<unsigned>(32 * heads)),
+        static_cast<std::size_t>(2 * kSumsTile * LinearBwdTile<kN>::kPitch) * sizeof(BFloat16) + kN * 32 +
+            (contexts_spare<kN> ? kSpareWords * kSpareThreads * sizeof(float) : 0),
+        stream, sums, heads, groups);
+  });
+  const std::size_t floats = 3 * 32 * (static_cast<std::size_t>(sums.width) + 4) + 32 * kContextPitch;
+  launch(
+      linear_attention_fold_kernel<256>, dim3(static_cast<unsigned>(F), static_cast<unsigned>(sums.N)), dim3(256),
+      floats * sizeof(float), stream, sums);
+
   LinearTwoPass t;
-  t.S = static_cast<int>(p.S);
-  t.C = static_cast<int>(p.C);
-  t.N = static_cast<int>(p.N);
-  t.slabs = (t.S + kTwoPassSlab - 1) / kTwoPassSlab;
+  t.S = sums.S, t.C = sums.C, t.N = sums.N, t.C8 = sums.width;
   t.K = (t.C + 15) / 16 * 16;
   t.pitch = t.K + 8;
-  t.C8 = (t.C + 7) / 8 * 8;
-  t.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(p.D)));
-  t.x = p.x, t.w_qkv = p.w_qkv, t.w_out = p.w_out, t.gamma = p.gamma, t.b_out = p.b_out, t.y = p.y;
-  const std::int64_t F = p.B * p.T;
-  const int parts = t.slabs * kTwoPassWarpsPerHead;
-  auto* workspace = static_cast<unsigned char*>(p.workspace);
-  LinearCore<BFloat16> core{};
-  core.F = F;
-  core.N = t.N;
-  core.D = 32;
-  core.slabs = parts;
-  core.partial = reinterpret_cast<float*>(workspace + plan.core);
-  core.context = core.partial + F * parts * t.N * (32 * 32 + 64);
-  t.partial = core.partial;
-  t.context = core.context;
-  t.folded = reinterpret_cast<BFloat16*>(workspace + plan.folded);
-
-  const int groups = (t.N + kHeadsPerBlock - 1) / kHeadsPerBlock;
+  t.x = p.x, t.w_qkv = p.w_qkv, t.gamma = p.gamma, t.b_out = p.b_out, t.y = p.y, t.folded = sums.folded;
   const std::size_t gamma_bytes = static_cast<std::size_t>(t.K) * 4, row_bytes = static_cast<std::size_t>(t.pitch) * 2;
-  launch(
-      linear_attention_pass_a_kernel<kHeadsPerBlock>, dim3(static_cast<unsigned>(F * t.slabs * groups)), dim3(256),
-      (kHeadsPerBlock * 64 + 2 * kTwoPassTile) * row_bytes + gamma_bytes, stream, t, groups);
-  combine(stream, core);
-  const dim3 heads(static_cast<unsigned>(F), static_cast<unsigned>(t.N));
-  launch(linear_attention_fold_kernel<256>, heads, dim3(256), 0, stream, t);
   const int tiles = (t.S + 127) / 128;
   const auto pass_b = [&]<int kN>() {
     launch(

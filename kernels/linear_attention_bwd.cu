@@ -18,23 +18,23 @@
 // Parallel   pass 1 (device/linear_attention_sums.h): a block per (frame, 2048 positions, up to four heads), two warps
 //            a head; matrices: a block per (1/64 of the frames, head), on FP32 units; pass 2
 //            (device/linear_attention_rows.h): a block per 128 positions, all heads; then d_w_q and d_w_k as one
-//            product (linear.h), d_b_out as column sums
+//            product (linear.h). d_b_out: column sums of d_y's tiles in pass 1
 // Traffic    bytes per position, bf16, I = 32 N, counted from the launches. Here: pass 1 reads x, d_y: 4C (the second
 //            group of heads finds them in L2), its sums 2 (2 * 32 * C8 * 4 N) / 2048; pass 2 reads x, d_y, writes d_x,
-//            h, d_q and d_k: 8C + 4I; the product 2C + 4I; d_b_out 2C. Together 16C + 8I + 0.25 N C8.
+//            h, d_q and d_k: 8C + 4I; the product 2C + 4I. Together 14C + 8I + 0.25 N C8.
 //            Composed (linear_attention.cu): norm 4C, qkv 2C + 6I, contexts 4I, a 4I, d_w_out 2C + 2I, d_b_out 2C,
 //            d_a 2C + 2I, d_context 4I, d_qkv 14I, d_w_qkv 2C + 6I, d_h 2C + 6I, norm 8C: 24C + 48I.
 //              C, N               100, 8    90, 6    50, 4
 //              composed, KB        14.8     11.5      7.5
-//              here, KB             3.9      3.2      2.0
+//              here, KB             3.7      3.0      1.9
 //            Workspace: 2.5 KB a position at C = 100 against 4.7 KB (h, qkv, a in place).
 // Work       m16n8k16 products per 32 positions and head at C8 = 104: 208 in pass 1, 364 in pass 2, 104 in the product.
 //            In multiply-adds per position and head 13 x 32 C, all on tensor cores; composed 11 x 32 C there, and
 //            6 x 32 x 32 as FP32 FMAs.
-// Tiles      pass 1: 64 positions, 8 warps, 54 KB of shared memory, one block per SM. Pass 2: 80 KB + 256 N bytes at
-//            C = 100 and 90, two blocks of 4 warps per SM on an A100; 44 KB at C = 50, three. matrices: 74 KB, two.
-// Compiled   nvcc 13, sm_80 (sm_90), no spills: pass 1 249, 235, 172 (254, 241, 176) registers for up to 104, 96, 56
-//            channels; pass 2 218, 217, 164 (217, 217, 165); matrices 128. Instructions per product in their loops,
+// Tiles      pass 1: 64 positions, 8 warps, 56 KB of shared memory, one block per SM. Pass 2: 80 KB + 256 N bytes at
+//            C = 100 and 90, two blocks of 4 warps per SM on an A100; 44 KB at C = 50, three. matrices: 74 KB, one.
+// Compiled   nvcc 13, sm_80 (sm_90), no spills: pass 1 252, 238, 172 (254, 242, 183) registers for up to 104, 96, 56
+//            channels; pass 2 218, 217, 164 (217, 217, 165); matrices 178. Instructions per product in their loops,
 //            sm_80: pass 1 4.6, 4.9, 6.7; pass 2 4.5, 4.8, 6.4
 // Counted    before 6.4, 7.0, 10.2 and 5.8, 6.3, 8.3. An exponential that flushes what is below 2^-126 saved three
 //            instructions of each, masks only in the last tile 0.6 per product of pass 1; in pass 2 the stores of d_q
@@ -47,44 +47,29 @@
 //            slabs, chunks of frames, tiles and warps are added in order.
 // Limits     bf16, D = 32, C <= 104, N <= 64; S < 2^31, frames * tiles < 2^31. Everything else is composed.
 // Measured   never run on a GPU yet
-// Open       d_w_q and d_w_k without d_q and d_k in memory; rows of more than 104 channels; d_b_out in pass 1
+// Open       d_w_q and d_w_k without d_q and d_k in memory; rows of more than 104 channels
 // Oracle     linear_attention_cpu.cpp in f64, tests/sim/linear_attention_bwd_test.cpp
 #include "kernels/linear_attention_bwd.h"
 
 #include <cmath>
 #include <stdexcept>
 
+#include "kernels/device/linear_attention_contexts.h"
 #include "kernels/device/linear_attention_rows.h"
 #include "kernels/gather_gemm.h"
 
 namespace avid::kernels {
 namespace AVID_GPU {
 
-constexpr int kContextPitch = 36;  ///< floats of a row of a 32 x 32 matrix in shared memory
-
-/// d += column[e] * row for four rows e of a 4 x 4 piece.
-AVID_DEVICE void add_outer(float (&d)[4][4], const float* column, const float4& row) {
-  const float4 four = *reinterpret_cast<const float4*>(column);
-  const float of[4] = {four.x, four.y, four.z, four.w};
-#pragma unroll
-  for (int e = 0; e < 4; ++e) {
-    d[e][0] = fmaf(of[e], row.x, d[e][0]);
-    d[e][1] = fmaf(of[e], row.y, d[e][1]);
-    d[e][2] = fmaf(of[e], row.z, d[e][2]);
-    d[e][3] = fmaf(of[e], row.w, d[e][3]);
-  }
-}
-AVID_DEVICE float dot4(const float4& a, const float4& b, float sum) {
-  return fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, fmaf(a.x, b.x, sum))));
-}
-
-/// From the sums of pass 1 to m, r, the softmax of k and the gradients of w_v and w_out. Grid (chunks, N). A thread
-/// owns two rows and two columns of both contexts, then four rows and four columns of everything [32, C].
+/// From the sums of pass 1 to m, r, the softmax of k and the gradients of w_v and w_out. Grid (chunks, N). Each
+/// of these products has threads of its own: one of the contexts 64, with 4 x 4 results each, one of those [32, C] four
+/// for each 8 columns, with 8 x 8: 16 bytes a lane take four passes through shared memory, whatever lanes share.
 template <int kThreads>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, 1)
     linear_bwd_matrices_kernel(LinearBwd p, std::int64_t frames, std::int64_t frames_of_chunk) {
   static_assert(kThreads == 256);
   const int pitch = p.width + 4, quads = p.width / 4, head = static_cast<int>(blockIdx.y);
+  const int thread = static_cast<int>(threadIdx.x);
   SharedArena arena;
   float* w_v = arena.take<float>(32 * pitch, "w_v");
   float* w_o = arena.take<float>(32 * pitch, "w_o");
@@ -94,7 +79,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   float* context_t = arena.take<float>(32 * kContextPitch, "context^T");
   float* d_context = arena.take<float>(32 * kContextPitch, "d_context");
   float* d_context_t = arena.take<float>(32 * kContextPitch, "d_context^T");
-  float* parts = arena.take<float>(32 * quads, "parts of the correction");
+  float* parts = arena.take<float>(32 * (p.width / 8), "parts of the correction");
   for (int e = threadIdx.x; e < 32 * p.width; e += kThreads) {
     const int i = e / p.width, c = e % p.width;
     w_v[i * pitch + c] = c < p.C ? to_float(p.w_qkv.row((2 * p.N + head) * 32 + i)[c]) : 0.0f;
@@ -103,10 +88,17 @@ __global__ void __launch_bounds__(kThreads, 2)
     const int c = e / 32, j = e % 32;
     w_o[j * pitch + c] = c < p.C ? to_float(p.w_out.row(c)[head * 32 + j]) : 0.0f;
   }
-  const int i0 = threadIdx.x / 16, j0 = threadIdx.x % 16;  // and 16 further
-  const int row = threadIdx.x / quads * 4, column = threadIdx.x % quads * 4;
-  const bool active = row < 32;
-  float d_w_v[4][4] = {}, d_w_o[4][4] = {};
+  // m = context w_o, r = d_context w_v, d_w_v = d_context^T g, d_w_o = context^T d: of this thread's product the left
+  // operand by rows of the inner dimension, the right one, and a piece of the result.
+  const int threads_each = p.width / 2, product = thread / threads_each;
+  const int row = thread % 4 * 8, column = thread % threads_each / 4 * 8;
+  const float* const left = (product == 0   ? context_t
+                             : product == 1 ? d_context_t
+                             : product == 2 ? d_context
+                                            : context) +
+                            row;
+  const float* const right = (product == 0 ? w_o : product == 1 ? w_v : product == 2 ? g : d) + column;
+  float sum[8][8] = {};
   const std::int64_t first = blockIdx.x * frames_of_chunk;
   const std::int64_t last = first + frames_of_chunk < frames ? first + frames_of_chunk : frames;
   for (std::int64_t frame = first; frame < last; ++frame) {
@@ -133,71 +125,74 @@ __global__ void __launch_bounds__(kThreads, 2)
       if (c == 0) softmax[i] = top + logf(total);
     }
     __syncthreads();
-    float of_context[2][2] = {}, of_d_context[2][2] = {};
-    for (int c = 0; c < p.width; c += 4) {
-      const auto at = [&](const float* matrix, int r) {
-        return *reinterpret_cast<const float4*>(matrix + r * pitch + c);
-      };
-      const float4 of_g[2] = {at(g, i0), at(g, i0 + 16)}, of_d[2] = {at(d, i0), at(d, i0 + 16)};
-      const float4 v[2] = {at(w_v, j0), at(w_v, j0 + 16)}, o[2] = {at(w_o, j0), at(w_o, j0 + 16)};
+    if (thread < 128) {  // context = g w_v^T, d_context = d w_o^T
+      const bool second = thread >= 64;
+      const int i0 = thread % 8, j0 = thread % 64 / 8;  // and 8, 16, 24 further
+      const float *const rows = (second ? d : g) + i0 * pitch, *const columns = (second ? w_o : w_v) + j0 * pitch;
+      float of[4][4] = {};
+#pragma unroll 1
+      for (int c = 0; c < p.width; c += 4) {
+        float4 x[4];
 #pragma unroll
-      for (int a = 0; a < 2; ++a)
+        for (int a = 0; a < 4; ++a) x[a] = *reinterpret_cast<const float4*>(rows + a * 8 * pitch + c);
 #pragma unroll
-        for (int b = 0; b < 2; ++b) {
-          of_context[a][b] = dot4(of_g[a], v[b], of_context[a][b]);
-          of_d_context[a][b] = dot4(of_d[a], o[b], of_d_context[a][b]);
+        for (int b = 0; b < 4; ++b) {
+          const float4 y = *reinterpret_cast<const float4*>(columns + b * 8 * pitch + c);
+#pragma unroll
+          for (int a = 0; a < 4; ++a) of[a][b] = dot4(x[a], y, of[a][b]);
+        }
+      }
+      float *const to = second ? d_context : context, *const to_t = second ? d_context_t : context_t;
+      const float factor = second ? p.scale : 1.0f;
+#pragma unroll
+      for (int a = 0; a < 4; ++a)
+#pragma unroll
+        for (int b = 0; b < 4; ++b) {
+          const int i = i0 + 8 * a, j = j0 + 8 * b;
+          to[i * kContextPitch + j] = to_t[j * kContextPitch + i] = of[a][b] * factor;
         }
     }
-#pragma unroll
-    for (int a = 0; a < 2; ++a)
-#pragma unroll
-      for (int b = 0; b < 2; ++b) {
-        const int i = i0 + 16 * a, j = j0 + 16 * b;
-        context[i * kContextPitch + j] = context_t[j * kContextPitch + i] = of_context[a][b];
-        d_context[i * kContextPitch + j] = d_context_t[j * kContextPitch + i] = of_d_context[a][b] * p.scale;
-      }
     __syncthreads();
-    if (active) {
-      float m[4][4] = {}, r[4][4] = {};
-#pragma unroll 4
-      for (int j = 0; j < 32; ++j) {
-        const auto at = [&](const float* matrix) {
-          return *reinterpret_cast<const float4*>(matrix + j * pitch + column);
-        };
-        add_outer(m, context_t + j * kContextPitch + row, at(w_o));
-        add_outer(r, d_context_t + j * kContextPitch + row, at(w_v));
-        add_outer(d_w_v, d_context + j * kContextPitch + row, at(g));
-        add_outer(d_w_o, context + j * kContextPitch + row, at(d));
-      }
-      BFloat16* folded = p.folded + (frame * p.N + head) * 64 * p.width;
+    if (product < 4) {
+#pragma unroll 1
+      for (int j = 0; j < 32; ++j) add_outer8(sum, left + j * kContextPitch, right + j * pitch);
+    }
+    if (product < 2) {  // those of a frame; the others go on
+      BFloat16* folded = p.folded + ((frame * p.N + head) * 2 + product) * 32 * p.width;
+      const float factor = product == 0 ? p.scale : 1.0f;
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
+      for (int e = 0; e < 8; ++e) {
         const int i = row + e;
-        *reinterpret_cast<uint2*>(folded + i * p.width + column) = make_uint2(
-            pack_bf16x2(m[e][0] * p.scale, m[e][1] * p.scale), pack_bf16x2(m[e][2] * p.scale, m[e][3] * p.scale));
-        const uint2 rounded = make_uint2(pack_bf16x2(r[e][0], r[e][1]), pack_bf16x2(r[e][2], r[e][3]));
-        *reinterpret_cast<uint2*>(folded + (32 + i) * p.width + column) = rounded;
-        const float2 low = unpack_bf16x2(rounded.x), high = unpack_bf16x2(rounded.y);
-        parts[i * quads + column / 4] = dot4(
-            make_float4(low.x, low.y, high.x, high.y), *reinterpret_cast<const float4*>(g + i * pitch + column), 0.0f);
+        const uint4 rounded = make_uint4(
+            pack_bf16x2(sum[e][0] * factor, sum[e][1] * factor), pack_bf16x2(sum[e][2] * factor, sum[e][3] * factor),
+            pack_bf16x2(sum[e][4] * factor, sum[e][5] * factor), pack_bf16x2(sum[e][6] * factor, sum[e][7] * factor));
+        *reinterpret_cast<uint4*>(folded + i * p.width + column) = rounded;
+        float part = 0, of_r[8];
+        unpack(Chunk8<BFloat16>{rounded}, of_r);
+#pragma unroll
+        for (int n = 0; n < 8; ++n) {
+          part = fmaf(of_r[n], g[i * pitch + column + n], part);
+          sum[e][n] = 0;
+        }
+        if (product == 1) parts[i * (p.width / 8) + column / 8] = part;
       }
     }
     __syncthreads();
     if (threadIdx.x < 32) {
       float correction = 0;
-      for (int q = 0; q < quads; ++q) correction += parts[threadIdx.x * quads + q];
+      for (int q = 0; q < p.width / 8; ++q) correction += parts[threadIdx.x * (p.width / 8) + q];
       softmax[32 + threadIdx.x] = correction;
     }
   }
-  if (!active) return;
-  float* out = p.d_weights + (std::int64_t{blockIdx.x} * p.N + head) * 64 * p.width;
+  if (product != 2 && product != 3) return;
+  float* out = p.d_weights + ((std::int64_t{blockIdx.x} * p.N + head) * 2 + product - 2) * 32 * p.width;
+  const float factor = product == 3 ? p.scale : 1.0f;
 #pragma unroll
-  for (int e = 0; e < 4; ++e) {
-    *reinterpret_cast<float4*>(out + (row + e) * p.width + column) =
-        make_float4(d_w_v[e][0], d_w_v[e][1], d_w_v[e][2], d_w_v[e][3]);
-    *reinterpret_cast<float4*>(out + (32 + row + e) * p.width + column) =
-        make_float4(d_w_o[e][0] * p.scale, d_w_o[e][1] * p.scale, d_w_o[e][2] * p.scale, d_w_o[e][3] * p.scale);
-  }
+  for (int e = 0; e < 8; ++e)
+#pragma unroll
+    for (int n = 0; n < 8; n += 4)
+      *reinterpret_cast<float4*>(out + (row + e) * p.width + column + n) =
+          make_float4(sum[e][n] * factor, sum[e][n + 1] * factor, sum[e][n + 2] * factor, sum[e][n + 3] * factor);
 }
 
 /// Adds the chunks in order: the rows of v of d_w_qkv, and d_w_out. Either may be absent. A thread an element.
@@ -212,14 +207,6 @@ __global__ void __launch_bounds__(kThreads)
   float sum = 0;
   for (int chunk = 0; chunk < chunks; ++chunk) sum += p.d_weights[chunk * of_chunk + e];
   *(r < 32 ? d_w_qkv.row(2 * p.N * 32 + channel) + c : d_w_out.row(c) + channel) = sum;
-}
-
-/// Calls f.operator()<kN>() for rows of up to 8 kN channels.
-template <class F>
-void with_row_chunks(int width, F&& f) {
-  if (width <= 56) return f.template operator()<7>();
-  if (width <= 96) return f.template operator()<12>();
-  f.template operator()<13>();
 }
 
 }  // namespace AVID_GPU
@@ -258,19 +245,28 @@ void linear_attention_fused_bwd(
   p.d_gamma = grads.d_gamma != nullptr ? at(floats, plan.d_gamma) : nullptr;
   void* const linear = at(floats, plan.linear);
 
-  if (grads.d_b_out != nullptr)
-    linear_bwd_weight<Backend, BFloat16>(stream, plan.out_size, grads.d_y, {}, {}, {}, grads.d_b_out, linear);
-  if (!row_gradients && !grads.d_w_out) return;
+  p.d_b_out = grads.d_b_out != nullptr ? at(floats, plan.d_b_out) : nullptr;
+  if (!row_gradients && !grads.d_w_out && grads.d_b_out == nullptr) return;
 
   const int groups = (p.N + 3) / 4, heads = (p.N + groups - 1) / groups;
   const auto tile_bytes = [](int rows, int pitch) { return static_cast<std::size_t>(rows * pitch) * sizeof(BFloat16); };
   with_row_chunks(p.width, [&]<int kN>() {
     launch(
         linear_bwd_sums_kernel<kN>, dim3(static_cast<unsigned>(plan.frames * plan.slabs * groups)),
-        dim3(static_cast<unsigned>(64 * heads)), tile_bytes(4 * kSumsTile, LinearBwdTile<kN>::kPitch) + kN * 32, stream,
-        p, heads, groups);
+        dim3(static_cast<unsigned>(64 * heads)),
+        tile_bytes(4 * kSumsTile, LinearBwdTile<kN>::kPitch) + kN * 32 +
+            static_cast<std::size_t>(ColumnSums<kN>::floats(64 * heads)) * 4,
+        stream, p, heads, groups);
   });
-  const std::size_t matrix_floats = 4 * 32 * (plan.width + 4) + 4 * 32 * kContextPitch + 32 * (plan.width / 4);
+  // Over frames, then over the slabs or tiles of one.
+  const auto sum_frames = [&](float* partial, std::int64_t parts, float* out) {
+    float* of_parts = partial + plan.frames * parts * plan.width;
+    sum_rows(stream, partial, plan.frames, parts * plan.width, parts * plan.width, of_parts);
+    sum_rows(stream, of_parts, parts, plan.width, args.C, out);
+  };
+  if (grads.d_b_out != nullptr) sum_frames(p.d_b_out, plan.slabs, grads.d_b_out);
+  if (!row_gradients && !grads.d_w_out) return;
+  const std::size_t matrix_floats = 4 * 32 * (plan.width + 4) + 4 * 32 * kContextPitch + 32 * (plan.width / 8);
   launch(
       linear_bwd_matrices_kernel<256>, dim3(static_cast<unsigned>(plan.chunks), static_cast<unsigned>(p.N)), dim3(256),
       matrix_floats * sizeof(float), stream, p, plan.frames, plan.frames_of_chunk);
@@ -286,11 +282,7 @@ void linear_attention_fused_bwd(
             static_cast<std::size_t>(p.N) * 256,
         stream, p, static_cast<int>(plan.tiles));
   });
-  if (grads.d_gamma != nullptr) {  // over frames, then over the tiles of one
-    float* of_tiles = p.d_gamma + plan.frames * plan.tiles * plan.width;
-    sum_rows(stream, p.d_gamma, plan.frames, plan.tiles * plan.width, plan.tiles * plan.width, of_tiles);
-    sum_rows(stream, of_tiles, plan.tiles, plan.width, args.C, grads.d_gamma);
-  }
+  if (grads.d_gamma != nullptr) sum_frames(p.d_gamma, plan.tiles, grads.d_gamma);
   if (grads.d_w_qkv)
     linear_bwd_weight<Backend, BFloat16>(stream, plan.qk_size, p.d_qk, p.h, {}, grads.d_w_qkv, nullptr, linear);
 }

@@ -35,8 +35,9 @@ struct LinearBwdPlan {
   std::int64_t d_qk = 0;       ///< bf16 [rows,2*N*32]
   std::int64_t h = 0;          ///< bf16 [rows,width]
   std::int64_t d_gamma = 0;    ///< f32 [frames,tiles,width], then [tiles,width]
+  std::int64_t d_b_out = 0;    ///< f32 [frames,slabs,width], then [slabs,width]
   std::int64_t linear = 0, total_bytes = 0;
-  LinearSize qk_size, out_size;  ///< of the products that are left
+  LinearSize qk_size;  ///< of the product that is left
 };
 
 template <class Elem>
@@ -56,7 +57,6 @@ LinearBwdPlan linear_attention_bwd_plan(const AttentionBlockDeviceArgs<Elem>& p)
   plan.frames_of_chunk = std::max<std::int64_t>(1, (plan.frames + kLinearBwdMaxChunks - 1) / kLinearBwdMaxChunks);
   plan.chunks = (plan.frames + plan.frames_of_chunk - 1) / plan.frames_of_chunk;
   plan.qk_size = LinearSize{.P = plan.rows, .I = p.C, .O = 2 * inner};
-  plan.out_size = LinearSize{.P = plan.rows, .I = inner, .O = p.C};
   const std::int64_t matrices = 2 * kLinearBwdHead * plan.width;
   plan.partial = take(plan.frames * plan.slabs * p.N * (matrices + 2 * kLinearBwdHead) * 4);
   plan.folded = take(plan.frames * p.N * matrices * 2);
@@ -65,8 +65,8 @@ LinearBwdPlan linear_attention_bwd_plan(const AttentionBlockDeviceArgs<Elem>& p)
   plan.d_qk = take(plan.rows * 2 * inner * 2);
   plan.h = take(plan.rows * plan.width * 2);
   plan.d_gamma = take((plan.frames + 1) * plan.tiles * plan.width * 4);
-  plan.linear = take(std::max(
-      linear_bwd_weight_workspace_bytes<Elem>(plan.qk_size), linear_bwd_weight_workspace_bytes<Elem>(plan.out_size)));
+  plan.d_b_out = take((plan.frames + 1) * plan.slabs * plan.width * 4);
+  plan.linear = take(linear_bwd_weight_workspace_bytes<Elem>(plan.qk_size));
   return plan;
 }
 

@@ -322,8 +322,8 @@ class Block {
 
  private:
   /// As many as run at a time, or twice that, so that each multiprocessor gets as many: 132 on compute capability 9.0,
-  /// 108 on an A100. Another number would leave the last round of blocks without a partner; it only changes the order of
-  /// the sums of d_bias.
+  /// 108 on an A100. Another number would leave the last round of blocks without a partner; it only changes the order
+  /// of the sums of d_bias.
   std::int64_t fused_blocks() const {
     return std::min<std::int64_t>(p_.fused_blocks, device_arch() >= 90 ? 2 * 132 : 2 * 108);
   }

@@ -11,9 +11,10 @@
 //            whole sectors (StoredHeads): at 6 heads of 50, 100 bytes of each in 4 sectors, before 112 in 7
 // Numerics   h, q, k, v, d_o, p, d_logits and the results are rounded to bf16, sums in f32. No atomics.
 // Limits     as forward; N <= 16 (sums of the bias in shared memory)
-// Compiled   nvcc 13, sm_80 (sm_90), no spills: instructions per m16n8k16 in the loop over heads 4.6 (4.8) for up to
-//            104 channels, 5.4 (5.5), 6.5 (6.7), 10.2 (10.2) for 96, 56, 32; 255 registers for the first
-// Counted    7.7 before at 96 channels. Copies of weights a constant distance apart saved about 1.2 of them, one scale
+// Compiled   nvcc 13, sm_80 (sm_90), no spills: instructions per product in the loop over heads 5.2 (5.4) for up to
+//            104 channels, 5.9 (6.0), 7.2 (7.4), 12.6 (12.8) for 96, 56, 32, the store of an incomplete group
+//            beside that of a whole one among them; 243 (247) registers for the first
+// Counted    once 7.7 at 96 channels. Copies of weights a constant distance apart saved about 1.2 of them, one scale
 //            on the 8x8 gradient of the logits instead of on q, d_q and d_k 0.4, addresses and conditions of the stores
 //            0.8. Steps of a projection unrolled by 2 spill 4 to 24 bytes and save 0.1
 // Measured   never run on a GPU yet

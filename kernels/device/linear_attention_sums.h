@@ -30,6 +30,7 @@ struct LinearBwd {
   float* d_weights;
   Rows<BFloat16> d_qk, h, d_x;  ///< h and d_qk, d_x: absent when nobody wants them
   float* d_gamma;               ///< per block of pass 2, or null
+  float* d_b_out;               ///< [frames,slabs,width]: sums of d_y of a slab, or null
 
   AVID_DEVICE float* partial_of(std::int64_t frame, int slab, int head) const {
     return partial + ((frame * slabs + slab) * N + head) * (64 * width + 64);
@@ -43,6 +44,14 @@ struct LinearBwdTile {
   static constexpr int kPitch = (kN | 1) * 8;       ///< elements of a row in shared memory, an odd number of chunks
   static constexpr int kLaneChunks = (kN + 7) / 8;  ///< of one of the eight lanes of a row
 };
+
+/// Calls f.operator()<kN>() for rows of up to 8 kN channels.
+template <class F>
+void with_row_chunks(int width, F&& f) {
+  if (width <= 56) return f.template operator()<7>();
+  if (width <= 96) return f.template operator()<12>();
+  f.template operator()<13>();
+}
 
 constexpr int kSumsTile = 64;  ///< positions
 
@@ -89,28 +98,43 @@ AVID_DEVICE float column_sum(float v) {
 }
 
 /// What a warp keeps. Rows (channels of the head) m*16 + g and + 8 of both products.
-template <int kN>
+///
+/// kSpare: the weights of the last 8 channels (kN is odd) and the sums of exponentials lie in shared memory,
+/// kSpareWords words a thread, kSpareThreads words apart: where registers do not suffice.
+constexpr int kSpareWords = 8, kSpareThreads = 256;
+template <int kN, bool kSpare = false>
 struct HeadSums {
+  static_assert(!kSpare || kN % 2 == 1);
   using Tile = LinearBwdTile<kN>;
-  std::uint32_t weights[2][2 * kN];  ///< the left operand, step by step
+  static constexpr int kWeights = kSpare ? 2 * kN - 2 : 2 * kN;
+  std::uint32_t weights[2][kWeights];  ///< the left operand, step by step
   float acc[2][kN][4] = {};
   float sum[2][2] = {}, largest[2][2] = {{-__FLT_MAX__, -__FLT_MAX__}, {-__FLT_MAX__, -__FLT_MAX__}};  ///< of k
 
+  /// The thread's word i of `spare`.
+  static AVID_DEVICE float& spare_word(float* spare, int i) { return spare[i * kSpareThreads + threadIdx.x]; }
+
   /// Rows first .. first + 31 of w_qkv.
-  AVID_DEVICE void load_weights(const LinearBwd& p, int first) {
+  AVID_DEVICE void load_weights(const Rows<const BFloat16>& w_qkv, int C, int first, float* spare = nullptr) {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
     for (int m = 0; m < 2; ++m)
 #pragma unroll
       for (int r = 0; r < 2 * kN; ++r) {
         const int c = r / 2 * 8 + 2 * t;
-        weights[m][r] =
-            c < p.C ? *reinterpret_cast<const std::uint32_t*>(p.w_qkv.row(first + m * 16 + g + 8 * (r & 1)) + c) : 0u;
+        const std::uint32_t w =
+            c < C ? *reinterpret_cast<const std::uint32_t*>(w_qkv.row(first + m * 16 + g + 8 * (r & 1)) + c) : 0u;
+        if (r < kWeights) {
+          weights[m][r] = w;
+        } else {
+          spare_word(spare, 2 * m + r - kWeights) = __uint_as_float(w);
+          spare_word(spare, 4 + 2 * m + r - kWeights) = 0;
+        }
       }
   }
 
   /// out = the head's channels by 32 positions; h in shared memory.
-  AVID_DEVICE void project(float (&out)[2][4][4], const bf16* h) const {
+  AVID_DEVICE void project(float (&out)[2][4][4], const bf16* h, float* spare) const {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int s = 0; s < Tile::kSteps; ++s) {
@@ -127,7 +151,15 @@ struct HeadSums {
       ldmatrix_x4(x, h + lane * Tile::kPitch + Tile::kSteps * 16);
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
-        const std::uint32_t w[2] = {weights[m][4 * Tile::kSteps], weights[m][4 * Tile::kSteps + 1]};
+        std::uint32_t w[2];
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          if constexpr (kSpare) {
+            w[r] = __float_as_uint(spare_word(spare, 2 * m + r));
+          } else {
+            w[r] = weights[m][4 * Tile::kSteps + r];
+          }
+        }
 #pragma unroll
         for (int n = 0; n < 4; ++n) {
           const std::uint32_t b[1] = {x[n]};
@@ -152,9 +184,13 @@ struct HeadSums {
   }
 
   /// g of 32 positions of which `valid` exist.
-  AVID_DEVICE void add_k(const bf16* h, int valid) {
+  AVID_DEVICE void add_k(const bf16* h, int valid, float* spare = nullptr) {
     float k[2][4][4] = {};
-    project(k, h);
+    project(k, h, spare);
+    const auto total = [&](int m, int half) -> float& {
+      if constexpr (kSpare) return spare_word(spare, 4 + 2 * m + half);
+      return sum[m][half];
+    };
     if (valid < 32) {
       const int t = threadIdx.x % 4;
 #pragma unroll
@@ -182,7 +218,7 @@ struct HeadSums {
         for (int half = 0; half < 2; ++half) {
           const float shrink = exp2_flushed((largest[m][half] - top[m][half]) * kLog2E);
           largest[m][half] = top[m][half];
-          sum[m][half] *= shrink;
+          total(m, half) *= shrink;
 #pragma unroll
           for (int n = 0; n < kN; ++n) {
             acc[m][n][2 * half] *= shrink;
@@ -195,14 +231,16 @@ struct HeadSums {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const float from = -kLog2E * largest[m][half];
+        float so_far = total(m, half);
 #pragma unroll
         for (int n = 0; n < 4; ++n) {
           float& a = k[m][n][2 * half];
           float& b = k[m][n][2 * half + 1];
           a = exp2_flushed(fmaf(a, kLog2E, from));
           b = exp2_flushed(fmaf(b, kLog2E, from));
-          sum[m][half] += a + b;
+          so_far += a + b;
         }
+        total(m, half) = so_far;
       }
     add(k, h);
   }
@@ -210,7 +248,7 @@ struct HeadSums {
   /// d of 32 positions; d_y is zero in rows that do not exist.
   AVID_DEVICE void add_q(const bf16* h, const bf16* d_y) {
     float q[2][4][4] = {};
-    project(q, h);
+    project(q, h, nullptr);
 #pragma unroll
     for (int n = 0; n < 4; ++n)
 #pragma unroll
@@ -239,13 +277,13 @@ struct HeadSums {
                 make_float2(acc[m][n][2 * half], acc[m][n][2 * half + 1]);
   }
   /// Maxima and sums of the 32 channels of k.
-  AVID_DEVICE void store_softmax(float* out) const {
+  AVID_DEVICE void store_softmax(float* out, float* spare = nullptr) const {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
     for (int m = 0; m < 2; ++m)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const float total = quad_sum(sum[m][half]);
+        const float total = quad_sum(kSpare ? spare_word(spare, 4 + 2 * m + half) : sum[m][half]);
         if (t != 0) continue;
         out[m * 16 + half * 8 + g] = largest[m][half];
         out[32 + m * 16 + half * 8 + g] = total;
@@ -255,7 +293,7 @@ struct HeadSums {
 
 /// Rows 4 i .. 4 i + 3 of a tile, raw channels in shared memory, become h in place; the warp that copied them calls.
 template <int kN>
-AVID_DEVICE void normalise_copied_rows(const LinearBwd& p, bf16* rows, const float4* gamma) {
+AVID_DEVICE void normalise_copied_rows(int C, bf16* rows, const float4* gamma) {
   using Tile = LinearBwdTile<kN>;
   constexpr int kK = Tile::kLaneChunks;
   const int l = threadIdx.x % 8;
@@ -266,7 +304,7 @@ AVID_DEVICE void normalise_copied_rows(const LinearBwd& p, bf16* rows, const flo
     const int chunk = l + 8 * j;
     chunks[j] = {chunk < kN ? *reinterpret_cast<const uint4*>(row + chunk * 8) : make_uint4(0, 0, 0, 0)};
   }
-  const RowMoments moments = row_moments<8, kK, BFloat16>(chunks, l, p.C, static_cast<float>(kPrenormEps));
+  const RowMoments moments = row_moments<8, kK, BFloat16>(chunks, l, C, static_cast<float>(kPrenormEps));
 #pragma unroll
   for (int j = 0; j < kK; ++j) {
     const int chunk = l + 8 * j;
@@ -281,6 +319,43 @@ AVID_DEVICE void normalise_copied_rows(const LinearBwd& p, bf16* rows, const flo
   }
 }
 
+/// Sums of the columns of d_y in tiles of kSumsTile rows, which all threads of a block share: a thread two columns of
+/// every few rows. Kept in shared memory, [threads / (4 kN)] rows of 8 kN floats: there are no registers for more.
+template <int kN>
+struct ColumnSums {
+  static constexpr int kPairs = 4 * kN;  ///< of columns
+  float2* mine;
+  int group, groups;
+
+  AVID_DEVICE explicit ColumnSums(float* memory)
+      : group(static_cast<int>(threadIdx.x) / kPairs), groups(static_cast<int>(blockDim.x) / kPairs) {
+    mine = reinterpret_cast<float2*>(memory) + threadIdx.x;
+    if (group < groups) *mine = make_float2(0, 0);
+  }
+  /// Floats of memory in a block of `threads`.
+  static constexpr int floats(int threads) { return threads / kPairs * kPairs * 2; }
+
+  AVID_DEVICE void add(const bf16* d_y) const {
+    if (group >= groups) return;
+    float2 sum = *mine;
+    const bf16* at = d_y + static_cast<int>(threadIdx.x) % kPairs * 2;
+#pragma unroll 4
+    for (int r = group; r < kSumsTile; r += groups) {
+      const float2 v = unpack_bf16x2(*reinterpret_cast<const std::uint32_t*>(at + r * LinearBwdTile<kN>::kPitch));
+      sum.x += v.x, sum.y += v.y;
+    }
+    *mine = sum;
+  }
+  /// Adds the groups in order. Behind a barrier.
+  AVID_DEVICE void store(const float* memory, float* out, int width) const {
+    for (int c = threadIdx.x; c < width; c += blockDim.x) {
+      float sum = 0;
+      for (int g = 0; g < groups; ++g) sum += memory[g * 2 * kPairs + c];
+      out[c] = sum;
+    }
+  }
+};
+
 /// Grid F * slabs * groups of heads; two warps a head, of `heads` heads: the first sums over q, the second over k.
 template <int kN>
 __global__ void __launch_bounds__(256, 1) linear_bwd_sums_kernel(LinearBwd p, int heads, int groups) {
@@ -290,11 +365,13 @@ __global__ void __launch_bounds__(256, 1) linear_bwd_sums_kernel(LinearBwd p, in
   bf16* h_tiles = arena.take<bf16>(2 * kTileElems, "h");
   bf16* d_y_tiles = arena.take<bf16>(2 * kTileElems, "d_y");
   float4* gamma = arena.take<float4>(kN * 2, "gamma");
+  float* column_memory = arena.take<float>(ColumnSums<kN>::floats(static_cast<int>(blockDim.x)), "sums of d_y");
+  const ColumnSums<kN> columns(column_memory);
   const std::int64_t slab_of_all = blockIdx.x / groups, frame = slab_of_all / p.slabs;
   const int slab = static_cast<int>(slab_of_all % p.slabs);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
   const int head = static_cast<int>(blockIdx.x % groups) * heads + warp / 2;
-  const bool of_k = warp % 2 == 1;
+  const bool of_k = warp % 2 == 1, sums_columns = p.d_b_out != nullptr && blockIdx.x % groups == 0;
   const int begin = slab * kLinearBwdSlab, end = min(p.S, begin + kLinearBwdSlab);
 
   // A warp copies the rows that it will normalise: four at a time.
@@ -313,7 +390,7 @@ __global__ void __launch_bounds__(256, 1) linear_bwd_sums_kernel(LinearBwd p, in
   copy_tile(begin, 0);
   for (int c = threadIdx.x; c < kN * 8; c += blockDim.x) put_coefficient<kN>(gamma, c, c < p.C ? p.gamma[c] : 0.0f);
   HeadSums<kN> sums;
-  if (head < p.N) sums.load_weights(p, ((of_k ? p.N : 0) + head) * 32);
+  if (head < p.N) sums.load_weights(p.w_qkv, p.C, ((of_k ? p.N : 0) + head) * 32);
   __syncthreads();
   int buffer = 0;
   for (int t0 = begin; t0 < end; t0 += kSumsTile, buffer ^= 1) {
@@ -322,9 +399,10 @@ __global__ void __launch_bounds__(256, 1) linear_bwd_sums_kernel(LinearBwd p, in
     cp_async_wait<0>();
     __syncwarp();
     for (int four = warp; four < kSumsTile / 4; four += warps)
-      normalise_copied_rows<kN>(p, h + four * 4 * Tile::kPitch, gamma);
+      normalise_copied_rows<kN>(p.C, h + four * 4 * Tile::kPitch, gamma);
     __syncthreads();  // the other buffer is free once all warps are here
     if (t0 + kSumsTile < end) copy_tile(t0 + kSumsTile, buffer ^ 1);
+    if (sums_columns) columns.add(d_y);
     if (head >= p.N) continue;
 #pragma unroll 1
     for (int first = 0; first < min(kSumsTile, end - t0); first += 32) {
@@ -334,6 +412,10 @@ __global__ void __launch_bounds__(256, 1) linear_bwd_sums_kernel(LinearBwd p, in
         sums.add_q(h + first * Tile::kPitch, d_y + first * Tile::kPitch);
       }
     }
+  }
+  if (sums_columns) {
+    __syncthreads();
+    columns.store(column_memory, p.d_b_out + slab_of_all * p.width, p.width);
   }
   if (head >= p.N) return;
   float* out = p.partial_of(frame, slab, head);
