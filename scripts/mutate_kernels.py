@@ -26,7 +26,7 @@ from mutate_switches import switchable, text_with_switches
 
 SURVIVORS = "kernels/mutation_survivors.md"
 COLUMNS = ["id", "verdict", "seconds", "file", "line", "kind", "before", "after"]
-DEVICE_ITSELF = r"gpu|backend|runtime|launch_context|graph_memory|.*_(?:cuda|sim)$"
+DEVICE_ITSELF = r"gpu|backend|runtime|launch_context|graph_memory|tensor_map|.*_(?:cuda|sim)$"
 SEEN = "seen"  # behind a switch, and not killed: to be looked at alone
 # Threads that got too far are seen by the race hooks, accesses out of bounds by the sanitizers; the hooks count
 # traffic, too. So they come first, or last.
@@ -255,7 +255,7 @@ def judge(mutant, lines, plain, second_looks):
     if verdict == "no effect":
         return verdict
     for name in sorted(second_looks, reverse=mutant.kind in RACE_FIRST):
-        for kernel in users_of(mutant.file):
+        for kernel in users_of(mutant.file)[:3]:  # half a minute each
             if second_looks[name].verdict(kernel, mutant, lines).startswith("killed"):
                 return "killed (%s)" % name
     return "survived"
