@@ -6,13 +6,12 @@
 // Traffic   of the product, and 1 (2 with residual) rows of O per position instead of 3 (4); with u 2 (3)
 // Numerics  u is rounded to bf16 before its norm is taken, so that out is the same with and without u, and as
 //           rms_norm_film_silu makes it from the stored u
-// Limits    bf16; rows that a block holds: 104 columns, up to 200 on compute capability 9.0, where conv_tiles.h chooses
-//           such a block for the product. The rule does not ask about norms
+// Limits    bf16; rows that a block holds: up to 200 columns, where conv_tiles.h chooses such a block for the product.
+//           Before compute capability 9.0 the rule counts the norm's kernel against other blocks (device/mma_cost.h)
 // Measured  never run on a GPU yet
 // Predicted what rms_norm_film_silu_fwd took in front of them: 2 % of a training update, 5 to 8 % of a sampling step
-// Open      a rule that weighs the norm's bytes as well (4 clips of 64x64 with 100 channels run in two columns of
-//           blocks on an A100, a little faster, and pay a norm for it); rows of two warps side by side (mma.sync, 200
-//           channels); f32; rms_norm_film_silu_bwd where the data gradient of the layer behind stores d_out
+// Open      for 9.0, a rule that weighs the norm's bytes as well; rows of more than 200 channels; f32;
+//           rms_norm_film_silu_bwd where the data gradient of the layer behind stores d_out
 // Oracle    conv3d_cpu.cpp, then rms_norm_film_silu_cpu.cpp, in f64; and the two kernels it replaces:
 //           tests/sim/conv3d_norm_film_silu{,_wgmma}_test.cpp
 #include "kernels/conv3d_norm_film_silu.h"

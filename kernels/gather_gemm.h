@@ -102,11 +102,12 @@ bool have_wgmma();
 /// have_wgmma().
 template <class Backend>
 void gather_gemm_wgmma(const Stream& stream, const GatherGemm<BFloat16>& p, std::int64_t M, int phases, int tile);
-/// gather_gemm with tile `tile` of HaloMmaTiles. Throws GpuError unless this is a window of several taps in a plane, of
-/// stride 1, whose result is as large as its source, and its halo fits (halo_plan).
+/// gather_gemm with tile `tile` of HaloMmaTiles. Throws GpuError unless this is a window in a plane whose result is as
+/// large as its source, or the stride's part of it, and its halo fits (halo_ring_plan).
 template <class Backend>
 void gather_gemm_halo(const Stream& stream, const GatherGemm<BFloat16>& p, int tile);
-/// The same with tile `tile` of HaloTiles, and unless have_wgmma().
+/// gather_gemm with tile `tile` of HaloTiles. Throws GpuError unless this is such a window with stride 1, its halo fits
+/// (halo_plan), and have_wgmma().
 template <class Backend>
 void gather_gemm_halo_wgmma(const Stream& stream, const GatherGemm<BFloat16>& p, int tile);
 /// For a device that has wgmma: the number of the tile that is predicted to be fastest for M rows and N columns; below

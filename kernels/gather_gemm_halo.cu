@@ -41,21 +41,23 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_kernel(Gat
   static_assert(Tile::kWarpsN == 1 || (Tile::WN % 16 == 0 && !End::kNorm));
 
   const int m0 = static_cast<int>(blockIdx.x) * Tile::BM, n0 = static_cast<int>(blockIdx.y) * Tile::BN;
-  const int planes = p.source[0].chunks + p.source[1].chunks;
+  const int phase = static_cast<int>(blockIdx.z);  // of the adjoint
 
   SharedArena arena;
   // Both begin at places known beforehand, which saves registers.
   unsigned char* stages = arena.take<unsigned char>(kStages * kStage + h.tile_bytes, "stages and tile");
   unsigned char* tile = stages + kStages * kStage;
   int* source_row = arena.take<int>(h.needed, "source_row");  // of a position of the tile; negative: zero
+  RingPlane* planes = arena.take<RingPlane>(h.planes, "planes");
   HaloEntry* entries = arena.take<HaloEntry>(h.entries, "entries");
 
   const int thread = static_cast<int>(threadIdx.x), lane = thread & 31, warp = thread >> 5;
-  const int position0 = raster_position(h, m0);
-  for (int i = thread; i < h.needed; i += Tile::kThreads) source_row[i] = raster_row(h, position0 - h.lead + i);
+  const int position0 = ring_position(h, m0);
+  for (int i = thread; i < h.needed; i += Tile::kThreads) source_row[i] = ring_source_row(p, h, position0 - h.lead + i);
+  for (int i = thread; i < h.planes; i += Tile::kThreads) planes[i] = ring_plane(p, i);
   for (int i = thread; i < h.entries; i += Tile::kThreads) {
-    const int group = i / h.entries_per_pass, first = group * kRingPlanes;
-    HaloEntry e = halo_entry(p, h, first, min(kRingPlanes, planes - first), i - group * h.entries_per_pass);
+    const int group = i / h.entries_per_pass;
+    HaloEntry e = ring_entry(p, h, phase, group * kRingPlanes, i - group * h.entries_per_pass);
     e.first += static_cast<std::uint32_t>((group & 1) * kRingPlanes * h.plane);
     entries[i] = e;
   }
@@ -81,17 +83,16 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_kernel(Gat
   // Four neighbouring threads copy the planes of a group at a position: turns `from` to `to` of this thread's.
   const auto load_rows = [&](int group, int from, int to) {
     const int plane = group * kRingPlanes + load_column;
-    if (plane >= planes) return;
-    const bool second = plane >= p.source[0].chunks;
-    const bf16* data = second ? p.source[1].data : p.source[0].data;
-    const std::uint32_t pitch = second ? p.source[1].pitch : p.source[0].pitch;
-    const std::uint32_t chunk = static_cast<std::uint32_t>(second ? plane - p.source[0].chunks : plane);
+    if (plane >= h.planes) return;
+    const RingPlane at_row = planes[plane];
+    const bf16* data = at_row.source == 0 ? p.source[0].data : p.source[1].data;
+    const std::uint32_t pitch = at_row.source == 0 ? p.source[0].pitch : p.source[1].pitch;
     unsigned char* place = tile + ((group & 1) * kRingPlanes + load_column) * h.plane * 16;
     const int end = min(to * kRowStep, h.needed);
 #pragma unroll 1
     for (int position = from * kRowStep + load_row; position < end; position += kRowStep) {
       const int row = source_row[position];
-      const std::uint32_t at = row < 0 ? 0 : static_cast<std::uint32_t>(row) * pitch + chunk;
+      const std::uint32_t at = row < 0 ? 0 : static_cast<std::uint32_t>(row) * pitch + at_row.chunk;
       cp_async_16(place + position * 16, data + std::size_t{at} * 8, row >= 0);
     }
   };
@@ -111,8 +112,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_kernel(Gat
   // B: first and second chunk of columns 0-7, then of columns 8-15.
   int row_a[kTilesM];
 #pragma unroll
-  for (int i = 0; i < kTilesM; ++i)
-    row_a[i] = (raster_position(h, m0 + warp_m + i * 16 + (lane & 15)) - position0) * 16;
+  for (int i = 0; i < kTilesM; ++i) row_a[i] = (ring_position(h, m0 + warp_m + i * 16 + (lane & 15)) - position0) * 16;
   const int row_b = warp_n + (lane >> 4) * 8 + (lane & 7);
 
   int stage = 0, group = 0, step_of_group = 0;
@@ -159,7 +159,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_kernel(Gat
   constexpr int kPitch = staged_pitch(Tile::WN);
   int* out_row = source_row;
   const int M = p.B * p.t.source * h.y.extent * h.x.extent;
-  for (int r = thread; r < Tile::BM; r += Tile::kThreads) out_row[r] = m0 + r < M ? m0 + r : -1;
+  for (int r = thread; r < Tile::BM; r += Tile::kThreads)
+    out_row[r] = m0 + r < M ? ring_result_row(p, h, phase, m0 + r) : -1;
   NormTable table{};
   if constexpr (End::kNorm) {
     table =
@@ -182,10 +183,11 @@ void gather_gemm_halo(const Stream& stream, const GatherGemm<BFloat16>& p, int t
   const std::int64_t N = std::int64_t{p.out[0].chunks + p.out[1].chunks} * kChunk<BFloat16>;
   HaloMmaTiles::with(tile, [&]<class Tile>() {
     const HaloPlan h = halo_ring_plan(p, halo_needs<Tile>(), Tile::kStages - 1);
-    if (h.pitch == 0) throw GpuError(kNoHalo);
-    const std::int64_t M = std::int64_t{p.B} * p.t.result * p.y.result * p.x.result;
+    if (h.pitch == 0) throw GpuError(kNoRing);
+    const std::int64_t M = std::int64_t{p.B} * p.t.source * h.y.extent * h.x.extent;
     const dim3 grid(
-        static_cast<unsigned>((M + Tile::BM - 1) / Tile::BM), static_cast<unsigned>((N + Tile::BN - 1) / Tile::BN));
+        static_cast<unsigned>((M + Tile::BM - 1) / Tile::BM), static_cast<unsigned>((N + Tile::BN - 1) / Tile::BN),
+        static_cast<unsigned>(p.adjoint ? p.y.stride * p.x.stride : 1));
     const auto run = [&]<class End>(End) {
       AVID_GPU::launch(
           AVID_GPU::gather_gemm_halo_kernel<Tile, End>, grid, dim3(Tile::kThreads), h.shared_bytes, stream, p, h);

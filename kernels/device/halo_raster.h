@@ -32,6 +32,10 @@ constexpr int halo_behind(const HaloAxis& a) {
   return std::max(0, std::max(a.first, a.first + a.direction * (a.taps - 1)));
 }
 
+inline constexpr const char* kNoRing =
+    "gather_gemm: halo tile: expected a window in a plane, several taps at every step of its stride, a result of the "
+    "stride's part of its source, and rows whose halo fits into shared memory | choose another tile";
+
 /// How a block of a halo kernel works; made by halo_plan or halo_ring_plan.
 struct HaloPlan {
   HaloAxis y{}, x{};
@@ -42,10 +46,11 @@ struct HaloPlan {
   int planes_per_pass = 0, passes = 1;    ///< chunks of both sources that are in shared memory at a time
   int entries_per_pass = 0, entries = 0;  ///< steps of two chunks of the inner dimension, padded to whole stages
   int copies_per_step = 0;                ///< rows that a thread of a ring copies beside a step
+  int planes = 0;                         ///< of a ring: one per chunk and class of source positions
   std::size_t tile_bytes = 0, shared_bytes = 0;
 };
 
-inline constexpr int kHaloEntryBytes = 16;
+inline constexpr int kHaloEntryBytes = 16, kRingPlaneBytes = 8;
 inline constexpr const char* kNoHalo =
     "gather_gemm: halo tile: expected a window in a plane with stride 1, a result as large as its source, and channels "
     "that fit into shared memory | choose another tile";
@@ -60,10 +65,10 @@ struct HaloNeeds {
   int rows_per_copy = 0;         ///< of a ring: that all threads together copy at a time
 };
 
-/// Axes, raster and lead. Pitch 0 unless this is a window of more than one tap in a plane, of stride 1, whose result is
-/// as large as its source.
+/// The plan for a kernel with these needs. Pitch 0 unless this is a window of more than one tap in a plane, of
+/// stride 1, whose result is as large as its source, and a part of its channels fits.
 template <class Problem>
-HaloPlan halo_windows(const Problem& p) {
+HaloPlan halo_plan(const Problem& p, const HaloNeeds& needs) {
   HaloPlan h;
   const auto same = [](const GatherAxis& a) { return a.source == a.result && a.stride == 1; };
   if (!same(p.t) || p.t.taps != 1 || p.t.padding != 0 || !same(p.y) || !same(p.x) || p.y.taps * p.x.taps == 1) return h;
@@ -71,18 +76,8 @@ HaloPlan halo_windows(const Problem& p) {
   const int pitch = h.x.extent + std::max(halo_before(h.x), halo_behind(h.x));
   h.rows = h.y.extent + std::max(halo_before(h.y), halo_behind(h.y));
   h.M = std::int64_t{p.B} * p.t.source * h.rows * pitch;
+  if (h.M >= (std::int64_t{1} << 31) - (1 << 20)) return h;
   h.lead = halo_before(h.y) * pitch + halo_before(h.x);
-  if (h.M < (std::int64_t{1} << 31) - (1 << 20)) h.pitch = pitch;
-  return h;
-}
-
-/// The plan for a kernel with these needs. Pitch 0 unless halo_windows has one and a part of the channels fits.
-template <class Problem>
-HaloPlan halo_plan(const Problem& p, const HaloNeeds& needs) {
-  HaloPlan h = halo_windows(p);
-  const int pitch = h.pitch;
-  h.pitch = 0;
-  if (pitch == 0) return h;
   h.needed = needs.BM + h.lead + halo_behind(h.y) * pitch + halo_behind(h.x);
   h.plane = h.needed | 1;
   const int taps = p.y.taps * p.x.taps, planes = p.source[0].chunks + p.source[1].chunks;
@@ -113,38 +108,69 @@ HaloPlan halo_plan(const Problem& p, const HaloNeeds& needs) {
 /// Planes that a ring takes at a time: 64 bytes of a row.
 inline constexpr int kRingPlanes = 4;
 
+/// One axis of a window of a ring, for one class of its taps: tap first_tap + tap_step * i, i < taps, lies
+/// offset + direction * i positions away. Forward with stride s, class c has the sources s * position + c, and a block
+/// takes all classes; of the adjoint, it has the results s * position + c, and every phase is a grid of its own.
+struct RingAxis {
+  int taps, offset, direction, first_tap, tap_step;
+};
+constexpr RingAxis ring_axis(const GatherAxis& a, bool adjoint, int c) {
+  const int first_tap = (c + a.padding) % a.stride, far = (c + a.padding) / a.stride;
+  return {a.taps / a.stride, adjoint ? far : -far, adjoint ? -1 : 1, first_tap, a.stride};
+}
+
 /// The plan for a kernel whose blocks own needs.BM results, and which takes planes in groups of kRingPlanes ("passes"):
 /// while one is multiplied the next is copied into the other half of the tile, some rows beside each step, `ahead`
-/// steps before it is read at the latest. Pitch 0 as halo_plan.
+/// steps before it is read at the latest. Pitch 0 unless this is a window in a plane whose taps are a multiple of its
+/// stride, more than one of each class, whose result is the stride's part of its source (the adjoint's: as many times
+/// as large), and the tile fits.
 template <class Problem>
 HaloPlan halo_ring_plan(const Problem& p, const HaloNeeds& needs, int ahead) {
-  HaloPlan h = halo_windows(p);
-  const int pitch = h.pitch;
-  h.pitch = 0;
-  if (pitch == 0) return h;
+  HaloPlan h;
+  const auto fits = [&](const GatherAxis& a) {
+    return a.taps % a.stride == 0 &&
+           (p.adjoint ? a.source * std::int64_t{a.stride} == a.result : a.result * std::int64_t{a.stride} == a.source);
+  };
+  if (p.t.taps != 1 || p.t.stride != 1 || p.t.padding != 0 || p.t.source != p.t.result || !fits(p.y) || !fits(p.x))
+    return h;
+  int before[2] = {0, 0}, behind[2] = {0, 0};
+  const auto reach = [&](const GatherAxis& a, int axis) {
+    for (int c = 0; c < a.stride; ++c) {
+      const RingAxis r = ring_axis(a, p.adjoint, c);
+      for (const int at : {r.offset, r.offset + r.direction * (r.taps - 1)})
+        before[axis] = std::max(before[axis], -at), behind[axis] = std::max(behind[axis], at);
+    }
+    return HaloAxis{p.adjoint ? a.source : a.result, a.taps / a.stride, 0, 0};
+  };
+  h.y = reach(p.y, 0), h.x = reach(p.x, 1);
+  const int taps = h.y.taps * h.x.taps, chunks = p.source[0].chunks + p.source[1].chunks;
+  const std::int64_t W = h.x.extent, H = h.y.extent, pitch = W + std::max(before[1], behind[1]);
+  h.rows = h.y.extent + std::max(before[0], behind[0]);
+  h.M = std::int64_t{p.B} * p.t.source * h.rows * pitch;
+  if (taps < 2 || chunks == 0 || h.M >= (std::int64_t{1} << 31) - (1 << 20)) return h;
   // Ends of rows and of frames that BM results can pass, wherever a block begins.
   const auto ends = [&](std::int64_t length) {
     return (length - std::gcd<std::int64_t>(needs.BM, length) + needs.BM - 1) / length;
   };
-  const std::int64_t W = h.x.extent, H = h.y.extent;
-  const std::int64_t needed = needs.BM + ends(W) * (pitch - W) + ends(W * H) * (h.rows - H) * pitch + h.lead +
-                              halo_behind(h.y) * std::int64_t{pitch} + halo_behind(h.x);
-  const int taps = p.y.taps * p.x.taps, planes = p.source[0].chunks + p.source[1].chunks;
-  h.planes_per_pass = std::min(planes, kRingPlanes);
-  h.passes = (planes + kRingPlanes - 1) / kRingPlanes;
-  if (planes == 0 || needed > (1 << 20) || (h.passes > 1 && taps < ahead)) return h;
-  h.needed = static_cast<int>(needed);
+  const std::int64_t lead = before[0] * pitch + before[1], needed = needs.BM + ends(W) * (pitch - W) +
+                                                                    ends(W * H) * (h.rows - H) * pitch + lead +
+                                                                    behind[0] * pitch + behind[1];
+  h.planes = chunks * (p.adjoint ? 1 : p.y.stride * p.x.stride);
+  h.passes = (h.planes + kRingPlanes - 1) / kRingPlanes;
+  if (needed > (1 << 20) || (h.passes > 1 && taps < ahead)) return h;
+  h.lead = static_cast<int>(lead), h.needed = static_cast<int>(needed);
   h.plane = (h.needed + 5) / 8 * 8 + 2;  // 2 modulo 8: copies of two rows of four planes meet all banks
+  h.planes_per_pass = std::min(h.planes, kRingPlanes);
   h.entries_per_pass = kRingPlanes / 2 * taps;
-  const int left = planes - (h.passes - 1) * kRingPlanes;
+  const int left = h.planes - (h.passes - 1) * kRingPlanes;
   h.entries = (h.passes - 1) * h.entries_per_pass + left / 2 * taps + left % 2 * ((taps + 1) / 2);
   h.entries += h.entries % 2;
   const int copies = (h.needed + needs.rows_per_copy - 1) / needs.rows_per_copy, steps = taps - ahead + 1;
   h.copies_per_step = h.passes > 1 ? (copies + steps - 1) / steps : 0;
-  h.tile_bytes = std::max(std::size_t{16} * std::min(planes, 2 * kRingPlanes) * h.plane, needs.least_tile_bytes);
-  h.shared_bytes =
-      h.tile_bytes + needs.other_bytes + (h.needed + 3) / 4 * 16 + std::size_t{kHaloEntryBytes} * h.entries;
-  if (h.shared_bytes <= needs.limit_bytes) h.pitch = pitch;
+  h.tile_bytes = std::max(std::size_t{16} * std::min(h.planes, 2 * kRingPlanes) * h.plane, needs.least_tile_bytes);
+  h.shared_bytes = h.tile_bytes + needs.other_bytes + (h.needed + 3) / 4 * 16 + (h.planes + 1) / 2 * 16 +
+                   std::size_t{kHaloEntryBytes} * h.entries;
+  if (h.shared_bytes <= needs.limit_bytes) h.pitch = static_cast<int>(pitch);
   return h;
 }
 

@@ -49,10 +49,82 @@ AVID_DEVICE int raster_row(const HaloPlan& h, int q) {
   return inside ? (frame * h.y.extent + y) * h.x.extent + x : -1;
 }
 
-/// The position of result r, counting from the first of all frames.
-AVID_DEVICE int raster_position(const HaloPlan& h, int r) {
-  const int x = r % h.x.extent, line = r / h.x.extent, frame = line / h.y.extent;
+// ---- a ring (halo_ring_plan) ----
+
+/// Entry i of the group of planes from `first_plane` on, as halo_entry; the adjoint's of one phase.
+template <class Elem>
+AVID_DEVICE HaloEntry ring_entry(const GatherGemm<Elem>& p, const HaloPlan& h, int phase, int first_plane, int i) {
+  const int taps = h.y.taps * h.x.taps, chunks = p.source[0].chunks + p.source[1].chunks;
+  const int planes = min(kRingPlanes, h.planes - first_plane), paired = planes / 2 * taps;
+  struct Place {
+    int position, weight;
+  };
+  const auto place = [&](int plane, int tap) {
+    const int of_class = (first_plane + plane) / chunks, c = (first_plane + plane) % chunks;
+    const int which = p.adjoint ? phase : of_class, source = c < p.source[0].chunks ? 0 : 1;
+    const RingAxis y = ring_axis(p.y, p.adjoint, which / p.x.stride), x = ring_axis(p.x, p.adjoint, which % p.x.stride);
+    const int iy = tap / h.x.taps, ix = tap % h.x.taps;
+    const int number = (y.first_tap + y.tap_step * iy) * p.x.taps + x.first_tap + x.tap_step * ix;
+    return Place{
+        plane * h.plane + h.lead + (y.offset + y.direction * iy) * h.pitch + x.offset + x.direction * ix,
+        p.weight_source[source] + number * p.weight_tap[source] + c - source * p.source[0].chunks};
+  };
+  Place a{h.lead, -1}, b{h.lead, -1};  // past the end
+  if (i < paired) {
+    // Neighbours in the inner dimension are neighbours in a row of weights: whole sectors of memory.
+    const int plane = i % (planes / 2) * 2, tap = i / (planes / 2);
+    a = place(plane, tap), b = place(plane + 1, tap);
+  } else if (const int tap = (i - paired) * 2; planes % 2 != 0 && tap < taps) {
+    a = place(planes - 1, tap);
+    b = tap + 1 < taps ? place(planes - 1, tap + 1) : Place{a.position, -1};
+    if (b.position < a.position)
+      return HaloEntry{
+          static_cast<std::uint32_t>(b.position),
+          static_cast<std::uint32_t>(a.position - b.position),
+          {b.weight, a.weight}};  // distances are not negative
+  }
+  return {
+      static_cast<std::uint32_t>(a.position),
+      static_cast<std::uint32_t>(b.position - a.position),
+      {a.weight, b.weight}};
+}
+
+/// The position of row m of a phase, counting from the first of all frames.
+AVID_DEVICE int ring_position(const HaloPlan& h, int m) {
+  const int x = m % h.x.extent, line = m / h.x.extent, frame = line / h.y.extent;
   return (line + frame * (h.rows - h.y.extent)) * h.pitch + x;
+}
+
+/// The source's row of the first class at position q of the raster; -1 where there is none.
+template <class Elem>
+AVID_DEVICE int ring_source_row(const GatherGemm<Elem>& p, const HaloPlan& h, int q) {
+  const int row = raster_row(h, q);
+  if (p.adjoint || row < 0) return row;
+  const int x = row % h.x.extent, line = row / h.x.extent;
+  return line * p.y.stride * p.x.source + x * p.x.stride;
+}
+
+/// Where a plane's chunks lie: `chunk` chunks from a position's row of the first class on, modulo 2^32.
+struct alignas(kRingPlaneBytes) RingPlane {
+  std::uint32_t chunk;
+  int source;
+};
+template <class Elem>
+AVID_DEVICE RingPlane ring_plane(const GatherGemm<Elem>& p, int plane) {
+  const int chunks = p.source[0].chunks + p.source[1].chunks, which = plane / chunks, c = plane % chunks;
+  const int source = c < p.source[0].chunks ? 0 : 1, row = which / p.x.stride * p.x.source + which % p.x.stride;
+  return {
+      static_cast<std::uint32_t>(row) * p.source[source].pitch +
+          static_cast<std::uint32_t>(c - source * p.source[0].chunks),
+      source};
+}
+
+/// The result's row of row m of a phase.
+template <class Elem>
+AVID_DEVICE int ring_result_row(const GatherGemm<Elem>& p, const HaloPlan& h, int phase, int m) {
+  if (!p.adjoint) return m;
+  const int x = m % h.x.extent, line = m / h.x.extent;
+  return (line * p.y.stride + phase / p.x.stride) * p.x.result + x * p.x.stride + phase % p.x.stride;
 }
 
 /// Starts the copies of `count` planes from plane `first_plane` on, by kThreads threads of which this is number t.

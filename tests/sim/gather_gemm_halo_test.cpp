@@ -1,5 +1,6 @@
 // tests/sim/gather_gemm_halo_test.cpp -- windows whose rows are read once, on mma.sync
 #include <string>
+#include <utility>
 
 #include "kernels/device/conv_tiles.h"
 #include "tests/sim/gather_conv.h"
@@ -126,7 +127,7 @@ TEST_CASE("gather_gemm_halo/ring/the copy in shared memory has the raster, the b
   CHECK(h.passes == 1);
   CHECK(h.entries == 14);  // 9 of the pair of planes, 5 pairs of taps of the third
   CHECK(h.tile_bytes == 3 * 106 * 16);
-  CHECK(h.shared_bytes == 3 * 106 * 16 + 1000 + 100 * 4 + 14 * 16);
+  CHECK(h.shared_bytes == 3 * 106 * 16 + 1000 + 100 * 4 + 2 * 16 + 14 * 16);
   CHECK(h.copies_per_step == 0);
   ring.limit_bytes = h.shared_bytes;
   CHECK(plan(plane_product()).pitch == 9);
@@ -157,6 +158,24 @@ TEST_CASE("gather_gemm_halo/ring/the copy in shared memory has the raster, the b
   CHECK(plan(narrow, 3).pitch > 0);
   deep.source[0].chunks = deep.source[1].chunks = 0;
   CHECK(plan(deep).pitch == 0);
+
+  kernels::GatherGemm<bf16> half = plane_product();  // 4x4 windows with stride 2
+  half.y = {.source = 12, .result = 6, .taps = 4, .stride = 2, .padding = 1};
+  half.x = {.source = 16, .result = 8, .taps = 4, .stride = 2, .padding = 1};
+  kernels::HaloPlan s = plan(half);
+  CHECK(s.pitch == 9);
+  CHECK(s.rows == 7);
+  CHECK(s.needed == h.needed);
+  CHECK(s.planes == 4 * 3);
+  CHECK(s.passes == 3);
+  CHECK(s.entries == 3 * 8);  // four taps of every class
+  std::swap(half.y.source, half.y.result), std::swap(half.x.source, half.x.result);
+  CHECK(plan(half).pitch == 0);
+  half.adjoint = true;
+  s = plan(half);
+  CHECK(s.pitch == 9);
+  CHECK(s.planes == 3);
+  CHECK(s.entries == 4 + 2);
 }
 
 TEST_CASE("gather_gemm_halo/line/around a tile") {
@@ -192,6 +211,17 @@ TEST_CASE("gather_gemm_halo/convolutions") {
   check_conv(8, 8, 3, 1, 1, 320, 330, 20, kFirstHaloMmaTile);
 }
 
+TEST_CASE("gather_gemm_halo/strides/classes of source positions, phases of the adjoint") {
+  for (const int tile : {kFirstHaloMmaTile, tile_of(256, 96), tile_of(128, 104)}) {
+    check_conv(10, 14, 4, 2, 1, 50, 0, 20, tile);
+    check_conv(6, 34, 4, 2, 1, 9, 12, 100, tile);  // 4 planes hold two classes
+    check_conv(8, 8, 4, 2, 1, 3, 0, 8, tile);
+    check_conv(12, 10, 6, 2, 2, 20, 0, 10, tile);
+    check_conv(9, 12, 6, 3, 2, 8, 3, 10, tile);
+    check_conv(8, 8, 4, 2, 1, 180, 0, 20, tile);
+  }
+}
+
 TEST_CASE("gather_gemm_halo/in_every_order") {
   for_each_order([] {
     check_product<bf16>({.W = 257, .I = 50, .I2 = 3, .N = 8}, kFirstHaloMmaTile);
@@ -218,7 +248,9 @@ TEST_CASE("gather_gemm_halo/rule/layers of the networks, and refused where windo
   CHECK(chosen(64, 64, 90, 90, 2) == kernels::kChooseTile);                                   // no raster
   CHECK(chosen(1, 4, 720, 720) == kernels::kChooseTile);                                      // few positions
   CHECK_THROWS_AS(check_conv(5, 6, 1, 1, 0, 8, 0, 8, kFirstHaloMmaTile), kernels::GpuError);  // one tap
-  CHECK_THROWS_AS(check_conv(8, 6, 4, 2, 1, 8, 0, 8, kFirstHaloMmaTile), kernels::GpuError);  // stride 2
+  CHECK_THROWS_AS(check_conv(8, 6, 3, 2, 1, 8, 0, 8, kFirstHaloMmaTile), kernels::GpuError);  // one tap or two
+  CHECK_THROWS_AS(check_conv(8, 6, 2, 2, 0, 8, 0, 8, kFirstHaloMmaTile), kernels::GpuError);  // one of every class
+  CHECK_THROWS_AS(check_conv(9, 6, 4, 2, 1, 8, 0, 8, kFirstHaloMmaTile), kernels::GpuError);  // half a row is left
   CHECK_THROWS_AS(check_conv(8, 6, 3, 1, 0, 8, 0, 8, kFirstHaloMmaTile), kernels::GpuError);  // a smaller result
 }
 
