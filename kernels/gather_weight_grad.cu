@@ -12,11 +12,11 @@
 //           split are written and read once (f32). The bias costs no read where the last tile has a column to spare
 //           (weight_grad_ones.h), which nine taps of 90, 180, 360 or 720 channels leave
 // Numerics  f32 sums within a split, splits added in index order: the same bits in every run on one kind of device. f32
-//           as in gather_gemm. d_bias: 1e-5 of 40,000 equal terms in one split at most, measured in the simulator
+//           as in gather_gemm. d_bias: 6e-7 off for 40,000 positive terms in one split, 1.6e-5 with 128x184 (simulator)
 // Limits    those of gather_gemm; tile and splits by shape and kind of device (gather_weight_grad.cpp)
-// Compiled  nvcc 13, no spills; instructions per mma in the loop, bf16, sm_80 and sm_90: 128x128 3.6, 3.5; 128x104 4.2;
-//           128x96 4.5; 128x56 6.5. About 80 instructions of it write windows, every fourth step only: without the
-//           others 2.6, 3.0, 3.2 and 4.3
+// Compiled  nvcc 13, no spills, at most 254 registers; instructions per mma in the loop, bf16, sm_80: 448x96 3.6;
+//           128x184 3.3; 128x128 3.8; 128x104 4.5; 128x96 4.8; 128x56 7.1. About 80 instructions of it write windows,
+//           every fourth step only (448x96: every eighth)
 // Counted   90 of 318 instructions saved (128x128, sm_80): windows multiplied once per position instead of once per
 //           column, addresses of d_out that advance, those of ldmatrix constant from one base, no divisions
 // Measured  never run on a GPU yet
@@ -38,8 +38,7 @@ constexpr int kPositions = kWeightGradPositions;  // per step: one per lane of a
 
 struct Splits {
   int count = 0, steps_per_split = 0;
-  unsigned ones_tile = ~0u;  ///< which blocks (x) have a chunk of ones, for the bias; none: no block's number
-  int ones_row = 0;          ///< row of the tile at which it begins
+  int ones = -1;  ///< behind which source's columns stand those of the bias; -1: there are none
 };
 
 /// Threads that a row of `chunks` is dealt to, a power of two. Those past the last chunk idle.
@@ -158,7 +157,7 @@ __global__ void __launch_bounds__(Tile::kThreads, kGradBlocks<Tile>)
     offset_m = static_cast<std::uint32_t>((it * g.y_in + iy) * g.x_in + ix) * source.pitch +
                static_cast<std::uint32_t>(flat % source.chunks);
     bits_m = tap_bits(it, iy, ix);
-  } else if (blockIdx.x == splits.ones_tile && column_m == splits.ones_row / kChunk<Elem>) {
+  } else if (copies_m && s == splits.ones && flat == num_chunks) {
     copies_m = false;  // these stay
     for (int stage = 0; stage < Tile::kStages; ++stage)
       for (int row = row_m; row < kPositions; row += kRowStepM)
@@ -231,13 +230,15 @@ __global__ void __launch_bounds__(Tile::kThreads, kGradBlocks<Tile>)
   using ColumnsOf = PositionMajor<Elem, S::kPitchN>;
   const unsigned char* rows_at = stages_m + RowsOf::rows_at(warp_m, lane);
   const unsigned char* columns_at = stages_n + ColumnsOf::columns_at(warp_n, lane);
+  // The ones, if this block has them: their sums are put by now and then, where there are registers for it.
+  constexpr bool kPutsBy = Tile::WM * Tile::WN / 32 <= 176;
+  const int end_m = num_chunks * kChunk<Elem>;
+  const bool has_ones = s == splits.ones && tile_m == num_chunks / S::kChunksM;
+  const int steps_at_once = kPutsBy && has_ones ? kOnesPositions / kPositions : steps;
   int stage = 0, fill = Tile::kStages - 1;
   for (int step = 0; step < steps;) {
-    // Sums of ones are put by now and then, where there are registers for it.
-    constexpr bool kPutsBy = Tile::WM * Tile::WN / 32 <= 176;
-    constexpr int kAtOnce = kOnesPositions / kPositions;
-    const int end = kPutsBy && blockIdx.x == splits.ones_tile ? min(steps, step + kAtOnce) : steps;
-    for (; step < end; ++step) {
+    const int from = step;
+    for (const int end = min(steps, step + steps_at_once); step < end; ++step) {
       cp_async_wait<Tile::kStages - 2>();
       __syncthreads();
       if (step + Tile::kStages - 1 < steps) load(step + Tile::kStages - 1, fill);
@@ -267,21 +268,22 @@ __global__ void __launch_bounds__(Tile::kThreads, kGradBlocks<Tile>)
       stage = stage + 1 == Tile::kStages ? 0 : stage + 1;
       fill = fill + 1 == Tile::kStages ? 0 : fill + 1;
     }
-    if (blockIdx.x != splits.ones_tile) break;  // that was all
+    if (!has_ones) continue;
     float* sums = bias_partials(p, splits.count, static_cast<int>(blockIdx.z));
 #pragma unroll
     for (int i = 0; i < kTilesM; ++i)
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const int first = warp_m + i * 16 + 8 * h, channel = first + (lane >> 2) - splits.ones_row;
-        if (splits.ones_row < first || first + 8 <= splits.ones_row) continue;
-        const bool mine = channel >= 0 && channel < kChunk<Elem>;
+        const int first = tile_m * Tile::BM + warp_m + i * 16 + 8 * h, m = first + (lane >> 2);
+        if (end_m < first || first + 8 <= end_m) continue;
 #pragma unroll
         for (int j = 0; j < kTilesN; ++j)
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
-            const int n = static_cast<int>(blockIdx.y) * Tile::BN + warp_n + j * 8 + (lane & 3) * 2 + e;
-            put_bias_by(sums, n, p.num_columns, lane, mine ? acc[i][j][2 * h + e] : 0.0f, !kPutsBy || step <= kAtOnce);
+            const bool mine = m >= end_m && m < end_m + kChunk<Elem>;
+            put_bias_by(
+                sums, n0 + warp_n + j * 8 + (lane & 3) * 2 + e, p.num_columns, lane, mine ? acc[i][j][2 * h + e] : 0.0f,
+                !kPutsBy || from == 0);
             if (kPutsBy && mine) acc[i][j][2 * h + e] = 0.0f;
           }
       }
@@ -297,7 +299,7 @@ __global__ void __launch_bounds__(Tile::kThreads, kGradBlocks<Tile>)
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int m = tile_m * Tile::BM + warp_m + i * 16 + (lane >> 2) + 8 * h;
-      if (m >= num_chunks * kChunk<Elem>) continue;
+      if (m >= end_m) continue;
 #pragma unroll
       for (int j = 0; j < kTilesN; ++j)
 #pragma unroll
@@ -407,15 +409,10 @@ void gather_weight_grad(const Stream& stream, const GatherWeightGrad<Elem>& give
       const dim3 grid(
           static_cast<unsigned>(tiles(0) + tiles(1)), static_cast<unsigned>((p.num_columns + Tile::BN - 1) / Tile::BN),
           static_cast<unsigned>(plan.splits));
-      AVID_GPU::Splits splits{plan.splits, plan.steps_per_split};
-      if (p.d_bias != nullptr) {
-        const int rows = taps * p.source[plan.ones].chunks * kChunk<Elem>;
-        splits.ones_tile = static_cast<unsigned>((plan.ones == 0 ? 0 : tiles(0)) + rows / Tile::BM);
-        splits.ones_row = rows % Tile::BM;
-      }
       AVID_GPU::launch(
           AVID_GPU::gather_weight_grad_kernel<Elem, Tile>, grid, dim3(Tile::kThreads),
-          AVID_GPU::WeightGradShape<Elem, Tile>::kSharedBytes, stream, p, splits, tiles(0));
+          AVID_GPU::WeightGradShape<Elem, Tile>::kSharedBytes, stream, p,
+          AVID_GPU::Splits{plan.splits, plan.steps_per_split, p.d_bias != nullptr ? plan.ones : -1}, tiles(0));
     });
   }
   const std::int64_t elements = std::int64_t{p.num_columns} * taps * (p.source_channels[0] + p.source_channels[1]);
