@@ -24,8 +24,8 @@ struct StoredHeads {
 };
 
 /// Operands of the fused forward pass: those of temporal_attention (kernels/temporal_attention.h), with the tables and
-/// head-padded weights of temporal_attention_core.h, for the backward pass in the order of fused_channel(). T is 8 or 16, for
-/// the backward pass 8; there is a pixel, B * S > 0.
+/// head-padded weights of temporal_attention_core.h, for the backward pass in the order of fused_channel(). T is 8 or
+/// 16, for the backward pass 8; there is a pixel, B * S > 0.
 struct TemporalFusedArgs {
   std::int64_t B = 0, T = 8, S = 0, C = 0, N = 0, D = 0, head_pitch = 0, num_pairs = 0;
   Rows<const BFloat16> x;         ///< [B*T*S,C]
