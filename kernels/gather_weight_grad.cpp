@@ -1,4 +1,4 @@
-// kernels/gather_weight_grad.cpp -- host side of the weight gradients: which tile, how the positions are cut, workspaces
+// kernels/gather_weight_grad.cpp -- host side of the weight gradients: tiles, cuts of the positions, workspaces
 //
 // The rule: the least predicted time, which is
 //

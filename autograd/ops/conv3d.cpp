@@ -35,7 +35,8 @@ class Conv3dRule : public Rule {
     }
     if (d_in.needs(kX) || d_in.needs(kX2)) {
       Conv3dInputGrads grads = conv3d_bwd_data(
-          d_out, w_.get(), x_shape_, x2_shape_, options_, d_in.needs(kX), d_in.needs(kX2), d_in.take(kX), d_in.take(kX2));
+          d_out, w_.get(), x_shape_, x2_shape_, options_, d_in.needs(kX), d_in.needs(kX2), d_in.take(kX),
+          d_in.take(kX2));
       if (d_in.needs(kX)) d_in.set(kX, std::move(grads.d_x));
       if (d_in.needs(kX2)) d_in.set(kX2, std::move(grads.d_x2));
     }

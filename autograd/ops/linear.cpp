@@ -33,8 +33,8 @@ class LinearRule : public Rule {
       if (d_in.needs(kB)) d_in.set(kB, std::move(grads.d_bias));
     }
     if (d_in.needs(kX) || d_in.needs(kX2)) {
-      LinearInputGrads grads =
-          linear_bwd_data(d_out, w_.get(), x_shape_, x2_shape_, d_in.needs(kX), d_in.needs(kX2), d_in.take(kX), d_in.take(kX2));
+      LinearInputGrads grads = linear_bwd_data(
+          d_out, w_.get(), x_shape_, x2_shape_, d_in.needs(kX), d_in.needs(kX2), d_in.take(kX), d_in.take(kX2));
       if (d_in.needs(kX)) d_in.set(kX, std::move(grads.d_x));
       if (d_in.needs(kX2)) d_in.set(kX2, std::move(grads.d_x2));
     }

@@ -1,9 +1,9 @@
 // kernels/device/weight_grad_plan.h -- how a weight gradient is cut: tile, columns, positions, splits
 //
-// gather_weight_grad_wgmma: along x, position j meets the source at j*stride - padding + k. So the taps k, k + stride, k + 2 stride ... read one
-// and the same row of values, each one position further on: `shifts` of them share a tile in shared memory. A class is
-// such a run of taps, named by its first: for 3x3 there is one (0 1 2), for 4x4 with stride 2 there are two (0 2, 1 3).
-// A column of the tile is a chunk of a source at a tap in time, a tap in y and a class.
+// gather_weight_grad_wgmma: along x, position j meets the source at j*stride - padding + k. So the taps k, k + stride,
+// k + 2 stride ... read one and the same row of values, each one position further on: `shifts` of them share a tile in
+// shared memory. A class is such a run of taps, named by its first: for 3x3 there is one (0 1 2), for 4x4 with stride 2
+// there are two (0 2, 1 3). A column of the tile is a chunk of a source at a tap in time, a tap in y and a class.
 //
 // Positions are numbered along rows of `pitch` >= the result's width, so that a shift never leaves its row for the
 // values of the next: results past the width are zero, and so adds nothing what lies there.

@@ -44,8 +44,8 @@ TEST_CASE("device/accumulate/bf16 is rounded as on the CPU") {
 }
 
 TEST_CASE("device/accumulate/convolutions and products add to what other uses contributed") {
-  // y = conv(x) + linear(x) + x, in an order in which each of the three comes first once, with x alone and as the second
-  // of two sources; f64 on the CPU is the oracle.
+  // y = conv(x) + linear(x) + x, in an order in which each of the three comes first once, with x alone and as the
+  // second of two sources; f64 on the CPU is the oracle.
   const Shape shape{2, 2, 3, 5, 6};
   const Tensor host = test::random_tensor(shape, DType::f64, 1), d_out = test::random_tensor(shape, DType::f64, 2);
   const Tensor first = test::random_tensor({2, 2, 3, 5, 3}, DType::f64, 5);
