@@ -69,7 +69,7 @@ constexpr BlockDemand gathered_demand(const GatherGemm<Elem>& p, std::int64_t N)
 template <class Tile, class Elem>
 constexpr BlockDemand halo_demand(const GatherGemm<Elem>& p, std::int64_t N, const HaloPlan& h) {
   const int taps = p.y.taps * p.x.taps, chunks = p.source[0].chunks + p.source[1].chunks;
-  const double steps = h.entries / 2.0, pieces = double{h.needed} * h.planes / 4;
+  const double steps = h.entries / 2.0, pieces = static_cast<double>(h.needed) * h.planes / 4;
   const double columns = std::min<double>(Tile::BN, N);
   return {
       .steps = steps,
