@@ -151,6 +151,16 @@ TEST_CASE("linear_attention/sim/gradients_that_nobody_wants_are_skipped") {
   check_block_launches_what_is_wanted({1, 2, 35, 105, 2, 32, true}, run_device<BFloat16>);
 }
 
+TEST_CASE("linear_attention/sim/a_backward_pass_for_nobody_launches_nothing") {
+  if (!lists_launches()) return;
+  run_block<float>(
+      {1, 2, 35, 6, 2, 32, true}, 0,
+      [](auto& p, bool backward) { return kernels::linear_attention_workspace_bytes(p, backward); }, [](auto&) {},
+      [](auto& p, auto&& g) {
+        CHECK(launches_of([&] { kernels::linear_attention_bwd<Sim>(Stream{}, p, g); }).empty());
+      });
+}
+
 TEST_CASE("linear_attention/sim/one_position_and_none") {
   check<float>({1, 3, 1, 7, 2, 32, true});
   check_block_without_positions(run_device<float>);
