@@ -60,11 +60,11 @@ OPERATORS = [
 # (the two, whole and in front), and the numbers inside the text of a message.
 COMMUTES = re.compile(r"\b(?:f?(?:max|min)f?\(|fmaf?\(|Add\{\}, )$")
 MESSAGE = re.compile(r"^ *(?:\w+ <<|\"|std::(?:string|to_string)\().*(?:\" \+|\+ \"|std::to_string\()|throw \w+\(\"")
-# Declarations, instantiations and what only a GPU's compiler reads.
+# Declarations, instantiations, what only a GPU's compiler reads, and hints to it that are empty for the simulator.
 SKIPPED_LINES = re.compile(
     r"^\s*(?://|#|template|using|static_assert|struct|class|enum|namespace|static|extern|typedef|AVID_SHARED|public:"
     r"|private:|case |default:)|^\s*(?:const )?[\w:<> ]+ \*?\w+(?:, \*?\w+)+;|__global__|__launch_bounds__|operator"
-    r"|take<|AVID_INSTANTIATE|\\$")
+    r"|take<|AVID_INSTANTIATE|\\$|(?:more|fewer)_registers<|wgmma_settle\(")
 
 
 class Mutant:
