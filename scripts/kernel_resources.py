@@ -203,8 +203,8 @@ def main():
 
     compiler = compiler_version(nvcc)
     budget, budget_compiler = read_budget(args.budget)
+    compiled = {(os.path.basename(s), "sm_" + a) for s in sources for a in targets(s, args.arch.split(","))}
     if args.update:
-        compiled = {(r["file"], r["arch"]) for r in rows}
         budget = {k: v for k, v in budget.items() if (k[0], k[2]) not in compiled}
         for row in rows:
             budget[(row["file"], row["kernel"], row["arch"])] = {c: row[c] for c in COLUMNS[3:]}
@@ -214,8 +214,7 @@ def main():
     over = [r for r in rows if (most := wanted_per_mma(r)) and r["loop_per_mma"] > most]
     claims = [text for source in sources for text in unkept_claims(source, rows)]
     gone = ["%s: %s for %s is in the table but not in the source | --update" % (k[0], k[1], k[2]) for k in sorted(budget)
-            if k[0] in {os.path.basename(s) for s in sources} and k[2] in {r["arch"] for r in rows}
-            and k not in {(r["file"], r["kernel"], r["arch"]) for r in rows}]
+            if (k[0], k[2]) in compiled and k not in {(r["file"], r["kernel"], r["arch"]) for r in rows}]
     if args.json:
         texts = ["%s %s %s: %s" % (r["file"], r["kernel"], r["arch"], t) for r, t in wrong]
         print(json.dumps({"kernels": rows, "complaints": texts + claims + gone}, indent=1))

@@ -30,6 +30,6 @@ expect unknown "has no line in the table" kernel "fill_kernel<half>"
 expect gone "is in the table but not in the source" kernel "fill_kernel<half>"
 file=timestep_code kernel='timestep_code_kernel<float>'
 expect local "LDL and STL instructions, budget 0" local 0
-file=temporal_attention_fused kernel='temporal_fused_fwd_kernel<2, 4, 4>'
+file=temporal_attention_fused kernel='temporal_fused_fwd_kernel<8, 4, 4>'
 expect loop "instructions per tensor-core instruction in its loop, budget 2.5" loop_per_mma 2.5
 exit $((failures > 0))
