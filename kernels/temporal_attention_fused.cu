@@ -150,7 +150,10 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
     fill_angles<kFrames>(angles, p);  // the ring's first barrier is behind it
   }
   const auto angle = [&](int j, int half) {
-    return kPair ? turns[j] : angles[(half * 8 + g) * kAnglePitch + j * 4 + t];
+    if constexpr (kPair)
+      return turns[j];
+    else
+      return angles[(half * 8 + g) * kAnglePitch + j * 4 + t];
   };
   const bf16* rows = tile + warp * 32 * Shape::kRowPitch;
   // ldmatrix: lane i addresses a row of block i / 8. Left operands: rows 0-7, 8-15 of the first chunk, then of the
