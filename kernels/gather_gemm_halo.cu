@@ -36,7 +36,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_kernel(Gat
   constexpr int kStage = Tile::BN * kRowBytes;
   constexpr int kRowStep = Tile::kThreads / kRingPlanes, kLoads = (Tile::BN + kRowStep - 1) / kRowStep;
   constexpr int kTilesM = Tile::WM / 16, kTilesN = Tile::WN / 8;
-  constexpr int kHalves = kTilesM * kTilesN >= 45 ? 1 : kStepEntries;  // unrolled; with many sums a second one spills
+  [[maybe_unused]] constexpr int kHalves =
+      kTilesM * kTilesN >= 45 ? 1 : kStepEntries;  // unrolled; with many sums a second one spills
   static_assert(kRowStep % 8 == 0, "the swizzle is the same for all loads of a thread");
   static_assert(Tile::kWarpsN == 1 || (Tile::WN % 16 == 0 && !End::kNorm));
 

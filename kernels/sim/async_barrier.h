@@ -37,12 +37,12 @@ class AsyncBarriers {
  private:
   struct Barrier {
     std::uint32_t address, arrivals;
-    std::uint32_t pending, phase = 0;     ///< arrivals left of the current phase, and its number
-    std::uint32_t expected = 0;           ///< bytes of the current phase that are announced and did not arrive yet
-    std::uint32_t unclaimed = 0;          ///< of these, those that no copy was begun for
-    std::uint32_t owner = 0, fences = 0;  ///< who initialised it, and that thread's fence_proxy_async before
-    std::vector<std::uint32_t> waiting;   ///< threads
-    Clock arriving, completed;            ///< what the arrivals of the current and of all finished phases saw
+    std::uint32_t pending, phase = 0;      ///< arrivals left of the current phase, and its number
+    std::uint32_t expected = 0;            ///< bytes of the current phase that are announced and did not arrive yet
+    std::uint32_t unclaimed = 0;           ///< of these, those that no copy was begun for
+    std::uint32_t owner = 0, fences = 0;   ///< who initialised it, and that thread's fence_proxy_async before
+    std::vector<std::uint32_t> waiting{};  ///< threads
+    Clock arriving{}, completed{};         ///< what the arrivals of the current and of all finished phases saw
   };
   Barrier& at(std::uint32_t address, const char* what, Site site);
   void complete(Barrier& barrier);

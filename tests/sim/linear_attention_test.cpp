@@ -4,6 +4,7 @@
 #include <cmath>
 #include <string>
 
+#include "kernels/attention_block_plan.h"
 #include "kernels/sim/traffic.h"
 #include "tests/doctest.h"
 #include "tests/sim/attention_block_cases.h"
@@ -137,6 +138,7 @@ TEST_CASE("linear_attention/sim/as_many_tiles_as_there_are_positions") {
 TEST_CASE("linear_attention/sim/several_slabs") {
   check<float>({1, 1, 513, 4, 1, 8, true}, true);
   check<BFloat16>({1, 1, 600, 4, 1, 32, true});
+  check<BFloat16>({1, 1, kernels::kTwoPassSlab + 1, 4, 1, 32, true});
 }
 
 TEST_CASE("linear_attention/sim/large_logits") {

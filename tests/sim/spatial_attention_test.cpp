@@ -53,6 +53,15 @@ TEST_CASE("spatial_attention/sim/gradients_that_nobody_wants_are_skipped") {
   check_block_launches_what_is_wanted({1, 2, 35, 6, 2, 32, true}, run_device<float>);
 }
 
+TEST_CASE("spatial_attention/sim/no_positions_launch_nothing") {
+  if (!lists_launches()) return;
+  run_block<float>(
+      {0, 3, 5, 6, 1, 32, true}, 0,
+      [](auto& p, bool backward) { return kernels::spatial_attention_workspace_bytes(p, backward); },
+      [](auto& p) { CHECK(launches_of([&] { kernels::spatial_attention_fwd<Sim>(Stream{}, p); }).empty()); },
+      [](auto&, auto&&) {});
+}
+
 TEST_CASE("spatial_attention/sim/one_position_and_none") {
   check<float>({1, 3, 1, 7, 2, 32, true});
   check_block_without_positions(run_device<float>);
