@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
   const int steps = (inner_chunks + kStepChunks - 1) / kStepChunks;
 #pragma unroll
   for (int s = 0; s < Tile::kStages - 1; ++s) {
-    load(s);  // past the last step: zeros, nothing is read
+    if (s < steps) load(s);
     cp_async_commit();
   }
 

@@ -103,6 +103,11 @@ std::vector<std::string> kernels_of(kernels::Conv3dSize s, bool bias) {
 
 }  // namespace
 
+TEST_CASE("gather_weight_grad/column_sums/of no columns launch nothing") {
+  if (!lists_launches()) return;
+  CHECK(launches_of([] { kernels::column_sums<Sim, float>(Stream{}, 0, 0, {}, nullptr, nullptr); }).empty());
+}
+
 TEST_CASE("gather_weight_grad/launches/the kind of device chooses, and a bias takes no kernel where there is room") {
   if (!lists_launches()) return;
   using Names = std::vector<std::string>;

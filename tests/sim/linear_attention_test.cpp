@@ -138,7 +138,21 @@ TEST_CASE("linear_attention/sim/as_many_tiles_as_there_are_positions") {
 TEST_CASE("linear_attention/sim/several_slabs") {
   check<float>({1, 1, 513, 4, 1, 8, true}, true);
   check<BFloat16>({1, 1, 600, 4, 1, 32, true});
-  check<BFloat16>({1, 1, kernels::kTwoPassSlab + 1, 4, 1, 32, true});
+}
+
+TEST_CASE("linear_attention/sim/a_position_more_than_a_slab_takes_another_block") {
+  // One position of so many changes a context by less than bf16 shows.
+  if (!lists_launches()) return;
+  for (const std::int64_t more : {0, 1}) {
+    const BlockCase c{1, 3, kernels::kTwoPassSlab + more, 4, 1, 32, true};
+    int found = 0;
+    for (const ListedLaunch& launch : launches_of([&] { run_device<BFloat16>(c, 0); })) {
+      if (launch.kernel.find("linear_attention_sums_kernel") != 0) continue;
+      ++found;
+      CHECK(launch.blocks == static_cast<unsigned>(3 * (1 + more)));
+    }
+    CHECK(found == 1);
+  }
 }
 
 TEST_CASE("linear_attention/sim/large_logits") {
