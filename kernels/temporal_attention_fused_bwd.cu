@@ -140,7 +140,7 @@ AVID_DEVICE void mix_and_store(
   for (int j = 0; j < kHeadTiles; j += 2) {
     if (j >= fewest_tiles(kHeadTiles) && j * 8 >= width) break;
     std::uint32_t packed[2][2];  // [tile][half]
-    float4 angle;
+    float4 angle{};
     if (kRotate && j < 4) angle = angles[2 * j];
 #pragma unroll
     for (int v = 0; v < 2 && j + v < kHeadTiles; ++v) {
