@@ -80,14 +80,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   float* d_context = arena.take<float>(32 * kContextPitch, "d_context");
   float* d_context_t = arena.take<float>(32 * kContextPitch, "d_context^T");
   float* parts = arena.take<float>(32 * (p.width / 8), "parts of the correction");
-  for (int e = threadIdx.x; e < 32 * p.width; e += kThreads) {
-    const int i = e / p.width, c = e % p.width;
-    w_v[i * pitch + c] = c < p.C ? to_float(p.w_qkv.row((2 * p.N + head) * 32 + i)[c]) : 0.0f;
-  }
-  for (int e = threadIdx.x; e < 32 * p.width; e += kThreads) {
-    const int c = e / 32, j = e % 32;
-    w_o[j * pitch + c] = c < p.C ? to_float(p.w_out.row(c)[head * 32 + j]) : 0.0f;
-  }
+  load_head_weights<kThreads>(p, head, w_v, w_o, pitch);
   // m = context w_o, r = d_context w_v, d_w_v = d_context^T g, d_w_o = context^T d: of this thread's product the left
   // operand by rows of the inner dimension, the right one, and a piece of the result.
   const int threads_each = p.width / 2, product = thread / threads_each;

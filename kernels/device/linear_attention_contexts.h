@@ -131,6 +131,20 @@ struct SlabSoftmax {
   }
 };
 
+/// The weights of a head in f32, a block's work: w_v[i] is row i of those of v, w_o[j] the weights of out of channel j;
+/// [32] rows, `pitch` apart, zero behind channel C. Args: LinearContexts or LinearBwd.
+template <int kThreads, class Args>
+AVID_DEVICE void load_head_weights(const Args& p, int head, float* w_v, float* w_o, int pitch) {
+  for (int e = threadIdx.x; e < 32 * p.width; e += kThreads) {
+    const int i = e / p.width, c = e % p.width;
+    w_v[i * pitch + c] = c < p.C ? to_float(p.w_qkv.row((2 * p.N + head) * 32 + i)[c]) : 0.0f;
+  }
+  for (int e = threadIdx.x; e < 32 * p.width; e += kThreads) {
+    const int c = e / 32, j = e % 32;
+    w_o[j * pitch + c] = c < p.C ? to_float(p.w_out.row(c)[head * 32 + j]) : 0.0f;
+  }
+}
+
 /// Grid (F, N).
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads, 2) linear_attention_fold_kernel(LinearContexts p) {
@@ -158,14 +172,7 @@ __global__ void __launch_bounds__(kThreads, 2) linear_attention_fold_kernel(Line
     *reinterpret_cast<float4*>(g + i * pitch + c) =
         make_float4(sum.x * factor, sum.y * factor, sum.z * factor, sum.w * factor);
   }
-  for (int e = threadIdx.x; e < 32 * p.width; e += kThreads) {
-    const int i = e / p.width, c = e % p.width;
-    w_v[i * pitch + c] = c < p.C ? to_float(p.w_qkv.row((2 * p.N + head) * 32 + i)[c]) : 0.0f;
-  }
-  for (int e = threadIdx.x; e < 32 * p.width; e += kThreads) {
-    const int c = e / 32, j = e % 32;
-    w_o[j * pitch + c] = c < p.C ? to_float(p.w_out.row(c)[head * 32 + j]) : 0.0f;
-  }
+  load_head_weights<kThreads>(p, head, w_v, w_o, pitch);
   __syncthreads();
   {  // lanes are 8 rows of g by 4 of w_v: either is one pass through shared memory
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
