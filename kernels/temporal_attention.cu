@@ -91,6 +91,30 @@ __global__ void order_heads_kernel(
   to.row(row)[col] = exists ? from.row(from_row)[from_col] : Elem{};
 }
 
+/// values[n*C + c, k] = sum over d of w_out[c, n*D + d] w_v[n*D + d, k]: what channel k of a row of h adds to channel c
+/// of y for each unit of a probability of head n. A thread per 8 columns.
+__global__ void fold_values_kernel(
+    Rows<const BFloat16> w_qkv, Rows<const BFloat16> w_out, int N, int D, int C, Rows<BFloat16> values) {
+  const int chunks = static_cast<int>(values.pitch) / 8, e = blockIdx.x * blockDim.x + threadIdx.x;
+  if (e >= N * C * chunks) return;
+  const int row = e / chunks, k = (e - row * chunks) * 8, n = row / C, c = row - n * C;
+  const BFloat16* out = w_out.row(c) + n * D;
+  float sum[8] = {};
+  for (int d = 0; d < D; ++d) {
+    const float factor = to_float(out[d]);
+    const uint4 v = *reinterpret_cast<const uint4*>(w_qkv.row((2 * N + n) * D + d) + k);
+    const std::uint32_t pairs[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 pair = unpack_bf16x2(pairs[i]);
+      sum[2 * i] = fmaf(factor, pair.x, sum[2 * i]), sum[2 * i + 1] = fmaf(factor, pair.y, sum[2 * i + 1]);
+    }
+  }
+  *reinterpret_cast<uint4*>(values.row(row) + k) = make_uint4(
+      pack_bf16x2(sum[0], sum[1]), pack_bf16x2(sum[2], sum[3]), pack_bf16x2(sum[4], sum[5]),
+      pack_bf16x2(sum[6], sum[7]));
+}
+
 /// total (=, or += after the first chunk) the gradient of one chunk, whose rows or columns are heads as `stored` says.
 template <bool kHeadsInRows>
 __global__ void add_chunk_gradient_kernel(
@@ -130,10 +154,8 @@ class Block {
     o_ = {at<Elem>(plan_.o), plan_.o_pitch};
     w_qkv_ = p.w_qkv;
     w_out_ = p.w_out;
-    if (plan_.w_qkv >= 0) {
-      w_qkv_ = {at<Elem>(plan_.w_qkv), plan_.h_pitch};
-      w_out_ = {at<Elem>(plan_.w_out), plan_.inner};
-    }
+    if (plan_.w_qkv >= 0) w_qkv_ = {at<Elem>(plan_.w_qkv), plan_.h_pitch};
+    if (plan_.w_out >= 0) w_out_ = {at<Elem>(plan_.w_out), plan_.inner};
     w_rows_ = plan_.head_tiles > 0 ? p.w_qkv : w_qkv_;
     if (plan_.w_rows >= 0) w_rows_ = {at<Elem>(plan_.w_rows), plan_.h_pitch};
   }
@@ -144,12 +166,20 @@ class Block {
     launch(
         temporal_tables_kernel, blocks_for(std::max(T * pairs, N * T * T)), dim3(kBlock), 0, stream_, p_.rotary_freqs,
         narrow(p_.R), pairs, p_.bias_table, T, N, at<float>(plan_.rotary), at<float>(plan_.bias));
-    if (plan_.w_qkv < 0) return;
     const int D = narrow(p_.D), C = narrow(p_.C), inner = narrow(plan_.inner), pitch = narrow(plan_.h_pitch);
+    if constexpr (std::is_same_v<Elem, BFloat16>) {
+      if (plan_.values >= 0)
+        launch(
+            fold_values_kernel, blocks_for(p_.N * C * (pitch / 8)), dim3(kBlock), 0, stream_, p_.w_qkv, p_.w_out, N, D,
+            C, Rows<Elem>{at<Elem>(plan_.values), pitch});
+    }
+    if (plan_.w_qkv < 0) return;
+    const int slices = plan_.values >= 0 ? 2 : 3;  // q and k, or v as well
     const PaddedHeads padded{.D = D, .pitch = narrow(plan_.head_pitch), .tiles = plan_.head_tiles};
     launch(
-        order_heads_kernel<Elem, true, PaddedHeads>, blocks_for(std::int64_t{3} * inner * pitch), dim3(kBlock), 0,
-        stream_, p_.w_qkv, C, Rows<Elem>{at<Elem>(plan_.w_qkv), pitch}, 3 * inner, pitch, padded);
+        order_heads_kernel<Elem, true, PaddedHeads>, blocks_for(std::int64_t{slices} * inner * pitch), dim3(kBlock), 0,
+        stream_, p_.w_qkv, C, Rows<Elem>{at<Elem>(plan_.w_qkv), pitch}, slices * inner, pitch, padded);
+    if (plan_.w_out < 0) return;
     launch(
         order_heads_kernel<Elem, false, PaddedHeads>, blocks_for(std::int64_t{C} * inner), dim3(kBlock), 0, stream_,
         p_.w_out, N * D, Rows<Elem>{at<Elem>(plan_.w_out), inner}, C, inner, padded);
@@ -222,6 +252,7 @@ class Block {
         .gamma = p_.gamma,
         .w_qkv = w_qkv_,
         .w_out = w_out_,
+        .values = {plan_.values >= 0 ? at<BFloat16>(plan_.values) : nullptr, plan_.h_pitch},
         .bias = at<float>(plan_.bias),
         .rotary = at<float>(plan_.rotary),
         .y = y,

@@ -5,26 +5,30 @@
 //            takes, are two pixels of 8 frames, whose logits are two blocks on the diagonal, or one pixel of 16. Rows
 //            are normalised into shared memory once; then, head by head, everything stays in the registers of a warp:
 //              q, k    projected rows; the C fragment of q is the A fragment of the logits, that of k their B fragment
-//              v       projected transposed (weights as A, rows as B): its C fragment is the B fragment of P v
-//              o       its C fragment is the A fragment of the output projection, summed over heads in registers
+//              u       rows times w_out w_v of the head (`values`, made once per call): y = x + sum over heads of P u.
+//                      64 channels of it at a time; its C fragment, turned, is the B fragment of P u, whose sums are
+//                      those of y, over all heads in registers
 //            The residual is added on the way out. Weights stream through three buffers of shared memory.
 // Traffic    x is read twice (the second time from L2), y written once; every block reads all weights through L2
-// Numerics   h, q, k, v, p, o are rounded to bf16, sums in f32; softmax in base 2
+// Numerics   h, q, k, w_out w_v, u and p are rounded to bf16, sums in f32; softmax in base 2
 // Limits     T = 8 or 16, bf16; C and D of kTemporalFusedShapes (registers: accumulators of a whole row)
 // Work       rows and heads of an odd number of 8 channels end in a step of 8 (m16n8k8): at 104 channels 5 % fewer
-//            products than with a row of 112, at heads of 50, of which 56 count, 3 %
-// Compiled   nvcc 13, sm_80 (sm_90), no spills: instructions per product in the loop over heads 3.1 (3.2) for up to
-//            104 channels, 3.1 (3.2), 3.6 (3.7), 7.5 (7.5) for 96, 56, 32; 255 registers for the first two
+//            products than with a row of 112, at heads of 50, of which 56 count, 3 %. With w_out w_v a head takes C C
+//            multiply-adds per row instead of 2 C D, and v and o are never formed: 6 % fewer of all products at
+//            C, D = 100, 64, 7 % at 90, 50, 24 % at 50, 50
+// Compiled   nvcc 13, sm_80 (sm_90), no spills: instructions per product in the loop over heads 3.4 at 104 channels,
+//            3.4 (3.5), 3.9 (4.0), 7.5 (7.8) for 96, 56, 32; 250 (252) and 255 registers for the first two
 // Counted    5.2 before at 96 channels. Copies of weights a constant distance apart saved about 1.3 of them, unrolled
 //            steps 0.5, the softmax's scale on the logits instead of q 0.1
 // Measured   never run on a GPU yet
-// Predicted  6.6 ms instead of 15.2 ms composed for 64 clips of 64x64 at C = 100 on an A100
+// Predicted  6.2 ms instead of 15.2 ms composed for 64 clips of 64x64 at C = 100 on an A100
 // Oracle     kernels/temporal_attention_cpu.cpp in f64, compared in tests/sim/temporal_attention_test.cpp
 #include "kernels/temporal_attention_fused.h"
 
 #include <cmath>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "kernels/device/gpu.h"
 #include "kernels/device/temporal_fragments.h"
@@ -45,15 +49,17 @@ struct FusedShape {
   static constexpr int kUnrolled = kTiles == 13 ? 1 : kFrames == 16 && kTiles == 12 ? 3 : kSteps;
   static constexpr int kRowPitch = (kChunks | 1) * 8;  ///< an odd number of chunks: ldmatrix meets no bank twice
   static constexpr int kHead = kHeadTiles * 8;
-  static constexpr int kHeadRows = (kHead + 15) / 16 * 16;  ///< rows of a slice of q, k or v weights
-  static constexpr int kOutPitch = 9 * 8;  ///< of a slice of the output weights: 64 channels and a chunk
-  static constexpr int kOutRows = (kTiles + 1) / 2 * 16;
-  static constexpr int kSlice =
-      kHeadRows * kRowPitch > kOutRows* kOutPitch ? kHeadRows* kRowPitch : kOutRows* kOutPitch;
+  static constexpr int kHeadRows = (kHead + 15) / 16 * 16;  ///< rows of a slice of q or k weights
+  static constexpr int kHeadSlices = 2, kSlices = kHeadSlices + (kTiles + 7) / 8;  ///< q, k, values by 64 rows
+  /// Tiles of 8 channels of a slice of values, and its rows: steps of 16 channels take two tiles, of 8 channels four.
+  static constexpr int value_tiles(int slice) { return kTiles - slice * 8 < 8 ? kTiles - slice * 8 : 8; }
+  static constexpr int value_rows(int slice) {
+    return kHalf ? (value_tiles(slice) + 3) / 4 * 32 : (value_tiles(slice) + 1) / 2 * 16;
+  }
+  static constexpr int kSlice = (kHeadRows > value_rows(0) ? kHeadRows : value_rows(0)) * kRowPitch;
   static constexpr int kAngleBytes = kFrames == 8 ? 0 : kFrames * kAnglePitch * 8;
   static constexpr int kSharedBytes = (kFusedRows * kRowPitch + kFusedStages * kSlice) * 2 + kAngleBytes;
-  static_assert(
-      kHeadTiles % 2 == 0 || (kTiles + 3) / 4 * 32 <= kOutRows, "a step of 8 takes 32 rows of w_out at a time");
+  static_assert(!kHalf || kHeadRows % 32 == 0, "a step of 8 takes 32 rows of weights at a time");
 };
 
 /// Two rows blocks of 16 (i) by 8 tiles of 8 channels (j).
@@ -125,11 +131,30 @@ AVID_DEVICE void rotate_accumulators(HeadAccumulators& acc, const Angle& angle) 
   }
 }
 
+/// y += P u for the channels of a slice of values. P's fragments are zero where pixels of a pair differ.
+template <class Shape, int kSliceOfValues>
+AVID_DEVICE void add_values(
+    float (&y)[2][Shape::kChunks][4], const std::uint32_t (&prob)[2][4], shared_address left, shared_address right,
+    shared_address left_half, shared_address right_half) {
+  constexpr int kFirst = kSliceOfValues * 8, kCount = Shape::value_tiles(kSliceOfValues);
+  HeadAccumulators u;
+  project_rows<Shape, kCount>(u, left, right, left_half, right_half);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      const std::uint32_t tokens[2] = {
+          movmatrix(pack_bf16x2(u[i][j][0], u[i][j][1])), movmatrix(pack_bf16x2(u[i][j][2], u[i][j][3]))};
+      mma_bf16_16x8x16(y[i][kFirst + j], prob[i], tokens, y[i][kFirst + j]);
+    }
+  }
+}
+
 template <int kFrames, int kTiles, int kHeadTiles>
 __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(TemporalFusedArgs p, float scale) {
   using Shape = FusedShape<kFrames, kTiles, kHeadTiles>;
-  constexpr bool kPair = kFrames == 8;                            // two pixels in 16 rows
-  constexpr int kOutTiles = kTiles, kHeadSteps = kHeadTiles / 2;  // of 16 channels of a head, and one of 8 if odd
+  constexpr bool kPair = kFrames == 8;        // two pixels in 16 rows
+  constexpr int kHeadSteps = kHeadTiles / 2;  // of 16 channels of a head, and one of 8 if odd
   constexpr bool kHeadHalf = kHeadTiles % 2 == 1;
   SharedArena arena;
   bf16* tile = arena.take<bf16>(kFusedRows * Shape::kRowPitch, "rows");
@@ -160,13 +185,12 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
   // second; right ones: first and second chunk of rows 0-7, then of rows 8-15.
   const std::uint32_t left_lane = (lane % 16 * Shape::kRowPitch + lane / 16 * 8) * 2;
   const std::uint32_t right_lane = ((lane / 16 * 8 + lane % 8) * Shape::kRowPitch + lane / 8 % 2 * 8) * 2;
-  const std::uint32_t out_lane = ((lane / 16 * 8 + lane % 8) * Shape::kOutPitch + lane / 8 % 2 * 8) * 2;
-  const shared_address rows_left = shared_address(rows) + left_lane, rows_right = shared_address(rows) + right_lane;
+  const shared_address rows_left = shared_address(rows) + left_lane;
   // In steps of 8, of either: the first chunk of 32 rows.
-  const std::uint32_t half_lane = lane * Shape::kRowPitch * 2, out_half_lane = lane * Shape::kOutPitch * 2;
+  const std::uint32_t half_lane = lane * Shape::kRowPitch * 2;
   const shared_address rows_half = shared_address(rows) + half_lane;
 
-  float y[2][kOutTiles][4] = {};
+  float y[2][kTiles][4] = {};
   for (int head = 0; head < p.N; ++head) {
     std::uint32_t q[2][4][4];  // A fragments over 16 channels each
     {
@@ -231,99 +255,24 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
 #pragma unroll
     for (int i = 0; i < 2; ++i) softmax_tokens<kPair, true>(s[i], bias, scale * kFusedLog2E);
 
-    float v[4][4][4] = {};  // transposed: 4 blocks of 16 channels by 4 times 8 rows
-    {
-      const shared_address slice = shared_address(ring.template next<2>(p, head)), weights = slice + left_lane;
+    std::uint32_t prob[2][4];
 #pragma unroll
-      for (int step = 0; step < Shape::kSteps; ++step) {
-        std::uint32_t b[2][4];
-        ldmatrix_x4(b[0], rows_right + step * 32);
-        ldmatrix_x4(b[1], rows_right + (16 * Shape::kRowPitch + step * 16) * 2);
-#pragma unroll
-        for (int c = 0; c < Shape::kHeadRows / 16; ++c) {
-          std::uint32_t a[4];
-          ldmatrix_x4(a, weights + (c * 16 * Shape::kRowPitch + step * 16) * 2);
-#pragma unroll
-          for (int eight = 0; eight < 4; ++eight) {
-            const std::uint32_t cols[2] = {b[eight / 2][eight % 2 * 2], b[eight / 2][eight % 2 * 2 + 1]};
-            mma_bf16_16x8x16(v[c][eight], a, cols, v[c][eight]);
-          }
-        }
-      }
-      if constexpr (Shape::kHalf) {
-        std::uint32_t b[4];
-        ldmatrix_x4(b, rows_half + Shape::kSteps * 32);
-#pragma unroll
-        for (int c = 0; c < Shape::kHeadRows / 16; c += 2) {
-          std::uint32_t a[4];
-          ldmatrix_x4(a, slice + half_lane + (c * 16 * Shape::kRowPitch + Shape::kSteps * 16) * 2);
-          const std::uint32_t channels[2][2] = {{a[0], a[1]}, {a[2], a[3]}};
-#pragma unroll
-          for (int eight = 0; eight < 4; ++eight) {
-            const std::uint32_t cols[1] = {b[eight]};
-            mma_bf16_16x8x8(v[c][eight], channels[0], cols, v[c][eight]);
-            mma_bf16_16x8x8(v[c + 1][eight], channels[1], cols, v[c + 1][eight]);
-          }
-        }
-      }
-    }
-    std::uint32_t o[2][4][4];  // A fragments over 16 channels each
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      std::uint32_t prob[4];
-      logits_fragment<kPair>(prob, s[i]);
-#pragma unroll
-      for (int k = 0; k < kHeadSteps + kHeadHalf; ++k) {
-        float low[4] = {}, high[4] = {};  // channels 16k .. +7 and 16k+8 .. +15
-        const std::uint32_t b0[2] = {
-            pack_bf16x2(v[k][2 * i][0], v[k][2 * i][1]), pack_bf16x2(v[k][2 * i + 1][0], v[k][2 * i + 1][1])};
-        const std::uint32_t b1[2] = {
-            pack_bf16x2(v[k][2 * i][2], v[k][2 * i][3]), pack_bf16x2(v[k][2 * i + 1][2], v[k][2 * i + 1][3])};
-        mma_bf16_16x8x16(low, prob, b0, low);
-        if (2 * k + 1 < kHeadTiles) mma_bf16_16x8x16(high, prob, b1, high);
-        o[i][k][0] = pack_bf16x2(low[0], low[1]), o[i][k][1] = pack_bf16x2(low[2], low[3]);
-        o[i][k][2] = pack_bf16x2(high[0], high[1]), o[i][k][3] = pack_bf16x2(high[2], high[3]);
-      }
-    }
-    const shared_address slice = shared_address(ring.template next<3>(p, head)), weights = slice + out_lane;
-#pragma unroll
-    for (int k = 0; k < kHeadSteps; ++k) {
-#pragma unroll
-      for (int j = 0; j < kOutTiles; j += 2) {
-        std::uint32_t b[4];
-        ldmatrix_x4(b, weights + (j * 8 * Shape::kOutPitch + k * 16) * 2);
-        const std::uint32_t b0[2] = {b[0], b[1]}, b1[2] = {b[2], b[3]};
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          mma_bf16_16x8x16(y[i][j], o[i][k], b0, y[i][j]);
-          if (j + 1 < kOutTiles) mma_bf16_16x8x16(y[i][j + 1], o[i][k], b1, y[i][j + 1]);
-        }
-      }
-    }
-    if constexpr (kHeadHalf) {
-#pragma unroll
-      for (int j = 0; j < kOutTiles; j += 4) {
-        std::uint32_t b[4];
-        ldmatrix_x4(b, slice + out_half_lane + (j * 8 * Shape::kOutPitch + kHeadSteps * 16) * 2);
-#pragma unroll
-        for (int n = 0; n < 4 && j + n < kOutTiles; ++n) {
-          const std::uint32_t column[1] = {b[n]};
-#pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            const std::uint32_t a[2] = {o[i][kHeadSteps][0], o[i][kHeadSteps][1]};
-            mma_bf16_16x8x8(y[i][j + n], a, column, y[i][j + n]);
-          }
-        }
-      }
-    }
+    for (int i = 0; i < 2; ++i) logits_fragment<kPair>(prob[i], s[i]);
+    const auto values = [&](auto slice) {
+      const shared_address weights = shared_address(ring.template next<Shape::kHeadSlices + slice()>(p, head));
+      add_values<Shape, slice()>(y, prob, rows_left, weights + right_lane, rows_half, weights + half_lane);
+    };
+    values(std::integral_constant<int, 0>{});
+    if constexpr (Shape::kSlices == Shape::kHeadSlices + 2) values(std::integral_constant<int, 1>{});
   }
 
   // The warp's own rows of h are done: they stage its output, so that it leaves in whole chunks.
+  __syncwarp();
   bf16* stage = tile + warp * 32 * Shape::kRowPitch;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
 #pragma unroll
-    for (int j = 0; j < kOutTiles; ++j) {
+    for (int j = 0; j < kTiles; ++j) {
 #pragma unroll
       for (int half = 0; half < 2; ++half)
         *reinterpret_cast<std::uint32_t*>(stage + (i * 16 + half * 8 + g) * Shape::kRowPitch + j * 8 + 2 * t) =

@@ -31,7 +31,8 @@ struct TemporalFusedArgs {
   Rows<const BFloat16> x;         ///< [B*T*S,C]
   const float* gamma = nullptr;   ///< [C]
   Rows<const BFloat16> w_qkv;     ///< [3*N*head_pitch,C]
-  Rows<const BFloat16> w_out;     ///< [C,N*head_pitch]
+  Rows<const BFloat16> w_out;     ///< [C,N*head_pitch], read by the backward pass
+  Rows<const BFloat16> values;    ///< [N*C,C], read by the forward pass: w_out w_v of each head
   const float* bias = nullptr;    ///< [N,T,T]
   const float* rotary = nullptr;  ///< [T,num_pairs,2]
   Rows<BFloat16> y;               ///< [B*T*S,C]; gaps are written as zero

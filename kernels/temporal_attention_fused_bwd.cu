@@ -41,6 +41,7 @@ struct FusedBwdShape {
   static constexpr int kChunks = 2 * kSteps;
   static constexpr int kRowPitch = (kChunks | 1) * 8;
   static constexpr int kHeadRows = (kHeadTiles * 8 + 15) / 16 * 16;
+  static constexpr int kHeadSlices = 3, kSlices = 4;  // of weights: q, k, v and output
   static constexpr int kOutPitch = 9 * 8;
   static constexpr int kOutRows = kChunks * 8;
   static constexpr int kSlice =

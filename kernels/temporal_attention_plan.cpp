@@ -74,14 +74,16 @@ TemporalAttentionPlan temporal_attention_plan(const TemporalAttentionDeviceArgs<
     plan.total_bytes += up_to(bytes, 256);
     return at;
   };
+  const bool folds_values = plan.fused && !backward;
   if (plan.head_pitch != p.D || stores_heads) {
-    plan.w_qkv = take(3 * plan.inner * plan.h_pitch * elem);
-    plan.w_out = take(p.C * plan.inner * elem);
+    plan.w_qkv = take((folds_values ? 2 : 3) * plan.inner * plan.h_pitch * elem);
+    if (!folds_values) plan.w_out = take(p.C * plan.inner * elem);
   }
+  if (folds_values) plan.values = take(p.N * p.C * plan.h_pitch * elem);
   if (stores_heads && p.D % 16 != 0) plan.w_rows = take(plan.qkv_heads.columns() * plan.h_pitch * elem);
   plan.rotary = take(p.T * plan.num_pairs * 2 * 4);
   plan.bias = take(p.N * p.T * p.T * 4);
-  if (plan.fused && !backward) return plan;
+  if (folds_values) return plan;
   plan.h = take(rows * plan.h_pitch * elem);
   plan.qkv = take(rows * plan.qkv_pitch * elem);
   plan.o = take(rows * plan.o_pitch * elem);

@@ -27,6 +27,7 @@ struct TemporalAttentionPlan {
   // the fused backward kernel, which has them in an order of its own. w_rows: w_qkv in the order of rows of qkv.
   int head_tiles = 0;
   std::int64_t w_qkv = -1, w_out = -1, w_rows = -1, rotary = -1, bias = -1;
+  std::int64_t values = -1;  ///< of the fused forward pass, which takes no other weights of v and of the output
   // Of one chunk: normalised rows (later their gradient), projected rows (later theirs), attention's output (first
   // d_o).
   std::int64_t h = -1, qkv = -1, o = -1;

@@ -101,9 +101,10 @@ AVID_DEVICE void normalise_rows(
 
 constexpr int power_of_two_from(int n) { return n <= 1 ? 1 : 2 * power_of_two_from((n + 1) / 2); }
 
-/// The weights of a block's heads on their way through shared memory: slices q, k, v and output of head 0, then of head
-/// 1, ..., kStages of them at a time. A slice of q, k or v is [head channel][channel] in rows of Shape::kRowPitch, that
-/// of the output [channel][head channel] in rows of Shape::kOutPitch.
+/// The weights of a block's heads on their way through shared memory: Shape::kSlices slices of head 0, then of head 1,
+/// ..., kStages of them at a time. Backward (kHeadSlices = 3) they are q, k and v, [head channel][channel] in rows of
+/// Shape::kRowPitch, and the output's weights, [channel][head channel] in rows of Shape::kOutPitch; forward
+/// (kHeadSlices = 2) q, k and the values' weights, [channel of y][channel], 64 rows at a time.
 template <class Shape, int kStages>
 struct WeightRing {
   bf16* slices;
@@ -124,7 +125,7 @@ struct WeightRing {
     cp_async_wait<kStages - 2>();
     __syncthreads();
     constexpr int kAhead = kPart + kStages - 1;
-    load<kAhead % 4>(p, head + kAhead / 4);
+    load<kAhead % Shape::kSlices>(p, head + kAhead / Shape::kSlices);
     const bf16* slice = slices + used;
     used = after(used);
     return slice;
@@ -138,10 +139,15 @@ struct WeightRing {
   AVID_DEVICE void load(const TemporalFusedArgs& p, int head) {
     if (head < p.N) {
       const int pitch = static_cast<int>(p.head_pitch);
-      if constexpr (kPart < 3) {
+      if constexpr (kPart < Shape::kHeadSlices) {
         const int first = (kPart * static_cast<int>(p.N) + head) * pitch;
         copy<Shape::kChunks, Shape::kHeadRows, Shape::kRowPitch>(
             p.w_qkv, p.w_qkv.row(first), pitch, static_cast<int>(p.C + 7) / 8);
+      } else if constexpr (Shape::kHeadSlices == 2) {
+        constexpr int kSliceOfValues = kPart - Shape::kHeadSlices, kFirst = kSliceOfValues * 64;
+        const int C = static_cast<int>(p.C);
+        copy<Shape::kChunks, Shape::value_rows(kSliceOfValues), Shape::kRowPitch>(
+            p.values, p.values.row(head * C + kFirst), C - kFirst, (C + 7) / 8);
       } else {
         copy<8, Shape::kOutRows, Shape::kOutPitch>(
             p.w_out, p.w_out.data + head * pitch, static_cast<int>(p.C), pitch / 8);
