@@ -191,6 +191,11 @@ AVID_DEVICE void cp_async_wait() {
 
 // ---- launch ----
 
+/// Lets launches of the kernel on the current device take so much dynamic shared memory from here on; more than 48 KiB
+/// with its static arrays must be asked for. What was allowed once stays: recorded work and other threads may launch
+/// the kernel with more (runtime_cuda.cpp).
+cudaError_t allow_shared_memory(const void* kernel, std::size_t bytes);
+
 /// Throws GpuError: op, kernel, CUDA's text, grid, block, shared bytes, the op's tensors (runtime_cuda.cpp).
 [[noreturn]] void fail_launch(const void* kernel, dim3 grid, dim3 block, std::size_t shared_bytes, cudaError_t error);
 
@@ -199,9 +204,7 @@ AVID_DEVICE void cp_async_wait() {
 template <class... P, class... A>
 void launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shared_bytes, const Stream& stream, A&&... args) {
   const void* function = reinterpret_cast<const void*>(kernel);
-  cudaError_t error = cudaSuccess;
-  if (shared_bytes > 32 * 1024)  // above the default limit, 48 KiB with its static arrays, a kernel must ask
-    error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+  cudaError_t error = shared_bytes > 0 ? allow_shared_memory(function, shared_bytes) : cudaSuccess;
   if (error == cudaSuccess) {
     cudaLaunchConfig_t config{};
     config.gridDim = grid;

@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <utility>
 
 #include "kernels/device/cuda_errors.h"
 #include "kernels/device/cuda_state.h"
@@ -35,6 +36,20 @@ void check_cuda(cudaError_t status, const char* call) {
 }
 
 namespace cuda {
+
+cudaError_t allow_shared_memory(const void* kernel, std::size_t bytes) {
+  static std::mutex mutex;
+  static auto* allowed = new std::map<std::pair<int, const void*>, std::size_t>;  // by device; never destroyed
+  int device = 0;
+  if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
+  const std::lock_guard lock(mutex);
+  std::size_t& most = (*allowed)[{device, kernel}];
+  if (bytes <= most) return cudaSuccess;
+  const cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  if (error == cudaSuccess) most = bytes;
+  return error;
+}
 
 void fail_launch(const void* kernel, dim3 grid, dim3 block, std::size_t shared_bytes, cudaError_t error) {
   const char* mangled = nullptr;
