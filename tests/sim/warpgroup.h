@@ -14,6 +14,7 @@ struct TileForm {
                           ///< the rows of one swizzle to the next
   std::uint32_t step;     ///< bytes from 16 columns to the next
   bool transposed = false;
+  std::uint32_t start = 0;  ///< bytes from the image's first, at a multiple of 1024, to the tile's
 };
 
 /// d[64][N] = c[64][N] + A B^T over num_steps steps of 16 columns, in groups of `in_flight`; tiles as images in bytes.

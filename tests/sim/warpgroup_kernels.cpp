@@ -24,7 +24,7 @@ __global__ void wgmma_test_kernel(WgmmaTest p) {
   fence_proxy_async();
   __syncthreads();
   const auto descriptor = [&](unsigned char* tile) {
-    return std::uint64_t{shared_address(tile).bytes} >> 4 | std::uint64_t{p.form.leading >> 4} << 16 |
+    return std::uint64_t{shared_address(tile).bytes + p.form.start} >> 4 | std::uint64_t{p.form.leading >> 4} << 16 |
            std::uint64_t{p.form.stride >> 4} << 32 | static_cast<std::uint64_t>(p.form.swizzle_bits) << 62;
   };
   const std::uint64_t desc_a = descriptor(a), desc_b = descriptor(b);

@@ -61,9 +61,12 @@ std::vector<std::uint8_t> image(const DeviceRows<bf16>& m, int rows, int columns
 
 double value(bf16 v) { return static_cast<double>(static_cast<float>(v)); }
 
-void check(const Form& f, int N, int in_flight, bool transposed = false) {
+/// `front`: bytes before the tiles.
+void check(const Form& f, int N, int in_flight, bool transposed = false, int front = 0) {
   const int K = transposed ? 32 : columns_of(f);
-  INFO(std::string(f.name) << ", N " << N << ", in flight " << in_flight << (transposed ? ", transposed" : ""));
+  INFO(
+      std::string(f.name) << ", N " << N << ", in flight " << in_flight << (transposed ? ", transposed" : "")
+                          << ", front " << front);
   const auto a = DeviceRows<bf16>::random(64, K, 1), b = DeviceRows<bf16>::random(N, K, 2);
   const auto c = DeviceRows<float>::random(1, 64 * N, 3);
   std::vector<double> expected = c.values();
@@ -74,13 +77,14 @@ void check(const Form& f, int N, int in_flight, bool transposed = false) {
   // Without swizzle a chunk of A and one of B are different distances apart; the test's N = 64 rows apart needs one.
   const int rows_b = f.swizzle_bits == 0 ? 64 : N;
   const auto bytes = [](int n) { return static_cast<std::uint32_t>(n); };
-  TileForm form{f.swizzle_bits, bytes(8 * f.row_bytes), 0, f.swizzle_bits == 0 ? 2u * 64 * 16 : 32u, transposed};
+  TileForm form{f.swizzle_bits, bytes(8 * f.row_bytes), 0, f.swizzle_bits == 0 ? 2u * 64 * 16 : 32u, transposed,
+                bytes(front)};
   if (f.swizzle_bits == 0) form.leading = 64 * 16;
   if (transposed) form.step = bytes(16 * f.row_bytes), form.leading = bytes(K * f.row_bytes);
   if (transposed && f.swizzle_bits == 0) form.leading = 8 * 16, form.stride = bytes((K + 1) * 16);
   const auto tile = [&](const DeviceRows<bf16>& m, int rows, int rows_apart) {
     return image(m, rows, K, [&](int r, int k) {
-      return transposed ? transposed_place(f, K, r, k) : place(f, rows_apart, r, k);
+      return static_cast<std::size_t>(front) + (transposed ? transposed_place(f, K, r, k) : place(f, rows_apart, r, k));
     });
   };
   const std::vector<float> start(c.at(0), c.at(0) + 64 * N);
@@ -101,6 +105,13 @@ TEST_CASE("warpgroup/wgmma/transposed, every swizzle") {
   const OnArch arch(90);
   for (const Form& f : kForms)
     for (const int N : {56, 104}) check(f, N, 1, true);
+}
+
+// What the tiles of taps rely on (halo_tile.h, gather_weight_grad_wgmma.cu).
+TEST_CASE("warpgroup/wgmma/without swizzle a tile begins at any multiple of 16 bytes") {
+  const OnArch arch(90);
+  for (const bool transposed : {false, true})
+    for (int front = 0; front <= 128; front += 16) check(kForms[0], 56, 1, transposed, front);
 }
 
 TEST_CASE("warpgroup/wgmma/every width") {
