@@ -5,6 +5,7 @@
 #   AVID_PEER_PROGRAM names our program (default: build/avid).
 #   AVID_PEER_PYTHON names an interpreter that already has PyTorch.
 set -euo pipefail
+case ${1:-} in --help | -h) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
 root=$(cd "$(dirname "$0")/../.." && pwd)
 python=${AVID_PEER_PYTHON:-$root/.venv/bin/python}
 if [ ! -x "$python" ]; then
