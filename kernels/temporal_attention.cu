@@ -95,7 +95,7 @@ __global__ void order_heads_kernel(
 /// of y for each unit of a probability of head n. A thread per 8 columns.
 __global__ void fold_values_kernel(
     Rows<const BFloat16> w_qkv, Rows<const BFloat16> w_out, int N, int D, int C, Rows<BFloat16> values) {
-  const int chunks = static_cast<int>(values.pitch) / 8, e = blockIdx.x * blockDim.x + threadIdx.x;
+  const int chunks = (C + 7) / 8, e = blockIdx.x * blockDim.x + threadIdx.x;
   if (e >= N * C * chunks) return;
   const int row = e / chunks, k = (e - row * chunks) * 8, n = row / C, c = row - n * C;
   const BFloat16* out = w_out.row(c) + n * D;
