@@ -81,7 +81,7 @@ AVID_DEVICE void project_packed(PackedRows& out, shared_address left, shared_add
       }
     }
   }
-  float4 angle;
+  float4 angle{};
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
     if (kRotate && j < 4 && j % 2 == 0) angle = angles[2 * j];
