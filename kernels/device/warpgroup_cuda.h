@@ -44,13 +44,15 @@ AVID_DEVICE void mbarrier_arrive_and_expect(shared_address at, std::uint32_t byt
 }
 /// Until the phase of this parity is complete (the first phase has parity 0). After three seconds, which no load or
 /// product takes, the kernel stops with a trap: a pipeline that waits for itself is an error and not a GPU that hangs.
+/// Only after many looks at the barrier, so that a device that was stopped for as long (a debugger) goes on.
 AVID_DEVICE void mbarrier_wait(shared_address at, std::uint32_t parity) {
   AVID_SM90A_ONLY(
-      "{\n.reg .pred complete, late;\n.reg .u32 begun, now;\n"
+      "{\n.reg .pred complete, late;\n.reg .u32 begun, now, looks;\n"
       "mbarrier.try_wait.parity.shared::cta.b64 complete, [%0], %1;\n@complete bra done;\n"
-      "mov.u32 begun, %%globaltimer_lo;\n"
+      "mov.u32 begun, %%globaltimer_lo;\nmov.u32 looks, 0;\n"
       "again:\nmbarrier.try_wait.parity.shared::cta.b64 complete, [%0], %1;\n@complete bra done;\n"
-      "mov.u32 now, %%globaltimer_lo;\nsub.u32 now, now, begun;\nsetp.gt.u32 late, now, 3000000000;\n"
+      "add.u32 looks, looks, 1;\nmov.u32 now, %%globaltimer_lo;\nsub.u32 now, now, begun;\n"
+      "setp.gt.u32 late, now, 3000000000;\nsetp.gt.and.u32 late, looks, 64, late;\n"
       "@!late bra again;\ntrap;\ndone:\n}" ::"r"(at.bytes),
       "r"(parity)
       : "memory");
