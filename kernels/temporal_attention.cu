@@ -2,16 +2,18 @@
 //
 // Math       kernels/temporal_attention_cpu.cpp
 // Order      fwd: one kernel where the sizes allow (temporal_attention_fused.cu), else chunk by chunk of whole clips:
-//            norm -> qkv projection -> core -> output projection + residual. bwd: one kernel to h, o and d_qkv
-//            (temporal_attention_fused_bwd.cu), or the same to qkv, then d_o = d_y w_out; core backward (d_qkv over
-//            qkv, o over d_o); then weight gradients; d_h = d_qkv w_qkv and the norm's backward with the residual's
-//            gradient, one kernel where a block holds whole rows (linear_layer_norm.cu), else two with d_h over h.
-//            Nothing but x is kept from fwd.
+//            norm -> qkv projection -> core -> output projection + residual. bwd: one kernel to h, probabilities and
+//            d_qkv (temporal_attention_fused_bwd.cu), or the same to qkv, then d_o = d_y w_out; core backward (d_qkv
+//            over qkv, o over d_o); then weight gradients, behind the one kernel those of w_v and w_out from the
+//            probabilities (temporal_attention_value_grad.cu); d_h = d_qkv w_qkv and the norm's backward with the
+//            residual's gradient, one kernel where a block holds whole rows (linear_layer_norm.cu), else two with d_h
+//            over h. Nothing but x is kept from fwd.
 // Layout     heads padded to 8 channels (head_pitch): weights with padded heads are made here once per call. The fused
 //            backward pass stores heads without gaps, whole sectors first (StoredHeads), from weights whose channels
 //            are ordered for that; its weight gradients come back to the weights' order where chunks are added
 // Traffic    the composed form writes and reads qkv and o once each; chunks keep the workspace below about 1 GB.
-//            Heads of 50 channels without gaps: 11 % fewer bytes of d_qkv and o, written once and read twice and once
+//            Heads of 50 channels without gaps: 11 % fewer bytes of d_qkv, of which q's and k's part is read twice and
+//            v's once; docs/kernels/attention.md counts them
 // Numerics   h, qkv, o, d_o, d_qkv and, where it goes through memory, d_h are rounded to Elem; gradients of parameters
 //            are sums of chunks in f32, in order
 // Limits     kernels/temporal_attention_core_plan.cpp
@@ -34,6 +36,7 @@
 #include "kernels/temporal_attention_core.h"
 #include "kernels/temporal_attention_fused.h"
 #include "kernels/temporal_attention_plan.h"
+#include "kernels/temporal_attention_value_grad.h"
 
 namespace avid::kernels {
 namespace AVID_GPU {
@@ -66,15 +69,19 @@ struct PaddedHeads {
     return d < D ? head * D + d : -1;
   }
 };
-/// The same of heads as rows of d_qkv have them.
+/// The same of heads as rows of d_qkv have them: those of q and k, from column value_at on those of v.
 struct HeadsOfRows {
   int D;
-  StoredHeads stored;
+  StoredHeads q_and_k, v;
+  int value_at;
   AVID_DEVICE int operator()(int column) const {
-    const int others = column - stored.heads * stored.whole;
-    const int head = others < 0 ? column / stored.whole : others / stored.rest();
-    const int d = others < 0 ? column - head * stored.whole : stored.whole + others - head * stored.rest();
-    return d < D ? head * D + d : -1;
+    const bool of_v = column >= value_at;
+    const StoredHeads& stored = of_v ? v : q_and_k;
+    const int at = of_v ? column - value_at : column, others = at - stored.heads * stored.whole;
+    if (at >= stored.columns()) return -1;
+    const int head = others < 0 ? at / stored.whole : others / stored.rest();
+    const int d = others < 0 ? at - head * stored.whole : stored.whole + others - head * stored.rest();
+    return d < D ? (of_v ? q_and_k.heads + head : head) * D + d : -1;
   }
 };
 
@@ -184,11 +191,11 @@ class Block {
         order_heads_kernel<Elem, false, PaddedHeads>, blocks_for(std::int64_t{C} * inner), dim3(kBlock), 0, stream_,
         p_.w_out, N * D, Rows<Elem>{at<Elem>(plan_.w_out), inner}, C, inner, padded);
     if (plan_.w_rows < 0) return;
-    const int columns = plan_.qkv_heads.columns();
+    const int columns = narrow(plan_.qkv_columns);
     launch(
         order_heads_kernel<Elem, true, HeadsOfRows>, blocks_for(std::int64_t{columns} * pitch), dim3(kBlock), 0,
         stream_, p_.w_qkv, C, Rows<Elem>{at<Elem>(plan_.w_rows), pitch}, columns, pitch,
-        HeadsOfRows{.D = D, .stored = plan_.qkv_heads});
+        HeadsOfRows{.D = D, .q_and_k = plan_.qkv_heads, .v = plan_.o_heads, .value_at = plan_.value_at});
   }
 
   std::int64_t num_chunks() const { return plan_.num_chunks; }
@@ -211,9 +218,7 @@ class Block {
         .eps = static_cast<float>(kPrenormEps),
         .out = h_};
   }
-  LinearSize qkv_size(std::int64_t chunk) const {
-    return {.P = num_rows(chunk), .I = p_.C, .O = plan_.qkv_heads.columns()};
-  }
+  LinearSize qkv_size(std::int64_t chunk) const { return {.P = num_rows(chunk), .I = p_.C, .O = plan_.qkv_columns}; }
   LinearSize out_size(std::int64_t chunk) const {
     return {.P = num_rows(chunk), .I = plan_.o_heads.columns(), .O = p_.C};
   }
@@ -273,13 +278,19 @@ class Block {
         stream_, out_size(chunk), o_, {}, w_out_, nullptr, of_chunk(p_.x, chunk), of_chunk(p_.y, chunk), linear());
   }
 
-  /// From x and d_y to h, o and d_qkv.
+  /// From x and d_y to h, o (or probabilities) and d_qkv.
   void core_bwd(std::int64_t chunk, Rows<const Elem> d_y, float* d_bias_partials) const {
     if constexpr (std::is_same_v<Elem, BFloat16>) {
       if (plan_.fused) {
         return temporal_fused_bwd<Gpu>(
             stream_, fused(clips(chunk), of_chunk(p_.x, chunk), {}),
-            {.d_y = d_y, .h = h_, .d_qkv = qkv_, .o = o_, .stored = plan_.o_heads, .d_bias_partials = d_bias_partials});
+            {.d_y = d_y,
+             .h = h_,
+             .d_qkv = qkv_,
+             .stored = plan_.o_heads,
+             .value_at = plan_.value_at,
+             .prob = at<BFloat16>(plan_.prob),
+             .d_bias_partials = d_bias_partials});
       }
     }
     project(chunk);
@@ -292,15 +303,18 @@ class Block {
     const bool first = chunk == 0;
     const Rows<const Elem> d_y = of_chunk(g.d_y, chunk);
     core_bwd(chunk, d_y, d_bias_partials);
-    if (g.d_w_out) {
+    if (plan_.fused) {
+      if (g.d_w_out || g.d_w_qkv) add_value_sums(chunk, d_y);
+    } else if (g.d_w_out) {
       const Rows<float> part{at<float>(plan_.d_w_out), plan_.o_pitch};
       linear_bwd_weight<Gpu, Elem>(stream_, out_size(chunk), d_y, o_, {}, part, nullptr, linear());
       add_weight_gradient<false>(part, plan_.o_heads, g.d_w_out, p_.C, p_.N * p_.D, first);
     }
     if (g.d_w_qkv) {
       const Rows<float> part{at<float>(plan_.d_w_qkv), plan_.h_pitch};
-      linear_bwd_weight<Gpu, Elem>(stream_, qkv_size(chunk), qkv_, h_, {}, part, nullptr, linear());
-      add_weight_gradient<true>(part, plan_.qkv_heads, g.d_w_qkv, 3 * p_.N * p_.D, p_.C, first);
+      const LinearSize size{.P = num_rows(chunk), .I = p_.C, .O = plan_.qkv_heads.columns()};
+      linear_bwd_weight<Gpu, Elem>(stream_, size, qkv_, h_, {}, part, nullptr, linear());
+      add_weight_gradient<true>(part, plan_.qkv_heads, g.d_w_qkv, plan_.qkv_heads.heads * p_.D, p_.C, first);
     }
     if (!g.d_x && g.d_gamma == nullptr) return;
     float* d_gamma = g.d_gamma != nullptr ? at<float>(plan_.d_gamma) : nullptr;
@@ -319,6 +333,18 @@ class Block {
     launch(
         add_chunk_gradient_kernel<true>, blocks_for(C), dim3(kBlock), 0, stream_, part, Rows<float>{g.d_gamma, p_.C}, 1,
         C, 1, StoredHeads{.heads = 1, .width = 1, .whole = 1}, first);
+  }
+
+  /// Behind the last chunk: the gradients of the fused pass that are made of sums over all of them.
+  void finish_value_weights(const TemporalAttentionDeviceGrads<Elem>& g) const {
+    if constexpr (std::is_same_v<Elem, BFloat16>) {
+      if (!plan_.fused || !(g.d_w_out || g.d_w_qkv)) return;
+      const std::int64_t first = 2 * p_.N * p_.D;  // of the rows of v
+      temporal_value_weight_grads<Gpu>(
+          stream_, value_sums(num_chunks() - 1, g.d_y), {p_.w_qkv.row(first), p_.w_qkv.pitch}, p_.w_out,
+          at<float>(plan_.value_total), g.d_w_qkv ? Rows<float>{g.d_w_qkv.row(first), g.d_w_qkv.pitch} : Rows<float>{},
+          g.d_w_out);
+    }
   }
 
   /// Sums of d_logits of one chunk: where its partials begin. Returns how many rows they are.
@@ -352,6 +378,24 @@ class Block {
   }
 
  private:
+  TemporalValueGradArgs value_sums(
+      std::int64_t chunk, Rows<const BFloat16> d_y) const requires std::is_same_v<Elem, BFloat16> {
+    return {
+        .B = clips(chunk),
+        .S = p_.S,
+        .C = p_.C,
+        .N = p_.N,
+        .D = p_.D,
+        .h = h_,
+        .d_y = d_y,
+        .prob = at<BFloat16>(plan_.prob),
+        .splits = temporal_value_splits(p_.N, fused_blocks()),
+        .sums = at<float>(plan_.value_sums),
+        .first = chunk == 0};
+  }
+  void add_value_sums(std::int64_t chunk, Rows<const Elem> d_y) const {
+    if constexpr (std::is_same_v<Elem, BFloat16>) temporal_value_sums<Gpu>(stream_, value_sums(chunk, d_y));
+  }
   /// As many as run at a time, or twice that, so that each multiprocessor gets as many: 132 on compute capability 9.0,
   /// 108 on an A100. Another number would leave the last round of blocks without a partner; it only changes the order
   /// of the sums of d_bias.
@@ -401,6 +445,7 @@ void temporal_attention_bwd(
     block.bwd(chunk, g, g.d_bias_table ? block.d_bias_partials(partial_rows) : nullptr);
     partial_rows += block.num_partials(chunk);
   }
+  block.finish_value_weights(g);
   if (g.d_bias_table) block.finish_bias_table(partial_rows, g.d_bias_table);
 }
 

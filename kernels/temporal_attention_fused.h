@@ -9,9 +9,9 @@
 
 namespace avid::kernels {
 
-/// How the backward pass stores rows of heads, of which q, k and v have three times N: of each the first `whole`
-/// channels, head by head, then the others, head by head. The fused kernel stores groups of 16 channels, which are
-/// whole sectors of 32 bytes, and nothing behind the last channel of a head of 50.
+/// How the backward pass stores rows of heads: of each the first `whole` channels, head by head, then the others, head
+/// by head. The fused kernel stores groups of 16 channels, which are whole sectors of 32 bytes, and nothing behind the
+/// last channel of a head of 50.
 struct StoredHeads {
   int heads = 0, width = 0;  ///< channels of a head
   int whole = 0;
@@ -65,10 +65,13 @@ constexpr int fused_channel(int row, int tiles) {
 
 /// What the backward pass reads and writes beside the arguments; it does not use y.
 struct TemporalFusedGrads {
-  Rows<const BFloat16> d_y;    ///< [B*8*S,C]
-  Rows<BFloat16> h, d_qkv, o;  ///< written: [B*8*S,C], and rows of 3 N and of N heads as `stored` says, gaps up to
-                               ///< whole chunks as zero
-  StoredHeads stored;          ///< of o; width is D or head_pitch, even
+  Rows<const BFloat16> d_y;  ///< [B*8*S,C]
+  Rows<BFloat16> h;          ///< written: [B*8*S,C], gaps up to whole chunks as zero
+  Rows<BFloat16> d_qkv;      ///< written: rows of 2 N heads of q and k, and from column value_at on of N heads of v, as
+                             ///< `stored` says; behind either zeros up to value_at and up to whole chunks
+  StoredHeads stored;        ///< of v; width is D or head_pitch, even
+  int value_at = 0;          ///< the columns of q and k rounded up to 16
+  BFloat16* prob = nullptr;  ///< written: [B*S][N][8][8], probabilities of pixel, head, query, key
   float* d_bias_partials =
       nullptr;  ///< [temporal_fused_partials(B, S, most_blocks)][N,8,8], every element written; or null
 };
@@ -76,7 +79,7 @@ struct TemporalFusedGrads {
 /// Blocks of the backward kernel, each of which writes one row of d_bias_partials.
 std::int64_t temporal_fused_partials(std::int64_t B, std::int64_t S, std::int64_t most_blocks);
 
-/// Everything between x, d_y and the weight gradients: h = prenorm(x), attention's output o and the gradient of the
+/// Everything between x, d_y and the weight gradients: h = prenorm(x), the probabilities and the gradient of the
 /// projected rows, from which products give the gradients of the weights and of h.
 template <class Backend>
 void temporal_fused_bwd(const Stream& stream, const TemporalFusedArgs& p, const TemporalFusedGrads& g);

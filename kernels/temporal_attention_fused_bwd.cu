@@ -1,19 +1,20 @@
 // kernels/temporal_attention_fused_bwd.cu -- the first half of temporal attention's backward pass in one kernel
 // (contract: temporal_attention_fused.h)
 //
-// Math       kernels/temporal_attention_cpu.cpp, from x and d_y to h, o and d_qkv
+// Math       kernels/temporal_attention_cpu.cpp, from x and d_y to h, probabilities and d_qkv
 // Parallel   as in temporal_attention_fused.cu: 16 pixels x 8 frames a tile, 4 warps of 32 rows, head by head in
 //            registers: q, k, v and d_o = d_y w_out are projected and packed to bf16 (128 registers), the 8x8 matrices
-//            of a pixel come from them by m16n8k16 products, and the four results leave as they are made. Blocks are
-//            persistent: each walks over tiles with a grid stride and sums the gradient of the bias per warp in shared
-//            memory.
-// Traffic    reads x and d_y, writes h, o and d_qkv once; all weights once per tile through L2. Heads without gaps, in
-//            whole sectors (StoredHeads): at 6 heads of 50, 100 bytes of each in 4 sectors, before 112 in 7
+//            of a pixel come from them by m16n8k16 products, and probabilities and three results leave as they are
+//            made. Blocks are persistent: each walks over tiles with a grid stride and sums the gradient of the bias
+//            per warp in shared memory.
+// Traffic    reads x and d_y, writes h, probabilities (16 bytes of a row and head) and d_qkv once; all weights once per
+//            tile through L2. Heads without gaps, in whole sectors (StoredHeads): at 6 heads of 50, 100 bytes of each
+//            in 4 sectors, before 112 in 7
 // Numerics   h, q, k, v, d_o, p, d_logits and the results are rounded to bf16, sums in f32. No atomics.
 // Limits     as forward; N <= 16 (sums of the bias in shared memory)
-// Compiled   nvcc 13, sm_80 (sm_90), no spills: instructions per product in the loop over heads 5.2 (5.4) for up to
-//            104 channels, 5.9 (6.0), 7.2 (7.4), 12.6 (12.8) for 96, 56, 32, the store of an incomplete group
-//            beside that of a whole one among them; 243 (247) registers for the first
+// Compiled   nvcc 13, sm_80 (sm_90), no spills: instructions per product in the loop over heads 4.9 (5.1) for up to
+//            104 channels, 5.6 (5.7), 6.9 (7.1), 12.6 (12.9) for 96, 56, 32, the store of an incomplete group
+//            beside that of a whole one among them; 254 (244) registers for the first
 // Counted    once 7.7 at 96 channels. Copies of weights a constant distance apart saved about 1.2 of them, one scale
 //            on the 8x8 gradient of the logits instead of on q, d_q and d_k 0.4, addresses and conditions of the stores
 //            0.8. Steps of a projection unrolled by 2 spill 4 to 24 bytes and save 0.1
@@ -178,12 +179,16 @@ AVID_DEVICE void mix_and_store(
   }
 }
 
-/// Zeros in the lane's two rows of `to` from column `columns` on, up to whole chunks.
-AVID_DEVICE void zero_row_gaps(const Rows<bf16>& to, const unsigned (&row)[2], int columns, int t) {
+/// Zeros in the lane's two rows of `to` from column `from` up to the next multiple of kTo, 8 or 16.
+template <int kTo>
+AVID_DEVICE void zero_row_gaps(const Rows<bf16>& to, const unsigned (&row)[2], int from, int t) {
 #pragma unroll
-  for (int half = 0; half < 2; ++half)
-    if (row[half] != kNoRow && 2 * t < (8 - columns % 8) % 8)
-      *reinterpret_cast<std::uint32_t*>(to.row(row[half]) + columns + 2 * t) = 0u;
+  for (int half = 0; half < 2; ++half) {
+#pragma unroll
+    for (int c = 2 * t; c < kTo; c += 8)
+      if (row[half] != kNoRow && c < (kTo - from % kTo) % kTo)
+        *reinterpret_cast<std::uint32_t*>(to.row(row[half]) + from + c) = 0u;
+  }
 }
 
 template <int kSteps, int kHeadTiles, int kStages>
@@ -233,8 +238,8 @@ __global__ void __launch_bounds__(kFusedThreads)
         const FusedRow<kFusedFrames> at(p.B, p.S, tile, warp * 32 + i * 16 + half * 8 + g);
         row[i][half] = at.valid ? static_cast<unsigned>(at.row) : kNoRow;
       }
-      zero_row_gaps(grads.d_qkv, row[i], 3 * N * width, t);
-      zero_row_gaps(grads.o, row[i], N * width, t);
+      zero_row_gaps<16>(grads.d_qkv, row[i], 2 * N * width, t);
+      zero_row_gaps<8>(grads.d_qkv, row[i], grads.value_at + N * width, t);
     }
     for (int head = 0; head < N; ++head) {
       PackedRows q, k, v, d_o;
@@ -251,14 +256,6 @@ __global__ void __launch_bounds__(kFusedThreads)
         softmax_tokens<true, true>(prob[i], bias, scale * kFusedLog2E);
       }
       project_packed<Shape, kSteps, kHeadTiles, false, false>(v, rows, weights(ring.template next<2>(p, head)), angles);
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        std::uint32_t m[4];
-        logits_fragment<true>(m, prob[i]);
-        mix_and_store<kHeadTiles, false>(
-            m, v[i], angles, grads.o.data, static_cast<unsigned>(grads.o.pitch), row[i], head * whole,
-            N * whole + head * (width - whole), width, t);
-      }
       const shared_address out_weights = shared_address(ring.template next<3>(p, head)) + out_lane;
       project_packed<Shape, kSteps, kHeadTiles, true, false>(d_o, rows + kToDyTile, out_weights, angles);
       float sum[2] = {};
@@ -272,20 +269,25 @@ __global__ void __launch_bounds__(kFusedThreads)
           sum[e] += d.v[0][0][e] + d.v[1][1][e];
           d.v[0][0][e] *= scale, d.v[1][1][e] *= scale;  // once here instead of on q and all of d_q and d_k
         }
-        const auto store = [&]<bool kRotate>(const auto& matrix, const auto& rows_of, int part) {
-          const int at = part * N + head;
+        const auto store = [&]<bool kRotate>(const auto& matrix, const auto& rows_of, int first, int heads, int at) {
           mix_and_store<kHeadTiles, kRotate>(
-              matrix, rows_of, angles, grads.d_qkv.data, d_pitch, row[i], at * whole,
-              3 * N * whole + at * (width - whole), width, t);
+              matrix, rows_of, angles, grads.d_qkv.data, d_pitch, row[i], first + at * whole,
+              first + heads * whole + at * (width - whole), width, t);
         };
         std::uint32_t m[4], turned[4];
         logits_fragment<true>(m, prob[i]);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {  // 128 bytes of a pixel
+          const unsigned matrix = (tile * kFusedPixels + warp * 4 + i * 2 + half) * N + head;
+          if (row[i][half] != kNoRow)
+            reinterpret_cast<std::uint32_t*>(grads.prob)[std::size_t{matrix} * 32 + lane] = m[3 * half];
+        }
         transpose_fragment<true>(turned, m);
-        store.template operator()<false>(turned, d_o[i], 2);
+        store.template operator()<false>(turned, d_o[i], grads.value_at, N, head);
         logits_fragment<true>(m, d);
         transpose_fragment<true>(turned, m);
-        store.template operator()<true>(turned, q[i], 1);
-        store.template operator()<true>(m, k[i], 0);
+        store.template operator()<true>(turned, q[i], 0, 2 * N, N + head);
+        store.template operator()<true>(m, k[i], 0, 2 * N, head);
       }
       own_sums[head * 64] += sum[0];
       own_sums[head * 64 + 1] += sum[1];

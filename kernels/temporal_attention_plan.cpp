@@ -7,6 +7,7 @@
 #include "kernels/linear.h"
 #include "kernels/temporal_attention_core.h"
 #include "kernels/temporal_attention_fused.h"
+#include "kernels/temporal_attention_value_grad.h"
 
 namespace avid::kernels {
 namespace {
@@ -54,12 +55,15 @@ TemporalAttentionPlan temporal_attention_plan(const TemporalAttentionDeviceArgs<
   const int width = static_cast<int>(stores_heads ? up_to(p.D, 2) : plan.head_pitch), N = static_cast<int>(p.N);
   plan.o_heads = {.heads = N, .width = width, .whole = stores_heads ? width / 16 * 16 : width};
   plan.qkv_heads = plan.o_heads;
-  plan.qkv_heads.heads = 3 * N;
-  plan.qkv_pitch = up_to(plan.qkv_heads.columns(), stores_heads ? 16 : 8);
-  plan.o_pitch = up_to(plan.o_heads.columns(), stores_heads ? 16 : 8);
+  plan.qkv_heads.heads = stores_heads ? 2 * N : 3 * N;
+  plan.value_at = stores_heads ? static_cast<int>(up_to(plan.qkv_heads.columns(), 16)) : 0;
+  plan.qkv_columns = stores_heads ? plan.value_at + plan.o_heads.columns() : plan.qkv_heads.columns();
+  plan.qkv_pitch = up_to(plan.qkv_columns, stores_heads ? 16 : 8);
+  plan.o_pitch = up_to(plan.o_heads.columns(), 8);
   const std::int64_t elem = sizeof(Elem), rows_per_clip = p.T * p.S;
+  const std::int64_t o_or_prob = stores_heads ? p.N * p.T : plan.o_pitch;
   const std::int64_t clip_bytes =
-      std::max<std::int64_t>(1, rows_per_clip * (plan.h_pitch + plan.qkv_pitch + plan.o_pitch) * elem);
+      std::max<std::int64_t>(1, rows_per_clip * (plan.h_pitch + plan.qkv_pitch + o_or_prob) * elem);
   plan.clips_per_chunk = std::clamp<std::int64_t>(
       p.clips_per_chunk > 0 ? p.clips_per_chunk : kChunkBytes / clip_bytes, 1, std::max<std::int64_t>(1, p.B));
   plan.num_chunks = rows_per_clip > 0 ? (p.B + plan.clips_per_chunk - 1) / plan.clips_per_chunk : 0;
@@ -80,18 +84,19 @@ TemporalAttentionPlan temporal_attention_plan(const TemporalAttentionDeviceArgs<
     if (!folds_values) plan.w_out = take(p.C * plan.inner * elem);
   }
   if (folds_values) plan.values = take(p.N * p.C * plan.h_pitch * elem);
-  if (stores_heads && p.D % 16 != 0) plan.w_rows = take(plan.qkv_heads.columns() * plan.h_pitch * elem);
+  if (stores_heads && p.D % 16 != 0) plan.w_rows = take(plan.qkv_columns * plan.h_pitch * elem);
   plan.rotary = take(p.T * plan.num_pairs * 2 * 4);
   plan.bias = take(p.N * p.T * p.T * 4);
   if (folds_values) return plan;
   plan.h = take(rows * plan.h_pitch * elem);
   plan.qkv = take(rows * plan.qkv_pitch * elem);
-  plan.o = take(rows * plan.o_pitch * elem);
+  (stores_heads ? plan.prob : plan.o) = take(rows * o_or_prob * elem);
   std::int64_t linear_bytes = 0;
   const std::int64_t clips_of_last_chunk = p.B - (plan.num_chunks - 1) * plan.clips_per_chunk;
   for (const std::int64_t num_rows : {rows, clips_of_last_chunk * rows_per_clip}) {
     for (const LinearSize& size :
-         {LinearSize{.P = num_rows, .I = p.C, .O = plan.qkv_heads.columns()},
+         {LinearSize{.P = num_rows, .I = p.C, .O = plan.qkv_columns},
+          LinearSize{.P = num_rows, .I = p.C, .O = plan.qkv_heads.columns()},
           LinearSize{.P = num_rows, .I = plan.o_heads.columns(), .O = p.C}}) {
       linear_bytes = std::max(linear_bytes, linear_fwd_workspace_bytes<Elem>(size));
       if (!backward) continue;
@@ -102,7 +107,13 @@ TemporalAttentionPlan temporal_attention_plan(const TemporalAttentionDeviceArgs<
   plan.linear = take(linear_bytes);
   if (!backward) return plan;
   plan.d_w_qkv = take(plan.qkv_heads.columns() * plan.h_pitch * 4);
-  plan.d_w_out = take(p.C * plan.o_pitch * 4);
+  if (stores_heads) {
+    const std::int64_t of_split = p.N * p.C * plan.h_pitch * 4;
+    plan.value_sums = take(temporal_value_splits(p.N, p.fused_blocks) * of_split);
+    plan.value_total = take(of_split);
+  } else {
+    plan.d_w_out = take(p.C * plan.o_pitch * 4);
+  }
   plan.d_gamma = take(p.C * 4);
   plan.d_bias_partials = take(plan.num_partials * p.N * p.T * p.T * 4);
   plan.d_bias = take(p.N * p.T * p.T * 4);

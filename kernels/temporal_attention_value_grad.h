@@ -1,0 +1,46 @@
+// kernels/temporal_attention_value_grad.h -- gradients of the weights that values pass in temporal attention, on a
+// device: behind temporal_fused_bwd
+//
+// v = h w_v^T, o = P v and y = x + o w_o^T are linear, so a head's weights can be applied behind the sum over the
+// positions: sum = (P h)^T d_y, [C,C], then d_w_o = sum^T w_v^T and d_w_v^T = sum w_o.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/device/backend.h"
+#include "kernels/rows.h"
+
+namespace avid::kernels {
+
+/// Heads that a block of temporal_value_sums has.
+inline constexpr int kValueGradHeads = 2;
+
+/// By how many the pixels are divided, so that there are at most `most_blocks` blocks, or one per pair of heads.
+constexpr std::int64_t temporal_value_splits(std::int64_t N, std::int64_t most_blocks) {
+  const std::int64_t splits = N > 0 ? most_blocks / ((N + kValueGradHeads - 1) / kValueGradHeads) : 1;
+  return splits > 1 ? splits : 1;
+}
+
+/// Operands: what the fused backward pass read and wrote. T is 8; there is a pixel, B * S > 0.
+struct TemporalValueGradArgs {
+  std::int64_t B = 0, S = 0, C = 0, N = 0, D = 0;
+  Rows<const BFloat16> h, d_y;     ///< [B*8*S,C], zeros up to whole chunks
+  const BFloat16* prob = nullptr;  ///< [B*S][N][8][8]
+  std::int64_t splits = 0;         ///< by how many the pixels are divided (temporal_value_splits)
+  float* sums = nullptr;           ///< [splits][N][C][C rounded up to 8]: sum of (P h)^T d_y over the pixels
+  bool first = true;               ///< sums are set; else they are added to
+};
+
+/// The sums over the pixels of these clips. The same bits in every run. Throws std::invalid_argument for sizes without
+/// a fused kernel (temporal_fused_kernel).
+template <class Backend>
+void temporal_value_sums(const Stream& stream, const TemporalValueGradArgs& p);
+
+/// d_w_v [N*D,C] and d_w_o [C,N*D], either of which may be absent, from p.sums. w_v [N*D,C] and w_o [C,N*D] are the
+/// weights in their own order; total: [N][C][C rounded up to 8], working memory.
+template <class Backend>
+void temporal_value_weight_grads(
+    const Stream& stream, const TemporalValueGradArgs& p, Rows<const BFloat16> w_v, Rows<const BFloat16> w_o,
+    float* total, Rows<float> d_w_v, Rows<float> d_w_o);
+
+}  // namespace avid::kernels
