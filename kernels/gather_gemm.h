@@ -72,6 +72,7 @@ struct GatherGemm {
   GatherAxis t, y, x;
   bool adjoint = false;  ///< gathers for the transpose of the convolution (its data gradient)
   ChunkRows<const Elem> source[2];
+  int source_channels[2] = {0, 0};  ///< that are not gaps; 0: all of the chunks
 
   // Weight chunk of (n, s, k, c): n*weight_row + weight_source[s] + k*weight_tap[s] + c; zero for n >= num_weight_rows.
   const Elem* weights = nullptr;

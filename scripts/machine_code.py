@@ -226,7 +226,8 @@ def loop_per_tensor(text, sm90):
     """Instructions per tensor-core instruction in the loop that has the most of these; 0 without one.
 
     A loop of a constant number of turns counts as if it were unrolled. The loop reported is an innermost one of those
-    whose number of turns is not known; of a kernel without such, the outermost with tensor-core instructions.
+    whose number of turns is not known; of a kernel without such, the outermost with tensor-core instructions. Of loops
+    that have equally many the one with the fewest others: what they do beside is for some steps only.
     """
     code = Code(text, sm90)
     loops = code.loops()
@@ -249,7 +250,7 @@ def loop_per_tensor(text, sm90):
         hot = [a for a in open_loops if not any(b.blocks < a.blocks for b in open_loops)]
     if not hot:
         return 0.0
-    tensor, total = max(weights[id(loop)] for loop in hot)
+    tensor, total = max((weights[id(loop)] for loop in hot), key=lambda weight: (weight[0], -weight[1]))
     return round(total / tensor, 1)
 
 

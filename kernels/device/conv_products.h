@@ -86,6 +86,7 @@ void forward(
   p.source[1] = chunk_rows(op, "x2", x2, s.I2);
   check_source(op, "x", p.source[0], s.in_positions());
   check_source(op, "x2", p.source[1], s.in_positions());
+  p.source_channels[0] = static_cast<int>(s.I), p.source_channels[1] = static_cast<int>(s.I2);
   p.num_weight_rows = static_cast<int>(s.O);
   const int chunks = static_cast<int>(chunks_of<Elem>(s.I)), chunks2 = static_cast<int>(chunks_of<Elem>(s.I2));
   if (packs_forward_weights<Elem>(s)) {
@@ -126,6 +127,7 @@ GatherGemm<Elem> forward_shape(const char* op, const Conv3dSize& s) {
   set_axes(p, axes_of(op, s, false));
   p.source[0].chunks = static_cast<int>(chunks_of<Elem>(s.I));
   p.source[1].chunks = static_cast<int>(chunks_of<Elem>(s.I2));
+  p.source_channels[0] = static_cast<int>(s.I), p.source_channels[1] = static_cast<int>(s.I2);
   p.out[0].chunks = static_cast<int>(chunks_of<Elem>(s.O));
   p.norm = row_norm<Elem>(s);
   return p;
@@ -167,6 +169,7 @@ void adjoint(
   p.adjoint = true;
   p.source[0] = chunk_rows(op, "d_out", d_out, s.O);
   check_source(op, "d_out", p.source[0], s.out_positions());
+  p.source_channels[0] = static_cast<int>(s.O);
   p.weights = pack.to;
   p.weight_row = static_cast<std::uint32_t>(pack.to_row_chunks());
   p.weight_tap[0] = static_cast<int>(chunks_of<Elem>(s.O));
@@ -188,6 +191,7 @@ GatherGemm<Elem> adjoint_shape(const char* op, const Conv3dSize& s) {
   set_axes(p, axes_of(op, s, true));
   p.adjoint = true;
   p.source[0].chunks = static_cast<int>(chunks_of<Elem>(s.O));
+  p.source_channels[0] = static_cast<int>(s.O);
   p.out[0].chunks = static_cast<int>(chunks_of<Elem>(s.I));
   return p;
 }

@@ -45,12 +45,21 @@ struct HaloPlan {
   int plane = 0;             ///< positions between planes of one chunk each: odd, so that copies meet all banks
   int planes_per_pass = 0, passes = 1;    ///< chunks of both sources that are in shared memory at a time
   int entries_per_pass = 0, entries = 0;  ///< steps of two chunks of the inner dimension, padded to whole stages
-  int copies_per_step = 0;                ///< rows that a thread of a ring copies beside a step
-  int planes = 0;                         ///< of a ring: one per chunk and class of source positions
   std::size_t tile_bytes = 0, shared_bytes = 0;
+
+  // Of a ring only.
+  int copies_per_step = 0;        ///< rows that a thread copies beside a step
+  int whole[2] = {0, 0};          ///< chunks of each source that are planes; one more may be a tail
+  int planes = 0;                 ///< one per whole chunk and class of source positions
+  int tails = 0, tail_words = 2;  ///< one per tail and class; words of 4 bytes that are copied together, all of a tail
+  int whole_entries = 0;          ///< the entries behind these are words
+  int words = 0;                  ///< of the inner dimension: four instead of a chunk, the last ones none
+  int ring_bytes = 0;             ///< of the tile, before the tails
+
+  constexpr int ring_entries() const { return (entries + 1) / 2 * 2; }  ///< in whole steps
 };
 
-inline constexpr int kHaloEntryBytes = 16, kRingPlaneBytes = 8;
+inline constexpr int kHaloEntryBytes = 16, kRingPlaneBytes = 8, kRingWordBytes = 12, kEntryWords = 8;
 inline constexpr const char* kNoHalo =
     "gather_gemm: halo tile: expected a window in a plane with stride 1, a result as large as its source, and channels "
     "that fit into shared memory | choose another tile";
@@ -119,13 +128,13 @@ constexpr RingAxis ring_axis(const GatherAxis& a, bool adjoint, int c) {
   return {a.taps / a.stride, adjoint ? far : -far, adjoint ? -1 : 1, first_tap, a.stride};
 }
 
-/// The plan for a kernel whose blocks own needs.BM results, and which takes planes in groups of kRingPlanes ("passes"):
-/// while one is multiplied the next is copied into the other half of the tile, some rows beside each step, `ahead`
-/// steps before it is read at the latest. Pitch 0 unless this is a window in a plane whose taps are a multiple of its
-/// stride, more than one of each class, whose result is the stride's part of its source (the adjoint's: as many times
-/// as large), and the tile fits.
+/// The words of 4 bytes that are used of the last chunk of so many channels, where those are half of it or less: then
+/// it is a *tail*, of which a ring keeps these alone and multiplies them at several taps at once. 0: all whole.
+constexpr int tail_words(int channels) { return channels % 8 <= 4 ? (channels % 8 + 1) / 2 : 0; }
+
+/// halo_ring_plan with tails or without.
 template <class Problem>
-HaloPlan halo_ring_plan(const Problem& p, const HaloNeeds& needs, int ahead) {
+HaloPlan halo_ring_plan(const Problem& p, const HaloNeeds& needs, int ahead, bool with_tails) {
   HaloPlan h;
   const auto fits = [&](const GatherAxis& a) {
     return a.taps % a.stride == 0 &&
@@ -143,11 +152,20 @@ HaloPlan halo_ring_plan(const Problem& p, const HaloNeeds& needs, int ahead) {
     return HaloAxis{p.adjoint ? a.source : a.result, a.taps / a.stride, 0, 0};
   };
   h.y = reach(p.y, 0), h.x = reach(p.x, 1);
-  const int taps = h.y.taps * h.x.taps, chunks = p.source[0].chunks + p.source[1].chunks;
+  const int taps = h.y.taps * h.x.taps, classes = p.adjoint ? 1 : p.y.stride * p.x.stride;
   const std::int64_t W = h.x.extent, H = h.y.extent, pitch = W + std::max(before[1], behind[1]);
   h.rows = h.y.extent + std::max(before[0], behind[0]);
   h.M = std::int64_t{p.B} * p.t.source * h.rows * pitch;
-  if (taps < 2 || chunks == 0 || h.M >= (std::int64_t{1} << 31) - (1 << 20)) return h;
+  int most_words = 0;
+  for (int s = 0; s < 2; ++s) {
+    const int words = with_tails ? tail_words(p.source_channels[s]) : 0;
+    h.whole[s] = p.source[s].chunks - (words > 0 ? 1 : 0);
+    h.tails += words > 0 ? classes : 0;
+    most_words = std::max(most_words, words);
+  }
+  h.tail_words = most_words == 1 ? 1 : 2;
+  h.planes = (h.whole[0] + h.whole[1]) * classes;
+  if (taps < 2 || h.planes == 0 || h.M >= (std::int64_t{1} << 31) - (1 << 20)) return h;
   // Ends of rows and of frames that BM results can pass, wherever a block begins.
   const auto ends = [&](std::int64_t length) {
     return (length - std::gcd<std::int64_t>(needs.BM, length) + needs.BM - 1) / length;
@@ -155,23 +173,38 @@ HaloPlan halo_ring_plan(const Problem& p, const HaloNeeds& needs, int ahead) {
   const std::int64_t lead = before[0] * pitch + before[1], needed = needs.BM + ends(W) * (pitch - W) +
                                                                     ends(W * H) * (h.rows - H) * pitch + lead +
                                                                     behind[0] * pitch + behind[1];
-  h.planes = chunks * (p.adjoint ? 1 : p.y.stride * p.x.stride);
   h.passes = (h.planes + kRingPlanes - 1) / kRingPlanes;
   if (needed > (1 << 20) || (h.passes > 1 && taps < ahead)) return h;
   h.lead = static_cast<int>(lead), h.needed = static_cast<int>(needed);
   h.plane = (h.needed + 5) / 8 * 8 + 2;  // 2 modulo 8: copies of two rows of four planes meet all banks
   h.planes_per_pass = std::min(h.planes, kRingPlanes);
   h.entries_per_pass = kRingPlanes / 2 * taps;
+  // Of the last group the pairs of planes, then pairs of taps of a plane that is left, then its last tap and the tails.
   const int left = h.planes - (h.passes - 1) * kRingPlanes;
-  h.entries = (h.passes - 1) * h.entries_per_pass + left / 2 * taps + left % 2 * ((taps + 1) / 2);
-  h.entries += h.entries % 2;
+  h.whole_entries = (h.passes - 1) * h.entries_per_pass + left / 2 * taps + left % 2 * (taps / 2);
+  h.words = left % 2 * (taps % 2) * 4 + h.tails * taps * h.tail_words;
+  const int word_entries = (h.words + kEntryWords - 1) / kEntryWords;
+  h.entries = h.whole_entries + word_entries;
   const int copies = (h.needed + needs.rows_per_copy - 1) / needs.rows_per_copy, steps = taps - ahead + 1;
   h.copies_per_step = h.passes > 1 ? (copies + steps - 1) / steps : 0;
-  h.tile_bytes = std::max(std::size_t{16} * std::min(h.planes, 2 * kRingPlanes) * h.plane, needs.least_tile_bytes);
-  h.shared_bytes = h.tile_bytes + needs.other_bytes + (h.needed + 3) / 4 * 16 + (h.planes + 1) / 2 * 16 +
-                   std::size_t{kHaloEntryBytes} * h.entries;
+  h.ring_bytes = 16 * std::min(h.planes, 2 * kRingPlanes) * h.plane;
+  const int tail_chunks = (h.tails * h.tail_words * h.needed + 3) / 4;
+  h.tile_bytes = std::max(static_cast<std::size_t>(h.ring_bytes + 16 * tail_chunks), needs.least_tile_bytes);
+  h.shared_bytes = h.tile_bytes + needs.other_bytes + (h.needed + 3) / 4 * 16 + (h.planes + h.tails + 1) / 2 * 16 +
+                   std::size_t{kHaloEntryBytes} * h.ring_entries() + kEntryWords * kRingWordBytes * word_entries;
   if (h.shared_bytes <= needs.limit_bytes) h.pitch = static_cast<int>(pitch);
   return h;
+}
+
+/// The plan for a kernel whose blocks own needs.BM results, and which takes planes in groups of kRingPlanes ("passes"):
+/// while one is multiplied the next is copied into the other half of the tile, some rows beside each step, `ahead`
+/// steps before it is read at the latest. Pitch 0 unless this is a window in a plane whose taps are a multiple of its
+/// stride, more than one of each class, whose result is the stride's part of its source (the adjoint's: as many times
+/// as large), and the tile fits. Tails where they fit.
+template <class Problem>
+HaloPlan halo_ring_plan(const Problem& p, const HaloNeeds& needs, int ahead) {
+  const HaloPlan h = halo_ring_plan(p, needs, ahead, true);
+  return h.pitch > 0 ? h : halo_ring_plan(p, needs, ahead, false);
 }
 
 }  // namespace avid::kernels

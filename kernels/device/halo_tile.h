@@ -51,42 +51,90 @@ AVID_DEVICE int raster_row(const HaloPlan& h, int q) {
 
 // ---- a ring (halo_ring_plan) ----
 
-/// Entry i of the group of planes from `first_plane` on, as halo_entry; the adjoint's of one phase.
+/// A chunk of a source, at the source positions of a class: what a plane holds, or a tail.
+struct RingChunk {
+  int of_class, source, chunk;
+};
+AVID_DEVICE RingChunk ring_chunk(const HaloPlan& h, int plane) {
+  const int chunks = h.whole[0] + h.whole[1], c = plane % chunks, source = c < h.whole[0] ? 0 : 1;
+  return {plane / chunks, source, c - source * h.whole[0]};
+}
 template <class Elem>
-AVID_DEVICE HaloEntry ring_entry(const GatherGemm<Elem>& p, const HaloPlan& h, int phase, int first_plane, int i) {
-  const int taps = h.y.taps * h.x.taps, chunks = p.source[0].chunks + p.source[1].chunks;
+AVID_DEVICE RingChunk tail_chunk(const GatherGemm<Elem>& p, const HaloPlan& h, int tail) {
+  const bool first = h.whole[0] < p.source[0].chunks, both = first && h.whole[1] < p.source[1].chunks;
+  const int source = both ? tail % 2 : first ? 0 : 1;
+  return {both ? tail / 2 : tail, source, h.whole[source]};
+}
+
+/// A chunk at a tap of its class: how many positions from a row's own, and which chunk in a row of weights.
+struct RingTap {
+  int distance, weight;
+};
+template <class Elem>
+AVID_DEVICE RingTap ring_tap(const GatherGemm<Elem>& p, const HaloPlan& h, int phase, const RingChunk& c, int tap) {
+  const int which = p.adjoint ? phase : c.of_class, iy = tap / h.x.taps, ix = tap % h.x.taps;
+  const RingAxis y = ring_axis(p.y, p.adjoint, which / p.x.stride), x = ring_axis(p.x, p.adjoint, which % p.x.stride);
+  const int number = (y.first_tap + y.tap_step * iy) * p.x.taps + x.first_tap + x.tap_step * ix;
+  return {
+      h.lead + (y.offset + y.direction * iy) * h.pitch + x.offset + x.direction * ix,
+      p.weight_source[c.source] + number * p.weight_tap[c.source] + c.chunk};
+}
+
+/// Positions from the beginning of the tile to that of a plane: groups take turns in its halves.
+AVID_DEVICE int ring_place(const HaloPlan& h, int plane) { return plane % (2 * kRingPlanes) * h.plane; }
+
+/// Entry i < h.whole_entries, as halo_entry; the adjoint's of one phase.
+template <class Elem>
+AVID_DEVICE HaloEntry ring_entry(const GatherGemm<Elem>& p, const HaloPlan& h, int phase, int i) {
+  const int taps = h.y.taps * h.x.taps, first_plane = i / h.entries_per_pass * kRingPlanes;
   const int planes = min(kRingPlanes, h.planes - first_plane), paired = planes / 2 * taps;
+  i %= h.entries_per_pass;
   struct Place {
     int position, weight;
   };
   const auto place = [&](int plane, int tap) {
-    const int of_class = (first_plane + plane) / chunks, c = (first_plane + plane) % chunks;
-    const int which = p.adjoint ? phase : of_class, source = c < p.source[0].chunks ? 0 : 1;
-    const RingAxis y = ring_axis(p.y, p.adjoint, which / p.x.stride), x = ring_axis(p.x, p.adjoint, which % p.x.stride);
-    const int iy = tap / h.x.taps, ix = tap % h.x.taps;
-    const int number = (y.first_tap + y.tap_step * iy) * p.x.taps + x.first_tap + x.tap_step * ix;
-    return Place{
-        plane * h.plane + h.lead + (y.offset + y.direction * iy) * h.pitch + x.offset + x.direction * ix,
-        p.weight_source[source] + number * p.weight_tap[source] + c - source * p.source[0].chunks};
+    const RingTap t = ring_tap(p, h, phase, ring_chunk(h, first_plane + plane), tap);
+    return Place{ring_place(h, first_plane + plane) + t.distance, t.weight};
   };
-  Place a{h.lead, -1}, b{h.lead, -1};  // past the end
-  if (i < paired) {
-    // Neighbours in the inner dimension are neighbours in a row of weights: whole sectors of memory.
-    const int plane = i % (planes / 2) * 2, tap = i / (planes / 2);
-    a = place(plane, tap), b = place(plane + 1, tap);
-  } else if (const int tap = (i - paired) * 2; planes % 2 != 0 && tap < taps) {
-    a = place(planes - 1, tap);
-    b = tap + 1 < taps ? place(planes - 1, tap + 1) : Place{a.position, -1};
-    if (b.position < a.position)
-      return HaloEntry{
-          static_cast<std::uint32_t>(b.position),
-          static_cast<std::uint32_t>(a.position - b.position),
-          {b.weight, a.weight}};  // distances are not negative
-  }
+  // Neighbours in the inner dimension are neighbours in a row of weights: whole sectors of memory.
+  const int plane = i < paired ? i % (planes / 2) * 2 : planes - 1;
+  const int tap = i < paired ? i / (planes / 2) : (i - paired) * 2;
+  const Place one = place(plane, tap), other = i < paired ? place(plane + 1, tap) : place(plane, tap + 1);
+  const bool in_order = one.position <= other.position;  // distances are not negative
+  const Place &a = in_order ? one : other, &b = in_order ? other : one;
   return {
       static_cast<std::uint32_t>(a.position),
       static_cast<std::uint32_t>(b.position - a.position),
       {a.weight, b.weight}};
+}
+
+/// Two channels of the inner dimension. A row's position, 16 bytes each, shifted right, and `at` name their bytes in
+/// the tile.
+struct RingWord {
+  std::uint32_t at;
+  int shift;
+  int weight;  ///< word in a row of weights; negative: none
+};
+
+/// Word i of the entries from h.whole_entries on: four of the last tap of a plane that no other is paired with, then
+/// every tail at all taps.
+template <class Elem>
+AVID_DEVICE RingWord ring_word(const GatherGemm<Elem>& p, const HaloPlan& h, int phase, int i) {
+  const bool none = i >= h.words;
+  if (none) i = h.words - 1;  // a number that this row is made of in any case, times zero
+  const int taps = h.y.taps * h.x.taps, of_planes = h.words - h.tails * taps * h.tail_words;
+  if (i < of_planes) {
+    const RingTap t = ring_tap(p, h, phase, ring_chunk(h, h.planes - 1), taps - 1);
+    const int position = ring_place(h, h.planes - 1) + t.distance;
+    return {static_cast<std::uint32_t>(position * 16 + i * 4), 0, none ? -1 : t.weight * 4 + i};
+  }
+  i -= of_planes;
+  const int word = i % h.tail_words, tap = i / h.tail_words % taps, tail = i / h.tail_words / taps;
+  const RingTap t = ring_tap(p, h, phase, tail_chunk(p, h, tail), tap);
+  const int position = tail * h.needed + t.distance;
+  return {
+      static_cast<std::uint32_t>(h.ring_bytes + (position * h.tail_words + word) * 4), h.tail_words == 1 ? 2 : 1,
+      none ? -1 : t.weight * 4 + word};
 }
 
 /// The position of row m of a phase, counting from the first of all frames.
@@ -104,19 +152,15 @@ AVID_DEVICE int ring_source_row(const GatherGemm<Elem>& p, const HaloPlan& h, in
   return line * p.y.stride * p.x.source + x * p.x.stride;
 }
 
-/// Where a plane's chunks lie: `chunk` chunks from a position's row of the first class on, modulo 2^32.
+/// Where the chunks of a plane or tail lie: `chunk` chunks from a position's row of the first class on, modulo 2^32.
 struct alignas(kRingPlaneBytes) RingPlane {
   std::uint32_t chunk;
   int source;
 };
 template <class Elem>
-AVID_DEVICE RingPlane ring_plane(const GatherGemm<Elem>& p, int plane) {
-  const int chunks = p.source[0].chunks + p.source[1].chunks, which = plane / chunks, c = plane % chunks;
-  const int source = c < p.source[0].chunks ? 0 : 1, row = which / p.x.stride * p.x.source + which % p.x.stride;
-  return {
-      static_cast<std::uint32_t>(row) * p.source[source].pitch +
-          static_cast<std::uint32_t>(c - source * p.source[0].chunks),
-      source};
+AVID_DEVICE RingPlane ring_plane(const GatherGemm<Elem>& p, const RingChunk& c) {
+  const int row = c.of_class / p.x.stride * p.x.source + c.of_class % p.x.stride;
+  return {static_cast<std::uint32_t>(row) * p.source[c.source].pitch + static_cast<std::uint32_t>(c.chunk), c.source};
 }
 
 /// The result's row of row m of a phase.

@@ -65,16 +65,18 @@ constexpr BlockDemand gathered_demand(const GatherGemm<Elem>& p, std::int64_t N)
       .fetched = steps * (Tile::BM * piece_bytes(p.source[0].chunks) + columns * piece_bytes(taps * chunks))};
 }
 
-/// A block of gather_gemm_halo.
+/// A block of gather_gemm_halo. Words come in pieces of 4 or 8 bytes, of a sector each.
 template <class Tile, class Elem>
 constexpr BlockDemand halo_demand(const GatherGemm<Elem>& p, std::int64_t N, const HaloPlan& h) {
   const int taps = p.y.taps * p.x.taps, chunks = p.source[0].chunks + p.source[1].chunks;
-  const double steps = h.entries / 2.0, pieces = static_cast<double>(h.needed) * h.planes / 4;
+  const double pieces = static_cast<double>(h.needed) * h.planes / 4, tails = static_cast<double>(h.needed) * h.tails;
+  const double whole = h.whole_entries / 2.0, words = static_cast<double>(h.words) / h.tail_words;
   const double columns = std::min<double>(Tile::BN, N);
   return {
-      .steps = steps,
-      .copied = pieces * 64 + steps * 64 * Tile::BN,
-      .fetched = pieces * piece_bytes(p.source[0].chunks) + steps * columns * piece_bytes(taps * chunks)};
+      .steps = h.entries / 2.0,
+      .copied = pieces * 64 + tails * 4 * h.tail_words + h.entries * 32 * Tile::BN,
+      .fetched = pieces * piece_bytes(p.source[0].chunks) + whole * columns * piece_bytes(taps * chunks) +
+                 (tails + words * columns) * 32};
 }
 
 }  // namespace avid::kernels

@@ -125,9 +125,11 @@ TEST_CASE("gather_gemm_halo/ring/the copy in shared memory has the raster, the b
   CHECK(h.needed == 10 + 64 + 7 + 9 + 10);
   CHECK(h.plane == 106);  // 2 modulo 8
   CHECK(h.passes == 1);
-  CHECK(h.entries == 14);  // 9 of the pair of planes, 5 pairs of taps of the third
+  CHECK(h.whole_entries == 13);  // 9 of the pair of planes, 4 pairs of taps of the third
+  CHECK(h.words == 4);           // its ninth tap
+  CHECK(h.entries == 14);
   CHECK(h.tile_bytes == 3 * 106 * 16);
-  CHECK(h.shared_bytes == 3 * 106 * 16 + 1000 + 100 * 4 + 2 * 16 + 14 * 16);
+  CHECK(h.shared_bytes == 3 * 106 * 16 + 1000 + 100 * 4 + 2 * 16 + 14 * 16 + 8 * 12);
   CHECK(h.copies_per_step == 0);
   ring.limit_bytes = h.shared_bytes;
   CHECK(plan(plane_product()).pitch == 9);
@@ -144,7 +146,8 @@ TEST_CASE("gather_gemm_halo/ring/the copy in shared memory has the raster, the b
   const kernels::HaloPlan d = plan(deep);
   CHECK(d.passes == 4);
   CHECK(d.entries_per_pass == 18);
-  CHECK(d.entries == 3 * 18 + 6);  // 5 pairs of taps of the last plane, a whole step
+  CHECK(d.entries == 3 * 18 + 5);  // 5 pairs of taps of the last plane
+  CHECK(d.ring_entries() == 60);   // half of the last step is nothing
   CHECK(d.tile_bytes == 8 * 106 * 16);
   CHECK(d.copies_per_step == 1);  // 7 turns of 16 rows in 8 of 9 steps
   ring.rows_per_copy = 8;
@@ -178,6 +181,74 @@ TEST_CASE("gather_gemm_halo/ring/the copy in shared memory has the raster, the b
   CHECK(s.entries == 4 + 2);
 }
 
+TEST_CASE("gather_gemm_halo/ring/tails are kept as words, and multiplied at several taps at once") {
+  CHECK(kernels::tail_words(0) == 0);
+  CHECK(kernels::tail_words(8) == 0);
+  CHECK(kernels::tail_words(9) == 1);
+  CHECK(kernels::tail_words(90) == 1);
+  CHECK(kernels::tail_words(11) == 2);
+  CHECK(kernels::tail_words(100) == 2);
+  CHECK(kernels::tail_words(13) == 0);
+  CHECK(kernels::tail_words(15) == 0);
+
+  kernels::HaloNeeds ring = needs(100000);
+  ring.rows_per_copy = 16;
+  kernels::GatherGemm<bf16> p = plane_product();
+  p.source_channels[0] = 10, p.source_channels[1] = 4;  // a chunk and a word; two words
+  kernels::HaloPlan h = kernels::halo_ring_plan(p, ring, 2);
+  CHECK(h.whole[0] == 1);
+  CHECK(h.whole[1] == 0);
+  CHECK(h.planes == 1);
+  CHECK(h.tails == 2);
+  CHECK(h.tail_words == 2);
+  CHECK(h.whole_entries == 4);      // pairs of taps of the one plane
+  CHECK(h.words == 4 + 2 * 9 * 2);  // its last tap, two tails of two words at nine
+  CHECK(h.entries == 4 + 5);
+  CHECK(h.ring_bytes == 106 * 16);
+  CHECK(h.tile_bytes == 106 * 16 + 2 * 100 * 8);
+  CHECK(h.shared_bytes == h.tile_bytes + 1000 + 100 * 4 + 2 * 16 + 10 * 16 + 5 * 8 * 12);
+  p.source_channels[0] = 16, p.source_channels[1] = 5;  // no tails
+  h = kernels::halo_ring_plan(p, ring, 2);
+  CHECK(h.tails == 0);
+  CHECK(h.planes == 3);
+  p.source[0].chunks = 1, p.source[1].chunks = 0;
+  p.source_channels[0] = 3, p.source_channels[1] = 0;  // nothing else: a plane
+  h = kernels::halo_ring_plan(p, ring, 2);
+  CHECK(h.tails == 0);
+  CHECK(h.planes == 1);
+  CHECK(h.pitch == 9);
+  p.source[0].chunks = 9, p.source_channels[0] = 66;  // the words are beside a ring that is full
+  h = kernels::halo_ring_plan(p, ring, 2);
+  CHECK(h.tails == 1);
+  CHECK(h.planes == 8);
+  ring.limit_bytes = h.shared_bytes - 1;
+  h = kernels::halo_ring_plan(p, ring, 2);
+  CHECK(h.tails == 0);  // another plane takes its turn in the ring
+  CHECK(h.planes == 9);
+  CHECK(h.pitch == 9);
+
+  // The networks' layers: 9 taps of 90 channels are 50.6 entries of 16, of whole chunks 54.
+  const auto entries = [](int channels, int channels2, int taps) {
+    kernels::GatherGemm<bf16> q;
+    q.B = 8;
+    q.y = q.x = {.source = 64, .result = 64, .taps = taps, .stride = 1, .padding = taps / 2};
+    q.source_channels[0] = channels, q.source_channels[1] = channels2;
+    for (int s = 0; s < 2; ++s) q.source[s].chunks = (q.source_channels[s] + 7) / 8;
+    const kernels::HaloPlan plan =
+        kernels::halo_ring_plan(q, kernels::halo_needs<kernels::GemmTile<256, 104, 64, 104, 3>>(), 2);
+    CHECK(plan.pitch > 0);
+    return plan.entries;
+  };
+  CHECK(entries(90, 0, 3) == 51);
+  CHECK(entries(90, 90, 3) == 102);
+  CHECK(entries(100, 0, 3) == 57);
+  CHECK(entries(100, 100, 3) == 113);
+  CHECK(entries(180, 0, 3) == 102);
+  CHECK(entries(200, 0, 3) == 113);
+  CHECK(entries(9, 0, 7) == 31);
+  CHECK(entries(12, 0, 7) == 37);
+}
+
 TEST_CASE("gather_gemm_halo/line/around a tile") {
   for (const std::int64_t W : {1, 255, 256, 257})
     check_product<bf16>({.W = W, .I = 20, .I2 = 9, .N = 58}, kFirstHaloMmaTile);
@@ -191,7 +262,8 @@ TEST_CASE("gather_gemm_halo/every_tile") {
       check_product<bf16>({.W = Tile::BM + 1, .I = 20, .I2 = 9, .N = Tile::BN + 2}, tile);
       check_conv(5, 21, 3, 1, 1, 50, 0, Tile::BN, tile);
       check_conv(19, 8, 3, 1, 1, 90, 90, 10, tile);
-      check_conv(9, 8, 7, 1, 3, 4, 3, 10, tile);  // input convolution
+      check_conv(9, 8, 7, 1, 3, 4, 3, 10, tile);
+      check_conv(9, 8, 7, 1, 3, 9, 0, 10, tile);  // input convolution
     });
 }
 
@@ -209,6 +281,13 @@ TEST_CASE("gather_gemm_halo/convolutions") {
   check_conv(8, 8, 3, 1, 1, 180, 0, 180, tile_of(128, 184));
   check_conv(7, 5, 3, 1, 1, 200, 0, 200, tile_of(128, 200));
   check_conv(8, 8, 3, 1, 1, 320, 330, 20, kFirstHaloMmaTile);
+  for (const std::int64_t left : {1, 2, 3, 4, 5}) {  // channels of the last chunk of a source, or of both
+    check_conv(7, 9, 3, 1, 1, 16 + left, 0, 32 + left, kFirstHaloMmaTile);
+    check_conv(7, 9, 3, 1, 1, 8 + left, 16, 20, kFirstHaloMmaTile);
+    check_conv(7, 9, 3, 1, 1, 8, left, 20, wide);
+    check_conv(7, 9, 3, 1, 1, left, 40 + left, 20, kFirstHaloMmaTile);
+    check_conv(7, 9, 5, 1, 2, 24 + left, 1, 20, wide);
+  }
 }
 
 TEST_CASE("gather_gemm_halo/strides/classes of source positions, phases of the adjoint") {

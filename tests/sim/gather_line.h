@@ -61,6 +61,7 @@ void check_product(const Line& line, int tile) {
   line.set_axes(p);
   p.source[0] = kernels::chunk_rows("test", "x", x.rows(), line.I);
   p.source[1] = kernels::chunk_rows("test", "x2", x2.rows(), line.I2);
+  p.source_channels[0] = static_cast<int>(line.I), p.source_channels[1] = static_cast<int>(line.I2);
   p.weights = pack.to;
   p.weight_row = static_cast<std::uint32_t>(pack.to_row_chunks());
   p.weight_tap[0] = p.source[0].chunks, p.weight_tap[1] = p.source[1].chunks;
