@@ -161,6 +161,8 @@ struct HaloMmaTiles : TileList<
     TileEntry<75, 256, 104, 64, 104, 3>,  // C = 100, 200
     TileEntry<75, 192, 104, 48, 104, 3>,
     TileEntry<75, 192,  80, 48,  80, 3>,
+    TileEntry<75, 160,  96, 80,  48, 3>,  // C = 180, 200 of 16 clips: 410 blocks at 16x16, of 432 in two waves
+    TileEntry<75, 160, 112, 80,  56, 3>,
     TileEntry<75, 192, 120, 48, 120, 3>,  // C = 360, 720
     TileEntry<75, 128, 104, 32, 104, 3>,
     TileEntry<75, 128, 184, 32, 184, 3>,  // C = 180, whole rows

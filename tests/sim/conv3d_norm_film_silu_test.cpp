@@ -28,8 +28,12 @@ TEST_CASE("conv3d_norm_film_silu/every_tile_of_mma") {
   CHECK(seen == 7);
   using HaloTiles = kernels::HaloMmaTiles;
   for (int i = 0; i < HaloTiles::kCount; ++i)
-    HaloTiles::with(
-        i, [&]<class Tile>() { check_norm(frames_past(Tile::BM, Tile::BN - 3, 3), kFirstHaloMmaTile + i); });
+    HaloTiles::with(i, [&]<class Tile>() {
+      if (Tile::kWarpsN > 1) return;
+      check_norm(frames_past(Tile::BM, Tile::BN - 3, 3), kFirstHaloMmaTile + i);
+      ++seen;
+    });
+  CHECK(seen == 17);
 }
 
 TEST_CASE("conv3d_norm_film_silu/widths") {
