@@ -15,12 +15,14 @@
 //           as in gather_gemm. d_bias: 6e-7 off for 40,000 positive terms in one split, 1.6e-5 with 128x184 (simulator)
 // Limits    those of gather_gemm; tile and splits by shape and kind of device (gather_weight_grad.cpp)
 // Compiled  nvcc 13, no spills, at most 254 registers; instructions per mma in the loop, bf16, sm_80: 448x96 3.6;
-//           128x184 3.3; 128x128 3.8; 128x104 4.5; 128x96 4.8; 128x56 7.1. About 80 instructions of it write windows,
-//           every fourth step only (448x96: every eighth)
+//           384x96 3.8; 128x184 3.3; 128x128 3.8; 128x104 4.5; 128x96 4.8; 128x56 7.1. About 80 instructions of it
+//           write windows, every fourth step only (448x96, 384x96: every eighth)
 // Counted   90 of 318 instructions saved (128x128, sm_80): windows multiplied once per position instead of once per
 //           column, addresses of d_out that advance, those of ldmatrix constant from one base, no divisions
 // Measured  never run on a GPU yet
-// Open      taps of one row of the image could share one tile of the source in shared memory (a third of the copies),
+// Open      lost: 384x120, 192x240 and 192x120, which would leave no columns of 360 and 720 empty (2 %) and read less;
+//           with 180 sums a thread they spill 66 to 114 bytes on sm_80
+//           taps of one row of the image could share one tile of the source in shared memory (a third of the copies),
 //           as they do in gather_weight_grad_wgmma.cu
 // Oracle    kernels/{conv3d,conv_transpose3d,linear}_cpu.cpp in f64, compared in tests/sim/
 #include "kernels/device/gather_geometry.h"

@@ -25,6 +25,7 @@ struct WeightGradTiles<BFloat16> : TileList<
     TileEntry<59,   128, 128, 64, 64, 3>,
     TileEntry<53,    96, 128, 48, 64, 3>,  // 1x1, from 90 channels
     TileEntry<61,   128, 184, 32, 184, 3>,  // C = 180, 360, 720
+    TileEntry<61,   384,  96, 96, 48, 3>,   // C = 90: 4x4, 16 taps in four tiles; 1x1 from 336
     TileEntry<61,   448,  96, 112, 48, 3>   // C = 90, 3x3: 9 taps in two tiles
     > {};
 

@@ -179,6 +179,8 @@ TEST_CASE("gather_weight_grad/rule/tiles of the networks' layers") {
   CHECK(picked(layer(64, 3, 100, 0, 100)) == std::array{128, 104});
   CHECK(picked(layer(32, 3, 180, 0, 180)) == std::array{128, 184});
   CHECK(picked(layer(8, 3, 720, 0, 720)) == std::array{128, 184});
+  CHECK(picked(layer(32, 4, 90, 0, 90)) == std::array{384, 96});
+  CHECK(picked(layer(64, 1, 336, 0, 90)) == std::array{384, 96});
   CHECK(picked(layer(64, 1, 100, 0, 4)) == std::array{64, 16});
   CHECK(picked(layer(64, 1, 90, 0, 1008)) == std::array{96, 128});
 }
