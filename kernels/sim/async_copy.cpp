@@ -32,7 +32,7 @@ void cp_async(void* dst, const void* src, unsigned bytes, bool valid, Site site)
   if (valid && e.launch().number != 0)
     global_access(reinterpret_cast<std::uintptr_t>(src), bytes, Access::read, place_of(site));
   if (e.traffic.recording()) {
-    if (valid) e.traffic.access(reinterpret_cast<std::uintptr_t>(src), bytes, false, false, thread, place_of(site));
+    e.traffic.access(reinterpret_cast<std::uintptr_t>(src), valid ? bytes : 0, false, false, thread, place_of(site));
     e.traffic.access(reinterpret_cast<std::uintptr_t>(dst), bytes, true, true, thread, place_of(site));
   }
   std::memset(dst, 0xff, bytes);

@@ -86,15 +86,19 @@ void TrafficRecorder::access(
     std::uintptr_t address, unsigned bytes, bool write, bool shared, const Thread& thread, std::uintptr_t place) {
   Place& at = place_at(place, shared);
   at.write = write;
-  at.bytes = bytes;
+  if (bytes != 0) at.bytes = bytes;
   Pending& pending = at.pending[thread.warp()];
   const std::uint32_t number = at.times[thread.number]++ - pending.number_of_first;
   if (number >= pending.requests.size()) pending.requests.resize(number + 1);
   Request& request = pending.requests[number];
   request.lanes |= 1u << thread.lane();
-  request.bytes = bytes;
-  request.address[thread.lane()] = address;
-  if (work_ != nullptr) ++work_->accesses;
+  if (bytes == 0) {
+    request.idle |= 1u << thread.lane();
+  } else {
+    request.bytes = bytes;
+    request.address[thread.lane()] = address;
+    if (work_ != nullptr) ++work_->accesses;
+  }
   // Whole requests are counted and forgotten at once; a warp that is not converged keeps its own to the end.
   while (!pending.requests.empty() && pending.requests.front().lanes == ~0u) {
     account(at, pending.requests.front());
@@ -173,8 +177,10 @@ void TrafficRecorder::account(Place& place, const Request& request) {
     place.ideal_units += ideal;
     if (work_ != nullptr) work_->passes += n;
   } else {
+    const std::uint32_t lanes = request.lanes & ~request.idle;
+    if (lanes == 0) return;
     sectors_.clear();
-    for (std::uint32_t rest = request.lanes; rest != 0; rest &= rest - 1) {
+    for (std::uint32_t rest = lanes; rest != 0; rest &= rest - 1) {
       const std::uintptr_t address = request.address[static_cast<std::size_t>(std::countr_zero(rest))];
       for (std::uintptr_t s = address / kSectorBytes; s <= (address + request.bytes - 1) / kSectorBytes; ++s)
         if (sectors_.empty() || sectors_.back() != s) sectors_.push_back(s);
@@ -182,7 +188,7 @@ void TrafficRecorder::account(Place& place, const Request& request) {
     if (!std::is_sorted(sectors_.begin(), sectors_.end())) std::sort(sectors_.begin(), sectors_.end());
     sectors_.erase(std::unique(sectors_.begin(), sectors_.end()), sectors_.end());
     place.units += sectors_.size();
-    place.ideal_units += (static_cast<std::uint64_t>(std::popcount(request.lanes)) * request.bytes + 31) / 32;
+    place.ideal_units += (static_cast<std::uint64_t>(std::popcount(lanes)) * request.bytes + 31) / 32;
     if (work_ != nullptr) count_sectors(place);
   }
   ++place.requests;
@@ -198,6 +204,7 @@ void TrafficRecorder::end_block() {
   const void* kernel = engine().launch().kernel;
   const std::lock_guard lock(totals_mutex);
   for (const Place& place : places_) {
+    if (place.requests == 0) continue;
     TrafficLine& line = totals[{kernel, place.address}];
     line.shared = place.shared;
     line.write = place.write;

@@ -37,13 +37,15 @@ class TrafficRecorder {
   };
   /// A request of its own: these runs of global memory, and `shared_bytes` into shared memory, without bank conflicts.
   void tensor_copy(const std::vector<Run>& runs, std::uint64_t shared_bytes, std::uintptr_t place);
-  /// `place` is a return address of a hook, or place_of() for what the compiler does not see: copies, ldmatrix.
+  /// `place` is a return address of a hook, or place_of() for what the compiler does not see: copies, ldmatrix. Of no
+  /// bytes: a lane that keeps its turn and touches nothing.
   void access(
       std::uintptr_t address, unsigned bytes, bool write, bool shared, const Thread& thread, std::uintptr_t place);
 
  private:
   struct Request {
-    std::uint32_t lanes = 0;
+    std::uint32_t lanes = 0;  ///< that have made it
+    std::uint32_t idle = 0;   ///< of them those that touch nothing
     unsigned bytes = 0;
     std::array<std::uintptr_t, 32> address{};
   };

@@ -37,3 +37,22 @@ TEST_CASE("traffic/strides/sectors and passes") {
     CHECK(seen == 4);
   }
 }
+
+// A lane that copies zeros reads nothing, and keeps its turn: the others' next copies are another request.
+TEST_CASE("traffic/copies/lanes without a source") {
+  if (std::string(test::sim_suite()) != "sim_race") return;
+  alignas(128) static float in[64 * 4];
+  kernels::simulator::options().profile = true;
+  test::run_copies_with_gaps(in);
+  kernels::simulator::options().profile = false;
+  int seen = 0;
+  for (const TrafficLine& line : kernels::simulator::take_traffic_lines()) {
+    CHECK(line.requests == 2);
+    CHECK(line.bytes == 16);
+    // All 32 sectors have a chunk that is copied. Without gaps 28 and 29 chunks would be 14 and 15 sectors.
+    CHECK(line.units == (line.shared ? 8 : 32));
+    CHECK(line.ideal_units == (line.shared ? 8 : 14 + 15));
+    ++seen;
+  }
+  CHECK(seen == 2);
+}
