@@ -51,14 +51,21 @@ GatherAxis gather_axis(const char* op, const Conv3dSize& s, int d, bool adjoint)
 
 namespace {
 
-/// The predicted time of a halo tile relative to that of its results at full rate: positions past the edges, and zeros
-/// at the end of each pass. Infinite where there is no plan.
+/// The predicted time of a halo tile in units of tile_cost, for whole multiprocessors: with positions past the edges,
+/// and zeros at the ends of passes. Infinite where there is no plan.
 template <class Entry>
-double halo_cost(const GatherGemm<BFloat16>& p, const HaloNeeds& needs, std::int64_t N, std::int64_t slots) {
-  const HaloPlan h = halo_plan(p, needs);
+double halo_cost(const GatherGemm<BFloat16>& p, std::int64_t N) {
+  using Tile = typename Entry::Tile;
+  const HaloPlan h = halo_plan(p, Tile::needs());
   if (h.pitch == 0) return std::numeric_limits<double>::infinity();
+  const std::int64_t blocks = (h.products + Tile::kTilesM - 1) / Tile::kTilesM * ((N + Tile::BN - 1) / Tile::BN);
+  // A block that is alone on its multiprocessor has nothing to hide its loads and its end behind.
+  constexpr std::int64_t kSlots = 2 * kHopperMultiprocessors;
+  const double load = blocks <= kHopperMultiprocessors
+                          ? kAloneOnHopper
+                          : 2.0 * static_cast<double>((blocks + kSlots - 1) / kSlots);  // blocks of a multiprocessor
   const double inner = p.y.taps * p.x.taps * (p.source[0].chunks + p.source[1].chunks) / 2.0;
-  return tile_cost(h.M, N, 1, slots, Entry::Tile::BM, Entry::Tile::BN, Entry::share) * h.entries / inner;
+  return load * Tile::BM * Tile::BN / Entry::share * h.used_entries / inner;
 }
 
 }  // namespace
@@ -85,17 +92,23 @@ int choose_halo_tile(const GatherGemm<BFloat16>& p, std::int64_t M, std::int64_t
 }
 
 int choose_hopper_tile(const GatherGemm<BFloat16>& p, std::int64_t M, std::int64_t N) {
-  constexpr std::int64_t kSlots = 2 * kHopperMultiprocessors;  // of blocks that share a multiprocessor
-  int tile = kChooseTile;
-  double best = GatherGemmTiles<BFloat16>::best(M, N, 1, kSlots).cost * 2 / kHopperMmaRate;
-  const auto consider = [&](int candidate, double cost) {
-    if (cost < best) tile = candidate, best = cost;
+  using Gathered = GatherGemmTiles<BFloat16>;
+  const int inner = p.t.taps * p.y.taps * p.x.taps * (p.source[0].chunks + p.source[1].chunks);
+  const auto norm = [&](int candidate) {
+    return p.norm.S > 0 && norm_frames(p, candidate) == 0 ? hopper_norm_cost(M, N, inner) : 0.0;
   };
-  const BestTile gathered = WgmmaTiles::best(M, N, 1, kHopperMultiprocessors);
-  consider(kFirstWgmmaTile + gathered.index, gathered.cost);
-  HaloTiles::for_each([&]<class Entry>(int i) {
-    consider(kFirstHaloTile + i, 2 * halo_cost<Entry>(p, Entry::Tile::needs(), N, kSlots));
+  int tile = kChooseTile;
+  double least =
+      Gathered::best(M, N, 1, 2 * kHopperMultiprocessors).cost * 2 / kHopperMmaRate + norm(Gathered::best(M, N).index);
+  const auto consider = [&](int candidate, double cost) {
+    cost += norm(candidate);
+    if (cost < least) tile = candidate, least = cost;
+  };
+  WgmmaTiles::for_each([&]<class Entry>(int i) {
+    using Tile = typename Entry::Tile;
+    consider(kFirstWgmmaTile + i, tile_cost(M, N, 1, kHopperMultiprocessors, Tile::BM, Tile::BN, Entry::share));
   });
+  HaloTiles::for_each([&]<class Entry>(int i) { consider(kFirstHaloTile + i, halo_cost<Entry>(p, N)); });
   return tile;
 }
 
@@ -115,7 +128,9 @@ int norm_frames(const GatherGemm<BFloat16>& p, int tile) {
   } else if (tile >= kFirstHaloTile) {
     HaloTiles::with(tile - kFirstHaloTile, [&]<class Tile>() {
       const HaloPlan h = halo_plan(p, Tile::needs());
-      if (h.pitch > 0) consider(Tile::BM, Tile::BN, Tile::kNormRoom, std::int64_t{h.rows} * h.pitch);
+      if (h.pitch == 0) return;
+      // Of patches all rows are results, else all are positions.
+      consider(Tile::BM, Tile::BN, Tile::kNormRoom, h.patches > 0 ? p.norm.S : std::int64_t{h.rows} * h.pitch);
     });
   } else if (tile >= kFirstWgmmaTile) {
     WgmmaTiles::with(

@@ -111,8 +111,9 @@ void gather_gemm_halo(const Stream& stream, const GatherGemm<BFloat16>& p, int t
 /// (halo_plan), and have_wgmma().
 template <class Backend>
 void gather_gemm_halo_wgmma(const Stream& stream, const GatherGemm<BFloat16>& p, int tile);
-/// For a device that has wgmma: the number of the tile that is predicted to be fastest for M rows and N columns; below
-/// kFirstWgmmaTile where that is one of mma.sync.
+/// For a device that has wgmma: the number of the tile that is predicted to be fastest for M rows and N columns, with a
+/// kernel for the norm where p asks for one that the tile cannot do; below kFirstWgmmaTile where that is one of
+/// mma.sync.
 int choose_hopper_tile(const GatherGemm<BFloat16>& p, std::int64_t M, std::int64_t N);
 /// For other devices: kFirstHaloMmaTile + place, or kChooseTile where a tile of gather_gemm is as fast.
 int choose_halo_tile(const GatherGemm<BFloat16>& p, std::int64_t M, std::int64_t N);

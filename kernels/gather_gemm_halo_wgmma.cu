@@ -2,28 +2,32 @@
 //                                      (contract: gather_gemm.h; compute capability 9.0, bf16)
 //
 // Math      as gather_gemm.cu, for windows of stride 1 whose result is as large as the source (3x3, 7x7, and their data
-//           gradients). Rows are positions of a padded raster (halo_raster.h), so that tap k of rows r, r+1, ... are
-//           the rows r+d(k), r+1+d(k), ... of one tile in shared memory
+//           gradients). Results and their halo are positions of a padded raster (halo_raster.h), so that tap k of a
+//           result is a fixed number of positions away from its own
 // Layout    the tile: planes of one chunk (8 channels) each, positions 16 bytes apart, as wgmma takes it without
-//           swizzle: a block of 8 positions and one chunk is 128 bytes in a row, at any position. A step of the inner
-//           dimension (16 columns) is two planes at one tap; a plane that is left over is taken at two taps. The table
-//           `entries` says where each step's two chunks begin, and where the weights of each lie. Channels that do not
-//           fit at once go in passes
-// Parallel  a block of two warpgroups owns BM positions x BN columns; grid (position tiles, column tiles). One
+//           swizzle: a block of 8 positions and one chunk is 128 bytes in a row, at any position, and from 8 rows to
+//           the next 8 any distance. So the 64 rows of a product are a patch of 8x8 pixels where W and H are multiples
+//           of 8, and all of them results; else 64 positions in a row, of which some lie past the edges. A step of the
+//           inner dimension (16 columns) is two planes at one tap; a plane that is left over is taken at two taps. The
+//           table `entries` says where each step's two chunks begin, and where the weights of each lie. Channels that
+//           do not fit at once go in passes
+// Parallel  a block of two warpgroups owns kTilesM products of 64 rows x BN columns; grid (products, column tiles). One
 //           warpgroup loads, the tile first, then stages of weights, 64 columns each; the other multiplies. Two blocks
-//           run per multiprocessor: one loads its tile or stores its results while the other multiplies
-// Pipeline  wgmma_stages.h; before a pass the loader announces all that it loaded and waits until the tile is free. The
-//           tile comes by cp.async; so do weights, but where all planes are there at once and in pairs, and the weights
-//           of a row lie in that order (weight_runs.h): 90 channels. Those come by tensor copies (TMA)
-// Traffic   a block reads (BM + lead + tail) / BM rows per row, not one per tap, and its weights. Counted by the
-//           simulator at 64x64, 90 channels: docs/kernels/convolution.md
+//           run per multiprocessor: one loads its tile or stores its results while the other multiplies. That takes 24
+//           registers to load with where 232 multiply
+// Pipeline  wgmma_stages.h; a stage is multiplied in two turns, the last one of all in one if that is enough. Before a
+//           pass the loader announces all that it loaded and waits until the tile is free. The tile comes by cp.async;
+//           so do weights, but where all planes are there at once and in pairs, and the weights of a row lie in that
+//           order (weight_runs.h): 90 channels. Those come by tensor copies (TMA)
+// Traffic   3x3, 192 results of 64x64: a block reads 27 lines of 10 positions, or 1.4 rows per row, not one per tap,
+//           and its weights. Counted by the simulator at 64x64, 90 channels: docs/kernels/convolution.md
 // Numerics  as gather_gemm.cu
 // Limits    2^31 positions of the raster; compiled for sm_90a only: hosts ask have_wgmma() first
 // Assumes   a tile without swizzle may begin at any multiple of 16 bytes, as the PTX manual says of start addresses; of
 //           tensor copies what gather_gemm_wgmma.cu assumes
 // Measured  never run on a GPU yet
-// Predicted H200: 0.72 of the dense bf16 peak at 96 and 0.74 at 104 columns, bound by the port of shared memory, less
-//           3% of positions past the edges at 64x64, 6% at 32x32 (docs/kernels/convolution.md)
+// Predicted H200: 0.75 of the dense bf16 peak at 96 to 200 columns, bound by the tensor cores and as much by the port
+//           of shared memory; odd sizes less positions past the edges, 6% at 31x31 (docs/kernels/convolution.md)
 // Oracle    as gather_gemm.cu: tests/sim/gather_gemm_halo_wgmma_test.cpp
 #include <string>
 
@@ -47,13 +51,16 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
   constexpr int kLoads = (BN + kRowStep - 1) / kRowStep, kStage = BN * kTileRowBytes;
   static_assert(kStage % kTileAlignment == 0);
 
-  const int m0 = static_cast<int>(blockIdx.x) * BM, n0 = static_cast<int>(blockIdx.y) * BN;
+  const int n0 = static_cast<int>(blockIdx.y) * BN, product0 = static_cast<int>(blockIdx.x) * kTilesM;
+  const int position0 = product_position(h, product0);
   const int planes = p.source[0].chunks + p.source[1].chunks;
 
   SharedArena arena;
   unsigned char* stages = arena.take_aligned<unsigned char>(kStages * kStage, kTileAlignment, "stages");
-  unsigned char* tile = arena.take<unsigned char>(h.tile_bytes, "tile");
+  // What has a fixed size comes first, and so is at places known beforehand, which saves registers.
   mbarrier* memory = arena.take<mbarrier>(StageBarriers<kStages>::kCount + 2, "barriers");  // even, for the arena
+  int* out_row = arena.take<int>(BM, "out_row");                                            // negative: none
+  unsigned char* tile = arena.take<unsigned char>(h.tile_bytes, "tile");
   int* source_row = arena.take<int>(h.needed, "source_row");  // of a position of the tile; negative: zero
   HaloEntry* entries = arena.take<HaloEntry>(h.entries, "entries");
   const StageBarriers<kStages> barriers(memory);
@@ -64,7 +71,11 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
     barriers.init(4, weights.used != 0);
     mbarrier_init(tile_free, 4);
   }
-  for (int i = thread; i < h.needed; i += Tile::kThreads) source_row[i] = raster_row(h, m0 - h.lead + i);
+  for (int i = thread; i < h.needed; i += Tile::kThreads) source_row[i] = raster_row(h, position0 - h.lead + i);
+  for (int r = thread; r < BM; r += Tile::kThreads) {
+    const int group = r % kProductRows / kProductGroup;
+    out_row[r] = raster_row(h, product_position(h, product0 + r / kProductRows) + group * h.group + r % kProductGroup);
+  }
   for (int i = thread; i < h.entries; i += Tile::kThreads) {
     const int pass = i / h.entries_per_pass, first = pass * h.planes_per_pass;
     entries[i] = halo_entry(p, h, first, min(h.planes_per_pass, planes - first), i - pass * h.entries_per_pass);
@@ -81,16 +92,16 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
     const std::uint32_t weight_row = static_cast<std::uint32_t>(n0 + load_row) * p.weight_row;
 
     StageLoader<kStages> loader(barriers, lane);
-    int pass = 0, first_of_pass = 0;
+    int pass = 0;
     const auto begin_pass = [&](int s) {
-      if (s != first_of_pass) return;
+      if (s != pass * steps_per_pass) return;
       if (pass > 0) {
         loader.announce_all(s);
         mbarrier_wait(tile_free, (pass - 1) & 1);
       }
       const int first_plane = pass * h.planes_per_pass;
       load_halo<128>(p, h, tile, source_row, first_plane, min(h.planes_per_pass, planes - first_plane), t);
-      first_of_pass += steps_per_pass, ++pass;
+      ++pass;
     };
     const bool by_tile = weights.used != 0;
     loader.run(steps, begin_pass, [&](int s, int stage) {
@@ -122,28 +133,34 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
 #pragma unroll
   for (int i = 0; i < kTilesM; ++i) wgmma_settle(acc[i]);
 
-  const std::uint64_t tile_a = plain_tile(shared_address(tile)), tiles_b = swizzled_tile(shared_address(stages));
+  std::uint64_t tile_a[kTilesM];  // of the products
+#pragma unroll
+  for (int i = 0; i < kTilesM; ++i)
+    tile_a[i] = plain_tile(shared_address(tile) + (product_position(h, product0 + i) - position0) * 16, h.group * 16);
+  const std::uint64_t tiles_b = swizzled_tile(shared_address(stages));
   StageCursor<kStages> at{0};
-  for (int s = 0, pass = 0; s < steps; ++pass) {
-    const int end = min(s + steps_per_pass, steps);
-    for (bool first = true; s < end; ++s, first = false) {
+  const int turns = h.used_entries / kHaloTurnEntries;
+  for (int turn = 0; turn < turns;) {
+    const int end = min(turn + h.entries_per_pass / kHaloTurnEntries, turns);
+    for (bool first = true; turn < end; ++turn, first = false) {
+      const int first_entry = turn * kHaloTurnEntries, of_stage = first_entry % kStepEntries;
+      if (of_stage == 0 && turn > 0) at.next();
       barriers.wait_full(at);
       wgmma_fence();
 #pragma unroll
-      for (int k = 0; k < kStepEntries; ++k) {
-        const HaloEntry& e = entries[s * kStepEntries + k];
-        const std::uint64_t a = tile_a + e.first + (std::uint64_t{e.second} << kLeadingShift);
-        const std::uint64_t b = tiles_b + at.stage * (kStage / 16) + k * kDescriptorStep;
+      for (int k = 0; k < kHaloTurnEntries; ++k) {
+        const HaloEntry& e = entries[first_entry + k];
+        const std::uint64_t chunks = e.first + (std::uint64_t{e.second} << kLeadingShift);
+        const std::uint64_t b = tiles_b + at.stage * (kStage / 16) + (of_stage + k) * kDescriptorStep;
 #pragma unroll
-        for (int i = 0; i < kTilesM; ++i) wgmma_bf16<BN>(acc[i], a + i * 64, b);
+        for (int i = 0; i < kTilesM; ++i) wgmma_bf16<BN>(acc[i], tile_a[i] + chunks, b);
       }
       wgmma_commit();
-      wgmma_wait<1>();  // the step before is done: its stage is free
-      if (!first) barriers.release(at.before(), lane);
-      at.next();
+      wgmma_wait<1>();  // the turn before is done: if it was the last of its stage, that is free
+      if (of_stage == 0 && !first) barriers.release(at.before(), lane);
     }
     wgmma_wait<0>();
-    barriers.release(at.before(), lane);
+    barriers.release(at.stage, lane);
     if (lane == 0) mbarrier_arrive(tile_free);
   }
 #pragma unroll
@@ -156,7 +173,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
   static_assert(kStagedBytes <= kStages * kStage, "staging fits into the stages");
   NormTable table{};
   if constexpr (End::kNorm) {
-    table = fill_norm_table<BN>(p, stages + kStagedBytes, m0 / (h.rows * h.pitch) * p.norm.S, thread, 128);
+    table = fill_norm_table<BN>(
+        p, stages + kStagedBytes, position0 / (h.strips * h.rows * h.pitch) * p.norm.S, thread, 128);
     __syncwarp();
     if (lane == 0) mbarrier_arrive(tile_free);
     mbarrier_wait(tile_free, h.passes & 1);
@@ -165,7 +183,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
 #pragma unroll
   for (int i = 0; i < kTilesM; ++i) {
     store_fragments<End, bf16, BN, kPitch>(
-        p, staged, source_row + h.lead + i * 64 + warp * 16, n0 / 8, lane, table,
+        p, staged, out_row + i * kProductRows + warp * 16, n0 / 8, lane, table,
         [&](int j, int e) { return acc[i][4 * j + e]; });
   }
 }
@@ -181,7 +199,8 @@ void gather_gemm_halo_wgmma(const Stream& stream, const GatherGemm<BFloat16>& p,
     const HaloPlan h = halo_plan(p, Tile::needs());
     if (h.pitch == 0) throw GpuError(kNoHalo);
     const dim3 grid(
-        static_cast<unsigned>((h.M + Tile::BM - 1) / Tile::BM), static_cast<unsigned>((N + Tile::BN - 1) / Tile::BN));
+        static_cast<unsigned>((h.products + Tile::kTilesM - 1) / Tile::kTilesM),
+        static_cast<unsigned>((N + Tile::BN - 1) / Tile::BN));
     const auto run = [&]<class End>(End) {
       AVID_GPU::launch(
           AVID_GPU::gather_gemm_halo_wgmma_kernel<Tile, End>, grid, dim3(Tile::kThreads), h.shared_bytes, stream, p, h,

@@ -213,20 +213,23 @@ struct WgmmaTiles : TileList<
 // clang-format on
 
 /// A tile of gather_gemm_halo_wgmma: one multiplying warpgroup with kTilesM blocks of 64 rows and one that loads; two
-/// blocks of threads per multiprocessor: 56 + 200 = 2 * 128 registers at launch. More rows mean fewer reads of the
-/// weights; 156 accumulators and three stages are what fits.
+/// blocks of threads per multiprocessor: 56 + 200 = 2 * 128 registers at launch, or 24 + 232 where a thread has more
+/// than 160 sums. More rows mean fewer reads of the weights, more columns fewer of the rows; three stages are what
+/// fits.
 template <int kBN, int kNumTilesM, int kNumStages>
 struct HaloTile {
   static constexpr int BN = kBN, kTilesM = kNumTilesM, kStages = kNumStages, BM = 64 * kTilesM, kThreads = 256;
-  static constexpr int kLoadRegisters = 56, kMultiplyRegisters = 200;
+  static constexpr int kSums = kTilesM * BN / 2;  // of a multiplying thread
+  static constexpr int kLoadRegisters = kSums <= 160 ? 56 : 24, kMultiplyRegisters = 256 - kLoadRegisters;
   static_assert(registers_suffice(kLoadRegisters, kMultiplyRegisters, 1, 2));
   /// What the staged rows leave of the stages.
   static constexpr std::size_t kNormRoom = std::size_t{128} * kStages * BN - staged_bytes(4, BN);
-  /// Stages, the room to align them, and barriers; half of a multiprocessor's 228 KiB, of which a block reserves one.
+  /// Stages, the room to align them, barriers and rows of results; half of a multiprocessor's 228 KiB, of which a block
+  /// reserves one.
   static constexpr HaloNeeds needs() {
     return {
         .BM = BM,
-        .other_bytes = std::size_t{128} * kStages * BN + 1024 + 16 * (kStages + 1),
+        .other_bytes = std::size_t{128} * kStages * BN + 1024 + 16 * (kStages + 1) + 4 * BM,
         .least_tile_bytes = 0,
         .limit_bytes = 113 * 1024,
         .entries_per_step = 4};
@@ -240,11 +243,13 @@ struct HaloEntryOfList {
 // clang-format off
 struct HaloTiles : TileList<
     //              share   BN  64-row blocks, stages
-    HaloEntryOfList<61,     56, 4, 4>,  // C = 50
-    HaloEntryOfList<72,     96, 3, 3>,  // C = 90, 180
-    HaloEntryOfList<74,    104, 3, 3>,  // C = 100, 200
-    HaloEntryOfList<69,    128, 2, 3>,
-    HaloEntryOfList<72,    160, 2, 3>
+    HaloEntryOfList<60,     56, 4, 4>,  // C = 50
+    HaloEntryOfList<75,     96, 4, 3>,  // C = 90
+    HaloEntryOfList<75,    104, 3, 3>,  // C = 100
+    HaloEntryOfList<74,    128, 2, 3>,
+    HaloEntryOfList<75,    160, 2, 3>,
+    HaloEntryOfList<75,    184, 2, 3>,  // C = 180, 360, 720: whole rows of 180
+    HaloEntryOfList<75,    200, 2, 3>   // C = 200, 400, 800: whole rows of 200
     > {};
 // clang-format on
 
@@ -252,5 +257,17 @@ inline constexpr std::int64_t kHopperMultiprocessors = 132;
 /// mma.sync on such a device in units of wgmma's full rate: two thirds, and about 0.9 of the shares above against a
 /// second-level cache that is no faster in proportion.
 inline constexpr double kHopperMmaRate = 0.9 * 2 / 3;
+/// The time of a halo tile whose block has a multiprocessor to itself, relative to that of half of two.
+inline constexpr double kAloneOnHopper = 1.1;
+
+/// What it costs to write M x N results, and to read them once more, for a norm in a kernel of its own: in units of
+/// tile_cost, for products of `inner_chunks` chunks on whole multiprocessors of an H200.
+constexpr double hopper_norm_cost(std::int64_t M, std::int64_t N, int inner_chunks) {
+  constexpr double kMemoryBytesPerClock = 17.8 * 0.92;  // of a multiprocessor: 4.3e12 bytes/s, measured by others
+  constexpr double kProductsPerClock = 2048;
+  const double clocks = 4.0 * static_cast<double>(M) * static_cast<double>(N) /
+                        (static_cast<double>(kHopperMultiprocessors) * kMemoryBytesPerClock);
+  return clocks * kProductsPerClock / (8.0 * inner_chunks);
+}
 
 }  // namespace avid::kernels

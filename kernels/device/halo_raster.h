@@ -5,10 +5,16 @@
 // block of consecutive positions and the `lead` before and `tail` behind it are all that its windows read, and tap
 // (y, x) of position q is position q + offset(y, x).
 //
-// Two kinds of blocks use it. Where an instruction reads many rows at one stride (wgmma), a block's rows are positions
-// of the raster, and results past W or H are computed and dropped, 3% of them at 64x64 (halo_plan). Where every lane
-// names its own row (ldmatrix), rows are results, and only the copy in shared memory has the added positions
-// (halo_ring_plan).
+// Two kinds of blocks use it. Where every lane names its own row (ldmatrix), rows are results, and only the copy in
+// shared memory has the added positions (halo_ring_plan). An instruction that takes 64 rows by itself (wgmma) wants
+// them in eights: eight in a row, and from eight to eight one distance (halo_plan).
+//
+// Where W and H are multiples of 8 the eights are lines of a patch of 8x8 pixels. Frames are cut into strips of 8
+// columns; a strip is to the raster what a frame was, with rows of 8 positions and the halo on both sides, which inside
+// a frame are neighbours and not zeros: for 3x3 the pitch is 10, for 7x7 14. A block takes patches that follow one
+// another in a strip, and from its last to the first of the next. Every row is a result.
+//
+// Else the 64 rows are positions of the raster one behind another, and results past W or H are computed and dropped.
 #pragma once
 
 #include <algorithm>
@@ -36,15 +42,26 @@ inline constexpr const char* kNoRing =
     "gather_gemm: halo tile: expected a window in a plane, several taps at every step of its stride, a result of the "
     "stride's part of its source, and rows whose halo fits into shared memory | choose another tile";
 
+/// Rows of a product on wgmma, which lie in groups of 8 positions in a row.
+inline constexpr int kProductRows = 64, kProductGroup = 8;
+/// Entries that a kernel on wgmma multiplies at a time: it may end in the middle of a step.
+inline constexpr int kHaloTurnEntries = 2;
+
 /// How a block of a halo kernel works; made by halo_plan or halo_ring_plan.
 struct HaloPlan {
   HaloAxis y{}, x{};
-  int pitch = 0, rows = 0;   ///< of the raster; pitch 0: this product has no such plan
-  std::int64_t M = 0;        ///< positions of the raster
-  int lead = 0, needed = 0;  ///< positions of a block's halo before its own, and all of them
-  int plane = 0;             ///< positions between planes of one chunk each: odd, so that copies meet all banks
+  int pitch = 0, rows = 0;    ///< of the raster; pitch 0: this product has no such plan
+  int strips = 1;             ///< a frame is cut into
+  int margin = 0;             ///< positions of a row of the raster before its first result
+  std::int64_t M = 0;         ///< positions of the raster
+  int patches = 0;            ///< of a strip; 0: products take positions one behind another
+  int group = kProductGroup;  ///< positions from 8 rows of a product to the next 8
+  std::int64_t products = 0;  ///< of kProductRows rows each
+  int lead = 0, needed = 0;   ///< positions of a block's halo before its own, and all of them
+  int plane = 0;              ///< positions between planes of one chunk each: odd, so that copies meet all banks
   int planes_per_pass = 0, passes = 1;    ///< chunks of both sources that are in shared memory at a time
   int entries_per_pass = 0, entries = 0;  ///< steps of two chunks of the inner dimension, padded to whole stages
+  int used_entries = 0;                   ///< to the end of the last turn of a kernel on wgmma: what is multiplied
   std::size_t tile_bytes = 0, shared_bytes = 0;
 
   // Of a ring only.
@@ -64,6 +81,11 @@ inline constexpr const char* kNoHalo =
     "gather_gemm: halo tile: expected a window in a plane with stride 1, a result as large as its source, and channels "
     "that fit into shared memory | choose another tile";
 
+/// Ends of runs of `length` that `count` in a row can pass, where blocks of `count` follow one another from the first.
+constexpr std::int64_t ends_passed(std::int64_t count, std::int64_t length) {
+  return (length - std::gcd(count, length) + count - 1) / length;
+}
+
 /// What a kernel needs of shared memory beside tile, positions and entries, and how it takes the entries.
 struct HaloNeeds {
   int BM;                        ///< positions of a block
@@ -82,36 +104,48 @@ HaloPlan halo_plan(const Problem& p, const HaloNeeds& needs) {
   const auto same = [](const GatherAxis& a) { return a.source == a.result && a.stride == 1; };
   if (!same(p.t) || p.t.taps != 1 || p.t.padding != 0 || !same(p.y) || !same(p.x) || p.y.taps * p.x.taps == 1) return h;
   h.y = halo_axis(p.y, p.adjoint), h.x = halo_axis(p.x, p.adjoint);
-  const int pitch = h.x.extent + std::max(halo_before(h.x), halo_behind(h.x));
-  h.rows = h.y.extent + std::max(halo_before(h.y), halo_behind(h.y));
-  h.M = std::int64_t{p.B} * p.t.source * h.rows * pitch;
+  const int frames = p.B * p.t.source, width = h.x.extent, height = h.y.extent;
+  const int before_y = halo_before(h.y), before_x = halo_before(h.x);
+  const int behind_y = halo_behind(h.y), behind_x = halo_behind(h.x);
+  const int products = needs.BM / kProductRows;  // of a block
+  const bool patches = width % kProductGroup == 0 && height % kProductGroup == 0;
+  int pitch = width + std::max(before_x, behind_x), reach = needs.BM;  // from a block's first row to past its last
+  h.rows = height + std::max(before_y, behind_y);
+  if (patches) {
+    pitch = kProductGroup + before_x + behind_x;
+    h.strips = width / kProductGroup, h.patches = height / kProductGroup;
+    h.margin = before_x, h.group = pitch;
+    const int ends = static_cast<int>(ends_passed(products, h.patches));
+    const int lines = kProductGroup * products + ends * (h.rows - height);
+    reach = (lines - 1) * pitch + kProductGroup;
+  }
+  const std::int64_t strips = std::int64_t{frames} * h.strips;
+  h.M = strips * h.rows * pitch;
   if (h.M >= (std::int64_t{1} << 31) - (1 << 20)) return h;
-  h.lead = halo_before(h.y) * pitch + halo_before(h.x);
-  h.needed = needs.BM + h.lead + halo_behind(h.y) * pitch + halo_behind(h.x);
+  h.products = patches ? strips * h.patches : (h.M + kProductRows - 1) / kProductRows;
+  h.lead = before_y * pitch + before_x;
+  h.needed = h.lead + reach + behind_y * pitch + behind_x;
   h.plane = h.needed | 1;
   const int taps = p.y.taps * p.x.taps, planes = p.source[0].chunks + p.source[1].chunks;
   // Of a pass: at every tap the pairs of planes, then pairs of taps of a plane that is left.
-  const auto entries = [&](int of_planes) {
-    const int all = of_planes / 2 * taps + of_planes % 2 * ((taps + 1) / 2);
-    return (all + needs.entries_per_step - 1) / needs.entries_per_step * needs.entries_per_step;
-  };
-  for (h.passes = 1; h.passes <= planes; ++h.passes) {
-    // All but the last pass take an even number of planes.
-    h.planes_per_pass = (planes + h.passes - 1) / h.passes;
-    if (h.passes > 1) h.planes_per_pass += h.planes_per_pass % 2;
-    if (h.passes > 1 && (h.passes - 1) * h.planes_per_pass >= planes) continue;  // the last would be empty
-    h.entries_per_pass = entries(h.planes_per_pass);
-    h.entries = (h.passes - 1) * h.entries_per_pass + entries(planes - (h.passes - 1) * h.planes_per_pass);
-    h.tile_bytes = std::max(std::size_t{16} * h.planes_per_pass * h.plane, needs.least_tile_bytes);
+  const auto entries = [&](int of_planes) { return of_planes / 2 * taps + of_planes % 2 * ((taps + 1) / 2); };
+  const auto rounded_up = [](int n, int unit) { return (n + unit - 1) / unit * unit; };
+  // All planes at once, or an even number in all passes but the last: as many as take the fewest products.
+  HaloPlan best = h;
+  for (int n = planes; n > 0; n = n < planes ? n - 2 : (planes - 1) / 2 * 2) {
+    h.planes_per_pass = n, h.passes = (planes + n - 1) / n;
+    h.entries_per_pass = rounded_up(entries(n), needs.entries_per_step);
+    h.used_entries =
+        (h.passes - 1) * h.entries_per_pass + rounded_up(entries(planes - (h.passes - 1) * n), kHaloTurnEntries);
+    h.entries = rounded_up(h.used_entries, needs.entries_per_step);
+    h.tile_bytes = std::max(std::size_t{16} * n * h.plane, needs.least_tile_bytes);
     h.shared_bytes =
         h.tile_bytes + needs.other_bytes + (h.needed + 3) / 4 * 16 + std::size_t{kHaloEntryBytes} * h.entries;
-    if (h.shared_bytes <= needs.limit_bytes) {
-      h.pitch = pitch;
-      return h;
-    }
-    if (h.planes_per_pass <= 2) break;
+    if (h.shared_bytes > needs.limit_bytes || (best.pitch > 0 && h.used_entries >= best.used_entries)) continue;
+    best = h;
+    best.pitch = pitch;
   }
-  return h;
+  return best;
 }
 
 /// Planes that a ring takes at a time: 64 bytes of a row.
@@ -167,9 +201,7 @@ HaloPlan halo_ring_plan(const Problem& p, const HaloNeeds& needs, int ahead, boo
   h.planes = (h.whole[0] + h.whole[1]) * classes;
   if (taps < 2 || h.planes == 0 || h.M >= (std::int64_t{1} << 31) - (1 << 20)) return h;
   // Ends of rows and of frames that BM results can pass, wherever a block begins.
-  const auto ends = [&](std::int64_t length) {
-    return (length - std::gcd<std::int64_t>(needs.BM, length) + needs.BM - 1) / length;
-  };
+  const auto ends = [&](std::int64_t length) { return ends_passed(needs.BM, length); };
   const std::int64_t lead = before[0] * pitch + before[1], needed = needs.BM + ends(W) * (pitch - W) +
                                                                     ends(W * H) * (h.rows - H) * pitch + lead +
                                                                     behind[0] * pitch + behind[1];

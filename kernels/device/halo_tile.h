@@ -44,9 +44,17 @@ AVID_DEVICE HaloEntry halo_entry(const GatherGemm<Elem>& p, const HaloPlan& h, i
 
 /// The source's row, and the result's, at position q of the raster; -1 where there is none.
 AVID_DEVICE int raster_row(const HaloPlan& h, int q) {
-  const int x = q % h.pitch, line = q / h.pitch, y = line % h.rows, frame = line / h.rows;
-  const bool inside = q >= 0 && q < static_cast<int>(h.M) && x < h.x.extent && y < h.y.extent;
-  return inside ? (frame * h.y.extent + y) * h.x.extent + x : -1;
+  const int line = q / h.pitch, y = line % h.rows, strip = line / h.rows;
+  const int x = strip % h.strips * kProductGroup + q % h.pitch - h.margin;
+  const bool inside = q >= 0 && q < static_cast<int>(h.M) && x >= 0 && x < h.x.extent && y < h.y.extent;
+  return inside ? (strip / h.strips * h.y.extent + y) * h.x.extent + x : -1;
+}
+
+/// The position of the first row of a product; row r is r / kProductGroup groups and r % kProductGroup positions on.
+AVID_DEVICE int product_position(const HaloPlan& h, int product) {
+  if (h.patches == 0) return product * kProductRows;
+  const int strip = product / h.patches, patch = product % h.patches;
+  return (strip * h.rows + patch * kProductGroup) * h.pitch + h.margin;
 }
 
 // ---- a ring (halo_ring_plan) ----

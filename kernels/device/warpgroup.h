@@ -13,7 +13,7 @@
 //   fence_proxy_async()                           this thread's writes to shared memory, and mbarriers that it
 //                                                 initialised, come before what wgmma and tensor copies do
 //   swizzled_chunk(row, chunk), swizzled_tile(at) a tile of rows of 128 bytes as wgmma wants it, and its descriptor
-//   plain_tile(at)                                the descriptor of a tile of 16-byte chunks, row after row
+//   plain_tile(at, group_bytes)                   the descriptor of a tile of 16-byte chunks, 8 rows after 8 rows
 //   wgmma_bf16<N>(d, a, b)                        d[64][N] += a[64][16] b[N][16]^T, begun; d is N/2 registers
 //   transposed_plain_tile(at, bytes)              the descriptor of a tile whose 16-byte chunks run across the rows
 //   wgmma_bf16_transposed<N>(d, a, b)             d[64][N] += a[16][64]^T b[16][N], begun
@@ -50,11 +50,11 @@ AVID_DEVICE std::uint64_t swizzled_tile(shared_address at) {
 }
 inline constexpr int kDescriptorStep = 2;
 
-/// The descriptor of a tile without swizzle: 8 rows of one 16-byte chunk lie in 128 bytes, the next 8 rows behind them.
-/// To be added: the distance from a chunk to the next, in 16 bytes, << kLeadingShift; and b/16 to move it by b bytes.
-AVID_DEVICE std::uint64_t plain_tile(shared_address at) {
-  constexpr std::uint64_t kStride = std::uint64_t{128 / 16} << 32;
-  return (at.bytes & 0x3ffff) >> 4 | kStride;
+/// The descriptor of a tile without swizzle: 8 rows of one 16-byte chunk lie in 128 bytes, the next 8 rows begin
+/// `group_bytes` behind them. To be added: the distance from a chunk to the next, in 16 bytes, << kLeadingShift; and
+/// b/16 to move it by b bytes.
+AVID_DEVICE std::uint64_t plain_tile(shared_address at, int group_bytes) {
+  return (at.bytes & 0x3ffff) >> 4 | static_cast<std::uint64_t>(group_bytes / 16) << 32;
 }
 inline constexpr int kLeadingShift = 16;
 

@@ -162,13 +162,15 @@ AVID_DEVICE void more_registers() {
 /// wait covers this product.
 template <int N>
 AVID_DEVICE void wgmma_bf16(float (&d)[N / 2], std::uint64_t desc_a, std::uint64_t desc_b) {
-  static_assert(N == 8 || N == 56 || N == 96 || N == 104 || N == 128 || N == 160 || N == 200, "add a line below");
+  static_assert(
+      N == 8 || N == 56 || N == 96 || N == 104 || N == 128 || N == 160 || N == 184 || N == 200, "add a line below");
   AVID_WGMMA(8, 1, 4, 5, 0);
   AVID_WGMMA(56, 7, 28, 29, 0);
   AVID_WGMMA(96, 12, 48, 49, 0);
   AVID_WGMMA(104, 13, 52, 53, 0);
   AVID_WGMMA(128, 16, 64, 65, 0);
   AVID_WGMMA(160, 20, 80, 81, 0);
+  AVID_WGMMA(184, 23, 92, 93, 0);
   AVID_WGMMA(200, 25, 100, 101, 0);
 }
 

@@ -27,6 +27,64 @@ TEST_CASE("gather_gemm_halo_wgmma/every_tile") {
     });
 }
 
+// 3x3 of frames of 8x8 patches: strips of five, of one, which a block passes the ends of.
+TEST_CASE("gather_gemm_halo_wgmma/every_tile of patches") {
+  const OnArch arch(90);
+  for (int i = 0; i < HaloTiles::kCount; ++i)
+    HaloTiles::with(i, [&]<class Tile>() {
+      check_conv(40, 8, 3, 1, 1, 12, 9, Tile::BN + 2, kFirstHaloTile + i);
+      check_conv(8, 40, 3, 1, 1, 8, 0, 10, kFirstHaloTile + i);
+    });
+}
+
+TEST_CASE("gather_gemm_halo_wgmma/patches") {
+  const OnArch arch(90);
+  with_and_without_tensor_copies([] { check_conv(16, 16, 3, 1, 1, 90, 0, 90, kFirstHaloTile + 1); });
+  check_conv(16, 24, 7, 1, 3, 16, 0, 10, kFirstHaloTile + 1);
+  check_conv(24, 8, 5, 1, 2, 1, 0, 1, kFirstHaloTile);
+  check_conv(16, 8, 3, 1, 1, 200, 180, 20, kFirstHaloTile + 6);  // channels in several passes
+  check_conv(16, 12, 3, 1, 1, 20, 0, 20, kFirstHaloTile);        // H is a multiple of 8, W is not
+  check_conv(12, 16, 3, 1, 1, 20, 0, 20, kFirstHaloTile);
+}
+
+TEST_CASE("gather_gemm_halo_wgmma/plan/no product past the edges where both extents are multiples of 8") {
+  kernels::GatherGemm<bf16> p;
+  p.B = 6;
+  const auto plan = [&](int H, int W, int taps, int chunks) {
+    p.y = {.source = H, .result = H, .taps = taps, .stride = 1, .padding = taps / 2};
+    p.x = {.source = W, .result = W, .taps = taps, .stride = 1, .padding = taps / 2};
+    p.source[0].chunks = chunks;
+    return kernels::halo_plan(p, kernels::HaloTile<104, 3, 3>::needs());
+  };
+  // Three patches are 24 lines; a strip has 8 of them, so that a block may pass one end, and there is a line of zeros.
+  const kernels::HaloPlan large = plan(64, 64, 3, 12);
+  CHECK(large.products * 64 == 6 * 64 * 64);
+  CHECK(large.pitch == 10);
+  CHECK(large.group == 10);
+  CHECK(large.needed == (24 + 1 + 2) * 10);
+  CHECK(large.passes == 1);
+  // A strip of 24 lines is one block.
+  CHECK(plan(24, 16, 3, 12).needed == (24 + 2) * 10);
+  // Two ends at most of strips of one patch. 7x7: three lines of zeros, three positions on both sides.
+  CHECK(plan(8, 8, 3, 12).needed == (24 + 2 + 2) * 10);
+  CHECK(plan(8, 8, 7, 1).needed == (24 + 2 * 3 + 6) * 14);
+  // Elsewhere positions follow one another: rows of W + 1, frames of H + 1.
+  const kernels::HaloPlan odd = plan(12, 16, 3, 12);
+  CHECK(odd.group == 8);
+  CHECK(odd.pitch == 17);
+  CHECK(odd.products == (6 * 13 * 17 + 63) / 64);
+  // Steps of 4 in turns of 2: 12 planes are 54 products.
+  CHECK(large.used_entries == 54);
+  CHECK(large.entries == 56);
+  // Eight planes a pass take 36, ten would take 45 and be padded to 48: the fewest of all that fit.
+  const kernels::HaloPlan wide = plan(16, 16, 3, 50);
+  CHECK(wide.passes > 1);
+  for (int n = 2; n <= wide.planes_per_pass; n += 2) {
+    const int last = (50 - 49 / n * n) / 2 * 9;
+    CHECK(wide.used_entries <= 49 / n * ((n / 2 * 9 + 3) / 4 * 4) + (last + 1) / 2 * 2);
+  }
+}
+
 TEST_CASE("gather_gemm_halo_wgmma/convolutions") {
   const OnArch arch(90);
   with_and_without_tensor_copies([] {
@@ -49,6 +107,7 @@ TEST_CASE("gather_gemm_halo_wgmma/in_every_order") {
   for_each_order([] {
     check_product<bf16>({.W = 129, .I = 100, .I2 = 3, .N = 8}, kFirstHaloTile);
     check_product<bf16>({.W = 20, .I = 700, .I2 = 3, .N = 8}, kFirstHaloTile);
+    check_conv(8, 8, 3, 1, 1, 20, 0, 20, kFirstHaloTile + 1);
   });
 }
 

@@ -177,10 +177,19 @@ TEST_CASE("gather_gemm_wgmma/device/refused without compute capability 9.0, chos
   CHECK(columns(kPositions, 8) == 0);
   CHECK(columns(16, 12400) == 0);  // few rows: FiLM
   p.B = 16 * 8, p.y = p.x = {.source = 64, .result = 64, .taps = 3, .stride = 1, .padding = 1};
-  for (const auto& [chunks, N] : {std::pair{12, 96}, {13, 104}, {7, 56}, {24, 96}}) {
+  for (const auto& [chunks, N] : {std::pair{12, 96}, {13, 104}, {7, 56}, {24, 96}, {23, 184}, {25, 200}}) {
     p.source[0].chunks = chunks;
     CHECK(columns(kPositions, N) == -N);
   }
+  // 400 columns are two of 200.
+  p.B = 64 * 8, p.y = p.x = {.source = 8, .result = 8, .taps = 3, .stride = 1, .padding = 1};
+  p.source[0].chunks = 50;
+  CHECK(columns(64 * 8 * 64, 400) == -200);
+  // So few rows that every block has a multiprocessor to itself: small tiles, unless a norm wants whole rows.
+  p.B = 16 * 8, p.source[0].chunks = 4, p.out[0].chunks = 23;
+  CHECK(columns(16 * 8 * 64, 184) == -128);
+  p.norm.F = p.B, p.norm.S = 64, p.norm.C = 180;
+  CHECK(columns(16 * 8 * 64, 184) == -184);
 }
 
 }  // namespace avid::test

@@ -73,7 +73,7 @@ template <Flaw kFlaw, bool kTransposed>
 AVID_DEVICE std::uint64_t descriptor(unsigned char* tile, bool of_a) {
   const shared_address at(tile);
   if constexpr (kFlaw == Flaw::offsets_swapped)
-    return plain_tile(at) | std::uint64_t{kPlane / 16} << kLeadingShift | std::uint64_t{128 / 16} << 32;
+    return plain_tile(at, 128) | std::uint64_t{kPlane / 16} << kLeadingShift;
   if constexpr (kTransposed) return transposed_plain_tile(at, kPlane);
   std::uint64_t bits = swizzled_tile(at);
   if (kFlaw == Flaw::swizzle_of_64_bytes) bits ^= std::uint64_t{3} << 62;  // 1 becomes 2

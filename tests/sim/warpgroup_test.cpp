@@ -20,6 +20,7 @@ using namespace avid::test;
 struct Form {
   const char* name;
   int swizzle_bits, row_bytes;
+  int group_bytes = 8 * row_bytes;  // from 8 rows to the next, not transposed
 };
 const Form kForms[] = {{"none", 0, 16}, {"128 bytes", 1, 128}, {"64 bytes", 2, 64}, {"32 bytes", 3, 32}};
 
@@ -30,7 +31,7 @@ int columns_of(const Form& f) { return f.swizzle_bits == 0 ? 32 : f.row_bytes / 
 std::size_t place(const Form& f, int rows, int row, int k) {
   const int chunk = k / 8, within = row % 8;
   if (f.swizzle_bits == 0)  // blocks of 8 rows x 16 bytes; all blocks of one chunk, then those of the next
-    return static_cast<std::size_t>(chunk * rows * 16 + row / 8 * 128 + within * 16 + k % 8 * 2);
+    return static_cast<std::size_t>((chunk * (rows / 8) + row / 8) * f.group_bytes + within * 16 + k % 8 * 2);
   const int moved = chunk ^ (within / (128 / f.row_bytes));
   return static_cast<std::size_t>(row / 8 * 8 * f.row_bytes + within * f.row_bytes + moved * 16 + k % 8 * 2);
 }
@@ -77,9 +78,8 @@ void check(const Form& f, int N, int in_flight, bool transposed = false, int fro
   // Without swizzle a chunk of A and one of B are different distances apart; the test's N = 64 rows apart needs one.
   const int rows_b = f.swizzle_bits == 0 ? 64 : N;
   const auto bytes = [](int n) { return static_cast<std::uint32_t>(n); };
-  TileForm form{f.swizzle_bits, bytes(8 * f.row_bytes), 0, f.swizzle_bits == 0 ? 2u * 64 * 16 : 32u, transposed,
-                bytes(front)};
-  if (f.swizzle_bits == 0) form.leading = 64 * 16;
+  TileForm form{f.swizzle_bits, bytes(f.group_bytes), 0, 32, transposed, bytes(front)};
+  if (f.swizzle_bits == 0) form.leading = bytes(64 / 8 * f.group_bytes), form.step = 2 * form.leading;
   if (transposed) form.step = bytes(16 * f.row_bytes), form.leading = bytes(K * f.row_bytes);
   if (transposed && f.swizzle_bits == 0) form.leading = 8 * 16, form.stride = bytes((K + 1) * 16);
   const auto tile = [&](const DeviceRows<bf16>& m, int rows, int rows_apart) {
@@ -112,6 +112,12 @@ TEST_CASE("warpgroup/wgmma/without swizzle a tile begins at any multiple of 16 b
   const OnArch arch(90);
   for (const bool transposed : {false, true})
     for (int front = 0; front <= 128; front += 16) check(kForms[0], 56, 1, transposed, front);
+}
+
+// And patches (halo_raster.h).
+TEST_CASE("warpgroup/wgmma/without swizzle eight rows and the next eight are any multiple of 16 bytes apart") {
+  const OnArch arch(90);
+  for (const int group_bytes : {144, 160, 224}) check({"none, 8 rows and a gap", 0, 16, group_bytes}, 56, 1);
 }
 
 TEST_CASE("warpgroup/wgmma/every width") {
