@@ -11,8 +11,8 @@
 //            of each head per block and chunk of clips, read and written
 // Numerics   P h is rounded to bf16, sums in f32: a chunk's in the accumulator, chunks and blocks added in order
 // Limits     as the fused backward pass
-// Compiled   nvcc 13, sm_80 (sm_90), no spills: 168 registers up to 96 channels, two blocks of 6 warps on an SM; 208 up
-//            to 104; 4.7 (4.9) and 4.3 (4.5) instructions per product
+// Compiled   nvcc 13, sm_80 (sm_90), no spills: 168 registers up to 96 channels, two blocks of 6 warps on an SM; 198 up
+//            to 104; 4.7 (4.8) and 4.5 (4.7) instructions per product
 // Measured   never run on a GPU yet
 // Predicted  an update of AVID 71M with 64 clips: 7.1 ms on an A100, 3.3 ms on an H200. With what it saves elsewhere
 //            temporal attention's backward pass takes 66.4 instead of 72.6 ms, and 27.0 instead of 27.3
@@ -58,7 +58,7 @@ AVID_DEVICE void copy_value_tile(const TemporalValueGradArgs& p, unsigned tile, 
     const FusedRow<8> at(p.B, p.S, tile / 2, (tile % 2 * Shape::kPixels + pixel) * 8);
     const bool exists = at.valid && chunk < chunks;
     const bf16* const from = exists ? data + at.row * from_pitch + chunk * 8 : data;
-    const std::int64_t frame = exists ? p.S * from_pitch : 0;
+    const std::int64_t frame = p.S * from_pitch;
     const shared_address to(stage + (of_h ? 0 : Shape::kHRows) + pixel * 8 * pitch + chunk * 8);
 #pragma unroll
     for (int f = 0; f < 8; ++f) cp_async_16(to + f * pitch * 2, from + f * frame, exists);
