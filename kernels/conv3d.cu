@@ -3,7 +3,7 @@
 // Math      forward: the gathered product of [x | x2] with w. Data gradient: the adjoint gather of d_out with w
 //           transposed, both sources' columns in one product. Weight and bias gradients: gather_weight_grad
 // Layout, Parallel, Traffic, Numerics, Limits   gather_gemm.cu, gather_weight_grad.cu
-// Elsewhere conv3d_norm_film_silu.cu: ends in a norm
+// Elsewhere conv3d_norm_film_silu.cu: ends in a norm; norm_film_silu_conv3d.cu: the data gradient in a norm's gradient
 // Workspace forward: w with x2's columns moved to whole chunks, where they are not (x of a multiple of 8 bf16 or 4 f32
 //           channels, or no x2: none). Data gradient: w transposed. Weight gradient: partial sums
 // Measured  never run on a GPU yet

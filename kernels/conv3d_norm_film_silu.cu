@@ -10,8 +10,7 @@
 //           Before compute capability 9.0 the rule counts the norm's kernel against other blocks (device/mma_cost.h)
 // Measured  never run on a GPU yet
 // Predicted what rms_norm_film_silu_fwd took in front of them: 2 % of a training update, 5 to 8 % of a sampling step
-// Open      for 9.0, a rule that weighs the norm's bytes as well; rows of more than 200 channels; f32;
-//           rms_norm_film_silu_bwd where the data gradient of the layer behind stores d_out
+// Open      for 9.0, a rule that weighs the norm's bytes as well; rows of more than 200 channels; f32
 // Oracle    conv3d_cpu.cpp, then rms_norm_film_silu_cpu.cpp, in f64; and the two kernels it replaces:
 //           tests/sim/conv3d_norm_film_silu{,_wgmma}_test.cpp
 #include "kernels/conv3d_norm_film_silu.h"
@@ -27,7 +26,8 @@ constexpr const char* kOp = "conv3d_norm_film_silu";
 
 template <class Backend>
 bool conv3d_norm_film_silu_is_one_kernel(const Conv3dSize& s) {
-  return s.out_positions() > 0 && s.O > 0 && can_norm_rows<Backend>(conv_products::forward_shape<BFloat16>(kOp, s));
+  return s.out_positions() > 0 && s.O > 0 &&
+         norm_blocks<Backend>(conv_products::forward_shape<BFloat16>(kOp, s)).count > 0;
 }
 
 template <class Backend>

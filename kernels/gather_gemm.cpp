@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 #include <string>
 
 #include "kernels/device/conv_tiles.h"
@@ -68,12 +69,18 @@ double halo_cost(const GatherGemm<BFloat16>& p, std::int64_t N) {
   return load * Tile::BM * Tile::BN / Entry::share * h.used_entries / inner;
 }
 
+bool has_one_phase(const GatherGemm<BFloat16>& p) {
+  return !p.adjoint || (p.t.stride == 1 && p.y.stride == 1 && p.x.stride == 1);
+}
+
 }  // namespace
 
 int choose_halo_tile(const GatherGemm<BFloat16>& p, std::int64_t M, std::int64_t N) {
   using Gathered = GatherGemmTiles<BFloat16>;
   const int gathered = Gathered::best(M, N).index;
-  const auto norm = [&](int tile) { return p.norm.S > 0 && norm_frames(p, tile) == 0 ? row_norm_cost(M, N) : 0.0; };
+  const auto norm = [&](int tile) {
+    return p.norm.S > 0 && norm_blocks(p, tile).count == 0 ? row_norm_cost(M, N) : 0.0;
+  };
   int best = kChooseTile;
   double least = norm(gathered);
   Gathered::for_each([&]<class Entry>(int i) {
@@ -95,7 +102,7 @@ int choose_hopper_tile(const GatherGemm<BFloat16>& p, std::int64_t M, std::int64
   using Gathered = GatherGemmTiles<BFloat16>;
   const int inner = p.t.taps * p.y.taps * p.x.taps * (p.source[0].chunks + p.source[1].chunks);
   const auto norm = [&](int candidate) {
-    return p.norm.S > 0 && norm_frames(p, candidate) == 0 ? hopper_norm_cost(M, N, inner) : 0.0;
+    return p.norm.S > 0 && norm_blocks(p, candidate).count == 0 ? hopper_norm_cost(M, N, inner) : 0.0;
   };
   int tile = kChooseTile;
   double least =
@@ -112,40 +119,48 @@ int choose_hopper_tile(const GatherGemm<BFloat16>& p, std::int64_t M, std::int64
   return tile;
 }
 
-int norm_frames(const GatherGemm<BFloat16>& p, int tile) {
-  int frames = 0;
-  // BM consecutive positions, rows_per_frame of them in a frame.
-  const auto consider = [&](int BM, int BN, std::size_t room, std::int64_t rows_per_frame) {
-    if (p.norm.S <= 0 || p.out[1].chunks > 0 || p.out[0].chunks * kChunk < BFloat16 >> BN) return;
-    const std::int64_t most = std::min<std::int64_t>(p.norm.F, (BM - 2) / rows_per_frame + 2);
-    if (most * norm_table_bytes(BN) <= room) frames = static_cast<int>(most);
+NormSumBlocks norm_blocks(const GatherGemm<BFloat16>& p, int tile) {
+  NormSumBlocks blocks;
+  if (!has_one_phase(p) || p.norm.S <= 0 || p.out[1].chunks > 0) return blocks;
+  // rows_per_frame of them in a frame; of a gradient the warps' sums lie beside the coefficients.
+  const auto consider = [&](int BM, int BN, int warps, std::size_t room, std::int64_t rows_per_frame) {
+    const std::int64_t last_begin = rows_per_frame - std::gcd<std::int64_t>(BM, rows_per_frame);
+    const std::int64_t frames = std::min<std::int64_t>(p.norm.F, (last_begin + BM - 1) / rows_per_frame + 1);
+    const std::size_t bytes = norm_table_bytes(BN) * (p.norm.x.chunks > 0 ? 1 + warps : 1);
+    const int columns = p.out[0].chunks * kChunk<BFloat16>;
+    if (columns > BN || frames * bytes > room) return;
+    if (p.norm.x.chunks > 0 && BN > 192 && columns <= 192) return;  // their kernel gives a row fewer lanes
+    blocks.rows_per_frame = rows_per_frame, blocks.count = (p.norm.F * rows_per_frame + BM - 1) / BM;
+    blocks.rows = BM, blocks.frames = static_cast<int>(frames);
   };
   if (tile >= kFirstHaloMmaTile) {
     HaloMmaTiles::with(tile - kFirstHaloMmaTile, [&]<class Tile>() {
+      if (p.norm.x.chunks > 0 && !halo_ends_in_norm_grad<Tile>()) return;
       const HaloPlan h = halo_ring_plan(p, halo_needs<Tile>(), Tile::kStages - 1);
-      if (Tile::kWarpsN == 1 && h.pitch > 0) consider(Tile::BM, Tile::BN, halo_norm_room<Tile>(h), p.norm.S);
+      if (Tile::kWarpsN == 1 && h.pitch > 0)
+        consider(Tile::BM, Tile::BN, Tile::kWarpsM, halo_norm_room<Tile>(h), p.norm.S);
     });
   } else if (tile >= kFirstHaloTile) {
     HaloTiles::with(tile - kFirstHaloTile, [&]<class Tile>() {
       const HaloPlan h = halo_plan(p, Tile::needs());
-      if (h.pitch == 0) return;
+      if (h.pitch == 0 || (p.norm.x.chunks > 0 && !Tile::kEndsInNormGrad)) return;
       // Of patches all rows are results, else all are positions.
-      consider(Tile::BM, Tile::BN, Tile::kNormRoom, h.patches > 0 ? p.norm.S : std::int64_t{h.rows} * h.pitch);
+      consider(Tile::BM, Tile::BN, 4, Tile::kNormRoom, h.patches > 0 ? p.norm.S : std::int64_t{h.rows} * h.pitch);
     });
   } else if (tile >= kFirstWgmmaTile) {
-    WgmmaTiles::with(
-        tile - kFirstWgmmaTile, [&]<class Tile>() { consider(Tile::BM, Tile::BN, Tile::kNormRoom, p.norm.S); });
+    WgmmaTiles::with(tile - kFirstWgmmaTile, [&]<class Tile>() {
+      consider(Tile::BM, Tile::BN, 4 * Tile::kMultiplying, Tile::kNormRoom, p.norm.S);
+    });
   } else {
     GatherGemmTiles<BFloat16>::with(tile, [&]<class Tile>() {
-      if (Tile::kWarpsN == 1) consider(Tile::BM, Tile::BN, gather_norm_room<Tile>(), p.norm.S);
+      if (Tile::kWarpsN == 1) consider(Tile::BM, Tile::BN, Tile::kWarpsM, gather_norm_room<Tile>(), p.norm.S);
     });
   }
-  return frames;
+  return blocks;
 }
 
 int layer_norm_grad_rows(const GatherGemm<BFloat16>& p, int tile) {
-  const bool one_phase = !p.adjoint || (p.t.stride == 1 && p.y.stride == 1 && p.x.stride == 1);
-  if (!one_phase || p.out[1].chunks > 0 || tile >= kFirstHaloTile) return 0;
+  if (!has_one_phase(p) || p.out[1].chunks > 0 || tile >= kFirstHaloTile) return 0;
   int rows = 0;
   const auto consider = [&](int BM, int BN, std::size_t room) {
     if (p.out[0].chunks * kChunk<BFloat16> <= BN && BN * sizeof(float) <= room) rows = BM;

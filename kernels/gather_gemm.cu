@@ -28,6 +28,7 @@
 
 #include "kernels/device/conv_tiles.h"
 #include "kernels/device/gather_layer_norm_grad.h"
+#include "kernels/device/gather_norm_grad.h"
 #include "kernels/device/gpu.h"
 #include "kernels/device/tile_products.h"
 
@@ -45,7 +46,8 @@ constexpr std::size_t gather_gemm_shared_bytes(int tap_table_size) {
   return gather_stage_bytes<Tile>() + Tile::BM * sizeof(int) + tap_table_size * sizeof(Tap);
 }
 
-/// End: PlainRows or NormedRows (gather_norm.h), or LayerNormGradRows (gather_layer_norm_grad.h).
+/// End: PlainRows or NormedRows (gather_norm.h), NormGradRows (gather_norm_grad.h), or LayerNormGradRows
+/// (gather_layer_norm_grad.h).
 template <class Elem, class Tile, class End>
 __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGemm<Elem> p) {
   constexpr int kRowStep = Tile::kThreads / kStepChunks;  // rows between two loads of a thread; a multiple of 8
@@ -173,6 +175,11 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
         p, stages_a, thread, [&](int i) { return out_row + warp_m + i * 16; },
         [&](int i, int j, int e) { return acc[i][j][e]; }, [] { __syncthreads(); });
   }
+  if constexpr (std::is_same_v<End, NormGradRows>) {
+    return end_in_norm_grad<Tile::BN, Tile::kThreads / 32, kTilesM>(
+        p, stages_a, m0, thread, [&](int i) { return out_row + warp_m + i * 16; },
+        [&](int i, int j, int e) { return acc[i][j][e]; }, [] { __syncthreads(); });
+  }
   NormTable table{};
   if constexpr (End::kNorm) {
     table = fill_norm_table<Tile::BN>(p, stages_a + kStagedBytes, m0, thread, Tile::kThreads);
@@ -258,9 +265,9 @@ int tile_of(const GatherGemm<Elem>& p, const ProductSize& size) {
 }  // namespace
 
 template <class Backend>
-bool can_norm_rows(const GatherGemm<BFloat16>& p) {
+NormSumBlocks norm_blocks(const GatherGemm<BFloat16>& p) {
   const ProductSize size = size_of(p);
-  return size.M > 0 && size.N > 0 && !p.adjoint && norm_frames(p, tile_of<Backend>(p, size)) > 0;
+  return size.M > 0 && size.N > 0 ? norm_blocks(p, tile_of<Backend>(p, size)) : NormSumBlocks{};
 }
 
 template <class Backend>
@@ -285,11 +292,11 @@ void gather_gemm(const Stream& stream, const GatherGemm<Elem>& problem) {
           std::to_string(source.chunks * kChunk<Elem>));
   const int tile = tile_of<Backend>(p, size);
   if constexpr (sizeof(Elem) == 2) {
-    if (p.norm.gamma != nullptr) p.norm.frames_per_block = p.adjoint ? 0 : norm_frames(p, tile);
+    if (p.norm.gamma != nullptr) p.norm.frames_per_block = norm_blocks(p, tile).frames;
     if (p.norm.gamma != nullptr && p.norm.frames_per_block == 0)
       throw GpuError(
           "gather_gemm: norm: tile " + std::to_string(tile) + " does not hold rows of " + std::to_string(p.norm.C) +
-          " columns with their frames' coefficients | ask can_norm_rows first");
+          " columns with their frames' coefficients | ask norm_blocks first");
     if (p.layer_norm.gamma != nullptr && layer_norm_grad_rows(p, tile) == 0)
       throw GpuError(
           "gather_gemm: layer_norm: tile " + std::to_string(tile) + " does not hold rows of " +
@@ -308,6 +315,7 @@ void gather_gemm(const Stream& stream, const GatherGemm<Elem>& problem) {
           AVID_GPU::gather_gemm_shared_bytes<Tile>(AVID_GPU::tap_table_size(p)), stream, p);
     };
     if constexpr (sizeof(Elem) == 2 && Tile::kWarpsN == 1) {
+      if (p.norm.x.chunks > 0) return run(AVID_GPU::NormGradRows{});
       if (p.norm.gamma != nullptr) return run(AVID_GPU::NormedRows{});
       if (p.layer_norm.gamma != nullptr) return run(AVID_GPU::LayerNormGradRows{});
     }
@@ -323,7 +331,7 @@ void pack_weights(const Stream& stream, const PackWeights<Elem>& p) {
       AVID_GPU::pack_weights_kernel<Elem>, dim3(static_cast<unsigned>((chunks + 255) / 256)), dim3(256), 0, stream, p);
 }
 
-template bool can_norm_rows<Gpu>(const GatherGemm<BFloat16>&);
+template NormSumBlocks norm_blocks<Gpu>(const GatherGemm<BFloat16>&);
 template std::int64_t layer_norm_grad_blocks<Gpu>(const GatherGemm<BFloat16>&);
 template void gather_gemm<Gpu, float>(const Stream&, const GatherGemm<float>&);
 template void gather_gemm<Gpu, BFloat16>(const Stream&, const GatherGemm<BFloat16>&);

@@ -10,6 +10,7 @@
 
 #include "kernels/conv3d.h"
 #include "kernels/device/backend.h"
+#include "kernels/rms_norm_film_silu.h"
 
 namespace avid::kernels {
 
@@ -43,7 +44,7 @@ struct ChunkRows {
 };
 
 /// What may become of a row of sums before it is stored: rms_norm_film_silu of the row, rounded to Elem first, so that
-/// out has the bits that this op makes of the stored row. Needs a block that holds whole rows: norm_frames().
+/// out has the bits that this op makes of the stored row. Needs a block that holds whole rows: norm_blocks().
 template <class Elem>
 struct RowNorm {
   int F = 0, S = 0, C = 0;       ///< F frames of S rows of C columns
@@ -51,10 +52,16 @@ struct RowNorm {
   Rows<const float> film;        ///< [F,2C], scale and shift, or absent
   ChunkRows<Elem> sums;          ///< the rows before the norm, for a backward pass, or absent
   int frames_per_block = 0;      ///< whose coefficients a block keeps; gather_gemm fills it in
+
+  /// With x, rows of sums are the gradient of h = rms_norm_film_silu(x), rounded to Elem, and out[0] is d_x: the bits
+  /// that rms_norm_film_silu_bwd makes of the stored rows. Neither `sums` nor a residual. Needs norm_blocks().
+  ChunkRows<const Elem> x;       ///< [.,C]
+  float* column_sums = nullptr;  ///< [blocks,frames,2,C in whole chunks], all written: per frame of a block, over its
+                                 ///< rows, of d_z x/n and of d_z (rms_norm_film_silu.cu)
 };
 
 /// What may become of a row d_h of sums instead, where h = LayerNorm(x): out[0] = residual + the norm's gradient, d_h
-/// not rounded before. Needs a block that holds whole rows: layer_norm_grad_blocks(). out[1] is absent.
+/// not rounded before. Needs a block that holds whole rows: layer_norm_blocks(). out[1] is absent.
 template <class Elem>
 struct LayerNormGrad {
   int C = 0;
@@ -118,12 +125,13 @@ int choose_hopper_tile(const GatherGemm<BFloat16>& p, std::int64_t M, std::int64
 /// For other devices: kFirstHaloMmaTile + place, or kChooseTile where a tile of gather_gemm is as fast.
 int choose_halo_tile(const GatherGemm<BFloat16>& p, std::int64_t M, std::int64_t N);
 
-/// How many frames' coefficients a block of this tile keeps to norm the rows of p, of which shapes count, norm.F and
-/// norm.S among them. 0: it does not hold whole rows, or so many frames that the coefficients do not fit.
-int norm_frames(const GatherGemm<BFloat16>& p, int tile);
-/// Does gather_gemm choose a tile for p that can norm its rows? By shapes, and by the kind of device, alone.
+/// How a product of which shapes count, norm.F and norm.S among them, is cut into blocks with this tile if they can
+/// norm its rows, or, where norm.x has chunks, make the norm's gradient of them: then RowNorm::column_sums lie so.
+/// Count 0: a block does not hold whole rows, or so many frames that the coefficients do not fit.
+NormSumBlocks norm_blocks(const GatherGemm<BFloat16>& p, int tile);
+/// The same with the tile that gather_gemm chooses for p, or that p names: by shapes, and by the kind of device, alone.
 template <class Backend>
-bool can_norm_rows(const GatherGemm<BFloat16>& p);
+NormSumBlocks norm_blocks(const GatherGemm<BFloat16>& p);
 
 /// Rows of a block of this tile if it can end p in the gradient of a LayerNorm, else 0.
 int layer_norm_grad_rows(const GatherGemm<BFloat16>& p, int tile);

@@ -21,9 +21,10 @@
 // Predicted A100: 0.75 of the dense bf16 peak, and 8 % for what shared memory takes beside it (device/mma_cost.h)
 // Oracle    as gather_gemm.cu: tests/sim/gather_gemm_halo_test.cpp
 #include <string>
+#include <type_traits>
 
 #include "kernels/device/conv_tiles.h"
-#include "kernels/device/gather_norm.h"
+#include "kernels/device/gather_norm_grad.h"
 #include "kernels/device/gpu.h"
 #include "kernels/device/halo_raster.h"
 #include "kernels/device/halo_tile.h"
@@ -57,7 +58,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_kernel(Gat
   constexpr int kTilesM = Tile::WM / 16, kTilesN = Tile::WN / 8;
   constexpr int kHalves = kTilesM * kTilesN >= 45 ? 1 : kStepEntries;  // unrolled; with many sums a second one spills
   static_assert(kRowStep % 8 == 0, "the swizzle is the same for all loads of a thread");
-  static_assert(Tile::kWarpsN == 1 || !End::kNorm);
+  static_assert(Tile::kWarpsN == 1 || std::is_same_v<End, PlainRows>);
 
   const int m0 = static_cast<int>(blockIdx.x) * Tile::BM, n0 = static_cast<int>(blockIdx.y) * Tile::BN;
   const int phase = static_cast<int>(blockIdx.z);  // of the adjoint
@@ -223,6 +224,11 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_kernel(Gat
   const int M = p.B * p.t.source * h.y.extent * h.x.extent;
   for (int r = thread; r < Tile::BM; r += Tile::kThreads)
     out_row[r] = m0 + r < M ? ring_result_row(p, h, phase, m0 + r) : -1;
+  if constexpr (std::is_same_v<End, NormGradRows>) {
+    return end_in_norm_grad<Tile::BN, Tile::kThreads / 32, kTilesM>(
+        p, stages, m0, thread, [&](int i) { return out_row + warp_m + i * 16; },
+        [&](int i, int j, int e) { return acc[i][j][e]; }, [] { __syncthreads(); });
+  }
   NormTable table{};
   if constexpr (End::kNorm) {
     table =
@@ -254,6 +260,9 @@ void gather_gemm_halo(const Stream& stream, const GatherGemm<BFloat16>& p, int t
       AVID_GPU::launch(
           AVID_GPU::gather_gemm_halo_kernel<Tile, End>, grid, dim3(Tile::kThreads), h.shared_bytes, stream, p, h);
     };
+    if constexpr (halo_ends_in_norm_grad<Tile>()) {
+      if (p.norm.x.chunks > 0) return run(AVID_GPU::NormGradRows{});
+    }
     if constexpr (Tile::kWarpsN == 1) {
       if (p.norm.gamma != nullptr) return run(AVID_GPU::NormedRows{});
     }

@@ -30,9 +30,10 @@
 //           of shared memory; odd sizes less positions past the edges, 6% at 31x31 (docs/kernels/convolution.md)
 // Oracle    as gather_gemm.cu: tests/sim/gather_gemm_halo_wgmma_test.cpp
 #include <string>
+#include <type_traits>
 
 #include "kernels/device/conv_tiles.h"
-#include "kernels/device/gather_norm.h"
+#include "kernels/device/gather_norm_grad.h"
 #include "kernels/device/gpu.h"
 #include "kernels/device/halo_tile.h"
 #include "kernels/device/warpgroup.h"
@@ -171,10 +172,23 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
   constexpr int kPitch = staged_pitch(BN);
   constexpr std::size_t kStagedBytes = staged_bytes(4, BN);
   static_assert(kStagedBytes <= kStages * kStage, "staging fits into the stages");
+  // Of the frame that the block begins in.
+  [[maybe_unused]] const int first_row = position0 / (h.strips * h.rows * h.pitch) * p.norm.S;
+  if constexpr (std::is_same_v<End, NormGradRows>) {
+    int phase = h.passes & 1;
+    return end_in_norm_grad<BN, 4, kTilesM>(
+        p, stages, first_row, thread, [&](int i) { return out_row + i * kProductRows + warp * 16; },
+        [&](int i, int j, int e) { return acc[i][4 * j + e]; },
+        [&] {
+          __syncwarp();
+          if (lane == 0) mbarrier_arrive(tile_free);
+          mbarrier_wait(tile_free, phase);
+          phase ^= 1;
+        });
+  }
   NormTable table{};
   if constexpr (End::kNorm) {
-    table = fill_norm_table<BN>(
-        p, stages + kStagedBytes, position0 / (h.strips * h.rows * h.pitch) * p.norm.S, thread, 128);
+    table = fill_norm_table<BN>(p, stages + kStagedBytes, first_row, thread, 128);
     __syncwarp();
     if (lane == 0) mbarrier_arrive(tile_free);
     mbarrier_wait(tile_free, h.passes & 1);
@@ -206,6 +220,9 @@ void gather_gemm_halo_wgmma(const Stream& stream, const GatherGemm<BFloat16>& p,
           AVID_GPU::gather_gemm_halo_wgmma_kernel<Tile, End>, grid, dim3(Tile::kThreads), h.shared_bytes, stream, p, h,
           AVID_GPU::weight_tiles(p, halo_weights_in_a_run(p, h), Tile::BN));
     };
+    if constexpr (Tile::kEndsInNormGrad) {
+      if (p.norm.x.chunks > 0) return run(AVID_GPU::NormGradRows{});
+    }
     p.norm.gamma != nullptr ? run(AVID_GPU::NormedRows{}) : run(AVID_GPU::PlainRows{});
   });
 }

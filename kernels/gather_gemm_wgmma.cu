@@ -26,6 +26,7 @@
 
 #include "kernels/device/conv_tiles.h"
 #include "kernels/device/gather_layer_norm_grad.h"
+#include "kernels/device/gather_norm_grad.h"
 #include "kernels/device/gpu.h"
 #include "kernels/device/warpgroup.h"
 #include "kernels/device/weight_tiles.h"
@@ -163,31 +164,29 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   constexpr int kPitch = staged_pitch(BN);
   constexpr std::size_t kStagedBytes = staged_bytes(4 * Tile::kMultiplying, BN);
   static_assert(kStagedBytes <= kStages * (kStageA + kStageB), "staging fits the stages");
-  if constexpr (std::is_same_v<End, LayerNormGradRows>) {
-    int phase = 1;
-    return end_in_layer_norm_grad<BN, 4 * Tile::kMultiplying, kTilesM>(
-        p, stages_a, thread, [&](int i) { return out_row + first_row + i * 64 + warp * 16; },
-        [&](int i, int j, int e) { return acc[i][4 * j + e]; },
-        [&] {
-          __syncwarp();
-          if (lane == 0) mbarrier_arrive(done);
-          mbarrier_wait(done, phase);
-          phase ^= 1;
-        });
-  }
+  int phase = 1;
+  [[maybe_unused]] const auto barrier = [&] {  // of the multiplying warps
+    __syncwarp();
+    if (lane == 0) mbarrier_arrive(done);
+    mbarrier_wait(done, phase);
+    phase ^= 1;
+  };
+  [[maybe_unused]] const auto rows_of = [&](int i) { return out_row + first_row + i * 64 + warp * 16; };
+  [[maybe_unused]] const auto sum = [&](int i, int j, int e) { return acc[i][4 * j + e]; };
+  if constexpr (std::is_same_v<End, LayerNormGradRows>)
+    return end_in_layer_norm_grad<BN, 4 * Tile::kMultiplying, kTilesM>(p, stages_a, thread, rows_of, sum, barrier);
+  if constexpr (std::is_same_v<End, NormGradRows>)
+    return end_in_norm_grad<BN, 4 * Tile::kMultiplying, kTilesM>(p, stages_a, m0, thread, rows_of, sum, barrier);
   NormTable table{};
   if constexpr (End::kNorm) {
     table = fill_norm_table<BN>(p, stages_a + kStagedBytes, m0, thread, 128 * Tile::kMultiplying);
-    __syncwarp();
-    if (lane == 0) mbarrier_arrive(done);
-    mbarrier_wait(done, 1);
+    barrier();
   }
   float* staged = reinterpret_cast<float*>(stages_a) + (thread >> 5) * 16 * kPitch;
 #pragma unroll
   for (int i = 0; i < kTilesM; ++i) {
     store_fragments<End, bf16, BN, kPitch>(
-        p, staged, out_row + first_row + i * 64 + warp * 16, n0 / 8, lane, table,
-        [&](int j, int e) { return acc[i][4 * j + e]; });
+        p, staged, rows_of(i), n0 / 8, lane, table, [&](int j, int e) { return sum(i, j, e); });
   }
 }
 
@@ -218,6 +217,7 @@ void gather_gemm_wgmma(const Stream& stream, const GatherGemm<BFloat16>& p, std:
           AVID_GPU::gather_gemm_wgmma_shared_bytes<Tile>(AVID_GPU::tap_table_size(p)), stream, p,
           AVID_GPU::weight_tiles(p, weights_in_a_run(p), Tile::BN));
     };
+    if (p.norm.x.chunks > 0) return run(AVID_GPU::NormGradRows{});
     if (p.norm.gamma != nullptr) return run(AVID_GPU::NormedRows{});
     if (p.layer_norm.gamma != nullptr) return run(AVID_GPU::LayerNormGradRows{});
     run(AVID_GPU::PlainRows{});

@@ -15,7 +15,8 @@
 // Limits     S < 2^31, F * slabs < 2^31
 // Measured   never run on a GPU yet
 // Predicted  bound by DRAM: 85 to 92 % of copy bandwidth (docs/kernels/norm.md)
-// Elsewhere  device/gather_norm.h: the forward pass in the epilogue of the convolution before it
+// Elsewhere  device/gather_norm.h: the forward pass in the epilogue of the convolution before it;
+//            device/gather_norm_grad.h: the backward pass in that of the data gradient of the convolution behind it
 // Open       column sum of d_x for the bias of the convolution before it
 // Oracle     rms_norm_film_silu_cpu.cpp in f64, tests/sim/rms_norm_film_silu_test.cpp
 #include "kernels/rms_norm_film_silu.h"
@@ -132,15 +133,7 @@ __global__ void __launch_bounds__(kRowBlock) rms_norm_film_silu_bwd_kernel(
       unpack(d[j], q[j]);
       get_coefficients<L * K>(a_table, lane + j * L, a);
       get_coefficients<L * K>(shift_table, lane + j * L, shift);
-#pragma unroll
-      for (int e = 0; e < 8; ++e) {
-        const float n = v[e] * rnorm, z = fmaf(n, a[e], shift[e]), s = sigmoid<Elem>(z);
-        const float d_z = q[j][e] * s * fmaf(z, 1.0f - s, 1.0f);
-        sum_zx[j][e] = fmaf(d_z, n, sum_zx[j][e]);
-        sum_z[j][e] += d_z;
-        q[j][e] = d_z * a[e];
-        dot = fmaf(q[j][e], n, dot);
-      }
+      add_gradient_of_z<Elem>(v, rnorm, a, shift, q[j], sum_zx[j], sum_z[j], dot);
     }
     dot = lane_sum<L>(dot);
     if (d_x.data == nullptr) continue;
@@ -150,8 +143,7 @@ __global__ void __launch_bounds__(kRowBlock) rms_norm_film_silu_bwd_kernel(
       const int c = (lane + j * L) * 8;
       float v[8];
       unpack(x[j], v);
-#pragma unroll
-      for (int e = 0; e < 8; ++e) v[e] = rnorm * (q[j][e] - v[e] * rnorm * along);
+      gradient_of_x(v, rnorm, q[j], along);
       store_chunk(d_x.data + row * d_x.pitch + c, v, active ? C - c : 0);
     }
   }
@@ -250,19 +242,23 @@ __global__ void __launch_bounds__(kRowBlock) rms_norm_film_silu_sums_wide_kernel
   partial[W + c] = sum_z;
 }
 
-/// Adds the slabs of each frame in order. Writes d_film, and to `scaled` [F,W] what d_gamma sums over frames; each
+/// Adds the blocks of each frame in order. Writes d_film, and to `scaled` [F,W] what d_gamma sums over frames; each
 /// may be null. A thread per (frame, channel).
 template <class Elem>
 __global__ void __launch_bounds__(kRowBlock) rms_norm_film_silu_frame_sums_kernel(
-    RmsNormFilmSiluDeviceArgs<Elem> p, const float* partial, int slabs, Rows<float> d_film, float* scaled) {
+    RmsNormFilmSiluDeviceArgs<Elem> p, const float* partial, NormSumBlocks blocks, Rows<float> d_film, float* scaled) {
   const int C = static_cast<int>(p.C), W = (C + 7) / 8 * 8;
   const std::int64_t i = std::int64_t{blockIdx.x} * kRowBlock + threadIdx.x;
   const std::int64_t frame = i / W;
   const int c = static_cast<int>(i % W);
   if (frame >= p.F || c >= C) return;
+  const std::int64_t first = frame * blocks.rows_per_frame / blocks.rows;
+  const std::int64_t end = ((frame + 1) * blocks.rows_per_frame + blocks.rows - 1) / blocks.rows;
   float sum_zx = 0, sum_z = 0;
-  for (int slab = 0; slab < slabs; ++slab) {
-    const float* from = partial + (frame * slabs + slab) * 2 * W;
+  for (std::int64_t block = first; block < end; ++block) {
+    // All but the first begin in this frame.
+    const std::int64_t place = block == first ? frame - block * blocks.rows / blocks.rows_per_frame : 0;
+    const float* from = partial + (block * blocks.frames + place) * 2 * W;
     sum_zx += from[c];
     sum_z += from[W + c];
   }
@@ -320,19 +316,33 @@ void rms_norm_film_silu_bwd(
           dim3(static_cast<unsigned>(num_slabs), static_cast<unsigned>((p.C + kRowBlock - 1) / kRowBlock)),
           dim3(kRowBlock), 0, stream, p, g.d_out, static_cast<const float*>(rnorms), partial, slabs.count, slabs.rows);
   }
-  if (!sums) return;
+  if (sums)
+    rms_norm_film_silu_bwd_sums<Backend, Elem>(
+        stream, p,
+        {.rows_per_frame = std::int64_t{slabs.count} * slabs.rows, .count = num_slabs, .rows = slabs.rows, .frames = 1},
+        partial, g.d_gamma, g.d_film, frames);
+}
+
+template <class Backend, class Elem>
+void rms_norm_film_silu_bwd_sums(
+    const Stream& stream, const RmsNormFilmSiluDeviceArgs<Elem>& p, const NormSumBlocks& blocks, const float* partial,
+    float* d_gamma, Rows<float> d_film, float* frame_sums) {
+  using namespace AVID_GPU;
+  const std::int64_t W = (p.C + 7) / 8 * 8;
   if (p.F > 0)
     launch(
         rms_norm_film_silu_frame_sums_kernel<Elem>, dim3(static_cast<unsigned>((p.F * W + kRowBlock - 1) / kRowBlock)),
-        dim3(kRowBlock), 0, stream, p, static_cast<const float*>(partial), slabs.count, g.d_film,
-        g.d_gamma != nullptr ? frames : nullptr);
-  if (g.d_gamma != nullptr) sum_rows(stream, frames, p.F, W, p.C, g.d_gamma);
+        dim3(kRowBlock), 0, stream, p, partial, blocks, d_film, d_gamma != nullptr ? frame_sums : nullptr);
+  if (d_gamma != nullptr) sum_rows(stream, frame_sums, p.F, W, p.C, d_gamma);
 }
 
-#define AVID_INSTANTIATE(Elem)                                                                            \
-  template void rms_norm_film_silu_fwd<Gpu, Elem>(const Stream&, const RmsNormFilmSiluDeviceArgs<Elem>&); \
-  template void rms_norm_film_silu_bwd<Gpu, Elem>(                                                        \
-      const Stream&, const RmsNormFilmSiluDeviceArgs<Elem>&, const RmsNormFilmSiluDeviceGrads<Elem>&);
+#define AVID_INSTANTIATE(Elem)                                                                                        \
+  template void rms_norm_film_silu_fwd<Gpu, Elem>(const Stream&, const RmsNormFilmSiluDeviceArgs<Elem>&);             \
+  template void rms_norm_film_silu_bwd<Gpu, Elem>(                                                                    \
+      const Stream&, const RmsNormFilmSiluDeviceArgs<Elem>&, const RmsNormFilmSiluDeviceGrads<Elem>&);                \
+  template void rms_norm_film_silu_bwd_sums<Gpu, Elem>(                                                               \
+      const Stream&, const RmsNormFilmSiluDeviceArgs<Elem>&, const NormSumBlocks&, const float*, float*, Rows<float>, \
+      float*);
 AVID_INSTANTIATE(float)
 AVID_INSTANTIATE(BFloat16)
 #undef AVID_INSTANTIATE

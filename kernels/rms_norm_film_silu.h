@@ -86,11 +86,26 @@ inline std::int64_t rms_norm_film_silu_bwd_workspace(std::int64_t F, std::int64_
   return F * ((2 * RmsNormSlabs(S, C).count + 1) * ((C + 7) / 8 * 8) + S);
 }
 
+/// How partial sums of the two columns lie in memory: [count][frames][2][W], W = C in whole chunks of 8. Block b has
+/// those of the rows from b * rows on, where a frame takes rows_per_frame of them; its place 0 is the frame that it
+/// begins in.
+struct NormSumBlocks {
+  std::int64_t rows_per_frame = 0, count = 0;
+  int rows = 0, frames = 0;
+};
+
 /// Norm and sums in f32, the same bits in every run. Rows start at 16-byte boundaries (pitch, data).
 template <class Backend, class Elem>
 void rms_norm_film_silu_fwd(const Stream& stream, const RmsNormFilmSiluDeviceArgs<Elem>& p);
 template <class Backend, class Elem>
 void rms_norm_film_silu_bwd(
     const Stream& stream, const RmsNormFilmSiluDeviceArgs<Elem>& p, const RmsNormFilmSiluDeviceGrads<Elem>& g);
+
+/// The end of rms_norm_film_silu_bwd alone: d_gamma and d_film (each may be null) from partial sums over rows of d_z
+/// x/n and of d_z, the blocks of a frame in order. `frame_sums` has room for [F,W].
+template <class Backend, class Elem>
+void rms_norm_film_silu_bwd_sums(
+    const Stream& stream, const RmsNormFilmSiluDeviceArgs<Elem>& p, const NormSumBlocks& blocks, const float* partial,
+    float* d_gamma, Rows<float> d_film, float* frame_sums);
 
 }  // namespace avid::kernels

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "autograd/ops/elementwise.h"
 #include "autograd/ops/linear.h"
@@ -31,8 +32,12 @@ ResNetBlock::Block::Block(std::int64_t in, std::int64_t out) : proj_(in, out, {1
   gamma_ = add_parameter(gamma("norm.gamma", out, false));
 }
 
-Var ResNetBlock::Block::forward(const Var& x, const Var& x2, const Var& film, const Var& residual) const {
-  return proj_.forward_norm_film_silu(x, x2, gamma_->var(), film, residual);
+NormedConv3d ResNetBlock::Block::forward(const Var& x, const Var& x2, const Var& film) const {
+  return proj_.forward_norm_film_silu_for_conv3d(x, x2, gamma_->var(), film);
+}
+
+Var ResNetBlock::Block::forward(NormedConv3d x, const Var& residual) const {
+  return proj_.forward_norm_film_silu(std::move(x), gamma_->var(), {}, residual);
 }
 
 ResNetBlock::ResNetBlock(std::int64_t in, std::int64_t out, std::int64_t film_width)
@@ -45,7 +50,7 @@ ResNetBlock::ResNetBlock(std::int64_t in, std::int64_t out, std::int64_t film_wi
 
 Var ResNetBlock::forward(const Var& x, const Var& x2, const Var& film_input) const {
   const Var film = mlp_ ? mlp_->forward(film_input) : Var();  // [B,T,2*out]
-  const Var hidden = block1_.forward(x, x2, film, {});
+  NormedConv3d hidden = block1_.forward(x, x2, film);
   Var shortcut = x;
   if (res_conv_) {
     shortcut = res_conv_->forward(x, x2);
@@ -55,7 +60,7 @@ Var ResNetBlock::forward(const Var& x, const Var& x2, const Var& film_input) con
     for (std::int64_t i = 0; i < in_; ++i) identity.data<float>()[i * identity.pitch() + i] = 1;
     shortcut = linear(x, Var(identity.to(x.dtype()).to(x.value().device())), {}, x2);
   }
-  return block2_.forward(hidden, {}, {}, shortcut);
+  return block2_.forward(std::move(hidden), shortcut);
 }
 
 Tensor rotary_frequencies(std::int64_t head_dim) {

@@ -26,7 +26,9 @@ class ResNetBlock : public Module {
   class Block : public Module {
    public:
     Block(std::int64_t in, std::int64_t out);
-    Var forward(const Var& x, const Var& x2, const Var& film, const Var& residual) const;
+    /// The first one, for the second to read, and the second.
+    NormedConv3d forward(const Var& x, const Var& x2, const Var& film) const;
+    Var forward(NormedConv3d x, const Var& residual) const;
 
    private:
     Conv proj_;

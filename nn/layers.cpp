@@ -1,7 +1,8 @@
 // nn/layers.cpp -- layers with parameters
 #include "nn/layers.h"
 
-#include "autograd/ops/conv3d_norm_film_silu.h"
+#include <utility>
+
 #include "autograd/ops/conv_transpose3d.h"
 #include "autograd/ops/linear.h"
 
@@ -37,6 +38,15 @@ Var Conv::forward(const Var& x, const Var& x2) const { return conv3d(x, weight_-
 Var Conv::forward_norm_film_silu(
     const Var& x, const Var& x2, const Var& gamma, const Var& film, const Var& residual) const {
   return conv3d_norm_film_silu(x, weight_->var(), bias_->var(), options_, x2, gamma, film, residual);
+}
+
+NormedConv3d Conv::forward_norm_film_silu_for_conv3d(
+    const Var& x, const Var& x2, const Var& gamma, const Var& film) const {
+  return conv3d_norm_film_silu_for_conv3d(x, weight_->var(), bias_->var(), options_, x2, gamma, film);
+}
+
+Var Conv::forward_norm_film_silu(NormedConv3d x, const Var& gamma, const Var& film, const Var& residual) const {
+  return conv3d_norm_film_silu(std::move(x), weight_->var(), bias_->var(), options_, gamma, film, residual);
 }
 
 ConvTranspose::ConvTranspose(

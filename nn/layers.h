@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "autograd/ops/conv3d.h"
+#include "autograd/ops/conv3d_norm_film_silu.h"
 #include "nn/module.h"
 
 namespace avid::nn {
@@ -48,6 +49,9 @@ class Conv : public Module {
   Var forward(const Var& x, const Var& x2 = {}) const;
   /// rms_norm_film_silu of that, with gamma [O], film [B,T,2O] or none, residual [B,T',H',W',O] or none.
   Var forward_norm_film_silu(const Var& x, const Var& x2, const Var& gamma, const Var& film, const Var& residual) const;
+  /// The same without residual, for one other Conv alone to read; and the same by that Conv.
+  NormedConv3d forward_norm_film_silu_for_conv3d(const Var& x, const Var& x2, const Var& gamma, const Var& film) const;
+  Var forward_norm_film_silu(NormedConv3d x, const Var& gamma, const Var& film, const Var& residual) const;
 
  private:
   Parameter* weight_;

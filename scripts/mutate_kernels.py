@@ -32,10 +32,10 @@ SEEN = "seen"  # behind a switch, and not killed: to be looked at alone
 # traffic, too. So they come first, or last.
 RACE_FIRST = ("dropped barrier", "dropped commit", "wrong wait count")
 # Beside the tests that have the kernel's name.
-MORE_TESTS = {"gather_gemm": ["conv3d", "conv3d_norm_film_silu", "linear_layer_norm"],
-              "gather_gemm_halo": ["conv3d_norm_film_silu"],
-              "gather_gemm_wgmma": ["conv3d_norm_film_silu_wgmma", "linear_layer_norm"],
-              "gather_gemm_halo_wgmma": ["conv3d_norm_film_silu_wgmma"],
+MORE_TESTS = {"gather_gemm": ["conv3d", "conv3d_norm_film_silu", "linear_layer_norm", "norm_film_silu_conv3d"],
+              "gather_gemm_halo": ["conv3d_norm_film_silu", "norm_film_silu_conv3d"],
+              "gather_gemm_wgmma": ["conv3d_norm_film_silu_wgmma", "linear_layer_norm", "norm_film_silu_conv3d"],
+              "gather_gemm_halo_wgmma": ["conv3d_norm_film_silu_wgmma", "norm_film_silu_conv3d"],
               "gather_weight_grad": ["gather_gemm", "conv3d"], "conv3d": ["offsets", "empty"],
               "gather_weight_grad_wgmma": ["gather_weight_grad"], "temporal_attention_core": ["temporal_attention"]}
 

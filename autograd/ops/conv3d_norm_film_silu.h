@@ -16,4 +16,19 @@ Var conv3d_norm_film_silu(
     const Var& x, const Var& w, const Var& b, const Conv3dOptions& options, const Var& x2, const Var& gamma,
     const Var& film, const Var& residual);
 
+/// conv3d_norm_film_silu without residual, for one reader, a convolution: no rule of the norm is recorded yet.
+struct NormedConv3d {
+  Tensor out;
+  Var u, gamma, film;  ///< out = rms_norm_film_silu(u, gamma, film); undefined where none of it needs a gradient
+};
+NormedConv3d conv3d_norm_film_silu_for_conv3d(
+    const Var& x, const Var& w, const Var& b, const Conv3dOptions& options, const Var& x2, const Var& gamma,
+    const Var& film);
+
+/// conv3d_norm_film_silu of x.out. The gradient of x.out goes through the norm before it in one
+/// kernel where there is one (autograd/ops/norm_film_silu_conv3d.h), else by the rules of the two ops.
+Var conv3d_norm_film_silu(
+    NormedConv3d x, const Var& w, const Var& b, const Conv3dOptions& options, const Var& gamma, const Var& film,
+    const Var& residual);
+
 }  // namespace avid

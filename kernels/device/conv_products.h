@@ -155,12 +155,13 @@ std::int64_t adjoint_workspace_bytes(const Conv3dSize& s) {
 }
 
 /// d_x and d_x2 (either may be absent) from d_out; bias and the rows of add_x, if any, are added to d_x, those of
-/// add_x2 to d_x2. With `layer_norm` d_x is what it makes of these rows.
+/// add_x2 to d_x2. With `layer_norm` or `norm` d_x is what it makes of these rows.
 template <class Backend, class Elem>
 void adjoint(
     const char* op, const Stream& stream, const Conv3dSize& s, Rows<const Elem> d_out, Rows<const Elem> w,
     const float* bias, Rows<const Elem> add_x, Rows<const Elem> add_x2, Rows<Elem> d_x, Rows<Elem> d_x2,
-    void* workspace, int tile = kChooseTile, const LayerNormGrad<Elem>& layer_norm = {}) {
+    void* workspace, int tile = kChooseTile, const LayerNormGrad<Elem>& layer_norm = {},
+    const RowNorm<Elem>& norm = {}) {
   if (s.I2 == 0) d_x2 = {};
   const PackWeights<Elem> pack = adjoint_weights(s, w, bool(d_x), bool(d_x2), static_cast<Elem*>(workspace));
   pack_weights<Backend>(stream, pack);
@@ -180,6 +181,7 @@ void adjoint(
   p.out[0] = chunk_rows(op, "d_x", d_x, s.I);
   p.out[1] = chunk_rows(op, "d_x2", d_x2, s.I2);
   p.layer_norm = layer_norm;
+  p.norm = norm;
   p.tile = tile;
   gather_gemm<Backend>(stream, p);
 }
@@ -194,6 +196,16 @@ GatherGemm<Elem> adjoint_shape(const char* op, const Conv3dSize& s) {
   p.source_channels[0] = static_cast<int>(s.O);
   p.out[0].chunks = static_cast<int>(chunks_of<Elem>(s.I));
   return p;
+}
+
+/// The gradient of a norm whose result is x, by its sizes: norm_blocks() of adjoint_shape() with this.
+template <class Elem>
+RowNorm<Elem> row_norm_grad(const Conv3dSize& s) {
+  RowNorm<Elem> norm;
+  norm.F = static_cast<int>(s.B * s.in[0]), norm.S = static_cast<int>(s.in[1] * s.in[2]);
+  norm.C = static_cast<int>(s.I);
+  norm.x.chunks = static_cast<int>(chunks_of<Elem>(s.I));
+  return norm;
 }
 
 // ---- weight gradient ----

@@ -124,6 +124,12 @@ constexpr std::size_t halo_norm_room(const HaloPlan& h) {
   return halo_needs<Tile>().other_bytes + h.tile_bytes - staged_bytes(Tile::kThreads / 32, Tile::WN);
 }
 
+/// May a tile of gather_gemm_halo end in a norm's gradient? With 208 sums per thread its registers would spill.
+template <class Tile>
+constexpr bool halo_ends_in_norm_grad() {
+  return Tile::kWarpsN == 1 && Tile::WM * Tile::WN / 32 <= 200;
+}
+
 /// Tiles of gather_gemm.
 template <class Elem>
 struct GatherGemmTiles;
@@ -224,6 +230,8 @@ struct HaloTile {
   static_assert(registers_suffice(kLoadRegisters, kMultiplyRegisters, 1, 2));
   /// What the staged rows leave of the stages.
   static constexpr std::size_t kNormRoom = std::size_t{128} * kStages * BN - staged_bytes(4, BN);
+  /// May it end in a norm's gradient? Else there are no registers for its sums.
+  static constexpr bool kEndsInNormGrad = BN <= 128 || kMultiplyRegisters > 200;
   /// Stages, the room to align them, barriers and rows of results; half of a multiprocessor's 228 KiB, of which a block
   /// reserves one.
   static constexpr HaloNeeds needs() {

@@ -30,4 +30,27 @@ AVID_DEVICE float2 film_coefficients(const Norm& p, std::int64_t frame, int c, f
   return make_float2(a, film != nullptr ? film[p.C + c] : 0.0f);
 }
 
+/// One chunk of a row of x on the way back: d, the gradient of silu(z) with z = x/n a + shift, becomes q = d_z a;
+/// d_z x/n and d_z are added to the columns' sums, q x/n to `dot`.
+template <class Elem>
+AVID_DEVICE void add_gradient_of_z(
+    const float (&x)[8], float rnorm, const float (&a)[8], const float (&shift)[8], float (&d)[8], float (&sum_zx)[8],
+    float (&sum_z)[8], float& dot) {
+#pragma unroll
+  for (int e = 0; e < 8; ++e) {
+    const float n = x[e] * rnorm, z = fmaf(n, a[e], shift[e]), s = sigmoid<Elem>(z);
+    const float d_z = d[e] * s * fmaf(z, 1.0f - s, 1.0f);
+    sum_zx[e] = fmaf(d_z, n, sum_zx[e]);
+    sum_z[e] += d_z;
+    d[e] = d_z * a[e];
+    dot = fmaf(d[e], n, dot);
+  }
+}
+
+/// x becomes d_x, from q and its sum over the row along x/n (0 where the floor holds).
+AVID_DEVICE void gradient_of_x(float (&x)[8], float rnorm, const float (&q)[8], float along) {
+#pragma unroll
+  for (int e = 0; e < 8; ++e) x[e] = rnorm * (q[e] - x[e] * rnorm * along);
+}
+
 }  // namespace avid::kernels::AVID_GPU

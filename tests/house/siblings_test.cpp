@@ -14,7 +14,7 @@ namespace {
 const std::set<std::string> kShared = {"attention_block", "conv3d_size", "emulated_bf16",
                                        "library_route",   "on_device",   "operands"};
 // Two other ops in one, on devices only.
-const std::set<std::string> kDevicesOnly = {"conv3d_norm_film_silu"};
+const std::set<std::string> kDevicesOnly = {"conv3d_norm_film_silu", "norm_film_silu_conv3d"};
 // Never differentiated: data in and out, fixed codes, the optimiser, diffusion steps. They have a kernel and a test in
 // tests/tensor.
 const std::set<std::string> kNoGradient = {"adam", "clip_mix", "frames", "moments", "timestep_code"};

@@ -136,25 +136,27 @@ TEST_CASE("conv3d_norm_film_silu/rule/coefficients of the frames that a block me
   p.out[0].chunks = 13;
   const auto frames = [&](int F, int S, int tile) {
     p.norm.F = F, p.norm.S = S;
-    return kernels::norm_frames(p, tile);
+    return kernels::norm_blocks(p, tile).frames;
   };
   CHECK(frames(512, 4096, 6) == 2);  // 192 positions
-  CHECK(frames(512, 190, 6) == 3);
+  CHECK(frames(512, 190, 6) == 2);   // blocks begin at even positions of a frame
+  CHECK(frames(512, 187, 6) == 3);
   CHECK(frames(512, 191, 6) == 2);
+  CHECK(frames(512, 384, 6) == 1);
   CHECK(frames(1, 4096, 6) == 1);
-  CHECK(frames(512, 6, 6) == 33);
+  CHECK(frames(512, 6, 6) == 32);
   CHECK(frames(512, 5, 6) == 0);  // 40 frames of 832 bytes beside 26624 bytes of rows, in 58368
   CHECK(frames(512, 0, 6) == 0);
-  CHECK(frames(512, 4096, 5) == 0);  // 96 columns
-  CHECK(frames(512, 4096, 7) == 0);  // 128 columns by two warps
-  CHECK(frames(512, 4096, kFirstWgmmaTile + 2) == 2);
+  CHECK(frames(512, 4096, 5) == 0);                    // 96 columns
+  CHECK(frames(512, 4096, 7) == 0);                    // 128 columns by two warps
+  CHECK(frames(512, 4096, kFirstWgmmaTile + 2) == 1);  // 256
   CHECK(frames(512, 4096, kFirstWgmmaTile + 1) == 0);
   CHECK(frames(512, 4096, kFirstHaloTile + 2) == 0);  // no window
   p.out[1].chunks = 1;
   CHECK(frames(512, 4096, 6) == 0);
   CHECK_THROWS_WITH_AS(
       check_norm({.B = 1, .T = 1, .H = 3, .W = 3, .I = 8, .I2 = 0, .O = 100}, 5),
-      "gather_gemm: norm: tile 5 does not hold rows of 100 columns with their frames' coefficients | ask can_norm_rows "
+      "gather_gemm: norm: tile 5 does not hold rows of 100 columns with their frames' coefficients | ask norm_blocks "
       "first",
       kernels::GpuError);
 }

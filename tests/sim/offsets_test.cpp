@@ -138,6 +138,30 @@ Outputs run_conv_norm(bool far, const kernels::Conv3dSize& s, int tile) {
   return all;
 }
 
+/// The data gradient of a convolution behind a norm, through both.
+Outputs run_conv_norm_grad(bool far, const kernels::Conv3dSize& s, int tile) {
+  const std::int64_t in = s.in_positions();
+  Placed<bf16> x(far, random_rows<bf16>(in, s.I, 1)), d_out(far, random_rows<bf16>(s.out_positions(), s.O, 2)),
+      d_x(far, poisoned_rows<bf16>(in, s.I));
+  Placed<float> film(far, random_rows<float>(s.B * s.in[0], 2 * s.I, 3));
+  const Pitched<bf16> w = random_rows<bf16>(s.O * s.taps(), s.I, 4);
+  const Pitched<float> gamma = random_rows<float>(1, s.I, 5);
+  Workspace space(kernels::conv3d_bwd_data_workspace_bytes<bf16>(s));
+  kernels::RowNorm<bf16> norm = kernels::conv_products::row_norm_grad<bf16>(s);
+  norm.gamma = gamma.values.data(), norm.film = film.view();
+  norm.x = kernels::chunk_rows("test", "x", Rows<const bf16>(x.view()), s.I);
+  kernels::GatherGemm<bf16> shape = kernels::conv_products::adjoint_shape<bf16>("test", s);
+  shape.norm = norm;
+  const kernels::NormSumBlocks blocks = kernels::norm_blocks(shape, tile);
+  Pitched<float> sums(blocks.count * blocks.frames * 2, s.I);
+  norm.column_sums = sums.values.data();
+  kernels::conv_products::adjoint<Sim, bf16>(
+      "test", Stream{}, s, d_out.view(), w.view(), nullptr, {}, {}, d_x.view(), {}, space.data<void>(), tile, {}, norm);
+  Outputs all;
+  add(all, d_x.values()), add(all, sums);
+  return all;
+}
+
 /// Forward and backward of an attention block of the pixel networks.
 template <class Args, class Grads, class Elem, class Bytes, class Fwd, class Bwd>
 Outputs run_block(bool far, Args p, Grads g, Bytes&& bytes, Fwd&& fwd, Bwd&& bwd) {
@@ -198,6 +222,14 @@ TEST_CASE("offsets/offsets_conv3d_norm_film_silu/every_kind_of_tile") {
   const OnArch hopper(90);
   for (const int tile : {1, kernels::kFirstHaloMmaTile, kernels::kFirstWgmmaTile, kernels::kFirstHaloTile})
     check_same([&](bool far) { return run_conv_norm(far, s, tile); });
+}
+
+TEST_CASE("offsets/offsets_norm_film_silu_conv3d/every_kind_of_tile") {
+  kernels::Conv3dSize s = conv_size(3, 1, 24, 0, 20);
+  s.in[0] = s.out[0] = 4;
+  const OnArch hopper(90);
+  for (const int tile : {1, kernels::kFirstHaloMmaTile, kernels::kFirstWgmmaTile, kernels::kFirstHaloTile})
+    check_same([&](bool far) { return run_conv_norm_grad(far, s, tile); });
 }
 
 TEST_CASE("offsets/offsets_conv3d/a_source_past_its_limit_is_refused") {
