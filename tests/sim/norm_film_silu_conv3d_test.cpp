@@ -6,6 +6,7 @@
 #include "kernels/device/conv_tiles.h"
 #include "tests/sim/arch.h"
 #include "tests/sim/conv_support.h"
+#include "tests/sim/launch_list.h"
 #include "tests/sim/orders.h"
 
 namespace avid::test {
@@ -272,6 +273,22 @@ TEST_CASE("norm_film_silu_conv3d/the op") {
         "norm_film_silu_conv3d_bwd_is_one_kernel first",
         kernels::GpuError);
   }
+}
+
+TEST_CASE("norm_film_silu_conv3d/nothing is launched for sums that nobody asked for") {
+  if (!lists_launches()) return;
+  Case c{.B = 2, .T = 2, .H = 5, .W = 7, .I = 13, .O = 12};
+  const Operands in(c);
+  const auto launched = [&](bool d_gamma, bool d_film) {
+    c.d_gamma = d_gamma, c.d_film = d_film;
+    return launches_of([&] { run(c, in, kTheOp); });
+  };
+  const auto none = launched(false, false), gamma = launched(true, false), film = launched(false, true);
+  CHECK(none.size() == 2);  // w transposed, the product
+  CHECK(without(none, gamma).empty());
+  CHECK(without(none, film).empty());
+  CHECK(gamma.size() > none.size());
+  CHECK(film.size() > none.size());
 }
 
 TEST_CASE("norm_film_silu_conv3d/in_every_order") {
