@@ -27,10 +27,8 @@ bool conv3d_norm_film_silu_is_one_kernel(
   if (!x.defined() || !x.device().is_gpu() || x.dtype() != DType::bf16) return false;
   const kernels::Conv3dSize s = checked_size("conv3d", x, w, options, x2);
   return on_device(x.device(), kOp, [&]<class Backend>(const kernels::Stream&) {
-    if constexpr (detail::kHasLibraries<Backend>) {
-      if (kernels::vendor::route(detail::Family::conv) != kernels::vendor::Route::native) return false;
-    }
-    return kernels::conv3d_norm_film_silu_is_one_kernel<Backend>(s);
+    return detail::takes_native<Backend>(detail::Family::conv) &&
+           kernels::conv3d_norm_film_silu_is_one_kernel<Backend>(s);
   });
 }
 
@@ -43,15 +41,10 @@ Conv3dNormFilmSilu conv3d_norm_film_silu_fwd(
       "rms_norm_film_silu_fwd",
       kOp);
   const kernels::Conv3dSize s = checked_size(kOp, x, w, options, x2);
-  const Shape shape{s.B, s.out[0], s.out[1], s.out[2], s.O}, film_shape{s.B, s.out[0], 2 * s.O};
+  const Shape shape{s.B, s.out[0], s.out[1], s.out[2], s.O};
   if (bias.defined()) detail::check_parameter(bias, {s.O}, x, kOp, "bias");
   detail::check_parameter(gamma, {s.O}, x, kOp, "gamma");
-  if (film.defined() && film.dtype() == x.dtype()) {  // as the linear layer left it; converted below
-    check_shape(film, film_shape, kOp, "film");
-    detail::check_same_device(film, x, kOp, "film");
-  } else if (film.defined()) {
-    detail::check_parameter(film, film_shape, x, kOp, "film");
-  }
+  if (film.defined()) detail::check_film(film, {s.B, s.out[0], 2 * s.O}, x, kOp);
   if (residual_any.defined()) {
     check_shape(residual_any, shape, kOp, "residual");
     check_args(kOp, {{"x", x}, {"residual", residual_any}});

@@ -24,6 +24,13 @@ using kernels::vendor::Family;
 template <class Backend>
 inline constexpr bool kHasLibraries = std::is_same_v<Backend, kernels::Cuda>;
 
+/// Does the family's route leave its ops to our kernels alone? Then they may do what no library's op does.
+template <class Backend>
+bool takes_native(Family family) {
+  if constexpr (kHasLibraries<Backend>) return kernels::vendor::route(family) == kernels::vendor::Route::native;
+  return true;
+}
+
 /// native(), or library() where the family's route says so. Both overwrite the same outputs.
 template <class What, class Native, class Library>
 void run_either(Family family, const kernels::Stream& stream, What&& what, Native&& native, Library&& library) {

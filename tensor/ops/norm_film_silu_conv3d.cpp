@@ -21,10 +21,8 @@ bool norm_film_silu_conv3d_bwd_is_one_kernel(const Tensor& x, const Tensor& w, c
   check_args("conv3d", {{"x", x}, {"w", w}});
   const kernels::Conv3dSize s = detail::size_of_conv("conv3d", x.shape(), {}, w.shape(), options);
   return on_device(x.device(), kOp, [&]<class Backend>(const kernels::Stream&) {
-    if constexpr (detail::kHasLibraries<Backend>) {
-      if (kernels::vendor::route(detail::Family::conv) != kernels::vendor::Route::native) return false;
-    }
-    return kernels::norm_film_silu_conv3d_bwd_is_one_kernel<Backend>(s);
+    return detail::takes_native<Backend>(detail::Family::conv) &&
+           kernels::norm_film_silu_conv3d_bwd_is_one_kernel<Backend>(s);
   });
 }
 
@@ -38,15 +36,9 @@ RmsNormFilmSiluGradients norm_film_silu_conv3d_bwd(
       kOp);
   check_args(kOp, {{"d_out", d_out}, {"w", w}, {"x", x_any}});
   const kernels::Conv3dSize s = detail::size_of_conv(kOp, x_any.shape(), {}, w.shape(), options);
-  const Shape film_shape{s.B, s.in[0], 2 * s.I};
   check_shape(d_out, {s.B, s.out[0], s.out[1], s.out[2], s.O}, kOp, "d_out");
   detail::check_parameter(gamma, {s.I}, x_any, kOp, "gamma");
-  if (film.defined() && film.dtype() == x_any.dtype()) {  // as the linear layer left it; converted below
-    check_shape(film, film_shape, kOp, "film");
-    detail::check_same_device(film, x_any, kOp, "film");
-  } else if (film.defined()) {
-    detail::check_parameter(film, film_shape, x_any, kOp, "film");
-  }
+  if (film.defined()) detail::check_film(film, {s.B, s.in[0], 2 * s.I}, x_any, kOp);
   kernels::note_variant({"data", s.kernel});
   kernels::note_flops(s.flops() + kNormFlops * static_cast<double>(x_any.numel()));
   const Tensor x = detail::usual_pitch(x_any);

@@ -50,6 +50,17 @@ inline void check_parameter(const Tensor& t, const Shape& shape, const Tensor& x
   check_same_device(t, x, op, name);
 }
 
+/// As check_parameter for the operand film, which on a device may also have x's type, as a linear layer left it: the
+/// caller converts it.
+inline void check_film(const Tensor& film, const Shape& shape, const Tensor& x, const char* op) {
+  if (x.device().is_gpu() && film.dtype() == x.dtype()) {
+    check_shape(film, shape, op, "film");
+    check_same_device(film, x, op, "film");
+  } else {
+    check_parameter(film, shape, x, op, "film");
+  }
+}
+
 /// t itself when its rows have the usual pitch, otherwise (mapped files, slices of vectors) a copy that has it. Kernels
 /// that run over whole buffers, gaps included, need the same pitch everywhere.
 inline Tensor usual_pitch(const Tensor& t) {

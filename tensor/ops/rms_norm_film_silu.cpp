@@ -16,13 +16,7 @@ void check_inputs(const Tensor& x, const Tensor& gamma, const Tensor& film) {
   check<ShapeError>(x.rank() == 5 && x.dim(4) > 0, "{}: x: expected [B,T,H,W,C] with C > 0, got {}", kOp, x.describe());
   detail::check_parameter(gamma, {x.dim(4)}, x, kOp, "gamma");
   if (!film.defined()) return;
-  const Shape film_shape{x.dim(0), x.dim(1), 2 * x.dim(4)};
-  if (x.device().is_gpu() && film.dtype() == x.dtype()) {  // also as the linear layer left it; converted to f32 below
-    check_shape(film, film_shape, kOp, "film");
-    detail::check_same_device(film, x, kOp, "film");
-  } else {
-    detail::check_parameter(film, film_shape, x, kOp, "film");
-  }
+  detail::check_film(film, {x.dim(0), x.dim(1), 2 * x.dim(4)}, x, kOp);
 }
 
 template <class Elem>
