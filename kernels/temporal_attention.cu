@@ -109,17 +109,12 @@ __global__ void fold_values_kernel(
   float sum[8] = {};
   for (int d = 0; d < D; ++d) {
     const float factor = to_float(out[d]);
-    const uint4 v = *reinterpret_cast<const uint4*>(w_qkv.row((2 * N + n) * D + d) + k);
-    const std::uint32_t pairs[4] = {v.x, v.y, v.z, v.w};
+    float v[8];
+    unpack(load_chunk(w_qkv.row((2 * N + n) * D + d) + k, 8), v);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float2 pair = unpack_bf16x2(pairs[i]);
-      sum[2 * i] = fmaf(factor, pair.x, sum[2 * i]), sum[2 * i + 1] = fmaf(factor, pair.y, sum[2 * i + 1]);
-    }
+    for (int i = 0; i < 8; ++i) sum[i] = fmaf(factor, v[i], sum[i]);
   }
-  *reinterpret_cast<uint4*>(values.row(row) + k) = make_uint4(
-      pack_bf16x2(sum[0], sum[1]), pack_bf16x2(sum[2], sum[3]), pack_bf16x2(sum[4], sum[5]),
-      pack_bf16x2(sum[6], sum[7]));
+  store_chunk(values.row(row) + k, sum, 8);  // gaps are sums of zeros
 }
 
 /// total (=, or += after the first chunk) the gradient of one chunk, whose rows or columns are heads as `stored` says.
