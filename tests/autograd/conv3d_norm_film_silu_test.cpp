@@ -2,7 +2,6 @@
 // instead of two on a device
 #include "autograd/ops/conv3d_norm_film_silu.h"
 
-#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,6 +10,7 @@
 #include "autograd/ops/rms_norm_film_silu.h"
 #include "kernels/op_timer.h"
 #include "tensor/ops/conv3d_norm_film_silu.h"
+#include "tests/autograd/device_run.h"
 #include "tests/doctest.h"
 #include "tests/gradcheck.h"
 
@@ -82,34 +82,7 @@ std::vector<Tensor> on_device(std::vector<Tensor> operands, DType dtype) {
   return operands;
 }
 
-struct Result {
-  Tensor out;
-  std::vector<Tensor> grads;
-  std::map<std::string, kernels::OpTime> times;
-};
-
-/// Forward, and backward from a fixed gradient where something asks for one; back on the CPU.
-template <class F>
-Result run(F&& f, const std::vector<Tensor>& operands, const std::vector<bool>& requires_grad) {
-  std::vector<Var> in;
-  bool any = false;
-  for (std::size_t i = 0; i < operands.size(); ++i) {
-    in.push_back(operands[i].defined() ? Var(operands[i], requires_grad[i]) : Var());
-    any = any || requires_grad[i];
-  }
-  kernels::set_op_timing(kernels::Collect::sums);
-  const Var out = f(in);
-  Result result;
-  result.times = kernels::op_times();
-  kernels::set_op_timing(kernels::Collect::nothing);
-  CHECK(out.requires_grad() == any);
-  result.out = out.value().to(Device{});
-  if (any) out.backward(random_tensor(out.shape(), DType::f32, 9).to(out.dtype()).to(kDevice));
-  for (const Var& v : in) result.grads.push_back(v.defined() && v.grad().defined() ? v.grad().to(Device{}) : Tensor());
-  return result;
-}
-
-void check_same(const Result& a, const Result& b) {
+void check_same(const DeviceRun& a, const DeviceRun& b) {
   CHECK(same_bits(a.out, b.out));
   CHECK(gaps_are_zero(a.out));
   REQUIRE(a.grads.size() == b.grads.size());
@@ -127,7 +100,7 @@ const std::vector<bool> kAll(7, true), kNone(7, false);
 TEST_CASE("conv3d_norm_film_silu/device/one kernel gives the bits of two, and their gradients") {
   const std::vector<Tensor> in = on_device(operands(DType::f32, 8, 5, 11), DType::bf16);
   REQUIRE(conv3d_norm_film_silu_is_one_kernel(in[0], in[1].to(DType::bf16), kSame, in[3]));
-  const Result reference = run(two, in, kAll), got = run(one, in, kAll);
+  const DeviceRun reference = run(two, in, kAll), got = run(one, in, kAll);
   CHECK(reference.times.contains("conv3d"));
   CHECK(got.times.contains("conv3d_norm_film_silu"));
   CHECK_FALSE(got.times.contains("conv3d"));

@@ -2,7 +2,6 @@
 // one kernel for what lies between on a device
 #include "autograd/ops/norm_film_silu_conv3d.h"
 
-#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,6 +11,7 @@
 #include "autograd/ops/rms_norm_film_silu.h"
 #include "kernels/op_timer.h"
 #include "tensor/ops/norm_film_silu_conv3d.h"
+#include "tests/autograd/device_run.h"
 #include "tests/doctest.h"
 #include "tests/gradcheck.h"
 
@@ -83,35 +83,8 @@ std::vector<Tensor> on_device(std::vector<Tensor> operands, DType dtype) {
   return operands;
 }
 
-struct Result {
-  Tensor out;
-  std::vector<Tensor> grads;
-  std::map<std::string, kernels::OpTime> times;
-};
-
-/// Forward, and backward from a fixed gradient where something asks for one; back on the CPU.
-template <class F>
-Result run(F&& f, const std::vector<Tensor>& operands, const std::vector<bool>& requires_grad) {
-  std::vector<Var> in;
-  bool any = false;
-  for (std::size_t i = 0; i < operands.size(); ++i) {
-    in.push_back(operands[i].defined() ? Var(operands[i], requires_grad[i]) : Var());
-    any = any || (operands[i].defined() && requires_grad[i]);
-  }
-  kernels::set_op_timing(kernels::Collect::sums);
-  const Var out = f(in);
-  CHECK(out.requires_grad() == any);
-  Result result;
-  result.out = out.value().to(Device{});
-  if (any) out.backward(random_tensor(out.shape(), DType::f32, 11).to(out.dtype()).to(kDevice));
-  result.times = kernels::op_times();
-  kernels::set_op_timing(kernels::Collect::nothing);
-  for (const Var& v : in) result.grads.push_back(v.defined() && v.grad().defined() ? v.grad().to(Device{}) : Tensor());
-  return result;
-}
-
 /// The sums over rows between the two convolutions are added in another order, everything else has the same bits.
-void check_same(const Result& a, const Result& b) {
+void check_same(const DeviceRun& a, const DeviceRun& b) {
   CHECK(same_bits(a.out, b.out));
   REQUIRE(a.grads.size() == b.grads.size());
   for (std::size_t i = 0; i < a.grads.size(); ++i) {
@@ -127,7 +100,7 @@ void check_same(const Result& a, const Result& b) {
   }
 }
 
-bool took_one_kernel(const Result& r) { return r.times.contains("norm_film_silu_conv3d_bwd"); }
+bool took_one_kernel(const DeviceRun& r) { return r.times.contains("norm_film_silu_conv3d_bwd"); }
 
 const std::vector<bool> kAll(kCount, true), kNone(kCount, false);
 
@@ -135,7 +108,7 @@ const std::vector<bool> kAll(kCount, true), kNone(kCount, false);
 
 TEST_CASE("norm_film_silu_conv3d/device/one kernel gives the gradients of two") {
   const std::vector<Tensor> in = on_device(operands(DType::f32, 8, 5, 13, 11), DType::bf16);
-  const Result reference = run(composed, in, kAll), got = run(chained, in, kAll);
+  const DeviceRun reference = run(composed, in, kAll), got = run(chained, in, kAll);
   CHECK(took_one_kernel(got));
   CHECK(got.times.at("rms_norm_film_silu_bwd").calls == 1);  // of the second norm
   CHECK(reference.times.at("rms_norm_film_silu_bwd").calls == 2);
@@ -155,7 +128,7 @@ TEST_CASE("norm_film_silu_conv3d/device/each gradient alone") {
     CAPTURE(only);
     std::vector<bool> wants = kNone;
     wants[only] = true;
-    const Result got = run(chained, in, wants);
+    const DeviceRun got = run(chained, in, wants);
     check_same(got, run(composed, in, wants));
     CHECK(took_one_kernel(got) == (only < kW2));  // through the norm only where something before it asks
     const bool of_norms = only == kGamma1 || only == kFilm || only >= kGamma2;
@@ -165,11 +138,11 @@ TEST_CASE("norm_film_silu_conv3d/device/each gradient alone") {
 
 TEST_CASE("norm_film_silu_conv3d/device/f32, and rows that no block holds, take two kernels") {
   const std::vector<Tensor> f32 = on_device(operands(DType::f32, 4, 3, 6, 5), DType::f32);
-  const Result of_f32 = run(chained, f32, kAll);
+  const DeviceRun of_f32 = run(chained, f32, kAll);
   CHECK_FALSE(took_one_kernel(of_f32));
   check_same(of_f32, run(composed, f32, kAll));
   const std::vector<Tensor> wide = on_device(operands(DType::f32, 3, 2, 300, 8), DType::bf16);
-  const Result of_wide = run(chained, wide, kAll);
+  const DeviceRun of_wide = run(chained, wide, kAll);
   CHECK_FALSE(took_one_kernel(of_wide));
   check_same(of_wide, run(composed, wide, kAll));
 }
@@ -189,7 +162,7 @@ TEST_CASE("norm_film_silu_conv3d/device/saves what the two save") {
 
 TEST_CASE("norm_film_silu_conv3d/device/in a recompute region") {
   const std::vector<Tensor> in = on_device(operands(DType::f32, 8, 5, 13, 11), DType::bf16);
-  const Result got = run([](const std::vector<Var>& vars) { return recompute("test", chained, vars); }, in, kAll);
+  const DeviceRun got = run([](const std::vector<Var>& vars) { return recompute("test", chained, vars); }, in, kAll);
   CHECK(took_one_kernel(got));
   check_same(got, run(composed, in, kAll));
 }
