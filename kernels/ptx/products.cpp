@@ -1,0 +1,145 @@
+// kernels/ptx/products.cpp -- tensor cores: mma.sync of a warp, wgmma of a warpgroup
+//
+// Fragments and descriptors are decoded after the PTX manual, apart from the simulator's. Sums are of f32 in the order of
+// k; a GPU's order differs. A product of a warpgroup is done at its issue, each warp its 16 rows.
+#include <cstring>
+
+#include "kernels/ptx/opcode.h"
+#include "kernels/ptx/warp.h"
+
+namespace avid::kernels::ptx {
+namespace {
+
+float bf16_value(std::uint32_t bits) { return std::bit_cast<float>(bits << 16); }
+
+/// d = a b + c of a 16 x K and a K x 8 matrix of 16-bit floats (K 8 or 16); elements of 16 bits lie in pairs.
+template <int kDepth>
+void product_bf16(Warp& warp, const Instruction& i) {
+  constexpr int kRegistersA = kDepth / 4, kRegistersB = kDepth / 8;
+  float a[16][kDepth], b[kDepth][8];
+  for (int l = 0; l < kLanes; ++l) {
+    const int g = l / 4, t = 2 * (l % 4);
+    for (int r = 0; r < kRegistersA; ++r) {
+      const auto word = warp.value<std::uint32_t>(i.from[r], l);
+      for (int h = 0; h < 2; ++h) a[g + 8 * (r % 2)][t + h + 8 * (r / 2)] = bf16_value(word >> (16 * h) & 0xffff);
+    }
+    for (int r = 0; r < kRegistersB; ++r) {
+      const auto word = warp.value<std::uint32_t>(i.from[kRegistersA + r], l);
+      for (int h = 0; h < 2; ++h) b[t + h + 8 * r][g] = bf16_value(word >> (16 * h) & 0xffff);
+    }
+  }
+  const Place* c = i.from + kRegistersA + kRegistersB;
+  float sums[16][8];
+  for (int l = 0; l < kLanes; ++l)
+    for (int r = 0; r < 4; ++r) sums[l / 4 + 8 * (r / 2)][2 * (l % 4) + r % 2] = warp.value<float>(c[r], l);
+  for (int row = 0; row < 16; ++row)
+    for (int k = 0; k < kDepth; ++k)
+      for (int n = 0; n < 8; ++n) sums[row][n] += a[row][k] * b[k][n];
+  for (int r = 0; r < 4; ++r)
+    for_lanes<float>(warp, i.to[r], [&](int l) { return sums[l / 4 + 8 * (r / 2)][2 * (l % 4) + r % 2]; });
+}
+
+/// The same of tf32, 16 x 8 times 8 x 8; the low 13 bits of an operand are not looked at.
+void product_tf32(Warp& warp, const Instruction& i) {
+  const auto operand = [&](Place place, int l) {
+    return std::bit_cast<float>(warp.value<std::uint32_t>(place, l) & ~0x1fffu);
+  };
+  float a[16][8], b[8][8], sums[16][8];
+  for (int l = 0; l < kLanes; ++l) {
+    const int g = l / 4, t = l % 4;
+    for (int r = 0; r < 4; ++r) a[g + 8 * (r % 2)][t + 4 * (r / 2)] = operand(i.from[r], l);
+    for (int r = 0; r < 2; ++r) b[t + 4 * r][g] = operand(i.from[4 + r], l);
+    for (int r = 0; r < 4; ++r) sums[g + 8 * (r / 2)][2 * t + r % 2] = warp.value<float>(i.from[6 + r], l);
+  }
+  for (int row = 0; row < 16; ++row)
+    for (int k = 0; k < 8; ++k)
+      for (int n = 0; n < 8; ++n) sums[row][n] += a[row][k] * b[k][n];
+  for (int r = 0; r < 4; ++r)
+    for_lanes<float>(warp, i.to[r], [&](int l) { return sums[l / 4 + 8 * (r / 2)][2 * (l % 4) + r % 2]; });
+}
+
+// ---- wgmma ----
+
+/// A matrix in shared memory, of 16-bit elements, as a descriptor names it: strides of 8 x 16-byte blocks.
+struct Matrix {
+  std::uint64_t start = 0, leading = 0, stride = 0;  // bytes
+  std::uint32_t swizzle_bytes = 0;                   // 0: none
+
+  explicit Matrix(std::uint64_t descriptor)
+      : start((descriptor & 0x3fff) << 4),
+        leading((descriptor >> 16 & 0x3fff) << 4),
+        stride((descriptor >> 32 & 0x3fff) << 4) {
+    constexpr std::uint32_t kSwizzles[] = {0, 128, 64, 32};
+    swizzle_bytes = kSwizzles[descriptor >> 62];
+  }
+  /// Address of element (row, k), of A's rows or B's columns, k from 0 to 15.
+  std::uint64_t address(std::uint64_t row, std::uint64_t k, bool transposed) const {
+    std::uint64_t offset = 0;
+    if (!transposed) {  // k runs along the 16-byte chunks
+      const std::uint64_t row_bytes = swizzle_bytes == 0 ? 16 : swizzle_bytes;
+      offset = row % 8 * row_bytes + row / 8 * stride + k % 8 * 2 + k / 8 * (swizzle_bytes == 0 ? leading : 16);
+    } else if (swizzle_bytes == 0) {  // rows run along the chunks: 8 of them, then `stride`; 8 of k, then `leading`
+      offset = row % 8 * 2 + row / 8 * stride + k % 8 * 16 + k / 8 * leading;
+    } else {  // swizzled: as many rows as the pattern is wide, then `leading`; 8 of k, then `stride`
+      const std::uint64_t wide = swizzle_bytes / 2;
+      offset = row % wide * 2 + row / wide * leading + k % 8 * swizzle_bytes + k / 8 * stride;
+    }
+    std::uint64_t at = start + offset;
+    const std::uint64_t swap = swizzle_bytes == 0 ? 0 : swizzle_bytes / 16 - 1;
+    at ^= (at >> 7 & swap) << 4;
+    return at;
+  }
+};
+
+/// d += a b of 64 x 16 and 16 x N elements; d has N / 2 registers. from: descriptors of a and b, the scales of d, a and b,
+/// whether a and b are transposed.
+void product_warpgroup(Warp& warp, const Instruction& i) {
+  const int columns = i.num_to * 2;
+  const std::uint32_t rank = warp.thread_of(0) / 32 % 4;
+  const Matrix a(warp.uniform<std::uint64_t>(i.from[0])), b(warp.uniform<std::uint64_t>(i.from[1]));
+  for (int k = 2; k < 5; ++k)
+    if (warp.value<std::uint32_t>(i.from[k], 0) != 1) warp.fail("wgmma with scales other than 1");
+  const bool transposed_a = warp.value<std::uint32_t>(i.from[5], 0) != 0,
+             transposed_b = warp.value<std::uint32_t>(i.from[6], 0) != 0;
+  const auto element = [&](const Matrix& m, std::uint64_t row, std::uint64_t k, bool transposed) {
+    std::uint16_t bits;
+    std::memcpy(&bits, warp.memory('s', m.address(row, k, transposed), 2, -1, false), 2);
+    return bf16_value(bits);
+  };
+  float rows[16][16], sums[16][256], column[16][256];
+  for (std::uint64_t r = 0; r < 16; ++r)
+    for (std::uint64_t k = 0; k < 16; ++k) rows[r][k] = element(a, 16 * rank + r, k, transposed_a);
+  for (std::uint64_t n = 0; n < static_cast<std::uint64_t>(columns); ++n)
+    for (std::uint64_t k = 0; k < 16; ++k) column[k][n] = element(b, n, k, transposed_b);
+  for (int r = 0; r < i.num_to; ++r)
+    for (int l = 0; l < kLanes; ++l)
+      sums[l / 4 + 8 * (r % 4 / 2)][8 * (r / 4) + 2 * (l % 4) + r % 2] = warp.value<float>(i.to[r], l);
+  for (int r = 0; r < 16; ++r)
+    for (int k = 0; k < 16; ++k)
+      for (int n = 0; n < columns; ++n) sums[r][n] += rows[r][k] * column[k][n];
+  for (int r = 0; r < i.num_to; ++r)
+    for_lanes<float>(
+        warp, i.to[r], [&](int l) { return sums[l / 4 + 8 * (r % 4 / 2)][8 * (r / 4) + 2 * (l % 4) + r % 2]; });
+}
+
+void nothing(Warp&, const Instruction&) {}
+
+}  // namespace
+
+Known known_product(const Opcode& op) {
+  using Kind = Instruction::Kind;
+  if (op.name == "mma" && op.has("row") && op.has("col") && op.has("f32")) {
+    if (op.has("bf16") && op.has("m16n8k16")) return {.action = &product_bf16<16>, .kind = Kind::whole_warp};
+    if (op.has("bf16") && op.has("m16n8k8")) return {.action = &product_bf16<8>, .kind = Kind::whole_warp};
+    if (op.has("tf32") && op.has("m16n8k8")) return {.action = &product_tf32, .kind = Kind::whole_warp};
+  }
+  if (op.name == "wgmma") {
+    if (op.has("mma_async") && op.has("f32") && op.has("bf16"))
+      return {.action = &product_warpgroup, .kind = Kind::whole_warp};
+    if (op.has("fence") || op.has("commit_group") || op.has("wait_group"))
+      return {.action = &nothing, .kind = Kind::whole_warp};
+  }
+  return {};
+}
+
+}  // namespace avid::kernels::ptx
