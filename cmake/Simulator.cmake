@@ -2,6 +2,7 @@
 #
 #   AVID_SIM         the simulator: avid_kernels_sim, and AVID_HAVE_SIM=1 everywhere
 #   AVID_CUDA        with a toolkit: avid_kernels_cuda, and AVID_HAVE_CUDA=1 everywhere
+#   AVID_PTX_MACHINE the same without a GPU: cmake/PtxMachine.cmake
 #   AVID_CUDA_ARCHS  architectures to compile for, e.g. "80;90"; with 90, *_wgmma.cu are compiled for sm_90a
 #   AVID_KERNELS_MATCH  a regular expression: only these kernels and tests/sim (e.g. "mask_mix|adam"); for working on one kernel
 # Included before the library targets, so that they see the definitions.
@@ -11,9 +12,17 @@ if(AVID_KERNELS_MATCH)
   list(FILTER AVID_DEVICE_KERNELS INCLUDE REGEX "/(${AVID_KERNELS_MATCH})\\.cu$")
 endif()
 
+include(cmake/PtxMachine.cmake)
 if(AVID_CUDA AND CUDAToolkit_FOUND)
   # Not the first nvcc of the path but the one of the toolkit found; static runtime, so that the program needs a driver only.
-  set(CMAKE_CUDA_ARCHITECTURES ${AVID_CUDA_ARCHS})
+  set(AVID_CUDA_RUNTIME CUDA::cudart_static)
+  set(AVID_CUDA_CODE ${AVID_CUDA_ARCHS})
+  set(AVID_SM90A_CODE sm_90a)
+  set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+  if(AVID_PTX_MACHINE)
+    avid_ptx_settings()
+  endif()
+  set(CMAKE_CUDA_ARCHITECTURES ${AVID_CUDA_CODE})
   if(NOT CMAKE_CUDA_COMPILER)
     set(CMAKE_CUDA_COMPILER ${CUDAToolkit_NVCC_EXECUTABLE})
   endif()
@@ -25,12 +34,11 @@ if(AVID_CUDA AND CUDAToolkit_FOUND)
     set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
     set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
   endif()
-  set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
   if(AVID_CCACHE)
     set(CMAKE_CUDA_COMPILER_LAUNCHER ${AVID_CCACHE})
   endif()
   add_compile_definitions(AVID_HAVE_CUDA=1)
-  string(REPLACE ";" "," archs "${AVID_CUDA_ARCHS}")
+  string(REPLACE ";" "," archs "${AVID_CUDA_CODE}")
   set_source_files_properties(kernels/device/runtime_cuda.cpp PROPERTIES COMPILE_DEFINITIONS AVID_CUDA_ARCHS="${archs}")
   set(AVID_HAVE_CUDA ON)
 endif()
@@ -41,7 +49,10 @@ endif()
 # Called once the library targets exist: the backends become part of avid_tensor, whose ops dispatch to them.
 function(avid_device_backends)
   if(AVID_HAVE_CUDA)
-    target_link_libraries(avid_kernels PUBLIC CUDA::cudart_static)
+    if(AVID_PTX_MACHINE)
+      avid_ptx_library()
+    endif()
+    target_link_libraries(avid_kernels PUBLIC ${AVID_CUDA_RUNTIME})
     if(AVID_DEVICE_KERNELS)
       # *_wgmma.cu: code for sm_90a runs on compute capability 9.0 only, and their kernels are launched nowhere else.
       set(kernels ${AVID_DEVICE_KERNELS})
@@ -53,7 +64,7 @@ function(avid_device_backends)
         set_target_properties(avid_kernels_sm90a PROPERTIES CUDA_ARCHITECTURES OFF)
         target_include_directories(avid_kernels_sm90a PRIVATE ${PROJECT_SOURCE_DIR})
         target_compile_definitions(avid_kernels_sm90a PRIVATE AVID_SM90A=1)
-        target_compile_options(avid_kernels_sm90a PRIVATE -gencode=arch=compute_90a,code=sm_90a
+        target_compile_options(avid_kernels_sm90a PRIVATE -gencode=arch=compute_90a,code=${AVID_SM90A_CODE}
                                --expt-relaxed-constexpr --extended-lambda -lineinfo)
         list(APPEND kernels $<TARGET_OBJECTS:avid_kernels_sm90a>)
       endif()
