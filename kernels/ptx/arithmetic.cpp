@@ -376,7 +376,15 @@ void predicate_xor(Warp& warp, const Instruction& i) {
   warp.set_predicate(i.to[0], warp.predicate(i.from[0]) ^ warp.predicate(i.from[1]));
 }
 void predicate_not(Warp& warp, const Instruction& i) { warp.set_predicate(i.to[0], ~warp.predicate(i.from[0])); }
-void predicate_move(Warp& warp, const Instruction& i) { warp.set_predicate(i.to[0], warp.predicate(i.from[0])); }
+/// From a predicate, or from a constant: `mov.pred %p1, 0`.
+void predicate_move(Warp& warp, const Instruction& i) {
+  const Place from = i.from[0];
+  const bool is_constant = (from & kPredicate) == 0;
+  warp.set_predicate(
+      i.to[0], !is_constant                             ? warp.predicate(from)
+               : warp.uniform<std::uint32_t>(from) != 0 ? kAllLanes
+                                                        : 0);
+}
 
 // ---- tables ----
 
