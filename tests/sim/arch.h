@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/device/wgmma_switch.h"
+#include "kernels/gather_gemm.h"
 #include "kernels/sim/simulator.h"
 
 namespace avid::test {
@@ -27,6 +28,16 @@ class OnArch {
   int saved_ = kernels::simulator::options().arch;
   bool allowed_ = kernels::wgmma_allowed();
 };
+
+/// Whether the device can be of this compute capability: the simulator can be of any, a GPU has the kernels on wgmma or
+/// has them not.
+inline bool can_be_arch(int arch) {
+#if defined(AVID_TESTS_ON_GPU)
+  return arch < 90 || kernels::have_wgmma<kernels::Cuda>();
+#else
+  return arch == 80 || arch == 90;
+#endif
+}
 
 /// Tensor copies are allowed, or not, while the object lives.
 class TensorCopiesAllowed {
