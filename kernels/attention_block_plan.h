@@ -70,11 +70,13 @@ constexpr int linear_attention_slabs(std::int64_t S) { return static_cast<int>((
 
 /// Of the two-pass forward form of linear attention (device/linear_attention_two_pass.h).
 inline constexpr int kTwoPassSlab = 1024;
-inline constexpr std::int64_t kTwoPassMaxChannels = 104;
+inline constexpr std::int64_t kTwoPassMaxChannels = 104, kTwoPassWideChannels = 200, kTwoPassWidePositions = 512;
 
+/// Wide rows only where frames are large enough for the work that is done once per frame.
 template <class Elem>
 bool linear_attention_in_two_passes(const AttentionBlockDeviceArgs<Elem>& p) {
-  return sizeof(Elem) == 2 && p.D == 32 && p.C <= kTwoPassMaxChannels && p.b_out != nullptr;
+  const std::int64_t most = p.S < kTwoPassWidePositions ? kTwoPassMaxChannels : kTwoPassWideChannels;
+  return sizeof(Elem) == 2 && p.D == 32 && p.C <= most && p.b_out != nullptr;
 }
 
 /// With the core's contexts: those of slabs, their combination, its gradient. The two-pass form needs sums of

@@ -8,9 +8,10 @@
 //              d_k = kn (v d_context^T - correction), correction_i = sum_j context_ij d_context_ij: the row sum of
 //              the softmax over positions needs no second reduction over positions
 // Layout     qkv [B*T*S, 3*N*D] as the projection leaves it
-// Parallel   bf16 with D = 32: C <= 104: two passes over x (forward: device/linear_attention_contexts.h and
-//            linear_attention_two_pass.h, backward: linear_attention_bwd.cu); wider rows: norm, projections, and a core
-//            on tensor cores (device/linear_attention_head_kernels.h). f32 and other D <= 64: the core on FP32 units
+// Parallel   bf16 with D = 32: C <= 104, or C <= 200 and S >= 512: two passes over x (forward:
+//            device/linear_attention_contexts.h and linear_attention_two_pass.h, backward: linear_attention_bwd.cu);
+//            wider rows: norm, projections, and a core on tensor cores
+//            (device/linear_attention_head_kernels.h). f32 and other D <= 64: the core on FP32 units
 //            (device/linear_attention_core.h). Sums over positions are cut into slabs, which are combined in order (as
 //            split keys are in flash attention)
 // Traffic    of the composed form, per position: C + 4C (norm, projections) + 11 N*D elements forward. The core on
@@ -20,8 +21,8 @@
 // Limits     D <= 64, S < 2^31, frames * slabs < 2^31, N < 65536; on tensor cores frames * slabs * N < 2^31 and
 //            frames * ceil(S / 256) * N < 2^32
 // Measured   never run on a GPU yet
-// Predicted  core on tensor cores, 64 clips, 71M on its base: bound by DRAM, 10.7 GB a step (docs/kernels/attention.md)
-// Open       wide rows in two passes
+// Predicted  core on tensor cores, 64 clips, 71M on its base: bound by DRAM (docs/kernels/attention.md)
+// Open       rows of more than 200 channels, and small frames of wide rows, in two passes
 // Oracle     linear_attention_cpu.cpp in f64, tests/sim/linear_attention_test.cpp
 #include "kernels/linear_attention.h"
 
@@ -164,19 +165,19 @@ void two_passes(const Stream& stream, const AttentionBlockDeviceArgs<BFloat16>& 
   sums.partial = reinterpret_cast<float*>(workspace + plan.core);
   sums.folded = reinterpret_cast<BFloat16*>(workspace + plan.folded);
   const std::int64_t F = p.B * p.T;
-  const int groups = (sums.N + kHeadsPerBlock - 1) / kHeadsPerBlock, heads = (sums.N + groups - 1) / groups;
   with_row_chunks(sums.width, [&]<int kN>() {
+    constexpr int kShares = LinearBwdTile<kN>::kShares, kMostHeads = kContextWarps / kShares;
+    const int groups = (sums.N + kMostHeads - 1) / kMostHeads, heads = (sums.N + groups - 1) / groups;
     launch(
         linear_attention_sums_kernel<kN>, dim3(static_cast<unsigned>(F * sums.slabs * groups)),
-        dim3(static_cast<unsigned>(32 * heads)),
+        dim3(static_cast<unsigned>(32 * kShares * heads)),
         static_cast<std::size_t>(2 * kSumsTile * LinearBwdTile<kN>::kPitch) * sizeof(BFloat16) + kN * 32 +
             (contexts_spare<kN> ? kSpareWords * kSpareThreads * sizeof(float) : 0),
         stream, sums, heads, groups);
   });
-  const std::size_t floats = 3 * 32 * (static_cast<std::size_t>(sums.width) + 4) + 32 * kContextPitch;
   launch(
-      linear_attention_fold_kernel<256>, dim3(static_cast<unsigned>(F), static_cast<unsigned>(sums.N)), dim3(256),
-      floats * sizeof(float), stream, sums);
+      linear_attention_fold_kernel<4>, dim3(static_cast<unsigned>((F * sums.N + 3) / 4)), dim3(128), 0, stream, sums,
+      F);
 
   LinearTwoPass t;
   t.S = sums.S, t.C = sums.C, t.N = sums.N, t.C8 = sums.width;
@@ -185,12 +186,12 @@ void two_passes(const Stream& stream, const AttentionBlockDeviceArgs<BFloat16>& 
   t.x = p.x, t.w_qkv = p.w_qkv, t.gamma = p.gamma, t.b_out = p.b_out, t.y = p.y, t.folded = sums.folded;
   const std::size_t gamma_bytes = static_cast<std::size_t>(t.K) * 4, row_bytes = static_cast<std::size_t>(t.pitch) * 2;
   const int tiles = (t.S + 127) / 128;
-  const auto pass_b = [&]<int kN>() {
+  with_row_chunks(t.C8, [&]<int kWidth>() {
+    constexpr int kN = kWidth == 12 ? 13 : kWidth, kM = LinearBwdTile<kN>::kM;
     launch(
-        linear_attention_pass_b_kernel<kN, 2>, dim3(static_cast<unsigned>(F * tiles)), dim3(128),
+        linear_attention_pass_b_kernel<kN, kM>, dim3(static_cast<unsigned>(F * tiles)), dim3(256 / kM),
         (128 + 2 * 32) * row_bytes + 2 * ((kN + 1) / 2 * 16) * kFoldedPitch * 2 + gamma_bytes, stream, t, tiles);
-  };
-  t.C8 <= 56 ? pass_b.template operator()<7>() : pass_b.template operator()<13>();
+  });
 }
 
 }  // namespace AVID_GPU

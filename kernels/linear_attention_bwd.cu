@@ -16,58 +16,94 @@
 //              d_h = w_q^T d_q + w_k^T d_k + r^T kn;   d_x = d_y + the norm's gradient
 //              d_w_q = sum_s d_q h^T              d_w_k = sum_s d_k h^T
 // Parallel   pass 1 (device/linear_attention_sums.h): a block per (frame, 2048 positions, up to four heads), two warps
-//            a head; matrices: a block per (1/64 of the frames, head), on FP32 units; pass 2
-//            (device/linear_attention_rows.h): a block per 128 positions, all heads; then d_w_q and d_w_k as one
-//            product (linear.h). d_b_out: column sums of d_y's tiles in pass 1
+//            a head, or two heads and four warps (C > 104); matrices: a block per (1/64 of the frames, head), on FP32
+//            units; pass 2 (device/linear_attention_rows.h): a block per 128 positions, all heads; then d_w_q and d_w_k
+//            as one product (linear.h). d_b_out: column sums of d_y's tiles in pass 1
 // Traffic    bytes per position, bf16, I = 32 N, counted from the launches. Here: pass 1 reads x, d_y: 4C (the second
 //            group of heads finds them in L2), its sums 2 (2 * 32 * C8 * 4 N) / 2048; pass 2 reads x, d_y, writes d_x,
 //            h, d_q and d_k: 8C + 4I; the product 2C + 4I. Together 14C + 8I + 0.25 N C8.
 //            Composed (linear_attention.cu): norm 4C, qkv 2C + 6I, contexts 4I, a 4I, d_w_out 2C + 2I, d_b_out 2C,
 //            d_a 2C + 2I, d_context 4I, d_qkv 14I, d_w_qkv 2C + 6I, d_h 2C + 6I, norm 8C: 24C + 48I.
-//              C, N               100, 8    90, 6    50, 4
-//              composed, KB        14.8     11.5      7.5
-//              here, KB             3.7      3.0      1.9
+//              C, N               180, 6   100, 8    90, 6    50, 4
+//              composed, KB        13.5     14.8     11.5      7.5
+//              here, KB             4.3      3.7      3.0      1.9
 //            Workspace: 2.5 KB a position at C = 100 against 4.7 KB (h, qkv, a in place).
 // Work       m16n8k16 products per 32 positions and head at C8 = 104: 208 in pass 1, 364 in pass 2, 104 in the product.
 //            In multiply-adds per position and head 13 x 32 C, all on tensor cores; composed 11 x 32 C there, and
 //            6 x 32 x 32 as FP32 FMAs.
 // Tiles      pass 1: 64 positions, 8 warps, 56 KB of shared memory, one block per SM. Pass 2: 80 KB + 256 N bytes at
 //            C = 100 and 90, two blocks of 4 warps per SM on an A100; 44 KB at C = 50, three. matrices: 74 KB, one.
-// Compiled   nvcc 13, sm_80 (sm_90), no spills: pass 1 252, 238, 172 (254, 242, 183) registers for up to 104, 96, 56
-//            channels; pass 2 218, 217, 164 (217, 217, 165); matrices 178. Instructions per product in their loops,
-//            sm_80: pass 1 4.6, 4.9, 6.7; pass 2 4.5, 4.8, 6.4
+//            C > 104: one block of 8 warps per SM, 100 KB and 141 KB at C = 180; a warp has half as many rows, and
+//            reads each fragment of the other operand for 16 rows instead of 32. matrices: 120 KB
+// Compiled   nvcc 13, sm_80 (sm_90), no spills: pass 1 245, 234, 252, 238, 171 (251, 239, 254, 242, 183) registers for
+//            up to 200, 184, 104, 96, 56 channels; pass 2 209, 197, 226, 217, 164 (214, 203, 229, 217, 165); matrices
+//            241. Instructions per product in their loops, sm_80: pass 1 4.5, 4.7, 4.6, 4.9, 6.8; pass 2 4.1, 4.2, 4.4,
+//            4.8, 6.4
 // Counted    before 6.4, 7.0, 10.2 and 5.8, 6.3, 8.3. An exponential that flushes what is below 2^-126 saved three
 //            instructions of each, masks only in the last tile 0.6 per product of pass 1; in pass 2 the stores of d_q
 //            and d_k behind the products that use them 0.9: before them, every product copied its operand first
 // Predicted  64 clips of 8 frames at 64x64, C = 100, N = 8, A100: composed 31 GB at 1.27 TB/s = 24 ms, and 0.2 TFLOP of
 //            FMAs fed from shared memory, 11 ms at a peak that they do not reach. Here 1.23 TFLOP at half of 312
 //            TFLOP/s = 7.9 ms (6.5 ms of bytes beneath them), matrices 0.3, the product 2.0 (its bytes): 10 ms.
+//            32x32, C = 180, N = 6: 4.3 ms, where the composed form takes 7.0.
 // Numerics   h, exp(k), qs, m, r, d_q, d_k, d_h rounded to bf16, sums in f32; the correction takes r as rounded, so
 //            that the gradients of a channel of k over a frame cancel as they should. Fast exponential. No atomics:
 //            slabs, chunks of frames, tiles and warps are added in order.
-// Limits     bf16, D = 32, C <= 104, N <= 64; S < 2^31, frames * tiles < 2^31. Everything else is composed.
+// Limits     bf16, D = 32; C <= 104 and N <= 64, or C <= 200, N <= 32 and S >= 512; S < 2^31, frames * tiles < 2^31.
+//            Everything else is composed.
 // Measured   never run on a GPU yet
-// Open       d_w_q and d_w_k without d_q and d_k in memory; rows of more than 104 channels
+// Open       d_w_q and d_w_k without d_q and d_k in memory; matrices on tensor cores, as the forward pass has them;
+//            smaller frames of wide rows: at 16x16, C = 180, matrices and sums of slabs cost what the passes save
 // Oracle     linear_attention_cpu.cpp in f64, tests/sim/linear_attention_bwd_test.cpp
 #include "kernels/linear_attention_bwd.h"
 
 #include <cmath>
 #include <stdexcept>
 
-#include "kernels/device/linear_attention_contexts.h"
+#include "kernels/device/attention_tiles.h"
 #include "kernels/device/linear_attention_rows.h"
 #include "kernels/gather_gemm.h"
 
 namespace avid::kernels {
 namespace AVID_GPU {
 
+constexpr int kContextPitch = 36;  ///< floats of a row of a 32 x 32 matrix in shared memory
+
+/// d += of[e] * row[n] for an 8 x 8 piece.
+AVID_DEVICE void add_outer8(float (&d)[8][8], const float (&of)[8], const float* row) {
+  float by[8];
+  get8(by, row);
+#pragma unroll
+  for (int e = 0; e < 8; ++e)
+#pragma unroll
+    for (int n = 0; n < 8; ++n) d[e][n] = fmaf(of[e], by[n], d[e][n]);
+}
+AVID_DEVICE float dot4(const float4& a, const float4& b, float sum) {
+  return fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, fmaf(a.x, b.x, sum))));
+}
+
+/// The weights of a head in f32, a block's work: w_v[i] is row i of those of v, w_o[j] the weights of out of channel j;
+/// [32] rows, `pitch` apart, zero behind channel C.
+template <int kThreads>
+AVID_DEVICE void load_head_weights(const LinearBwd& p, int head, float* w_v, float* w_o, int pitch) {
+  for (int e = threadIdx.x; e < 32 * p.width; e += kThreads) {
+    const int i = e / p.width, c = e % p.width;
+    w_v[i * pitch + c] = c < p.C ? to_float(p.w_qkv.row((2 * p.N + head) * 32 + i)[c]) : 0.0f;
+  }
+  for (int e = threadIdx.x; e < 32 * p.width; e += kThreads) {
+    const int c = e / 32, j = e % 32;
+    w_o[j * pitch + c] = c < p.C ? to_float(p.w_out.row(c)[head * 32 + j]) : 0.0f;
+  }
+}
+
 /// From the sums of pass 1 to m, r, the softmax of k and the gradients of w_v and w_out. Grid (chunks, N). Each
 /// of these products has threads of its own: one of the contexts 64, with 4 x 4 results each, one of those [32, C] four
-/// for each 8 columns, with 8 x 8: 16 bytes a lane take four passes through shared memory, whatever lanes share.
+/// for each 16 columns, with 8 rows: 16 bytes a lane take four passes through shared memory, whatever lanes share.
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads, 1)
     linear_bwd_matrices_kernel(LinearBwd p, std::int64_t frames, std::int64_t frames_of_chunk) {
-  static_assert(kThreads == 256);
+  constexpr int kPieces = 2;  // of 8 columns
+  static_assert(kThreads == 256 && kLinearBwdWideChannels <= kThreads * 8 * kPieces / 16);
   const int pitch = p.width + 4, quads = p.width / 4, head = static_cast<int>(blockIdx.y);
   const int thread = static_cast<int>(threadIdx.x);
   SharedArena arena;
@@ -83,15 +119,15 @@ __global__ void __launch_bounds__(kThreads, 1)
   load_head_weights<kThreads>(p, head, w_v, w_o, pitch);
   // m = context w_o, r = d_context w_v, d_w_v = d_context^T g, d_w_o = context^T d: of this thread's product the left
   // operand by rows of the inner dimension, the right one, and a piece of the result.
-  const int threads_each = p.width / 2, product = thread / threads_each;
-  const int row = thread % 4 * 8, column = thread % threads_each / 4 * 8;
+  const int threads_each = (p.width / 8 + kPieces - 1) / kPieces * 4, product = thread / threads_each;
+  const int row = thread % 4 * 8, column = thread % threads_each / 4 * (8 * kPieces);
   const float* const left = (product == 0   ? context_t
                              : product == 1 ? d_context_t
                              : product == 2 ? d_context
                                             : context) +
                             row;
   const float* const right = (product == 0 ? w_o : product == 1 ? w_v : product == 2 ? g : d) + column;
-  float sum[8][8] = {};
+  float sum[kPieces][8][8] = {};
   const std::int64_t first = blockIdx.x * frames_of_chunk;
   const std::int64_t last = first + frames_of_chunk < frames ? first + frames_of_chunk : frames;
   for (std::int64_t frame = first; frame < last; ++frame) {
@@ -148,26 +184,37 @@ __global__ void __launch_bounds__(kThreads, 1)
     __syncthreads();
     if (product < 4) {
 #pragma unroll 1
-      for (int j = 0; j < 32; ++j) add_outer8(sum, left + j * kContextPitch, right + j * pitch);
+      for (int j = 0; j < 32; ++j) {
+        float of[8];
+        get8(of, left + j * kContextPitch);
+#pragma unroll
+        for (int q = 0; q < kPieces; ++q)
+          if (q == 0 || column + 8 * q < p.width) add_outer8(sum[q], of, right + j * pitch + 8 * q);
+      }
     }
     if (product < 2) {  // those of a frame; the others go on
       BFloat16* folded = p.folded + ((frame * p.N + head) * 2 + product) * 32 * p.width;
       const float factor = product == 0 ? p.scale : 1.0f;
 #pragma unroll
-      for (int e = 0; e < 8; ++e) {
-        const int i = row + e;
-        const uint4 rounded = make_uint4(
-            pack_bf16x2(sum[e][0] * factor, sum[e][1] * factor), pack_bf16x2(sum[e][2] * factor, sum[e][3] * factor),
-            pack_bf16x2(sum[e][4] * factor, sum[e][5] * factor), pack_bf16x2(sum[e][6] * factor, sum[e][7] * factor));
-        *reinterpret_cast<uint4*>(folded + i * p.width + column) = rounded;
-        float part = 0, of_r[8];
-        unpack(Chunk8<BFloat16>{rounded}, of_r);
+      for (int q = 0; q < kPieces; ++q) {
+        if (q > 0 && column + 8 * q >= p.width) continue;
 #pragma unroll
-        for (int n = 0; n < 8; ++n) {
-          part = fmaf(of_r[n], g[i * pitch + column + n], part);
-          sum[e][n] = 0;
+        for (int e = 0; e < 8; ++e) {
+          const int i = row + e, at = column + 8 * q;
+          float(&v)[8] = sum[q][e];
+          const uint4 rounded = make_uint4(
+              pack_bf16x2(v[0] * factor, v[1] * factor), pack_bf16x2(v[2] * factor, v[3] * factor),
+              pack_bf16x2(v[4] * factor, v[5] * factor), pack_bf16x2(v[6] * factor, v[7] * factor));
+          *reinterpret_cast<uint4*>(folded + i * p.width + at) = rounded;
+          float part = 0, of_r[8];
+          unpack(Chunk8<BFloat16>{rounded}, of_r);
+#pragma unroll
+          for (int n = 0; n < 8; ++n) {
+            part = fmaf(of_r[n], g[i * pitch + at + n], part);
+            v[n] = 0;
+          }
+          if (product == 1) parts[i * (p.width / 8) + at / 8] = part;
         }
-        if (product == 1) parts[i * (p.width / 8) + column / 8] = part;
       }
     }
     __syncthreads();
@@ -181,11 +228,15 @@ __global__ void __launch_bounds__(kThreads, 1)
   float* out = p.d_weights + ((std::int64_t{blockIdx.x} * p.N + head) * 2 + product - 2) * 32 * p.width;
   const float factor = product == 3 ? p.scale : 1.0f;
 #pragma unroll
-  for (int e = 0; e < 8; ++e)
+  for (int q = 0; q < kPieces; ++q) {
+    if (q > 0 && column + 8 * q >= p.width) continue;
 #pragma unroll
-    for (int n = 0; n < 8; n += 4)
-      *reinterpret_cast<float4*>(out + (row + e) * p.width + column + n) =
-          make_float4(sum[e][n] * factor, sum[e][n + 1] * factor, sum[e][n + 2] * factor, sum[e][n + 3] * factor);
+    for (int e = 0; e < 8; ++e)
+#pragma unroll
+      for (int n = 0; n < 8; n += 4)
+        *reinterpret_cast<float4*>(out + (row + e) * p.width + column + 8 * q + n) = make_float4(
+            sum[q][e][n] * factor, sum[q][e][n + 1] * factor, sum[q][e][n + 2] * factor, sum[q][e][n + 3] * factor);
+  }
 }
 
 /// Adds the chunks in order: the rows of v of d_w_qkv, and d_w_out. Either may be absent. A thread an element.
@@ -241,14 +292,18 @@ void linear_attention_fused_bwd(
   p.d_b_out = grads.d_b_out != nullptr ? at(floats, plan.d_b_out) : nullptr;
   if (!row_gradients && !grads.d_w_out && grads.d_b_out == nullptr) return;
 
-  const int groups = (p.N + 3) / 4, heads = (p.N + groups - 1) / groups;
   const auto tile_bytes = [](int rows, int pitch) { return static_cast<std::size_t>(rows * pitch) * sizeof(BFloat16); };
   with_row_chunks(p.width, [&]<int kN>() {
+    constexpr int kShares = LinearBwdTile<kN>::kShares, kMostHeads = 4 / kShares;
+    const int groups = (p.N + kMostHeads - 1) / kMostHeads, heads = (p.N + groups - 1) / groups;
+    const int threads = 64 * kShares * heads;
     launch(
         linear_bwd_sums_kernel<kN>, dim3(static_cast<unsigned>(plan.frames * plan.slabs * groups)),
-        dim3(static_cast<unsigned>(64 * heads)),
+        dim3(static_cast<unsigned>(threads)),
         tile_bytes(4 * kSumsTile, LinearBwdTile<kN>::kPitch) + kN * 32 +
-            static_cast<std::size_t>(ColumnSums<kN>::floats(64 * heads)) * 4,
+            (static_cast<std::size_t>(ColumnSums<kN>::floats(threads)) +
+             (kShares > 1 ? PairSums::floats(threads / 32) : 0)) *
+                4,
         stream, p, heads, groups);
   });
   // Over frames, then over the slabs or tiles of one.
@@ -270,7 +325,7 @@ void linear_attention_fused_bwd(
   if (!row_gradients) return;
   with_row_chunks(p.width, [&]<int kN>() {
     launch(
-        linear_bwd_rows_kernel<kN>, dim3(static_cast<unsigned>(plan.frames * plan.tiles)), dim3(128),
+        linear_bwd_rows_kernel<kN>, dim3(static_cast<unsigned>(plan.frames * plan.tiles)), dim3(kRowsThreads<kN>),
         tile_bytes(2 * kLinearBwdRows + 2 * 64, LinearBwdTile<kN>::kPitch) + kN * 32 +
             static_cast<std::size_t>(p.N) * 256,
         stream, p, static_cast<int>(plan.tiles));

@@ -10,16 +10,19 @@
 
 namespace avid::kernels {
 
-/// Heads of 32 channels, rows of up to 104 channels; sizes of the kernels.
+/// Heads of 32 channels, rows of up to 104 channels, or, where frames are large enough for the work that is done once
+/// per frame, 200; sizes of the kernels.
 inline constexpr std::int64_t kLinearBwdHead = 32, kLinearBwdMaxChannels = 104, kLinearBwdMaxHeads = 64;
+inline constexpr std::int64_t kLinearBwdWideChannels = 200, kLinearBwdWideHeads = 32, kLinearBwdWidePositions = 512;
 /// Positions that a block sums over, positions of a tile whose rows get their gradients, chunks of frames.
 inline constexpr int kLinearBwdSlab = 2048, kLinearBwdRows = 128, kLinearBwdMaxChunks = 64;
 
 /// Whether the fused backward pass serves these sizes.
 template <class Elem>
 bool linear_attention_bwd_is_fused(const AttentionBlockDeviceArgs<Elem>& p) {
-  return sizeof(Elem) == 2 && p.B * p.T * p.S > 0 && p.D == kLinearBwdHead && p.C <= kLinearBwdMaxChannels &&
-         p.N <= kLinearBwdMaxHeads;
+  const bool narrow = p.C <= kLinearBwdMaxChannels && p.N <= kLinearBwdMaxHeads;
+  const bool wide = p.C <= kLinearBwdWideChannels && p.N <= kLinearBwdWideHeads && p.S >= kLinearBwdWidePositions;
+  return sizeof(Elem) == 2 && p.B * p.T * p.S > 0 && p.D == kLinearBwdHead && (narrow || wide);
 }
 
 /// Byte offsets into the workspace, and counts. A function of sizes only.

@@ -77,6 +77,13 @@ struct HeadRows {
   }
 };
 
+/// Two numbers as two bf16 each: rounded, and what that lost.
+AVID_DEVICE void split_bf16x2(float a, float b, std::uint32_t& high, std::uint32_t& low) {
+  high = pack_bf16x2(a, b);
+  const float2 rounded = unpack_bf16x2(high);
+  low = pack_bf16x2(a - rounded.x, b - rounded.y);
+}
+
 /// A [32,32] matrix M as right operand, [n][w]: row 8 (g/2) + 2n + g%2, columns 8t + 2w and + 1.
 struct HeadMatrix {
   std::uint32_t high[4][4], low[4][4];
@@ -89,11 +96,7 @@ struct HeadMatrix {
       float v[8];
       get8(v, from + (8 * (g / 2) + 2 * n + g % 2) * 32 + 8 * t);
 #pragma unroll
-      for (int w = 0; w < 4; ++w) {
-        high[n][w] = pack_bf16x2(v[2 * w], v[2 * w + 1]);
-        const float2 rounded = unpack_bf16x2(high[n][w]);
-        low[n][w] = pack_bf16x2(v[2 * w] - rounded.x, v[2 * w + 1] - rounded.y);
-      }
+      for (int w = 0; w < 4; ++w) split_bf16x2(v[2 * w], v[2 * w + 1], high[n][w], low[n][w]);
     }
   }
   AVID_DEVICE HeadMatrix transposed() const {

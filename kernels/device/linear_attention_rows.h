@@ -1,8 +1,9 @@
 // kernels/device/linear_attention_rows.h -- pass 2 of linear attention's backward pass: the gradients of the rows
 //
-// A block owns 128 positions of a frame, a warp 32 of them. h and d_y lie in shared memory; four matrices of each head
-// [32, C] stream through two buffers, two at a time, and serve twice: by rows as they are (32 products of a row of h or
-// d_y), and read transposed (32 factors to C channels). With s = softmax(q), kn = exp(k - log sum):
+// A block owns 128 positions of a frame, a warp 32 of them, or 16 where rows have more than 104 channels. h and d_y lie
+// in shared memory; four matrices of each head [32, C] stream through two buffers, two at a time, and serve twice: by
+// rows as they are (32 products of a row of h or d_y), and read transposed (32 factors to C channels). With
+// s = softmax(q), kn = exp(k - log sum):
 //
 //   w_q, m:   q = w_q h,  d_s = m d_y;  d_q = s (d_s - s . d_s);                 d_h += w_q^T d_q
 //   w_k, r:   k = w_k h,  d_kn = r h;   d_k = kn (d_kn - correction);            d_h += w_k^T d_k + r^T kn
@@ -16,19 +17,16 @@
 
 namespace avid::kernels::AVID_GPU {
 
-/// The channel of a head that lies in row r < 32 of a matrix in shared memory.
-AVID_DEVICE int head_channel(int r) { return r % 8 / 2 * 8 + r / 8 * 2 + r % 2; }
-
-/// out[o] = 32 rows of the warp times the 32 rows of matrix o, both in shared memory.
-template <int kN, int kOut>
-AVID_DEVICE void project_rows(float (&out)[kOut][2][4][4], const bf16* rows, const bf16* matrices) {
+/// out[o] = 16 kM rows of the warp times the 32 rows of matrix o, both in shared memory.
+template <int kN, int kOut, int kM>
+AVID_DEVICE void project_rows(float (&out)[kOut][kM][4][4], const bf16* rows, const bf16* matrices) {
   using Tile = LinearBwdTile<kN>;
   const int lane = threadIdx.x % 32;
 #pragma unroll 1
   for (int s = 0; s < Tile::kSteps; ++s) {
-    std::uint32_t a[2][4];
+    std::uint32_t a[kM][4];
     ldmatrix_x4(a[0], a_tile(rows, Tile::kPitch, 0, s * 16));
-    ldmatrix_x4(a[1], a_tile(rows, Tile::kPitch, 16, s * 16));
+    if constexpr (kM == 2) ldmatrix_x4(a[1], a_tile(rows, Tile::kPitch, 16, s * 16));
 #pragma unroll
     for (int o = 0; o < kOut; ++o)
 #pragma unroll
@@ -37,7 +35,7 @@ AVID_DEVICE void project_rows(float (&out)[kOut][2][4][4], const bf16* rows, con
         ldmatrix_x4(w, b_tiles(matrices, Tile::kPitch, o * 32 + pair * 16, s * 16));
         const std::uint32_t b0[2] = {w[0], w[1]}, b1[2] = {w[2], w[3]};
 #pragma unroll
-        for (int m = 0; m < 2; ++m) {
+        for (int m = 0; m < kM; ++m) {
           mma_bf16_16x8x16(out[o][m][2 * pair], a[m], b0, out[o][m][2 * pair]);
           mma_bf16_16x8x16(out[o][m][2 * pair + 1], a[m], b1, out[o][m][2 * pair + 1]);
         }
@@ -45,13 +43,13 @@ AVID_DEVICE void project_rows(float (&out)[kOut][2][4][4], const bf16* rows, con
   }
   if constexpr (kN % 2 == 1) {
     std::uint32_t x[4];
-    ldmatrix_x4(x, rows + lane * Tile::kPitch + Tile::kSteps * 16);
+    ldmatrix_x4(x, rows + lane % (16 * kM) * Tile::kPitch + Tile::kSteps * 16);
 #pragma unroll
     for (int o = 0; o < kOut; ++o) {
       std::uint32_t w[4];
       ldmatrix_x4(w, matrices + (o * 32 + lane) * Tile::kPitch + Tile::kSteps * 16);
 #pragma unroll
-      for (int m = 0; m < 2; ++m) {
+      for (int m = 0; m < kM; ++m) {
         const std::uint32_t a[2] = {x[2 * m], x[2 * m + 1]};
 #pragma unroll
         for (int n = 0; n < 4; ++n) {
@@ -63,9 +61,10 @@ AVID_DEVICE void project_rows(float (&out)[kOut][2][4][4], const bf16* rows, con
   }
 }
 
-AVID_DEVICE void pack_rows(std::uint32_t (&packed)[2][4][2], const float (&v)[2][4][4]) {
+template <int kM>
+AVID_DEVICE void pack_rows(std::uint32_t (&packed)[kM][4][2], const float (&v)[kM][4][4]) {
 #pragma unroll
-  for (int m = 0; m < 2; ++m)
+  for (int m = 0; m < kM; ++m)
 #pragma unroll
     for (int n = 0; n < 4; ++n) {
       packed[m][n][0] = pack_bf16x2(v[m][n][0], v[m][n][1]);
@@ -73,11 +72,19 @@ AVID_DEVICE void pack_rows(std::uint32_t (&packed)[2][4][2], const float (&v)[2]
     }
 }
 
-/// Grid F * tiles of 128 positions; four warps.
+/// Threads of a block: a warp for 16 kM rows.
 template <int kN>
-__global__ void __launch_bounds__(128, kN <= 7 ? 3 : 2) linear_bwd_rows_kernel(LinearBwd p, int tiles) {
+inline constexpr int kRowsThreads = kLinearBwdRows / (16 * LinearBwdTile<kN>::kM) * 32;
+
+/// Grid F * tiles of 128 positions.
+template <int kN>
+__global__ void __launch_bounds__(
+    kRowsThreads<kN>, kN <= 7    ? 3
+                      : kN <= 13 ? 2
+                                 : 1) linear_bwd_rows_kernel(LinearBwd p, int tiles) {
   using Tile = LinearBwdTile<kN>;
   constexpr int kRows = kLinearBwdRows, kSlice = 64 * Tile::kPitch, kK = Tile::kLaneChunks;
+  constexpr int kM = Tile::kM, kWarpRows = 16 * kM, kWarps = kRowsThreads<kN> / 32;
   SharedArena arena;
   bf16* h_tile = arena.take<bf16>(kRows * Tile::kPitch, "h");
   bf16* d_y_tile = arena.take<bf16>(kRows * Tile::kPitch, "d_y");
@@ -86,7 +93,7 @@ __global__ void __launch_bounds__(128, kN <= 7 ? 3 : 2) linear_bwd_rows_kernel(L
   float* softmax = arena.take<float>(p.N * 64, "log sums and corrections");
   const std::int64_t frame = blockIdx.x / tiles;
   const int t0 = static_cast<int>(blockIdx.x % tiles) * kRows, rows = min(kRows, p.S - t0);
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, first_row = warp * 32;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, first_row = warp * kWarpRows;
   const std::int64_t row0 = frame * p.S + t0;
 
   // Stage 2 n of head n: w_q and m; stage 2 n + 1: w_k and r.
@@ -97,7 +104,9 @@ __global__ void __launch_bounds__(128, kN <= 7 ? 3 : 2) linear_bwd_rows_kernel(L
     if constexpr (kN > 8) {
       // A thread keeps to one column of chunks, and its rows hold channels a constant distance apart.
       const unsigned pitch = static_cast<unsigned>(p.w_qkv.pitch), width = static_cast<unsigned>(p.width);
-      const int r = static_cast<int>(threadIdx.x) / 16, c = static_cast<int>(threadIdx.x) % 16 * 8;
+      constexpr int kColumns = kRowsThreads<kN> / 8;
+      static_assert(kN <= kColumns);
+      const int r = static_cast<int>(threadIdx.x) / kColumns, c = static_cast<int>(threadIdx.x) % kColumns * 8;
       if (c < kN * 8) {
         const unsigned first = static_cast<unsigned>(head_channel(r));
         const shared_address to = shared_address(slices + half * kSlice) + (r * Tile::kPitch + c) * 2;
@@ -138,7 +147,7 @@ __global__ void __launch_bounds__(128, kN <= 7 ? 3 : 2) linear_bwd_rows_kernel(L
     return row_moments<8, kK, BFloat16>(chunks, l, p.C, static_cast<float>(kPrenormEps));
   };
 #pragma unroll 1
-  for (int r = first_row + lane / 8; r < first_row + 32; r += 4) {
+  for (int r = first_row + lane / 8; r < first_row + kWarpRows; r += 4) {
     Chunk8<BFloat16> chunks[kK];
     const RowMoments moments = load_row(r, chunks);
 #pragma unroll
@@ -158,8 +167,8 @@ __global__ void __launch_bounds__(128, kN <= 7 ? 3 : 2) linear_bwd_rows_kernel(L
   }
 
   const bf16 *h = h_tile + first_row * Tile::kPitch, *d_y = d_y_tile + first_row * Tile::kPitch;
-  float d_h[2][kN][4] = {};
-  std::uint32_t packed[2][4][2];
+  float d_h[kM][kN][4] = {};
+  std::uint32_t packed[kM][4][2];
   // Waits for a stage's matrices and starts the copy of the next ones.
   const auto next_matrices = [&](int stage) {
     cp_async_wait<0>();
@@ -171,7 +180,7 @@ __global__ void __launch_bounds__(128, kN <= 7 ? 3 : 2) linear_bwd_rows_kernel(L
   const auto store_packed = [&](int column) {
     if (!p.d_qk) return;
 #pragma unroll
-    for (int m = 0; m < 2; ++m)
+    for (int m = 0; m < kM; ++m)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int r = first_row + m * 16 + half * 8 + g;
@@ -184,11 +193,11 @@ __global__ void __launch_bounds__(128, kN <= 7 ? 3 : 2) linear_bwd_rows_kernel(L
   for (int head = 0; head < p.N; ++head) {
     {
       const bf16* matrices = next_matrices(2 * head);
-      float q[1][2][4][4] = {}, d_s[1][2][4][4] = {};
+      float q[1][kM][4][4] = {}, d_s[1][kM][4][4] = {};
       project_rows<kN, 1>(q, h, matrices);
       project_rows<kN, 1>(d_s, d_y, matrices + 32 * Tile::kPitch);
 #pragma unroll
-      for (int m = 0; m < 2; ++m)
+      for (int m = 0; m < kM; ++m)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           float(&v)[4][4] = q[0][m];
@@ -219,7 +228,7 @@ __global__ void __launch_bounds__(128, kN <= 7 ? 3 : 2) linear_bwd_rows_kernel(L
     }
     {
       const bf16* matrices = next_matrices(2 * head + 1);
-      float both[2][2][4][4] = {};  // k, which becomes kn; d_kn, which becomes d_k
+      float both[2][kM][4][4] = {};  // k, which becomes kn; d_kn, which becomes d_k
       project_rows<kN, 2>(both, h, matrices);
 #pragma unroll
       for (int n = 0; n < 4; ++n)
@@ -228,7 +237,7 @@ __global__ void __launch_bounds__(128, kN <= 7 ? 3 : 2) linear_bwd_rows_kernel(L
           const float from = -kLog2E * softmax[head * 64 + 8 * t + 2 * n + e];  // the log of a sum
           const float correction = softmax[head * 64 + 32 + 8 * t + 2 * n + e];
 #pragma unroll
-          for (int m = 0; m < 2; ++m)
+          for (int m = 0; m < kM; ++m)
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
               float &k = both[0][m][n][2 * half + e], &d = both[1][m][n][2 * half + e];
@@ -250,7 +259,7 @@ __global__ void __launch_bounds__(128, kN <= 7 ? 3 : 2) linear_bwd_rows_kernel(L
   // d_h in bf16 over the warp's rows of h, then the norm's backward, eight lanes a row.
   __syncwarp();
 #pragma unroll
-  for (int m = 0; m < 2; ++m)
+  for (int m = 0; m < kM; ++m)
 #pragma unroll
     for (int n = 0; n < kN; ++n)
 #pragma unroll
@@ -260,7 +269,7 @@ __global__ void __launch_bounds__(128, kN <= 7 ? 3 : 2) linear_bwd_rows_kernel(L
   __syncwarp();
   float sums[kK][8] = {};
 #pragma unroll 1
-  for (int r = first_row + lane / 8; r < first_row + 32; r += 4) {
+  for (int r = first_row + lane / 8; r < first_row + kWarpRows; r += 4) {
     Chunk8<BFloat16> chunks[kK];
     const RowMoments moments = load_row(r, chunks);
     float d_xhat[kK][8], xhat[kK][8], mean_d = 0, mean_dx = 0;
@@ -308,9 +317,12 @@ __global__ void __launch_bounds__(128, kN <= 7 ? 3 : 2) linear_bwd_rows_kernel(L
       if (lane < 8 && l + 8 * j < kN) of_warps[warp * kN * 8 + (l + 8 * j) * 8 + e] = v;
     }
   __syncthreads();
-  for (int c = threadIdx.x; c < p.width; c += blockDim.x)
-    p.d_gamma[std::int64_t{blockIdx.x} * p.width + c] =
-        ((of_warps[c] + of_warps[kN * 8 + c]) + of_warps[2 * kN * 8 + c]) + of_warps[3 * kN * 8 + c];
+  for (int c = threadIdx.x; c < p.width; c += blockDim.x) {
+    float sum = of_warps[c];
+#pragma unroll
+    for (int w = 1; w < kWarps; ++w) sum += of_warps[w * kN * 8 + c];
+    p.d_gamma[std::int64_t{blockIdx.x} * p.width + c] = sum;
+  }
 }
 
 }  // namespace avid::kernels::AVID_GPU

@@ -9,6 +9,9 @@
 // A warp has one head and one of the two sums. Its 32 rows of w_qkv stay in registers as the left operand (52 of them
 // at 104 channels), so that the result, channels of the head by positions, is after its exponential the left operand of
 // the second product, whose right operand is the tile itself, read transposed. Tiles are copied two deep.
+//
+// Rows of more than 104 channels leave a warp registers for 16 channels of the head: two warps share one. The softmax
+// over q's channels then goes over both: each tells the other its maxima and sums (PairSums).
 #pragma once
 
 #include "kernels/device/exponential.h"
@@ -40,6 +43,8 @@ struct LinearBwd {
 /// Sizes of the kernels for rows of up to 8 kN channels.
 template <int kN>
 struct LinearBwdTile {
+  static constexpr int kM = kN <= 13 ? 2 : 1;       ///< blocks of 16 rows of a warp: channels of a head, or positions
+  static constexpr int kShares = 2 / kM;            ///< warps that share the 32 channels of a head
   static constexpr int kSteps = kN / 2;             ///< of 16 channels; then one of 8 if kN is odd
   static constexpr int kPitch = (kN | 1) * 8;       ///< elements of a row in shared memory, an odd number of chunks
   static constexpr int kLaneChunks = (kN + 7) / 8;  ///< of one of the eight lanes of a row
@@ -50,21 +55,29 @@ template <class F>
 void with_row_chunks(int width, F&& f) {
   if (width <= 56) return f.template operator()<7>();
   if (width <= 96) return f.template operator()<12>();
-  f.template operator()<13>();
+  if (width <= 104) return f.template operator()<13>();
+  if (width <= 184) return f.template operator()<23>();
+  f.template operator()<25>();
 }
 
 constexpr int kSumsTile = 64;  ///< positions
 
-/// d[m] += a[m] b for two blocks of 16 rows, a = 16 columns of packed results from tile column 2u on, and b = rows
+/// The channel of a head in row (or column) r < 32 of a matrix that was ordered so that lane t of a quad gets channels
+/// 8t .. 8t+7 of the four columns 8n + 2t and the next.
+AVID_DEVICE int head_channel(int r) { return r % 8 / 2 * 8 + r / 8 * 2 + r % 2; }
+
+/// d[m] += a[m] b for blocks of 16 rows, a = 16 columns of packed results from tile column 2u on, and b = rows
 /// 16u .. 16u+15 of `right` ([k][n], read transposed).
-template <int kN>
+template <int kN, int kM>
 AVID_DEVICE void add_turned_product(
-    float (&d)[2][kN][4], const std::uint32_t (&packed)[2][4][2], const bf16* right, int u) {
+    float (&d)[kM][kN][4], const std::uint32_t (&packed)[kM][4][2], const bf16* right, int u) {
   constexpr int kPitch = LinearBwdTile<kN>::kPitch;
   const int lane = threadIdx.x % 32;
-  const std::uint32_t a[2][4] = {
-      {packed[0][2 * u][0], packed[0][2 * u][1], packed[0][2 * u + 1][0], packed[0][2 * u + 1][1]},
-      {packed[1][2 * u][0], packed[1][2 * u][1], packed[1][2 * u + 1][0], packed[1][2 * u + 1][1]}};
+  std::uint32_t a[kM][4];
+#pragma unroll
+  for (int m = 0; m < kM; ++m)
+#pragma unroll
+    for (int r = 0; r < 4; ++r) a[m][r] = packed[m][2 * u + r / 2][r % 2];
   const bf16* row = right + (u * 16 + (lane & 15)) * kPitch;
 #pragma unroll
   for (int pair = 0; pair < kN / 2; ++pair) {
@@ -72,7 +85,7 @@ AVID_DEVICE void add_turned_product(
     ldmatrix_x4_trans(b, row + pair * 16 + (lane >> 4) * 8);
     const std::uint32_t b0[2] = {b[0], b[1]}, b1[2] = {b[2], b[3]};
 #pragma unroll
-    for (int m = 0; m < 2; ++m) {
+    for (int m = 0; m < kM; ++m) {
       mma_bf16_16x8x16(d[m][2 * pair], a[m], b0, d[m][2 * pair]);
       mma_bf16_16x8x16(d[m][2 * pair + 1], a[m], b1, d[m][2 * pair + 1]);
     }
@@ -81,7 +94,7 @@ AVID_DEVICE void add_turned_product(
     std::uint32_t b[2];
     ldmatrix_x2_trans(b, row + (kN - 1) * 8);
 #pragma unroll
-    for (int m = 0; m < 2; ++m) mma_bf16_16x8x16(d[m][kN - 1], a[m], b, d[m][kN - 1]);
+    for (int m = 0; m < kM; ++m) mma_bf16_16x8x16(d[m][kN - 1], a[m], b, d[m][kN - 1]);
   }
 }
 
@@ -97,6 +110,24 @@ AVID_DEVICE float column_sum(float v) {
   return v + __shfl_xor_sync(0xffffffffu, v, 16);
 }
 
+/// What the two warps of a head tell each other of q: maximum and sum of exponentials over their 16 channels, of 32
+/// positions. By turns in two places, so that one barrier between writing and reading is enough.
+struct PairSums {
+  float2 *mine, *others;  ///< [2][32] each
+
+  static constexpr std::size_t floats(int warps) { return static_cast<std::size_t>(warps) * 2 * 32 * 2; }
+  /// Warps 2 i and 2 i + 1 are a pair.
+  AVID_DEVICE explicit PairSums(float* memory) {
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    mine = reinterpret_cast<float2*>(memory) + warp * 64;
+    others = reinterpret_cast<float2*>(memory) + (warp ^ 1) * 64;
+  }
+  /// Of the lane's two positions in tile n.
+  AVID_DEVICE static float4* of_two(float2* of_warp, int turn, int n) {
+    return reinterpret_cast<float4*>(of_warp + turn * 32 + n * 8 + threadIdx.x % 4 * 2);
+  }
+};
+
 /// What a warp keeps. Rows (channels of the head) m*16 + g and + 8 of both products.
 ///
 /// kSpare: the weights of the last 8 channels (kN is odd) and the sums of exponentials lie in shared memory,
@@ -104,21 +135,26 @@ AVID_DEVICE float column_sum(float v) {
 constexpr int kSpareWords = 8, kSpareThreads = 256;
 template <int kN, bool kSpare = false>
 struct HeadSums {
-  static_assert(!kSpare || kN % 2 == 1);
   using Tile = LinearBwdTile<kN>;
+  static constexpr int kM = Tile::kM;
+  static_assert(!kSpare || (kN % 2 == 1 && kM == 2));
   static constexpr int kWeights = kSpare ? 2 * kN - 2 : 2 * kN;
-  std::uint32_t weights[2][kWeights];  ///< the left operand, step by step
-  float acc[2][kN][4] = {};
-  float sum[2][2] = {}, largest[2][2] = {{-__FLT_MAX__, -__FLT_MAX__}, {-__FLT_MAX__, -__FLT_MAX__}};  ///< of k
+  std::uint32_t weights[kM][kWeights];  ///< the left operand, step by step
+  float acc[kM][kN][4] = {};
+  float sum[kM][2] = {}, largest[kM][2];  ///< of k
 
+  AVID_DEVICE HeadSums() {
+#pragma unroll
+    for (int m = 0; m < kM; ++m) largest[m][0] = largest[m][1] = -__FLT_MAX__;
+  }
   /// The thread's word i of `spare`.
   static AVID_DEVICE float& spare_word(float* spare, int i) { return spare[i * kSpareThreads + threadIdx.x]; }
 
-  /// Rows first .. first + 31 of w_qkv.
+  /// Rows first .. first + 16 kM - 1 of w_qkv.
   AVID_DEVICE void load_weights(const Rows<const BFloat16>& w_qkv, int C, int first, float* spare = nullptr) {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
-    for (int m = 0; m < 2; ++m)
+    for (int m = 0; m < kM; ++m)
 #pragma unroll
       for (int r = 0; r < 2 * kN; ++r) {
         const int c = r / 2 * 8 + 2 * t;
@@ -134,13 +170,13 @@ struct HeadSums {
   }
 
   /// out = the head's channels by 32 positions; h in shared memory.
-  AVID_DEVICE void project(float (&out)[2][4][4], const bf16* h, float* spare) const {
+  AVID_DEVICE void project(float (&out)[kM][4][4], const bf16* h, float* spare) const {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int s = 0; s < Tile::kSteps; ++s) {
       const ColumnTiles x(h, Tile::kPitch, s * 16);
 #pragma unroll
-      for (int m = 0; m < 2; ++m) {
+      for (int m = 0; m < kM; ++m) {
         const std::uint32_t w[4] = {
             weights[m][4 * s], weights[m][4 * s + 1], weights[m][4 * s + 2], weights[m][4 * s + 3]};
         x.add_product(out[m], w);
@@ -150,7 +186,7 @@ struct HeadSums {
       std::uint32_t x[4];
       ldmatrix_x4(x, h + lane * Tile::kPitch + Tile::kSteps * 16);
 #pragma unroll
-      for (int m = 0; m < 2; ++m) {
+      for (int m = 0; m < kM; ++m) {
         std::uint32_t w[2];
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
@@ -170,10 +206,10 @@ struct HeadSums {
   }
 
   /// acc += e right, both of 32 positions.
-  AVID_DEVICE void add(const float (&e)[2][4][4], const bf16* right) {
-    std::uint32_t packed[2][4][2];
+  AVID_DEVICE void add(const float (&e)[kM][4][4], const bf16* right) {
+    std::uint32_t packed[kM][4][2];
 #pragma unroll
-    for (int m = 0; m < 2; ++m)
+    for (int m = 0; m < kM; ++m)
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
         packed[m][n][0] = pack_bf16x2(e[m][n][0], e[m][n][1]);
@@ -185,7 +221,7 @@ struct HeadSums {
 
   /// g of 32 positions of which `valid` exist.
   AVID_DEVICE void add_k(const bf16* h, int valid, float* spare = nullptr) {
-    float k[2][4][4] = {};
+    float k[kM][4][4] = {};
     project(k, h, spare);
     const auto total = [&](int m, int half) -> float& {
       if constexpr (kSpare) return spare_word(spare, 4 + 2 * m + half);
@@ -194,15 +230,17 @@ struct HeadSums {
     if (valid < 32) {
       const int t = threadIdx.x % 4;
 #pragma unroll
-      for (int n = 0; n < 4; ++n)
+      for (int m = 0; m < kM; ++m)
 #pragma unroll
-        for (int e = 0; e < 4; ++e)
-          if (n * 8 + 2 * t + e % 2 >= valid) k[0][n][e] = k[1][n][e] = -INFINITY;
+        for (int n = 0; n < 4; ++n)
+#pragma unroll
+          for (int e = 0; e < 4; ++e)
+            if (n * 8 + 2 * t + e % 2 >= valid) k[m][n][e] = -INFINITY;
     }
-    float top[2][2];
+    float top[kM][2];
     bool grew = false;
 #pragma unroll
-    for (int m = 0; m < 2; ++m)
+    for (int m = 0; m < kM; ++m)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         float v = largest[m][half];
@@ -213,7 +251,7 @@ struct HeadSums {
       }
     if (__any_sync(0xffffffffu, grew)) {  // seldom after the first tiles
 #pragma unroll
-      for (int m = 0; m < 2; ++m)
+      for (int m = 0; m < kM; ++m)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const float shrink = exp2_flushed((largest[m][half] - top[m][half]) * kLog2E);
@@ -227,7 +265,7 @@ struct HeadSums {
         }
     }
 #pragma unroll
-    for (int m = 0; m < 2; ++m)
+    for (int m = 0; m < kM; ++m)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const float from = -kLog2E * largest[m][half];
@@ -247,27 +285,61 @@ struct HeadSums {
 
   /// d of 32 positions; d_y is zero in rows that do not exist.
   AVID_DEVICE void add_q(const bf16* h, const bf16* d_y) {
-    float q[2][4][4] = {};
+    float q[kM][4][4] = {};
     project(q, h, nullptr);
 #pragma unroll
     for (int n = 0; n < 4; ++n)
 #pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        float &a = q[0][n][e], &b = q[0][n][2 + e], &c = q[1][n][e], &d = q[1][n][2 + e];
-        const float from = -kLog2E * column_max(fmaxf(fmaxf(a, b), fmaxf(c, d)));
-        a = exp2_flushed(fmaf(a, kLog2E, from)), b = exp2_flushed(fmaf(b, kLog2E, from));
-        c = exp2_flushed(fmaf(c, kLog2E, from)), d = exp2_flushed(fmaf(d, kLog2E, from));
-        const float factor = __fdividef(1.0f, column_sum((a + b) + (c + d)));
-        a *= factor, b *= factor, c *= factor, d *= factor;
-      }
+      for (int e = 0; e < 2; ++e) scale_column(q, n, e, __fdividef(1.0f, column_exponentials(q, n, e).y));
     add(q, d_y);
   }
 
-  /// acc to [32, width].
+  /// The same where two warps share a head, first the exponentials over a warp's own channels ...
+  AVID_DEVICE void start_q(float (&q)[kM][4][4], const bf16* h, const PairSums& pair, int turn) const {
+    project(q, h, nullptr);
+#pragma unroll
+    for (int n = 0; n < 4; ++n) {
+      const float2 first = column_exponentials(q, n, 0), second = column_exponentials(q, n, 1);
+      if (threadIdx.x % 32 < 4) *pair.of_two(pair.mine, turn, n) = make_float4(first.x, first.y, second.x, second.y);
+    }
+  }
+  /// ... then, behind a barrier, d.
+  AVID_DEVICE void finish_q(float (&q)[kM][4][4], const bf16* d_y, const PairSums& pair, int turn) {
+#pragma unroll
+    for (int n = 0; n < 4; ++n) {
+      const float4 own = *pair.of_two(pair.mine, turn, n), other = *pair.of_two(pair.others, turn, n);
+      // An infinite sum: next to the other warp's exponentials, these are nothing.
+      scale_column(q, n, 0, __fdividef(1.0f, own.y + other.y * exp2_flushed((other.x - own.x) * kLog2E)));
+      scale_column(q, n, 1, __fdividef(1.0f, own.w + other.w * exp2_flushed((other.z - own.z) * kLog2E)));
+    }
+    add(q, d_y);
+  }
+
+  /// Column 2t + e of tile n becomes its exponentials, without the maximum (x); their sum (y).
+  static AVID_DEVICE float2 column_exponentials(float (&q)[kM][4][4], int n, int e) {
+    float top = fmaxf(q[0][n][e], q[0][n][2 + e]), total = 0;
+#pragma unroll
+    for (int m = 1; m < kM; ++m) top = fmaxf(top, fmaxf(q[m][n][e], q[m][n][2 + e]));
+    top = column_max(top);
+    const float from = -kLog2E * top;
+#pragma unroll
+    for (int m = 0; m < kM; ++m) {
+      float &a = q[m][n][e], &b = q[m][n][2 + e];
+      a = exp2_flushed(fmaf(a, kLog2E, from)), b = exp2_flushed(fmaf(b, kLog2E, from));
+      total += a + b;
+    }
+    return make_float2(top, column_sum(total));
+  }
+  static AVID_DEVICE void scale_column(float (&q)[kM][4][4], int n, int e, float factor) {
+#pragma unroll
+    for (int m = 0; m < kM; ++m) q[m][n][e] *= factor, q[m][n][2 + e] *= factor;
+  }
+
+  /// acc to [16 kM, width].
   AVID_DEVICE void store(float* out, int width) const {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
-    for (int m = 0; m < 2; ++m)
+    for (int m = 0; m < kM; ++m)
 #pragma unroll
       for (int half = 0; half < 2; ++half)
 #pragma unroll
@@ -276,11 +348,11 @@ struct HeadSums {
             *reinterpret_cast<float2*>(out + (m * 16 + half * 8 + g) * width + n * 8 + 2 * t) =
                 make_float2(acc[m][n][2 * half], acc[m][n][2 * half + 1]);
   }
-  /// Maxima and sums of the 32 channels of k.
+  /// Maxima of the warp's channels of k; sums, 32 floats further.
   AVID_DEVICE void store_softmax(float* out, float* spare = nullptr) const {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
-    for (int m = 0; m < 2; ++m)
+    for (int m = 0; m < kM; ++m)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const float total = quad_sum(kSpare ? spare_word(spare, 4 + 2 * m + half) : sum[m][half]);
@@ -356,7 +428,7 @@ struct ColumnSums {
   }
 };
 
-/// Grid F * slabs * groups of heads; two warps a head, of `heads` heads: the first sums over q, the second over k.
+/// Grid F * slabs * groups of heads; of each of `heads` heads first the warps that sum over q, then those of k.
 template <int kN>
 __global__ void __launch_bounds__(256, 1) linear_bwd_sums_kernel(LinearBwd p, int heads, int groups) {
   using Tile = LinearBwdTile<kN>;
@@ -366,12 +438,15 @@ __global__ void __launch_bounds__(256, 1) linear_bwd_sums_kernel(LinearBwd p, in
   bf16* d_y_tiles = arena.take<bf16>(2 * kTileElems, "d_y");
   float4* gamma = arena.take<float4>(kN * 2, "gamma");
   float* column_memory = arena.take<float>(ColumnSums<kN>::floats(static_cast<int>(blockDim.x)), "sums of d_y");
+  constexpr int kShares = Tile::kShares;
+  const PairSums pair(kShares > 1 ? arena.take<float>(PairSums::floats(blockDim.x / 32), "sums of pairs") : nullptr);
   const ColumnSums<kN> columns(column_memory);
   const std::int64_t slab_of_all = blockIdx.x / groups, frame = slab_of_all / p.slabs;
   const int slab = static_cast<int>(slab_of_all % p.slabs);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
-  const int head = static_cast<int>(blockIdx.x % groups) * heads + warp / 2;
-  const bool of_k = warp % 2 == 1, sums_columns = p.d_b_out != nullptr && blockIdx.x % groups == 0;
+  const int head = static_cast<int>(blockIdx.x % groups) * heads + warp / (2 * kShares);
+  const bool of_k = warp / kShares % 2 == 1, sums_columns = p.d_b_out != nullptr && blockIdx.x % groups == 0;
+  const int first_channel = warp % kShares * 16;  // of the head
   const int begin = slab * kLinearBwdSlab, end = min(p.S, begin + kLinearBwdSlab);
 
   // A warp copies the rows that it will normalise: four at a time.
@@ -390,7 +465,7 @@ __global__ void __launch_bounds__(256, 1) linear_bwd_sums_kernel(LinearBwd p, in
   copy_tile(begin, 0);
   for (int c = threadIdx.x; c < kN * 8; c += blockDim.x) put_coefficient<kN>(gamma, c, c < p.C ? p.gamma[c] : 0.0f);
   HeadSums<kN> sums;
-  if (head < p.N) sums.load_weights(p.w_qkv, p.C, ((of_k ? p.N : 0) + head) * 32);
+  if (head < p.N) sums.load_weights(p.w_qkv, p.C, ((of_k ? p.N : 0) + head) * 32 + first_channel);
   __syncthreads();
   int buffer = 0;
   for (int t0 = begin; t0 < end; t0 += kSumsTile, buffer ^= 1) {
@@ -403,13 +478,26 @@ __global__ void __launch_bounds__(256, 1) linear_bwd_sums_kernel(LinearBwd p, in
     __syncthreads();  // the other buffer is free once all warps are here
     if (t0 + kSumsTile < end) copy_tile(t0 + kSumsTile, buffer ^ 1);
     if (sums_columns) columns.add(d_y);
-    if (head >= p.N) continue;
+    if (kShares == 1 && head >= p.N) continue;
 #pragma unroll 1
     for (int first = 0; first < min(kSumsTile, end - t0); first += 32) {
-      if (of_k) {
-        sums.add_k(h + first * Tile::kPitch, end - t0 - first);
+      const bf16 *of_h = h + first * Tile::kPitch, *of_d_y = d_y + first * Tile::kPitch;
+      if constexpr (kShares == 1) {
+        if (of_k) {
+          sums.add_k(of_h, end - t0 - first);
+        } else {
+          sums.add_q(of_h, of_d_y);
+        }
       } else {
-        sums.add_q(h + first * Tile::kPitch, d_y + first * Tile::kPitch);
+        float q[Tile::kM][4][4] = {};
+        if (!of_k && head < p.N) sums.start_q(q, of_h, pair, first / 32);
+        __syncthreads();
+        if (head >= p.N) continue;
+        if (of_k) {
+          sums.add_k(of_h, end - t0 - first);
+        } else {
+          sums.finish_q(q, of_d_y, pair, first / 32);
+        }
       }
     }
   }
@@ -419,8 +507,8 @@ __global__ void __launch_bounds__(256, 1) linear_bwd_sums_kernel(LinearBwd p, in
   }
   if (head >= p.N) return;
   float* out = p.partial_of(frame, slab, head);
-  sums.store(out + (of_k ? 0 : 32 * p.width), p.width);
-  if (of_k) sums.store_softmax(out + 64 * p.width);
+  sums.store(out + ((of_k ? 0 : 32) + first_channel) * p.width, p.width);
+  if (of_k) sums.store_softmax(out + 64 * p.width + first_channel);
 }
 
 }  // namespace avid::kernels::AVID_GPU

@@ -5,10 +5,10 @@
 //
 // Pass 2  a block owns 128 positions: norm, then head by head q = h w_q^T, softmax over the 32 channels (four 8-column
 //         tiles of one quad: two shuffles), whose result is the A fragment of the product with m; bias and residual on
-//         the way out
+//         the way out. A warp has 32 positions, or 16 where rows have more than 104 channels
 // Traffic x twice (the second time from L1 or L2), y once
-// Shared  64 KB at 100 channels
-// Limits  C <= 104, heads of 32 channels
+// Shared  64 KB at 100 channels, 112 KB at 200
+// Limits  C <= 200, heads of 32 channels
 #pragma once
 
 #include "kernels/attention_block_plan.h"

@@ -66,6 +66,20 @@ TEST_CASE("linear_attention_bwd/sim/positions") {
   for (const std::int64_t S : {1, 2, 31, 32, 33, 63, 64, 65, 95, 127, 128, 129, 257}) check({1, 2, S, 6, 1, 32, true});
 }
 
+TEST_CASE("linear_attention_bwd/sim/wide_rows") {
+  // Two warps a head, at least so many positions; widths around those of the kernels.
+  const std::int64_t S = kernels::kLinearBwdWidePositions;
+  check({1, 1, S + 33, 106, 3, 32, true}, true);  // groups of 2 + 1 heads
+  for (const std::int64_t C : {105, 180, 184, 185, 200}) check({1, 1, S, C, 1, 32, true});
+  for (const std::int64_t more : {1, 31, 64, 127}) check({1, 2, S + more, 110, 1, 32, false});
+  check({1, 1, 2049, 105, 2, 32, true});
+}
+
+TEST_CASE("linear_attention_bwd/sim/wide_rows_and_large_logits") {
+  // The softmax over q's channels is that of two warps, one of which may have nothing that counts.
+  check({1, 1, 600, 106, 2, 32, true, 30.0, BlockRows::signs}, true);
+}
+
 TEST_CASE("linear_attention_bwd/sim/several_slabs") {
   check({1, 1, 2048, 4, 1, 32, true});
   check({1, 2, 2049, 9, 1, 32, true});
@@ -84,10 +98,13 @@ TEST_CASE("linear_attention_bwd/sim/large_logits") {
 
 TEST_CASE("linear_attention_bwd/sim/equal_positions_give_the_keys_no_gradient") {
   // The gradient of a key is the difference of two equal numbers, whatever was rounded to bf16 before.
-  const BlockCase c{1, 2, 64, 50, 3, 32, true, 1.0, BlockRows::equal};
-  check(c);
-  const auto t = run_device<BFloat16>(c, kAllGradients);
-  CHECK(norm_of_rows(t.d_w_qkv, 96, 96) < 1e-4 * norm_of_rows(t.d_w_qkv, 192, 96));
+  for (const BlockCase& c :
+       {BlockCase{1, 2, 64, 50, 3, 32, true, 1.0, BlockRows::equal},
+        {1, 1, 512, 150, 3, 32, true, 1.0, BlockRows::equal}}) {
+    check(c);
+    const auto t = run_device<BFloat16>(c, kAllGradients);
+    CHECK(norm_of_rows(t.d_w_qkv, 96, 96) < 1e-4 * norm_of_rows(t.d_w_qkv, 192, 96));
+  }
 }
 
 TEST_CASE("linear_attention_bwd/sim/gradients_that_nobody_wants_are_skipped") {
@@ -108,8 +125,17 @@ TEST_CASE("linear_attention_bwd/sim/only_sizes_that_it_serves") {
   p.B = 1, p.T = 1, p.S = 4, p.C = 104, p.N = 64, p.D = 32;
   CHECK(kernels::linear_attention_bwd_is_fused(p));
   CHECK(kernels::linear_attention_workspace_bytes(p, true) == kernels::linear_attention_bwd_plan(p).total_bytes);
-  for (const auto [C, N, D] : {std::array<std::int64_t, 3>{105, 1, 32}, {104, 65, 32}, {104, 1, 31}, {104, 1, 64}}) {
-    p.C = C, p.N = N, p.D = D;
+  p.S = 512, p.C = 200, p.N = 32;
+  CHECK(kernels::linear_attention_bwd_is_fused(p));
+  for (const auto [S, C, N, D] :
+       {std::array<std::int64_t, 4>{4, 105, 1, 32},
+        {4, 104, 65, 32},
+        {4, 104, 1, 31},
+        {4, 104, 1, 64},
+        {511, 105, 1, 32},
+        {512, 201, 1, 32},
+        {512, 105, 33, 32}}) {
+    p.S = S, p.C = C, p.N = N, p.D = D;
     CHECK_FALSE(kernels::linear_attention_bwd_is_fused(p));
     CHECK_THROWS_AS(kernels::linear_attention_fused_bwd<Sim>(Stream{}, p, {}), std::invalid_argument);
   }

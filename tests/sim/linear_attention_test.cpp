@@ -1,6 +1,7 @@
 // tests/sim/linear_attention_test.cpp -- the device block in the simulator against the f64 reference
 #include "kernels/linear_attention.h"
 
+#include <array>
 #include <cmath>
 #include <string>
 
@@ -33,8 +34,9 @@ void check(const BlockCase& c, bool all_orders = false) {
 
 /// The composed form on tensor cores: bf16, heads of 32, rows wider than the two-pass form takes.
 void check_composed(std::int64_t F, std::int64_t S, std::int64_t N, bool all_orders = false) {
+  const std::int64_t C = S < kernels::kTwoPassWidePositions ? 105 : 201;
   check_block<BFloat16>(
-      {1, F, S, 105, N, 32, true}, all_orders, run_device<BFloat16>, run_reference, 1e-2);  // about 5e-3
+      {1, F, S, C, N, 32, true}, all_orders, run_device<BFloat16>, run_reference, 1e-2);  // about 5e-3
 }
 
 /// Norm of rows first .. first + count - 1.
@@ -70,6 +72,30 @@ TEST_CASE("linear_attention/sim/two_passes") {
   check<BFloat16>({1, 1, 40, 105, 2, 32, true});  // the first that is composed
 }
 
+TEST_CASE("linear_attention/sim/two_passes_of_wide_rows") {
+  // Two warps a head: groups of heads, several slabs, tiles and half tiles; widths around those of the kernels.
+  check<BFloat16>({1, 1, 513, 130, 2, 32, true}, true);
+  check<BFloat16>({1, 1, 1090, 105, 5, 32, true});
+  for (const std::int64_t C : {184, 185, 200}) check<BFloat16>({1, 1, 560, C, 1, 32, true});
+}
+
+TEST_CASE("linear_attention/sim/wide_rows_of_small_frames_are_composed") {
+  if (!lists_launches()) return;
+  const auto launched = [](const BlockCase& c, const char* kernel) {
+    int found = 0;
+    for (const ListedLaunch& launch : launches_of([&] { run_device<BFloat16>(c, kAllGradients); }))
+      found += launch.kernel.find(kernel) == 0;
+    return found;
+  };
+  for (const auto [S, C, passes] :
+       {std::array<int, 3>{511, 104, 1}, {511, 105, 0}, {512, 105, 1}, {512, 200, 1}, {512, 201, 0}}) {
+    const BlockCase c{1, 1, S, C, 1, 32, true};
+    CHECK(launched(c, "linear_attention_pass_b_kernel") == passes);
+    CHECK(launched(c, "linear_bwd_rows_kernel") == passes);
+    CHECK(launched(c, "linear_attention_head_d_kv_kernel") == 1 - passes);
+  }
+}
+
 TEST_CASE("linear_attention/sim/composed/every_order_gives_the_same_bits") { check_composed(1, 80, 3, true); }
 
 TEST_CASE("linear_attention/sim/composed/positions") {
@@ -94,7 +120,7 @@ TEST_CASE("linear_attention/sim/composed/large_logits") {
     check_block<BFloat16>(c, all_orders, run_device<BFloat16>, run_reference);
   };
   check_peaks({1, 1, 90, 106, 1, 32, true, 1.0, BlockRows::peaks}, true);
-  check_peaks({1, 1, 1100, 106, 1, 32, true, 1.0, BlockRows::peaks}, false);
+  check_peaks({1, 1, 1100, 202, 1, 32, true, 1.0, BlockRows::peaks}, false);
 }
 
 TEST_CASE("linear_attention/sim/composed/equal_positions_give_the_keys_no_gradient") {
