@@ -12,50 +12,59 @@ namespace {
 
 float bf16_value(std::uint32_t bits) { return std::bit_cast<float>(bits << 16); }
 
-/// d = a b + c of a 16 x K and a K x 8 matrix of 16-bit floats (K 8 or 16); elements of 16 bits lie in pairs.
+/// d = a b + c of a 16 x K and a K x 8 matrix; lane 4 g + t has C and D at rows g and g + 8, columns 2 t and 2 t + 1.
 template <int kDepth>
-void product_bf16(Warp& warp, const Instruction& i) {
-  constexpr int kRegistersA = kDepth / 4, kRegistersB = kDepth / 8;
-  float a[16][kDepth], b[kDepth][8];
-  for (int l = 0; l < kLanes; ++l) {
-    const int g = l / 4, t = 2 * (l % 4);
-    for (int r = 0; r < kRegistersA; ++r) {
-      const auto word = warp.value<std::uint32_t>(i.from[r], l);
-      for (int h = 0; h < 2; ++h) a[g + 8 * (r % 2)][t + h + 8 * (r / 2)] = bf16_value(word >> (16 * h) & 0xffff);
-    }
-    for (int r = 0; r < kRegistersB; ++r) {
-      const auto word = warp.value<std::uint32_t>(i.from[kRegistersA + r], l);
-      for (int h = 0; h < 2; ++h) b[t + h + 8 * r][g] = bf16_value(word >> (16 * h) & 0xffff);
-    }
-  }
-  const Place* c = i.from + kRegistersA + kRegistersB;
+void multiply(
+    Warp& warp, const Instruction& i, const float (&a)[16][kDepth], const float (&b)[kDepth][8], const Place* c) {
   float sums[16][8];
-  for (int l = 0; l < kLanes; ++l)
-    for (int r = 0; r < 4; ++r) sums[l / 4 + 8 * (r / 2)][2 * (l % 4) + r % 2] = warp.value<float>(c[r], l);
-  for (int row = 0; row < 16; ++row)
-    for (int k = 0; k < kDepth; ++k)
+  for (int r = 0; r < 4; ++r) {
+    const Kept<float>* lanes = warp.lanes<float>(c[r]);
+    for (int l = 0; l < kLanes; ++l) sums[l / 4 + 8 * (r / 2)][2 * (l % 4) + r % 2] = value_of<float>(lanes[l]);
+  }
+  for (int k = 0; k < kDepth; ++k)
+#pragma GCC unroll 1
+    for (int row = 0; row < 16; ++row)
       for (int n = 0; n < 8; ++n) sums[row][n] += a[row][k] * b[k][n];
   for (int r = 0; r < 4; ++r)
     for_lanes<float>(warp, i.to[r], [&](int l) { return sums[l / 4 + 8 * (r / 2)][2 * (l % 4) + r % 2]; });
 }
 
-/// The same of tf32, 16 x 8 times 8 x 8; the low 13 bits of an operand are not looked at.
+/// K 8 or 16; elements of 16 bits lie in pairs.
+template <int kDepth>
+void product_bf16(Warp& warp, const Instruction& i) {
+  constexpr int kRegistersA = kDepth / 4, kRegistersB = kDepth / 8;
+  float a[16][kDepth], b[kDepth][8];
+  for (int r = 0; r < kRegistersA; ++r) {
+    const Kept<std::uint32_t>* words = warp.lanes<std::uint32_t>(i.from[r]);
+    for (int l = 0; l < kLanes; ++l) {
+      float* at = &a[l / 4 + 8 * (r % 2)][2 * (l % 4) + 8 * (r / 2)];
+      at[0] = bf16_value(words[l] & 0xffff);
+      at[1] = bf16_value(words[l] >> 16);
+    }
+  }
+  for (int r = 0; r < kRegistersB; ++r) {
+    const Kept<std::uint32_t>* words = warp.lanes<std::uint32_t>(i.from[kRegistersA + r]);
+    for (int l = 0; l < kLanes; ++l) {
+      const int k = 2 * (l % 4) + 8 * r;
+      b[k][l / 4] = bf16_value(words[l] & 0xffff);
+      b[k + 1][l / 4] = bf16_value(words[l] >> 16);
+    }
+  }
+  multiply(warp, i, a, b, i.from + kRegistersA + kRegistersB);
+}
+
+/// Elements of tf32, whose low 13 bits are not looked at; K is 8.
 void product_tf32(Warp& warp, const Instruction& i) {
-  const auto operand = [&](Place place, int l) {
-    return std::bit_cast<float>(warp.value<std::uint32_t>(place, l) & ~0x1fffu);
+  const auto operand = [&](int k, int l) {
+    return std::bit_cast<float>(warp.value<std::uint32_t>(i.from[k], l) & ~0x1fffu);
   };
-  float a[16][8], b[8][8], sums[16][8];
+  float a[16][8], b[8][8];
   for (int l = 0; l < kLanes; ++l) {
     const int g = l / 4, t = l % 4;
-    for (int r = 0; r < 4; ++r) a[g + 8 * (r % 2)][t + 4 * (r / 2)] = operand(i.from[r], l);
-    for (int r = 0; r < 2; ++r) b[t + 4 * r][g] = operand(i.from[4 + r], l);
-    for (int r = 0; r < 4; ++r) sums[g + 8 * (r / 2)][2 * t + r % 2] = warp.value<float>(i.from[6 + r], l);
+    for (int r = 0; r < 4; ++r) a[g + 8 * (r % 2)][t + 4 * (r / 2)] = operand(r, l);
+    for (int r = 0; r < 2; ++r) b[t + 4 * r][g] = operand(4 + r, l);
   }
-  for (int row = 0; row < 16; ++row)
-    for (int k = 0; k < 8; ++k)
-      for (int n = 0; n < 8; ++n) sums[row][n] += a[row][k] * b[k][n];
-  for (int r = 0; r < 4; ++r)
-    for_lanes<float>(warp, i.to[r], [&](int l) { return sums[l / 4 + 8 * (r / 2)][2 * (l % 4) + r % 2]; });
+  multiply(warp, i, a, b, i.from + 6);
 }
 
 // ---- wgmma ----

@@ -13,6 +13,8 @@ void Warp::begin(Block& block, std::uint32_t index) {
   block_ = &block;
   code_ = block.kernel->code.get();
   index_ = index;
+  shared_ = block.shared.data();
+  shared_bytes_ = block.shared.size();
   const std::uint32_t first = index * kLanes, count = std::min<std::uint32_t>(kLanes, block.num_threads - first);
   existing_ = count == kLanes ? kAllLanes : (1u << count) - 1;
   mask_ = existing_;
@@ -168,7 +170,7 @@ void Warp::release_barrier() {
     if (path.state == Path::State::at_barrier) path.state = Path::State::ready;
 }
 
-unsigned char* Warp::memory(char space, std::uint64_t address, std::uint32_t bytes, int lane, bool writes) {
+unsigned char* Warp::any_memory(char space, std::uint64_t address, std::uint32_t bytes, int lane, bool writes) {
   const auto refuse = [&](const char* where) {
     fail(
         std::string(writes ? "writes " : "reads ") + std::to_string(bytes) + " bytes at " + std::to_string(address) +

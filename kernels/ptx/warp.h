@@ -106,7 +106,10 @@ class Warp {
   ThreadCopies& copies(int lane) { return copies_[static_cast<std::size_t>(lane)]; }
   /// Host memory of these bytes in a space: 'g' global or device memory, 's' shared, 'l' local, 'p' parameters, ' '
   /// generic. Throws PtxError when they are not all there, or misaligned.
-  unsigned char* memory(char space, std::uint64_t address, std::uint32_t bytes, int lane, bool writes);
+  unsigned char* memory(char space, std::uint64_t address, std::uint32_t bytes, int lane, bool writes) {
+    if (space == 's' && (address & (bytes - 1)) == 0 && address + bytes <= shared_bytes_) return shared_ + address;
+    return any_memory(space, address, bytes, lane, writes);
+  }
   /// The first failed look of an mbarrier gives other warps their turn.
   void look_failed() { look_failed_ = true; }
   /// Throws PtxError: kernel, block, thread, source, PTX line, what.
@@ -115,6 +118,7 @@ class Warp {
   std::string whereabouts() const;
 
  private:
+  unsigned char* any_memory(char space, std::uint64_t address, std::uint32_t bytes, int lane, bool writes);
   bool choose();
   void run_path();
   void set_special(const SpecialValue& special);
@@ -129,6 +133,8 @@ class Warp {
   std::size_t current_ = 0;
   std::array<ThreadCopies, kLanes> copies_;
   bool look_failed_ = false;
+  unsigned char* shared_ = nullptr;  // the block's
+  std::uint64_t shared_bytes_ = 0;
 };
 
 /// Copies of these threads that are still under way land.
