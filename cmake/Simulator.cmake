@@ -48,10 +48,8 @@ endif()
 
 # Called once the library targets exist: the backends become part of avid_tensor, whose ops dispatch to them.
 function(avid_device_backends)
+  avid_ptx_libraries()
   if(AVID_HAVE_CUDA)
-    if(AVID_PTX_MACHINE)
-      avid_ptx_library()
-    endif()
     target_link_libraries(avid_kernels PUBLIC ${AVID_CUDA_RUNTIME})
     if(AVID_DEVICE_KERNELS)
       # *_wgmma.cu: code for sm_90a runs on compute capability 9.0 only, and their kernels are launched nowhere else.

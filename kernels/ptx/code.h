@@ -1,4 +1,4 @@
-// kernels/ptx/code.h -- a kernel's instructions, translated: a function per instruction, operands as places of registers
+// kernels/ptx/code.h -- a kernel's instructions, translated: functions and places of registers
 #pragma once
 
 #include <array>
@@ -91,8 +91,8 @@ struct Code {
 };
 
 // Generic addresses: those of the host, except for these windows.
-inline constexpr std::uint64_t kSharedWindow = std::uint64_t{1} << 48, kLocalWindow = std::uint64_t{2} << 48,
-                               kParameterWindow = std::uint64_t{3} << 48, kWindowMask = std::uint64_t{0xffff} << 48;
+inline constexpr std::uint64_t kSharedWindow = std::uint64_t{1} << 48, kLocalWindow = std::uint64_t{2} << 48;
+inline constexpr std::uint64_t kParameterWindow = std::uint64_t{3} << 48, kWindowMask = std::uint64_t{0xffff} << 48;
 
 struct ModuleText;
 struct Entry;

@@ -2,8 +2,8 @@
 //
 // The simulator (kernels/sim) runs a kernel's text as the host's compiler reads it. This machine runs what nvcc made of
 // the same text, instruction by instruction, after the PTX manual (version 9.0): inline assembly, nvcc's own reading of
-// templates and its address arithmetic, the layout of parameters. Only the instructions that our kernels have are known;
-// any other is an error. README.md says what is modelled and what is not.
+// templates and its address arithmetic, the layout of parameters. Only the instructions that our kernels have are
+// known; any other is an error. README.md says what is modelled and what is not.
 #pragma once
 
 #include <cstddef>
@@ -71,8 +71,8 @@ struct Machine {
   bool (*in_device_memory)(const void* begin, std::size_t bytes) = nullptr;
 };
 
-/// Runs every block to its end. `parameters` has kernel.parameter_bytes bytes; addresses of device memory are those of the
-/// host. Throws PtxError: an access outside of shared, local or device memory or misaligned, a trap, threads that wait
+/// Runs every block to its end. `parameters` has kernel.parameter_bytes bytes; addresses of device memory are those of
+/// the host. Throws PtxError: an access outside of shared, local or device memory or misaligned, a trap, threads that wait
 /// for each other, a collective that lanes of its mask left out.
 void run(
     const Machine& machine, const Kernel& kernel, Extent grid, Extent block, std::size_t dynamic_shared_bytes,

@@ -1,7 +1,7 @@
 // kernels/ptx/products.cpp -- tensor cores: mma.sync of a warp, wgmma of a warpgroup
 //
-// Fragments and descriptors are decoded after the PTX manual, apart from the simulator's. Sums are of f32 in the order of
-// k; a GPU's order differs. A product of a warpgroup is done at its issue, each warp its 16 rows.
+// Fragments and descriptors are decoded after the PTX manual, apart from the simulator's. Sums are of f32 in the order
+// of k; a GPU's order differs. A product of a warpgroup is done at its issue, each warp its 16 rows.
 #include <cstring>
 
 #include "kernels/ptx/opcode.h"
@@ -100,8 +100,8 @@ struct Matrix {
   }
 };
 
-/// d += a b of 64 x 16 and 16 x N elements; d has N / 2 registers. from: descriptors of a and b, the scales of d, a and b,
-/// whether a and b are transposed.
+/// d += a b of 64 x 16 and 16 x N elements; d has N / 2 registers. from: descriptors of a and b, the scales of d, a and
+/// b, whether a and b are transposed.
 void product_warpgroup(Warp& warp, const Instruction& i) {
   const int columns = i.num_to * 2;
   const std::uint32_t rank = warp.thread_of(0) / 32 % 4;

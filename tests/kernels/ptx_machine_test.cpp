@@ -1,4 +1,4 @@
-// tests/kernels/ptx_machine_test.cpp -- the machine that runs PTX (kernels/ptx), on texts written here, with values by hand
+// tests/kernels/ptx_machine_test.cpp -- the machine that runs PTX (kernels/ptx), on texts written here
 //
 // What nvcc makes of our kernels runs on it in builds with AVID_PTX_MACHINE; these tests need no CUDA.
 #include <array>
@@ -39,7 +39,8 @@ std::string text_of(const std::string& body, const std::string& declarations = "
   mul.wide.u32 %rd3, %r1, 4;
   add.s64 %rd4, %rd2, %rd3;
   add.s64 %rd5, %rd1, %rd3;
-)" + body + "\n}\n";
+)" + body +
+         "\n}\n";
 }
 
 struct Launch {
@@ -81,8 +82,7 @@ std::uint32_t result(const std::string& instruction, std::uint32_t a, std::uint3
 }
 std::uint32_t bits(float v) { return std::bit_cast<std::uint32_t>(v); }
 float float_result(const std::string& instruction, float a, float b = 0, float c = 0) {
-  return std::bit_cast<float>(
-      result(instruction + "; mov.b32 %r20, %f19", bits(a), bits(b), bits(c)));
+  return std::bit_cast<float>(result(instruction + "; mov.b32 %r20, %f19", bits(a), bits(b), bits(c)));
 }
 
 std::string error_of(const std::string& body, Launch launch = {}, Machine machine = {}) {
@@ -115,8 +115,9 @@ TEST_CASE("ptx machine: integers") {
   CHECK(result("bfi.b32 %r20, %r10, %r11, 4, 8", 0xabc, 0xffffffff) == 0xfffffbcf);
   CHECK(result("prmt.b32 %r20, %r10, %r11, 21536", 0x33221100, 0x77665544) == 0x55442200);  // 0x5420
   CHECK(result("prmt.b32 %r20, %r10, %r11, 8", 0x33221180, 0) == 0x808080ff);  // the sign of byte 0; byte 0 thrice
-  CHECK(result("mul.wide.s32 %rd10, %r10, %r11; shr.u64 %rd10, %rd10, 32; cvt.u32.u64 %r20, %rd10", 0xffffffff, 5) ==
-        0xffffffff);
+  CHECK(
+      result("mul.wide.s32 %rd10, %r10, %r11; shr.u64 %rd10, %rd10, 32; cvt.u32.u64 %r20, %rd10", 0xffffffff, 5) ==
+      0xffffffff);
   CHECK(result("cvt.u16.u32 %rs1, %r10; neg.s16 %rs2, %rs1; cvt.u32.u16 %r20, %rs2", 1) == 0xffff);
   CHECK(result("cvt.u16.u32 %rs1, %r10; mov.b32 %r20, {%rs1, %rs1}", 0x12345678) == 0x56785678);
   CHECK(result("setp.lt.s32 %p1, %r10, %r11; selp.b32 %r20, 5, 6, %p1", 0xffffffff, 0) == 5);
@@ -138,7 +139,9 @@ TEST_CASE("ptx machine: floats") {
   CHECK(float_result("rsqrt.approx.f32 %f19, %f10", 4) == 0.5f);
   CHECK(float_result("cvt.sat.f32.f32 %f19, %f10", 3) == 1);
   CHECK(float_result("cvt.rzi.f32.f32 %f19, %f10", -2.75f) == -2);
-  CHECK(float_result("cvt.f64.f32 %fd1, %f10; add.f64 %fd1, %fd1, 0d3FF0000000000000; cvt.rn.f32.f64 %f19, %fd1", 2) == 3);
+  CHECK(
+      float_result("cvt.f64.f32 %fd1, %f10; add.f64 %fd1, %fd1, 0d3FF0000000000000; cvt.rn.f32.f64 %f19, %fd1", 2) ==
+      3);
   CHECK(result("cvt.rni.s32.f32 %r20, %f10", bits(2.5f)) == 2);
   CHECK(result("cvt.rzi.u32.f32 %r20, %f10", bits(-1)) == 0);
   CHECK(result("cvt.rzi.u32.f32 %r20, %f10", bits(inf)) == 0xffffffff);
@@ -150,7 +153,8 @@ TEST_CASE("ptx machine: floats") {
 
 TEST_CASE("ptx machine: lanes part at a branch and meet again") {
   // thread t: the sum of 1 .. t by a loop of t rounds, odd threads negated; then a sum over the warp by shuffles
-  const auto out = words_of(R"(
+  const auto out = words_of(
+      R"(
     mov.u32 %r2, 0; mov.u32 %r3, 0;
     $loop:
     setp.ge.u32 %p1, %r3, %r1;
@@ -167,7 +171,8 @@ TEST_CASE("ptx machine: lanes part at a branch and meet again") {
     shfl.sync.bfly.b32 %r5|%p3, %r2, 1, 31, -1;
     add.s32 %r2, %r2, %r5;
     st.global.u32 [%rd4], %r2;
-    ret;)", {});
+    ret;)",
+      {});
   for (std::uint32_t t = 0; t < 32; ++t) {
     const std::uint32_t even = t & ~1u;
     CHECK(out[t] == even * (even + 1) / 2 - (even + 1) * (even + 2) / 2);
@@ -185,15 +190,19 @@ TEST_CASE("ptx machine: shuffles, votes, reductions") {
   auto up = words_of(load + "shfl.sync.up.b32 %r3|%p1, %r2, 4, 0, -1; @!%p1 mov.u32 %r3, 7;" + store, in);
   CHECK(up[30] == 126);
   CHECK(up[2] == 7);
-  CHECK(words_of(load + "shfl.sync.down.b32 %r3|%p1, %r2, 1, 6175, -1;" + store, in)[7] == 107);  // segments of 8: itself
+  CHECK(
+      words_of(load + "shfl.sync.down.b32 %r3|%p1, %r2, 1, 6175, -1;" + store, in)[7] == 107);  // segments of 8: itself
   CHECK(words_of(load + "redux.sync.max.s32 %r3, %r2, -1;" + store, in)[0] == 131);
-  CHECK(words_of(load + "setp.gt.u32 %p1, %r2, 130; vote.sync.any.pred %p2, %p1, -1; selp.b32 %r3, 1, 0, %p2;" + store,
-                 in)[0] == 1);
+  CHECK(
+      words_of(
+          load + "setp.gt.u32 %p1, %r2, 130; vote.sync.any.pred %p2, %p1, -1; selp.b32 %r3, 1, 0, %p2;" + store,
+          in)[0] == 1);
 }
 
 TEST_CASE("ptx machine: shared memory and barriers over warps and blocks") {
   // every thread reads what the last thread of its block wrote; dynamic memory begins behind the static array
-  const std::string text = text_of(R"(
+  const std::string text = text_of(
+      R"(
     .shared .align 4 .b8 words[1024];
     mov.u32 %r2, words; mad.lo.s32 %r3, %r1, 4, %r2; mov.u32 %r4, %ctaid.x; mad.lo.s32 %r5, %r4, 1000, %r1;
     st.shared.u32 [%r3], %r5;
@@ -203,10 +212,12 @@ TEST_CASE("ptx machine: shared memory and barriers over warps and blocks") {
     ld.shared.u32 %r10, [%r3]; ld.shared.u32 %r11, [dynamic+4]; add.s32 %r10, %r10, %r11;
     mad.lo.s32 %r12, %r4, %r8, %r1; mul.wide.u32 %rd6, %r12, 4; add.s64 %rd6, %rd2, %rd6;
     st.global.u32 [%rd6], %r10;
-    ret;)", ".extern .shared .align 16 .b8 dynamic[];\n");
+    ret;)",
+      ".extern .shared .align 16 .b8 dynamic[];\n");
   for (const int threads : {1, 3}) {
     std::vector<std::uint32_t> out(3 * 96, 0);
-    run_text(text, out.data(), out.data(), {.blocks = 3, .threads = 96, .dynamic_shared_bytes = 8}, {.threads = threads});
+    run_text(
+        text, out.data(), out.data(), {.blocks = 3, .threads = 96, .dynamic_shared_bytes = 8}, {.threads = threads});
     for (std::uint32_t b = 0; b < 3; ++b)
       for (std::uint32_t t = 0; t < 96; ++t) CHECK(out[96 * b + t] == 1024 + 1000 * b + 95 - t);
   }
@@ -305,20 +316,27 @@ TEST_CASE("ptx machine: mistakes are reported with block, thread and line") {
   CHECK(has(error_of("bra $nowhere;"), "unknown label"));
   CHECK(has(error_of("mov.u32 %r2, 1;"), "past the kernel's end"));
   // half of a warp at a shuffle of all, the others at the block's barrier
-  const std::string stuck =
-      error_of("setp.lt.u32 %p1, %r1, 16; @%p1 bra $a; bar.sync 0; $a: shfl.sync.idx.b32 %r2|%p2, %r1, 0, 31, -1; ret;");
+  const std::string stuck = error_of(
+      "setp.lt.u32 %p1, %r1, 16; @%p1 bra $a; bar.sync 0; $a: shfl.sync.idx.b32 %r2|%p2, %r1, 0, 31, -1; ret;");
   CHECK(has(stuck, "threads wait for each other: warp 0: 16 at bar.sync"));
   CHECK(has(stuck, "16 at a collective"));
-  CHECK(has(error_of("setp.lt.u32 %p1, %r1, 16; @%p1 shfl.sync.idx.b32 %r2|%p2, %r1, 20, 31, 65535; ret;"),
-            "a shuffle reads lane 20, which takes no part"));
-  CHECK(has(error_of(R"(.shared .align 8 .b8 full[8]; mov.u32 %r2, full; setp.ne.u32 %p1, %r1, 0; @%p1 bra $w;
+  CHECK(
+      has(error_of("setp.lt.u32 %p1, %r1, 16; @%p1 shfl.sync.idx.b32 %r2|%p2, %r1, 20, 31, 65535; ret;"),
+          "a shuffle reads lane 20, which takes no part"));
+  CHECK(
+      has(error_of(
+              R"(.shared .align 8 .b8 full[8]; mov.u32 %r2, full; setp.ne.u32 %p1, %r1, 0; @%p1 bra $w;
       mbarrier.init.shared::cta.b64 [%r2], 65; $w: bar.sync 0; mbarrier.arrive.shared::cta.b64 _, [%r2];
-      { .reg .pred c; again: mbarrier.try_wait.parity.shared::cta.b64 c, [%r2], 0; @!c bra again; } ret;)", two),
-            "64 at an mbarrier") == false);
-  CHECK(has(error_of(R"(.shared .align 8 .b8 full[8]; mov.u32 %r2, full; setp.ne.u32 %p1, %r1, 0; @%p1 bra $w;
+      { .reg .pred c; again: mbarrier.try_wait.parity.shared::cta.b64 c, [%r2], 0; @!c bra again; } ret;)",
+              two),
+          "64 at an mbarrier") == false);
+  CHECK(
+      has(error_of(
+              R"(.shared .align 8 .b8 full[8]; mov.u32 %r2, full; setp.ne.u32 %p1, %r1, 0; @%p1 bra $w;
       mbarrier.init.shared::cta.b64 [%r2], 65; $w: bar.sync 0; mbarrier.arrive.shared::cta.b64 _, [%r2];
-      { .reg .pred c; again: mbarrier.try_wait.parity.shared::cta.b64 c, [%r2], 0; @!c bra again; } ret;)", two),
-            "warp 1: 32 at an mbarrier"));
+      { .reg .pred c; again: mbarrier.try_wait.parity.shared::cta.b64 c, [%r2], 0; @!c bra again; } ret;)",
+              two),
+          "warp 1: 32 at an mbarrier"));
 }
 
 TEST_CASE("ptx machine: a text that is no PTX is refused with its line") {
