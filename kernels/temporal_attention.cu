@@ -2,18 +2,17 @@
 //
 // Math       kernels/temporal_attention_cpu.cpp
 // Order      fwd: one kernel where the sizes allow (temporal_attention_fused.cu), else chunk by chunk of whole clips:
-//            norm -> qkv projection -> core -> output projection + residual. bwd: one kernel to h, probabilities and
-//            d_qkv (temporal_attention_fused_bwd.cu), or the same to qkv, then d_o = d_y w_out; core backward (d_qkv
-//            over qkv, o over d_o); then weight gradients, behind the one kernel those of w_v and w_out from the
-//            probabilities (temporal_attention_value_grad.cu); d_h = d_qkv w_qkv and the norm's backward with the
-//            residual's gradient, one kernel where a block holds whole rows (linear_layer_norm.cu), else two with d_h
-//            over h. Nothing but x is kept from fwd.
+//            norm -> qkv projection -> core -> output projection + residual. bwd: one kernel per chunk to d_x, h,
+//            probabilities, d_q and d_k (temporal_attention_fused_bwd.cu), and the gradients of w_v and w_out from
+//            the probabilities (temporal_attention_value_grad.cu). Else the same to qkv, then d_o = d_y w_out; core
+//            backward (d_qkv over qkv, o over d_o); then the gradient of w_out, and d_h = d_qkv w_qkv and the norm's
+//            backward with the residual's gradient, one kernel where a block holds whole rows (linear_layer_norm.cu),
+//            else two with d_h over h. Either way the product d_qkv^T h for w_qkv. Nothing but x is kept from fwd.
 // Layout     heads padded to 8 channels (head_pitch): weights with padded heads are made here once per call. The fused
 //            backward pass stores heads without gaps, whole sectors first (StoredHeads), from weights whose channels
 //            are ordered for that; its weight gradients come back to the weights' order where chunks are added
-// Traffic    the composed form writes and reads qkv and o once each; chunks keep the workspace below about 1 GB.
-//            Heads of 50 channels without gaps: 11 % fewer bytes of d_qkv, of which q's and k's part is read twice and
-//            v's once; docs/kernels/attention.md counts them
+// Traffic    the composed form writes and reads qkv and o once each; chunks keep the workspace below about 1 GB. The
+//            fused backward pass writes d_q and d_k, and reads them once; docs/kernels/attention.md counts the bytes
 // Numerics   h, qkv, o, d_o, d_qkv and, where it goes through memory, d_h are rounded to Elem; gradients of parameters
 //            are sums of chunks in f32, in order
 // Limits     kernels/temporal_attention_core_plan.cpp
@@ -69,26 +68,11 @@ struct PaddedHeads {
     return d < D ? head * D + d : -1;
   }
 };
-/// The same of heads as rows of d_qkv have them: those of q and k, from column value_at on those of v.
-struct HeadsOfRows {
-  int D;
-  StoredHeads q_and_k, v;
-  int value_at;
-  AVID_DEVICE int operator()(int column) const {
-    const bool of_v = column >= value_at;
-    const StoredHeads& stored = of_v ? v : q_and_k;
-    const int at = of_v ? column - value_at : column, others = at - stored.heads * stored.whole;
-    if (at >= stored.columns()) return -1;
-    const int head = others < 0 ? at / stored.whole : others / stored.rest();
-    const int d = others < 0 ? at - head * stored.whole : stored.whole + others - head * stored.rest();
-    return d < D ? (of_v ? q_and_k.heads + head : head) * D + d : -1;
-  }
-};
 
 /// to [rows,cols] = from with its rows (of qkv) or its columns (of out) as `order` says, gaps as zero.
-template <class Elem, bool kHeadsInRows, class Order>
+template <class Elem, bool kHeadsInRows>
 __global__ void order_heads_kernel(
-    Rows<const Elem> from, int from_cols, Rows<Elem> to, int rows, int cols, Order order) {
+    Rows<const Elem> from, int from_cols, Rows<Elem> to, int rows, int cols, PaddedHeads order) {
   const int e = blockIdx.x * blockDim.x + threadIdx.x;
   if (e >= rows * cols) return;
   const int row = e / cols, col = e - row * cols;
@@ -99,22 +83,28 @@ __global__ void order_heads_kernel(
 }
 
 /// values[n*C + c, k] = sum over d of w_out[c, n*D + d] w_v[n*D + d, k]: what channel k of a row of h adds to channel c
-/// of y for each unit of a probability of head n. A thread per 8 columns.
+/// of y for each unit of a probability of head n; transposed (kBackward): values[n*C + k, c]. A thread per 8 columns.
+template <bool kBackward>
 __global__ void fold_values_kernel(
     Rows<const BFloat16> w_qkv, Rows<const BFloat16> w_out, int N, int D, int C, Rows<BFloat16> values) {
   const int chunks = (C + 7) / 8, e = blockIdx.x * blockDim.x + threadIdx.x;
   if (e >= N * C * chunks) return;
-  const int row = e / chunks, k = (e - row * chunks) * 8, n = row / C, c = row - n * C;
-  const BFloat16* out = w_out.row(c) + n * D;
+  const int row = e / chunks, first = (e - row * chunks) * 8, n = row / C, r = row - n * C;
   float sum[8] = {};
-  for (int d = 0; d < D; ++d) {
-    const float factor = to_float(out[d]);
-    float v[8];
-    unpack(load_chunk(w_qkv.row((2 * N + n) * D + d) + k, 8), v);
+  for (int d = n * D; d < (n + 1) * D; ++d) {
+    const BFloat16* const v = w_qkv.row(2 * N * D + d);
+    float columns[8] = {};
+    if constexpr (kBackward) {
 #pragma unroll
-    for (int i = 0; i < 8; ++i) sum[i] = fmaf(factor, v[i], sum[i]);
+      for (int i = 0; i < 8; ++i) columns[i] = first + i < C ? to_float(w_out.row(first + i)[d]) : 0.0f;
+    } else {
+      unpack(load_chunk(v + first, 8), columns);
+    }
+    const float factor = to_float(kBackward ? v[r] : w_out.row(r)[d]);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum[i] = fmaf(factor, columns[i], sum[i]);
   }
-  store_chunk(values.row(row) + k, sum, 8);  // gaps are sums of zeros
+  store_chunk(values.row(row) + first, sum, 8);  // gaps are sums of zeros
 }
 
 /// total (=, or += after the first chunk) the gradient of one chunk, whose rows or columns are heads as `stored` says.
@@ -150,7 +140,7 @@ template <class Elem>
 class Block {
  public:
   Block(const Stream& stream, const TemporalAttentionDeviceArgs<Elem>& p, bool backward)
-      : stream_(stream), p_(p), plan_(temporal_attention_plan(p, backward)) {
+      : stream_(stream), p_(p), backward_(backward), plan_(temporal_attention_plan(p, backward)) {
     h_ = {at<Elem>(plan_.h), plan_.h_pitch};
     qkv_ = {at<Elem>(plan_.qkv), plan_.qkv_pitch};
     o_ = {at<Elem>(plan_.o), plan_.o_pitch};
@@ -158,8 +148,6 @@ class Block {
     w_out_ = p.w_out;
     if (plan_.w_qkv >= 0) w_qkv_ = {at<Elem>(plan_.w_qkv), plan_.h_pitch};
     if (plan_.w_out >= 0) w_out_ = {at<Elem>(plan_.w_out), plan_.inner};
-    w_rows_ = plan_.head_tiles > 0 ? p.w_qkv : w_qkv_;
-    if (plan_.w_rows >= 0) w_rows_ = {at<Elem>(plan_.w_rows), plan_.h_pitch};
   }
 
   /// Tables and weights in other orders, once per pass.
@@ -172,25 +160,19 @@ class Block {
     if constexpr (std::is_same_v<Elem, BFloat16>) {
       if (plan_.values >= 0)
         launch(
-            fold_values_kernel, blocks_for(p_.N * C * (pitch / 8)), dim3(kBlock), 0, stream_, p_.w_qkv, p_.w_out, N, D,
-            C, Rows<Elem>{at<Elem>(plan_.values), pitch});
+            backward_ ? fold_values_kernel<true> : fold_values_kernel<false>, blocks_for(p_.N * C * (pitch / 8)),
+            dim3(kBlock), 0, stream_, p_.w_qkv, p_.w_out, N, D, C, Rows<Elem>{at<Elem>(plan_.values), pitch});
     }
     if (plan_.w_qkv < 0) return;
     const int slices = plan_.values >= 0 ? 2 : 3;  // q and k, or v as well
     const PaddedHeads padded{.D = D, .pitch = narrow(plan_.head_pitch), .tiles = plan_.head_tiles};
     launch(
-        order_heads_kernel<Elem, true, PaddedHeads>, blocks_for(std::int64_t{slices} * inner * pitch), dim3(kBlock), 0,
-        stream_, p_.w_qkv, C, Rows<Elem>{at<Elem>(plan_.w_qkv), pitch}, slices * inner, pitch, padded);
+        order_heads_kernel<Elem, true>, blocks_for(std::int64_t{slices} * inner * pitch), dim3(kBlock), 0, stream_,
+        p_.w_qkv, C, Rows<Elem>{at<Elem>(plan_.w_qkv), pitch}, slices * inner, pitch, padded);
     if (plan_.w_out < 0) return;
     launch(
-        order_heads_kernel<Elem, false, PaddedHeads>, blocks_for(std::int64_t{C} * inner), dim3(kBlock), 0, stream_,
-        p_.w_out, N * D, Rows<Elem>{at<Elem>(plan_.w_out), inner}, C, inner, padded);
-    if (plan_.w_rows < 0) return;
-    const int columns = narrow(plan_.qkv_columns);
-    launch(
-        order_heads_kernel<Elem, true, HeadsOfRows>, blocks_for(std::int64_t{columns} * pitch), dim3(kBlock), 0,
-        stream_, p_.w_qkv, C, Rows<Elem>{at<Elem>(plan_.w_rows), pitch}, columns, pitch,
-        HeadsOfRows{.D = D, .q_and_k = plan_.qkv_heads, .v = plan_.o_heads, .value_at = plan_.value_at});
+        order_heads_kernel<Elem, false>, blocks_for(std::int64_t{C} * inner), dim3(kBlock), 0, stream_, p_.w_out, N * D,
+        Rows<Elem>{at<Elem>(plan_.w_out), inner}, C, inner, padded);
   }
 
   std::int64_t num_chunks() const { return plan_.num_chunks; }
@@ -213,7 +195,9 @@ class Block {
         .eps = static_cast<float>(kPrenormEps),
         .out = h_};
   }
-  LinearSize qkv_size(std::int64_t chunk) const { return {.P = num_rows(chunk), .I = p_.C, .O = plan_.qkv_columns}; }
+  LinearSize qkv_size(std::int64_t chunk) const {
+    return {.P = num_rows(chunk), .I = p_.C, .O = plan_.qkv_heads.columns()};
+  }
   LinearSize out_size(std::int64_t chunk) const {
     return {.P = num_rows(chunk), .I = plan_.o_heads.columns(), .O = p_.C};
   }
@@ -251,8 +235,7 @@ class Block {
         .x = x,
         .gamma = p_.gamma,
         .w_qkv = w_qkv_,
-        .w_out = w_out_,
-        .values = {plan_.values >= 0 ? at<BFloat16>(plan_.values) : nullptr, plan_.h_pitch},
+        .values = {at<BFloat16>(plan_.values), plan_.h_pitch},
         .bias = at<float>(plan_.bias),
         .rotary = at<float>(plan_.rotary),
         .y = y,
@@ -273,19 +256,24 @@ class Block {
         stream_, out_size(chunk), o_, {}, w_out_, nullptr, of_chunk(p_.x, chunk), of_chunk(p_.y, chunk), linear());
   }
 
-  /// From x and d_y to h, o (or probabilities) and d_qkv.
-  void core_bwd(std::int64_t chunk, Rows<const Elem> d_y, float* d_bias_partials) const {
+  /// A chunk's sums over blocks begin at row first_partial of the partial sums. d_y may not be d_x.
+  void bwd(std::int64_t chunk, const TemporalAttentionDeviceGrads<Elem>& g, std::int64_t first_partial) const {
+    const Rows<const Elem> d_y = of_chunk(g.d_y, chunk);
+    float* d_bias_partials = g.d_bias_table ? at<float>(plan_.d_bias_partials) + first_partial * bias_size() : nullptr;
     if constexpr (std::is_same_v<Elem, BFloat16>) {
       if (plan_.fused) {
-        return temporal_fused_bwd<Gpu>(
+        temporal_fused_bwd<Gpu>(
             stream_, fused(clips(chunk), of_chunk(p_.x, chunk), {}),
             {.d_y = d_y,
              .h = h_,
-             .d_qkv = qkv_,
+             .d_qk = qkv_,
              .stored = plan_.o_heads,
-             .value_at = plan_.value_at,
              .prob = at<BFloat16>(plan_.prob),
+             .d_x = of_chunk(g.d_x, chunk),
+             .d_gamma_partials = g.d_gamma ? at<float>(plan_.d_gamma) + first_partial * p_.C : nullptr,
              .d_bias_partials = d_bias_partials});
+        if (g.d_w_out || g.d_w_qkv) temporal_value_sums<Gpu>(stream_, value_sums(chunk, d_y));
+        return add_projection_gradient(chunk, g);
       }
     }
     project(chunk);
@@ -293,28 +281,16 @@ class Block {
     TemporalCoreArgs<Elem> core_args = core(chunk);
     core_args.d_bias_partials = d_bias_partials;
     temporal_core_bwd<Gpu, Elem>(stream_, core_args);
-  }
-  void bwd(std::int64_t chunk, const TemporalAttentionDeviceGrads<Elem>& g, float* d_bias_partials) const {
-    const bool first = chunk == 0;
-    const Rows<const Elem> d_y = of_chunk(g.d_y, chunk);
-    core_bwd(chunk, d_y, d_bias_partials);
-    if (plan_.fused) {
-      if (g.d_w_out || g.d_w_qkv) add_value_sums(chunk, d_y);
-    } else if (g.d_w_out) {
+    if (g.d_w_out) {
       const Rows<float> part{at<float>(plan_.d_w_out), plan_.o_pitch};
       linear_bwd_weight<Gpu, Elem>(stream_, out_size(chunk), d_y, o_, {}, part, nullptr, linear());
-      add_weight_gradient<false>(part, plan_.o_heads, g.d_w_out, p_.C, p_.N * p_.D, first);
+      add_weight_gradient<false>(part, plan_.o_heads, g.d_w_out, p_.C, p_.N * p_.D, chunk);
     }
-    if (g.d_w_qkv) {
-      const Rows<float> part{at<float>(plan_.d_w_qkv), plan_.h_pitch};
-      const LinearSize size{.P = num_rows(chunk), .I = p_.C, .O = plan_.qkv_heads.columns()};
-      linear_bwd_weight<Gpu, Elem>(stream_, size, qkv_, h_, {}, part, nullptr, linear());
-      add_weight_gradient<true>(part, plan_.qkv_heads, g.d_w_qkv, plan_.qkv_heads.heads * p_.D, p_.C, first);
-    }
+    add_projection_gradient(chunk, g);
     if (!g.d_x && g.d_gamma == nullptr) return;
     float* d_gamma = g.d_gamma != nullptr ? at<float>(plan_.d_gamma) : nullptr;
     linear_layer_norm_bwd<Gpu, Elem>(
-        stream_, qkv_size(chunk), w_rows_, norm(chunk),
+        stream_, qkv_size(chunk), w_qkv_, norm(chunk),
         {.d_out = qkv_,
          .d_residual = d_y,
          .d_h = h_,
@@ -327,13 +303,15 @@ class Block {
     const int C = narrow(p_.C);
     launch(
         add_chunk_gradient_kernel<true>, blocks_for(C), dim3(kBlock), 0, stream_, part, Rows<float>{g.d_gamma, p_.C}, 1,
-        C, 1, StoredHeads{.heads = 1, .width = 1, .whole = 1}, first);
+        C, 1, StoredHeads{.heads = 1, .width = 1, .whole = 1}, chunk == 0);
   }
 
   /// Behind the last chunk: the gradients of the fused pass that are made of sums over all of them.
-  void finish_value_weights(const TemporalAttentionDeviceGrads<Elem>& g) const {
+  void finish_fused(std::int64_t num_partial_rows, const TemporalAttentionDeviceGrads<Elem>& g) const {
     if constexpr (std::is_same_v<Elem, BFloat16>) {
-      if (!plan_.fused || !(g.d_w_out || g.d_w_qkv)) return;
+      if (!plan_.fused) return;
+      if (g.d_gamma) sum_rows(stream_, at<float>(plan_.d_gamma), num_partial_rows, p_.C, p_.C, g.d_gamma);
+      if (!g.d_w_out && !g.d_w_qkv) return;
       const std::int64_t first = 2 * p_.N * p_.D;  // of the rows of v
       temporal_value_weight_grads<Gpu>(
           stream_, value_sums(num_chunks() - 1, g.d_y), {p_.w_qkv.row(first), p_.w_qkv.pitch}, p_.w_out,
@@ -342,19 +320,16 @@ class Block {
     }
   }
 
-  /// Sums of d_logits of one chunk: where its partials begin. Returns how many rows they are.
-  float* d_bias_partials(std::int64_t first_row) const {
-    return at<float>(plan_.d_bias_partials) + first_row * p_.N * p_.T * p_.T;
-  }
+  /// Rows of partial sums that a chunk makes.
   std::int64_t num_partials(std::int64_t chunk) const {
     if (plan_.fused) return temporal_fused_partials(clips(chunk), p_.S, fused_blocks());
     return temporal_core_plan({clips(chunk), p_.T, p_.S, p_.N, p_.D, plan_.num_pairs}, dtype_of<Elem>, true)
         .num_partials;
   }
   void finish_bias_table(std::int64_t num_partial_rows, Rows<float> d_table) const {
-    const int T = narrow(p_.T), N = narrow(p_.N), cols = N * T * T;
+    const int T = narrow(p_.T), N = narrow(p_.N);
     float* d_bias = at<float>(plan_.d_bias);
-    sum_rows(stream_, d_bias_partials(0), num_partial_rows, cols, cols, d_bias);
+    sum_rows(stream_, at<float>(plan_.d_bias_partials), num_partial_rows, bias_size(), bias_size(), d_bias);
     launch(
         bias_table_gradient_kernel, dim3(static_cast<unsigned>(N)), dim3(static_cast<unsigned>(kRelativeBiasBuckets)),
         0, stream_, d_bias, T, d_table);
@@ -388,9 +363,14 @@ class Block {
         .sums = at<float>(plan_.value_sums),
         .first = chunk == 0};
   }
-  void add_value_sums(std::int64_t chunk, Rows<const Elem> d_y) const {
-    if constexpr (std::is_same_v<Elem, BFloat16>) temporal_value_sums<Gpu>(stream_, value_sums(chunk, d_y));
+  /// Of w_qkv, or behind the fused kernel of w_q and w_k.
+  void add_projection_gradient(std::int64_t chunk, const TemporalAttentionDeviceGrads<Elem>& g) const {
+    if (!g.d_w_qkv) return;
+    const Rows<float> part{at<float>(plan_.d_w_qkv), plan_.h_pitch};
+    linear_bwd_weight<Gpu, Elem>(stream_, qkv_size(chunk), qkv_, h_, {}, part, nullptr, linear());
+    add_weight_gradient<true>(part, plan_.qkv_heads, g.d_w_qkv, plan_.qkv_heads.heads * p_.D, p_.C, chunk);
   }
+  std::int64_t bias_size() const { return p_.N * p_.T * p_.T; }
   /// As many as run at a time, or twice that, so that each multiprocessor gets as many: 132 on compute capability 9.0,
   /// 108 on an A100. Another number would leave the last round of blocks without a partner; it only changes the order
   /// of the sums of d_bias.
@@ -406,17 +386,18 @@ class Block {
   template <bool kHeadsInRows>
   void add_weight_gradient(
       Rows<const float> part, const StoredHeads& stored, Rows<float> total, std::int64_t rows, std::int64_t cols,
-      bool first) const {
+      std::int64_t chunk) const {
     launch(
         add_chunk_gradient_kernel<kHeadsInRows>, blocks_for(rows * cols), dim3(kBlock), 0, stream_, part, total,
-        narrow(rows), narrow(cols), narrow(p_.D), stored, first);
+        narrow(rows), narrow(cols), narrow(p_.D), stored, chunk == 0);
   }
 
   const Stream& stream_;
   const TemporalAttentionDeviceArgs<Elem>& p_;
+  bool backward_;
   TemporalAttentionPlan plan_;
   Rows<Elem> h_, qkv_, o_;
-  Rows<const Elem> w_qkv_, w_out_, w_rows_;
+  Rows<const Elem> w_qkv_, w_out_;
 };
 
 }  // namespace AVID_GPU
@@ -437,10 +418,10 @@ void temporal_attention_bwd(
   block.prepare();
   std::int64_t partial_rows = 0;
   for (std::int64_t chunk = 0; chunk < block.num_chunks(); ++chunk) {
-    block.bwd(chunk, g, g.d_bias_table ? block.d_bias_partials(partial_rows) : nullptr);
+    block.bwd(chunk, g, partial_rows);
     partial_rows += block.num_partials(chunk);
   }
-  block.finish_value_weights(g);
+  block.finish_fused(partial_rows, g);
   if (g.d_bias_table) block.finish_bias_table(partial_rows, g.d_bias_table);
 }
 

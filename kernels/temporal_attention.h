@@ -59,7 +59,7 @@ std::int64_t temporal_attention_workspace_bytes(const TemporalAttentionDeviceArg
 /// Sums in f32, the same bits in every run.
 template <class Backend, class Elem>
 void temporal_attention_fwd(const Stream& stream, const TemporalAttentionDeviceArgs<Elem>& p);
-/// Computes everything from x again.
+/// Computes everything from x again. d_x may not overlap d_y.
 template <class Backend, class Elem>
 void temporal_attention_bwd(
     const Stream& stream, const TemporalAttentionDeviceArgs<Elem>& p, const TemporalAttentionDeviceGrads<Elem>& g);

@@ -37,80 +37,16 @@
 namespace avid::kernels {
 namespace AVID_GPU {
 
-constexpr int kFusedStages = 3;
-
 /// Tokens of kFrames frames, kTiles x 8 channels of a row, heads of kHeadTiles x 8 channels.
 template <int kFrames, int kTiles, int kHeadTiles>
-struct FusedShape {
-  static constexpr int kChunks = kTiles;
-  static constexpr int kSteps = kTiles / 2;       ///< of 16 channels,
-  static constexpr bool kHalf = kTiles % 2 == 1;  ///< and one of 8
+struct FusedShape : FusedTiles<kTiles, kHeadTiles> {
+  using Tiles = FusedTiles<kTiles, kHeadTiles>;
+  static constexpr int kSlices = 2 + Tiles::kValueSlices;
   /// Steps of a projection of rows; unrolled any further they spill.
-  static constexpr int kUnrolled = kTiles == 13 ? 1 : kFrames == 16 && kTiles == 12 ? 3 : kSteps;
-  static constexpr int kRowPitch = (kChunks | 1) * 8;  ///< an odd number of chunks: ldmatrix meets no bank twice
-  static constexpr int kHead = kHeadTiles * 8;
-  static constexpr int kHeadRows = (kHead + 15) / 16 * 16;  ///< rows of a slice of q or k weights
-  static constexpr int kHeadSlices = 2, kSlices = kHeadSlices + (kTiles + 7) / 8;  ///< q, k, values by 64 rows
-  /// Tiles of 8 channels of a slice of values, and its rows: steps of 16 channels take two tiles, of 8 channels four.
-  static constexpr int value_tiles(int slice) { return kTiles - slice * 8 < 8 ? kTiles - slice * 8 : 8; }
-  static constexpr int value_rows(int slice) {
-    return kHalf ? (value_tiles(slice) + 3) / 4 * 32 : (value_tiles(slice) + 1) / 2 * 16;
-  }
-  static constexpr int kSlice = (kHeadRows > value_rows(0) ? kHeadRows : value_rows(0)) * kRowPitch;
+  static constexpr int kUnrolled = kTiles == 13 ? 1 : kFrames == 16 && kTiles == 12 ? 3 : Tiles::kSteps;
   static constexpr int kAngleBytes = kFrames == 8 ? 0 : kFrames * kAnglePitch * 8;
-  static constexpr int kSharedBytes = (kFusedRows * kRowPitch + kFusedStages * kSlice) * 2 + kAngleBytes;
-  static_assert(!kHalf || kHeadRows % 32 == 0, "a step of 8 takes 32 rows of weights at a time");
+  static constexpr int kSharedBytes = (kFusedRows * Tiles::kRowPitch + kFusedStages * Tiles::kSlice) * 2 + kAngleBytes;
 };
-
-/// Two rows blocks of 16 (i) by 8 tiles of 8 channels (j).
-using HeadAccumulators = float[2][8][4];
-
-/// acc = 32 rows of h times a head's weights. `left`, `right`: what the lane addresses in ldmatrix of either in a step
-/// of 16 channels; left_half, right_half: in one of 8.
-template <class Shape, int kHeadTiles>
-AVID_DEVICE void project_rows(
-    HeadAccumulators& acc, shared_address left, shared_address right, shared_address left_half,
-    shared_address right_half) {
-#pragma unroll
-  for (int i = 0; i < 2; ++i)
-#pragma unroll
-    for (int j = 0; j < 8; ++j)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) acc[i][j][e] = 0;
-#pragma unroll(Shape::kUnrolled)
-  for (int s = 0; s < Shape::kSteps; ++s) {
-    std::uint32_t a[2][4];
-    ldmatrix_x4(a[0], left + s * 32);
-    ldmatrix_x4(a[1], left + (16 * Shape::kRowPitch + s * 16) * 2);
-#pragma unroll
-    for (int j = 0; j < kHeadTiles; j += 2) {
-      std::uint32_t b[4];
-      ldmatrix_x4(b, right + (j * 8 * Shape::kRowPitch + s * 16) * 2);
-      const std::uint32_t b0[2] = {b[0], b[1]}, b1[2] = {b[2], b[3]};
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        mma_bf16_16x8x16(acc[i][j], a[i], b0, acc[i][j]);
-        if (j + 1 < kHeadTiles) mma_bf16_16x8x16(acc[i][j + 1], a[i], b1, acc[i][j + 1]);
-      }
-    }
-  }
-  if constexpr (Shape::kHalf) {
-    std::uint32_t a[4];
-    ldmatrix_x4(a, left_half + Shape::kSteps * 32);
-    const std::uint32_t rows[2][2] = {{a[0], a[1]}, {a[2], a[3]}};
-#pragma unroll
-    for (int j = 0; j < kHeadTiles; j += 4) {
-      std::uint32_t b[4];
-      ldmatrix_x4(b, right_half + (j * 8 * Shape::kRowPitch + Shape::kSteps * 16) * 2);
-#pragma unroll
-      for (int n = 0; n < 4 && j + n < kHeadTiles; ++n) {
-        const std::uint32_t column[1] = {b[n]};
-#pragma unroll
-        for (int i = 0; i < 2; ++i) mma_bf16_16x8x8(acc[i][j + n], rows[i], column, acc[i][j + n]);
-      }
-    }
-  }
-}
 
 /// The rotary code of channels 0 .. 31: tile j, lane t holds pair 4j + t; angle(j, half) is its cosine and sine in the
 /// frame of row g, or g + 8.
@@ -160,7 +96,7 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
   bf16* tile = arena.take<bf16>(kFusedRows * Shape::kRowPitch, "rows");
   bf16* slices = arena.take<bf16>(kFusedStages * Shape::kSlice, "weights");
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
-  WeightRing<Shape, kFusedStages> ring(p, slices);
+  WeightRing<Shape> ring(p, slices);
   normalise_rows<kFrames, Shape::kChunks, Shape::kRowPitch>(
       tile, p.x, p.gamma, static_cast<int>(p.C), p.B, p.S, blockIdx.x, {}, warp, g, t);
   float2 turns[4];  // of 8 frames; those of 16 are in shared memory
@@ -259,11 +195,11 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
 #pragma unroll
     for (int i = 0; i < 2; ++i) logits_fragment<kPair>(prob[i], s[i]);
     const auto values = [&](auto slice) {
-      const shared_address weights = shared_address(ring.template next<Shape::kHeadSlices + slice()>(p, head));
+      const shared_address weights = shared_address(ring.template next<2 + slice()>(p, head));
       add_values<Shape, slice()>(y, prob, rows_left, weights + right_lane, rows_half, weights + half_lane);
     };
     values(std::integral_constant<int, 0>{});
-    if constexpr (Shape::kSlices == Shape::kHeadSlices + 2) values(std::integral_constant<int, 1>{});
+    if constexpr (Shape::kValueSlices == 2) values(std::integral_constant<int, 1>{});
   }
 
   // The warp's own rows of h are done: they stage its output, so that it leaves in whole chunks.

@@ -30,9 +30,8 @@ struct TemporalFusedArgs {
   std::int64_t B = 0, T = 8, S = 0, C = 0, N = 0, D = 0, head_pitch = 0, num_pairs = 0;
   Rows<const BFloat16> x;         ///< [B*T*S,C]
   const float* gamma = nullptr;   ///< [C]
-  Rows<const BFloat16> w_qkv;     ///< [3*N*head_pitch,C]
-  Rows<const BFloat16> w_out;     ///< [C,N*head_pitch], read by the backward pass
-  Rows<const BFloat16> values;    ///< [N*C,C], read by the forward pass: w_out w_v of each head
+  Rows<const BFloat16> w_qkv;     ///< [2*N*head_pitch,C]: q and k
+  Rows<const BFloat16> values;    ///< [N*C,C]: w_out w_v of each head; for the backward pass each is transposed
   const float* bias = nullptr;    ///< [N,T,T]
   const float* rotary = nullptr;  ///< [T,num_pairs,2]
   Rows<BFloat16> y;               ///< [B*T*S,C]; gaps are written as zero
@@ -67,20 +66,20 @@ constexpr int fused_channel(int row, int tiles) {
 struct TemporalFusedGrads {
   Rows<const BFloat16> d_y;  ///< [B*8*S,C]
   Rows<BFloat16> h;          ///< written: [B*8*S,C], gaps up to whole chunks as zero
-  Rows<BFloat16> d_qkv;      ///< written: rows of 2 N heads of q and k, and from column value_at on of N heads of v, as
-                             ///< `stored` says; behind either zeros up to value_at and up to whole chunks
-  StoredHeads stored;        ///< of v; width is D or head_pitch, even
-  int value_at = 0;          ///< the columns of q and k rounded up to 16
+  Rows<BFloat16> d_qk;       ///< written: rows of N heads of q, then of k, as `stored` says; zeros up to 16 columns
+  StoredHeads stored;        ///< of q and k; width is D or head_pitch, even
   BFloat16* prob = nullptr;  ///< written: [B*S][N][8][8], probabilities of pixel, head, query, key
+  Rows<BFloat16> d_x;        ///< written: [B*8*S,C], gaps up to whole chunks as zero; or absent
+  float* d_gamma_partials = nullptr;  ///< [temporal_fused_partials(B, S, most_blocks)][C], each written; or null
   float* d_bias_partials =
       nullptr;  ///< [temporal_fused_partials(B, S, most_blocks)][N,8,8], every element written; or null
 };
 
-/// Blocks of the backward kernel, each of which writes one row of d_bias_partials.
+/// Blocks of the backward kernel, each of which writes one row of the partial sums.
 std::int64_t temporal_fused_partials(std::int64_t B, std::int64_t S, std::int64_t most_blocks);
 
-/// Everything between x, d_y and the weight gradients: h = prenorm(x), the probabilities and the gradient of the
-/// projected rows, from which products give the gradients of the weights and of h.
+/// The backward pass but for the gradients of weights: h = prenorm(x), the probabilities and the gradients of q and k,
+/// from which products over the rows give those of the weights; d_x, and sums for gamma's and the bias's gradients.
 template <class Backend>
 void temporal_fused_bwd(const Stream& stream, const TemporalFusedArgs& p, const TemporalFusedGrads& g);
 

@@ -56,9 +56,7 @@ TemporalAttentionPlan temporal_attention_plan(const TemporalAttentionDeviceArgs<
   plan.o_heads = {.heads = N, .width = width, .whole = stores_heads ? width / 16 * 16 : width};
   plan.qkv_heads = plan.o_heads;
   plan.qkv_heads.heads = stores_heads ? 2 * N : 3 * N;
-  plan.value_at = stores_heads ? static_cast<int>(up_to(plan.qkv_heads.columns(), 16)) : 0;
-  plan.qkv_columns = stores_heads ? plan.value_at + plan.o_heads.columns() : plan.qkv_heads.columns();
-  plan.qkv_pitch = up_to(plan.qkv_columns, stores_heads ? 16 : 8);
+  plan.qkv_pitch = up_to(plan.qkv_heads.columns(), stores_heads ? 16 : 8);
   plan.o_pitch = up_to(plan.o_heads.columns(), 8);
   const std::int64_t elem = sizeof(Elem), rows_per_clip = p.T * p.S;
   const std::int64_t o_or_prob = stores_heads ? p.N * p.T : plan.o_pitch;
@@ -78,16 +76,14 @@ TemporalAttentionPlan temporal_attention_plan(const TemporalAttentionDeviceArgs<
     plan.total_bytes += up_to(bytes, 256);
     return at;
   };
-  const bool folds_values = plan.fused && !backward;
   if (plan.head_pitch != p.D || stores_heads) {
-    plan.w_qkv = take((folds_values ? 2 : 3) * plan.inner * plan.h_pitch * elem);
-    if (!folds_values) plan.w_out = take(p.C * plan.inner * elem);
+    plan.w_qkv = take((plan.fused ? 2 : 3) * plan.inner * plan.h_pitch * elem);
+    if (!plan.fused) plan.w_out = take(p.C * plan.inner * elem);
   }
-  if (folds_values) plan.values = take(p.N * p.C * plan.h_pitch * elem);
-  if (stores_heads && p.D % 16 != 0) plan.w_rows = take(plan.qkv_columns * plan.h_pitch * elem);
+  if (plan.fused) plan.values = take(p.N * p.C * plan.h_pitch * elem);
   plan.rotary = take(p.T * plan.num_pairs * 2 * 4);
   plan.bias = take(p.N * p.T * p.T * 4);
-  if (folds_values) return plan;
+  if (plan.fused && !backward) return plan;
   plan.h = take(rows * plan.h_pitch * elem);
   plan.qkv = take(rows * plan.qkv_pitch * elem);
   (stores_heads ? plan.prob : plan.o) = take(rows * o_or_prob * elem);
@@ -95,8 +91,7 @@ TemporalAttentionPlan temporal_attention_plan(const TemporalAttentionDeviceArgs<
   const std::int64_t clips_of_last_chunk = p.B - (plan.num_chunks - 1) * plan.clips_per_chunk;
   for (const std::int64_t num_rows : {rows, clips_of_last_chunk * rows_per_clip}) {
     for (const LinearSize& size :
-         {LinearSize{.P = num_rows, .I = p.C, .O = plan.qkv_columns},
-          LinearSize{.P = num_rows, .I = p.C, .O = plan.qkv_heads.columns()},
+         {LinearSize{.P = num_rows, .I = p.C, .O = plan.qkv_heads.columns()},
           LinearSize{.P = num_rows, .I = plan.o_heads.columns(), .O = p.C}}) {
       linear_bytes = std::max(linear_bytes, linear_fwd_workspace_bytes<Elem>(size));
       if (!backward) continue;
@@ -114,10 +109,10 @@ TemporalAttentionPlan temporal_attention_plan(const TemporalAttentionDeviceArgs<
   } else {
     plan.d_w_out = take(p.C * plan.o_pitch * 4);
   }
-  plan.d_gamma = take(p.C * 4);
+  plan.d_gamma = take((plan.fused ? plan.num_partials : 1) * p.C * 4);
   plan.d_bias_partials = take(plan.num_partials * p.N * p.T * p.T * 4);
   plan.d_bias = take(p.N * p.T * p.T * 4);
-  plan.norm = take(layer_norm_bwd_workspace(rows, p.C) * 4);
+  if (!plan.fused) plan.norm = take(layer_norm_bwd_workspace(rows, p.C) * 4);
   return plan;
 }
 

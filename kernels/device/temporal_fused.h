@@ -18,7 +18,7 @@ template <int kFrames>
 struct FusedRow {
   std::int64_t row;
   bool valid;
-  AVID_DEVICE FusedRow(std::int64_t B, std::int64_t frame_rows, unsigned tile, int tile_row) {
+  AVID_DEVICE FusedRow(std::int64_t B, std::int64_t frame_rows, unsigned tile, unsigned tile_row) {
     const unsigned pixel = tile * (kFusedRows / kFrames) + tile_row / kFrames, S = static_cast<unsigned>(frame_rows),
                    clip = pixel / S;
     row = (std::int64_t{clip} * kFrames + tile_row % kFrames) * S + (pixel - clip * S);
@@ -42,11 +42,12 @@ AVID_DEVICE void fill_angles(float2* angles, const TemporalFusedArgs& p) {
 }
 
 /// h = normalised rows of a warp into shared memory, kChunks chunks in rows of kPitch elements; a quad of lanes per
-/// row. A copy goes to h_out unless that is absent. Rows that do not exist become zero.
+/// row. A copy goes to h_out, mean and 1 / deviation to moments, unless that is absent. Rows that do not exist become
+/// zero.
 template <int kFrames, int kChunks, int kPitch>
 AVID_DEVICE void normalise_rows(
     bf16* rows, Rows<const bf16> x, const float* gamma, int C, std::int64_t B, std::int64_t S, unsigned tile,
-    Rows<bf16> h_out, int warp, int g, int t) {
+    Rows<bf16> h_out, int warp, int g, int t, float2* moments = nullptr) {
   constexpr int kPerLane = (kChunks + 3) / 4;
   const int chunks = (C + 7) / 8;
   for (int pass = 0; pass < 4; ++pass) {
@@ -79,6 +80,7 @@ AVID_DEVICE void normalise_rows(
       }
     }
     const float rstd = rsqrtf(quad_sum(squares) / C + static_cast<float>(kPrenormEps));
+    if (moments != nullptr && t == 0) moments[r] = make_float2(mean, rstd);
 #pragma unroll
     for (int j = 0; j < kPerLane; ++j) {
       const int chunk = j * 4 + t;
@@ -101,30 +103,46 @@ AVID_DEVICE void normalise_rows(
 
 constexpr int power_of_two_from(int n) { return n <= 1 ? 1 : 2 * power_of_two_from((n + 1) / 2); }
 
+/// Rows of kTiles x 8 channels and heads of kHeadTiles x 8 channels in shared memory.
+template <int kTiles, int kHeadTiles>
+struct FusedTiles {
+  static constexpr int kChunks = kTiles;
+  static constexpr int kSteps = kTiles / 2;            ///< of 16 channels,
+  static constexpr bool kHalf = kTiles % 2 == 1;       ///< and one of 8
+  static constexpr int kRowPitch = (kChunks | 1) * 8;  ///< an odd number of chunks: ldmatrix meets no bank twice
+  static constexpr int kHeadRows = (kHeadTiles * 8 + 15) / 16 * 16;  ///< rows of a slice of q or k weights
+  static constexpr int kValueSlices = (kTiles + 7) / 8;              ///< slices of values, 64 rows each
+  /// Tiles of 8 channels of a slice of values, and its rows: steps of 16 channels take two tiles, of 8 channels four.
+  static constexpr int value_tiles(int slice) { return kTiles - slice * 8 < 8 ? kTiles - slice * 8 : 8; }
+  static constexpr int value_rows(int slice) {
+    return kHalf ? (value_tiles(slice) + 3) / 4 * 32 : (value_tiles(slice) + 1) / 2 * 16;
+  }
+  static constexpr int kSlice = (kHeadRows > value_rows(0) ? kHeadRows : value_rows(0)) * kRowPitch;
+  static_assert(!kHalf || kHeadRows % 32 == 0, "a step of 8 takes 32 rows of weights at a time");
+};
+
+constexpr int kFusedStages = 3;
+
 /// The weights of a block's heads on their way through shared memory: Shape::kSlices slices of head 0, then of head 1,
-/// ..., kStages of them at a time. Backward (kHeadSlices = 3) they are q, k and v, [head channel][channel] in rows of
-/// Shape::kRowPitch, and the output's weights, [channel][head channel] in rows of Shape::kOutPitch; forward
-/// (kHeadSlices = 2) q, k and the values' weights, [channel of y][channel], 64 rows at a time.
-template <class Shape, int kStages>
+/// ..., kFusedStages of them at a time, all in rows of Shape::kRowPitch: q and k, [head channel][channel]; values,
+/// [channel][channel], 64 rows at a time; and q and k once more if Shape::kSlices says so.
+template <class Shape>
 struct WeightRing {
   bf16* slices;
   int used = 0, filled = 0;  ///< where the next slice lies, and goes
 
   /// Starts the first copies.
-  AVID_DEVICE WeightRing(const TemporalFusedArgs& p, bf16* shared) : slices(shared) { start(p); }
-  AVID_DEVICE void start(const TemporalFusedArgs& p) {
-    used = filled = 0;
+  AVID_DEVICE WeightRing(const TemporalFusedArgs& p, bf16* shared) : slices(shared) {
     load<0>(p, 0);
-    if constexpr (kStages == 3) load<1>(p, 0);
-    static_assert(kStages == 2 || kStages == 3);
+    load<1>(p, 0);
   }
 
-  /// Slice kPart of `head`, for the whole block; the buffer that is free takes the slice that is kStages - 1 ahead.
+  /// Slice kPart of `head`, for the whole block; the buffer that is free takes the slice that is two ahead.
   template <int kPart>
   AVID_DEVICE const bf16* next(const TemporalFusedArgs& p, int head) {
-    cp_async_wait<kStages - 2>();
+    cp_async_wait<kFusedStages - 2>();
     __syncthreads();
-    constexpr int kAhead = kPart + kStages - 1;
+    constexpr int kAhead = kPart + kFusedStages - 1;
     load<kAhead % Shape::kSlices>(p, head + kAhead / Shape::kSlices);
     const bf16* slice = slices + used;
     used = after(used);
@@ -132,48 +150,96 @@ struct WeightRing {
   }
 
  private:
-  AVID_DEVICE static int after(int at) { return at == (kStages - 1) * Shape::kSlice ? 0 : at + Shape::kSlice; }
+  static constexpr int kBehindValues = 2 + Shape::kValueSlices;
+
+  AVID_DEVICE static int after(int at) { return at == (kFusedStages - 1) * Shape::kSlice ? 0 : at + Shape::kSlice; }
 
   /// Behind the last head only an empty group is committed.
   template <int kPart>
   AVID_DEVICE void load(const TemporalFusedArgs& p, int head) {
     if (head < p.N) {
-      const int pitch = static_cast<int>(p.head_pitch);
-      if constexpr (kPart < Shape::kHeadSlices) {
-        const int first = (kPart * static_cast<int>(p.N) + head) * pitch;
-        copy<Shape::kChunks, Shape::kHeadRows, Shape::kRowPitch>(
-            p.w_qkv, p.w_qkv.row(first), pitch, static_cast<int>(p.C + 7) / 8);
-      } else if constexpr (Shape::kHeadSlices == 2) {
-        constexpr int kSliceOfValues = kPart - Shape::kHeadSlices, kFirst = kSliceOfValues * 64;
-        const int C = static_cast<int>(p.C);
-        copy<Shape::kChunks, Shape::value_rows(kSliceOfValues), Shape::kRowPitch>(
-            p.values, p.values.row(head * C + kFirst), C - kFirst, (C + 7) / 8);
+      const int C = static_cast<int>(p.C);
+      if constexpr (kPart < 2 || kPart >= kBehindValues) {
+        constexpr int kOfQ = kPart < 2 ? kPart : kPart - kBehindValues;
+        const int pitch = static_cast<int>(p.head_pitch), first = (kOfQ * static_cast<int>(p.N) + head) * pitch;
+        copy<Shape::kHeadRows>(p.w_qkv, p.w_qkv.row(first), pitch, (C + 7) / 8);
       } else {
-        copy<8, Shape::kOutRows, Shape::kOutPitch>(
-            p.w_out, p.w_out.data + head * pitch, static_cast<int>(p.C), pitch / 8);
+        constexpr int kFirst = (kPart - 2) * 64;
+        copy<Shape::value_rows(kPart - 2)>(p.values, p.values.row(head * C + kFirst), C - kFirst, (C + 7) / 8);
       }
     }
     cp_async_commit();
     filled = after(filled);
   }
 
-  /// kRows rows of kChunks chunks, of which `rows` and `chunks` exist; the others become zero. A thread keeps to one
+  /// kRows rows, of which `rows` and of their chunks `chunks` exist; the others become zero. A thread keeps to one
   /// column of chunks, so that its copies are a constant distance apart.
-  template <int kChunks, int kRows, int kPitch>
+  template <int kRows>
   AVID_DEVICE void copy(const Rows<const bf16>& weights, const bf16* from, int rows, int chunks) {
-    constexpr int kLanes = power_of_two_from(kChunks), kRowStep = kFusedThreads / kLanes;
+    constexpr int kLanes = power_of_two_from(Shape::kChunks), kRowStep = kFusedThreads / kLanes;
     const int c = static_cast<int>(threadIdx.x) % kLanes, r = static_cast<int>(threadIdx.x) / kLanes;
-    if (kChunks < kLanes && c >= kChunks) return;
+    if (Shape::kChunks < kLanes && c >= Shape::kChunks) return;
     const unsigned pitch = static_cast<unsigned>(weights.pitch);
-    const shared_address to = shared_address(slices + filled) + (r * kPitch + c * 8) * 2;
+    const shared_address to = shared_address(slices + filled) + (r * Shape::kRowPitch + c * 8) * 2;
     from += std::size_t{static_cast<unsigned>(r)} * pitch + c * 8;
     const int left = c < chunks ? rows - r : 0;  // rows from this thread's first on
 #pragma unroll
     for (int i = 0; i < (kRows + kRowStep - 1) / kRowStep; ++i) {
       if (kRows % kRowStep != 0 && r + i * kRowStep >= kRows) break;
-      cp_async_16(to + i * kRowStep * kPitch * 2, from + std::size_t{pitch} * (i * kRowStep), i * kRowStep < left);
+      cp_async_16(
+          to + i * kRowStep * Shape::kRowPitch * 2, from + std::size_t{pitch} * (i * kRowStep), i * kRowStep < left);
     }
   }
 };
+
+/// Two rows blocks of 16 (i) by 8 tiles of 8 channels (j).
+using HeadAccumulators = float[2][8][4];
+
+/// acc = 32 rows times kHeadTiles x 8 rows of weights. `left`, `right`: what the lane addresses in ldmatrix of either
+/// in a step of 16 channels; left_half, right_half: in one of 8.
+template <class Shape, int kHeadTiles>
+AVID_DEVICE void project_rows(
+    HeadAccumulators& acc, shared_address left, shared_address right, shared_address left_half,
+    shared_address right_half) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i)
+#pragma unroll
+    for (int j = 0; j < 8; ++j)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) acc[i][j][e] = 0;
+#pragma unroll(Shape::kUnrolled)
+  for (int s = 0; s < Shape::kSteps; ++s) {
+    std::uint32_t a[2][4];
+    ldmatrix_x4(a[0], left + s * 32);
+    ldmatrix_x4(a[1], left + (16 * Shape::kRowPitch + s * 16) * 2);
+#pragma unroll
+    for (int j = 0; j < kHeadTiles; j += 2) {
+      std::uint32_t b[4];
+      ldmatrix_x4(b, right + (j * 8 * Shape::kRowPitch + s * 16) * 2);
+      const std::uint32_t b0[2] = {b[0], b[1]}, b1[2] = {b[2], b[3]};
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        mma_bf16_16x8x16(acc[i][j], a[i], b0, acc[i][j]);
+        if (j + 1 < kHeadTiles) mma_bf16_16x8x16(acc[i][j + 1], a[i], b1, acc[i][j + 1]);
+      }
+    }
+  }
+  if constexpr (Shape::kHalf) {
+    std::uint32_t a[4];
+    ldmatrix_x4(a, left_half + Shape::kSteps * 32);
+    const std::uint32_t rows[2][2] = {{a[0], a[1]}, {a[2], a[3]}};
+#pragma unroll
+    for (int j = 0; j < kHeadTiles; j += 4) {
+      std::uint32_t b[4];
+      ldmatrix_x4(b, right_half + (j * 8 * Shape::kRowPitch + Shape::kSteps * 16) * 2);
+#pragma unroll
+      for (int n = 0; n < 4 && j + n < kHeadTiles; ++n) {
+        const std::uint32_t column[1] = {b[n]};
+#pragma unroll
+        for (int i = 0; i < 2; ++i) mma_bf16_16x8x8(acc[i][j + n], rows[i], column, acc[i][j + n]);
+      }
+    }
+  }
+}
 
 }  // namespace avid::kernels::AVID_GPU

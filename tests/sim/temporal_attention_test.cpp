@@ -2,6 +2,8 @@
 // f64
 #include "kernels/temporal_attention.h"
 
+#include <cmath>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -172,16 +174,17 @@ void check_gradients_alone(const BlockCase<Elem>& c) {
   }
 }
 
-/// Nobody pays for a gradient that somebody else wants: d_w_out, d_w_qkv and d_x, from cheap to dear.
+/// Nobody pays for a gradient that somebody else wants: d_x, d_w_out and d_w_qkv, from cheap to dear in `order`.
 template <class Elem>
-void check_launches(const BlockCase<Elem>& c) {
+void check_launches(const BlockCase<Elem>& c, const std::string& order) {
   check_gradients_launch_what_they_need(3, [&](int only) {
     Results<Elem> r(c.size);
     kernels::TemporalAttentionDeviceGrads<Elem> g;
     g.d_y = c.d_y.view();
-    if (only == 0) g.d_w_out = r.d_w_out.view();
-    if (only == 1) g.d_w_qkv = r.d_w_qkv.view();
-    if (only == 2) g.d_x = r.d_x.view();
+    const char gradient = only < 0 ? '-' : order[static_cast<std::size_t>(only)];
+    if (gradient == 'x') g.d_x = r.d_x.view();
+    if (gradient == 'o') g.d_w_out = r.d_w_out.view();
+    if (gradient == 'q') g.d_w_qkv = r.d_w_qkv.view();
     Workspace workspace;
     const auto p = c.device(r.y, workspace, true);
     return launches_of([&] { kernels::temporal_attention_bwd<Sim, Elem>(Stream{}, p, g); });
@@ -268,8 +271,24 @@ TEST_CASE("temporal_attention/sim/the fused kernels have as many blocks as tiles
 TEST_CASE("temporal_attention/sim/gradients that nobody wants are skipped and the others keep their bits") {
   check_gradients_alone(BlockCase<float>({2, 4, 3, 8, 2, 20, 8, 1}, 77));
   check_gradients_alone(BlockCase<BFloat16>({2, 8, 3, 30, 1, 32, 16, 1}, 78));  // fused
-  check_launches(BlockCase<float>({2, 4, 3, 8, 2, 20, 8, 1}, 79));
-  check_launches(BlockCase<BFloat16>({2, 8, 3, 30, 1, 32, 16, 1}, 80));
+  check_launches(BlockCase<float>({2, 4, 3, 8, 2, 20, 8, 1}, 79), "oqx");
+  check_launches(BlockCase<BFloat16>({2, 8, 3, 30, 1, 32, 16, 1}, 80), "xoq");
+}
+
+TEST_CASE("temporal_attention/sim/a row that is not finite has gaps of zeros and leaves other pairs of pixels alone") {
+  for (const std::int64_t C : {29, 90}) {  // gaps of an odd and of an even number of channels
+    BlockCase<BFloat16> c({1, 8, 17, C, 2, C == 29 ? 32 : 50, 16}, 90);
+    const Results<BFloat16> sound = run_device(c);
+    c.x.at(3, 1) = BFloat16(std::numeric_limits<float>::infinity());  // frame 0 of pixel 3, one product with pixel 2
+    const Results<BFloat16> r = run_device(c);
+    CHECK(gaps_are_zero(r.d_x));
+    for (std::int64_t row = 0; row < r.d_x.rows; ++row) {
+      for (std::int64_t k = 0; k < C; ++k) {
+        if (row % 17 == 3) CHECK(std::isnan(r.d_x(row, k)));
+        if (row % 17 / 2 != 1) CHECK(r.d_x(row, k) == sound.d_x(row, k));
+      }
+    }
+  }
 }
 
 TEST_CASE("temporal_attention/sim/no pixels give gradients of zero") {
