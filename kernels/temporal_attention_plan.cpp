@@ -84,9 +84,17 @@ TemporalAttentionPlan temporal_attention_plan(const TemporalAttentionDeviceArgs<
   plan.rotary = take(p.T * plan.num_pairs * 2 * 4);
   plan.bias = take(p.N * p.T * p.T * 4);
   if (plan.fused && !backward) return plan;
-  plan.h = take(rows * plan.h_pitch * elem);
-  plan.qkv = take(rows * plan.qkv_pitch * elem);
-  (stores_heads ? plan.prob : plan.o) = take(rows * o_or_prob * elem);
+  // What counts a launch's traffic takes all up to its next operand for one tensor, so what is none lies elsewhere.
+  const std::int64_t h_bytes = rows * plan.h_pitch * elem, qkv_bytes = rows * plan.qkv_pitch * elem;
+  if (stores_heads) {
+    plan.prob = take(rows * o_or_prob * elem);
+    plan.qkv = take(qkv_bytes);
+    plan.h = take(h_bytes);
+  } else {
+    plan.h = take(h_bytes);
+    plan.qkv = take(qkv_bytes);
+    plan.o = take(rows * o_or_prob * elem);
+  }
   std::int64_t linear_bytes = 0;
   const std::int64_t clips_of_last_chunk = p.B - (plan.num_chunks - 1) * plan.clips_per_chunk;
   for (const std::int64_t num_rows : {rows, clips_of_last_chunk * rows_per_clip}) {
