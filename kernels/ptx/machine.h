@@ -72,8 +72,8 @@ struct Machine {
 };
 
 /// Runs every block to its end. `parameters` has kernel.parameter_bytes bytes; addresses of device memory are those of
-/// the host. Throws PtxError: an access outside of shared, local or device memory or misaligned, a trap, threads that wait
-/// for each other, a collective that lanes of its mask left out.
+/// the host. Throws PtxError: an access misaligned or outside of shared, local or device memory, a trap, threads that
+/// wait for each other, a collective that lanes of its mask left out.
 void run(
     const Machine& machine, const Kernel& kernel, Extent grid, Extent block, std::size_t dynamic_shared_bytes,
     const std::byte* parameters);

@@ -28,8 +28,8 @@ struct Opcode {
   std::vector<Type> types;  // all, in order
 };
 
-/// An instruction's action, kind, and flags that follow from its name; action is nullptr where the opcode is none of the
-/// file's.
+/// An instruction's action, kind, and flags that follow from its name; action is nullptr where the opcode is none of
+/// the file's.
 struct Known {
   Action action = nullptr;
   Instruction::Kind kind = Instruction::Kind::plain;

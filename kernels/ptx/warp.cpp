@@ -1,8 +1,8 @@
 // kernels/ptx/warp.cpp -- see warp.h; which lanes run, and until when
 //
 // A warp's lanes run along paths, each with an instruction to come. The path that is furthest back runs, up to where
-// the next one stands, which it joins: so lanes that a branch parted meet again as early as they can. A collective waits
-// until the lanes of its mask have all come to it.
+// the next one stands, which it joins: so lanes that a branch parted meet again as early as they can. A collective
+// waits until the lanes of its mask have all come to it.
 #include "kernels/ptx/warp.h"
 
 #include <algorithm>
