@@ -19,6 +19,8 @@ void land(Warp& warp, const PendingCopy& copy) {
   std::memcpy(to, copy.from, copy.read_bytes);
 }
 
+constexpr std::uint32_t kPastL1 = 1;  // .cg, which is for 16 bytes alone
+
 /// cp.async [to], [from], bytes, read_bytes: the rest are zeros.
 void copy_begin(Warp& warp, const Instruction& i) {
   for (int lane = 0; lane < kLanes; ++lane) {
@@ -27,6 +29,8 @@ void copy_begin(Warp& warp, const Instruction& i) {
     copy.bytes = warp.value<std::uint32_t>(i.from[2], lane);
     copy.read_bytes = i.num_from > 3 ? warp.value<std::uint32_t>(i.from[3], lane) : copy.bytes;
     copy.to = warp.value<std::uint32_t>(i.from[0], lane) + static_cast<std::uint32_t>(i.number);
+    if (copy.bytes != 16 && ((i.flags & kPastL1) != 0 || (copy.bytes != 4 && copy.bytes != 8)))
+      warp.fail("a copy of " + std::to_string(copy.bytes) + " bytes, which the instruction does not have", lane);
     if (copy.read_bytes > copy.bytes) warp.fail("a copy that reads more bytes than it writes", lane);
     std::memset(warp.memory('s', copy.to, copy.bytes, lane, true), 0xff, copy.bytes);
     const std::uint64_t from = warp.value<std::uint64_t>(i.from[1], lane) + static_cast<std::uint64_t>(i.second_number);
@@ -186,7 +190,8 @@ Known known_asynchronous(const Opcode& op) {
                          op.has("mbarrier::complete_tx::bytes") && op.has("global");
       return {.action = known ? &copy_tile : nullptr};
     }
-    if ((op.has("ca") || op.has("cg")) && op.has("shared") && op.has("global")) return {.action = &copy_begin};
+    if ((op.has("ca") || op.has("cg")) && op.has("shared") && op.has("global"))
+      return {.action = &copy_begin, .flags = op.has("cg") ? kPastL1 : 0};
     return {};
   }
   if (op.name == "mbarrier" && op.has("shared::cta") && op.has("b64")) {

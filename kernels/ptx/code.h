@@ -38,6 +38,7 @@ struct Instruction {
   Kind kind = Kind::plain;
   bool guarded = false, guard_is_not = false;
   bool adds = false;            // its destinations are sources too
+  bool moves = false;           // it is mov of one register
   std::uint32_t guard = 0;      // place of a predicate
   std::uint32_t target = 0;     // of a branch
   const Place* to = nullptr;    // destinations

@@ -1,7 +1,8 @@
 // kernels/ptx/products.cpp -- tensor cores: mma.sync of a warp, wgmma of a warpgroup
 //
 // Fragments and descriptors are decoded after the PTX manual, apart from the simulator's. Sums are of f32 in the order
-// of k; a GPU's order differs. A product of a warpgroup is done at its issue, each warp its 16 rows.
+// of k; a GPU's order differs. A product of a warpgroup is done at its issue, each warp
+// its 16 rows; its sums may be read when a wait has covered it, which warp.h watches.
 #include <cstring>
 
 #include "kernels/ptx/opcode.h"
@@ -129,9 +130,12 @@ void product_warpgroup(Warp& warp, const Instruction& i) {
   for (int r = 0; r < i.num_to; ++r)
     for_lanes<float>(
         warp, i.to[r], [&](int l) { return sums[l / 4 + 8 * (r % 4 / 2)][8 * (r / 4) + 2 * (l % 4) + r % 2]; });
+  warp.begin_product(i);
 }
 
-void nothing(Warp&, const Instruction&) {}
+void product_fence(Warp&, const Instruction&) {}
+void product_commit(Warp& warp, const Instruction&) { warp.close_products(); }
+void product_wait(Warp& warp, const Instruction& i) { warp.wait_products(warp.uniform<std::uint32_t>(i.from[0])); }
 
 }  // namespace
 
@@ -145,8 +149,9 @@ Known known_product(const Opcode& op) {
   if (op.name == "wgmma") {
     if (op.has("mma_async") && op.has("f32") && op.has("bf16"))
       return {.action = &product_warpgroup, .kind = Kind::whole_warp};
-    if (op.has("fence") || op.has("commit_group") || op.has("wait_group"))
-      return {.action = &nothing, .kind = Kind::whole_warp};
+    if (op.has("fence")) return {.action = &product_fence, .kind = Kind::whole_warp};
+    if (op.has("commit_group")) return {.action = &product_commit, .kind = Kind::whole_warp};
+    if (op.has("wait_group")) return {.action = &product_wait, .kind = Kind::whole_warp};
   }
   return {};
 }

@@ -469,6 +469,7 @@ class Translator {
     }
     if (!from.offsets.empty()) out.number = from.offsets[0];
     if (from.offsets.size() > 1) out.second_number = from.offsets[1];
+    out.moves = op.name == "mov" && to.places.size() == 1 && from.places.size() == 1 && op.type.kind != 'p';
     out.adds = op.name == "wgmma" && op.has("mma_async");
     if (op.has("bulk") && std::any_of(from.offsets.begin(), from.offsets.end(), [](auto o) { return o != 0; }))
       fail("offsets in the addresses of a tensor copy");

@@ -19,6 +19,9 @@ void Warp::begin(Block& block, std::uint32_t index) {
   existing_ = count == kLanes ? kAllLanes : (1u << count) - 1;
   mask_ = existing_;
   file_.resize(std::size_t{code_->num_places + 2} * kLanes);
+  product_at_.assign(code_->num_places + 2, 0);
+  open_products_ = 1;
+  has_products_ = false;
   predicates_.assign(code_->num_predicates + 1, 0);
   paths_.assign(1, Path{.at = 0, .lanes = existing_});
   for (const Constant& constant : code_->constants)
@@ -96,6 +99,7 @@ void Warp::run_path() {
     instruction_ = &i;
     mask_ = path.lanes;
     if (i.guarded) mask_ &= i.guard_is_not ? ~predicate(i.guard) : predicate(i.guard);
+    if (has_products_ && mask_ != 0) check_products(i);
     switch (i.kind) {
       case Kind::plain:
         if (mask_ != 0) i.action(*this, i);
@@ -163,6 +167,32 @@ void Warp::run_path() {
     }
     if (++path.at >= limit) return;
   }
+}
+
+void Warp::begin_product(const Instruction& instruction) {
+  has_products_ = true;
+  for (int k = 0; k < instruction.num_to; ++k) product_at_[instruction.to[k]] = open_products_;
+}
+
+void Warp::wait_products(std::uint32_t groups_still) {
+  has_products_ = false;
+  for (std::uint32_t& group : product_at_) {
+    if (group != 0 && group + groups_still < open_products_) group = 0;
+    has_products_ |= group != 0;
+  }
+}
+
+void Warp::check_products(const Instruction& i) {
+  if (i.moves) {
+    product_at_[i.to[0]] = product_at_[i.from[0]];
+    return;
+  }
+  for (int k = 0; k < i.num_from; ++k)
+    if ((i.from[k] & kPredicate) == 0 && product_at_[i.from[k]] != 0)
+      fail("reads a sum of a product that no wait has covered");
+  if (!i.adds)
+    for (int k = 0; k < i.num_to; ++k)
+      if ((i.to[k] & kPredicate) == 0) product_at_[i.to[k]] = 0;
 }
 
 void Warp::release_barrier() {

@@ -110,6 +110,11 @@ class Warp {
     if (space == 's' && (address & (bytes - 1)) == 0 && address + bytes <= shared_bytes_) return shared_ + address;
     return any_memory(space, address, bytes, lane, writes);
   }
+  /// Products of the warpgroup are under way from their issue to the wait that covers them. Until then their sums may
+  /// be moved (nvcc renames registers so) and be summed on; whatever else reads them is an error.
+  void begin_product(const Instruction& instruction);
+  void close_products() { ++open_products_; }
+  void wait_products(std::uint32_t groups_still);
   /// The first failed look of an mbarrier gives other warps their turn.
   void look_failed() { look_failed_ = true; }
   /// Throws PtxError: kernel, block, thread, source, PTX line, what.
@@ -119,6 +124,7 @@ class Warp {
 
  private:
   unsigned char* any_memory(char space, std::uint64_t address, std::uint32_t bytes, int lane, bool writes);
+  void check_products(const Instruction& instruction);
   bool choose();
   void run_path();
   void set_special(const SpecialValue& special);
@@ -133,6 +139,9 @@ class Warp {
   std::size_t current_ = 0;
   std::array<ThreadCopies, kLanes> copies_;
   bool look_failed_ = false;
+  std::vector<std::uint32_t> product_at_;  // by place: the group of the product whose sum is to come; 0: none
+  std::uint32_t open_products_ = 1;        // the group of the products since the last commit
+  bool has_products_ = false;
   unsigned char* shared_ = nullptr;  // the block's
   std::uint64_t shared_bytes_ = 0;
 };

@@ -230,6 +230,7 @@ TEST_CASE("ptx machine: copies of a thread land at the wait that covers them") {
   std::vector<std::uint32_t> in(32, 42);
   CHECK(words_of(begin + "mov.u32 %r4, 4;" + copy + "cp.async.wait_group 0;" + read, in)[3] == 42);
   CHECK(words_of(begin + "mov.u32 %r4, 4;" + copy + "cp.async.wait_group 1;" + read, in)[3] == 0xffffffff);
+  CHECK(has(error_of(begin + "cp.async.cg.shared.global [%r3], [%rd5], 8; ret;"), "a copy of 8 bytes"));
   CHECK(words_of(begin + "mov.u32 %r4, 0;" + copy + "cp.async.wait_group 0;" + read, in)[3] == 0);  // zeros, unread
 }
 
@@ -337,6 +338,24 @@ TEST_CASE("ptx machine: mistakes are reported with block, thread and line") {
       { .reg .pred c; again: mbarrier.try_wait.parity.shared::cta.b64 c, [%r2], 0; @!c bra again; } ret;)",
               two),
           "warp 1: 32 at an mbarrier"));
+}
+
+TEST_CASE("ptx machine: sums of wgmma may be read behind the wait that covers them") {
+  const Launch warpgroup{.blocks = 1, .threads = 128};
+  const std::string begin =
+      ".shared .align 128 .b8 tile[4096]; mov.u64 %rd6, 0; mov.f32 %f1, 0f00000000;"
+      "mov.f32 %f2, %f1; mov.f32 %f3, %f1; mov.f32 %f4, %f1; wgmma.fence.sync.aligned;";
+  const std::string product =
+      "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%f1,%f2,%f3,%f4}, %rd6, %rd6, 1, 1, 1, 0, 0;";
+  const std::string commit = "wgmma.commit_group.sync.aligned;", wait = "wgmma.wait_group.sync.aligned 0;";
+  const std::string read = "add.f32 %f6, %f5, %f5; ret;", move = "mov.f32 %f5, %f1;";
+  const std::string early = "reads a sum of a product that no wait has covered";
+  CHECK(error_of(begin + product + product + commit + wait + move + read, warpgroup) == "no error");
+  CHECK(has(error_of(begin + product + commit + move + read, warpgroup), early));
+  CHECK(has(error_of(begin + product + wait + move + read, warpgroup), early));  // nothing was committed
+  const std::string one_still = "wgmma.wait_group.sync.aligned 1;";
+  CHECK(has(error_of(begin + product + commit + one_still + move + read, warpgroup), early));
+  CHECK(error_of(begin + product + commit + "mov.f32 %f5, %f7;" + read, warpgroup) == "no error");  // another register
 }
 
 TEST_CASE("ptx machine: a text that is no PTX is refused with its line") {
