@@ -24,7 +24,8 @@
 // Measured   never run on a GPU yet
 // Predicted  an update of AVID 71M with 64 clips: 20.8 ms on an A100, 12.1 ms on an H200, where the kernel that also
 //            stored d_v took 15.6 and 8.5 ms, and the product from d_qkv to d_x behind it 14.3 and 4.8. All of the
-//            backward pass: 57.2 instead of 66.7 ms, and 25.8 instead of 27.0
+//            backward pass: 55.9 instead of 66.7 ms, and 25.7 instead of 27.0; of that 1.3 and 0.1 because the count
+//            of traffic now sees where h ends
 // Lost       d_h's part of values beside d_q and d_k in memory, added by that product: 3 ms less on an A100, not 9.5.
 //            Logits from fragments with the two pixels in the halves of a step (as d_P's are): quads of registers with
 //            zeros, which spill

@@ -14,7 +14,7 @@
 // Compiled   nvcc 13, sm_80 (sm_90), no spills: 168 registers up to 96 channels, two blocks of 6 warps on an SM; 198 up
 //            to 104; 4.7 (4.8) and 4.5 (4.7) instructions per product
 // Measured   never run on a GPU yet
-// Predicted  an update of AVID 71M with 64 clips: 6.8 ms on an A100, 3.3 ms on an H200
+// Predicted  an update of AVID 71M with 64 clips: 5.9 ms on an A100, 3.3 ms on an H200
 // Open       on an H200 it is bound by mma.sync; P h in shared memory would let wgmma multiply it
 // Oracle     kernels/temporal_attention_cpu.cpp in f64, compared in tests/sim/temporal_attention_test.cpp
 #include "kernels/temporal_attention_value_grad.h"
