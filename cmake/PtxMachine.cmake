@@ -39,3 +39,16 @@ function(avid_ptx_libraries)
     target_link_libraries(avid_ptx PUBLIC avid_ptx_machine CUDA::toolkit OpenMP::OpenMP_CXX)
   endif()
 endfunction()
+
+# avid_ptx_tests(<name> <command...>): the command as tests ptx80/<name> and ptx90/<name>, on both devices that the
+# machine can be; on the first work is done when it is queued, on the second when somebody waits for it.
+function(avid_ptx_tests name)
+  foreach(device IN ITEMS "80 early" "90 late")
+    separate_arguments(device)
+    list(GET device 0 arch)
+    list(GET device 1 order)
+    add_test(NAME ptx${arch}/${name} COMMAND ${ARGN})
+    set_tests_properties(ptx${arch}/${name} PROPERTIES LABELS ptx TIMEOUT 3600
+                         ENVIRONMENT "AVID_TEST_DEVICE=cuda;AVID_PTX_ARCH=${arch};AVID_PTX_ORDER=${order}")
+  endforeach()
+endfunction()
