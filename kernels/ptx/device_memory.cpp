@@ -40,7 +40,7 @@ struct Memory {
   std::byte *base = nullptr, *next = nullptr;            // of the range: what was handed out lies between
   std::vector<MemoryBlock, Malloc<MemoryBlock>> blocks;  // by address
   std::size_t in_use = 0;
-  int open = 0;
+  bool is_open = false;
 };
 
 Memory& memory() {
@@ -83,6 +83,7 @@ std::size_t page_bytes(const MemoryBlock& b) {
 /// Everything between the first and the last block: one call is faster than one per block, and the pages between them
 /// hold nothing. Pinned blocks stay open.
 void set_access(Memory& m, bool open) {
+  m.is_open = open;
   if (m.base == nullptr) return;
   std::byte* from = m.base;
   const int access = open ? PROT_READ | PROT_WRITE : PROT_NONE;
@@ -112,7 +113,7 @@ void* take_memory(MemoryKind kind, std::size_t bytes) {
   if (mprotect(first, pages, PROT_READ | PROT_WRITE) != 0) return nullptr;
   std::byte* begin = first + pages - up(bytes, kAlignment);
   std::memset(begin, kUnwritten, bytes);
-  if (of_device && m.open == 0) mprotect(first, pages, PROT_NONE);
+  if (of_device && !m.is_open) mprotect(first, pages, PROT_NONE);
   m.next += pages + kPage;
   m.blocks.insert(behind(m, begin), {begin, bytes, kind});
   if (of_device) m.in_use += bytes;
@@ -172,15 +173,15 @@ std::size_t device_bytes() {
   return std::min(settings().memory_bytes, host);
 }
 
-OpenDeviceMemory::OpenDeviceMemory() {
+void open_device_memory() {
   Memory& m = memory();
   const std::unique_lock lock(m.mutex);
-  if (m.open++ == 0) set_access(m, true);
+  if (!m.is_open) set_access(m, true);
 }
-OpenDeviceMemory::~OpenDeviceMemory() {
+void close_device_memory() {
   Memory& m = memory();
   const std::unique_lock lock(m.mutex);
-  if (--m.open == 0) set_access(m, false);
+  if (m.is_open) set_access(m, false);
 }
 
 bool find_block(const void* p, std::size_t bytes) {

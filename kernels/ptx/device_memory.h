@@ -6,8 +6,9 @@
 //   - A block ends where its last page ends, up to the 256 bytes to which it is aligned; nobody gets more alignment
 //     than CUDA promises. Behind it lies a page that nothing can read.
 //   - It is filled with bytes 0xff, NaN in every type: what reads memory that nobody wrote, shows it.
-//   - The host cannot touch device memory, as with a GPU: its pages take no access but while an OpenDeviceMemory lives
-//     (around kernels, copies and fills). Host code that follows a device pointer ends with a segmentation fault.
+//   - The host cannot touch device memory, as with a GPU: host code that follows a device pointer ends with a
+//     segmentation fault. Work of the device opens it, and it is closed again when the host has waited for the device:
+//     to close it behind every kernel took longer than the kernels.
 // Pinned memory of the host is cut from the same range; the host reads and writes it at any time.
 // Nothing here uses operator new: tests replace it by one that asks for pinned memory (tests/gpu/shared_memory.cpp).
 #pragma once
@@ -50,14 +51,9 @@ bool was_memory(const void* p);
 std::size_t device_bytes_in_use();
 std::size_t device_bytes();
 
-/// While one lives, this process may touch device memory. They may be nested.
-class OpenDeviceMemory {
- public:
-  OpenDeviceMemory();
-  ~OpenDeviceMemory();
-  OpenDeviceMemory(const OpenDeviceMemory&) = delete;
-  OpenDeviceMemory& operator=(const OpenDeviceMemory&) = delete;
-};
+/// From here on this process may touch device memory, or may not.
+void open_device_memory();
+void close_device_memory();
 
 // ---- for every access of a kernel ----
 

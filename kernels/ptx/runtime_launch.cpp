@@ -135,7 +135,7 @@ void launch(
     std::memcpy(parameters.data() + kernel.parameters[i].offset, arguments[i], kernel.parameters[i].bytes);
   queue_work(stream, [&kernel, grid, block, shared_bytes, parameters = std::move(parameters)] {
     try {
-      const OpenDeviceMemory open;
+      open_device_memory();
       run({.threads = omp_get_max_threads(), .in_device_memory = &in_device_memory}, kernel, {grid.x, grid.y, grid.z},
           {block.x, block.y, block.z}, shared_bytes, parameters.data());
     } catch (const PtxError& error) {

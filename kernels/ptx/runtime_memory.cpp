@@ -67,7 +67,7 @@ void copy_now(const Area& to, const Area& from, bool to_device, bool from_device
        {to_device ? device_problem(to) : host_problem(to), from_device ? device_problem(from) : host_problem(from)})
     if (problem != nullptr)
       return break_device(cudaErrorIllegalAddress, std::string("a copy was queued, and then one end ") + problem);
-  const OpenDeviceMemory open;
+  open_device_memory();
   for (std::size_t row = 0; row < to.height; ++row)
     std::memcpy(const_cast<std::byte*>(to.begin) + row * to.pitch, from.begin + row * from.pitch, to.width);
 }
@@ -83,7 +83,7 @@ void queue_copy(const Area& to, const Area& from, cudaMemcpyKind kind, cudaStrea
   if (overlap(to, from)) refuse(cudaErrorInvalidValue, "the target and the source overlap");
   queue_work(stream, [=] { copy_now(to, from, to_device, from_device); });
   if (queued_on.capture == nullptr && (is_pageable(to) || is_pageable(from)))
-    finish(*queued_on.queue, queued_on.queue->queued);
+    wait_for(*queued_on.queue, queued_on.queue->queued);
 }
 
 void queue_fill(const Area& to, int value, cudaStream_t stream) {
@@ -93,7 +93,7 @@ void queue_fill(const Area& to, int value, cudaStream_t stream) {
   queue_work(stream, [=] {
     if (const char* problem = device_problem(to))
       return break_device(cudaErrorIllegalAddress, std::string("a fill was queued, and then its target ") + problem);
-    const OpenDeviceMemory open;
+    open_device_memory();
     for (std::size_t row = 0; row < to.height; ++row)
       std::memset(const_cast<std::byte*>(to.begin) + row * to.pitch, value, to.width);
   });

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "kernels/ptx/device_memory.h"
 #include "kernels/ptx/streams.h"
 
 namespace avid::kernels::ptx {
@@ -96,6 +97,11 @@ void finish(Queue& queue, std::uint64_t position) {
   }
 }
 
+void wait_for(Queue& queue, std::uint64_t position) {
+  finish(queue, position);
+  close_device_memory();
+}
+
 void queue_work(cudaStream_t handle, Work work) {
   CUstream_st& stream = stream_of(handle);
   if (stream.capture == nullptr) return push(*stream.queue, std::move(work));
@@ -139,7 +145,7 @@ cudaError_t CUDARTAPI cudaStreamSynchronize(cudaStream_t handle) {
     if (stream.capture != nullptr)
       spoil(*stream.capture, cudaErrorStreamCaptureUnsupported, "the stream is being captured: nothing of it runs");
     check_allowed_while_capturing();
-    finish(*stream.queue, stream.queue->queued);
+    wait_for(*stream.queue, stream.queue->queued);
   });
 }
 
@@ -207,7 +213,7 @@ cudaError_t CUDARTAPI cudaEventSynchronize(cudaEvent_t handle) {
     const CUevent_st& event = events().check(handle);
     check_not_captured(event);
     check_allowed_while_capturing();
-    if (event.queue != nullptr) finish(*event.queue, event.position);
+    if (event.queue != nullptr) wait_for(*event.queue, event.position);
   });
 }
 

@@ -33,6 +33,8 @@ struct Queue {
 
 /// Does what the queue holds, up to its piece number `position`.
 void finish(Queue& queue, std::uint64_t position);
+/// The same for the host, to which device memory is closed then.
+void wait_for(Queue& queue, std::uint64_t position);
 
 struct Node {
   Work work;

@@ -87,22 +87,26 @@ TEST_CASE("memory/threads/one that found a block knows when it went") {
   CHECK(!in_device_memory(block, 64));
 }
 
-TEST_CASE("memory/access/device memory is open while somebody opened it, pinned memory always") {
+TEST_CASE("memory/access/device memory is open to the host only when it was opened, pinned memory always") {
   std::byte *device = take(MemoryKind::device, 64), *host = take(MemoryKind::pinned, 64);
-  {
-    const OpenDeviceMemory open;
-    CHECK(device[0] == std::byte{0xff});
-    {
-      const OpenDeviceMemory again;
-      std::byte* between = take(MemoryKind::device, 64);  // taken while open
-      between[63] = std::byte{1};
-    }
-    device[63] = std::byte{2};
-  }
+  const auto touch = [](std::byte* p) {
+    return avid::test::in_child([&] { return static_cast<int>(*static_cast<volatile std::byte*>(p)); });
+  };
+  CHECK(touch(device).signal == SIGSEGV);
+  open_device_memory();
+  CHECK(device[0] == std::byte{0xff});
+  std::byte* later = take(MemoryKind::device, 64);  // taken while open
+  later[63] = std::byte{1};
+  device[63] = std::byte{2};
+  close_device_memory();
   host[0] = std::byte{3};
-  CHECK(avid::test::in_child([&] { return static_cast<int>(device[63]); }).signal == SIGSEGV);
-  const OpenDeviceMemory open;
+  CHECK(touch(device).signal == SIGSEGV);
+  CHECK(touch(later).signal == SIGSEGV);
+  CHECK(touch(host).result == 3);
+  open_device_memory();
   CHECK(device[63] == std::byte{2});
+  CHECK(later[63] == std::byte{1});
+  close_device_memory();
 }
 
 TEST_CASE("memory/size/what the settings say, less what is in use") {

@@ -412,16 +412,17 @@ TEST_CASE("misuse/errors/have names and texts") {
   CHECK(std::string(cudaGetErrorName(static_cast<cudaError_t>(12345))) == "cudaErrorUnknown");
 }
 
-TEST_CASE("misuse/host/who follows a device pointer dies") {
-  const Outcome outcome = in_child([] {
-    volatile float* block = on_device(4);
-    block[0] = 1;
-    return 0;
-  });
-  CHECK(outcome.signal == SIGSEGV);
-  CHECK(in_child([] {
-          volatile float* block = pinned(4);
-          block[0] = 1;
-          return 7;
-        }).result == 7);
+TEST_CASE("misuse/host/who follows a device pointer dies, before there is work and when it was waited for") {
+  for (const bool worked : {false, true}) {
+    CAPTURE(worked);
+    const Outcome outcome = in_child([&] {
+      volatile float* block = on_device(4);
+      const cudaStream_t stream = new_stream();
+      if (worked) prepare(cudaMemsetAsync(const_cast<float*>(block), 0, 16, stream));
+      if (worked) prepare(cudaStreamSynchronize(stream));
+      block[0] = 1;
+      return 0;
+    });
+    CHECK(outcome.signal == SIGSEGV);
+  }
 }
