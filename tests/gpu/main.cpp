@@ -4,6 +4,8 @@
 // success. Kernels work on the host's memory here, which is slow and needs no copies: these tests are about results.
 // Every launch is waited for, so that the first kernel that fails is the one that is named.
 #define DOCTEST_CONFIG_IMPLEMENT
+#include <cuda_runtime_api.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -16,10 +18,16 @@
 #include "tests/doctest.h"
 #include "tests/gpu/shared_memory.h"
 #include "tests/sim/orders.h"
+#include "tests/sim/wait.h"
 
 namespace avid::test {
 
 const char* sim_suite() { return "gpu"; }
+
+void wait_for_fills() {
+  if (const cudaError_t error = cudaStreamSynchronize(nullptr); error != cudaSuccess)
+    throw kernels::GpuError(std::string("tests: waiting for the device: ") + cudaGetErrorString(error));
+}
 
 namespace {
 

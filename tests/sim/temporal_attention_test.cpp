@@ -12,6 +12,7 @@
 #include "tests/sim/launch_list.h"
 #include "tests/sim/orders.h"
 #include "tests/sim/pitched.h"
+#include "tests/sim/wait.h"
 
 namespace avid::test {
 namespace {
@@ -294,6 +295,7 @@ TEST_CASE("temporal_attention/sim/a row that is not finite has gaps of zeros and
 TEST_CASE("temporal_attention/sim/no pixels give gradients of zero") {
   const BlockCase<float> c({0, 4, 3, 8, 1, 8, 4}, 5);
   const Results<float> r = run_device(c);
+  wait_for_fills();
   for (std::int64_t i = 0; i < 8; ++i) CHECK(r.d_gamma(0, i) == 0);
   for (std::int64_t i = 0; i < 32; ++i) CHECK(r.d_table(i, 0) == 0);
   for (std::int64_t i = 0; i < r.d_w_qkv.rows; ++i)
