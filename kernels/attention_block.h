@@ -73,6 +73,9 @@ struct AttentionBlockDeviceArgs {
   Rows<Elem> y;                                           ///< [B*T*S,C], forward only; gaps are written as zero
   /// As many bytes as the block's <op>_workspace_bytes() says, 256-byte aligned, uninitialised.
   void* workspace = nullptr;
+  /// linear_attention: sums over the keys of a frame, linear_attention_key_sums() elements, that the forward pass
+  /// leaves for the backward pass; null: it sums again.
+  float* key_sums = nullptr;
 };
 
 /// Gradients on a device; each output may be absent. Those of parameters are f32 whatever Elem is.

@@ -13,12 +13,19 @@ std::int64_t linear_attention_workspace_bytes(const AttentionBlockDeviceArgs<Ele
   return linear_attention_plan(p, backward).total_bytes;
 }
 template <class Elem>
+std::int64_t linear_attention_key_sums(const AttentionBlockDeviceArgs<Elem>& p) {
+  if (!linear_attention_in_two_passes(p) || !linear_attention_bwd_is_fused(p)) return 0;
+  return p.B * p.T * p.N * linear_attention_sums_of_head(p.C);
+}
+template <class Elem>
 std::int64_t spatial_attention_workspace_bytes(const AttentionBlockDeviceArgs<Elem>& p, bool backward) {
   return spatial_attention_plan(p, backward).total_bytes;
 }
 
 template std::int64_t linear_attention_workspace_bytes(const AttentionBlockDeviceArgs<float>&, bool);
 template std::int64_t linear_attention_workspace_bytes(const AttentionBlockDeviceArgs<BFloat16>&, bool);
+template std::int64_t linear_attention_key_sums(const AttentionBlockDeviceArgs<float>&);
+template std::int64_t linear_attention_key_sums(const AttentionBlockDeviceArgs<BFloat16>&);
 template std::int64_t spatial_attention_workspace_bytes(const AttentionBlockDeviceArgs<float>&, bool);
 template std::int64_t spatial_attention_workspace_bytes(const AttentionBlockDeviceArgs<BFloat16>&, bool);
 

@@ -79,6 +79,9 @@ bool linear_attention_in_two_passes(const AttentionBlockDeviceArgs<Elem>& p) {
   return sizeof(Elem) == 2 && p.D == 32 && p.C <= most && p.b_out != nullptr;
 }
 
+/// Elements of a head's part of AttentionBlockDeviceArgs::key_sums.
+constexpr std::int64_t linear_attention_sums_of_head(std::int64_t C) { return 32 * ((C + 7) / 8 * 8 + 1); }
+
 /// With the core's contexts: those of slabs, their combination, its gradient. The two-pass form needs sums of
 /// slabs and the folded weights only.
 template <class Elem>

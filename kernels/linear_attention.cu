@@ -164,6 +164,7 @@ void two_passes(const Stream& stream, const AttentionBlockDeviceArgs<BFloat16>& 
   sums.x = p.x, sums.w_qkv = p.w_qkv, sums.w_out = p.w_out, sums.gamma = p.gamma;
   sums.partial = reinterpret_cast<float*>(workspace + plan.core);
   sums.folded = reinterpret_cast<BFloat16*>(workspace + plan.folded);
+  sums.key_sums = p.key_sums;
   const std::int64_t F = p.B * p.T;
   with_row_chunks(sums.width, [&]<int kN>() {
     constexpr int kShares = LinearBwdTile<kN>::kShares, kMostHeads = kContextWarps / kShares;

@@ -15,20 +15,23 @@
 //              d_kn = r h_s                       d_k = kn (d_kn - correction)
 //              d_h = w_q^T d_q + w_k^T d_k + r^T kn;   d_x = d_y + the norm's gradient
 //              d_w_q = sum_s d_q h^T              d_w_k = sum_s d_k h^T
-// Parallel   pass 1 (device/linear_attention_sums.h): a block per (frame, 2048 positions, up to four heads), two warps
-//            a head, or two heads and four warps (C > 104); matrices: a block per (1/64 of the frames, head), on FP32
-//            units; pass 2 (device/linear_attention_rows.h): a block per 128 positions, all heads; then d_w_q and d_w_k
-//            as one product (linear.h). d_b_out: column sums of d_y's tiles in pass 1
+// Parallel   pass 1 (device/linear_attention_sums.h): a block per (frame, 2048 positions, up to eight heads), a warp a
+//            head, two where C > 104, and as many again where the forward pass did not keep g; matrices: a block per
+//            (1/64 of the frames, head), on FP32 units; pass 2 (device/linear_attention_rows.h): a block per 128
+//            positions, all heads; then d_w_q and d_w_k as one product (linear.h). d_b_out: column sums of d_y's tiles
+//            in pass 1
 // Traffic    bytes per position, bf16, I = 32 N, counted from the launches. Here: pass 1 reads x, d_y: 4C (the second
 //            group of heads finds them in L2), its sums 2 (2 * 32 * C8 * 4 N) / 2048; pass 2 reads x, d_y, writes d_x,
-//            h, d_q and d_k: 8C + 4I; the product 2C + 4I. Together 14C + 8I + 0.25 N C8.
+//            h, d_q and d_k: 8C + 4I; the product 2C + 4I. Together 14C + 8I + 0.25 N C8. Where g was kept, pass 1 sums
+//            d only: half of these sums, and eight heads (four where C > 104) in a block.
 //            Composed (linear_attention.cu): norm 4C, qkv 2C + 6I, contexts 4I, a 4I, d_w_out 2C + 2I, d_b_out 2C,
 //            d_a 2C + 2I, d_context 4I, d_qkv 14I, d_w_qkv 2C + 6I, d_h 2C + 6I, norm 8C: 24C + 48I.
 //              C, N               180, 6   100, 8    90, 6    50, 4
 //              composed, KB        13.5     14.8     11.5      7.5
 //              here, KB             4.3      3.7      3.0      1.9
 //            Workspace: 2.5 KB a position at C = 100 against 4.7 KB (h, qkv, a in place).
-// Work       m16n8k16 products per 32 positions and head at C8 = 104: 208 in pass 1, 364 in pass 2, 104 in the product.
+// Work       m16n8k16 products per 32 positions and head at C8 = 104: 208 in pass 1 (104 where g was kept), 364 in pass
+//            2, 104 in the product.
 //            In multiply-adds per position and head 13 x 32 C, all on tensor cores; composed 11 x 32 C there, and
 //            6 x 32 x 32 as FP32 FMAs.
 // Tiles      pass 1: 64 positions, 8 warps, 56 KB of shared memory, one block per SM. Pass 2: 80 KB + 256 N bytes at
@@ -134,24 +137,31 @@ __global__ void __launch_bounds__(kThreads, 1)
     float* softmax = p.softmax + (frame * p.N + head) * 64;
     for (int e = threadIdx.x; e < 32 * quads; e += kThreads) {
       const int i = e / quads, c = e % quads * 4;
-      float top = -__FLT_MAX__, total = 0;
-      for (int slab = 0; slab < p.slabs; ++slab) top = fmaxf(top, p.partial_of(frame, slab, head)[64 * p.width + i]);
       float4 of_g = make_float4(0, 0, 0, 0), of_d = make_float4(0, 0, 0, 0);
+      float log_sum = 0;
       for (int slab = 0; slab < p.slabs; ++slab) {
-        const float* from = p.partial_of(frame, slab, head);
-        const float shrink = __expf(from[64 * p.width + i] - top);
-        total = fmaf(from[64 * p.width + 32 + i], shrink, total);
-        const float4 a = *reinterpret_cast<const float4*>(from + i * p.width + c);
-        const float4 b = *reinterpret_cast<const float4*>(from + (32 + i) * p.width + c);
-        of_g.x = fmaf(a.x, shrink, of_g.x), of_g.y = fmaf(a.y, shrink, of_g.y);
-        of_g.z = fmaf(a.z, shrink, of_g.z), of_g.w = fmaf(a.w, shrink, of_g.w);
-        of_d.x += b.x, of_d.y += b.y, of_d.z += b.z, of_d.w += b.w;
+        const float4 v = *reinterpret_cast<const float4*>(p.partial_of(frame, slab, head) + (32 + i) * p.width + c);
+        of_d.x += v.x, of_d.y += v.y, of_d.z += v.z, of_d.w += v.w;
       }
-      const float factor = 1.0f / total;
-      *reinterpret_cast<float4*>(g + i * pitch + c) =
-          make_float4(of_g.x * factor, of_g.y * factor, of_g.z * factor, of_g.w * factor);
+      if (p.key_sums != nullptr) {
+        const float* kept = p.key_sums + (frame * p.N + head) * linear_attention_sums_of_head(p.C);
+        of_g = *reinterpret_cast<const float4*>(kept + i * p.width + c);
+        log_sum = kept[32 * p.width + i];
+      } else {
+        const float *partial = p.partial_of(frame, 0, head), *maxima = partial + 64 * p.width + i;
+        const std::int64_t step = p.partial_of(0, 1, 0) - p.partial;
+        const SlabSoftmax softmax(maxima, maxima + 32, step, p.slabs);
+        log_sum = softmax.top + logf(softmax.total);
+        for (int slab = 0; slab < p.slabs; ++slab) {
+          const float weight = __expf(maxima[slab * step] - log_sum);
+          const float4 v = *reinterpret_cast<const float4*>(partial + slab * step + i * p.width + c);
+          of_g.x = fmaf(v.x, weight, of_g.x), of_g.y = fmaf(v.y, weight, of_g.y);
+          of_g.z = fmaf(v.z, weight, of_g.z), of_g.w = fmaf(v.w, weight, of_g.w);
+        }
+      }
+      *reinterpret_cast<float4*>(g + i * pitch + c) = of_g;
       *reinterpret_cast<float4*>(d + i * pitch + c) = of_d;
-      if (c == 0) softmax[i] = top + logf(total);
+      if (c == 0) softmax[i] = log_sum;
     }
     __syncthreads();
     if (thread < 128) {  // context = g w_v^T, d_context = d w_o^T
@@ -285,6 +295,7 @@ void linear_attention_fused_bwd(
     p.d_qk = {at(elems, plan.d_qk), plan.qk_size.O};
     p.h = {at(elems, plan.h), plan.width};
   }
+  p.key_sums = args.key_sums;
   p.d_x = grads.d_x;
   p.d_gamma = grads.d_gamma != nullptr ? at(floats, plan.d_gamma) : nullptr;
   void* const linear = at(floats, plan.linear);
@@ -294,9 +305,10 @@ void linear_attention_fused_bwd(
 
   const auto tile_bytes = [](int rows, int pitch) { return static_cast<std::size_t>(rows * pitch) * sizeof(BFloat16); };
   with_row_chunks(p.width, [&]<int kN>() {
-    constexpr int kShares = LinearBwdTile<kN>::kShares, kMostHeads = 4 / kShares;
-    const int groups = (p.N + kMostHeads - 1) / kMostHeads, heads = (p.N + groups - 1) / groups;
-    const int threads = 64 * kShares * heads;
+    constexpr int kShares = LinearBwdTile<kN>::kShares;
+    const int warps = p.key_sums != nullptr ? kShares : 2 * kShares, most_heads = 8 / warps;  // of a head; of a block
+    const int groups = (p.N + most_heads - 1) / most_heads, heads = (p.N + groups - 1) / groups;
+    const int threads = 32 * warps * heads;
     launch(
         linear_bwd_sums_kernel<kN>, dim3(static_cast<unsigned>(plan.frames * plan.slabs * groups)),
         dim3(static_cast<unsigned>(threads)),

@@ -14,13 +14,14 @@ constexpr const char* kOp = "linear_attention";
 class LinearAttentionRule : public Rule {
  public:
   LinearAttentionRule(
-      const Var& x, const Var& norm_gamma, const Var& w_qkv, const Var& w_out, const Var& b_out,
+      const Var& x, const Var& norm_gamma, const Var& w_qkv, const Var& w_out, const Var& b_out, Tensor key_sums,
       const AttentionOptions& options)
       : x_(kOp, "x", x.value()),
         norm_gamma_(kOp, "norm_gamma", norm_gamma.value()),
         w_qkv_(kOp, "w_qkv", w_qkv.value_in(x.dtype())),
         w_out_(kOp, "w_out", w_out.value_in(x.dtype())),
         b_out_(kOp, "b_out", b_out.value()),
+        key_sums_(key_sums.defined() ? Saved(kOp, "key_sums", std::move(key_sums)) : Saved()),
         options_(options) {}
 
   const char* op() const override { return kOp; }
@@ -33,7 +34,8 @@ class LinearAttentionRule : public Rule {
         .w_out = d_in.needs(3),
         .b_out = d_in.needs(4)};
     AttentionGrads grads = linear_attention_bwd(
-        d_out, x_.get(), norm_gamma_.get(), w_qkv_.get(), w_out_.get(), b_out_.get(), options_, needs);
+        d_out, x_.get(), norm_gamma_.get(), w_qkv_.get(), w_out_.get(), b_out_.get(), options_, needs,
+        key_sums_.defined() ? key_sums_.get() : Tensor());
     if (needs.x) d_in.set(0, std::move(grads.d_x));
     if (needs.norm_gamma) d_in.set(1, std::move(grads.d_norm_gamma));
     if (needs.w_qkv) d_in.set(2, std::move(grads.d_w_qkv));
@@ -42,7 +44,7 @@ class LinearAttentionRule : public Rule {
   }
 
  private:
-  Saved x_, norm_gamma_, w_qkv_, w_out_, b_out_;
+  Saved x_, norm_gamma_, w_qkv_, w_out_, b_out_, key_sums_;
   AttentionOptions options_;
 };
 
@@ -52,10 +54,13 @@ Var linear_attention(
     const Var& x, const Var& norm_gamma, const Var& w_qkv, const Var& w_out, const Var& b_out,
     const AttentionOptions& options) {
   const kernels::OpTimer timer(kOp);
+  const bool records = needs_record({&x, &norm_gamma, &w_qkv, &w_out, &b_out});
+  Tensor key_sums;
   Tensor out = linear_attention_fwd(
-      x.value(), norm_gamma.value(), w_qkv.value_in(x.dtype()), w_out.value_in(x.dtype()), b_out.value(), options);
-  if (!needs_record({&x, &norm_gamma, &w_qkv, &w_out, &b_out})) return Var(std::move(out));
-  auto rule = std::make_unique<LinearAttentionRule>(x, norm_gamma, w_qkv, w_out, b_out, options);
+      x.value(), norm_gamma.value(), w_qkv.value_in(x.dtype()), w_out.value_in(x.dtype()), b_out.value(), options,
+      records ? &key_sums : nullptr);
+  if (!records) return Var(std::move(out));
+  auto rule = std::make_unique<LinearAttentionRule>(x, norm_gamma, w_qkv, w_out, b_out, std::move(key_sums), options);
   return record(std::move(rule), std::move(out), {x, norm_gamma, w_qkv, w_out, b_out});
 }
 

@@ -8,6 +8,7 @@
 //         (more than 104 channels); h in tiles of 64 positions
 // Fold    per frame and head: context = (g / sum) w_v^T, and m[c, i] = D^-1/2 sum_j w_out[c, j] context[i, j], by which
 //         the second pass multiplies. A warp a head, everything in registers; g and the context as two bf16 (2^-17)
+//         Where a backward pass is to come, g / sum and the log of the sums are kept for it
 // Traffic x once for eight heads; per head and 1024 positions 13 KB of g at 100 channels, written and read
 // Shared  28 KB at 100 channels, 50 KB at 200
 #pragma once
@@ -27,6 +28,7 @@ struct LinearContexts {
   const float* gamma;
   float* partial;    ///< [F,slabs,N][32*width + 64]: g, maxima, sums
   BFloat16* folded;  ///< [F,width,N*32]: m
+  float* key_sums;   ///< as in AttentionBlockDeviceArgs, or null
 
   AVID_DEVICE float* partial_of(std::int64_t frame, int slab, int head) const {
     return partial + ((frame * slabs + slab) * N + head) * (32 * width + 64);
@@ -94,15 +96,6 @@ __global__ void __launch_bounds__(32 * kContextWarps, 1)
   sums.store_softmax(out + 32 * p.width + first_channel, spare);
 }
 
-/// The weights of softmax over the slabs of a channel of k: `maxima` and `sums` of slab s lie s * step floats further.
-struct SlabSoftmax {
-  float top = -__FLT_MAX__, total = 0;
-  AVID_DEVICE SlabSoftmax(const float* maxima, const float* sums, std::int64_t step, int slabs) {
-    for (int s = 0; s < slabs; ++s) top = fmaxf(top, maxima[s * step]);
-    for (int s = 0; s < slabs; ++s) total = fmaf(sums[s * step], __expf(maxima[s * step] - top), total);
-  }
-};
-
 /// A warp a head of a frame: context, then m. Grid ceil(F * N / 4).
 ///
 /// Both products are of tensor cores, with the f32 operand as two bf16 (linear_attention_head.h); the other is weights,
@@ -115,41 +108,49 @@ __global__ void __launch_bounds__(128, kBlocks) linear_attention_fold_kernel(Lin
   const int head = static_cast<int>(task % p.N), g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
   const std::int64_t step = std::int64_t{p.N} * (32 * p.width + 64);
   const float *const partial = p.partial_of(frame, 0, head), *const maxima = partial + 32 * p.width;
+  float* const kept = p.key_sums != nullptr ? p.key_sums + task * linear_attention_sums_of_head(p.C) : nullptr;
   float top[4], factor[4];
 #pragma unroll
   for (int q = 0; q < 4; ++q) {
     const int i = head_channel(8 * q + g);
     const SlabSoftmax softmax(maxima + i, maxima + 32 + i, step, p.slabs);
-    top[q] = softmax.top, factor[q] = p.scale / softmax.total;
+    top[q] = softmax.top, factor[q] = 1.0f / softmax.total;
+    if (kept != nullptr && t == 0) kept[32 * p.width + i] = softmax.top + logf(softmax.total);
   }
   float context[2][4][4] = {};
-  for (int slab = 0; slab < p.slabs; ++slab) {
-    float of_slab[4];
-#pragma unroll
-    for (int q = 0; q < 4; ++q) of_slab[q] = factor[q] * __expf(maxima[slab * step + head_channel(8 * q + g)] - top[q]);
 #pragma unroll 1
-    for (int c = 4 * t; c < p.width + 4 * t; c += 16) {  // the lane's four of 16 columns
-      std::uint32_t high[2][4] = {}, low[2][4] = {};
-      uint2 w_v[4] = {};
-      if (c < p.width) {
+  for (int c = 4 * t; c < p.width + 4 * t; c += 16) {  // the lane's four of 16 columns
+    std::uint32_t high[2][4] = {}, low[2][4] = {};
+    uint2 w_v[4] = {};
+    if (c < p.width) {
+      float4 sum[4] = {};
+      for (int slab = 0; slab < p.slabs; ++slab) {
 #pragma unroll
         for (int q = 0; q < 4; ++q) {
           const int i = head_channel(8 * q + g);
+          const float weight = factor[q] * __expf(maxima[slab * step + i] - top[q]);
           const float4 v = *reinterpret_cast<const float4*>(partial + slab * step + i * p.width + c);
-          split_bf16x2(v.x * of_slab[q], v.y * of_slab[q], high[q / 2][q % 2], low[q / 2][q % 2]);
-          split_bf16x2(v.z * of_slab[q], v.w * of_slab[q], high[q / 2][q % 2 + 2], low[q / 2][q % 2 + 2]);
-          w_v[q] = *reinterpret_cast<const uint2*>(p.w_qkv.row((2 * p.N + head) * 32 + i) + c);
+          sum[q].x = fmaf(v.x, weight, sum[q].x), sum[q].y = fmaf(v.y, weight, sum[q].y);
+          sum[q].z = fmaf(v.z, weight, sum[q].z), sum[q].w = fmaf(v.w, weight, sum[q].w);
         }
       }
 #pragma unroll
-      for (int m = 0; m < 2; ++m)
-#pragma unroll
-        for (int n = 0; n < 4; ++n) {
-          const std::uint32_t b[2] = {w_v[n].x, w_v[n].y};
-          mma_bf16_16x8x16(context[m][n], low[m], b, context[m][n]);
-          mma_bf16_16x8x16(context[m][n], high[m], b, context[m][n]);
-        }
+      for (int q = 0; q < 4; ++q) {
+        const int i = head_channel(8 * q + g);
+        if (kept != nullptr) *reinterpret_cast<float4*>(kept + i * p.width + c) = sum[q];
+        split_bf16x2(sum[q].x, sum[q].y, high[q / 2][q % 2], low[q / 2][q % 2]);
+        split_bf16x2(sum[q].z, sum[q].w, high[q / 2][q % 2 + 2], low[q / 2][q % 2 + 2]);
+        w_v[q] = *reinterpret_cast<const uint2*>(p.w_qkv.row((2 * p.N + head) * 32 + i) + c);
+      }
     }
+#pragma unroll
+    for (int m = 0; m < 2; ++m)
+#pragma unroll
+      for (int n = 0; n < 4; ++n) {
+        const std::uint32_t b[2] = {w_v[n].x, w_v[n].y};
+        mma_bf16_16x8x16(context[m][n], low[m], b, context[m][n]);
+        mma_bf16_16x8x16(context[m][n], high[m], b, context[m][n]);
+      }
   }
   std::uint32_t high[4][4], low[4][4];  // right operands: [tile of m's columns][two of the inner dimension's eights]
 #pragma unroll
@@ -157,7 +158,7 @@ __global__ void __launch_bounds__(128, kBlocks) linear_attention_fold_kernel(Lin
 #pragma unroll
     for (int n = 0; n < 4; ++n) {
       const float* pair = context[q / 2][n] + q % 2 * 2;
-      split_bf16x2(pair[0], pair[1], high[q][n], low[q][n]);
+      split_bf16x2(pair[0] * p.scale, pair[1] * p.scale, high[q][n], low[q][n]);
     }
 #pragma unroll 1
   for (int c = g; c < p.width + g; c += 16) {  // rows c and c + 8 of m

@@ -6,6 +6,8 @@
 //   g = sum_s exp(k_s - max) h_s^T     with the maximum and the sum of exponentials of each channel of k
 //   d = sum_s softmax(q_s) d_y_s^T     both [32, C]
 //
+// g only where the forward pass, whose pass 1 sums the same (linear_attention_contexts.h), did not keep it.
+//
 // A warp has one head and one of the two sums. Its 32 rows of w_qkv stay in registers as the left operand (52 of them
 // at 104 channels), so that the result, channels of the head by positions, is after its exponential the left operand of
 // the second product, whose right operand is the tile itself, read transposed. Tiles are copied two deep.
@@ -31,6 +33,7 @@ struct LinearBwd {
   BFloat16* folded;
   float* softmax;
   float* d_weights;
+  const float* key_sums;        ///< as in AttentionBlockDeviceArgs, or null
   Rows<BFloat16> d_qk, h, d_x;  ///< h and d_qk, d_x: absent when nobody wants them
   float* d_gamma;               ///< per block of pass 2, or null
   float* d_b_out;               ///< [frames,slabs,width]: sums of d_y of a slab, or null
@@ -363,6 +366,15 @@ struct HeadSums {
   }
 };
 
+/// The weights of softmax over the slabs of a channel of k: `maxima` and `sums` of slab s lie s * step floats further.
+struct SlabSoftmax {
+  float top = -__FLT_MAX__, total = 0;
+  AVID_DEVICE SlabSoftmax(const float* maxima, const float* sums, std::int64_t step, int slabs) {
+    for (int s = 0; s < slabs; ++s) top = fmaxf(top, maxima[s * step]);
+    for (int s = 0; s < slabs; ++s) total = fmaf(sums[s * step], __expf(maxima[s * step] - top), total);
+  }
+};
+
 /// Rows 4 i .. 4 i + 3 of a tile, raw channels in shared memory, become h in place; the warp that copied them calls.
 template <int kN>
 AVID_DEVICE void normalise_copied_rows(int C, bf16* rows, const float4* gamma) {
@@ -428,7 +440,8 @@ struct ColumnSums {
   }
 };
 
-/// Grid F * slabs * groups of heads; of each of `heads` heads first the warps that sum over q, then those of k.
+/// Grid F * slabs * groups of heads; of each of `heads` heads first the warps that sum over q, then, unless the forward
+/// pass kept these sums, those of k.
 template <int kN>
 __global__ void __launch_bounds__(256, 1) linear_bwd_sums_kernel(LinearBwd p, int heads, int groups) {
   using Tile = LinearBwdTile<kN>;
@@ -444,8 +457,9 @@ __global__ void __launch_bounds__(256, 1) linear_bwd_sums_kernel(LinearBwd p, in
   const std::int64_t slab_of_all = blockIdx.x / groups, frame = slab_of_all / p.slabs;
   const int slab = static_cast<int>(slab_of_all % p.slabs);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
-  const int head = static_cast<int>(blockIdx.x % groups) * heads + warp / (2 * kShares);
-  const bool of_k = warp / kShares % 2 == 1, sums_columns = p.d_b_out != nullptr && blockIdx.x % groups == 0;
+  const int sums_of_head = p.key_sums != nullptr ? 1 : 2;
+  const int head = static_cast<int>(blockIdx.x % groups) * heads + warp / (sums_of_head * kShares);
+  const bool of_k = warp / kShares % sums_of_head == 1, sums_columns = p.d_b_out != nullptr && blockIdx.x % groups == 0;
   const int first_channel = warp % kShares * 16;  // of the head
   const int begin = slab * kLinearBwdSlab, end = min(p.S, begin + kLinearBwdSlab);
 

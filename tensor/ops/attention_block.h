@@ -95,17 +95,23 @@ void set_device_attention_grads(
 
 /// Forward of a block on a device, from checked operands. Block names it (kOp), says its workspace (`bytes(args,
 /// backward)`) and runs it (`fwd<Backend>(stream, args, x)`, `bwd<Backend>(stream, args, grads, x)`; x tells the device
-/// where more memory can be had).
+/// where more memory can be had). A block that keeps f32 numbers for its backward pass says how many
+/// (`kept_elements(args)`, 0: none); they are returned in *kept where that is not null.
 template <class Block>
 Tensor attention_fwd_on_device(
     const Tensor& x, const Tensor& norm_gamma, const Tensor& w_qkv, const Tensor& w_out, const Tensor& b_out,
-    const AttentionOptions& options) {
+    const AttentionOptions& options, Tensor* kept = nullptr) {
   check_core_head(Block::kOp, options);
   Tensor out = Tensor::empty(x.shape(), x.dtype(), x.device());
   dispatch_f32_bf16(x.dtype(), Block::kOp, [&]<class Elem>() {
     kernels::AttentionBlockDeviceArgs<Elem> args;
     set_device_attention_operands(args, x, norm_gamma, w_qkv, w_out, b_out, options);
     args.y = device_mutable_rows_of<Elem>(out);
+    if constexpr (requires { Block::kept_elements(args); })
+      if (const std::int64_t n = kept != nullptr ? Block::kept_elements(args) : 0; n > 0) {
+        *kept = Tensor::empty({n}, DType::f32, x.device());
+        args.key_sums = device_mutable_data<float>(*kept);
+      }
     Tensor workspace = device_workspace(Block::bytes(args, false), x);
     args.workspace = device_mutable_data<float>(workspace);
     on_device(x.device(), Block::kOp, [&]<class Backend>(const kernels::Stream& stream) {
@@ -115,16 +121,23 @@ Tensor attention_fwd_on_device(
   return out;
 }
 
-/// Backward of the same.
+/// Backward of the same; kept: as the forward pass left it, or undefined.
 template <class Block>
 AttentionGrads attention_bwd_on_device(
     const Tensor& d_out, const Tensor& x, const Tensor& norm_gamma, const Tensor& w_qkv, const Tensor& w_out,
-    const Tensor& b_out, const AttentionOptions& options, const AttentionNeeds& needs) {
+    const Tensor& b_out, const AttentionOptions& options, const AttentionNeeds& needs, const Tensor& kept = {}) {
   check_core_head(Block::kOp, options);
   AttentionGrads out = allocate_attention_grads(x, norm_gamma, w_qkv, w_out, b_out, needs);
   dispatch_f32_bf16(x.dtype(), Block::kOp, [&]<class Elem>() {
     kernels::AttentionBlockDeviceArgs<Elem> args;
     set_device_attention_operands(args, x, norm_gamma, w_qkv, w_out, b_out, options);
+    if constexpr (requires { Block::kept_elements(args); })
+      if (kept.defined()) {
+        check<ShapeError>(
+            kept.shape() == Shape{Block::kept_elements(args)}, "{}: key_sums: expected [{}], got {}", Block::kOp,
+            Block::kept_elements(args), kept.describe());
+        args.key_sums = const_cast<float*>(device_data<float>(kept));
+      }
     kernels::AttentionBlockDeviceGrads<Elem> grads;
     set_device_attention_grads(grads, d_out, out);
     Tensor workspace = device_workspace(Block::bytes(args, true), x);

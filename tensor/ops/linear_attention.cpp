@@ -20,6 +20,10 @@ struct LinearAttentionBlock {
   static std::int64_t bytes(const Args& args, bool backward) {
     return kernels::linear_attention_workspace_bytes(args, backward);
   }
+  template <class Args>
+  static std::int64_t kept_elements(const Args& args) {
+    return kernels::linear_attention_key_sums(args);
+  }
   template <class Backend, class Elem>
   static void fwd(const kernels::Stream& stream, const kernels::AttentionBlockDeviceArgs<Elem>& args, const Tensor&) {
     kernels::linear_attention_fwd<Backend, Elem>(stream, args);
@@ -36,7 +40,7 @@ struct LinearAttentionBlock {
 
 Tensor linear_attention_fwd(
     const Tensor& x, const Tensor& norm_gamma, const Tensor& w_qkv, const Tensor& w_out, const Tensor& b_out,
-    const AttentionOptions& options) {
+    const AttentionOptions& options, Tensor* key_sums) {
   if (detail::is_emulated_bf16(x))
     return detail::narrowed(linear_attention_fwd(
         detail::widened(x), norm_gamma, detail::widened(w_qkv), detail::widened(w_out), b_out, options));
@@ -45,7 +49,7 @@ Tensor linear_attention_fwd(
     detail::check_attention_operands(kOp, x, norm_gamma, w_qkv, w_out, b_out, options);
     detail::note_block_flops(x, options, 4 * options.head_dim * options.head_dim, false);
     return detail::attention_fwd_on_device<LinearAttentionBlock>(
-        detail::usual_pitch(x), norm_gamma, w_qkv, w_out, b_out, options);
+        detail::usual_pitch(x), norm_gamma, w_qkv, w_out, b_out, options, key_sums);
   }
   kernels::AttentionBlockArgs args;
   detail::set_attention_operands(args, kOp, x, norm_gamma, w_qkv, w_out, b_out, options);
@@ -59,7 +63,7 @@ Tensor linear_attention_fwd(
 
 AttentionGrads linear_attention_bwd(
     const Tensor& d_out, const Tensor& x, const Tensor& norm_gamma, const Tensor& w_qkv, const Tensor& w_out,
-    const Tensor& b_out, const AttentionOptions& options, const AttentionNeeds& needs) {
+    const Tensor& b_out, const AttentionOptions& options, const AttentionNeeds& needs, const Tensor& key_sums) {
   if (detail::is_emulated_bf16(x)) {
     AttentionGrads grads = linear_attention_bwd(
         detail::widened(d_out), detail::widened(x), norm_gamma, detail::widened(w_qkv), detail::widened(w_out), b_out,
@@ -73,7 +77,7 @@ AttentionGrads linear_attention_bwd(
     detail::note_block_flops(x, options, 4 * options.head_dim * options.head_dim, true);
     detail::check_attention_grad(kOp, d_out, x);
     return detail::attention_bwd_on_device<LinearAttentionBlock>(
-        detail::usual_pitch(d_out), detail::usual_pitch(x), norm_gamma, w_qkv, w_out, b_out, options, needs);
+        detail::usual_pitch(d_out), detail::usual_pitch(x), norm_gamma, w_qkv, w_out, b_out, options, needs, key_sums);
   }
   kernels::AttentionBlockArgs args;
   detail::set_attention_operands(args, kOp, x, norm_gamma, w_qkv, w_out, b_out, options);

@@ -1,10 +1,12 @@
 // tests/sim/linear_attention_bwd_test.cpp -- gradients of linear attention in two passes, against the f64 reference
 #include "kernels/linear_attention_bwd.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "kernels/linear_attention.h"
 #include "kernels/sim/traffic.h"
@@ -26,6 +28,27 @@ BlockTensors<Elem> run_device(const BlockCase& c, unsigned wanted) {
                         : kernels::linear_attention_workspace_bytes(p, false);
       },
       [](auto& p) { kernels::linear_attention_fwd<Sim>(Stream{}, p); },
+      [](auto& p, auto&& g) { kernels::linear_attention_fused_bwd<Sim>(Stream{}, p, g); });
+}
+
+/// The same with the sums over keys that the forward pass keeps; between the passes, change(first, last) of these.
+template <class Elem, class Change>
+BlockTensors<Elem> run_with_key_sums(const BlockCase& c, unsigned wanted, Change&& change) {
+  Workspace kept;
+  return run_block<Elem>(
+      c, wanted,
+      [](auto& p, bool backward) {
+        return backward ? kernels::linear_attention_bwd_plan(p).total_bytes
+                        : kernels::linear_attention_workspace_bytes(p, false);
+      },
+      [&](auto& p) {
+        const std::int64_t floats = kernels::linear_attention_key_sums(p);
+        REQUIRE(floats == c.B * c.T * c.N * (32 * ((c.C + 7) / 8 * 8) + 32));
+        kept.allocate(floats * 4);
+        p.key_sums = kept.data<float>();
+        kernels::linear_attention_fwd<Sim>(Stream{}, p);
+        change(p.key_sums, p.key_sums + floats);
+      },
       [](auto& p, auto&& g) { kernels::linear_attention_fused_bwd<Sim>(Stream{}, p, g); });
 }
 
@@ -105,6 +128,58 @@ TEST_CASE("linear_attention_bwd/sim/equal_positions_give_the_keys_no_gradient") 
     const auto t = run_device<BFloat16>(c, kAllGradients);
     CHECK(norm_of_rows(t.d_w_qkv, 96, 96) < 1e-4 * norm_of_rows(t.d_w_qkv, 192, 96));
   }
+}
+
+TEST_CASE("linear_attention_bwd/sim/sums_that_the_forward_pass_kept") {
+  const auto run = [](const BlockCase& c, unsigned wanted) {
+    return run_with_key_sums<BFloat16>(c, wanted, [](float*, float*) {});
+  };
+  const auto check_kept = [&](const BlockCase& c, bool all_orders = false) {
+    check_block<BFloat16>(c, all_orders, run, run_reference, 8e-3);
+  };
+  check_kept({1, 2, 40, 12, 2, 32, true}, true);
+  check_kept({1, 1, 545, 106, 3, 32, true}, true);
+  check_kept({13, 5, 3, 90, 9, 32, true});     // groups of 5 + 4 heads, chunks of frames
+  check_kept({1, 1, 1100, 184, 5, 32, true});  // groups of 3 + 2, slabs of the forward pass
+  check_kept({1, 1, 2100, 9, 1, 32, true});    // slabs of both
+  check_kept({1, 1, 70, 10, 2, 32, true, 30.0, BlockRows::signs});
+  const BlockCase equal{1, 2, 64, 50, 3, 32, true, 1.0, BlockRows::equal};
+  check_kept(equal);
+  const auto t = run(equal, kAllGradients);
+  CHECK(norm_of_rows(t.d_w_qkv, 96, 96) < 1e-4 * norm_of_rows(t.d_w_qkv, 192, 96));
+}
+
+TEST_CASE("linear_attention_bwd/sim/sums_that_were_kept_are_not_summed_again") {
+  // d_w_v is a multiple of kn^T h: of the zeros that were put there.
+  const BlockCase c{1, 2, 40, 12, 8, 32, true};
+  const auto t =
+      run_with_key_sums<BFloat16>(c, kAllGradients, [](float* first, float* last) { std::fill(first, last, 0.0f); });
+  CHECK(norm_of_rows(t.d_w_qkv, 2 * 256, 256) == 0.0);
+  CHECK(norm_of_rows(t.d_w_qkv, 256, 256) > 0.0);
+  if (!lists_launches()) return;
+  // And eight heads fit into one block, not four.
+  unsigned blocks[2] = {};
+  const auto note = [&](int kept, const std::vector<ListedLaunch>& launches) {
+    for (const ListedLaunch& launch : launches)
+      if (launch.kernel.find("linear_bwd_sums_kernel") == 0) blocks[kept] += static_cast<unsigned>(launch.blocks);
+  };
+  note(0, launches_of([&] { run_device<BFloat16>(c, kAllGradients); }));
+  note(1, launches_of([&] { run_with_key_sums<BFloat16>(c, kAllGradients, [](float*, float*) {}); }));
+  CHECK(blocks[0] == 4);
+  CHECK(blocks[1] == 2);
+}
+
+TEST_CASE("linear_attention_bwd/sim/sizes_that_keep_no_sums") {
+  kernels::AttentionBlockDeviceArgs<BFloat16> p;
+  const float bias = 0;
+  p.B = 2, p.T = 3, p.S = 512, p.C = 200, p.N = 32, p.D = 32, p.b_out = &bias;
+  CHECK(kernels::linear_attention_key_sums(p) == 6 * 32 * (32 * 200 + 32));
+  p.S = 511;
+  CHECK(kernels::linear_attention_key_sums(p) == 0);  // both passes are composed
+  p.C = 104, p.N = 65;
+  CHECK(kernels::linear_attention_key_sums(p) == 0);  // backward
+  p.N = 64, p.b_out = nullptr;
+  CHECK(kernels::linear_attention_key_sums(p) == 0);  // forward
 }
 
 TEST_CASE("linear_attention_bwd/sim/gradients_that_nobody_wants_are_skipped") {

@@ -124,6 +124,32 @@ TEST_CASE("norms_on_device/attention_blocks") {
   }
 }
 
+TEST_CASE("norms_on_device/linear_attention_keeps_sums_over_keys_in_bf16") {
+  const AttentionOptions options{.heads = 2, .head_dim = 32};
+  const AttentionNeeds needs{.b_out = true};
+  for (const OnDevice& on : kTypes) {
+    const Tensor x = rounded(f32({1, 2, 3, 4, 10}, 1), on.dtype), d_out = rounded(f32({1, 2, 3, 4, 10}, 2), on.dtype);
+    const Tensor gamma = f32({10}, 3), b_out = f32({10}, 4);
+    const Tensor w_qkv = rounded(f32({192, 10}, 5, 0.5), on.dtype), w_out = rounded(f32({10, 64}, 6, 0.3), on.dtype);
+    Tensor key_sums;
+    linear_attention_fwd(on(x), gamma.to(kDevice), on(w_qkv), on(w_out), b_out.to(kDevice), options, &key_sums);
+    CHECK(key_sums.defined() == (on.dtype == DType::bf16));
+    if (!key_sums.defined()) continue;
+    CHECK(key_sums.shape() == Shape{2 * 2 * (32 * 16 + 32)});
+    const AttentionGrads expected = linear_attention_bwd(d_out, x, gamma, w_qkv, w_out, b_out, options, needs);
+    const AttentionGrads got = linear_attention_bwd(
+        on(d_out), on(x), gamma.to(kDevice), on(w_qkv), on(w_out), b_out.to(kDevice), options, needs, key_sums);
+    check_close(got.d_x, expected.d_x, on.tolerance);
+    check_close(got.d_w_qkv, expected.d_w_qkv, on.tolerance);
+    check_close(got.d_w_out, expected.d_w_out, on.tolerance);
+    CHECK_THROWS_AS(
+        linear_attention_bwd(
+            on(d_out), on(x), gamma.to(kDevice), on(w_qkv), on(w_out), b_out.to(kDevice), options, needs,
+            Tensor::zeros({5}, DType::f32, kDevice)),
+        ShapeError);
+  }
+}
+
 TEST_CASE("norms_on_device/errors") {
   const Tensor x = Tensor::zeros({1, 1, 2, 2, 4}, DType::bf16, kDevice), gamma = Tensor::zeros({4});
   CHECK_THROWS_WITH_AS(
