@@ -4,7 +4,7 @@
 //            walks all ids in order, so that nothing is added concurrently
 // Traffic    backward reads the ids once per table row (from the cache) and every row of d_out once
 // Numerics   forward copies; backward adds in f32 in order of the ids: the same bits in every run
-// Limits     meant for a few hundred ids and tens of rows; R < 65535
+// Limits     meant for a few hundred ids and tens of rows
 // Measured   never run on a GPU yet
 // Predicted  a launch each: 3 us
 // Oracle     kernels/embedding_cpu.cpp, compared in tests/sim/embedding_test.cpp
@@ -28,11 +28,11 @@ __global__ void __launch_bounds__(kPointwiseBlock) embedding_fwd_kernel(
   out.row(i)[column] = value;
 }
 
-/// blockIdx.y is the row of the table; the row after the last is the null row.
+/// blockIdx.x is the row of the table; the row after the last is the null row.
 template <class Elem>
 __global__ void __launch_bounds__(kPointwiseBlock) embedding_bwd_kernel(
     EmbeddingDeviceSizes size, Rows<const Elem> d_out, const std::int64_t* ids, Rows<Elem> d_table, Elem* d_null_row) {
-  const std::int64_t column = grid_index(), row = blockIdx.y;
+  const std::int64_t column = std::int64_t{blockIdx.y} * blockDim.x + threadIdx.x, row = blockIdx.x;
   const bool null = row == size.num_rows;
   if (column >= size.width || (null ? d_null_row == nullptr : !d_table)) return;
   const std::int64_t wanted = null ? -1 : row;
@@ -60,7 +60,7 @@ void embedding_bwd(
   if (size.width == 0) return;
   AVID_GPU::launch(
       AVID_GPU::embedding_bwd_kernel<Elem>,
-      dim3(static_cast<unsigned>(AVID_GPU::blocks_for(size.width)), static_cast<unsigned>(size.num_rows + 1)),
+      dim3(static_cast<unsigned>(size.num_rows + 1), static_cast<unsigned>(AVID_GPU::blocks_for(size.width))),
       dim3(AVID_GPU::kPointwiseBlock), 0, stream, size, d_out, ids, d_table, d_null_row);
 }
 

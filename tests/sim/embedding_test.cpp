@@ -74,3 +74,14 @@ TEST_CASE("embedding/sim/absent_gradients_and_no_ids") {
       Stream{}, {.num_ids = 0, .num_rows = 2, .width = 4}, d_out.view(), ids.data(), d_table.view(), nullptr);
   for (std::int64_t e = 0; e < 4; ++e) CHECK(d_table(1, e) == 0);
 }
+
+TEST_CASE("embedding/sim/tables_of_more_rows_than_a_grid_is_high") {
+  const std::vector<std::int64_t> ids{69999, 65536, 69999};
+  const Pitched<float> d_out = random_rows<float>(3, 1, 1);
+  Pitched<float> d_table = poisoned_rows<float>(70000, 1);
+  kernels::embedding_bwd<Sim, float>(
+      Stream{}, {.num_ids = 3, .num_rows = 70000, .width = 1}, d_out.view(), ids.data(), d_table.view(), nullptr);
+  CHECK(d_table(69999, 0) == d_out(0, 0) + d_out(2, 0));
+  CHECK(d_table(65536, 0) == d_out(1, 0));
+  CHECK(d_table(65535, 0) == 0);
+}
