@@ -14,6 +14,7 @@ namespace avid::kernels::ptx {
 
 class Warp;
 struct Instruction;
+struct GlobalVariables;
 
 /// Does the instruction for the lanes of warp.mask().
 using Action = void (*)(Warp& warp, const Instruction& instruction);
@@ -88,8 +89,11 @@ struct Code {
   std::size_t local_bytes = 0;        // of a thread
   std::size_t dynamic_shared_at = 0;  // where the launch's dynamic shared memory begins, behind the static arrays
   std::map<std::uint32_t, std::string> files;
-  const std::vector<std::pair<const unsigned char*, std::size_t>>* global_variables = nullptr;  // of the module
+  const GlobalVariables* globals = nullptr;  // of the module
 };
+
+/// In the flags of an access: its address register has 64 bits.
+inline constexpr std::uint32_t kWideAddress = 0x100;
 
 // Generic addresses: those of the host, except for these windows.
 inline constexpr std::uint64_t kSharedWindow = std::uint64_t{1} << 48, kLocalWindow = std::uint64_t{2} << 48;
@@ -97,18 +101,16 @@ inline constexpr std::uint64_t kParameterWindow = std::uint64_t{3} << 48, kWindo
 
 struct ModuleText;
 struct Entry;
-struct Kernel;
 
-/// In the flags of an access: its address register has 64 bits.
-inline constexpr std::uint32_t kWideAddress = 0x100;
-
-/// Translates an entry. Variables of the module by name are in `globals`. Throws PtxError.
-struct SymbolAddress {
-  std::uint64_t address = 0;
+/// Where a module's variables outside of its entries lie.
+struct GlobalVariables {
+  std::map<std::string_view, std::uint64_t> addresses;  // by name
+  std::vector<std::pair<const unsigned char*, std::size_t>> memory;
 };
-void translate(
-    Kernel& kernel, const Entry& entry, const ModuleText& module,
-    const std::map<std::string_view, std::uint64_t>& globals);
+
+/// Translates an entry into kernel.code, and finds its parameters and shared memory. The code refers to `globals`.
+/// Throws PtxError.
+void translate(Kernel& kernel, const Entry& entry, const ModuleText& module, const GlobalVariables& globals);
 
 /// Gives registers that are never in use at once the same places: a kernel names thousands and uses a few hundred.
 void share_places(Code& code);

@@ -17,8 +17,7 @@ struct Module::Contents {
   ModuleText module;
   std::map<std::string_view, const Entry*> entries;
   std::vector<std::vector<std::uint64_t>> storage;  // of global variables
-  std::vector<std::pair<const unsigned char*, std::size_t>> variables;
-  std::map<std::string_view, std::uint64_t> addresses;
+  GlobalVariables globals;
   std::mutex mutex;
   std::map<std::string, std::unique_ptr<Kernel>, std::less<>> kernels;
 };
@@ -38,8 +37,8 @@ std::unique_ptr<Module> Module::load(std::string_view text) {
       c.storage.emplace_back((variable.bytes + 7) / 8 + 1);
       auto* begin = reinterpret_cast<unsigned char*>(c.storage.back().data());
       std::copy(variable.values.begin(), variable.values.end(), begin);
-      c.variables.emplace_back(begin, variable.bytes);
-      c.addresses[variable.name] = reinterpret_cast<std::uint64_t>(begin);
+      c.globals.memory.emplace_back(begin, variable.bytes);
+      c.globals.addresses[variable.name] = reinterpret_cast<std::uint64_t>(begin);
     }
   return module;
 }
@@ -52,8 +51,7 @@ const Kernel* Module::find(std::string_view name) const {
   if (entry == c.entries.end()) return nullptr;
   auto kernel = std::make_unique<Kernel>();
   kernel->name = std::string(name);
-  translate(*kernel, *entry->second, c.module, c.addresses);
-  const_cast<Code&>(*kernel->code).global_variables = &c.variables;
+  translate(*kernel, *entry->second, c.module, c.globals);
   return c.kernels.emplace(kernel->name, std::move(kernel)).first->second.get();
 }
 

@@ -46,11 +46,10 @@ void trap(Warp& warp, const Instruction&) { warp.fail("a trap"); }
 
 class Translator {
  public:
-  Translator(
-      Kernel& kernel, const Entry& entry, const ModuleText& module,
-      const std::map<std::string_view, std::uint64_t>& globals)
+  Translator(Kernel& kernel, const Entry& entry, const ModuleText& module, const GlobalVariables& globals)
       : kernel_(kernel), module_(module), globals_(globals), code_(std::make_shared<Code>()) {
     code_->files = module.files;
+    code_->globals = &globals;
     read_parameters(entry);
     for (const Variable& variable : module.variables)
       if (variable.space == Variable::Space::shared) shared_variable(variable);
@@ -306,7 +305,7 @@ class Translator {
   }
   Place symbol(std::string_view name, bool wide) {
     if (const auto found = symbols_.find(name); found != symbols_.end()) return constant(found->second, wide);
-    if (const auto found = globals_.find(name); found != globals_.end()) {
+    if (const auto found = globals_.addresses.find(name); found != globals_.addresses.end()) {
       if (!wide) fail("an address of device memory in 32 bits");
       return constant(found->second, wide);
     }
@@ -492,7 +491,7 @@ class Translator {
 
   Kernel& kernel_;
   const ModuleText& module_;
-  const std::map<std::string_view, std::uint64_t>& globals_;
+  const GlobalVariables& globals_;
   std::shared_ptr<Code> code_;
   std::vector<Scope> scopes_;
   std::size_t scope_ = 0, next_scope_ = 1;
@@ -532,9 +531,7 @@ bool Opcode::has(std::string_view piece) const {
   return std::find(pieces.begin(), pieces.end(), piece) != pieces.end();
 }
 
-void translate(
-    Kernel& kernel, const Entry& entry, const ModuleText& module,
-    const std::map<std::string_view, std::uint64_t>& globals) {
+void translate(Kernel& kernel, const Entry& entry, const ModuleText& module, const GlobalVariables& globals) {
   const Translator translator(kernel, entry, module, globals);
 }
 

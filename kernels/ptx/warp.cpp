@@ -230,7 +230,7 @@ unsigned char* Warp::any_memory(char space, std::uint64_t address, std::uint32_t
       auto* at = reinterpret_cast<unsigned char*>(address);
       if ((address & kWindowMask) != 0 || address < 4096) refuse("device memory, where nothing is");
       if (b.machine->in_device_memory != nullptr && !b.machine->in_device_memory(at, bytes)) {
-        for (const auto& [begin, size] : *code_->global_variables)
+        for (const auto& [begin, size] : code_->globals->memory)
           if (at >= begin && at + bytes <= begin + size) return at;
         refuse("device memory, outside of every allocation");
       }
