@@ -22,18 +22,15 @@ endmacro()
 # The machine itself, which needs no CUDA, for its tests in every build; and with the runtime on top, the library of the
 # name above.
 function(avid_ptx_libraries)
-  set(runtime "/(device_memory|fatbin|runtime_[a-z]+|settings|tensor_map_encoding)\\.cpp$")
   file(GLOB machine CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/kernels/ptx/*.cpp)
-  set(sources ${machine})
-  list(FILTER machine EXCLUDE REGEX ${runtime})
-  list(FILTER sources INCLUDE REGEX ${runtime})
   add_library(avid_ptx_machine STATIC EXCLUDE_FROM_ALL ${machine})
   avid_compile_settings(avid_ptx_machine)
   # Products and sums round on their own, and registers are kept as words whatever lies in them.
   target_compile_options(avid_ptx_machine PRIVATE -march=${AVID_CPU_ARCH} -ffp-contract=off -fno-math-errno
                          -fno-strict-aliasing $<$<CONFIG:Release>:-O3>)
   if(AVID_PTX_MACHINE)
-    add_library(avid_ptx STATIC ${sources})
+    file(GLOB runtime CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/kernels/ptx/runtime/*.cpp)
+    add_library(avid_ptx STATIC ${runtime})
     avid_compile_settings(avid_ptx)
     target_compile_options(avid_ptx PRIVATE $<$<CONFIG:Release>:-O3>)
     target_link_libraries(avid_ptx PUBLIC avid_ptx_machine CUDA::toolkit OpenMP::OpenMP_CXX)

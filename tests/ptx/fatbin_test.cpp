@@ -2,7 +2,7 @@
 //
 // Fat binaries are written here byte by byte, after those of nvcc 13; that nvcc's own are read is tested by every
 // launch (work_test.cpp).
-#include "kernels/ptx/fatbin.h"
+#include "kernels/ptx/runtime/fatbin.h"
 
 #include <cstdint>
 #include <cstring>

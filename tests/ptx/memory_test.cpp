@@ -3,8 +3,8 @@
 #include <thread>
 #include <vector>
 
-#include "kernels/ptx/device_memory.h"
-#include "kernels/ptx/settings.h"
+#include "kernels/ptx/runtime/device_memory.h"
+#include "kernels/ptx/runtime/settings.h"
 #include "tests/doctest.h"
 #include "tests/ptx/in_child.h"
 

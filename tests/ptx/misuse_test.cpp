@@ -5,7 +5,7 @@
 #include <thread>
 #include <vector>
 
-#include "kernels/ptx/settings.h"
+#include "kernels/ptx/runtime/settings.h"
 #include "tests/ptx/in_child.h"
 #include "tests/ptx/objects.h"
 #include "tests/ptx/runtime_kernels.h"

@@ -4,7 +4,7 @@
 #include <numeric>
 #include <vector>
 
-#include "kernels/ptx/settings.h"
+#include "kernels/ptx/runtime/settings.h"
 #include "tests/ptx/in_child.h"
 #include "tests/ptx/objects.h"
 #include "tests/ptx/runtime_kernels.h"

@@ -1,4 +1,4 @@
-// kernels/ptx/driver_functions.h -- functions of the driver that a program asks the runtime for
+// kernels/ptx/runtime/driver_functions.h -- functions of the driver that a program asks the runtime for
 #pragma once
 
 #include <cuda.h>

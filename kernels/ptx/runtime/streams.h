@@ -1,4 +1,4 @@
-// kernels/ptx/streams.h -- queued work: streams, events, captures and graphs, as the machine's runtime sees them
+// kernels/ptx/runtime/streams.h -- queued work: streams, events, captures and graphs
 //
 // A stream is a queue. In early order (the usual one) it is empty at the end of every call: work is done when it is
 // queued, one legal order. In late order (AVID_PTX_ORDER=late) work waits in its stream until the host waits for it,
@@ -19,7 +19,7 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/ptx/runtime_calls.h"
+#include "kernels/ptx/runtime/calls.h"
 
 namespace avid::kernels::ptx {
 

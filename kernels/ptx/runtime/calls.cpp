@@ -1,5 +1,5 @@
-// kernels/ptx/runtime_calls.cpp -- see runtime_calls.h
-#include "kernels/ptx/runtime_calls.h"
+// kernels/ptx/runtime/calls.cpp -- see calls.h
+#include "kernels/ptx/runtime/calls.h"
 
 #include <atomic>
 #include <cstdio>

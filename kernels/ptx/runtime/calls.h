@@ -1,4 +1,4 @@
-// kernels/ptx/runtime_calls.h -- how the machine's functions of the CUDA runtime begin and end
+// kernels/ptx/runtime/calls.h -- how the machine's functions of the CUDA runtime begin and end
 //
 //   cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 //     return call("cudaStreamSynchronize", [&] { ... refuse(cudaErrorInvalidResourceHandle, "..."); ... });
@@ -13,7 +13,7 @@
 #include <string>
 #include <utility>
 
-#include "kernels/ptx/settings.h"
+#include "kernels/ptx/runtime/settings.h"
 
 namespace avid::kernels::ptx {
 

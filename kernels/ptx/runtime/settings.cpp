@@ -1,5 +1,5 @@
-// kernels/ptx/settings.cpp -- see settings.h
-#include "kernels/ptx/settings.h"
+// kernels/ptx/runtime/settings.cpp -- see settings.h
+#include "kernels/ptx/runtime/settings.h"
 
 #include <charconv>
 #include <cstdio>

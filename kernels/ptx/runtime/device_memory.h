@@ -1,4 +1,4 @@
-// kernels/ptx/device_memory.h -- the machine's device memory, and what of the host's memory kernels may touch
+// kernels/ptx/runtime/device_memory.h -- the machine's device memory, and what of the host's memory kernels may touch
 //
 // Plain C++. Addresses of the device are addresses of this process. Blocks are cut, one behind the other, from a range
 // of addresses that was reserved for them, and an address is never handed out a second time: what was freed stays

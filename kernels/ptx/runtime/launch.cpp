@@ -1,4 +1,4 @@
-// kernels/ptx/runtime_launch.cpp -- the CUDA runtime's fat binaries, kernels and launches, on the machine
+// kernels/ptx/runtime/launch.cpp -- the CUDA runtime's fat binaries, kernels and launches, on the machine
 //
 // Objects of nvcc register their fat binary and the host addresses of their kernels before main(). A text is parsed at
 // the first launch of one of its kernels, as CUDA loads lazily: there are many, of megabytes.
@@ -11,10 +11,10 @@
 #include <map>
 #include <memory>
 
-#include "kernels/ptx/device_memory.h"
-#include "kernels/ptx/fatbin.h"
 #include "kernels/ptx/machine.h"
-#include "kernels/ptx/streams.h"
+#include "kernels/ptx/runtime/device_memory.h"
+#include "kernels/ptx/runtime/fatbin.h"
+#include "kernels/ptx/runtime/streams.h"
 
 namespace avid::kernels::ptx {
 namespace {

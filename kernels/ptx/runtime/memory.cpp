@@ -1,4 +1,4 @@
-// kernels/ptx/runtime_memory.cpp -- the CUDA runtime's memory, copies and fills, on the machine
+// kernels/ptx/runtime/memory.cpp -- the CUDA runtime's memory, copies and fills, on the machine
 //
 // Ends of copies are looked up twice: when the copy is queued, which refuses what CUDA refuses, and when it is done,
 // because memory may have been freed meanwhile, which breaks the device as it may break a GPU's.
@@ -6,8 +6,8 @@
 // "Host end": any memory of the host. What is neither pinned nor registered is copied before the call returns.
 #include <cstring>
 
-#include "kernels/ptx/device_memory.h"
-#include "kernels/ptx/streams.h"
+#include "kernels/ptx/runtime/device_memory.h"
+#include "kernels/ptx/runtime/streams.h"
 
 namespace avid::kernels::ptx {
 namespace {

@@ -1,5 +1,5 @@
-// kernels/ptx/device_memory.cpp -- see device_memory.h
-#include "kernels/ptx/device_memory.h"
+// kernels/ptx/runtime/device_memory.cpp -- see device_memory.h
+#include "kernels/ptx/runtime/device_memory.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -11,7 +11,7 @@
 #include <shared_mutex>
 #include <vector>
 
-#include "kernels/ptx/settings.h"
+#include "kernels/ptx/runtime/settings.h"
 
 namespace avid::kernels::ptx {
 namespace {

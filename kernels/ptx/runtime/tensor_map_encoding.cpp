@@ -1,4 +1,4 @@
-// kernels/ptx/tensor_map_encoding.cpp -- cuTensorMapEncodeTiled: the driver's rules, as cuda.h describes them
+// kernels/ptx/runtime/tensor_map_encoding.cpp -- cuTensorMapEncodeTiled: the driver's rules, as cuda.h describes them
 #include "kernels/ptx/tensor_map_encoding.h"
 
 #include <cuda.h>
@@ -6,7 +6,7 @@
 #include <cstdio>
 #include <cstring>
 
-#include "kernels/ptx/driver_functions.h"
+#include "kernels/ptx/runtime/driver_functions.h"
 
 namespace avid::kernels::ptx {
 namespace {

@@ -1,5 +1,5 @@
-// kernels/ptx/fatbin.cpp -- see fatbin.h
-#include "kernels/ptx/fatbin.h"
+// kernels/ptx/runtime/fatbin.cpp -- see fatbin.h
+#include "kernels/ptx/runtime/fatbin.h"
 
 #include <cstddef>
 #include <cstdint>

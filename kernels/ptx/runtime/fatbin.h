@@ -1,4 +1,4 @@
-// kernels/ptx/fatbin.h -- the PTX texts inside a fat binary, as nvcc embeds them in an object file
+// kernels/ptx/runtime/fatbin.h -- the PTX texts inside a fat binary, as nvcc embeds them in an object file
 //
 // Plain C++. An object of nvcc holds a wrapper {magic, version, data, name}; its data is a header and entries, each of
 // a kind (1 PTX, 2 machine code), an architecture and a payload, one behind the other. NVIDIA does not describe the

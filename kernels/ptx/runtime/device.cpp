@@ -1,4 +1,4 @@
-// kernels/ptx/runtime_device.cpp -- what the CUDA runtime says about the device, versions and errors, on the machine
+// kernels/ptx/runtime/device.cpp -- what the CUDA runtime says about the device, versions and errors, on the machine
 //
 // One device, of compute capability 8.0 or 9.0 (settings.h). Its numbers are those that programs are bound by: shared
 // memory, threads, grids. What only a clock would show (multiprocessors, caches) has the numbers of an A100 or H200,
@@ -8,9 +8,9 @@
 #include <cstdio>
 #include <cstring>
 
-#include "kernels/ptx/device_memory.h"
-#include "kernels/ptx/driver_functions.h"
-#include "kernels/ptx/runtime_calls.h"
+#include "kernels/ptx/runtime/calls.h"
+#include "kernels/ptx/runtime/device_memory.h"
+#include "kernels/ptx/runtime/driver_functions.h"
 
 namespace avid::kernels::ptx {
 namespace {

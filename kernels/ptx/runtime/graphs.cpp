@@ -1,8 +1,8 @@
-// kernels/ptx/runtime_graphs.cpp -- the CUDA runtime's graphs, on the machine
+// kernels/ptx/runtime/graphs.cpp -- the CUDA runtime's graphs, on the machine
 //
 // A node holds what it needs from its capture on: a kernel's arguments as they were, addresses and sizes of copies.
 // What the addresses mean is looked up at every launch of the graph, so memory that was freed meanwhile is seen.
-#include "kernels/ptx/streams.h"
+#include "kernels/ptx/runtime/streams.h"
 
 namespace avid::kernels::ptx {
 namespace {

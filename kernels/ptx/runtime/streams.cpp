@@ -1,4 +1,4 @@
-// kernels/ptx/runtime_streams.cpp -- the CUDA runtime's streams, events and captures, on the machine
+// kernels/ptx/runtime/streams.cpp -- the CUDA runtime's streams, events and captures, on the machine
 //
 // The rules of capture are those of CUDA's programming guide: a captured stream or event is not to be waited for by the
 // host; a stream that waits for an event of a capture joins it, and its work is to be joined with the origin's before
@@ -7,8 +7,8 @@
 #include <algorithm>
 #include <atomic>
 
-#include "kernels/ptx/device_memory.h"
-#include "kernels/ptx/streams.h"
+#include "kernels/ptx/runtime/device_memory.h"
+#include "kernels/ptx/runtime/streams.h"
 
 namespace avid::kernels::ptx {
 namespace {

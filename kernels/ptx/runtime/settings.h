@@ -1,4 +1,4 @@
-// kernels/ptx/settings.h -- what the environment says about the machine
+// kernels/ptx/runtime/settings.h -- what the environment says about the machine
 //
 //   AVID_PTX_ARCH         80 or 90: compute capability of the device; 80 without it
 //   AVID_PTX_MEMORY_MIB   memory of the device, such as 512; what the host gives without it
