@@ -186,6 +186,9 @@ TEST_CASE("linear_attention_bwd/sim/gradients_that_nobody_wants_are_skipped") {
   check_block_gradients_alone({1, 2, 35, 6, 2, 32, true}, run_device<BFloat16>);
   // One kernel makes d_x and what d_w_qkv is made of: d_x is no dearer.
   check_block_launches_what_is_wanted({1, 2, 35, 6, 2, 32, true}, run_device<BFloat16>, {16, 8, 1});
+  if (lists_launches())  // the bias's gradient is a sum of pass 1
+    for (const ListedLaunch& launch : launches_of([] { run_device<BFloat16>({1, 2, 35, 6, 2, 32, true}, 16); }))
+      CHECK(launch.kernel.find("linear_bwd_matrices") != 0);
   run_block<BFloat16>(
       {1, 2, 35, 6, 2, 32, true}, 0, [](auto& p, bool) { return kernels::linear_attention_bwd_plan(p).total_bytes; },
       [](auto&) {},
