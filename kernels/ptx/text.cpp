@@ -154,6 +154,7 @@ Variable read_variable(std::string_view declaration, std::uint32_t line) {
   variable.name = words.name();
   if (variable.name.empty() || element == 0) fail(line, "not a variable: '" + std::string(declaration) + "'");
   variable.bytes = element;
+  variable.alignment = std::max(variable.alignment, element);
   while (!words.done() && words.peek() == '[') {
     words.advance(1);
     const std::string_view count = words.up_to("]");

@@ -42,6 +42,8 @@ const std::map<std::string_view, Special>& specials() {
   return names;
 }
 
+std::size_t rounded_up(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }
+
 void trap(Warp& warp, const Instruction&) { warp.fail("a trap"); }
 
 class Translator {
@@ -65,7 +67,7 @@ class Translator {
     place_dynamic_shared();
     code_->num_places = next_place_;
     code_->num_predicates = next_predicate_;
-    code_->local_bytes = (local_bytes_ + 15) / 16 * 16;
+    code_->local_bytes = rounded_up(local_bytes_, 16);
     share_places(*code_);
     kernel_.code = code_;
   }
@@ -84,9 +86,8 @@ class Translator {
       const Variable variable = read_variable(text, entry.line);
       Parameter parameter;
       parameter.bytes = variable.bytes;
-      parameter.alignment = std::max(variable.alignment, scalar_alignment(text));
-      parameter.offset =
-          (kernel_.parameter_bytes + parameter.alignment - 1) / parameter.alignment * parameter.alignment;
+      parameter.alignment = variable.alignment;
+      parameter.offset = rounded_up(kernel_.parameter_bytes, parameter.alignment);
       kernel_.parameter_bytes = parameter.offset + parameter.bytes;
       kernel_.parameters.push_back(parameter);
       symbols_[variable.name] = parameter.offset;
@@ -99,28 +100,19 @@ class Translator {
         kernel_.most_threads *= static_cast<std::uint32_t>(integer(number).value_or(1));
     }
   }
-  /// A parameter without .align is as aligned as it is long.
-  static std::size_t scalar_alignment(std::string_view declaration) {
-    return declaration.find('[') == std::string_view::npos ? type_of_declaration(declaration).bits / 8u : 1;
-  }
-  static Type type_of_declaration(std::string_view declaration) {
-    for (const std::string_view word : split(declaration, ' '))
-      if (!word.empty() && word.front() == '.' && type_of(word.substr(1)).bits > 0) return type_of(word.substr(1));
-    return {};
-  }
 
   void shared_variable(const Variable& variable) {
     if (variable.is_extern || variable.bytes == 0) {
       dynamic_names_.push_back(variable.name);
       return;
     }
-    shared_bytes_ = (shared_bytes_ + variable.alignment - 1) / variable.alignment * variable.alignment;
+    shared_bytes_ = rounded_up(shared_bytes_, variable.alignment);
     symbols_[variable.name] = shared_bytes_;
     shared_bytes_ += variable.bytes;
   }
   /// The launch's dynamic shared memory begins behind the static arrays, all of which are known at the end only.
   void place_dynamic_shared() {
-    code_->dynamic_shared_at = (shared_bytes_ + 127) / 128 * 128;
+    code_->dynamic_shared_at = rounded_up(shared_bytes_, 128);
     for (Constant& constant : code_->constants)
       if (std::find(dynamic_places_.begin(), dynamic_places_.end(), constant.place) != dynamic_places_.end())
         constant.value += code_->dynamic_shared_at;
@@ -131,7 +123,7 @@ class Translator {
     if (variable.space == Variable::Space::shared) {
       shared_variable(variable);
     } else if (variable.space == Variable::Space::local) {
-      local_bytes_ = (local_bytes_ + variable.alignment - 1) / variable.alignment * variable.alignment;
+      local_bytes_ = rounded_up(local_bytes_, variable.alignment);
       symbols_[variable.name] = local_bytes_;
       local_bytes_ += variable.bytes;
     } else {
