@@ -28,7 +28,7 @@ void copy_begin(Warp& warp, const Instruction& i) {
     PendingCopy copy;
     copy.bytes = warp.value<std::uint32_t>(i.from[2], lane);
     copy.read_bytes = i.num_from > 3 ? warp.value<std::uint32_t>(i.from[3], lane) : copy.bytes;
-    copy.to = warp.value<std::uint32_t>(i.from[0], lane) + static_cast<std::uint32_t>(i.number);
+    copy.to = static_cast<std::uint32_t>(warp.address(i, lane));
     if (copy.bytes != 16 && ((i.flags & kPastL1) != 0 || (copy.bytes != 4 && copy.bytes != 8)))
       warp.fail("a copy of " + std::to_string(copy.bytes) + " bytes, which the instruction does not have", lane);
     if (copy.read_bytes > copy.bytes) warp.fail("a copy that reads more bytes than it writes", lane);
@@ -84,14 +84,10 @@ void change_barrier(Warp& warp, std::uint64_t address, int lane, F&& f) {
   std::memcpy(at, &barrier, sizeof barrier);
 }
 
-std::uint64_t address_of(Warp& warp, const Instruction& i, int lane) {
-  return warp.value<std::uint32_t>(i.from[0], lane) + static_cast<std::uint64_t>(i.number);
-}
-
 void barrier_init(Warp& warp, const Instruction& i) {
   for (int lane = 0; lane < kLanes; ++lane)
     if (warp.mask() >> lane & 1)
-      change_barrier(warp, address_of(warp, i, lane), lane, [&](Barrier& barrier) {
+      change_barrier(warp, warp.address(i, lane), lane, [&](Barrier& barrier) {
         barrier.expected = barrier.pending = static_cast<std::uint16_t>(warp.value<std::uint32_t>(i.from[1], lane));
         barrier.bytes = 0;
       });
@@ -101,7 +97,7 @@ void barrier_init(Warp& warp, const Instruction& i) {
 void barrier_arrive(Warp& warp, const Instruction& i) {
   for (int lane = 0; lane < kLanes; ++lane)
     if (warp.mask() >> lane & 1)
-      change_barrier(warp, address_of(warp, i, lane), lane, [&](Barrier& barrier) {
+      change_barrier(warp, warp.address(i, lane), lane, [&](Barrier& barrier) {
         if (barrier.pending == 0) warp.fail("more arrivals at an mbarrier than its phase expects", lane);
         if (i.num_from > 1) barrier.bytes += 2 * static_cast<std::int32_t>(warp.value<std::uint32_t>(i.from[1], lane));
         --barrier.pending;
@@ -114,7 +110,7 @@ void barrier_look(Warp& warp, const Instruction& i) {
   std::uint32_t complete = 0;
   for (int lane = 0; lane < kLanes; ++lane)
     if (warp.mask() >> lane & 1)
-      change_barrier(warp, address_of(warp, i, lane), lane, [&](Barrier& barrier) {
+      change_barrier(warp, warp.address(i, lane), lane, [&](Barrier& barrier) {
         const bool wanted = (warp.value<std::uint32_t>(i.from[1], lane) & 1) != 0;
         complete |= static_cast<std::uint32_t>(barrier.phase() != wanted) << lane;
       });
@@ -167,8 +163,6 @@ void copy_tile(Warp& warp, const Instruction& i) {
     });
   }
 }
-
-void nothing(Warp&, const Instruction&) {}
 
 }  // namespace
 

@@ -60,17 +60,13 @@ void reduce(Warp& warp, const Instruction& i) {
   for_lanes<T>(warp, i.to[0], [&](int) { return out; });
 }
 
-void nothing(Warp&, const Instruction&) {}
-
 /// ldmatrix: lane r of eights addresses row r % 8 of matrix r / 8; register j of lane gets the two elements
 /// [lane / 4][2 (lane % 4) ..] of matrix j, of its transpose with .trans.
 template <bool kTransposed>
 void load_matrix(Warp& warp, const Instruction& i) {
   const unsigned char* rows[kLanes] = {};
   for (int r = 0; r < 8 * i.num_to; ++r) {
-    const std::uint64_t base = (i.flags & kWideAddress) != 0 ? warp.value<std::uint64_t>(i.from[0], r)
-                                                             : warp.value<std::uint32_t>(i.from[0], r);
-    rows[r] = warp.memory('s', base + static_cast<std::uint64_t>(i.number), 16, r, false);
+    rows[r] = warp.memory('s', warp.address(i, r), 16, r, false);
   }
   for (int j = 0; j < i.num_to; ++j) {
     const auto element = [&](int row, int column) {

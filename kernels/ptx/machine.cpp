@@ -55,12 +55,6 @@ const Kernel* Module::find(std::string_view name) const {
   return c.kernels.emplace(kernel->name, std::move(kernel)).first->second.get();
 }
 
-std::vector<std::string> Module::names() const {
-  std::vector<std::string> out;
-  for (const Entry& entry : contents_->module.entries) out.emplace_back(entry.name);
-  return out;
-}
-
 namespace {
 
 /// Runs blocks; its memory serves one after another.

@@ -55,8 +55,6 @@ class Module {
   const Kernel* find(std::string_view name) const;
   /// What the text was made for: "sm_80", "sm_90a".
   const std::string& target() const { return target_; }
-  /// Names of all entries, in the order of the text.
-  std::vector<std::string> names() const;
 
  private:
   struct Contents;

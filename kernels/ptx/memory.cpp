@@ -19,13 +19,6 @@ char space_of(const Opcode& op) {
   return ' ';
 }
 
-std::uint64_t address_of(Warp& warp, const Instruction& i, int lane) {
-  const std::uint64_t base = (i.flags & kWideAddress) != 0 ? warp.value<std::uint64_t>(i.from[0], lane)
-                                                           : warp.value<std::uint32_t>(i.from[0], lane);
-  const std::uint64_t address = base + static_cast<std::uint64_t>(i.number);
-  return (i.flags & kWideAddress) != 0 ? address : address & 0xffffffff;
-}
-
 /// Elements T into registers of Reg, with copies of the sign or zeros above.
 template <class T, class Reg>
 void load(Warp& warp, const Instruction& i) {
@@ -33,7 +26,7 @@ void load(Warp& warp, const Instruction& i) {
   const std::uint32_t bytes = static_cast<std::uint32_t>(sizeof(T)) * i.num_to;
   for (int lane = 0; lane < kLanes; ++lane) {
     if ((warp.mask() >> lane & 1) == 0) continue;
-    const unsigned char* from = warp.memory(space, address_of(warp, i, lane), bytes, lane, false);
+    const unsigned char* from = warp.memory(space, warp.address(i, lane), bytes, lane, false);
     for (int k = 0; k < i.num_to; ++k) {
       T value;
       std::memcpy(&value, from + sizeof(T) * static_cast<std::size_t>(k), sizeof(T));
@@ -49,7 +42,7 @@ void store(Warp& warp, const Instruction& i) {
   const std::uint32_t bytes = static_cast<std::uint32_t>(sizeof(T)) * static_cast<std::uint32_t>(count);
   for (int lane = 0; lane < kLanes; ++lane) {
     if ((warp.mask() >> lane & 1) == 0) continue;
-    unsigned char* to = warp.memory(space, address_of(warp, i, lane), bytes, lane, true);
+    unsigned char* to = warp.memory(space, warp.address(i, lane), bytes, lane, true);
     for (int k = 0; k < count; ++k) {
       const T value = warp.value<T>(i.from[k + 1], lane);
       std::memcpy(to + sizeof(T) * static_cast<std::size_t>(k), &value, sizeof(T));
@@ -62,7 +55,7 @@ void exchange(Warp& warp, const Instruction& i) {
   for (int lane = 0; lane < kLanes; ++lane) {
     if ((warp.mask() >> lane & 1) == 0) continue;
     auto* at = reinterpret_cast<std::uint32_t*>(
-        warp.memory(static_cast<char>(i.flags & kSpaceMask), address_of(warp, i, lane), 4, lane, true));
+        warp.memory(static_cast<char>(i.flags & kSpaceMask), warp.address(i, lane), 4, lane, true));
     const auto value = warp.value<std::uint32_t>(i.from[1], lane);
     warp.lanes<std::uint32_t>(i.to[0])[lane] = std::atomic_ref(*at).exchange(value);
   }

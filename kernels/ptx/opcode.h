@@ -28,6 +28,9 @@ struct Opcode {
   std::vector<Type> types;  // all, in order
 };
 
+/// The action of instructions that order or hint, and change nothing here.
+inline void nothing(Warp&, const Instruction&) {}
+
 /// An instruction's action, kind, and flags that follow from its name; action is nullptr where the opcode is none of
 /// the file's.
 struct Known {

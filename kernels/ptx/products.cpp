@@ -133,7 +133,6 @@ void product_warpgroup(Warp& warp, const Instruction& i) {
   warp.begin_product(i);
 }
 
-void product_fence(Warp&, const Instruction&) {}
 void product_commit(Warp& warp, const Instruction&) { warp.close_products(); }
 void product_wait(Warp& warp, const Instruction& i) { warp.wait_products(warp.uniform<std::uint32_t>(i.from[0])); }
 
@@ -149,7 +148,7 @@ Known known_product(const Opcode& op) {
   if (op.name == "wgmma") {
     if (op.has("mma_async") && op.has("f32") && op.has("bf16"))
       return {.action = &product_warpgroup, .kind = Kind::whole_warp};
-    if (op.has("fence")) return {.action = &product_fence, .kind = Kind::whole_warp};
+    if (op.has("fence")) return {.action = &nothing, .kind = Kind::whole_warp};
     if (op.has("commit_group")) return {.action = &product_commit, .kind = Kind::whole_warp};
     if (op.has("wait_group")) return {.action = &product_wait, .kind = Kind::whole_warp};
   }

@@ -49,7 +49,7 @@ void trap(Warp& warp, const Instruction&) { warp.fail("a trap"); }
 class Translator {
  public:
   Translator(Kernel& kernel, const Entry& entry, const ModuleText& module, const GlobalVariables& globals)
-      : kernel_(kernel), module_(module), globals_(globals), code_(std::make_shared<Code>()) {
+      : kernel_(kernel), globals_(globals), code_(std::make_shared<Code>()) {
     code_->files = module.files;
     code_->globals = &globals;
     read_parameters(entry);
@@ -482,7 +482,6 @@ class Translator {
   }
 
   Kernel& kernel_;
-  const ModuleText& module_;
   const GlobalVariables& globals_;
   std::shared_ptr<Code> code_;
   std::vector<Scope> scopes_;

@@ -83,7 +83,6 @@ class Warp {
 
   // ---- for the actions ----
   std::uint32_t mask() const { return mask_; }
-  std::uint32_t existing() const { return existing_; }
   Block& block() { return *block_; }
   template <class T>
   Kept<T>* lanes(Place place) {
@@ -101,6 +100,12 @@ class Warp {
   template <class T>
   T uniform(Place place) {
     return value<T>(place, std::countr_zero(mask_));
+  }
+  /// Where a lane's access goes, in its space: the first source and the offset behind it.
+  std::uint64_t address(const Instruction& i, int lane) {
+    const auto offset = static_cast<std::uint64_t>(i.number);
+    if ((i.flags & kWideAddress) != 0) return value<std::uint64_t>(i.from[0], lane) + offset;
+    return (value<std::uint32_t>(i.from[0], lane) + offset) & 0xffffffff;
   }
   std::uint32_t thread_of(int lane) const { return index_ * kLanes + static_cast<std::uint32_t>(lane); }
   ThreadCopies& copies(int lane) { return copies_[static_cast<std::size_t>(lane)]; }
