@@ -6,7 +6,7 @@
 #include "kernels/ptx/runtime/device_memory.h"
 #include "kernels/ptx/runtime/settings.h"
 #include "tests/doctest.h"
-#include "tests/ptx/in_child.h"
+#include "tests/in_child.h"
 
 namespace {
 

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "kernels/ptx/tensor_map_encoding.h"
-#include "tests/ptx/in_child.h"
+#include "tests/in_child.h"
 
 namespace {
 

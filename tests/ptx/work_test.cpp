@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "kernels/ptx/runtime/settings.h"
-#include "tests/ptx/in_child.h"
+#include "tests/in_child.h"
 #include "tests/ptx/objects.h"
 #include "tests/ptx/runtime_kernels.h"
 

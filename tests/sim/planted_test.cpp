@@ -3,17 +3,14 @@
 // Each bug runs in a child process, because sanitizers end the process that they catch.
 #include "tests/sim/planted.h"
 
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <cmath>
-#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <initializer_list>
 #include <memory>
 #include <string>
 
+#include "tests/in_child.h"
 #include "tests/sim/orders.h"
 
 namespace {
@@ -47,8 +44,8 @@ const char* name_of(ErrorKind kind) {
   return "?";
 }
 
-/// "nan", "fine", "signal" or the name of a SimError's kind, then the message or what the process wrote to stderr.
-struct Outcome {
+/// "nan", "fine", "signal", "asan" or the name of a SimError's kind; the message, or what a process wrote to stderr.
+struct Found {
   std::string what, text;
 };
 
@@ -59,7 +56,7 @@ float* new_floats(std::size_t n, float value) {
   return p;
 }
 
-Outcome run_here(void (*kernel)(float*, float*)) {
+Found run_here(void (*kernel)(float*, float*)) {
   const std::unique_ptr<float, void (*)(void*)> in(new_floats(256, 1.0f), std::free),
       out(new_floats(64, 0.0f), std::free);
   try {
@@ -72,43 +69,24 @@ Outcome run_here(void (*kernel)(float*, float*)) {
   return {nan ? "nan" : "fine", ""};
 }
 
-Outcome run_in_child(void (*kernel)(float*, float*), Order order, std::uint64_t seed) {
-  int pipe_ends[2];
-  REQUIRE(pipe(pipe_ends) == 0);
-  std::fflush(nullptr);
-  const pid_t child = fork();
-  REQUIRE(child >= 0);
-  if (child == 0) {
-    close(pipe_ends[0]);
-    dup2(pipe_ends[1], STDERR_FILENO);
-    // The parent's crash handlers and worker threads are of no use here.
-    std::signal(SIGSEGV, SIG_DFL);
-    std::signal(SIGABRT, SIG_DFL);
+Found run_in_child(void (*kernel)(float*, float*), Order order, std::uint64_t seed) {
+  const Outcome outcome = in_child([&] {
     avid::kernels::simulator::options().order = order;
     avid::kernels::simulator::options().seed = seed;
-    avid::kernels::simulator::options().os_threads = 1;
-    const Outcome o = run_here(kernel);
-    std::fprintf(stderr, "OUTCOME %s %s\n", o.what.c_str(), o.text.c_str());
-    std::fflush(nullptr);
-    _exit(0);
+    avid::kernels::simulator::options().os_threads = 1;  // the parent's workers are not here
+    const Found found = run_here(kernel);
+    std::fprintf(stderr, "FOUND %s %s", found.what.c_str(), found.text.c_str());
+    return 0;
+  });
+  const std::size_t at = outcome.text.find("FOUND ");
+  if (outcome.result == 0 && at != std::string::npos) {
+    const std::size_t end = outcome.text.find(' ', at + 6);
+    return {outcome.text.substr(at + 6, end - at - 6), outcome.text.substr(end + 1)};
   }
-  close(pipe_ends[1]);
-  std::string text;
-  char buffer[4096];
-  for (ssize_t n; (n = read(pipe_ends[0], buffer, sizeof buffer)) > 0;)
-    text.append(buffer, static_cast<std::size_t>(n));
-  close(pipe_ends[0]);
-  int status = 0;
-  waitpid(child, &status, 0);
-  const std::size_t at = text.find("OUTCOME ");
-  if (WIFEXITED(status) && WEXITSTATUS(status) == 0 && at != std::string::npos) {
-    const std::size_t end = text.find(' ', at + 8);
-    return {text.substr(at + 8, end - at - 8), text.substr(end + 1)};
-  }
-  return {WIFSIGNALED(status) ? "signal" : "asan", text};
+  return {outcome.signal != 0 ? "signal" : "asan", outcome.text};
 }
 
-bool matches_one(const std::string& expected, const Outcome& o) {
+bool matches_one(const std::string& expected, const Found& o) {
   if (expected.rfind("asan ", 0) == 0)
     return (o.what == "asan" || o.what == "signal") && o.text.find(expected.substr(5)) != std::string::npos;
   if (expected == "unnoticed") return o.what == "fine" || o.what == "nan";
@@ -116,7 +94,7 @@ bool matches_one(const std::string& expected, const Outcome& o) {
 }
 
 /// Alternatives are joined by " or ".
-bool matches(std::string expected, const Outcome& o) {
+bool matches(std::string expected, const Found& o) {
   for (std::size_t at; (at = expected.find(" or ")) != std::string::npos; expected.erase(0, at + 4))
     if (matches_one(expected.substr(0, at), o)) return true;
   return matches_one(expected, o);
@@ -161,7 +139,7 @@ TEST_CASE("planted/bugs/each is reported by the builds that can see it") {
     const bool some_order = expected.find("nan") != std::string::npos;
     bool once = false;
     for (const Run& run : kRuns) {
-      const Outcome o = run_in_child(bug.run, run.order, run.seed);
+      const Found o = run_in_child(bug.run, run.order, run.seed);
       const std::string order = run.name;
       CAPTURE(order);
       CAPTURE(o.what);
@@ -184,7 +162,7 @@ TEST_CASE("planted/innocent/correct kernels run without a report in every order"
     const std::string name = kernel.name;
     CAPTURE(name);
     for_each_order([&] {
-      const Outcome o = run_here(kernel.run);
+      const Found o = run_here(kernel.run);
       CAPTURE(o.text);
       CHECK(o.what == "fine");
     });

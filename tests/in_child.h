@@ -1,4 +1,4 @@
-// tests/ptx/in_child.h -- runs a piece of a test in a process of its own: it may break the device, or die
+// tests/in_child.h -- runs a piece of a test in a process of its own: it may break the device, or die
 #pragma once
 
 #include <sys/wait.h>
