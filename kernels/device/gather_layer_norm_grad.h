@@ -109,20 +109,7 @@ AVID_DEVICE void end_in_layer_norm_grad(
     __syncwarp();
   }
   if (p.layer_norm.d_gamma == nullptr) return;
-#pragma unroll
-  for (int j = 0; j < K; ++j) {
-#pragma unroll
-    for (int e = 0; e < 8; ++e) {
-#pragma unroll
-      for (int o = L; o < 32; o <<= 1) sums[j][e] += __shfl_xor_sync(0xffffffffu, sums[j][e], o);
-    }
-    const int chunk = lane + j * L;
-    if (lane < L && chunk < kChunks) {
-      float4* to = reinterpret_cast<float4*>(staged + chunk * 8);
-      to[0] = make_float4(sums[j][0], sums[j][1], sums[j][2], sums[j][3]);
-      to[1] = make_float4(sums[j][4], sums[j][5], sums[j][6], sums[j][7]);
-    }
-  }
+  store_sums_over_rows<kColumns, L>(sums, staged, lane);
   barrier();
   const int width = p.out[0].chunks * 8;
   for (int c = thread; c < width; c += 32 * kWarps) {

@@ -112,6 +112,21 @@ AVID_DEVICE void store_normed_rows(
   }
 }
 
+/// Writes the sums over a warp's rows of what its lanes hold of kColumns columns to `to`, kColumns floats of the warp's
+/// own. `sums` are those sums afterwards.
+template <int kColumns, int L, int K>
+AVID_DEVICE void store_sums_over_rows(float (&sums)[K][8], float* to, int lane) {
+  sum_over_rows<L>(sums);
+#pragma unroll
+  for (int j = 0; j < K; ++j) {
+    const int chunk = lane + j * L;
+    if (lane >= L || chunk >= kColumns / 8) continue;
+    float4* at = reinterpret_cast<float4*>(to + chunk * 8);
+    at[0] = make_float4(sums[j][0], sums[j][1], sums[j][2], sums[j][3]);
+    at[1] = make_float4(sums[j][4], sums[j][5], sums[j][6], sums[j][7]);
+  }
+}
+
 /// Writes 16 rows of kColumns sums that lie over a warp's lanes as mma leaves them to `staged`, 16 * kPitch floats of
 /// the warp's own: sum(j, e) is value e (0..3) of the lane's share of columns 8 j to 8 j + 7.
 template <int kColumns, int kPitch, class Sum>

@@ -104,19 +104,9 @@ AVID_DEVICE void norm_grad_of_warp(
   constexpr int kChunks = kColumns / 8, kWords = kStagedWords<kColumns>, kNone = -1;
   float sum_zx[K][8] = {}, sum_z[K][8] = {};
   const auto put = [&](float(&sums)[K][8], float* to) {
+    store_sums_over_rows<kColumns, L>(sums, to, lane);
 #pragma unroll
     for (int j = 0; j < K; ++j) {
-#pragma unroll
-      for (int e = 0; e < 8; ++e) {
-#pragma unroll
-        for (int o = L; o < 32; o <<= 1) sums[j][e] += __shfl_xor_sync(0xffffffffu, sums[j][e], o);
-      }
-      const int chunk = lane + j * L;
-      if (lane < L && chunk < kChunks) {
-        float4* at = reinterpret_cast<float4*>(to + chunk * 8);
-        at[0] = make_float4(sums[j][0], sums[j][1], sums[j][2], sums[j][3]);
-        at[1] = make_float4(sums[j][4], sums[j][5], sums[j][6], sums[j][7]);
-      }
 #pragma unroll
       for (int e = 0; e < 8; ++e) sums[j][e] = 0;
     }

@@ -85,6 +85,20 @@ AVID_DEVICE float lane_sum(float v) {
   return v;
 }
 
+/// Adds what lanes hold of the same channels (lane l of L: chunks l, l + L ... of row_lanes.h) over the 32 / L rows of
+/// a warp, in all lanes. Whole warps only.
+template <int L, int K>
+AVID_DEVICE void sum_over_rows(float (&v)[K][8]) {
+#pragma unroll
+  for (int j = 0; j < K; ++j) {
+#pragma unroll
+    for (int e = 0; e < 8; ++e) {
+#pragma unroll
+      for (int o = L; o < 32; o <<= 1) v[j][e] += __shfl_xor_sync(0xffffffffu, v[j][e], o);
+    }
+  }
+}
+
 struct RowMoments {
   float mean, rstd;
 };

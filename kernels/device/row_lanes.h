@@ -28,13 +28,7 @@ AVID_DEVICE float block_sum(float v, float* scratch) {
 template <int L, int K>
 AVID_DEVICE void store_column_sums(float (&sums)[K][8], float* scratch, float* partial, int chunks) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-#pragma unroll
-  for (int j = 0; j < K; ++j)
-#pragma unroll
-    for (int e = 0; e < 8; ++e) {
-#pragma unroll
-      for (int o = L; o < 32; o <<= 1) sums[j][e] += __shfl_xor_sync(0xffffffffu, sums[j][e], o);
-    }
+  sum_over_rows<L>(sums);
   __syncthreads();
   if (lane < L) {
 #pragma unroll
