@@ -19,6 +19,8 @@ using kernels::Sim, kernels::Stream;
 
 namespace {
 
+const auto run_backward = [](auto& p, auto&& g) { kernels::linear_attention_fused_bwd<Sim>(Stream{}, p, g); };
+
 template <class Elem>
 BlockTensors<Elem> run_device(const BlockCase& c, unsigned wanted) {
   return run_block<Elem>(
@@ -27,13 +29,13 @@ BlockTensors<Elem> run_device(const BlockCase& c, unsigned wanted) {
         return backward ? kernels::linear_attention_bwd_plan(p).total_bytes
                         : kernels::linear_attention_workspace_bytes(p, false);
       },
-      [](auto& p) { kernels::linear_attention_fwd<Sim>(Stream{}, p); },
-      [](auto& p, auto&& g) { kernels::linear_attention_fused_bwd<Sim>(Stream{}, p, g); });
+      [](auto& p) { kernels::linear_attention_fwd<Sim>(Stream{}, p); }, run_backward);
 }
 
 /// The same with the sums over keys that the forward pass keeps; between the passes, change(first, last) of these.
-template <class Elem, class Change>
-BlockTensors<Elem> run_with_key_sums(const BlockCase& c, unsigned wanted, Change&& change) {
+template <class Elem, class Change, class Backward = decltype(run_backward)>
+BlockTensors<Elem> run_with_key_sums(
+    const BlockCase& c, unsigned wanted, Change&& change, const Backward& backward = run_backward) {
   Workspace kept;
   return run_block<Elem>(
       c, wanted,
@@ -49,7 +51,7 @@ BlockTensors<Elem> run_with_key_sums(const BlockCase& c, unsigned wanted, Change
         kernels::linear_attention_fwd<Sim>(Stream{}, p);
         change(p.key_sums, p.key_sums + floats);
       },
-      [](auto& p, auto&& g) { kernels::linear_attention_fused_bwd<Sim>(Stream{}, p, g); });
+      backward);
 }
 
 constexpr auto run_reference =
@@ -57,6 +59,114 @@ constexpr auto run_reference =
 
 void check(const BlockCase& c, bool all_orders = false) {
   check_block<BFloat16>(c, all_orders, run_device<BFloat16>, run_reference, 8e-3);  // at most 6.5e-3 here
+}
+
+/// Relative errors of what is computed of the sums of a frame and head, against f64 from these very sums.
+struct MatrixErrors {
+  double folded = 0;  ///< the largest of m and r, in halves of a bf16's last place and 2^-16 of the matrix's elements
+  double correction = 0, d_w_v = 0, d_w_out = 0;
+};
+
+/// Behind a pass backward whose workspace p still has.
+MatrixErrors matrix_errors(
+    const kernels::AttentionBlockDeviceArgs<BFloat16>& p, const kernels::AttentionBlockDeviceGrads<BFloat16>& grads) {
+  using Matrix = std::vector<double>;  // 32 rows
+  const kernels::LinearBwdPlan plan = kernels::linear_attention_bwd_plan(p);
+  const auto* memory = static_cast<const unsigned char*>(p.workspace);
+  const auto* partial = reinterpret_cast<const float*>(memory + plan.partial);
+  const auto* folded = reinterpret_cast<const BFloat16*>(memory + plan.folded);
+  const auto* softmax = reinterpret_cast<const float*>(memory + plan.softmax);
+  const std::int64_t W = plan.width, sums = 64 * W + 64;
+  const double scale = 1 / std::sqrt(32.0);
+  // [i,n] = sum_k a(i, k) b(k, n)
+  const auto product = [](std::int64_t I, std::int64_t K, std::int64_t N, auto&& a, auto&& b) {
+    Matrix out(static_cast<std::size_t>(I * N));
+    for (std::int64_t i = 0; i < I; ++i)
+      for (std::int64_t k = 0; k < K; ++k)
+        for (std::int64_t n = 0; n < N; ++n) out[static_cast<std::size_t>(i * N + n)] += a(i, k) * b(k, n);
+    return out;
+  };
+  MatrixErrors errors;
+  std::array<double, 3> off{}, norm{};  // of the correction, d_w_v, d_w_out; squares
+  for (std::int64_t head = 0; head < p.N; ++head) {
+    const auto w_v = [&](std::int64_t j, std::int64_t c) {
+      return c < p.C ? static_cast<double>(static_cast<float>(p.w_qkv.row((2 * p.N + head) * 32 + j)[c])) : 0.0;
+    };
+    const auto w_o = [&](std::int64_t j, std::int64_t c) {
+      return c < p.C ? static_cast<double>(static_cast<float>(p.w_out.row(c)[head * 32 + j])) : 0.0;
+    };
+    Matrix d_w_v(static_cast<std::size_t>(32 * W)), d_w_o(d_w_v.size());
+    for (std::int64_t frame = 0; frame < plan.frames; ++frame) {
+      Matrix g(static_cast<std::size_t>(32 * W)), d(g.size());
+      for (std::int64_t i = 0; i < 32; ++i) {
+        const float* slab = partial + (frame * plan.slabs * p.N + head) * sums;
+        double total = 0;
+        if (p.key_sums == nullptr)
+          for (std::int64_t s = 0; s < plan.slabs; ++s)
+            total += slab[s * p.N * sums + 64 * W + 32 + i] *
+                     std::exp(static_cast<double>(slab[s * p.N * sums + 64 * W + i]) - slab[64 * W + i]);
+        for (std::int64_t c = 0; c < W; ++c) {
+          const auto at = static_cast<std::size_t>(i * W + c);
+          if (p.key_sums != nullptr) g[at] = p.key_sums[(frame * p.N + head) * (32 * W + 32) + i * W + c];
+          for (std::int64_t s = 0; s < plan.slabs; ++s) {
+            const float* of = slab + s * p.N * sums;
+            if (p.key_sums == nullptr)
+              g[at] += of[i * W + c] * std::exp(static_cast<double>(of[64 * W + i]) - slab[64 * W + i]) / total;
+            d[at] += of[(32 + i) * W + c];
+          }
+        }
+      }
+      const auto g_at = [&](std::int64_t i, std::int64_t c) { return g[static_cast<std::size_t>(i * W + c)]; };
+      const auto d_at = [&](std::int64_t i, std::int64_t c) { return d[static_cast<std::size_t>(i * W + c)]; };
+      const Matrix context =
+          product(32, W, 32, g_at, [&](std::int64_t c, std::int64_t j) { return scale * w_v(j, c); });
+      const Matrix d_context =
+          product(32, W, 32, d_at, [&](std::int64_t c, std::int64_t j) { return scale * w_o(j, c); });
+      const auto row = [](const Matrix& m) {
+        return [&m](std::int64_t i, std::int64_t j) { return m[static_cast<std::size_t>(i * 32 + j)]; };
+      };
+      const auto column = [](const Matrix& m) {
+        return [&m](std::int64_t j, std::int64_t i) { return m[static_cast<std::size_t>(i * 32 + j)]; };
+      };
+      const Matrix exact[2] = {product(32, 32, W, row(context), w_o), product(32, 32, W, row(d_context), w_v)};
+      const BFloat16* of_frame = folded + (frame * p.N + head) * 64 * W;
+      for (int half = 0; half < 2; ++half) {
+        double square = 0;
+        for (const double v : exact[half]) square += v * v;
+        const double usual = std::sqrt(square / static_cast<double>(32 * p.C));
+        for (std::size_t e = 0; e < exact[half].size(); ++e) {
+          const double v = exact[half][e],
+                       got = static_cast<float>(of_frame[static_cast<std::size_t>(half * 32 * W) + e]);
+          errors.folded = std::max(
+              errors.folded, std::abs(got - v) / (std::ldexp(std::abs(v), -8) + std::ldexp(usual, -16) + 1e-30));
+        }
+      }
+      for (std::int64_t i = 0; i < 32; ++i) {
+        double along = 0, size = 0;
+        for (std::int64_t c = 0; c < W; ++c) {
+          const double v = static_cast<float>(of_frame[(32 + i) * W + c]) * g_at(i, c);
+          along += v, size += v * v;
+        }
+        off[0] += std::pow(softmax[(frame * p.N + head) * 64 + 32 + i] - along, 2), norm[0] += size;
+      }
+      const auto add = [](Matrix& to, const Matrix& from) {
+        for (std::size_t e = 0; e < to.size(); ++e) to[e] += from[e];
+      };
+      add(d_w_v, product(32, 32, W, column(d_context), g_at));
+      add(d_w_o, product(32, 32, W, column(context), d_at));
+    }
+    for (std::int64_t j = 0; j < 32; ++j)
+      for (std::int64_t c = 0; c < p.C; ++c) {
+        const auto at = static_cast<std::size_t>(j * W + c);
+        off[1] += std::pow(grads.d_w_qkv.row((2 * p.N + head) * 32 + j)[c] - d_w_v[at], 2);
+        off[2] += std::pow(grads.d_w_out.row(c)[head * 32 + j] - d_w_o[at], 2);
+        norm[1] += d_w_v[at] * d_w_v[at], norm[2] += d_w_o[at] * d_w_o[at];
+      }
+  }
+  errors.correction = std::sqrt(off[0] / norm[0]);
+  errors.d_w_v = std::sqrt(off[1] / norm[1]);
+  errors.d_w_out = std::sqrt(off[2] / norm[2]);
+  return errors;
 }
 
 /// Norm of rows first .. first + count - 1.
@@ -149,6 +259,36 @@ TEST_CASE("linear_attention_bwd/sim/sums_that_the_forward_pass_kept") {
   CHECK(norm_of_rows(t.d_w_qkv, 96, 96) < 1e-4 * norm_of_rows(t.d_w_qkv, 192, 96));
 }
 
+TEST_CASE("linear_attention_bwd/sim/matrices_of_a_frame_are_as_exact_as_its_sums") {
+  // Sums are f32, and tensor cores take two bf16 of each: 2^-17 and less. One bf16 would be off by 2^-9.
+  const auto check_matrices = [](const BlockCase& c, bool kept) {
+    CAPTURE(c.C);
+    CAPTURE(kept);
+    const auto backward = [](auto& p, auto&& g) {
+      run_backward(p, g);
+      const MatrixErrors e = matrix_errors(p, g);
+      CHECK(e.folded < 1.0);
+      CHECK(e.correction < 1e-5);
+      CHECK(e.d_w_v < 1e-5);
+      CHECK(e.d_w_out < 1e-5);
+    };
+    if (kept) {
+      run_with_key_sums<BFloat16>(
+          c, kAllGradients, [](float*, float*) {}, backward);
+    } else {
+      run_block<BFloat16>(
+          c, kAllGradients, [](auto& p, bool) { return kernels::linear_attention_bwd_plan(p).total_bytes; },
+          [](auto&) {}, backward);
+    }
+  };
+  for (const bool kept : {false, true}) {
+    for (const std::int64_t C : {5, 16, 50, 90, 100}) check_matrices({1, 2, 37, C, 2, 32, true}, kept);
+    for (const std::int64_t C : {180, 200}) check_matrices({1, 1, 512, C, 1, 32, true}, kept);
+    check_matrices({13, 5, 3, 9, 2, 32, true}, kept);    // chunks of two frames
+    check_matrices({1, 1, 2049, 9, 1, 32, true}, kept);  // slabs
+  }
+}
+
 TEST_CASE("linear_attention_bwd/sim/sums_that_were_kept_are_not_summed_again") {
   // d_w_v is a multiple of kn^T h: of the zeros that were put there.
   const BlockCase c{1, 2, 40, 12, 8, 32, true};
@@ -231,8 +371,7 @@ TEST_CASE("linear_attention_bwd/sim/traffic/no bank is met twice, rows are whole
   kernels::simulator::options().profile = false;
   double units[2] = {}, ideal[2] = {};  // of global and of shared memory, 16 bytes a lane
   for (const kernels::simulator::TrafficLine& line : kernels::simulator::take_traffic_lines()) {
-    if (line.bytes != 16 || !(line.kernel.find("linear_bwd_sums") == 0 || line.kernel.find("linear_bwd_rows") == 0))
-      continue;
+    if (line.bytes != 16 || line.kernel.find("linear_bwd_") != 0) continue;
     units[line.shared] += static_cast<double>(line.units);
     ideal[line.shared] += static_cast<double>(line.ideal_units);
   }
