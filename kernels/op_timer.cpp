@@ -33,9 +33,16 @@ thread_local std::uint64_t num_begun = 0;
 thread_local const std::string* module_name = nullptr;
 thread_local const detail::OpFrame* variant_of = nullptr;  // the op that said last what it is
 thread_local OpVariant variant;
-thread_local const detail::OpFrame* begun_last = nullptr;
 thread_local OpClock* watching_clock = nullptr;
 thread_local std::function<void(const WatchedCall&)> watch_seen;
+/// What the clock said of the ops that run, outermost first.
+struct Watched {
+  const detail::OpFrame* frame;
+  double seconds = 0;
+  std::map<std::string, std::int64_t> sizes = {};
+  bool holds_ops = false;
+};
+thread_local std::vector<Watched> watched;
 std::function<void(double)> flops_listener;
 
 int thread_number() {
@@ -91,15 +98,34 @@ void wait_if_timing() {
   if (detail::op_timing_on.load(std::memory_order_relaxed) && wait_for_device) wait_for_device();
 }
 
-void watch(const detail::OpFrame& frame) {
-  if (watching_clock == nullptr || frame.flops != 0) return;
-  const double seconds = watching_clock->end();
+/// The clock leaves the op that runs, for one inside it.
+void watch_begin(const detail::OpFrame& frame) {
+  if (watching_clock == nullptr || !detail::op_timing_on.load(std::memory_order_relaxed)) return;
+  if (!watched.empty()) {
+    watched.back().seconds += watching_clock->end();
+    watched.back().holds_ops = true;
+  }
+  watching_clock->begin();
+  watched.push_back({.frame = &frame});
+}
+
+/// And returns to it.
+void watch_end(const detail::OpFrame& frame) {
+  if (watched.empty() || watched.back().frame != &frame) return;
+  Watched own = std::move(watched.back());
+  watched.pop_back();
+  if (watching_clock == nullptr) return;
+  own.seconds += watching_clock->end();
   watch_seen(
       {.op = std::string(frame.op) + frame.suffix,
        .module = current_module(),
-       .seconds = seconds,
+       .seconds = own.seconds,
        .bytes = frame.bytes,
-       .elements = static_cast<std::int64_t>(frame.largest)});
+       .elements = static_cast<std::int64_t>(frame.largest),
+       .flops = frame.flops,
+       .sizes = std::move(own.sizes),
+       .holds_ops = own.holds_ops});
+  if (!watched.empty()) watching_clock->begin();
 }
 
 }  // namespace
@@ -112,10 +138,9 @@ void begin_op(OpFrame& frame) {
   if (frame.suffix[0] != '\0') push_range("backward");
   push_range(frame.op);
   wait_if_timing();
-  if (watching_clock != nullptr && op_timing_on.load(std::memory_order_relaxed)) watching_clock->begin();
+  watch_begin(frame);
   frame.outer = std::exchange(running, &frame);
   ++num_begun;
-  begun_last = &frame;
   if (!op_timing_on.load(std::memory_order_relaxed)) return;
   frame.timed = true;
   frame.start = op_clock();
@@ -124,9 +149,8 @@ void begin_op(OpFrame& frame) {
 void end_op(OpFrame& frame) {
   running = frame.outer;
   if (variant_of == &frame) variant_of = nullptr;
-  const bool is_innermost = std::exchange(begun_last, nullptr) == &frame;
   try {
-    if (is_innermost && frame.timed) watch(frame);
+    watch_end(frame);
     wait_if_timing();
   } catch (
       const std::exception&) {  // called by a destructor; the op's own error is on its way, or comes with the next call
@@ -211,6 +235,12 @@ void note_flops(double flops) {
 void set_op_watch(OpClock* clock, std::function<void(const WatchedCall&)> seen) {
   watching_clock = clock;
   watch_seen = std::move(seen);
+  watched.clear();
+}
+
+void note_sizes(std::initializer_list<OpSize> sizes) {
+  if (watched.empty() || watched.back().frame != running) return;
+  for (const OpSize& size : sizes) watched.back().sizes[size.name] = size.value;
 }
 
 void note_more_bytes(double bytes) {

@@ -4,7 +4,7 @@
 # In a bundle (gpu_bundle.sh) it uses the programs there; in a checkout those of a build with -DAVID_CUDA=ON.
 #
 # Usage: gpu_check.sh [--build DIR] [--device cuda:0] [--out DIR] [--copy DIR] [--minutes M] [--again] [STAGE...]
-#   STAGEs  info parity tests graphs step kernels profile scaling sanitizer train peers
+#   STAGEs  info parity tests graphs step kernels profile scaling sanitizer train ops peers
 #           (default: all; a stage that passed is not run again, unless with --again)
 #   --minutes M  begin nothing new after M minutes and end soon after (default 9)
 #   --copy DIR   after every stage three files there: gpu_check.json, gpu_check.txt, gpu_check.tar.gz (all logs)
@@ -13,13 +13,13 @@
 # rest. Where kernels on wgmma fail or hang, everything after runs with AVID_TMA=off if that helps, else with
 # AVID_WGMMA=off, and the table says so.
 # Exit code 0 when everything passed, 1 otherwise. Skipped: sanitizer without compute-sanitizer; kernels without
-# cuBLASLt and cuDNN; peers without PyTorch.
+# cuBLASLt and cuDNN; ops and peers without PyTorch.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-all=(info parity tests graphs step kernels profile scaling sanitizer train peers)
+all=(info parity tests graphs step kernels profile scaling sanitizer train ops peers)
 # Seconds that a stage may take, and its single commands.
 declare -A stage_limit=([info]=90 [parity]=270 [tests]=240 [graphs]=90 [step]=240 [kernels]=240 [profile]=150
-  [scaling]=120 [sanitizer]=300 [train]=90 [peers]=420)
+  [scaling]=120 [sanitizer]=300 [train]=90 [ops]=300 [peers]=420)
 device=cuda:0 out=gpu-check build= copy= minutes=9 again=no stages=()
 while [ $# -gt 0 ]; do
   case $1 in

@@ -218,15 +218,39 @@ stage_kernels() {
   done
   return $failed
 }
-stage_peers() {  # PyTorch on the same GPU in the same run, the best of its ways
-  local python=${AVID_PEER_PYTHON:-python3} kind mode failed=0
-  local -x LD_LIBRARY_PATH=$library_path
-  limited 60 "$python" -c 'import torch, safetensors, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null || {
+# A Python with PyTorch for this GPU; 3 where there is none.
+peer_python() {
+  python=$(command -v "${AVID_PEER_PYTHON:-python3}") &&
+    limited 60 "$python" -c 'import torch, safetensors, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null || {
     echo "no Python with PyTorch for CUDA and safetensors here | name one with AVID_PEER_PYTHON"
     return 3
   }
+}
+stage_ops() {  # PyTorch's convolutions and attention at every size of an update, beside ours in one run
+  local python name only modes json failed=0
+  local -x LD_LIBRARY_PATH=$library_path
+  peer_python || return $?
+  while read -r name only modes; do  # of 8 clips: more than 65,535 pixels are too many for PyTorch's fused attention
+    json=$out/ops-$name.json
+    if AVID_PEER_PYTHON=$python AVID_PEER_PROGRAM=$bin/avid limited 100 "$root/bench/peers/run.sh" ops --kind base \
+      $(step_inputs avid_71m.toml 8) --dtype bf16 --device "${device%%:*}" --threads "$(nproc)" --only "$only" \
+      --modes "$modes" --rounds 2 --seconds 60 --json "$json"; then
+      note ops "avid71m, 8 clips, $only: PyTorch's time / ours, $modes" "$(number "$json" "${only}_ratio")" ""
+      note ops "avid71m, 8 clips, $only: the slowest of them, $modes" "$(number "$json" slowest_ratio)" ""
+    else
+      failed=1
+    fi
+  done <<<"conv conv eager
+attention attention eager,sdpa
+compiled attention compile"
+  return $failed
+}
+stage_peers() {  # PyTorch on the same GPU in the same run, the best of its ways
+  local python kind mode failed=0
+  local -x LD_LIBRARY_PATH=$library_path
+  peer_python || return $?
   for kind in avid sample base; do  # torch.compile takes most of it
-    if AVID_PEER_PYTHON=$(command -v "$python") AVID_PEER_PROGRAM=$bin/avid limited 270 \
+    if AVID_PEER_PYTHON=$python AVID_PEER_PROGRAM=$bin/avid limited 270 \
       "$root/bench/peers/run.sh" --quick --only $kind --threads "$(nproc)" --device "${device%%:*}" \
       --json "$out/peers-$kind.json"; then
       note peers "$kind: PyTorch's time / ours" "$(number "$out/peers-$kind.json" ratio)" ""

@@ -83,6 +83,22 @@ std::string range_text(const Spread& s, int digits, double factor = 1) {
 
 Json range_json(const Spread& s, double factor = 1) { return Json::array({factor * s.low, factor * s.high}); }
 
+/// The rows of a map from keys to a row and its times, those that take longest in a step first.
+template <class Found>
+auto rows_of(Found found, std::int64_t steps) {
+  std::vector<typename Found::mapped_type::first_type> rows;
+  for (auto& [key, entry] : found) {
+    auto& [row, seconds] = entry;
+    row.calls = static_cast<double>(seconds.size()) / static_cast<double>(steps);
+    row.seconds = kernels::spread_of(std::move(seconds));
+    rows.push_back(std::move(row));
+  }
+  std::stable_sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) {
+    return a.calls * a.seconds.median > b.calls * b.seconds.median;
+  });
+  return rows;
+}
+
 /// Of the time in all memory-bound rows, what a copy of their bytes would take.
 double whole_copy_share(const std::vector<MemoryRow>& rows, const DevicePeaks& peaks) {
   double seconds = 0, copy_seconds = 0;
@@ -116,6 +132,41 @@ std::string opponent_table(const KernelBench& bench) {
                    bench.kind, found.ours_ms, found.theirs_ms, found.ours_ms > 0 ? found.theirs_ms / found.ours_ms : 0);
 }
 
+/// "64x8x64x64x100 to 90, 3x3 fwd" of a convolution, "64x8x64x64x100, 8 heads of 64" of attention.
+std::string sizes_text(const std::map<std::string, std::int64_t>& sizes) {
+  const auto size = [&sizes](const char* name) {
+    const auto found = sizes.find(name);
+    return found == sizes.end() ? std::int64_t{0} : found->second;
+  };
+  std::string text =
+      fmt::format("{}x{}x{}x{}x{}", size("clips"), size("frames"), size("height"), size("width"), size("channels"));
+  if (size("channels2") > 0) text += fmt::format("+{}", size("channels2"));
+  if (size("heads") > 0) return text + fmt::format(", {} heads of {}", size("heads"), size("head_dim"));
+  text += fmt::format(" to {}, ", size("outputs"));
+  if (size("kernel_frames") != 1) text += fmt::format("{}x", size("kernel_frames"));
+  text += fmt::format("{}x{}", size("kernel_height"), size("kernel_width"));
+  if (size("stride_height") != 1) text += fmt::format("/{}", size("stride_height"));
+  for (const char* word : {"fwd", "data", "weights", "film", "residual"})
+    if (size(word) > 0) text += fmt::format(" {}", word);
+  return text;
+}
+
+std::string product_table(const KernelBench& bench) {
+  if (bench.products.empty()) return {};
+  std::string out = fmt::format(
+      "{:<26} {:<44} {:>6} {:>10} {:>17} {:>8}{}\n", "convolution, attention", "size", "calls", "ms", "quartiles",
+      "TFLOP/s", bench.peaks ? "  of product" : "");
+  for (const ProductRow& row : bench.products) {
+    out += fmt::format(
+        "{:<26} {:<44} {:>6.4g} {:>10.4f} {:>17} {:>8.2f}", row.op, sizes_text(row.sizes), row.calls,
+        1e3 * row.seconds.median, range_text(row.seconds, 4, 1e3), 1e-12 * row.flops_per_s());
+    out += bench.peaks ? fmt::format(" {:>10.0f}%\n", 100 * row.flops_per_s() / bench.peaks->flops_per_s) : "\n";
+  }
+  return out + fmt::format(
+                   "Convolutions and attention of a {} step, each call with a cache that holds other memory.\n\n",
+                   bench.kind);
+}
+
 std::string memory_table(const KernelBench& bench) {
   std::string out = fmt::format(
       "{:<26} {:<28} {:>9} {:>6} {:>10} {:>17} {:>8}{}\n", "op", "first in module", "MB", "calls", "us", "quartiles",
@@ -140,7 +191,7 @@ std::string memory_table(const KernelBench& bench) {
 std::vector<MemoryRow> memory_rows(const std::vector<kernels::WatchedCall>& calls, std::int64_t steps) {
   std::map<std::tuple<std::string, std::int64_t, double>, std::pair<MemoryRow, std::vector<double>>> found;
   for (const kernels::WatchedCall& call : calls) {
-    if (call.bytes == 0) continue;  // a view
+    if (call.bytes == 0 || call.flops != 0 || call.holds_ops) continue;  // a view; products; not all of it
     auto& [row, seconds] = found[{call.op, call.elements, call.bytes}];
     if (seconds.empty())
       row = {
@@ -152,20 +203,23 @@ std::vector<MemoryRow> memory_rows(const std::vector<kernels::WatchedCall>& call
           .seconds = {}};
     seconds.push_back(call.seconds);
   }
-  std::vector<MemoryRow> rows;
-  for (auto& [key, entry] : found) {
-    auto& [row, seconds] = entry;
-    row.calls = static_cast<double>(seconds.size()) / static_cast<double>(steps);
-    row.seconds = kernels::spread_of(std::move(seconds));
-    rows.push_back(std::move(row));
-  }
-  std::stable_sort(rows.begin(), rows.end(), [](const MemoryRow& a, const MemoryRow& b) {
-    return a.calls * a.seconds.median > b.calls * b.seconds.median;
-  });
-  return rows;
+  return rows_of(std::move(found), steps);
 }
 
-std::vector<MemoryRow> time_memory_bound(BenchRequest request) {
+std::vector<ProductRow> product_rows(const std::vector<kernels::WatchedCall>& calls, std::int64_t steps) {
+  std::map<std::pair<std::string, std::map<std::string, std::int64_t>>, std::pair<ProductRow, std::vector<double>>>
+      found;
+  for (const kernels::WatchedCall& call : calls) {
+    if (call.sizes.empty() || call.flops == 0) continue;
+    auto& [row, seconds] = found[{call.op, call.sizes}];
+    if (seconds.empty())
+      row = {.op = call.op, .module = call.module, .sizes = call.sizes, .flops = call.flops, .calls = 0, .seconds = {}};
+    seconds.push_back(call.seconds);
+  }
+  return rows_of(std::move(found), steps);
+}
+
+std::vector<kernels::WatchedCall> time_ops(BenchRequest request) {
   const auto clock = make_clock(request.device);
   std::vector<kernels::WatchedCall> calls;
   request.collect = kernels::Collect::sums;
@@ -177,11 +231,12 @@ std::vector<MemoryRow> time_memory_bound(BenchRequest request) {
     ~Watch() { kernels::set_op_watch(nullptr); }
   } const watch(clock.get(), calls);
   bench_step(request);
-  return memory_rows(calls, request.steps);
+  return calls;
 }
 
 std::string kernel_table(const KernelBench& bench) {
-  return (bench.opponents.empty() ? std::string() : opponent_table(bench) + "\n") + memory_table(bench);
+  return (bench.opponents.empty() ? std::string() : opponent_table(bench) + "\n") + product_table(bench) +
+         memory_table(bench);
 }
 
 Json kernel_json(const KernelBench& bench) {
@@ -204,6 +259,19 @@ Json kernel_json(const KernelBench& bench) {
   }
   out["ours_ms_per_step"] = found.ours_ms;
   out["library_ms_per_step"] = found.theirs_ms;
+  out["products"] = Json::array();
+  for (const ProductRow& row : bench.products) {
+    out["products"].push_back(
+        {{"op", row.op},
+         {"module", row.module},
+         {"sizes", row.sizes},
+         {"calls", row.calls},
+         {"ms", 1e3 * row.seconds.median},
+         {"quartiles_ms", range_json(row.seconds, 1e3)},
+         {"gflop", 1e-9 * row.flops},
+         {"tflop_per_s", 1e-12 * row.flops_per_s()}});
+    if (bench.peaks) out["products"].back()["share_of_product"] = row.flops_per_s() / bench.peaks->flops_per_s;
+  }
   out["memory_bound"] = Json::array();
   for (const MemoryRow& row : bench.memory) {
     Json entry = {

@@ -1,7 +1,9 @@
-// train/kernel_bench.h -- what avid bench kernels says: ours beside the libraries', passes over memory beside a copy
+// train/kernel_bench.h -- what avid bench kernels says: ours beside the libraries', convolutions and attention
+// at every size, passes over memory beside a copy
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -30,23 +32,40 @@ struct MemoryRow {
   double copy_share(const DevicePeaks& peaks) const { return bytes_per_s() / peaks.bytes_per_s; }
 };
 
-/// A row per op and size, those that take longest in a step first. `steps`: in how many the calls were made.
+/// A row per op and size, those that take longest in a step first. Products, and ops that hold others, are left out.
+/// `steps`: in how many the calls were made.
 std::vector<MemoryRow> memory_rows(const std::vector<kernels::WatchedCall>& calls, std::int64_t steps);
+
+/// A convolution or attention at one size, over all of its calls in the timed steps.
+struct ProductRow {
+  std::string op;                             ///< "temporal_attention_bwd"
+  std::string module;                         ///< one that calls it so
+  std::map<std::string, std::int64_t> sizes;  ///< "channels": 100 ...; docs/formats.md
+  double flops = 0;                           ///< of a call
+  double calls = 0;                           ///< per step
+  kernels::Spread seconds;                    ///< of a call
+
+  double flops_per_s() const { return seconds.median > 0 ? flops / seconds.median : 0; }
+};
+
+/// The same for ops that say their sizes (note_sizes).
+std::vector<ProductRow> product_rows(const std::vector<kernels::WatchedCall>& calls, std::int64_t steps);
 
 /// Runs the request's step, each call of an op timed with a cache that holds nothing of its operands. `collect` and
 /// `graph` of the request are replaced. Not on the simulator.
-std::vector<MemoryRow> time_memory_bound(BenchRequest request);
+std::vector<kernels::WatchedCall> time_ops(BenchRequest request);
 
 /// What was measured on one device in one run.
 struct KernelBench {
   std::string device, dtype, kind;
   std::vector<kernels::vendor::Choice> opponents = {};  ///< in any order; empty where there is no library: the CPU
   double opponent_steps = 1;                            ///< steps that made their calls
+  std::vector<ProductRow> products = {};
   std::vector<MemoryRow> memory = {};
   std::optional<DevicePeaks> peaks = {};
 };
 
-/// Two tables and what they add up to.
+/// Three tables and what they add up to.
 std::string kernel_table(const KernelBench& bench);
 /// Described in docs/formats.md.
 Json kernel_json(const KernelBench& bench);

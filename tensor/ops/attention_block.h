@@ -5,6 +5,7 @@
 
 #include "kernels/attention_block.h"
 #include "kernels/op_timer.h"
+#include "kernels/op_watch.h"
 #include "tensor/ops/on_device.h"
 #include "tensor/tensor.h"
 
@@ -44,11 +45,19 @@ AttentionGrads allocate_attention_grads(
     const Tensor& x, const Tensor& norm_gamma, const Tensor& w_qkv, const Tensor& w_out, const Tensor& b_out,
     const AttentionNeeds& needs);
 
-/// Tells the op timer what a block has to do: projections, and a core of `core_flops` per position and head. A backward
-/// pass has twice as much; what it computes again is not counted.
-inline void note_block_flops(const Tensor& x, const AttentionOptions& options, std::int64_t core_flops, bool backward) {
+/// Tells the op timer on what sizes a block works and what it has to do: projections, and a core of `core_flops` per
+/// position and head. A backward pass has twice as much; what it computes again is not counted.
+inline void note_block(const Tensor& x, const AttentionOptions& options, std::int64_t core_flops, bool backward) {
   const std::int64_t per_position = options.heads * (8 * x.cols() * options.head_dim + core_flops);
   kernels::note_flops((backward ? 2.0 : 1.0) * static_cast<double>(x.rows()) * static_cast<double>(per_position));
+  kernels::note_sizes(
+      {{"clips", x.dim(0)},
+       {"frames", x.dim(1)},
+       {"height", x.dim(2)},
+       {"width", x.dim(3)},
+       {"channels", x.cols()},
+       {"heads", options.heads},
+       {"head_dim", options.head_dim}});
 }
 
 // ---- on the CPU ----

@@ -46,6 +46,13 @@ Conv3dSize size_of_conv(const char* op, const Shape& x, const Shape& x2, const S
   return s;
 }
 
+void note_conv(const char* pass, const Conv3dSize& s, double more_flops) {
+  kernels::note_variant({pass, s.kernel});
+  kernels::note_flops(s.flops() + more_flops);
+  note_conv_sizes(pass, s);
+  kernels::note_sizes({{"channels2", s.I2}});
+}
+
 }  // namespace detail
 
 namespace {
@@ -80,8 +87,7 @@ Tensor conv3d(const Tensor& x, const Tensor& w, const Tensor& bias, const Conv3d
   check_args("conv3d", {{"x", x}, {"w", w}, {"x2", x2}});
   const Conv3dSize s = detail::size_of_conv("conv3d", x.shape(), shape_or_none(x2), w.shape(), options);
   if (bias.defined()) detail::check_parameter(bias, {s.O}, x, "conv3d", "bias");
-  kernels::note_variant({"fwd", s.kernel});
-  kernels::note_flops(s.flops());
+  detail::note_conv("fwd", s);
   Tensor out = Tensor::empty(out_shape(s), x.dtype(), x.device());  // [B,T',H',W',O]
   if (x.device().is_gpu()) {
     dispatch_f32_bf16(x.dtype(), "conv3d", [&]<class Elem>() {
@@ -129,8 +135,7 @@ Conv3dInputGrads conv3d_bwd_data(
   check_shape(d_out, out_shape(s), "conv3d_bwd_data", "d_out");
   if (add_x.defined()) check_shape(add_x, x_shape, "conv3d_bwd_data", "add_x");
   if (add_x2.defined()) check_shape(add_x2, x2_shape, "conv3d_bwd_data", "add_x2");
-  kernels::note_variant({"data", s.kernel});
-  kernels::note_flops(s.flops());
+  detail::note_conv("data", s);
   Conv3dInputGrads grads;
   if (needs_x) grads.d_x = Tensor::empty(x_shape, d_out.dtype(), d_out.device());
   if (needs_x2 && x2_shape.rank() > 0) grads.d_x2 = Tensor::empty(x2_shape, d_out.dtype(), d_out.device());
@@ -187,8 +192,7 @@ Conv3dWeightGrads conv3d_bwd_weight(
     check<ShapeError>(x.defined(), "conv3d_bwd_weight: x: expected a tensor, got an undefined one");
     s = detail::size_of_conv("conv3d_bwd_weight", x.shape(), shape_or_none(x2), w_shape, options);
     check_shape(d_out, out_shape(s), "conv3d_bwd_weight", "d_out");
-    kernels::note_variant({"weights", s.kernel});
-    kernels::note_flops(s.flops());
+    detail::note_conv("weights", s);
   } else {
     check_rank(d_out, 5, "conv3d_bwd_weight", "d_out");
     s = {.B = d_out.dim(0), .out = {d_out.dim(1), d_out.dim(2), d_out.dim(3)}, .O = d_out.cols()};

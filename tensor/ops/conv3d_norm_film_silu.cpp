@@ -2,8 +2,6 @@
 #include "tensor/ops/conv3d_norm_film_silu.h"
 
 #include "kernels/conv3d_norm_film_silu.h"
-#include "kernels/op_name.h"
-#include "kernels/op_timer.h"
 #include "tensor/kernel_args.h"
 #include "tensor/ops/conv3d_size.h"
 #include "tensor/ops/library_route.h"
@@ -54,8 +52,8 @@ Conv3dNormFilmSilu conv3d_norm_film_silu_fwd(
   Conv3dNormFilmSilu result;
   result.out = Tensor::empty(shape, x.dtype(), x.device());
   if (with_u) result.u = Tensor::empty(shape, x.dtype(), x.device());
-  kernels::note_variant({"fwd", s.kernel});
-  kernels::note_flops(s.flops() + kNormFlops * static_cast<double>(result.out.numel()));
+  detail::note_conv("fwd", s, kNormFlops * static_cast<double>(result.out.numel()));
+  kernels::note_sizes({{"film", film.defined()}, {"residual", residual.defined()}});
   kernels::Conv3dNormFilmSiluArgs p;
   p.x = device_rows_of<BFloat16>(x), p.x2 = device_rows_of<BFloat16>(x2), p.w = device_rows_of<BFloat16>(w);
   p.bias = device_data<float>(bias);

@@ -4,6 +4,7 @@
 #include "kernels/conv_transpose3d.h"
 #include "kernels/op_timer.h"
 #include "tensor/kernel_args.h"
+#include "tensor/ops/conv3d_size.h"
 #include "tensor/ops/emulated_bf16.h"
 #include "tensor/ops/on_device.h"
 
@@ -47,6 +48,7 @@ Tensor conv_transpose3d(const Tensor& x, const Tensor& w, const Tensor& bias, co
   const ConvTranspose3dSize s = size_of_conv("conv_transpose3d", x.shape(), w.shape(), options);
   if (bias.defined()) detail::check_parameter(bias, {s.O}, x, "conv_transpose3d", "bias");
   kernels::note_flops(s.flops());
+  detail::note_conv_sizes("fwd", s);
   Tensor out = Tensor::empty(out_shape(s), x.dtype(), x.device());  // [B,T',H',W',O]
   if (x.device().is_gpu()) {
     dispatch_f32_bf16(x.dtype(), "conv_transpose3d", [&]<class Elem>() {
@@ -74,6 +76,7 @@ Tensor conv_transpose3d_bwd_data(
   const ConvTranspose3dSize s = size_of_conv("conv_transpose3d_bwd_data", x_shape, w.shape(), options);
   check_shape(d_out, out_shape(s), "conv_transpose3d_bwd_data", "d_out");
   kernels::note_flops(s.flops());
+  detail::note_conv_sizes("data", s);
   Tensor d_x = Tensor::empty(x_shape, d_out.dtype(), d_out.device());
   if (d_out.device().is_gpu()) {
     dispatch_f32_bf16(d_out.dtype(), "conv_transpose3d_bwd_data", [&]<class Elem>() {
@@ -103,6 +106,7 @@ Conv3dWeightGrads conv_transpose3d_bwd_weight(
     s = size_of_conv("conv_transpose3d_bwd_weight", x.shape(), w_shape, options);
     check_shape(d_out, out_shape(s), "conv_transpose3d_bwd_weight", "d_out");
     kernels::note_flops(s.flops());
+    detail::note_conv_sizes("weights", s);
   } else {
     check_rank(d_out, 5, "conv_transpose3d_bwd_weight", "d_out");
     s = {.B = d_out.dim(0), .out = {d_out.dim(1), d_out.dim(2), d_out.dim(3)}, .O = d_out.cols()};

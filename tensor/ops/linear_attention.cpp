@@ -47,13 +47,13 @@ Tensor linear_attention_fwd(
   check_bias(b_out);
   if (x.defined() && x.device().is_gpu()) {
     detail::check_attention_operands(kOp, x, norm_gamma, w_qkv, w_out, b_out, options);
-    detail::note_block_flops(x, options, 4 * options.head_dim * options.head_dim, false);
+    detail::note_block(x, options, 4 * options.head_dim * options.head_dim, false);
     return detail::attention_fwd_on_device<LinearAttentionBlock>(
         detail::usual_pitch(x), norm_gamma, w_qkv, w_out, b_out, options, key_sums);
   }
   kernels::AttentionBlockArgs args;
   detail::set_attention_operands(args, kOp, x, norm_gamma, w_qkv, w_out, b_out, options);
-  detail::note_block_flops(x, options, 4 * options.head_dim * options.head_dim, false);
+  detail::note_block(x, options, 4 * options.head_dim * options.head_dim, false);
   Tensor out = Tensor::empty(x.shape(), x.dtype());
   args.y = out.raw_data();
   args.y_pitch = out.pitch();
@@ -74,14 +74,14 @@ AttentionGrads linear_attention_bwd(
   check_bias(b_out);
   if (x.defined() && x.device().is_gpu()) {
     detail::check_attention_operands(kOp, x, norm_gamma, w_qkv, w_out, b_out, options);
-    detail::note_block_flops(x, options, 4 * options.head_dim * options.head_dim, true);
+    detail::note_block(x, options, 4 * options.head_dim * options.head_dim, true);
     detail::check_attention_grad(kOp, d_out, x);
     return detail::attention_bwd_on_device<LinearAttentionBlock>(
         detail::usual_pitch(d_out), detail::usual_pitch(x), norm_gamma, w_qkv, w_out, b_out, options, needs, key_sums);
   }
   kernels::AttentionBlockArgs args;
   detail::set_attention_operands(args, kOp, x, norm_gamma, w_qkv, w_out, b_out, options);
-  detail::note_block_flops(x, options, 4 * options.head_dim * options.head_dim, true);
+  detail::note_block(x, options, 4 * options.head_dim * options.head_dim, true);
   kernels::AttentionBlockGrads grads;
   AttentionGrads out = detail::allocate_attention_grads(grads, kOp, d_out, x, norm_gamma, w_qkv, w_out, b_out, needs);
   kernels::linear_attention_bwd(args, grads);

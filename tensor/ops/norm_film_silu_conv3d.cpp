@@ -2,8 +2,6 @@
 #include "tensor/ops/norm_film_silu_conv3d.h"
 
 #include "kernels/norm_film_silu_conv3d.h"
-#include "kernels/op_name.h"
-#include "kernels/op_timer.h"
 #include "tensor/kernel_args.h"
 #include "tensor/ops/conv3d_size.h"
 #include "tensor/ops/library_route.h"
@@ -39,8 +37,8 @@ RmsNormFilmSiluGradients norm_film_silu_conv3d_bwd(
   check_shape(d_out, {s.B, s.out[0], s.out[1], s.out[2], s.O}, kOp, "d_out");
   detail::check_parameter(gamma, {s.I}, x_any, kOp, "gamma");
   if (film.defined()) detail::check_film(film, {s.B, s.in[0], 2 * s.I}, x_any, kOp);
-  kernels::note_variant({"data", s.kernel});
-  kernels::note_flops(s.flops() + kNormFlops * static_cast<double>(x_any.numel()));
+  detail::note_conv("data", s, kNormFlops * static_cast<double>(x_any.numel()));
+  kernels::note_sizes({{"film", film.defined()}});
   const Tensor x = detail::usual_pitch(x_any);
   const Tensor film_f32 = film.defined() && film.dtype() != DType::f32 ? film.to(DType::f32) : film;
   RmsNormFilmSiluGradients grads;

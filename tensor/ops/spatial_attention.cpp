@@ -55,13 +55,13 @@ Tensor spatial_attention_fwd(
         spatial_attention_fwd(detail::widened(x), norm_gamma, detail::widened(w_qkv), detail::widened(w_out), options));
   if (x.defined() && x.device().is_gpu()) {
     detail::check_attention_operands(kOp, x, norm_gamma, w_qkv, w_out, {}, options);
-    detail::note_block_flops(x, options, 4 * x.dim(2) * x.dim(3) * options.head_dim, false);
+    detail::note_block(x, options, 4 * x.dim(2) * x.dim(3) * options.head_dim, false);
     return detail::attention_fwd_on_device<SpatialAttentionBlock>(
         detail::usual_pitch(x), norm_gamma, w_qkv, w_out, {}, options);
   }
   kernels::AttentionBlockArgs args;
   detail::set_attention_operands(args, kOp, x, norm_gamma, w_qkv, w_out, {}, options);
-  detail::note_block_flops(x, options, 4 * x.dim(2) * x.dim(3) * options.head_dim, false);
+  detail::note_block(x, options, 4 * x.dim(2) * x.dim(3) * options.head_dim, false);
   Tensor out = Tensor::empty(x.shape(), x.dtype());
   args.y = out.raw_data();
   args.y_pitch = out.pitch();
@@ -81,14 +81,14 @@ AttentionGrads spatial_attention_bwd(
   }
   if (x.defined() && x.device().is_gpu()) {
     detail::check_attention_operands(kOp, x, norm_gamma, w_qkv, w_out, {}, options);
-    detail::note_block_flops(x, options, 4 * x.dim(2) * x.dim(3) * options.head_dim, true);
+    detail::note_block(x, options, 4 * x.dim(2) * x.dim(3) * options.head_dim, true);
     detail::check_attention_grad(kOp, d_out, x);
     return detail::attention_bwd_on_device<SpatialAttentionBlock>(
         detail::usual_pitch(d_out), detail::usual_pitch(x), norm_gamma, w_qkv, w_out, {}, options, needs);
   }
   kernels::AttentionBlockArgs args;
   detail::set_attention_operands(args, kOp, x, norm_gamma, w_qkv, w_out, {}, options);
-  detail::note_block_flops(x, options, 4 * x.dim(2) * x.dim(3) * options.head_dim, true);
+  detail::note_block(x, options, 4 * x.dim(2) * x.dim(3) * options.head_dim, true);
   kernels::AttentionBlockGrads grads;
   AttentionGrads out = detail::allocate_attention_grads(grads, kOp, d_out, x, norm_gamma, w_qkv, w_out, {}, needs);
   kernels::spatial_attention_bwd(args, grads);

@@ -113,12 +113,12 @@ Tensor temporal_attention_fwd(
         options));
   if (x.defined() && x.device().is_gpu()) {
     detail::check_attention_operands(kOp, x, norm_gamma, w_qkv, w_out, {}, options);
-    detail::note_block_flops(x, options, 4 * x.dim(1) * options.head_dim, false);
+    detail::note_block(x, options, 4 * x.dim(1) * options.head_dim, false);
     check_positions(x, bias_table, rotary_freqs, options);
     return fwd_on_device(x, norm_gamma, w_qkv, w_out, bias_table, rotary_freqs, options);
   }
   auto args = operands(x, norm_gamma, w_qkv, w_out, bias_table, rotary_freqs, options);
-  detail::note_block_flops(x, options, 4 * x.dim(1) * options.head_dim, false);
+  detail::note_block(x, options, 4 * x.dim(1) * options.head_dim, false);
   Tensor out = Tensor::empty(x.shape(), x.dtype());
   args.y = out.raw_data();
   args.y_pitch = out.pitch();
@@ -139,13 +139,13 @@ AttentionGrads temporal_attention_bwd(
   }
   if (x.defined() && x.device().is_gpu()) {
     detail::check_attention_operands(kOp, x, norm_gamma, w_qkv, w_out, {}, options);
-    detail::note_block_flops(x, options, 4 * x.dim(1) * options.head_dim, true);
+    detail::note_block(x, options, 4 * x.dim(1) * options.head_dim, true);
     check_positions(x, bias_table, rotary_freqs, options);
     detail::check_attention_grad(kOp, d_out, x);
     return bwd_on_device(d_out, x, norm_gamma, w_qkv, w_out, bias_table, rotary_freqs, options, needs);
   }
   const auto args = operands(x, norm_gamma, w_qkv, w_out, bias_table, rotary_freqs, options);
-  detail::note_block_flops(x, options, 4 * x.dim(1) * options.head_dim, true);
+  detail::note_block(x, options, 4 * x.dim(1) * options.head_dim, true);
   kernels::TemporalAttentionGrads grads;
   AttentionGrads out = detail::allocate_attention_grads(grads, kOp, d_out, x, norm_gamma, w_qkv, w_out, {}, needs);
   if (needs.bias_table) {

@@ -39,6 +39,35 @@ TEST_CASE("bench_kernels/cpu/ops without products beside a copy") {
         doctest::Approx(row["gbyte_per_s"].get<double>() / out["copy_gbyte_per_s"].get<double>()));
   }
   CHECK(norm);
+  bool attention = false, kernel_7x7 = false;
+  for (const Json& row : out["products"]) {
+    const Json& sizes = row["sizes"];
+    CHECK(row["tflop_per_s"].get<double>() == doctest::Approx(row["gflop"].get<double>() / row["ms"].get<double>()));
+    if (row["op"] == "temporal_attention" && sizes["height"] == 16) {
+      attention = true;
+      CHECK(row["calls"] == 3.0);
+      CHECK(
+          sizes == Json{
+                       {"clips", 1},
+                       {"frames", 8},
+                       {"height", 16},
+                       {"width", 16},
+                       {"channels", 8},
+                       {"heads", 1},
+                       {"head_dim", 8}});
+      // Of 2048 positions: four projections of 8 x 8, and 8 x 8 products with keys and with values.
+      CHECK(row["gflop"].get<double>() == doctest::Approx(2e-9 * 2048 * (4 * 64 + 2 * 64)));
+    }
+    if (row["op"] == "conv3d" && sizes["kernel_height"] == 7) {
+      kernel_7x7 = true;
+      CHECK(sizes["channels"] == 9);
+      CHECK(sizes["outputs"] == 8);
+      CHECK(sizes["padding_width"] == 3);
+      CHECK(sizes["fwd"] == 1);
+    }
+  }
+  CHECK(attention);
+  CHECK(kernel_7x7);
 }
 
 TEST_CASE("bench_kernels/options/what cannot be timed is refused in one line") {

@@ -78,11 +78,20 @@ class Bundle {
     for (const std::string& name : behaviour) write_text_atomic(dir_ / ("bin/" + name), "");
   }
 
-  // Commands are given a second each.
-  ProgramResult check(const std::vector<std::string>& words) const {
+  // Commands are given a second each. `python` is there, and has PyTorch, if it says yes to everything.
+  ProgramResult check(const std::vector<std::string>& words, const std::string& python = "false") const {
     std::vector<std::string> command{
-        "/usr/bin/env",           "-u",        "AVID_WGMMA",          "-u",    "AVID_TMA", "AVID_GPU_CHECK_LIMITS=1",
-        "AVID_PEER_PYTHON=false", "/bin/bash", dir_ / "gpu_check.sh", "--out", out()};
+        "/usr/bin/env",
+        "-u",
+        "AVID_WGMMA",
+        "-u",
+        "AVID_TMA",
+        "AVID_GPU_CHECK_LIMITS=1",
+        "AVID_PEER_PYTHON=" + python,
+        "/bin/bash",
+        dir_ / "gpu_check.sh",
+        "--out",
+        out()};
     command.insert(command.end(), words.begin(), words.end());
     return run_program(command);
   }
@@ -90,6 +99,12 @@ class Bundle {
   std::string stage(const std::string& name) const { return report().at("stages").at(name).get<std::string>(); }
   std::string calls() const { return read_text(fs::path(dir_ / "bin/calls")); }
   std::string out() const { return dir_ / "out"; }
+  /// bench/peers/run.sh that pretends.
+  void peers(const std::string& text) {
+    fs::create_directories(dir_ / "bench/peers");
+    write_text_atomic(dir_ / "bench/peers/run.sh", text);
+    fs::permissions(dir_ / "bench/peers/run.sh", fs::perms::owner_all);
+  }
   static std::string read_text(const fs::path& path) { return avid::read_text(path); }
 
  private:
@@ -137,12 +152,46 @@ TEST_CASE("gpu_check/scaling/times_are_divided_by_what_there_is_more_of") {
   CHECK(config.find("[data]\nframes = 8\nsize = 128\ntrain") != std::string::npos);
 }
 
+TEST_CASE("gpu_check/ops/ratios_of_both_families") {
+  Bundle bundle;
+  CHECK(bundle.check({"ops"}).exit_code == 0);
+  CHECK(bundle.stage("ops").starts_with("skipped"));  // no PyTorch
+  bundle.peers(R"sh(#!/bin/bash
+[ "$1" = ops ] || exit 1
+while [ $# -gt 1 ]; do
+  case $1 in --only) only=$2 ;; --modes) modes=$2 ;; --json) json=$2 ;; esac
+  shift
+done
+[ $only = conv ] && value=1.25 || value=3.5
+[ $modes != compile ] || value=2
+printf '{\n "%s_ratio": %s,\n "slowest_ratio": 0.5\n}\n' $only $value >"$json"
+)sh");
+  const ProgramResult result = bundle.check({"ops"}, "true");
+  CAPTURE(result.out);
+  CHECK(result.exit_code == 0);
+  std::map<std::string, double> found;
+  const Json report = bundle.report();
+  for (const Json& row : report.at("results"))
+    if (row.at("stage") == "ops") found[row.at("what").get<std::string>()] = row.at("value").get<double>();
+  CHECK(
+      found == std::map<std::string, double>{
+                   {"avid71m, 8 clips, conv: PyTorch's time / ours, eager", 1.25},
+                   {"avid71m, 8 clips, conv: the slowest of them, eager", 0.5},
+                   {"avid71m, 8 clips, attention: PyTorch's time / ours, eager,sdpa", 3.5},
+                   {"avid71m, 8 clips, attention: the slowest of them, eager,sdpa", 0.5},
+                   {"avid71m, 8 clips, attention: PyTorch's time / ours, compile", 2},
+                   {"avid71m, 8 clips, attention: the slowest of them, compile", 0.5}});
+  bundle.peers("#!/bin/bash\nexit 1\n");
+  CHECK(bundle.check({"--again", "ops"}, "true").exit_code == 1);
+  CHECK(bundle.stage("ops").starts_with("failed"));
+}
+
 TEST_CASE("gpu_check/no_device/every_stage_says_so_in_one_line_and_nothing_runs") {
   const Bundle bundle({"no-device"});
   const ProgramResult result = bundle.check({});
   CHECK(result.exit_code == 1);
   const Json stages = bundle.report().at("stages");
-  CHECK(stages.size() == 11);
+  CHECK(stages.size() == 12);
   for (const auto& [name, text] : stages.items())
     CHECK(text.get<std::string>().starts_with(name == "info" ? "failed " : "failed: cuda: no NVIDIA driver"));
   CHECK(result.out.find("train        failed: cuda: no NVIDIA driver | get one") != std::string::npos);

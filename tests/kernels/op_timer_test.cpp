@@ -133,28 +133,31 @@ TEST_CASE("op_timer/wait/called before every look at the clock") {
   CHECK(waits == 2);
 }
 
-TEST_CASE("op_timer/watch/calls without products and without inner ops, by the given clock") {
+TEST_CASE("op_timer/watch/every call by the given clock, without what runs inside it") {
   struct Counting : OpClock {
     int begun = 0, ended = 0;
     void begin() override { ++begun; }
-    double end() override { return 0.5 * ++ended; }
+    double end() override { return 0.5 * ++ended; }  // the n-th piece takes n/2 seconds
   } clock;
   std::vector<WatchedCall> calls;
   float a[8], b[4];
   const auto run = [&] {
     const ModuleRange module("base");
-    const OpTimer outer("outer", "_bwd");
+    const OpTimer outer("outer", "_bwd");  // pieces 1, 3, 5
     {
-      const OpTimer sum("add_in_place");
+      const OpTimer sum("add_in_place");  // 2
       note_operand(a, sizeof(a), 8);
       note_operand(b, sizeof(b), 4);
       note_more_bytes(sizeof(a));
     }
+    note_sizes({{"outermost", 1}});
     {
-      const OpTimer product("product");
+      const OpTimer product("product");  // 4
       note_flops(7);
+      note_sizes({{"channels", 100}, {"heads", 7}});
+      note_sizes({{"heads", 8}});
     }
-    const OpTimer norm("layer_norm", "_bwd");
+    const OpTimer norm("layer_norm", "_bwd");  // 6, and the outer one again: 7
     note_operand(b, sizeof(b), 4);
   };
   set_op_watch(&clock, [&](const WatchedCall& call) { calls.push_back(call); });
@@ -167,16 +170,27 @@ TEST_CASE("op_timer/watch/calls without products and without inner ops, by the g
   set_op_watch(nullptr);
   run();
   set_op_timing(Collect::nothing);
-  CHECK(clock.begun == 4);
-  CHECK(clock.ended == 2);  // the product's and the outer one's are not looked at
-  REQUIRE(calls.size() == 2);
+  CHECK(clock.begun == 7);
+  CHECK(clock.ended == 7);
+  REQUIRE(calls.size() == 4);
   CHECK(calls[0].op == "add_in_place");
   CHECK(calls[0].module == "base");
-  CHECK(calls[0].seconds == 0.5);
+  CHECK(calls[0].seconds == 1.0);
   CHECK(calls[0].bytes == 80);
   CHECK(calls[0].elements == 8);
-  CHECK(calls[1].op == "layer_norm_bwd");
-  CHECK(calls[1].seconds == 1.0);
-  CHECK(calls[1].bytes == 16);
+  CHECK(calls[0].flops == 0);
+  CHECK(calls[0].sizes.empty());
+  CHECK_FALSE(calls[0].holds_ops);
+  CHECK(calls[1].op == "product");
+  CHECK(calls[1].seconds == 2.0);
+  CHECK(calls[1].flops == 7);
+  CHECK(calls[1].sizes == std::map<std::string, std::int64_t>{{"channels", 100}, {"heads", 8}});
+  CHECK(calls[2].op == "layer_norm_bwd");
+  CHECK(calls[2].seconds == 3.0);
+  CHECK(calls[2].bytes == 16);
+  CHECK(calls[3].op == "outer_bwd");
+  CHECK(calls[3].seconds == 0.5 + 1.5 + 2.5 + 3.5);
+  CHECK(calls[3].holds_ops);
+  CHECK(calls[3].sizes == std::map<std::string, std::int64_t>{{"outermost", 1}});
   CHECK(times.at("add_in_place").bytes == 80);
 }

@@ -116,6 +116,10 @@ void add_step_inputs(Command* command, const std::shared_ptr<BenchOptions>& opti
   command->add_flag("--json", options->json, "Print one JSON value");
 }
 
+void add_threads(Command* command, const std::shared_ptr<BenchOptions>& options) {
+  command->add_option("--threads", options->threads, "CPU threads (0: all)")->range(0, 4096)->capture_default_str();
+}
+
 void add_step_options(Command* command, const std::shared_ptr<BenchOptions>& options) {
   train::BenchRequest& request = options->request;
   add_step_inputs(command, options);
@@ -130,7 +134,7 @@ void add_step_options(Command* command, const std::shared_ptr<BenchOptions>& opt
           "On a device, record a step and repeat it: auto, on or off. Default: as training and sampling do it, "
           "train.graph of --config or auto")
       ->one_of({"auto", "on", "off"});
-  command->add_option("--threads", options->threads, "CPU threads (0: all)")->range(0, 4096)->capture_default_str();
+  add_threads(command, options);
   options->routes = add_route_options(command);
 }
 

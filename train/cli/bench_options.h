@@ -19,11 +19,13 @@ struct BenchOptions {
   bool json = false;
   std::string predict;        ///< the GPU to predict for; empty: the step is timed
   bool with_kernels = false;  ///< of a prediction
+  bool no_libraries = false;  ///< bench kernels without opponents
   std::shared_ptr<RouteOptions> routes = std::make_shared<RouteOptions>();
 };
 
 /// Options of the step that is measured: kind, weights, clips, --dtype, --json.
 void add_step_inputs(Command* command, const std::shared_ptr<BenchOptions>& options);
+void add_threads(Command* command, const std::shared_ptr<BenchOptions>& options);
 /// The same with --steps, --warmup, --device, --graph and --threads.
 void add_step_options(Command* command, const std::shared_ptr<BenchOptions>& options);
 

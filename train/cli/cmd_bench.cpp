@@ -6,6 +6,7 @@
 #include "kernels/sim/race_detector.h"
 #include "kernels/sim/traffic.h"
 #endif
+#include "kernels/threads.h"
 #include "tensor/error.h"
 #include "tensor/io/json.h"
 #include "train/cli/bench_options.h"
@@ -92,8 +93,11 @@ void run_kernels(BenchOptions& options) {
   options.request.warmup = 1;
   train::KernelBench bench{
       .device = options.request.device.describe(), .dtype = options.dtype, .kind = options.request.kind};
-  if (options.request.device.kind == DeviceKind::cuda) measure_opponents(options, bench);
-  bench.memory = train::time_memory_bound(options.request);
+  if (options.threads > 0) kernels::set_num_threads(options.threads);
+  if (options.request.device.kind == DeviceKind::cuda && !options.no_libraries) measure_opponents(options, bench);
+  const std::vector<kernels::WatchedCall> calls = train::time_ops(options.request);
+  bench.products = train::product_rows(calls, options.request.steps);
+  bench.memory = train::memory_rows(calls, options.request.steps);
   bench.peaks = train::measure_peaks(options.request.device, options.request.activations);
   if (options.json)
     print_json(train::kernel_json(bench), 1);
@@ -135,17 +139,19 @@ void setup(Command* command) {
       kernels::Collect::sums, "avid bench ops --kind base --config configs/demo_base.toml");
   Command* each = command->add_subcommand(
       "kernels",
-      "every convolution, product, attention and layer norm of a step against cuDNN and cuBLASLt, all ops without "
-      "products against a copy; or memory traffic, line by line");
+      "every convolution, product, attention and layer norm of a step against cuDNN and cuBLASLt, every convolution "
+      "and attention by itself, all ops without products against a copy; or memory traffic, line by line");
   auto options = std::make_shared<BenchOptions>();
   add_step_inputs(each, options);
   set_example(each, "avid bench kernels --kind base --device cuda --config configs/base.toml --dtype bf16");
   each->add_option("--device", options->device, "cuda, cuda:N, or cpu (without opponents)")
       ->device_name()
       ->capture_default_str();
-  each->add_option("--steps", options->request.steps, "Steps whose ops without products are timed, call by call")
+  each->add_option("--steps", options->request.steps, "Steps whose ops are timed, call by call")
       ->range(1, 10000)
       ->capture_default_str();
+  each->add_flag("--no-libraries", options->no_libraries, "Leave out cuDNN and cuBLASLt, which take longest");
+  add_threads(each, options);
   auto sim = std::make_shared<bool>(false);
 #if AVID_HAVE_SIM
   each->add_flag("--sim", *sim, "Count the traffic of every kernel's lines in the simulator; nothing is timed");
