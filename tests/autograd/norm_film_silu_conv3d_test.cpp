@@ -2,6 +2,7 @@
 // one kernel for what lies between on a device
 #include "autograd/ops/norm_film_silu_conv3d.h"
 
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "autograd/ops/conv3d_norm_film_silu.h"
 #include "autograd/ops/rms_norm_film_silu.h"
 #include "kernels/op_timer.h"
+#include "kernels/op_watch.h"
 #include "tensor/ops/norm_film_silu_conv3d.h"
 #include "tests/autograd/device_run.h"
 #include "tests/doctest.h"
@@ -173,5 +175,34 @@ TEST_CASE("norm_film_silu_conv3d/device/counts the work of the two") {
   CHECK(
       run(chained, in, kAll).times.at("norm_film_silu_conv3d_bwd").flops ==
       2 * positions * 9 * 13 * 11 + 30 * positions * 13);
+}
+
+TEST_CASE("norm_film_silu_conv3d/device/who times single ops is told their sizes and passes") {
+  struct : kernels::OpClock {
+    void begin() override {}
+    double end() override { return 1; }
+  } clock;
+  std::map<std::string, std::vector<std::map<std::string, std::int64_t>>> seen;
+  kernels::set_op_watch(&clock, [&](const kernels::WatchedCall& call) {
+    if (call.flops > 0) seen[call.op].push_back(call.sizes);
+  });
+  run(chained, on_device(operands(DType::f32, 8, 5, 13, 11), DType::bf16), kAll);
+  kernels::set_op_watch(nullptr);
+  using Sizes = std::map<std::string, std::int64_t>;
+  const auto sizes = [](std::int64_t I, std::int64_t I2, std::int64_t O, const Sizes& more) {
+    Sizes all{{"clips", 2},    {"frames", 2},     {"height", 3},  {"width", 4},
+              {"channels", I}, {"channels2", I2}, {"outputs", O}, {"padding_frames", 0}};
+    for (const char* side : {"_height", "_width"})
+      all.insert({{std::string("kernel") + side, 3}, {std::string("padding") + side, 1}});
+    for (const char* name : {"kernel_frames", "stride_frames", "stride_height", "stride_width"}) all[name] = 1;
+    all.insert(more.begin(), more.end());
+    return all;
+  };
+  const Sizes first = sizes(8, 5, 13, {{"fwd", 1}, {"film", 1}, {"residual", 0}}),
+              second = sizes(13, 0, 11, {{"fwd", 1}, {"film", 0}, {"residual", 1}});
+  CHECK(seen["conv3d_norm_film_silu"] == std::vector{first, second});
+  CHECK(seen["norm_film_silu_conv3d_bwd"] == std::vector{sizes(13, 0, 11, {{"data", 1}, {"film", 1}})});
+  const Sizes weights = sizes(13, 0, 11, {{"weights", 1}}), both = sizes(8, 5, 13, {{"data", 1}, {"weights", 1}});
+  CHECK(seen["conv3d_bwd"] == std::vector{weights, both});
 }
 #endif
