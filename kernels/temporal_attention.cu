@@ -322,7 +322,7 @@ class Block {
 
   /// Rows of partial sums that a chunk makes.
   std::int64_t num_partials(std::int64_t chunk) const {
-    if (plan_.fused) return temporal_fused_partials(clips(chunk), p_.S, fused_blocks());
+    if (plan_.fused) return temporal_fused_partials(clips(chunk), p_.T, p_.S, fused_blocks());
     return temporal_core_plan({clips(chunk), p_.T, p_.S, p_.N, p_.D, plan_.num_pairs}, dtype_of<Elem>, true)
         .num_partials;
   }
@@ -352,6 +352,7 @@ class Block {
       std::int64_t chunk, Rows<const BFloat16> d_y) const requires std::is_same_v<Elem, BFloat16> {
     return {
         .B = clips(chunk),
+        .T = p_.T,
         .S = p_.S,
         .C = p_.C,
         .N = p_.N,

@@ -25,7 +25,7 @@ struct StoredHeads {
 
 /// Operands of the fused forward pass: those of temporal_attention (kernels/temporal_attention.h), with the tables and
 /// head-padded weights of temporal_attention_core.h, for the backward pass in the order of fused_channel(). T is 8 or
-/// 16, for the backward pass 8; there is a pixel, B * S > 0.
+/// 16; there is a pixel, B * S > 0.
 struct TemporalFusedArgs {
   std::int64_t B = 0, T = 8, S = 0, C = 0, N = 0, D = 0, head_pitch = 0, num_pairs = 0;
   Rows<const BFloat16> x;         ///< [B*T*S,C]
@@ -64,19 +64,20 @@ constexpr int fused_channel(int row, int tiles) {
 
 /// What the backward pass reads and writes beside the arguments; it does not use y.
 struct TemporalFusedGrads {
-  Rows<const BFloat16> d_y;  ///< [B*8*S,C]
-  Rows<BFloat16> h;          ///< written: [B*8*S,C], gaps up to whole chunks as zero
+  Rows<const BFloat16> d_y;  ///< [B*T*S,C]
+  Rows<BFloat16> h;          ///< written: [B*T*S,C], gaps up to whole chunks as zero
   Rows<BFloat16> d_qk;       ///< written: rows of N heads of q, then of k, as `stored` says; zeros up to 16 columns
   StoredHeads stored;        ///< of q and k; width is D or head_pitch, even
-  BFloat16* prob = nullptr;  ///< written: [B*S][N][8][8], probabilities of pixel, head, query, key
-  Rows<BFloat16> d_x;        ///< written: [B*8*S,C], gaps up to whole chunks as zero; or absent
-  float* d_gamma_partials = nullptr;  ///< [temporal_fused_partials(B, S, most_blocks)][C], each written; or null
-  float* d_bias_partials =
-      nullptr;  ///< [temporal_fused_partials(B, S, most_blocks)][N,8,8], every element written; or null
+  /// Written: [B*S][N][T][T], probabilities of pixel, head, query, key. 16 keys lie as a product's operand has them:
+  /// 2t, 2t + 1, 2t + 8, 2t + 9 for t = 0, 1, 2, 3.
+  BFloat16* prob = nullptr;
+  Rows<BFloat16> d_x;                 ///< written: [B*T*S,C], gaps up to whole chunks as zero; or absent
+  float* d_gamma_partials = nullptr;  ///< [temporal_fused_partials()][C], each written; or null
+  float* d_bias_partials = nullptr;   ///< [temporal_fused_partials()][N,T,T], every element written; or null
 };
 
-/// Blocks of the backward kernel, each of which writes one row of the partial sums.
-std::int64_t temporal_fused_partials(std::int64_t B, std::int64_t S, std::int64_t most_blocks);
+/// Blocks of the backward kernel, each of which writes one row of the partial sums; T is 8 or 16.
+std::int64_t temporal_fused_partials(std::int64_t B, std::int64_t T, std::int64_t S, std::int64_t most_blocks);
 
 /// The backward pass but for the gradients of weights: h = prenorm(x), the probabilities and the gradients of q and k,
 /// from which products over the rows give those of the weights; d_x, and sums for gamma's and the bias's gradients.

@@ -33,16 +33,17 @@ int temporal_fused_kernel(DType dtype, std::int64_t T, std::int64_t C, std::int6
   return -1;
 }
 
-std::int64_t temporal_fused_partials(std::int64_t B, std::int64_t S, std::int64_t most_blocks) {
-  return std::clamp<std::int64_t>((B * S + 15) / 16, 1, most_blocks);
+std::int64_t temporal_fused_partials(std::int64_t B, std::int64_t T, std::int64_t S, std::int64_t most_blocks) {
+  const std::int64_t pixels_of_tile = 128 / T;
+  return std::clamp<std::int64_t>((B * S + pixels_of_tile - 1) / pixels_of_tile, 1, most_blocks);
 }
 
 template <class Elem>
 TemporalAttentionPlan temporal_attention_plan(const TemporalAttentionDeviceArgs<Elem>& p, bool backward) {
   TemporalAttentionPlan plan;
   const int kernel = temporal_fused_kernel(dtype_of<Elem>, p.T, p.C, p.D, p.R);
-  // The backward kernel takes 8 frames, and keeps sums of d_bias in shared memory: up to 16 heads.
-  plan.fused = kernel >= 0 && (!backward || (p.T == 8 && p.N <= 16));
+  // The backward kernel keeps sums of d_bias in shared memory: up to 16 heads.
+  plan.fused = kernel >= 0 && (!backward || p.N <= 16);
   const bool stores_heads = plan.fused && backward;
   plan.head_pitch = up_to(p.D, 8);
   if (stores_heads) {
@@ -68,8 +69,9 @@ TemporalAttentionPlan temporal_attention_plan(const TemporalAttentionDeviceArgs<
   const std::int64_t rows = plan.clips_per_chunk * rows_per_clip;
   const TemporalCorePlan core =
       temporal_core_plan({plan.clips_per_chunk, p.T, p.S, p.N, p.D, plan.num_pairs}, dtype_of<Elem>, backward);
-  plan.num_partials = plan.num_chunks * (plan.fused ? temporal_fused_partials(plan.clips_per_chunk, p.S, p.fused_blocks)
-                                                    : core.num_partials);
+  plan.num_partials =
+      plan.num_chunks *
+      (plan.fused ? temporal_fused_partials(plan.clips_per_chunk, p.T, p.S, p.fused_blocks) : core.num_partials);
 
   const auto take = [&plan](std::int64_t bytes) {
     const std::int64_t at = plan.total_bytes;

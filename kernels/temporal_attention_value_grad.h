@@ -21,11 +21,11 @@ constexpr std::int64_t temporal_value_splits(std::int64_t N, std::int64_t most_b
   return splits > 1 ? splits : 1;
 }
 
-/// Operands: what the fused backward pass read and wrote. T is 8; there is a pixel, B * S > 0.
+/// Operands: what the fused backward pass read and wrote. T is 8 or 16; there is a pixel, B * S > 0.
 struct TemporalValueGradArgs {
-  std::int64_t B = 0, S = 0, C = 0, N = 0, D = 0;
-  Rows<const BFloat16> h, d_y;     ///< [B*8*S,C], zeros up to whole chunks
-  const BFloat16* prob = nullptr;  ///< [B*S][N][8][8]
+  std::int64_t B = 0, T = 8, S = 0, C = 0, N = 0, D = 0;
+  Rows<const BFloat16> h, d_y;     ///< [B*T*S,C], zeros up to whole chunks
+  const BFloat16* prob = nullptr;  ///< as in TemporalFusedGrads
   std::int64_t splits = 0;         ///< by how many the pixels are divided (temporal_value_splits)
   float* sums = nullptr;           ///< [splits][N][C][C rounded up to 8]: sum of (P h)^T d_y over the pixels
   bool first = true;               ///< sums are set; else they are added to

@@ -231,7 +231,14 @@ AVID_DEVICE void project_rows(
 #pragma unroll
     for (int j = 0; j < kHeadTiles; j += 4) {
       std::uint32_t b[4];
-      ldmatrix_x4(b, right_half + (j * 8 * Shape::kRowPitch + Shape::kSteps * 16) * 2);
+      const shared_address column_of_weights = right_half + (j * 8 * Shape::kRowPitch + Shape::kSteps * 16) * 2;
+      if constexpr (kHeadTiles > 2) {
+        ldmatrix_x4(b, column_of_weights);
+      } else {
+        std::uint32_t few[2];  // these may be the last rows of a slice
+        ldmatrix_x2(few, column_of_weights);
+        b[0] = few[0], b[1] = few[1];
+      }
 #pragma unroll
       for (int n = 0; n < 4 && j + n < kHeadTiles; ++n) {
         const std::uint32_t column[1] = {b[n]};
