@@ -15,6 +15,7 @@
 //   swizzled_chunk(row, chunk), swizzled_tile(at) a tile of rows of 128 bytes as wgmma wants it, and its descriptor
 //   plain_tile(at, group_bytes)                   the descriptor of a tile of 16-byte chunks, 8 rows after 8 rows
 //   wgmma_bf16<N>(d, a, b)                        d[64][N] += a[64][16] b[N][16]^T, begun; d is N/2 registers
+//   wgmma_bf16_first<N>(d, a, b)                  d[64][N] = a[64][16] b[N][16]^T, begun, whatever d held
 //   transposed_plain_tile(at, bytes)              the descriptor of a tile whose 16-byte chunks run across the rows
 //   wgmma_bf16_transposed<N>(d, a, b)             d[64][N] += a[16][64]^T b[16][N], begun
 //   wgmma_fence(), wgmma_commit(), wgmma_wait<K>(), wgmma_settle(d)

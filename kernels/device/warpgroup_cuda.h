@@ -150,11 +150,12 @@ AVID_DEVICE void more_registers() {
 #define AVID_SUMS_25 AVID_SUMS_24, AVID_SUMS_AT(96)
 #define AVID_SUMS_26 AVID_SUMS_25, AVID_SUMS_AT(100)
 
-/// n columns, k = n/8; a and b are the places of the descriptors, behind the registers; t = 1: transposed operands.
-#define AVID_WGMMA(n, k, a, b, t)                                                             \
+/// n columns, k = n/8; a and b are the places of the descriptors, behind the registers; add = 0: what the registers
+/// held does not count; t = 1: transposed operands.
+#define AVID_WGMMA(n, k, a, b, add, t)                                                        \
   if constexpr (N == n)                                                                       \
   AVID_SM90A_ONLY("wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" AVID_NAMES_##k \
-                  "}, %" #a ", %" #b ", 1, 1, 1, " #t ", " #t ";"                             \
+                  "}, %" #a ", %" #b ", " #add ", 1, 1, " #t ", " #t ";"                      \
                   : AVID_SUMS_##k                                                             \
                   : "l"(desc_a), "l"(desc_b))
 
@@ -163,28 +164,49 @@ AVID_DEVICE void more_registers() {
 template <int N>
 AVID_DEVICE void wgmma_bf16(float (&d)[N / 2], std::uint64_t desc_a, std::uint64_t desc_b) {
   static_assert(
-      N == 8 || N == 56 || N == 96 || N == 104 || N == 128 || N == 160 || N == 184 || N == 200, "add a line below");
-  AVID_WGMMA(8, 1, 4, 5, 0);
-  AVID_WGMMA(56, 7, 28, 29, 0);
-  AVID_WGMMA(96, 12, 48, 49, 0);
-  AVID_WGMMA(104, 13, 52, 53, 0);
-  AVID_WGMMA(128, 16, 64, 65, 0);
-  AVID_WGMMA(160, 20, 80, 81, 0);
-  AVID_WGMMA(184, 23, 92, 93, 0);
-  AVID_WGMMA(200, 25, 100, 101, 0);
+      N == 8 || N == 32 || N == 56 || N == 64 || N == 96 || N == 104 || N == 112 || N == 128 || N == 160 || N == 184 ||
+          N == 200,
+      "add a line below");
+  AVID_WGMMA(8, 1, 4, 5, 1, 0);
+  AVID_WGMMA(32, 4, 16, 17, 1, 0);
+  AVID_WGMMA(56, 7, 28, 29, 1, 0);
+  AVID_WGMMA(64, 8, 32, 33, 1, 0);
+  AVID_WGMMA(96, 12, 48, 49, 1, 0);
+  AVID_WGMMA(104, 13, 52, 53, 1, 0);
+  AVID_WGMMA(112, 14, 56, 57, 1, 0);
+  AVID_WGMMA(128, 16, 64, 65, 1, 0);
+  AVID_WGMMA(160, 20, 80, 81, 1, 0);
+  AVID_WGMMA(184, 23, 92, 93, 1, 0);
+  AVID_WGMMA(200, 25, 100, 101, 1, 0);
+}
+
+/// Begins d = a b^T on the warpgroup, likewise: the first product of a sum. To the compiler it reads d all the same: so
+/// one sum after another stays in the same registers, where it would else move what is left of the one before.
+template <int N>
+AVID_DEVICE void wgmma_bf16_first(float (&d)[N / 2], std::uint64_t desc_a, std::uint64_t desc_b) {
+  static_assert(
+      N == 8 || N == 32 || N == 56 || N == 64 || N == 96 || N == 104 || N == 112 || N == 128, "add a line below");
+  AVID_WGMMA(8, 1, 4, 5, 0, 0);
+  AVID_WGMMA(32, 4, 16, 17, 0, 0);
+  AVID_WGMMA(56, 7, 28, 29, 0, 0);
+  AVID_WGMMA(64, 8, 32, 33, 0, 0);
+  AVID_WGMMA(96, 12, 48, 49, 0, 0);
+  AVID_WGMMA(104, 13, 52, 53, 0, 0);
+  AVID_WGMMA(112, 14, 56, 57, 0, 0);
+  AVID_WGMMA(128, 16, 64, 65, 0, 0);
 }
 
 /// Begins d += a^T b on the warpgroup, likewise.
 template <int N>
 AVID_DEVICE void wgmma_bf16_transposed(float (&d)[N / 2], std::uint64_t desc_a, std::uint64_t desc_b) {
   static_assert(N == 56 || N == 96 || N == 104 || N == 128 || N == 160 || N == 184 || N == 208, "add a line below");
-  AVID_WGMMA(56, 7, 28, 29, 1);
-  AVID_WGMMA(96, 12, 48, 49, 1);
-  AVID_WGMMA(104, 13, 52, 53, 1);
-  AVID_WGMMA(128, 16, 64, 65, 1);
-  AVID_WGMMA(160, 20, 80, 81, 1);
-  AVID_WGMMA(184, 23, 92, 93, 1);
-  AVID_WGMMA(208, 26, 104, 105, 1);
+  AVID_WGMMA(56, 7, 28, 29, 1, 1);
+  AVID_WGMMA(96, 12, 48, 49, 1, 1);
+  AVID_WGMMA(104, 13, 52, 53, 1, 1);
+  AVID_WGMMA(128, 16, 64, 65, 1, 1);
+  AVID_WGMMA(160, 20, 80, 81, 1, 1);
+  AVID_WGMMA(184, 23, 92, 93, 1, 1);
+  AVID_WGMMA(208, 26, 104, 105, 1, 1);
 }
 
 }  // namespace avid::kernels::cuda

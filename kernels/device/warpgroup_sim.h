@@ -38,14 +38,21 @@ inline void copy_tile(shared_address to, const TensorMap& map, int column, int r
 template <int N>
 void wgmma_bf16(float (&d)[N / 2], std::uint64_t a, std::uint64_t b, AVID_SITE) {
   static_assert(N % 8 == 0 && N >= 8 && N <= 256);
-  simulator::WgmmaOperands x{d, a, b, N, false, site};
+  simulator::WgmmaOperands x{d, a, b, N, true, false, site};
+  simulator::warp_collective(simulator::wgmma_issue, ~0u, &x, site);
+}
+/// Begins d = a b^T on the warpgroup, likewise: the first product of a sum.
+template <int N>
+void wgmma_bf16_first(float (&d)[N / 2], std::uint64_t a, std::uint64_t b, AVID_SITE) {
+  static_assert(N % 8 == 0 && N >= 8 && N <= 256);
+  simulator::WgmmaOperands x{d, a, b, N, false, false, site};
   simulator::warp_collective(simulator::wgmma_issue, ~0u, &x, site);
 }
 /// Begins d += a^T b on the warpgroup, likewise.
 template <int N>
 void wgmma_bf16_transposed(float (&d)[N / 2], std::uint64_t a, std::uint64_t b, AVID_SITE) {
   static_assert(N % 8 == 0 && N >= 8 && N <= 256);
-  simulator::WgmmaOperands x{d, a, b, N, true, site};
+  simulator::WgmmaOperands x{d, a, b, N, true, true, site};
   simulator::warp_collective(simulator::wgmma_issue, ~0u, &x, site);
 }
 /// Before the first product, and after the program used registers that the next products accumulate in.

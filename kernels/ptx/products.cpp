@@ -101,14 +101,15 @@ struct Matrix {
   }
 };
 
-/// d += a b of 64 x 16 and 16 x N elements; d has N / 2 registers. from: descriptors of a and b, the scales of d, a and
-/// b, whether a and b are transposed.
+/// d += a b of 64 x 16 and 16 x N elements, or d = a b; d has N / 2 registers. from: descriptors of a and b, the scales
+/// of d (0: d = a b), a and b, whether a and b are transposed.
 void product_warpgroup(Warp& warp, const Instruction& i) {
   const int columns = i.num_to * 2;
   const std::uint32_t rank = warp.thread_of(0) / 32 % 4;
   const Matrix a(warp.uniform<std::uint64_t>(i.from[0])), b(warp.uniform<std::uint64_t>(i.from[1]));
-  for (int k = 2; k < 5; ++k)
-    if (warp.value<std::uint32_t>(i.from[k], 0) != 1) warp.fail("wgmma with scales other than 1");
+  const std::uint32_t adds = warp.value<std::uint32_t>(i.from[2], 0);
+  if (adds > 1 || warp.value<std::uint32_t>(i.from[3], 0) != 1 || warp.value<std::uint32_t>(i.from[4], 0) != 1)
+    warp.fail("wgmma with scales other than 1, or 0 of the sums");
   const bool transposed_a = warp.value<std::uint32_t>(i.from[5], 0) != 0,
              transposed_b = warp.value<std::uint32_t>(i.from[6], 0) != 0;
   const auto element = [&](const Matrix& m, std::uint64_t row, std::uint64_t k, bool transposed) {
@@ -123,7 +124,8 @@ void product_warpgroup(Warp& warp, const Instruction& i) {
     for (std::uint64_t k = 0; k < 16; ++k) column[k][n] = element(b, n, k, transposed_b);
   for (int r = 0; r < i.num_to; ++r)
     for (int l = 0; l < kLanes; ++l)
-      sums[l / 4 + 8 * (r % 4 / 2)][8 * (r / 4) + 2 * (l % 4) + r % 2] = warp.value<float>(i.to[r], l);
+      sums[l / 4 + 8 * (r % 4 / 2)][8 * (r / 4) + 2 * (l % 4) + r % 2] =
+          adds == 1 ? warp.value<float>(i.to[r], l) : 0.0f;
   for (int r = 0; r < 16; ++r)
     for (int k = 0; k < 16; ++k)
       for (int n = 0; n < columns; ++n) sums[r][n] += rows[r][k] * column[k][n];

@@ -205,15 +205,16 @@ void Warpgroups::issue(std::uint32_t number, const WgmmaOperands* const* lane) {
   Warp& w = warp(number);
   if (issued_.size() <= group) issued_.resize(8);
   std::vector<Issued>& all = issued_[group];
-  if (w.num_issued == all.size()) all.push_back({x.a, x.b, x.n, x.transposed, x.site});
+  if (w.num_issued == all.size()) all.push_back({x.a, x.b, x.n, x.adds, x.transposed, x.site});
   const Issued& same = all[w.num_issued];
-  if (same.a != x.a || same.b != x.b || same.n != x.n || same.transposed != x.transposed)
+  if (same.a != x.a || same.b != x.b || same.n != x.n || same.adds != x.adds || same.transposed != x.transposed)
     fail(
         ErrorKind::divergent_warp,
         "wgmma: warps of one warpgroup give different operands, another at " + text_of(same.site), x.site);
 
   std::vector<std::uint16_t> rows = read_operands(number, x.a, x.b, x.n, x.transposed, x.site);
   Accumulator& acc = accumulator_of(number, lane);
+  if (!x.adds) std::fill(acc.value.begin(), acc.value.end(), 0.0f);
   const auto n = static_cast<std::size_t>(x.n);
   std::vector<double> b(16 * n), sum(n);  // b [k][n]: rows of D in one vector loop
   for (std::size_t j = 0; j < n; ++j)

@@ -18,11 +18,12 @@ namespace avid::kernels::simulator {
 
 struct Thread;
 
-/// D[64][n] += A[64][16] B[n][16]^T; both operands through matrix descriptors (docs/simulator.md).
+/// D[64][n] (+)= A[64][16] B[n][16]^T; both operands through matrix descriptors (docs/simulator.md).
 struct WgmmaOperands {
   float* d;  ///< n/2 registers of a lane
   std::uint64_t a, b;
   int n;
+  bool adds;        ///< to what D held
   bool transposed;  ///< the tiles hold A^T and B^T: eight neighbours in memory belong to eight rows of A, or of B
   Site site;
 };
@@ -67,7 +68,7 @@ class Warpgroups {
   struct Issued {
     std::uint64_t a, b;
     int n;
-    bool transposed;
+    bool adds, transposed;
     Site site;
   };
 

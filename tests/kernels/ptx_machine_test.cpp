@@ -349,6 +349,13 @@ TEST_CASE("ptx machine: sums of wgmma may be read behind the wait that covers th
   const std::string one_still = "wgmma.wait_group.sync.aligned 1;";
   CHECK(has(error_of(begin + product + commit + one_still + move + read, warpgroup), early));
   CHECK(error_of(begin + product + commit + "mov.f32 %f5, %f7;" + read, warpgroup) == "no error");  // another register
+  const auto scaled = [&](const char* scales) {
+    return begin + "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%f1,%f2,%f3,%f4}, %rd6, %rd6, " + scales +
+           ", 0, 0;" + commit + wait + move + read;
+  };
+  CHECK(error_of(scaled("0, 1, 1"), warpgroup) == "no error");
+  CHECK(has(error_of(scaled("2, 1, 1"), warpgroup), "wgmma with scales other than 1"));
+  CHECK(has(error_of(scaled("1, -1, 1"), warpgroup), "wgmma with scales other than 1"));
 }
 
 TEST_CASE("ptx machine: a text that is no PTX is refused with its line") {

@@ -18,7 +18,8 @@ struct TileForm {
 };
 
 /// d[64][N] = c[64][N] + A B^T over num_steps steps of 16 columns, in groups of `in_flight`; tiles as images in bytes.
-/// N is 8, 56, 96, 104 or 200; of transposed tiles 56 or 104.
+/// N is 8, 56, 96, 104 or 200; of transposed tiles 56 or 104. Without c the first step begins the sum in registers that
+/// are NaN; N is then 32, 56, 64, 96, 104, 112 or 128.
 void run_wgmma(
     int N, const TileForm& form, int num_steps, int in_flight, const std::vector<std::uint8_t>& a,
     const std::vector<std::uint8_t>& b, const std::vector<float>& c, std::vector<float>& d);

@@ -1,4 +1,6 @@
 // tests/sim/warpgroup_kernels.cpp -- kernels of warpgroup_test.cpp
+#include <cmath>
+
 #include "kernels/device/warpgroup.h"
 #include "tests/sim/warpgroup.h"
 
@@ -9,11 +11,13 @@ struct WgmmaTest {
   test::TileForm form;
   int num_steps, a_bytes, b_bytes;
   const std::uint8_t *a, *b;
-  const float* c;
+  const float* c;  ///< or null
   float* d;
 };
 
-template <int N, int kInFlight, bool kTransposed>
+enum class Kind { plain, first, transposed };
+
+template <int N, int kInFlight, Kind kKind>
 __global__ void wgmma_test_kernel(WgmmaTest p) {
   SharedArena arena;
   unsigned char* a = arena.take_aligned<unsigned char>(static_cast<std::size_t>(p.a_bytes), kTileAlignment, "a");
@@ -33,14 +37,20 @@ __global__ void wgmma_test_kernel(WgmmaTest p) {
     return (warp * 16 + lane / 4 + 8 * (r >> 1 & 1)) * N + r / 4 * 8 + 2 * (lane & 3) + (r & 1);
   };
   float d[N / 2];
-  for (int r = 0; r < N / 2; ++r) d[r] = p.c[index(r)];
+  for (int r = 0; r < N / 2; ++r) d[r] = kKind == Kind::first ? NAN : p.c[index(r)];
   for (int s = 0; s < p.num_steps; ++s) {
     wgmma_fence();
     const std::uint64_t step = static_cast<std::uint64_t>(s) * p.form.step / 16;
-    if constexpr (kTransposed)
+    if constexpr (kKind == Kind::transposed) {
       wgmma_bf16_transposed<N>(d, desc_a + step, desc_b + step);
-    else
+    } else if constexpr (kKind == Kind::first) {
+      if (s == 0)
+        wgmma_bf16_first<N>(d, desc_a, desc_b);
+      else
+        wgmma_bf16<N>(d, desc_a + step, desc_b + step);
+    } else {
       wgmma_bf16<N>(d, desc_a + step, desc_b + step);
+    }
     wgmma_commit();
     wgmma_wait<kInFlight>();
   }
@@ -62,20 +72,30 @@ void run_wgmma(
       form, num_steps, static_cast<int>(a.size()), static_cast<int>(b.size()), a.data(), b.data(), c.data(), d.data()};
   const std::size_t bytes = a.size() + b.size() + 2 * 1024;
   const auto run = [&](auto kernel) { AVID_GPU::launch(kernel, 1, 128, bytes, Stream{}, p); };
-  const auto both = [&]<int kN, bool kTransposed>() {
-    in_flight == 0 ? run(AVID_GPU::wgmma_test_kernel<kN, 0, kTransposed>)
-                   : run(AVID_GPU::wgmma_test_kernel<kN, 1, kTransposed>);
+  const auto both = [&]<int kN, AVID_GPU::Kind kKind>() {
+    in_flight == 0 ? run(AVID_GPU::wgmma_test_kernel<kN, 0, kKind>) : run(AVID_GPU::wgmma_test_kernel<kN, 1, kKind>);
   };
+  using enum AVID_GPU::Kind;
   if (form.transposed) {
-    if (N == 56) both.operator()<56, true>();
-    if (N == 104) both.operator()<104, true>();
+    if (N == 56) both.operator()<56, transposed>();
+    if (N == 104) both.operator()<104, transposed>();
     return;
   }
-  if (N == 8) both.operator()<8, false>();
-  if (N == 56) both.operator()<56, false>();
-  if (N == 96) both.operator()<96, false>();
-  if (N == 104) both.operator()<104, false>();
-  if (N == 200) both.operator()<200, false>();
+  if (c.empty()) {
+    if (N == 32) both.operator()<32, first>();
+    if (N == 56) both.operator()<56, first>();
+    if (N == 64) both.operator()<64, first>();
+    if (N == 96) both.operator()<96, first>();
+    if (N == 104) both.operator()<104, first>();
+    if (N == 112) both.operator()<112, first>();
+    if (N == 128) both.operator()<128, first>();
+    return;
+  }
+  if (N == 8) both.operator()<8, plain>();
+  if (N == 56) both.operator()<56, plain>();
+  if (N == 96) both.operator()<96, plain>();
+  if (N == 104) both.operator()<104, plain>();
+  if (N == 200) both.operator()<200, plain>();
 }
 
 }  // namespace avid::test

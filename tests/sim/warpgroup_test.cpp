@@ -62,15 +62,15 @@ std::vector<std::uint8_t> image(const DeviceRows<bf16>& m, int rows, int columns
 
 double value(bf16 v) { return static_cast<double>(static_cast<float>(v)); }
 
-/// `front`: bytes before the tiles.
-void check(const Form& f, int N, int in_flight, bool transposed = false, int front = 0) {
+/// `front`: bytes before the tiles. `fresh`: the sums begin with the first product.
+void check(const Form& f, int N, int in_flight, bool transposed = false, int front = 0, bool fresh = false) {
   const int K = transposed ? 32 : columns_of(f);
   INFO(
       std::string(f.name) << ", N " << N << ", in flight " << in_flight << (transposed ? ", transposed" : "")
-                          << ", front " << front);
+                          << ", front " << front << (fresh ? ", fresh" : ""));
   const auto a = DeviceRows<bf16>::random(64, K, 1), b = DeviceRows<bf16>::random(N, K, 2);
   const auto c = DeviceRows<float>::random(1, 64 * N, 3);
-  std::vector<double> expected = c.values();
+  std::vector<double> expected = fresh ? std::vector<double>(static_cast<std::size_t>(64 * N)) : c.values();
   for (int m = 0; m < 64; ++m)
     for (int n = 0; n < N; ++n)
       for (int k = 0; k < K; ++k)
@@ -87,7 +87,7 @@ void check(const Form& f, int N, int in_flight, bool transposed = false, int fro
       return static_cast<std::size_t>(front) + (transposed ? transposed_place(f, K, r, k) : place(f, rows_apart, r, k));
     });
   };
-  const std::vector<float> start(c.at(0), c.at(0) + 64 * N);
+  const std::vector<float> start(c.at(0), c.at(0) + (fresh ? 0 : 64 * N));
   std::vector<float> d(static_cast<std::size_t>(64 * N));
   run_wgmma(N, form, K / 16, in_flight, tile(a, 64, 64), tile(b, N, rows_b), start, d);
   CHECK(worst_error(std::vector<double>(d.begin(), d.end()), expected, kUnit<float>) < 1.0);
@@ -123,6 +123,12 @@ TEST_CASE("warpgroup/wgmma/without swizzle eight rows and the next eight are any
 TEST_CASE("warpgroup/wgmma/every width") {
   const OnArch arch(90);
   for (const int N : {8, 96, 104, 200}) check(kForms[1], N, 1);
+}
+
+TEST_CASE("warpgroup/wgmma/a sum begins with its first product whatever the registers held") {
+  const OnArch arch(90);
+  for (const int N : {32, 56, 64, 96, 104, 112, 128})
+    for (const int in_flight : {0, 1}) check(kForms[1], N, in_flight, false, 0, true);
 }
 
 TEST_CASE("warpgroup/wgmma/in every order") {
