@@ -8,7 +8,8 @@
 //              u       rows times w_out w_v of the head (`values`, made once per call): y = x + sum over heads of P u.
 //                      64 channels of it at a time; its C fragment, turned, is the B fragment of P u, whose sums are
 //                      those of y, over all heads in registers
-//            The residual is added on the way out. Weights stream through three buffers of shared memory.
+//            The residual is added on the way out. Weights stream through three buffers of shared memory. Devices of
+//            compute capability 9.0 take temporal_attention_fused_wgmma.cu, which shares what is between projections
 // Traffic    x is read twice (the second time from L2), y written once; every block reads all weights through L2
 // Numerics   h, q, k, w_out w_v, u and p are rounded to bf16, sums in f32; softmax in base 2
 // Limits     T = 8 or 16, bf16; C and D of kTemporalFusedShapes (registers: accumulators of a whole row)
@@ -31,8 +32,9 @@
 #include <type_traits>
 
 #include "kernels/device/gpu.h"
-#include "kernels/device/temporal_fragments.h"
 #include "kernels/device/temporal_fused.h"
+#include "kernels/device/temporal_fused_fwd.h"
+#include "kernels/gather_gemm.h"
 
 namespace avid::kernels {
 namespace AVID_GPU {
@@ -44,54 +46,30 @@ struct FusedShape : FusedTiles<kTiles, kHeadTiles> {
   static constexpr int kSlices = 2 + Tiles::kValueSlices;
   /// Steps of a projection of rows; unrolled any further they spill.
   static constexpr int kUnrolled = kTiles == 13 ? 1 : kFrames == 16 && kTiles == 12 ? 3 : Tiles::kSteps;
-  static constexpr int kAngleBytes = kFrames == 8 ? 0 : kFrames * kAnglePitch * 8;
-  static constexpr int kSharedBytes = (kFusedRows * Tiles::kRowPitch + kFusedStages * Tiles::kSlice) * 2 + kAngleBytes;
+  static constexpr int kSharedBytes =
+      (kFusedRows * Tiles::kRowPitch + kFusedStages * Tiles::kSlice) * 2 + RotaryCode<kFrames>::kSharedBytes;
 };
-
-/// The rotary code of channels 0 .. 31: tile j, lane t holds pair 4j + t; angle(j, half) is its cosine and sine in the
-/// frame of row g, or g + 8.
-template <class Angle>
-AVID_DEVICE void rotate_accumulators(HeadAccumulators& acc, const Angle& angle) {
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float a = acc[i][j][2 * half], b = acc[i][j][2 * half + 1];
-        const float2 turn = angle(j, half);
-        acc[i][j][2 * half] = a * turn.x - b * turn.y;
-        acc[i][j][2 * half + 1] = b * turn.x + a * turn.y;
-      }
-    }
-  }
-}
 
 /// y += P u for the channels of a slice of values. P's fragments are zero where pixels of a pair differ.
 template <class Shape, int kSliceOfValues>
-AVID_DEVICE void add_values(
+AVID_DEVICE void add_slice(
     float (&y)[2][Shape::kChunks][4], const std::uint32_t (&prob)[2][4], shared_address left, shared_address right,
     shared_address left_half, shared_address right_half) {
   constexpr int kFirst = kSliceOfValues * 8, kCount = Shape::value_tiles(kSliceOfValues);
-  HeadAccumulators u;
-  project_rows<Shape, kCount>(u, left, right, left_half, right_half);
+  HeadAccumulators acc;
+  project_rows<Shape, kCount>(acc, left, right, left_half, right_half);
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-#pragma unroll
-    for (int j = 0; j < kCount; ++j) {
-      const std::uint32_t tokens[2] = {
-          movmatrix(pack_bf16x2(u[i][j][0], u[i][j][1])), movmatrix(pack_bf16x2(u[i][j][2], u[i][j][3]))};
-      mma_bf16_16x8x16(y[i][kFirst + j], prob[i], tokens, y[i][kFirst + j]);
-    }
+    RowTiles<kCount> u;
+    round_tiles<kCount>(u, [&](int j, int half) { return make_float2(acc[i][j][2 * half], acc[i][j][2 * half + 1]); });
+    add_values<kCount>(y[i] + kFirst, prob[i], u);
   }
 }
 
 template <int kFrames, int kTiles, int kHeadTiles>
 __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(TemporalFusedArgs p, float scale) {
   using Shape = FusedShape<kFrames, kTiles, kHeadTiles>;
-  constexpr bool kPair = kFrames == 8;        // two pixels in 16 rows
-  constexpr int kHeadSteps = kHeadTiles / 2;  // of 16 channels of a head, and one of 8 if odd
-  constexpr bool kHeadHalf = kHeadTiles % 2 == 1;
+  constexpr bool kPair = kFrames == 8;  // two pixels in 16 rows
   SharedArena arena;
   bf16* tile = arena.take<bf16>(kFusedRows * Shape::kRowPitch, "rows");
   bf16* slices = arena.take<bf16>(kFusedStages * Shape::kSlice, "weights");
@@ -99,24 +77,8 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
   WeightRing<Shape> ring(p, slices);
   normalise_rows<kFrames, Shape::kChunks, Shape::kRowPitch>(
       tile, p.x, p.gamma, static_cast<int>(p.C), p.B, p.S, blockIdx.x, {}, warp, g, t);
-  float2 turns[4];  // of 8 frames; those of 16 are in shared memory
-  float2* const angles = arena.take<float2>(kPair ? 0 : kFrames * kAnglePitch, "angles");
-  if constexpr (kPair) {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const float* angle = p.rotary + (g * p.num_pairs + j * 4 + t) * 2;
-      turns[j] = make_float2(angle[0], angle[1]);
-    }
-  } else {
-    fill_angles<kFrames>(angles, p);  // the ring's first barrier is behind it
-  }
-  const auto angle = [&](int j, int half) {
-    if constexpr (kPair)
-      return turns[j];
-    else
-      return angles[(half * 8 + g) * kAnglePitch + j * 4 + t];
-  };
-  const bf16* rows = tile + warp * 32 * Shape::kRowPitch;
+  const RotaryCode<kFrames> rotary(arena, p, g, t);  // the ring's first barrier is behind it
+  bf16* const rows = tile + warp * 32 * Shape::kRowPitch;
   // ldmatrix: lane i addresses a row of block i / 8. Left operands: rows 0-7, 8-15 of the first chunk, then of the
   // second; right ones: first and second chunk of rows 0-7, then of rows 8-15.
   const std::uint32_t left_lane = (lane % 16 * Shape::kRowPitch + lane / 16 * 8) * 2;
@@ -128,108 +90,33 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
 
   float y[2][kTiles][4] = {};
   for (int head = 0; head < p.N; ++head) {
-    std::uint32_t q[2][4][4];  // A fragments over 16 channels each
-    {
+    RowTiles<kHeadTiles> q[2], k[2];
+    const auto project = [&](RowTiles<kHeadTiles>(&to)[2], const bf16* slice) {
       HeadAccumulators acc;
-      const shared_address weights = shared_address(ring.template next<0>(p, head));
+      const shared_address weights(slice);
       project_rows<Shape, kHeadTiles>(acc, rows_left, weights + right_lane, rows_half, weights + half_lane);
-      rotate_accumulators(acc, angle);
 #pragma unroll
       for (int i = 0; i < 2; ++i)
-#pragma unroll
-        for (int k = 0; k < 4; ++k)
-#pragma unroll
-          for (int e = 0; e < 4; ++e)
-            q[i][k][e] = pack_bf16x2(acc[i][2 * k + e / 2][2 * (e % 2)], acc[i][2 * k + e / 2][2 * (e % 2) + 1]);
-    }
-    TokenLogits s[2] = {};
-    {
-      HeadAccumulators acc;
-      const shared_address weights = shared_address(ring.template next<1>(p, head));
-      project_rows<Shape, kHeadTiles>(acc, rows_left, weights + right_lane, rows_half, weights + half_lane);
-      rotate_accumulators(acc, angle);
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        float first[4] = {}, second[4] = {};  // logits with the keys of the block's first and last 8 rows
-#pragma unroll
-        for (int k = 0; k < kHeadSteps; ++k) {
-          const std::uint32_t b0[2] = {
-              pack_bf16x2(acc[i][2 * k][0], acc[i][2 * k][1]), pack_bf16x2(acc[i][2 * k + 1][0], acc[i][2 * k + 1][1])};
-          const std::uint32_t b1[2] = {
-              pack_bf16x2(acc[i][2 * k][2], acc[i][2 * k][3]), pack_bf16x2(acc[i][2 * k + 1][2], acc[i][2 * k + 1][3])};
-          mma_bf16_16x8x16(first, q[i][k], b0, first);
-          mma_bf16_16x8x16(second, q[i][k], b1, second);
-        }
-        if constexpr (kHeadHalf) {
-          constexpr int j = kHeadTiles - 1;
-          const std::uint32_t a[2] = {q[i][j / 2][0], q[i][j / 2][1]},
-                              b0[1] = {pack_bf16x2(acc[i][j][0], acc[i][j][1])},
-                              b1[1] = {pack_bf16x2(acc[i][j][2], acc[i][j][3])};
-          mma_bf16_16x8x8(first, a, b0, first);
-          mma_bf16_16x8x8(second, a, b1, second);
-        }
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          s[i].v[0][0][e] = first[e], s[i].v[1][1][e] = second[2 + e];
-          if (!kPair) s[i].v[1][0][e] = first[2 + e], s[i].v[0][1][e] = second[e];
-        }
-      }
-    }
-    TokenLogits bias = {};
-    const float* of_row = p.bias + (head * kFrames + g) * kFrames + 2 * t;
-#pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      bias.v[0][0][e] = of_row[e] * kFusedLog2E;
-      if (kPair) {
-        bias.v[1][1][e] = bias.v[0][0][e];
-      } else {
-        bias.v[0][1][e] = of_row[8 + e] * kFusedLog2E;
-        bias.v[1][0][e] = of_row[8 * kFrames + e] * kFusedLog2E;
-        bias.v[1][1][e] = of_row[8 * kFrames + 8 + e] * kFusedLog2E;
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < 2; ++i) softmax_tokens<kPair, true>(s[i], bias, scale * kFusedLog2E);
-
+        round_tiles<kHeadTiles>(to[i], [&](int j, int half) {
+          return rotary.turned(j, half, make_float2(acc[i][j][2 * half], acc[i][j][2 * half + 1]));
+        });
+    };
+    project(q, ring.template next<0>(p, head));
+    project(k, ring.template next<1>(p, head));
+    const TokenLogits bias = bias_of_head<kFrames>(p, head, g, t);
     std::uint32_t prob[2][4];
 #pragma unroll
-    for (int i = 0; i < 2; ++i) logits_fragment<kPair>(prob[i], s[i]);
+    for (int i = 0; i < 2; ++i) attend<kPair, kHeadTiles>(prob[i], q[i], k[i], bias, scale * kFusedLog2E);
     const auto values = [&](auto slice) {
       const shared_address weights = shared_address(ring.template next<2 + slice()>(p, head));
-      add_values<Shape, slice()>(y, prob, rows_left, weights + right_lane, rows_half, weights + half_lane);
+      add_slice<Shape, slice()>(y, prob, rows_left, weights + right_lane, rows_half, weights + half_lane);
     };
     values(std::integral_constant<int, 0>{});
     if constexpr (Shape::kValueSlices == 2) values(std::integral_constant<int, 1>{});
   }
 
-  // The warp's own rows of h are done: they stage its output, so that it leaves in whole chunks.
-  __syncwarp();
-  bf16* stage = tile + warp * 32 * Shape::kRowPitch;
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-#pragma unroll
-    for (int j = 0; j < kTiles; ++j) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-        *reinterpret_cast<std::uint32_t*>(stage + (i * 16 + half * 8 + g) * Shape::kRowPitch + j * 8 + 2 * t) =
-            pack_bf16x2(y[i][j][2 * half], y[i][j][2 * half + 1]);
-    }
-  }
-  __syncwarp();
-  const int chunks = static_cast<int>((p.C + 7) / 8);
-  for (int e = lane; e < 32 * chunks; e += 32) {
-    const int r = e / chunks, c = e - r * chunks;
-    const FusedRow<kFrames> at(p.B, p.S, blockIdx.x, warp * 32 + r);
-    if (!at.valid) continue;
-    const uint4 a = *reinterpret_cast<const uint4*>(stage + r * Shape::kRowPitch + c * 8);
-    const uint4 b = *reinterpret_cast<const uint4*>(p.x.row(at.row) + c * 8);
-    const auto sum = [](std::uint32_t u, std::uint32_t w) {
-      const float2 x = unpack_bf16x2(u), z = unpack_bf16x2(w);
-      return pack_bf16x2(x.x + z.x, x.y + z.y);
-    };
-    *reinterpret_cast<uint4*>(p.y.row(at.row) + c * 8) =
-        make_uint4(sum(a.x, b.x), sum(a.y, b.y), sum(a.z, b.z), sum(a.w, b.w));
-  }
+  __syncwarp();  // the warp's own rows of h are done: they stage its output
+  store_rows<kFrames, kTiles, Shape::kRowPitch>(p, y, rows, lane, [&](int r) { return warp * 32 + r; });
 }
 
 template <int kFrames, int kTiles, int kHeadTiles>
@@ -249,6 +136,7 @@ void launch_fused(const Stream& stream, const TemporalFusedArgs& p) {
 
 template <class Backend>
 void temporal_fused_fwd(const Stream& stream, const TemporalFusedArgs& p) {
+  if (have_wgmma<Backend>()) return temporal_fused_fwd_wgmma<Backend>(stream, p);
   switch (temporal_fused_kernel(DType::bf16, p.T, p.C, p.D, 0)) {
     case 0: return AVID_GPU::launch_fused<4, 4>(stream, p);
     case 1: return AVID_GPU::launch_fused<7, 7>(stream, p);

@@ -84,7 +84,12 @@ std::int64_t temporal_fused_partials(std::int64_t B, std::int64_t T, std::int64_
 template <class Backend>
 void temporal_fused_bwd(const Stream& stream, const TemporalFusedArgs& p, const TemporalFusedGrads& g);
 
+/// The whole forward pass, by the kernel on wgmma where the device has it.
 template <class Backend>
 void temporal_fused_fwd(const Stream& stream, const TemporalFusedArgs& p);
+
+/// The kernel for compute capability 9.0. GpuError without have_wgmma() (kernels/gather_gemm.h).
+template <class Backend>
+void temporal_fused_fwd_wgmma(const Stream& stream, const TemporalFusedArgs& p);
 
 }  // namespace avid::kernels

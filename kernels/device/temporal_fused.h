@@ -41,10 +41,10 @@ AVID_DEVICE void fill_angles(float2* angles, const TemporalFusedArgs& p) {
   }
 }
 
-/// h = normalised rows of a warp into shared memory, kChunks chunks in rows of kPitch elements; a quad of lanes per
-/// row. A copy goes to h_out, mean and 1 / deviation to moments, unless that is absent. Rows that do not exist become
-/// zero.
-template <int kFrames, int kChunks, int kPitch>
+/// h = normalised rows of a warp into shared memory, kChunks chunks; kPitch elements from a row to the next,
+/// kChunkPitch from a chunk to the next. A quad of lanes per row. A copy goes to h_out, mean and 1 / deviation to
+/// moments, unless that is absent. Rows that do not exist become zero.
+template <int kFrames, int kChunks, int kPitch, int kChunkPitch = 8>
 AVID_DEVICE void normalise_rows(
     bf16* rows, Rows<const bf16> x, const float* gamma, int C, std::int64_t B, std::int64_t S, unsigned tile,
     Rows<bf16> h_out, int warp, int g, int t, float2* moments = nullptr) {
@@ -94,7 +94,7 @@ AVID_DEVICE void normalise_rows(
         const float second = c + 1 < C ? (pair.y - mean) * rstd * gamma[c + 1] : 0.0f;
         h[k] = pack_bf16x2(first, second);
       }
-      *reinterpret_cast<uint4*>(rows + r * kPitch + chunk * 8) = make_uint4(h[0], h[1], h[2], h[3]);
+      *reinterpret_cast<uint4*>(rows + r * kPitch + chunk * kChunkPitch) = make_uint4(h[0], h[1], h[2], h[3]);
       if (h_out && at.valid && chunk < chunks)
         *reinterpret_cast<uint4*>(h_out.row(at.row) + chunk * 8) = make_uint4(h[0], h[1], h[2], h[3]);
     }
@@ -122,6 +122,25 @@ struct FusedTiles {
 };
 
 constexpr int kFusedStages = 3;
+
+/// kRows rows of kChunks chunks to shared memory, by copies that are begun here; kPitch elements from a row to the
+/// next, kChunkPitch from a chunk to the next. Of these `rows` rows and of their chunks `chunks` exist, the others
+/// become zero. A thread keeps to one column of chunks, so that its copies are a constant distance apart.
+template <int kRows, int kChunks, int kPitch, int kChunkPitch = 8>
+AVID_DEVICE void copy_weights(bf16* slice, const Rows<const bf16>& weights, const bf16* from, int rows, int chunks) {
+  constexpr int kLanes = power_of_two_from(kChunks), kRowStep = kFusedThreads / kLanes;
+  const int c = static_cast<int>(threadIdx.x) % kLanes, r = static_cast<int>(threadIdx.x) / kLanes;
+  if (kChunks < kLanes && c >= kChunks) return;
+  const unsigned pitch = static_cast<unsigned>(weights.pitch);
+  const shared_address to = shared_address(slice) + (r * kPitch + c * kChunkPitch) * 2;
+  from += std::size_t{static_cast<unsigned>(r)} * pitch + c * 8;
+  const int left = c < chunks ? rows - r : 0;  // rows from this thread's first on
+#pragma unroll
+  for (int i = 0; i < (kRows + kRowStep - 1) / kRowStep; ++i) {
+    if (kRows % kRowStep != 0 && r + i * kRowStep >= kRows) break;
+    cp_async_16(to + i * kRowStep * kPitch * 2, from + std::size_t{pitch} * (i * kRowStep), i * kRowStep < left);
+  }
+}
 
 /// The weights of a block's heads on their way through shared memory: Shape::kSlices slices of head 0, then of head 1,
 /// ..., kFusedStages of them at a time, all in rows of Shape::kRowPitch: q and k, [head channel][channel]; values,
@@ -172,23 +191,9 @@ struct WeightRing {
     filled = after(filled);
   }
 
-  /// kRows rows, of which `rows` and of their chunks `chunks` exist; the others become zero. A thread keeps to one
-  /// column of chunks, so that its copies are a constant distance apart.
   template <int kRows>
   AVID_DEVICE void copy(const Rows<const bf16>& weights, const bf16* from, int rows, int chunks) {
-    constexpr int kLanes = power_of_two_from(Shape::kChunks), kRowStep = kFusedThreads / kLanes;
-    const int c = static_cast<int>(threadIdx.x) % kLanes, r = static_cast<int>(threadIdx.x) / kLanes;
-    if (Shape::kChunks < kLanes && c >= Shape::kChunks) return;
-    const unsigned pitch = static_cast<unsigned>(weights.pitch);
-    const shared_address to = shared_address(slices + filled) + (r * Shape::kRowPitch + c * 8) * 2;
-    from += std::size_t{static_cast<unsigned>(r)} * pitch + c * 8;
-    const int left = c < chunks ? rows - r : 0;  // rows from this thread's first on
-#pragma unroll
-    for (int i = 0; i < (kRows + kRowStep - 1) / kRowStep; ++i) {
-      if (kRows % kRowStep != 0 && r + i * kRowStep >= kRows) break;
-      cp_async_16(
-          to + i * kRowStep * Shape::kRowPitch * 2, from + std::size_t{pitch} * (i * kRowStep), i * kRowStep < left);
-    }
+    copy_weights<kRows, Shape::kChunks, Shape::kRowPitch>(slices + filled, weights, from, rows, chunks);
   }
 };
 
