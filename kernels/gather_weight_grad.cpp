@@ -60,16 +60,20 @@ WeightGradPlan plan_weight_grad(const GatherWeightGrad<Elem>& p, const GradDevic
   // A partial sum is 8 bytes, written and read; the rows of a bias apart are read once, 16 bytes a chunk.
   const double apart = static_cast<double>(positions * chunks_of<Elem>(N)) * 2 * device.split_sum;
   double least = std::numeric_limits<double>::infinity();
-  const auto consider = [&](int tile, const Cut& cut, int ones) {
+  const auto consider = [&](int tile, const Cut& cut, int ones, bool packed) {
     const double cost = cut.cost + (p.d_bias != nullptr && ones < 0 ? apart : 0);
     if ((p.tile >= 0 && tile != p.tile) || cost >= least) return;
     least = cost;
-    plan = {.tile = tile, .splits = cut.splits, .steps_per_split = cut.steps_per_split, .ones = ones};
+    plan = {.tile = tile, .splits = cut.splits, .steps_per_split = cut.steps_per_split, .ones = ones, .packed = packed};
   };
   WeightGradTiles<Elem>::for_each([&]<class Entry>(int i) {
     using Tile = typename Entry::Tile;
-    const std::int64_t tiles = (ceil_div(m[0], Tile::BM) + ceil_div(m[1], Tile::BM)) * ceil_div(N, Tile::BN);
-    const int ones = m[1] % Tile::BM != 0 ? 1 : m[0] % Tile::BM != 0 ? 0 : -1;
+    constexpr int kChunks = Tile::BM / kChunk<Elem>;
+    const GradChunks of[2] = {grad_chunks(p, 0, kIsPacked<Tile>), grad_chunks(p, 1, kIsPacked<Tile>)};
+    if (!words_fit(of[0], kChunks) || !words_fit(of[1], kChunks)) return;
+    const std::int64_t tiles =
+        (ceil_div(of[0].all(), kChunks) + ceil_div(of[1].all(), kChunks)) * ceil_div(N, Tile::BN);
+    const int ones = of[1].all() % kChunks != 0 ? 1 : of[0].all() % kChunks != 0 ? 0 : -1;
     constexpr int kBlocks = kGradBlocks<Tile>;
     const double cost = kBlocks * Tile::BM * Tile::BN / (Entry::share * device.mma_rate);
     consider(
@@ -77,7 +81,7 @@ WeightGradPlan plan_weight_grad(const GatherWeightGrad<Elem>& p, const GradDevic
         cut_positions(
             p.splits, tiles, positions, kWeightGradPositions, most_splits, kBlocks * device.multiprocessors, cost,
             split_cost),
-        ones);
+        ones, kIsPacked<Tile>);
   });
   if constexpr (sizeof(Elem) == 2) {
     if (!device.wgmma) return plan;
@@ -91,7 +95,7 @@ WeightGradPlan plan_weight_grad(const GatherWeightGrad<Elem>& p, const GradDevic
               p.splits, ceil_div(raster.columns, Tile::kColumns) * ceil_div(N, Tile::BN), raster.positions,
               kWgmmaGradPositions, most_splits, Tile::kBlocks * device.multiprocessors,
               Tile::kBlocks * Tile::BM * Tile::BN / Entry::share, split_cost),
-          raster.columns % Tile::kColumns != 0 ? 1 : -1);
+          raster.columns % Tile::kColumns != 0 ? 1 : -1, false);
     });
   }
   return plan;

@@ -4,7 +4,8 @@
 //           source of ones;  sums[c] = sum_r rows[r,c]
 // Layout    as gather_gemm; both operands lie with the position outermost, so fragments come through ldmatrix.trans
 //           (bf16) or single words (f32). M is (tap, chunk of channels) flattened, one source per block; N the columns
-//           of rows
+//           of rows. A packed tile has, behind the whole chunks of all taps, the words of two channels of their last
+//           chunks, and M along the columns of its products (weight_grad_tiles.h)
 // Parallel  grid (M tiles of both sources, N tiles, splits of the positions). A block steps through its positions 32 at
 //           a time; every thread copies one fixed chunk column of some of the positions, and every warp now and then
 //           puts the windows of one step (advanced with carries, never divided) into shared memory, all warps at once
@@ -14,14 +15,19 @@
 // Numerics  f32 sums within a split, splits added in index order: the same bits in every run on one kind of device. f32
 //           as in gather_gemm. d_bias: 6e-7 off for 40,000 positive terms in one split, 1.6e-5 with 128x184 (simulator)
 // Limits    those of gather_gemm; tile and splits by shape and kind of device (gather_weight_grad.cpp)
-// Compiled  nvcc 13, no spills, at most 254 registers; instructions per mma in the loop, bf16, sm_80: 448x96 3.6;
-//           384x96 3.8; 128x184 3.3; 128x128 3.8; 128x104 4.5; 128x96 4.8; 128x56 7.1. About 80 instructions of it
-//           write windows, every fourth step only (448x96, 384x96: every eighth)
+// Compiled  nvcc 13, no spills, at most 255 registers; instructions per mma in the loop, bf16, sm_80: 448x96 3.6;
+//           416x96, packed, 4.4; 384x96 3.8; 128x184 3.3; 128x128 3.8; 128x104 4.5; 128x96 4.8; 128x56 7.1. About 80
+//           instructions of it write windows, every fourth step only (those of 384 and more: every eighth)
 // Counted   90 of 318 instructions saved (128x128, sm_80): windows multiplied once per position instead of once per
 //           column, addresses of d_out that advance, those of ldmatrix constant from one base, no divisions
 // Measured  never run on a GPU yet
+// Predicted the packed tile, 3x3 weight gradients of an update of AVID 71M with 64 clips on an A100: 57.6 to 56.4
+//           ms; it has 832 rows of M for 810, where whole chunks take 896, and reads a sector more for every six
 // Open      lost: 384x120, 192x240 and 192x120, which would leave no columns of 360 and 720 empty (2 %) and read less;
 //           with 180 sums a thread they spill 66 to 114 bytes on sm_80
+//           left out: blocks that go on with the next tile where positions end, so that the last wave is full: 1.1 ms
+//           of such an update on an A100 and 0.35 on an H200 at most (predicted), for a second loop around this kernel
+//           and partial sums whose number differs from tile to tile
 //           taps of one row of the image could share one tile of the source in shared memory (a third of the copies),
 //           as they do in gather_weight_grad_wgmma.cu
 // Oracle    kernels/{conv3d,conv_transpose3d,linear}_cpu.cpp in f64, compared in tests/sim/
@@ -42,13 +48,6 @@ struct Splits {
   int count = 0, steps_per_split = 0;
   int ones = -1;  ///< behind which source's columns stand those of the bias; -1: there are none
 };
-
-/// Threads that a row of `chunks` is dealt to, a power of two. Those past the last chunk idle.
-constexpr int lanes_of(int chunks) {
-  int lanes = 2;
-  while (lanes < chunks) lanes *= 2;
-  return lanes;
-}
 
 /// Chunks between rows of a tile of `chunks`: for bf16 odd, so that ldmatrix meets all banks; for f32 two more, so that
 /// the 4 x 8 words of a fragment do.
@@ -126,12 +125,14 @@ template <class Elem, class Tile>
 __global__ void __launch_bounds__(Tile::kThreads, kGradBlocks<Tile>)
     gather_weight_grad_kernel(GatherWeightGrad<Elem> p, Splits splits, int tiles_of_first) {
   using S = WeightGradShape<Elem, Tile>;
-  constexpr int kTilesM = Tile::WM / 16, kTilesN = Tile::WN / 8;
+  // A product's rows are (tap, channel) and its columns those of `rows`; packed: the other way round.
+  constexpr bool kPacked = kIsPacked<Tile>;
+  constexpr int kTilesRows = (kPacked ? Tile::WN : Tile::WM) / 16, kTilesColumns = (kPacked ? Tile::WM : Tile::WN) / 8;
   constexpr int kLanesM = lanes_of(S::kChunksM), kLanesN = lanes_of(S::kChunksN);
   constexpr int kRowStepM = Tile::kThreads / kLanesM, kLoadsM = kPositions / kRowStepM;
   constexpr int kRowStepN = Tile::kThreads / kLanesN, kLoadsN = (kPositions + kRowStepN - 1) / kRowStepN;
   static_assert(kRowStepM > 0 && kPositions % kRowStepM == 0 && kRowStepN > 0);
-  static_assert(Tile::kWarpsN == 1 || Tile::WN % 16 == 0);
+  static_assert(kPacked || Tile::kWarpsN == 1 || Tile::WN % 16 == 0);
 
   SharedArena arena;
   unsigned char* stages_m = arena.take<unsigned char>(Tile::kStages * S::kStageM, "source");
@@ -145,19 +146,30 @@ __global__ void __launch_bounds__(Tile::kThreads, kGradBlocks<Tile>)
   const int all_steps = (num_positions + kPositions - 1) / kPositions;
   const int steps = min(splits.steps_per_split, all_steps - first_step);
 
-  // This thread's chunk column of the source: fixed, so its tap is worked out once.
+  // This thread's chunk column of the source, or packed, its word: fixed, so the tap is worked out once.
   const int s = static_cast<int>(blockIdx.x) < tiles_of_first ? 0 : 1;
   const int tile_m = static_cast<int>(blockIdx.x) - (s == 0 ? 0 : tiles_of_first);
   const ChunkRows<const Elem> source = p.source[s];
-  const int num_chunks = p.t.taps * p.y.taps * p.x.taps * source.chunks;
-  const int column_m = thread % kLanesM, row_m = thread / kLanesM;
+  const GradChunks chunks = grad_chunks(p, s, kPacked);
+  const int num_chunks = chunks.all(), row_m = thread / kLanesM;
+  int column_m = thread % kLanesM, flat = tile_m * S::kChunksM + column_m, word = -1;  // word: of all taps
+  if constexpr (kPacked) {
+    // Threads from `first` on are those of words, four to a chunk; behind them those of the chunks that are left.
+    const int first = max(chunks.first_word(), tile_m * S::kChunksM);
+    const int num_words = 4 * max(min(num_chunks, (tile_m + 1) * S::kChunksM) - first, 0);
+    if (const int behind = flat - first; behind >= 0) {
+      if (behind < num_words) word = behind + (first - chunks.first_word()) * 4;
+      flat = behind < num_words ? first + behind / 4 : flat - num_words / 4 * 3;
+      column_m = flat - tile_m * S::kChunksM;
+    }
+  }
   std::uint32_t offset_m = 0, bits_m = kNoTap;
   bool copies_m = column_m < S::kChunksM;
-  if (const int flat = tile_m * S::kChunksM + column_m; flat < num_chunks) {
-    const int tap = flat / source.chunks, ix = tap % p.x.taps, iy = tap / p.x.taps % p.y.taps,
-              it = tap / p.x.taps / p.y.taps;
+  if (word < 0 ? flat < chunks.first_word() : word < chunks.taps * chunks.words) {
+    const int tap = word < 0 ? flat / chunks.whole : word / chunks.words, ix = tap % p.x.taps,
+              iy = tap / p.x.taps % p.y.taps, it = tap / p.x.taps / p.y.taps;
     offset_m = static_cast<std::uint32_t>((it * g.y_in + iy) * g.x_in + ix) * source.pitch +
-               static_cast<std::uint32_t>(flat % source.chunks);
+               static_cast<std::uint32_t>(word < 0 ? flat % chunks.whole : chunks.whole);
     bits_m = tap_bits(it, iy, ix);
   } else if (copies_m && s == splits.ones && flat == num_chunks) {
     copies_m = false;  // these stay
@@ -176,25 +188,35 @@ __global__ void __launch_bounds__(Tile::kThreads, kGradBlocks<Tile>)
   const Elem* from_n =
       p.rows.data + (static_cast<std::size_t>(first_position + row_n) * p.rows.pitch + chunk_n) * kChunk<Elem>;
   int left_n = chunk_n < p.rows.chunks ? num_positions - first_position - row_n : 0;  // from this thread's first row on
-  const shared_address to_m = shared_address(stages_m) + (row_m * S::kPitchM + column_m) * 16;
+  const Elem* const from_m = source.data + (word < 0 ? 0 : word % chunks.words * 2);
+  const shared_address to_m =
+      shared_address(stages_m) + ((row_m * S::kPitchM + column_m) * 16 + (word < 0 ? 0 : word % 4 * 4));
   const shared_address to_n = shared_address(stages_n) + (row_n * S::kPitchN + column_n) * 16;
 
   // Steps are loaded in order.
   const auto load = [&](int step, int stage) {
-    if (copies_m) {
+    const auto copy_m = [&](const auto& copy) {
       const Window* in_step = windows + step % S::kWindowSteps * kPositions + row_m;
-      Window window[kLoadsM];
+      constexpr int kAtOnce = kPacked ? 4 : kLoadsM;  // packed, there are no registers for more
+#pragma unroll 1
+      for (int first = 0; first < kLoadsM; first += kAtOnce) {
+        Window window[kAtOnce];
 #pragma unroll
-      for (int i = 0; i < kLoadsM; ++i) window[i] = in_step[i * kRowStepM];
+        for (int i = 0; i < kAtOnce; ++i) window[i] = in_step[(first + i) * kRowStepM];
 #pragma unroll
-      for (int i = 0; i < kLoadsM; ++i) {
-        // Outside of the window the address means nothing, and nothing is read.
-        const std::uint32_t at = window[i].origin + offset_m;
-        cp_async_16(
-            to_m + (stage * S::kStageM + i * kRowStepM * S::kPitchM * 16), source.data + std::size_t{at} * kChunk<Elem>,
-            (window[i].inside & bits_m) == bits_m);
+        for (int i = 0; i < kAtOnce; ++i) {
+          // Outside of the window the address means nothing, and nothing is read.
+          const std::uint32_t at = window[i].origin + offset_m;
+          copy(
+              to_m + (stage * S::kStageM + (first + i) * kRowStepM * S::kPitchM * 16),
+              from_m + std::size_t{at} * kChunk<Elem>, (window[i].inside & bits_m) == bits_m);
+        }
       }
-    }
+    };
+    if (kPacked && word >= 0)
+      copy_m([](shared_address to, const Elem* from, bool valid) { cp_async_4(to, from, valid); });
+    else if (copies_m)
+      copy_m([](shared_address to, const Elem* from, bool valid) { cp_async_16(to, from, valid); });
     if (copies_n) {
 #pragma unroll
       for (int i = 0; i < kLoadsN; ++i)
@@ -226,12 +248,29 @@ __global__ void __launch_bounds__(Tile::kThreads, kGradBlocks<Tile>)
     cp_async_commit();
   }
 
-  float acc[kTilesM][kTilesN][4] = {};
+  float acc[kTilesRows][kTilesColumns][4] = {};
   const int warp_m = warp / Tile::kWarpsN * Tile::WM, warp_n = warp % Tile::kWarpsN * Tile::WN;
-  using RowsOf = PositionMajor<Elem, S::kPitchM>;
-  using ColumnsOf = PositionMajor<Elem, S::kPitchN>;
-  const unsigned char* rows_at = stages_m + RowsOf::rows_at(warp_m, lane);
-  const unsigned char* columns_at = stages_n + ColumnsOf::columns_at(warp_n, lane);
+  using RowsOf = PositionMajor<Elem, kPacked ? S::kPitchN : S::kPitchM>;
+  using ColumnsOf = PositionMajor<Elem, kPacked ? S::kPitchM : S::kPitchN>;
+  const unsigned char* rows_at = (kPacked ? stages_n : stages_m) + RowsOf::rows_at(kPacked ? warp_n : warp_m, lane);
+  const unsigned char* columns_at =
+      (kPacked ? stages_m : stages_n) + ColumnsOf::columns_at(kPacked ? warp_m : warp_n, lane);
+  // f(m, n, sum) for all results whose eights of m, from `first` on, has(first).
+  const auto for_results = [&](const auto& has, const auto& f) {
+#pragma unroll
+    for (int a = 0; a < Tile::WM / 8; ++a) {
+      const int first = tile_m * Tile::BM + warp_m + a * 8;
+      if (!has(first)) continue;
+#pragma unroll
+      for (int b = 0; b < Tile::WN / 8; ++b)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int row = lane >> 2, column = (lane & 3) * 2 + e;  // of 8 x 8
+          f(first + (kPacked ? column : row), n0 + warp_n + b * 8 + (kPacked ? row : column),
+            kPacked ? acc[b / 2][a][b % 2 * 2 + e] : acc[a / 2][b][a % 2 * 2 + e]);
+        }
+    }
+  };
   // The ones, if this block has them: their sums are put by now and then, where there are registers for it.
   constexpr bool kPutsBy = Tile::WM * Tile::WN / 32 <= 176;
   const int end_m = num_chunks * kChunk<Elem>;
@@ -246,24 +285,24 @@ __global__ void __launch_bounds__(Tile::kThreads, kGradBlocks<Tile>)
       if (step + Tile::kStages - 1 < steps) load(step + Tile::kStages - 1, fill);
       cp_async_commit();
       if ((step + Tile::kStages) % kWarps == 0) write_windows();
-      const unsigned char* tile_a = rows_at + stage * S::kStageM;
-      const unsigned char* tile_b = columns_at + stage * S::kStageN;
+      const unsigned char* tile_a = rows_at + stage * (kPacked ? S::kStageN : S::kStageM);
+      const unsigned char* tile_b = columns_at + stage * (kPacked ? S::kStageM : S::kStageN);
 #pragma unroll
       for (int k = 0; k < kPositions; k += RowsOf::kStep) {
-        Fragment<Elem, 4> a[kTilesM];
+        Fragment<Elem, 4> a[kTilesRows];
 #pragma unroll
-        for (int i = 0; i < kTilesM; ++i) RowsOf::rows16(a[i], tile_a, k, i * 16);
+        for (int i = 0; i < kTilesRows; ++i) RowsOf::rows16(a[i], tile_a, k, i * 16);
 #pragma unroll
-        for (int j = 0; j < kTilesN; j += 2) {
+        for (int j = 0; j < kTilesColumns; j += 2) {
           Fragment<Elem, 2> b[2];
-          if (j + 1 < kTilesN)
+          if (j + 1 < kTilesColumns)
             ColumnsOf::columns16(b, tile_b, k, j * 8);
           else
             ColumnsOf::columns8(b[0], tile_b, k, j * 8);
 #pragma unroll
-          for (int i = 0; i < kTilesM; ++i) {
+          for (int i = 0; i < kTilesRows; ++i) {
             multiply_add(acc[i][j], a[i], b[0]);
-            if (j + 1 < kTilesN) multiply_add(acc[i][j + 1], a[i], b[1]);
+            if (j + 1 < kTilesColumns) multiply_add(acc[i][j + 1], a[i], b[1]);
           }
         }
       }
@@ -272,49 +311,32 @@ __global__ void __launch_bounds__(Tile::kThreads, kGradBlocks<Tile>)
     }
     if (!has_ones) continue;
     float* sums = bias_partials(p, splits.count, static_cast<int>(blockIdx.z));
-#pragma unroll
-    for (int i = 0; i < kTilesM; ++i)
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int first = tile_m * Tile::BM + warp_m + i * 16 + 8 * h, m = first + (lane >> 2);
-        if (end_m < first || first + 8 <= end_m) continue;
-#pragma unroll
-        for (int j = 0; j < kTilesN; ++j)
-#pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            const bool mine = m >= end_m && m < end_m + kChunk<Elem>;
-            put_bias_by(
-                sums, n0 + warp_n + j * 8 + (lane & 3) * 2 + e, p.num_columns, lane, mine ? acc[i][j][2 * h + e] : 0.0f,
-                !kPutsBy || from == 0);
-            if (kPutsBy && mine) acc[i][j][2 * h + e] = 0.0f;
-          }
-      }
+    for_results(
+        [&](int first) { return first == end_m / 8 * 8; },
+        [&](int m, int n, float& v) {
+          const bool mine = m >= end_m && m < end_m + kChunk<Elem>;
+          const bool more = (kPutsBy && from > 0) || (kPacked && m % 2 == 1);  // the other channel of two was put by
+          put_bias_by<kPacked>(sums, n, p.num_columns, lane, mine ? v : 0.0f, !more);
+          if (kPutsBy && mine) v = 0.0f;
+        });
   }
   cp_async_wait<0>();
 
   const int taps = p.t.taps * p.y.taps * p.x.taps;
-  const std::int64_t flat = std::int64_t{taps} * (p.source[0].chunks + p.source[1].chunks) * kChunk<Elem>;
+  const std::int64_t row = std::int64_t{taps} * (p.source[0].chunks + p.source[1].chunks) * kChunk<Elem>;
   const std::int64_t first_m = std::int64_t{s == 0 ? 0 : taps * p.source[0].chunks} * kChunk<Elem>;
-  float* partial = p.workspace + std::int64_t{blockIdx.z} * p.num_columns * flat + first_m;
-#pragma unroll
-  for (int i = 0; i < kTilesM; ++i)
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int m = tile_m * Tile::BM + warp_m + i * 16 + (lane >> 2) + 8 * h;
-      if (m >= end_m) continue;
-#pragma unroll
-      for (int j = 0; j < kTilesN; ++j)
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const int n = n0 + warp_n + j * 8 + (lane & 3) * 2 + e;
-          if (n < p.num_columns) partial[n * flat + m] = acc[i][j][2 * h + e];
-        }
-    }
+  float* partial = p.workspace + std::int64_t{blockIdx.z} * p.num_columns * row + first_m;
+  for_results(
+      [&](int first) { return first < end_m; },
+      [&](int m, int n, float v) {
+        if ((kChunk<Elem> == 8 || m < end_m) && n < p.num_columns) partial[n * row + m] = v;
+      });
 }
 
-/// d_w from the partial sums, and with p.d_bias that: one thread per element, splits in order.
+/// d_w from the partial sums, and with p.d_bias that: one thread per element, splits in order. With `packed` these lie
+/// as a packed tile left them.
 template <class Elem>
-__global__ void __launch_bounds__(256) add_splits_kernel(GatherWeightGrad<Elem> p, int splits) {
+__global__ void __launch_bounds__(256) add_splits_kernel(GatherWeightGrad<Elem> p, int splits, bool packed) {
   const int taps = p.t.taps * p.y.taps * p.x.taps, columns = p.source_channels[0] + p.source_channels[1];
   const std::int64_t index = std::int64_t{blockIdx.x} * 256 + threadIdx.x;
   const std::int64_t elements = std::int64_t{p.num_columns} * taps * columns;
@@ -328,11 +350,11 @@ __global__ void __launch_bounds__(256) add_splits_kernel(GatherWeightGrad<Elem> 
   }
   const std::int64_t row = index / columns;
   const int column = static_cast<int>(index % columns), tap = static_cast<int>(row % taps);
-  const int pitch0 = p.source[0].chunks * kChunk<Elem>, pitch1 = p.source[1].chunks * kChunk<Elem>;
-  const std::int64_t flat = std::int64_t{taps} * (pitch0 + pitch1);
-  const std::int64_t m = column < p.source_channels[0]
-                             ? std::int64_t{tap} * pitch0 + column
-                             : std::int64_t{taps} * pitch0 + std::int64_t{tap} * pitch1 + column - p.source_channels[0];
+  const int source = column < p.source_channels[0] ? 0 : 1;
+  const std::int64_t of_first = std::int64_t{taps} * p.source[0].chunks * kChunk<Elem>;
+  const std::int64_t flat = of_first + std::int64_t{taps} * p.source[1].chunks * kChunk<Elem>;
+  const int channel = source == 0 ? column : column - p.source_channels[0];
+  const std::int64_t m = (source == 0 ? 0 : of_first) + grad_chunks(p, source, packed).at(tap, channel, kChunk<Elem>);
   const std::int64_t at = row / taps * flat + m;
   float sum = 0.0f;
   for (int i = 0; i < splits; ++i) sum += p.workspace[i * p.num_columns * flat + at];  // null without splits
@@ -406,7 +428,7 @@ void gather_weight_grad(const Stream& stream, const GatherWeightGrad<Elem>& give
   if (plan.splits > 0 && plan.tile < kFirstWgmmaTile) {
     WeightGradTiles<Elem>::with(plan.tile, [&]<class Tile>() {
       const auto tiles = [&](int s) {
-        return static_cast<int>((taps * p.source[s].chunks * kChunk<Elem> + Tile::BM - 1) / Tile::BM);
+        return (grad_chunks(p, s, plan.packed).all() * kChunk<Elem> + Tile::BM - 1) / Tile::BM;
       };
       const dim3 grid(
           static_cast<unsigned>(tiles(0) + tiles(1)), static_cast<unsigned>((p.num_columns + Tile::BN - 1) / Tile::BN),
@@ -422,7 +444,7 @@ void gather_weight_grad(const Stream& stream, const GatherWeightGrad<Elem>& give
   if (sums > 0)
     AVID_GPU::launch(
         AVID_GPU::add_splits_kernel<Elem>, dim3(static_cast<unsigned>((sums + 255) / 256)), dim3(256), 0, stream, p,
-        plan.splits);
+        plan.splits, plan.packed);
   if (given.d_bias != nullptr && p.d_bias == nullptr)
     sum_columns<Backend>(
         stream, std::int64_t{p.B} * p.t.result * p.y.result * p.x.result, p.num_columns, p.rows, given.d_bias,

@@ -31,8 +31,8 @@ WANTED_PER_MMA = [
     (r"gather_gemm(_halo)?\.cu gather_gemm(_halo)?_kernel<(bf16, )?GemmTile<(128|192|256), (56|64|96|1\d\d),", 3.0),
     (r"gather_weight_grad\.cu .*bf16, GemmTile<128,", 3.5),
     (r"temporal_attention_fused\.cu .*<8, (7|1\d),", 4.5), (r"temporal_attention_fused_bwd\.cu .*<(8|16), 1\d,", 6.0),
-    # linear_attention_head_*: few products, bound by memory
-    (r"linear_attention(_bwd)?\.cu (?!linear_attention_head)", 6.0), (r"attention\.cu .*bf16", 6.0)]
+    # linear_attention_head_*, linear_bwd_matrices: few products, bound by memory
+    (r"linear_attention(_bwd)?\.cu (?!linear_attention_head|linear_bwd_matrices)", 6.0), (r"attention\.cu .*bf16", 6.0)]
 
 
 def find_nvcc():

@@ -35,12 +35,14 @@ AVID_DEVICE float* bias_partials(const GatherWeightGrad<Elem>& p, int splits, in
   return p.workspace + (m * splits + split) * p.num_columns;
 }
 
-/// Puts by what the lanes hold of eight channels (lane / 4) of column n of the result, a warp together: writes it to
-/// sums[n] if this is the first time, and else adds it.
+/// Puts by what the lanes hold of the chunk's channels of column n of the result, a warp together: writes it to sums[n]
+/// if this is the first time, and else adds it. The channels are those of lanes a multiple of 4 apart, or, with
+/// `quads`, of the four lanes of a quad.
+template <bool quads = false>
 AVID_DEVICE void put_bias_by(float* sums, int n, int num_columns, int lane, float v, bool first) {
 #pragma unroll
-  for (int o = 4; o < 32; o *= 2) v += __shfl_xor_sync(0xffffffffu, v, o);
-  if (lane < 4 && n < num_columns) sums[n] = first ? v : sums[n] + v;
+  for (int o = quads ? 1 : 4; o < (quads ? 4 : 32); o *= 2) v += __shfl_xor_sync(0xffffffffu, v, o);
+  if ((quads ? lane % 4 == 0 : lane < 4) && n < num_columns) sums[n] = first ? v : sums[n] + v;
 }
 
 }  // namespace avid::kernels::AVID_GPU

@@ -27,11 +27,45 @@ inline constexpr GradDevice kGradAmpere{.multiprocessors = 108, .split_sum = 9};
 inline constexpr GradDevice kGradHopper{
     .multiprocessors = kHopperMultiprocessors, .mma_rate = 0.75, .split_sum = 6, .wgmma = true};
 
+/// What the M side of gather_weight_grad has of one source: whole chunks (tap, chunk); behind them, if a tap's last
+/// chunk is `packed`, the words of two channels that it has, those of all taps in a row.
+struct GradChunks {
+  int taps = 0, whole = 0, words = 0;  ///< whole chunks and words of a tap
+
+  constexpr int first_word() const { return taps * whole; }                    ///< in chunks
+  constexpr int all() const { return first_word() + (taps * words + 3) / 4; }  ///< chunks
+  /// Where a channel of a tap lies, in channels.
+  constexpr int at(int tap, int channel, int of_chunk) const {
+    const int behind = channel - whole * of_chunk;
+    return behind < 0 ? tap * whole * of_chunk + channel : first_word() * of_chunk + tap * 2 * words + behind;
+  }
+};
+template <class Elem>
+constexpr GradChunks grad_chunks(const GatherWeightGrad<Elem>& p, int source, bool packed) {
+  GradChunks m{.taps = p.t.taps * p.y.taps * p.x.taps, .whole = p.source[source].chunks};
+  const int rest = p.source_channels[source] % kChunk<Elem>;
+  if (packed && rest > 0 && rest < 7) m.whole -= 1, m.words = (rest + 1) / 2;
+  return m;
+}
+
+/// Threads that a row of `chunks` is dealt to, a power of two. Those past the last chunk idle.
+constexpr int lanes_of(int chunks) {
+  int lanes = 2;
+  while (lanes < chunks) lanes *= 2;
+  return lanes;
+}
+
+/// Whether each word of a tile of `chunks` finds a thread of its own among those that idle.
+constexpr bool words_fit(const GradChunks& m, int chunks) {
+  return 3 * (m.all() - m.first_word()) <= lanes_of(chunks) - chunks;
+}
+
 /// A weight gradient's tile and splits, by its shape, whether a bias is asked for, and the kind of device alone.
 struct WeightGradPlan {
   int tile = kChooseTile;               ///< as GatherWeightGrad::tile
   int splits = 0, steps_per_split = 0;  ///< steps of kWeightGradPositions, or of kWgmmaGradPositions of the raster
   int ones = -1;                        ///< behind which source's columns a tile has room for those of the bias
+  bool packed = false;                  ///< the tile's source lies as GradChunks of packed chunks
 };
 
 /// The fastest of all tiles, or p.tile. No splits where there is nothing to add up, or where p.tile cannot do it.

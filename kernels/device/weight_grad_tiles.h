@@ -9,6 +9,25 @@
 
 namespace avid::kernels {
 
+/// A tile of gather_weight_grad whose products have (tap, channel) along their columns, of which there are 8 to an
+/// instruction, not along their 16 rows; and that packs the last chunks of all taps (GradChunks).
+template <int kBM, int kBN, int kWM, int kWN, int kNumStages>
+struct PackedGradTile {
+  static constexpr int BM = kBM, BN = kBN, WM = kWM, WN = kWN, kStages = kNumStages;
+  static constexpr int kWarpsM = BM / WM, kWarpsN = BN / WN, kThreads = 32 * kWarpsM * kWarpsN;
+  static_assert(BM % WM == 0 && BN % WN == 0 && WM % 8 == 0 && WN % 16 == 0);
+};
+template <class Tile>
+inline constexpr bool kIsPacked = false;
+template <int kBM, int kBN, int kWM, int kWN, int kStages>
+inline constexpr bool kIsPacked<PackedGradTile<kBM, kBN, kWM, kWN, kStages>> = true;
+
+template <int kSharePercent, int BM, int BN, int WM, int WN, int kStages>
+struct PackedGradEntry {
+  using Tile = PackedGradTile<BM, BN, WM, WN, kStages>;
+  static constexpr double share = kSharePercent / 100.0;
+};
+
 /// Tiles of gather_weight_grad: BM counts (tap, channel), BN output channels; a stage holds 32 positions. Shares are
 /// those of an A100.
 template <class Elem>
@@ -26,7 +45,8 @@ struct WeightGradTiles<BFloat16> : TileList<
     TileEntry<53,    96, 128, 48, 64, 3>,  // 1x1, from 90 channels
     TileEntry<61,   128, 184, 32, 184, 3>,  // C = 180, 360, 720
     TileEntry<61,   384,  96, 96, 48, 3>,   // C = 90: 4x4, 16 taps in four tiles; 1x1 from 336
-    TileEntry<61,   448,  96, 112, 48, 3>   // C = 90, 3x3: 9 taps in two tiles
+    TileEntry<61,   448,  96, 112, 48, 3>,  // C = 96, 3x3: 9 taps in two tiles
+    PackedGradEntry<61, 416, 96, 104, 48, 3>  // C = 90, 3x3: likewise
     > {};
 
 template <>

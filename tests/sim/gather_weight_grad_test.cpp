@@ -8,6 +8,7 @@
 #include "kernels/device/conv_products.h"
 #include "kernels/device/weight_grad_plan.h"
 #include "tests/sim/arch.h"
+#include "tests/sim/gather_conv.h"
 #include "tests/sim/gather_line.h"
 #include "tests/sim/launch_list.h"
 #include "tests/sim/orders.h"
@@ -48,8 +49,8 @@ Grid grid_of(const GatherWeightGrad<bf16>& p, const WeightGradPlan& plan, const 
     });
   else
     WeightGradTiles<bf16>::with(plan.tile, [&]<class Tile>() {
-      for (const auto& source : p.source)
-        grid.blocks += ceil_div(std::int64_t{p.y.taps} * p.x.taps * source.chunks * 8, Tile::BM);
+      for (int s = 0; s < 2; ++s)
+        grid.blocks += ceil_div(kernels::grad_chunks(p, s, kernels::kIsPacked<Tile>).all(), Tile::BM / 8);
       grid.blocks *= ceil_div(p.num_columns, Tile::BN) * plan.splits;
       grid.slots = kernels::kGradBlocks<Tile> * device.multiprocessors;
     });
@@ -83,6 +84,15 @@ double worst_bias_error(std::int64_t rows, int tile, int splits) {
     worst = error <= worst ? worst : error;  // NaN stays
   }
   return worst;
+}
+
+/// The place of the tile that packs last chunks.
+int packed_tile() {
+  int place = -1;
+  WeightGradTiles<bf16>::for_each([&]<class Entry>(int i) {
+    if (kernels::kIsPacked<typename Entry::Tile>) place = i;
+  });
+  return place;
 }
 
 /// The kernels that the gradients of a layer launch, the bias among them if asked for.
@@ -132,6 +142,7 @@ TEST_CASE("gather_weight_grad/bias/sums over many positions are as near as sums 
   CHECK(worst_bias_error<bf16>(40000, 1, 1) < 2e-6);
   CHECK(worst_bias_error<bf16>(40000, 3, 1) < 2e-6);
   CHECK(worst_bias_error<bf16>(40000, 7, 1) < 3e-5);  // no registers for sums beside those of the tensor cores
+  CHECK(worst_bias_error<bf16>(40000, packed_tile(), 1) < 2e-6);
   CHECK(worst_bias_error<float>(5000, 0, 1) < 1e-6);
   CHECK(worst_bias_error<bf16>(40000, kernels::kChooseTile, 0) < 2e-6);
   if (!can_be_arch(90)) return;
@@ -167,6 +178,46 @@ TEST_CASE("gather_weight_grad/bias/a tile without a column to spare leaves it to
   check_weight_grad<float>({.W = 90, .I = 32, .I2 = 0, .N = 18}, 0);
 }
 
+TEST_CASE("gather_weight_grad/packed/words of the last chunks of all taps lie side by side") {
+  // Three taps: none to three words of each, alone and beside a second source, and at the end of a tile of 52 chunks.
+  const int tile = packed_tile();
+  for (const auto& [I, I2] :
+       {std::array<std::int64_t, 2>{1, 0},
+        {2, 7},
+        {3, 90},
+        {6, 8},
+        {90, 3},
+        {136, 0},
+        {137, 0},
+        {139, 5},
+        {141, 1},
+        {142, 142},
+        {143, 0}})
+    check_weight_grad<bf16>({.W = 70, .I = I, .I2 = I2, .N = 20}, tile);
+  for_each_order([&] { check_weight_grad<bf16>({.W = 90, .I = 140, .I2 = 12, .N = 98}, tile); });
+}
+
+TEST_CASE("gather_weight_grad/packed/convolutions") {
+  const int tile = packed_tile();
+  check_conv_weight_grad(plane(9, 8, 3, 1, 1, 90, 0, 90), tile);
+  check_conv_weight_grad(plane(5, 7, 3, 1, 1, 90, 90, 90), tile);
+  check_conv_weight_grad(plane(7, 5, 3, 1, 0, 98, 33, 100), tile);
+  check_conv_weight_grad(plane(8, 8, 4, 2, 1, 90, 0, 20), tile);
+  const kernels::Conv3dSize s = plane(9, 8, 3, 1, 1, 42, 9, 20);
+  const std::string first = check_conv_weight_grad(s, tile);
+  for_each_order([&] { CHECK(check_conv_weight_grad(s, tile) == first); });
+}
+
+TEST_CASE("gather_weight_grad/packed/not where words find no threads") {
+  for (const auto& [k, I, fits] :
+       {std::tuple{3, 90, true}, {4, 90, true}, {5, 90, false}, {5, 88, true}, {3, 92, false}}) {
+    auto p = layer(8, k, I, 0, 16);
+    p.tile = packed_tile();
+    INFO(k << "x" << k << " " << I);
+    CHECK((kernels::plan_weight_grad(p, kGradAmpere).splits > 0) == fits);
+  }
+}
+
 TEST_CASE("gather_weight_grad/rule/tiles of the networks' layers") {
   const auto picked = [](const GatherWeightGrad<bf16>& p) {
     std::array<int, 2> tile{};
@@ -176,7 +227,8 @@ TEST_CASE("gather_weight_grad/rule/tiles of the networks' layers") {
     return tile;
   };
   CHECK(picked(layer(64, 3, 50, 0, 50)) == std::array{128, 56});
-  CHECK(picked(layer(64, 3, 90, 0, 90)) == std::array{448, 96});
+  CHECK(picked(layer(64, 3, 90, 0, 90)) == std::array{416, 96});
+  CHECK(picked(layer(64, 3, 96, 0, 96)) == std::array{448, 96});
   CHECK(picked(layer(64, 3, 100, 0, 100)) == std::array{128, 104});
   CHECK(picked(layer(32, 3, 180, 0, 180)) == std::array{128, 184});
   CHECK(picked(layer(8, 3, 720, 0, 720)) == std::array{128, 184});

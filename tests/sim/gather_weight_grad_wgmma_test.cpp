@@ -1,6 +1,5 @@
 // tests/sim/gather_weight_grad_wgmma_test.cpp -- weight gradients on compute capability 9.0: every tile, convolutions
 // with them against the f64 reference, and when the rule takes them
-#include <cstring>
 #include <string>
 #include <utility>
 
@@ -20,12 +19,6 @@ using kernels::WgmmaGradTiles;
 
 constexpr int k56 = kFirstWgmmaTile, k96 = k56 + 1, k104 = k56 + 2, kStrided = k56 + 3, k128 = k56 + 4;
 
-/// With out's extents filled in.
-Conv3dSize sized(Conv3dSize s) {
-  for (std::size_t d = 0; d < 3; ++d) s.out[d] = (s.in[d] + 2 * s.padding[d] - s.kernel[d]) / s.stride[d] + 1;
-  return s;
-}
-
 /// The rule's choice on compute capability 9.0: a place in WgmmaGradTiles, or -1 for mma.sync.
 int place_of_choice(const Conv3dSize& s) {
   const int tile =
@@ -33,52 +26,6 @@ int place_of_choice(const Conv3dSize& s) {
           kernels::conv_products::weight_grad<bf16>("test", s, {}, {}, {}, {}, nullptr), kernels::kGradHopper)
           .tile;
   return tile < kFirstWgmmaTile ? -1 : tile - kFirstWgmmaTile;
-}
-
-/// The gradients of weights and bias with a given tile; the bits of the former.
-std::string check_conv_weight_grad(const Conv3dSize& s, int tile) {
-  INFO(
-      "B " << s.B << " in " << s.in[0] << "x" << s.in[1] << "x" << s.in[2] << " kernel " << s.kernel[0] << "x"
-           << s.kernel[1] << "x" << s.kernel[2] << " stride " << s.stride[2] << " padding " << s.padding[2] << " I "
-           << s.I << "+" << s.I2 << " O " << s.O << " tile " << tile);
-  const std::int64_t in = s.in_positions(), out = s.out_positions(), rows = s.O * s.taps();
-  const auto x = DeviceRows<bf16>::random(in, s.I, 1), d_out = DeviceRows<bf16>::random(out, s.O, 3);
-  const auto x2 = s.I2 > 0 ? DeviceRows<bf16>::random(in, s.I2, 2) : DeviceRows<bf16>();
-  const std::vector<double> x_ref = x.values(), x2_ref = x2.values(), d_out_ref = d_out.values();
-  std::vector<double> expected(static_cast<std::size_t>(rows * (s.I + s.I2))), bias(static_cast<std::size_t>(s.O));
-  kernels::conv3d_ref_bwd_weight<double>(
-      s, dense_rows(d_out_ref, s.O), dense_rows(x_ref, s.I), dense_rows(x2_ref, s.I2), {expected.data(), s.I + s.I2},
-      bias.data());
-
-  auto d_w = DeviceRows<float>::poisoned(rows, s.I + s.I2);
-  auto d_bias = DeviceRows<float>::poisoned(1, s.O);
-  auto p = kernels::conv_products::weight_grad<bf16>(
-      "test", s, d_out.rows(), x.rows(), x2.rows(), d_w.rows(), nullptr, d_bias.at(0));
-  p.tile = tile;
-  Workspace space(kernels::gather_weight_grad_workspace_bytes(p));
-  p.workspace = static_cast<float*>(space.data());
-  kernels::gather_weight_grad<Sim>(Stream{}, p);
-  const std::vector<double> got = d_w.values();
-  CHECK(worst_error(got, expected, kSumUnit<bf16>) < 1.0);
-  CHECK(worst_error(d_bias.values(), bias, kUnit<float>) < 1.0);
-  std::string bits(got.size() * sizeof(double), '\0');
-  if (!got.empty()) std::memcpy(bits.data(), got.data(), bits.size());
-  return bits;
-}
-
-/// k x k windows in a plane, two clips.
-Conv3dSize plane(
-    std::int64_t H, std::int64_t W, std::int64_t k, std::int64_t stride, std::int64_t padding, std::int64_t I,
-    std::int64_t I2, std::int64_t O) {
-  return sized(
-      {.B = 2,
-       .in = {1, H, W},
-       .I = I,
-       .I2 = I2,
-       .O = O,
-       .kernel = {1, k, k},
-       .stride = {1, stride, stride},
-       .padding = {0, padding, padding}});
 }
 
 /// Sectors of global memory that the first block of the gradient reads.
