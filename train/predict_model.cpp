@@ -76,15 +76,16 @@ const std::array<GpuModel, 3> kGpus = {{
      .shared_bytes = 228 * 1024},
 }};
 
-// What the study assumes of families whose products wait for other work: sums over rows, soft-max between products.
+// What the study assumes of families whose products wait for other work: sums over rows, soft-max between products. Of
+// attention it expects 35 % more from wgmma than from mma.sync: 0.47 of 788 TFLOP/s for 0.42 of 660.
 struct Family {
   const char* prefix;
   double sm_80, sm_90, wgmma;
 };
 constexpr double kUsual = kCraft * kTensorAtOnce;
-constexpr Family kFamilies[] = {{"gather_weight_grad", 0.68, 0.64, 0.62}, {"temporal_", 0.50, 0.42, 0.42},
-                                {"linear_attention", 0.50, 0.42, 0.42},   {"linear_bwd", 0.50, 0.42, 0.42},
-                                {"spatial_", 0.50, 0.42, 0.42},           {"attention_", 0.50, 0.42, 0.42}};
+constexpr Family kFamilies[] = {{"gather_weight_grad", 0.68, 0.64, 0.62}, {"temporal_", 0.50, 0.42, 0.47},
+                                {"linear_attention", 0.50, 0.42, 0.47},   {"linear_bwd", 0.50, 0.42, 0.47},
+                                {"spatial_", 0.50, 0.42, 0.47},           {"attention_", 0.50, 0.42, 0.47}};
 
 Family family_of(const std::string& kernel) {
   for (const Family& family : kFamilies)
