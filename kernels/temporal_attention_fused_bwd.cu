@@ -99,7 +99,7 @@ AVID_DEVICE void project_rotated(
     PackedRows& out, const LeftRows& h, shared_address weights, shared_address weights_half, const float4* angles) {
   HeadAccumulators acc;
   project_rows<Shape, kHeadTiles>(acc, h.whole, weights, h.half, weights_half);
-  LaneAngles<Shape::kPair> angle;
+  LaneAngles<Shape::kPair> angle = {};
 #pragma unroll
   for (int j = 0; j < kHeadTiles; ++j) {
     if (j < 4 && j % 2 == 0) angle.load(angles, j);
@@ -278,7 +278,7 @@ AVID_DEVICE void add_head_gradient(
   for (int j = 0; j < kHeadTiles; j += 2) {
     if (j >= fewest_tiles(kHeadTiles) && j * 8 >= stored.width) break;
     std::uint32_t packed[2][2][2] = {};  // [i][tile][half]
-    LaneAngles<Shape::kPair> angle;
+    LaneAngles<Shape::kPair> angle = {};
     if (j < 4) angle.load(angles, j);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
