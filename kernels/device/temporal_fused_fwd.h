@@ -121,7 +121,7 @@ AVID_DEVICE void add_values(float (*y)[4], const std::uint32_t (&prob)[4], const
 }
 
 /// y + x of a warp's 32 rows leave in whole chunks, through `stage`: 32 rows of kPitch elements in shared memory that
-/// are the warp's alone. Row r of them is row tile_row(r) of the block's tile.
+/// are the warp's alone. Row r of them is row tile_row(r) of the block's tile. Gaps are zero in a row of NaN, too.
 template <int kFrames, int kTiles, int kPitch, class TileRow>
 AVID_DEVICE void store_rows(
     const TemporalFusedArgs& p, const float (&y)[2][kTiles][4], bf16* stage, int lane, TileRow&& tile_row) {
@@ -137,19 +137,20 @@ AVID_DEVICE void store_rows(
     }
   }
   __syncwarp();
-  const int chunks = static_cast<int>((p.C + 7) / 8);
+  const int C = static_cast<int>(p.C), chunks = (C + 7) / 8;
   for (int e = lane; e < 32 * chunks; e += 32) {
     const int r = e / chunks, c = e - r * chunks;
     const FusedRow<kFrames> at(p.B, p.S, blockIdx.x, tile_row(r));
     if (!at.valid) continue;
     const uint4 a = *reinterpret_cast<const uint4*>(stage + r * kPitch + c * 8);
     const uint4 b = *reinterpret_cast<const uint4*>(p.x.row(at.row) + c * 8);
-    const auto sum = [](std::uint32_t u, std::uint32_t w) {
+    const auto sum = [&](int pair, std::uint32_t u, std::uint32_t w) {
       const float2 x = unpack_bf16x2(u), z = unpack_bf16x2(w);
-      return pack_bf16x2(x.x + z.x, x.y + z.y);
+      const int first = c * 8 + 2 * pair;
+      return pack_bf16x2(first < C ? x.x + z.x : 0.0f, first + 1 < C ? x.y + z.y : 0.0f);
     };
     *reinterpret_cast<uint4*>(p.y.row(at.row) + c * 8) =
-        make_uint4(sum(a.x, b.x), sum(a.y, b.y), sum(a.z, b.z), sum(a.w, b.w));
+        make_uint4(sum(0, a.x, b.x), sum(1, a.y, b.y), sum(2, a.z, b.z), sum(3, a.w, b.w));
   }
 }
 

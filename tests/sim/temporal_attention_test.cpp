@@ -299,6 +299,7 @@ TEST_CASE("temporal_attention/sim/a row that is not finite has gaps of zeros and
       const Results<BFloat16> r = run_device(c);
       const std::int64_t of_product = 16 / T;  // pixels: of 8 frames also pixel 2
       CHECK(gaps_are_zero(r.d_x));
+      CHECK(gaps_are_zero(r.y));
       for (std::int64_t row = 0; row < r.d_x.rows; ++row) {
         for (std::int64_t k = 0; k < C; ++k) {
           if (row % 17 == 3) CHECK(std::isnan(r.d_x(row, k)));
