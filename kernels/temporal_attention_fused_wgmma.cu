@@ -24,8 +24,8 @@
 //            253, 183, 141). Lost: 28 to 412 bytes spilled with first products whose registers the compiler knew to be
 //            free; 4 to 16 bytes, and products one by one (C7511), with the same registers for q k and u
 // Measured   never run on a GPU yet
-// Predicted  H200: 16.7 in place of 19.2 ms of an update of 64 clips of AVID 71M, with the share of the ceiling assumed
-//            of mma.sync (docs/kernels/attention.md)
+// Predicted  H200: 15.2 in place of 19.2 ms of an update of 64 clips of AVID 71M, at 0.47 of the ceiling of wgmma
+//            (docs/kernels/attention.md)
 // Oracle     as temporal_attention_fused.cu: tests/sim/temporal_attention_fused_wgmma_test.cpp
 #include <algorithm>
 #include <cmath>

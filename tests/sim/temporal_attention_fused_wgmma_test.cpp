@@ -108,6 +108,7 @@ TEST_CASE("temporal_attention_fused_wgmma/8 frames equal the f64 reference up to
            {1, 8, 5, 29, 1, 32},
            {1, 8, 2, 32, 2, 24},  // heads that are narrower than the kernel's
            {1, 8, 2, 56, 3, 56},
+           {1, 8, 2, 72, 1, 56},  // fewer chunks than the kernel's
            {1, 8, 2, 96, 2, 40},
            {1, 8, 2, 104, 2, 50},
            {1, 8, 2, 97, 1, 60}})
@@ -125,10 +126,11 @@ TEST_CASE("temporal_attention_fused_wgmma/16 frames equal the f64 reference up t
 TEST_CASE("temporal_attention_fused_wgmma/runs where the device has wgmma and it is allowed") {
   if (!lists_launches()) return;
   const ForwardCase c({2, 8, 17, 90, 1, 50}, 700);
-  const int blocks = (2 * 17 + 15) / 16;
   {
     const OnArch arch(90);
-    CHECK(wgmma_blocks(c) == blocks);
+    CHECK(wgmma_blocks(c) == 3);
+    CHECK(wgmma_blocks(ForwardCase({2, 8, 16, 90, 1, 50}, 702)) == 2);
+    CHECK(wgmma_blocks(ForwardCase({1, 16, 8, 90, 1, 50}, 703)) == 1);
     const ForwardCase wide({1, 8, 4, 108, 1, 64}, 701);  // no fused kernel
     CHECK(wgmma_blocks(wide) == -1);
     kernels::allow_wgmma(false);
