@@ -70,7 +70,7 @@ constexpr int linear_attention_slabs(std::int64_t S) { return static_cast<int>((
 
 /// Of the two-pass forward form of linear attention (device/linear_attention_two_pass.h).
 inline constexpr int kTwoPassSlab = 1024;
-inline constexpr std::int64_t kTwoPassMaxChannels = 104, kTwoPassWideChannels = 200, kTwoPassWidePositions = 512;
+inline constexpr std::int64_t kTwoPassMaxChannels = 104, kTwoPassWideChannels = 200, kTwoPassWidePositions = 256;
 
 /// Wide rows only where frames are large enough for the work that is done once per frame.
 template <class Elem>

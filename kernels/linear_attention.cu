@@ -8,7 +8,7 @@
 //              d_k = kn (v d_context^T - correction), correction_i = sum_j context_ij d_context_ij: the row sum of
 //              the softmax over positions needs no second reduction over positions
 // Layout     qkv [B*T*S, 3*N*D] as the projection leaves it
-// Parallel   bf16 with D = 32: C <= 104, or C <= 200 and S >= 512: two passes over x (forward:
+// Parallel   bf16 with D = 32: C <= 104, or C <= 200 and S >= 256: two passes over x (forward:
 //            device/linear_attention_contexts.h and linear_attention_two_pass.h, backward: linear_attention_bwd.cu);
 //            wider rows: norm, projections, and a core on tensor cores
 //            (device/linear_attention_head_kernels.h). f32 and other D <= 64: the core on FP32 units

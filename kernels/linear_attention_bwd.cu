@@ -54,11 +54,10 @@
 // Numerics   h, exp(k), qs, m, r, d_q, d_k, d_h rounded to bf16, sums in f32; g, d and the contexts enter products as
 //            two bf16. The correction takes r as rounded, so that the gradients of a channel of k over a frame cancel
 //            as they should. Fast exponential. No atomics: slabs, chunks of frames, tiles and warps are added in order.
-// Limits     bf16, D = 32; C <= 104 and N <= 64, or C <= 200, N <= 32 and S >= 512; S < 2^31, frames * tiles < 2^31.
+// Limits     bf16, D = 32; C <= 104 and N <= 64, or C <= 200, N <= 32 and S >= 256; S < 2^31, frames * tiles < 2^31.
 //            Everything else is composed.
 // Measured   never run on a GPU yet
-// Open       d_w_q and d_w_k without d_q and d_k in memory; smaller frames of wide rows: at 16x16, C = 180, sums of
-//            slabs and matrices, then on FP32 units, cost what the passes save
+// Open       d_w_q and d_w_k without d_q and d_k in memory; smaller frames of wide rows
 // Oracle     linear_attention_cpu.cpp in f64, tests/sim/linear_attention_bwd_test.cpp
 #include "kernels/linear_attention_bwd.h"
 

@@ -13,7 +13,7 @@ namespace avid::kernels {
 /// Heads of 32 channels, rows of up to 104 channels, or, where frames are large enough for the work that is done once
 /// per frame, 200; sizes of the kernels.
 inline constexpr std::int64_t kLinearBwdHead = 32, kLinearBwdMaxChannels = 104, kLinearBwdMaxHeads = 64;
-inline constexpr std::int64_t kLinearBwdWideChannels = 200, kLinearBwdWideHeads = 32, kLinearBwdWidePositions = 512;
+inline constexpr std::int64_t kLinearBwdWideChannels = 200, kLinearBwdWideHeads = 32, kLinearBwdWidePositions = 256;
 /// Positions that a block sums over, positions of a tile whose rows get their gradients, chunks of frames.
 inline constexpr int kLinearBwdSlab = 2048, kLinearBwdRows = 128, kLinearBwdMaxChunks = 64;
 

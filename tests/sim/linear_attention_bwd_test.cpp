@@ -312,9 +312,9 @@ TEST_CASE("linear_attention_bwd/sim/sums_that_were_kept_are_not_summed_again") {
 TEST_CASE("linear_attention_bwd/sim/sizes_that_keep_no_sums") {
   kernels::AttentionBlockDeviceArgs<BFloat16> p;
   const float bias = 0;
-  p.B = 2, p.T = 3, p.S = 512, p.C = 200, p.N = 32, p.D = 32, p.b_out = &bias;
+  p.B = 2, p.T = 3, p.S = 256, p.C = 200, p.N = 32, p.D = 32, p.b_out = &bias;
   CHECK(kernels::linear_attention_key_sums(p) == 6 * 32 * (32 * 200 + 32));
-  p.S = 511;
+  p.S = 255;
   CHECK(kernels::linear_attention_key_sums(p) == 0);  // both passes are composed
   p.C = 104, p.N = 65;
   CHECK(kernels::linear_attention_key_sums(p) == 0);  // backward
@@ -343,16 +343,16 @@ TEST_CASE("linear_attention_bwd/sim/only_sizes_that_it_serves") {
   p.B = 1, p.T = 1, p.S = 4, p.C = 104, p.N = 64, p.D = 32;
   CHECK(kernels::linear_attention_bwd_is_fused(p));
   CHECK(kernels::linear_attention_workspace_bytes(p, true) == kernels::linear_attention_bwd_plan(p).total_bytes);
-  p.S = 512, p.C = 200, p.N = 32;
+  p.S = 256, p.C = 200, p.N = 32;
   CHECK(kernels::linear_attention_bwd_is_fused(p));
   for (const auto [S, C, N, D] :
        {std::array<std::int64_t, 4>{4, 105, 1, 32},
         {4, 104, 65, 32},
         {4, 104, 1, 31},
         {4, 104, 1, 64},
-        {511, 105, 1, 32},
-        {512, 201, 1, 32},
-        {512, 105, 33, 32}}) {
+        {255, 105, 1, 32},
+        {256, 201, 1, 32},
+        {256, 105, 33, 32}}) {
     p.S = S, p.C = C, p.N = N, p.D = D;
     CHECK_FALSE(kernels::linear_attention_bwd_is_fused(p));
     CHECK_THROWS_AS(kernels::linear_attention_fused_bwd<Sim>(Stream{}, p, {}), std::invalid_argument);

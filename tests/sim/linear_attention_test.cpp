@@ -88,7 +88,7 @@ TEST_CASE("linear_attention/sim/wide_rows_of_small_frames_are_composed") {
     return found;
   };
   for (const auto [S, C, passes] :
-       {std::array<int, 3>{511, 104, 1}, {511, 105, 0}, {512, 105, 1}, {512, 200, 1}, {512, 201, 0}}) {
+       {std::array<int, 3>{255, 104, 1}, {255, 105, 0}, {256, 105, 1}, {256, 200, 1}, {256, 201, 0}}) {
     const BlockCase c{1, 1, S, C, 1, 32, true};
     CHECK(launched(c, "linear_attention_pass_b_kernel") == passes);
     CHECK(launched(c, "linear_bwd_rows_kernel") == passes);
@@ -134,7 +134,7 @@ TEST_CASE("linear_attention/sim/composed/equal_positions_give_the_keys_no_gradie
 TEST_CASE("linear_attention/sim/composed/traffic") {
   if (std::string(sim_suite()) != "sim_race") return;  // only kernels with race hooks tell of their accesses
   kernels::simulator::options().profile = true;
-  run_device<BFloat16>({1, 1, 256, 106, 4, 32, true}, kAllGradients);
+  run_device<BFloat16>({1, 1, 256, 202, 4, 32, true}, kAllGradients);
   kernels::simulator::options().profile = false;
   double units[2] = {}, ideal[2] = {};  // of global and of shared memory
   for (const kernels::simulator::TrafficLine& line : kernels::simulator::take_traffic_lines()) {
