@@ -122,9 +122,10 @@ class Case:
                 self.wanted += [p for p in module.parameters() if p.requires_grad]
             if name == "norm_film_silu_conv3d":  # its weights have an op of their own
                 self.wanted.append(module.norm.gamma)
+        if self.backward:
+            with torch.no_grad():
+                self.d_out = torch.randn_like(module(**self.inputs))
         self.f = torch.compile(module, dynamic=False) if mode == "compile" else module
-        with torch.no_grad():
-            self.d_out = torch.randn_like(self.f(**self.inputs))
 
     def run(self, timer):
         if not self.backward:
@@ -274,6 +275,10 @@ def main():
     modes = args.modes.split(",")
     if not set(modes) <= set(MODES):
         raise SystemExit(f"ops: --modes: expected some of {', '.join(MODES)}, got {args.modes}")
+    if args.device not in ("cpu", "cuda"):
+        raise SystemExit(f"ops: --device: expected cpu or cuda, got {args.device}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("ops: PyTorch finds no GPU | use --device cpu, or a PyTorch with CUDA on a machine with a driver")
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
