@@ -27,8 +27,6 @@
 #include "kernels/temporal_attention_fused.h"
 
 #include <cmath>
-#include <stdexcept>
-#include <string>
 #include <type_traits>
 
 #include "kernels/device/gpu.h"
@@ -127,25 +125,15 @@ void launch_fused(const Stream& stream, const TemporalFusedArgs& p) {
       dim3(static_cast<unsigned>((p.B * p.S + kPixels - 1) / kPixels)), dim3(kFusedThreads),
       FusedShape<kFrames, kTiles, kHeadTiles>::kSharedBytes, stream, p, 1.0f / std::sqrt(static_cast<float>(p.D)));
 }
-template <int kTiles, int kHeadTiles>
-void launch_fused(const Stream& stream, const TemporalFusedArgs& p) {
-  p.T == 8 ? launch_fused<8, kTiles, kHeadTiles>(stream, p) : launch_fused<16, kTiles, kHeadTiles>(stream, p);
-}
 
 }  // namespace AVID_GPU
 
 template <class Backend>
 void temporal_fused_fwd(const Stream& stream, const TemporalFusedArgs& p) {
   if (have_wgmma<Backend>()) return temporal_fused_fwd_wgmma<Backend>(stream, p);
-  switch (temporal_fused_kernel(DType::bf16, p.T, p.C, p.D, 0)) {
-    case 0: return AVID_GPU::launch_fused<4, 4>(stream, p);
-    case 1: return AVID_GPU::launch_fused<7, 7>(stream, p);
-    case 2: return AVID_GPU::launch_fused<12, 7>(stream, p);
-    case 3: return AVID_GPU::launch_fused<13, 8>(stream, p);
-  }
-  throw std::invalid_argument(
-      "temporal_fused_fwd: no kernel for T = " + std::to_string(p.T) + ", C = " + std::to_string(p.C) +
-      ", D = " + std::to_string(p.D));
+  AVID_GPU::with_fused_shape("temporal_fused_fwd", p.T, p.C, p.D, [&]<int kFrames, int kTiles, int kHeadTiles>() {
+    AVID_GPU::launch_fused<kFrames, kTiles, kHeadTiles>(stream, p);
+  });
 }
 
 template void temporal_fused_fwd<Gpu>(const Stream&, const TemporalFusedArgs&);

@@ -40,7 +40,6 @@
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
-#include <string>
 #include <type_traits>
 
 #include "kernels/device/gpu.h"
@@ -660,25 +659,14 @@ void launch_fused_bwd(const Stream& stream, const TemporalFusedArgs& p, const Te
       static_cast<std::size_t>(Shape::shared_bytes(static_cast<int>(p.N))), stream, p, g, static_cast<unsigned>(tiles),
       1.0f / std::sqrt(static_cast<float>(p.D)), 1.0f / static_cast<float>(p.C));
 }
-template <int kTiles, int kHeadTiles>
-void launch_fused_bwd(const Stream& stream, const TemporalFusedArgs& p, const TemporalFusedGrads& g) {
-  p.T == 8 ? launch_fused_bwd<8, kTiles, kHeadTiles>(stream, p, g)
-           : launch_fused_bwd<16, kTiles, kHeadTiles>(stream, p, g);
-}
 
 }  // namespace AVID_GPU
 
 template <class Backend>
 void temporal_fused_bwd(const Stream& stream, const TemporalFusedArgs& p, const TemporalFusedGrads& g) {
-  switch (temporal_fused_kernel(DType::bf16, p.T, p.C, p.D, 0)) {
-    case 0: return AVID_GPU::launch_fused_bwd<4, 4>(stream, p, g);
-    case 1: return AVID_GPU::launch_fused_bwd<7, 7>(stream, p, g);
-    case 2: return AVID_GPU::launch_fused_bwd<12, 7>(stream, p, g);
-    case 3: return AVID_GPU::launch_fused_bwd<13, 8>(stream, p, g);
-  }
-  throw std::invalid_argument(
-      "temporal_fused_bwd: no kernel for T = " + std::to_string(p.T) + ", C = " + std::to_string(p.C) +
-      ", D = " + std::to_string(p.D));
+  AVID_GPU::with_fused_shape("temporal_fused_bwd", p.T, p.C, p.D, [&]<int kFrames, int kTiles, int kHeadTiles>() {
+    AVID_GPU::launch_fused_bwd<kFrames, kTiles, kHeadTiles>(stream, p, g);
+  });
 }
 
 template void temporal_fused_bwd<Gpu>(const Stream&, const TemporalFusedArgs&, const TemporalFusedGrads&);

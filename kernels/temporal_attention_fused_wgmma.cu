@@ -29,7 +29,6 @@
 // Oracle     as temporal_attention_fused.cu: tests/sim/temporal_attention_fused_wgmma_test.cpp
 #include <algorithm>
 #include <cmath>
-#include <string>
 
 #include "kernels/device/gpu.h"
 #include "kernels/device/temporal_fused.h"
@@ -192,26 +191,15 @@ void launch_fused_wgmma(const Stream& stream, const TemporalFusedArgs& p) {
       WgmmaShape<kFrames, kTiles, kHeadTiles>::kSharedBytes, stream, p,
       kFusedLog2E / std::sqrt(static_cast<float>(p.D)));
 }
-template <int kTiles, int kHeadTiles>
-void launch_fused_wgmma(const Stream& stream, const TemporalFusedArgs& p) {
-  p.T == 8 ? launch_fused_wgmma<8, kTiles, kHeadTiles>(stream, p)
-           : launch_fused_wgmma<16, kTiles, kHeadTiles>(stream, p);
-}
 
 }  // namespace AVID_GPU
 
 template <class Backend>
 void temporal_fused_fwd_wgmma(const Stream& stream, const TemporalFusedArgs& p) {
   if (!have_wgmma<Backend>()) throw GpuError("temporal_fused_fwd_wgmma: needs a device of compute capability 9.0");
-  switch (temporal_fused_kernel(DType::bf16, p.T, p.C, p.D, 0)) {
-    case 0: return AVID_GPU::launch_fused_wgmma<4, 4>(stream, p);
-    case 1: return AVID_GPU::launch_fused_wgmma<7, 7>(stream, p);
-    case 2: return AVID_GPU::launch_fused_wgmma<12, 7>(stream, p);
-    case 3: return AVID_GPU::launch_fused_wgmma<13, 8>(stream, p);
-  }
-  throw std::invalid_argument(
-      "temporal_fused_fwd_wgmma: no kernel for T = " + std::to_string(p.T) + ", C = " + std::to_string(p.C) +
-      ", D = " + std::to_string(p.D));
+  AVID_GPU::with_fused_shape("temporal_fused_fwd_wgmma", p.T, p.C, p.D, [&]<int kFrames, int kTiles, int kHeadTiles>() {
+    AVID_GPU::launch_fused_wgmma<kFrames, kTiles, kHeadTiles>(stream, p);
+  });
 }
 
 template void temporal_fused_fwd_wgmma<Gpu>(const Stream&, const TemporalFusedArgs&);

@@ -20,9 +20,6 @@
 // Oracle     kernels/temporal_attention_cpu.cpp in f64, compared in tests/sim/temporal_attention_test.cpp
 #include "kernels/temporal_attention_value_grad.h"
 
-#include <stdexcept>
-#include <string>
-
 #include "kernels/device/gpu.h"
 #include "kernels/device/row_lanes.h"
 #include "kernels/device/temporal_fused.h"
@@ -196,24 +193,14 @@ void launch_value_sums(const Stream& stream, const TemporalValueGradArgs& p) {
       dim3(Shape::kThreads), 2 * Shape::kStage * sizeof(bf16), stream, p,
       static_cast<unsigned>((p.B * p.S + Shape::kPixels - 1) / Shape::kPixels));
 }
-template <int kTiles>
-void launch_value_sums(const Stream& stream, const TemporalValueGradArgs& p) {
-  p.T == 8 ? launch_value_sums<8, kTiles>(stream, p) : launch_value_sums<16, kTiles>(stream, p);
-}
 
 }  // namespace AVID_GPU
 
 template <class Backend>
 void temporal_value_sums(const Stream& stream, const TemporalValueGradArgs& p) {
-  switch (temporal_fused_kernel(DType::bf16, p.T, p.C, p.D, 0)) {
-    case 0: return AVID_GPU::launch_value_sums<4>(stream, p);
-    case 1: return AVID_GPU::launch_value_sums<7>(stream, p);
-    case 2: return AVID_GPU::launch_value_sums<12>(stream, p);
-    case 3: return AVID_GPU::launch_value_sums<13>(stream, p);
-  }
-  throw std::invalid_argument(
-      "temporal_value_sums: no kernel for T = " + std::to_string(p.T) + ", C = " + std::to_string(p.C) +
-      ", D = " + std::to_string(p.D));
+  AVID_GPU::with_fused_shape("temporal_value_sums", p.T, p.C, p.D, [&]<int kFrames, int kTiles, int kHeadTiles>() {
+    AVID_GPU::launch_value_sums<kFrames, kTiles>(stream, p);
+  });
 }
 
 template <class Backend>

@@ -2,6 +2,9 @@
 // share
 #pragma once
 
+#include <stdexcept>
+#include <string>
+
 #include "kernels/attention_block.h"
 #include "kernels/device/gpu.h"
 #include "kernels/device/temporal_fragments.h"
@@ -120,6 +123,26 @@ struct FusedTiles {
   static constexpr int kSlice = (kHeadRows > value_rows(0) ? kHeadRows : value_rows(0)) * kRowPitch;
   static_assert(!kHalf || kHeadRows % 32 == 0, "a step of 8 takes 32 rows of weights at a time");
 };
+
+/// Calls f.operator()<kFrames, kTiles, kHeadTiles>() with the shape of the fused kernels that these sizes fill: tiles
+/// of 8 channels of a row, and of a head. Throws std::invalid_argument, naming `op`, where there is none.
+template <class F>
+void with_fused_shape(const char* op, std::int64_t T, std::int64_t C, std::int64_t D, F&& f) {
+  const auto with = [&]<int kKernel>() {
+    constexpr int kTiles = static_cast<int>(kTemporalFusedShapes[kKernel].channels / 8);
+    constexpr int kHeadTiles = fused_head_tiles(kKernel);
+    T == 8 ? f.template operator()<8, kTiles, kHeadTiles>() : f.template operator()<16, kTiles, kHeadTiles>();
+  };
+  switch (temporal_fused_kernel(DType::bf16, T, C, D, 0)) {
+    case 0: return with.template operator()<0>();
+    case 1: return with.template operator()<1>();
+    case 2: return with.template operator()<2>();
+    case 3: return with.template operator()<3>();
+  }
+  throw std::invalid_argument(
+      std::string(op) + ": no kernel for T = " + std::to_string(T) + ", C = " + std::to_string(C) +
+      ", D = " + std::to_string(D));
+}
 
 constexpr int kFusedStages = 3;
 
