@@ -265,6 +265,7 @@ Json kernel_json(const KernelBench& bench) {
         {{"op", row.op},
          {"module", row.module},
          {"sizes", row.sizes},
+         {"size", sizes_text(row.sizes)},
          {"calls", row.calls},
          {"ms", 1e3 * row.seconds.median},
          {"quartiles_ms", range_json(row.seconds, 1e3)},

@@ -14,7 +14,7 @@ import tempfile
 import torch
 from safetensors.torch import save_file
 
-from unet import Avid, Unet3d, sigmoid_schedule
+from unet import Avid, Unet3d, check_device, sigmoid_schedule
 
 HERE = pathlib.Path(__file__).parent
 BASE = {"dim": 24, "mults": [1, 2, 4, 8], "heads": 2, "head_dim": 64}
@@ -137,10 +137,7 @@ def main():
     parser.add_argument("--dtype", choices=("f32", "bf16"), help="one type")
     parser.add_argument("--sdpa", action="store_true", help="PyTorch's fused attention too, eager and compiled")
     args = parser.parse_args()
-    if args.device not in ("cpu", "cuda"):
-        raise SystemExit(f"compare: --device: expected cpu or cuda, got {args.device}")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("compare: PyTorch finds no GPU | use --device cpu, or a PyTorch with CUDA on a machine with a driver")
+    check_device("compare", args.device)
     gpu = args.device != "cpu"
     sizes = [(size, clips) for size, clips in (GPU_SIZES if gpu else SIZES).items()
              if args.size in (None, size) and (gpu or not (args.quick and size > 32))]

@@ -148,7 +148,7 @@ def check_flops(row, device, dtype):
     unet.Attention.use_sdpa = False
     Case(row["op"], row["sizes"], device, dtype, "eager").run(count)
     if not abs(1e-9 * counted - row["gflop"]) <= 0.1 * row["gflop"]:
-        raise SystemExit(f"ops: {row['op']} {sizes_text(row['sizes'])}: {row['gflop']:.4f} GFLOP, but PyTorch's has {1e-9 * counted:.4f}")
+        raise SystemExit(f"ops: {row['op']} {row['size']}: {row['gflop']:.4f} GFLOP, but PyTorch's has {1e-9 * counted:.4f}")
 
 
 class Timer:
@@ -220,22 +220,11 @@ def key_of(row):
     return json.dumps([row["op"], row["sizes"]], sort_keys=True)
 
 
-def sizes_text(s):
-    text = f"{s['clips']}x{s['frames']}x{s['height']}x{s['width']}x{s['channels']}"
-    if s.get("channels2", 0):
-        text += f"+{s['channels2']}"
-    if "heads" in s:
-        return text + f", {s['heads']} of {s['head_dim']}"
-    stride = f"/{s['stride_height']}" if s["stride_height"] != 1 else ""
-    return text + f" to {s['outputs']}, {s['kernel_height']}x{s['kernel_width']}{stride}" + "".join(
-        f" {word}" for word in ("data", "weights", "film", "residual") if s.get(word, 0))
-
-
 def lines_of(ours, times, refusals, modes):
     lines = []
     for key, (row, samples) in ours.items():
         theirs = {mode: statistics.median(times[(key, mode)]) for mode in modes if (key, mode) in times}
-        line = {"op": row["op"], "sizes": row["sizes"], "calls": row["calls"], "gflop": row["gflop"], "ours_ms": statistics.median(samples),
+        line = {"op": row["op"], "size": row["size"], "sizes": row["sizes"], "calls": row["calls"], "gflop": row["gflop"], "ours_ms": statistics.median(samples),
                 "torch_all_ms": theirs, "refusals": {mode: refusals[(key, mode)] for mode in modes if (key, mode) in refusals}}
         if theirs:
             line["torch_mode"] = min(theirs, key=theirs.get)
@@ -275,10 +264,7 @@ def main():
     modes = args.modes.split(",")
     if not set(modes) <= set(MODES):
         raise SystemExit(f"ops: --modes: expected some of {', '.join(MODES)}, got {args.modes}")
-    if args.device not in ("cpu", "cuda"):
-        raise SystemExit(f"ops: --device: expected cpu or cuda, got {args.device}")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("ops: PyTorch finds no GPU | use --device cpu, or a PyTorch with CUDA on a machine with a driver")
+    unet.check_device("ops", args.device)
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
@@ -298,7 +284,7 @@ def main():
     lines = lines_of(ours, times, refusals, modes)
     print(f"{'op':26} {'size':46} {'calls':>6} {'ours ms':>9} {'PyTorch ms':>11} {'mode':>8} {'ratio':>6}")
     for line in lines:
-        head = f"{line['op']:26} {sizes_text(line['sizes']):46} {line['calls']:6g} {line['ours_ms']:9.3f} "
+        head = f"{line['op']:26} {line['size']:46} {line['calls']:6g} {line['ours_ms']:9.3f} "
         if "ratio" in line:
             print(head + f"{line['torch_ms']:11.3f} {line['torch_mode']:>8} {line['ratio']:6.2f}")
         else:
@@ -314,7 +300,7 @@ def main():
         pathlib.Path(args.json).write_text(json.dumps(report, indent=1))
     if worst is None:
         raise SystemExit("ops: PyTorch could do none of these")
-    print(f"slowest ratio {worst['ratio']:.2f} ({worst['op']} {sizes_text(worst['sizes'])})")
+    print(f"slowest ratio {worst['ratio']:.2f} ({worst['op']} {worst['size']})")
 
 
 if __name__ == "__main__":

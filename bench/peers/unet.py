@@ -308,3 +308,11 @@ def load_original(module, tensors):
     with torch.no_grad():
         for name, value in tensors.items():
             own[name].copy_(value.reshape(own[name].shape))
+
+
+def check_device(program, name):
+    """Ends the program in one line where PyTorch cannot use the device called cpu or cuda."""
+    if name not in ("cpu", "cuda"):
+        raise SystemExit(f"{program}: --device: expected cpu or cuda, got {name}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SystemExit(f"{program}: PyTorch finds no GPU | use --device cpu, or a PyTorch with CUDA on a machine with a driver")

@@ -137,6 +137,7 @@ TEST_CASE("kernel_bench/json/medians, quartiles, shares, sums") {
   const Json& attention = out["products"][1];
   CHECK(attention["op"] == "temporal_attention");
   CHECK(attention["sizes"]["head_dim"] == 3);
+  CHECK(attention["size"] == "2x8x4x4x6, 2 heads of 3");
   CHECK(attention["ms"].get<double>() == doctest::Approx(3));
   CHECK(attention["quartiles_ms"][0].get<double>() == doctest::Approx(2.75));
   CHECK(attention["quartiles_ms"][1].get<double>() == doctest::Approx(3.25));
