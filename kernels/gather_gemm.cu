@@ -186,12 +186,9 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
     __syncthreads();
   }
   float* staged = reinterpret_cast<float*>(stages_a) + warp * 16 * kPitch;
-  const int first_chunk = (n0 + warp_n) / kChunk<Elem>;
-#pragma unroll
-  for (int i = 0; i < kTilesM; ++i) {
-    store_fragments<End, Elem, Tile::WN, kPitch>(
-        p, staged, out_row + warp_m + i * 16, first_chunk, lane, table, [&](int j, int e) { return acc[i][j][e]; });
-  }
+  store_fragments<End, Elem, Tile::WN, kPitch, kTilesM>(
+      p, staged, (n0 + warp_n) / kChunk<Elem>, lane, table, [&](int i) { return out_row + warp_m + i * 16; },
+      [&](int i, int j, int e) { return acc[i][j][e]; });
 }
 
 // ---- weights into the product's layout ----

@@ -236,12 +236,9 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_kernel(Gat
   }
   __syncthreads();
   float* staged = reinterpret_cast<float*>(stages) + warp * 16 * kPitch;
-#pragma unroll
-  for (int i = 0; i < kTilesM; ++i) {
-    store_fragments<End, bf16, Tile::WN, kPitch>(
-        p, staged, out_row + warp_m + i * 16, (n0 + warp_n) / 8, lane, table,
-        [&](int j, int e) { return acc[i][j][e]; });
-  }
+  store_fragments<End, bf16, Tile::WN, kPitch, kTilesM>(
+      p, staged, (n0 + warp_n) / 8, lane, table, [&](int i) { return out_row + warp_m + i * 16; },
+      [&](int i, int j, int e) { return acc[i][j][e]; });
 }
 
 }  // namespace AVID_GPU

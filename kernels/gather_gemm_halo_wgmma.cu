@@ -150,8 +150,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
       wgmma_fence();
 #pragma unroll
       for (int k = 0; k < kHaloTurnEntries; ++k) {
-        const HaloEntry& e = entries[first_entry + k];
-        const std::uint64_t chunks = e.first + (std::uint64_t{e.second} << kLeadingShift);
+        const uint2 places = entry_places(entries[first_entry + k]);
+        const std::uint64_t chunks = places.x + (std::uint64_t{places.y} << kLeadingShift);
         const std::uint64_t b = tiles_b + at.stage * (kStage / 16) + (of_stage + k) * kDescriptorStep;
 #pragma unroll
         for (int i = 0; i < kTilesM; ++i) wgmma_bf16<BN>(acc[i], tile_a[i] + chunks, b);
@@ -168,38 +168,30 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
   for (int i = 0; i < kTilesM; ++i) wgmma_settle(acc[i]);
   mbarrier_wait(tile_free, (h.passes - 1) & 1);  // all warps' products of the last pass: the stages are free
 
-  // Epilogue: 16 rows of a warp at a time through its own shared memory in f32, then whole chunks.
+  // Epilogue: 16 rows of a warp at a time through its own shared memory, then whole chunks.
   constexpr int kPitch = staged_pitch(BN);
   constexpr std::size_t kStagedBytes = staged_bytes(4, BN);
   static_assert(kStagedBytes <= kStages * kStage, "staging fits into the stages");
   // Of the frame that the block begins in.
   [[maybe_unused]] const int first_row = position0 / (h.strips * h.rows * h.pitch) * p.norm.S;
-  if constexpr (std::is_same_v<End, NormGradRows>) {
-    int phase = h.passes & 1;
-    return end_in_norm_grad<BN, 4, kTilesM>(
-        p, stages, first_row, thread, [&](int i) { return out_row + i * kProductRows + warp * 16; },
-        [&](int i, int j, int e) { return acc[i][4 * j + e]; },
-        [&] {
-          __syncwarp();
-          if (lane == 0) mbarrier_arrive(tile_free);
-          mbarrier_wait(tile_free, phase);
-          phase ^= 1;
-        });
-  }
+  int phase = h.passes & 1;
+  [[maybe_unused]] const auto barrier = [&] {  // of the multiplying warps
+    __syncwarp();
+    if (lane == 0) mbarrier_arrive(tile_free);
+    mbarrier_wait(tile_free, phase);
+    phase ^= 1;
+  };
+  const auto rows_of = [&](int i) { return out_row + i * kProductRows + warp * 16; };
+  const auto sum = [&](int i, int j, int e) { return acc[i][4 * j + e]; };
+  if constexpr (std::is_same_v<End, NormGradRows>)
+    return end_in_norm_grad<BN, 4, kTilesM>(p, stages, first_row, thread, rows_of, sum, barrier);
   NormTable table{};
   if constexpr (End::kNorm) {
     table = fill_norm_table<BN>(p, stages + kStagedBytes, first_row, thread, 128);
-    __syncwarp();
-    if (lane == 0) mbarrier_arrive(tile_free);
-    mbarrier_wait(tile_free, h.passes & 1);
+    barrier();
   }
   float* staged = reinterpret_cast<float*>(stages) + warp * 16 * kPitch;
-#pragma unroll
-  for (int i = 0; i < kTilesM; ++i) {
-    store_fragments<End, bf16, BN, kPitch>(
-        p, staged, out_row + i * kProductRows + warp * 16, n0 / 8, lane, table,
-        [&](int j, int e) { return acc[i][4 * j + e]; });
-  }
+  store_fragments<End, bf16, BN, kPitch, kTilesM>(p, staged, n0 / 8, lane, table, rows_of, sum);
 }
 
 }  // namespace AVID_GPU

@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   if (lane == 0) mbarrier_arrive(done);
   mbarrier_wait(done, 0);
 
-  // Epilogue: 16 rows of a warp at a time through its own shared memory in f32, then whole chunks.
+  // Epilogue: 16 rows of a warp at a time through its own shared memory, then whole chunks.
   constexpr int kPitch = staged_pitch(BN);
   constexpr std::size_t kStagedBytes = staged_bytes(4 * Tile::kMultiplying, BN);
   static_assert(kStagedBytes <= kStages * (kStageA + kStageB), "staging fits the stages");
@@ -183,11 +183,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     barrier();
   }
   float* staged = reinterpret_cast<float*>(stages_a) + (thread >> 5) * 16 * kPitch;
-#pragma unroll
-  for (int i = 0; i < kTilesM; ++i) {
-    store_fragments<End, bf16, BN, kPitch>(
-        p, staged, rows_of(i), n0 / 8, lane, table, [&](int j, int e) { return sum(i, j, e); });
-  }
+  store_fragments<End, bf16, BN, kPitch, kTilesM>(p, staged, n0 / 8, lane, table, rows_of, sum);
 }
 
 }  // namespace AVID_GPU

@@ -5,11 +5,12 @@
 // chunks l, l + L ..., as in the norm's own kernel (row_lanes.h): the same additions in the same order, and so the same
 // bits in out.
 //
-// The sums are rounded before anything is made of them. A backward pass has the rounded row; and whether somebody wants
-// it (training) or not (sampling) must not change out.
+// The sums are rounded before anything is made of them, and staged so. A backward pass has the rounded row; and whether
+// somebody wants it (training) or not (sampling) must not change out.
 //
-// a and shift of a frame are read by each of its rows: a table in shared memory holds them for all frames that a
-// block's rows lie in, where the stages were.
+// a and shift of a frame are used by each of its rows: a table in shared memory holds them for all frames that a
+// block's rows lie in, where the stages were. A lane reads those of its chunks once for 16 rows, and again where these
+// go on in the next frame.
 #pragma once
 
 #include "kernels/device/gather_taps.h"
@@ -48,12 +49,58 @@ AVID_DEVICE NormTable fill_norm_table(const GatherGemm<Elem>& p, void* memory, i
   return {frames, first_frame};
 }
 
-/// Stores 16 rows of kColumns staged sums, a warp together: rounds them, norms, FiLM, SiLU, adds the residual, rounds,
+/// a and shift of a frame for a chunk; zeros past the last.
+template <int kChunks>
+AVID_DEVICE void get_coefficients(const float4* frame, int chunk, float (&a)[8], float (&shift)[8]) {
+#pragma unroll
+  for (int e = 0; e < 8; ++e) a[e] = shift[e] = 0;
+  if (chunk >= kChunks) return;
+  get_coefficients<kChunks>(frame, chunk, a);
+  get_coefficients<kChunks>(frame + 2 * kChunks, chunk, shift);
+}
+
+/// 32-bit words of a staged row of kColumns rounded sums: 4 modulo 32 banks, so that eight rows of four words do not
+/// collide.
+template <int kColumns>
+inline constexpr int kStagedWords = (kColumns / 2 + 27) / 32 * 32 + 4;
+
+/// Rounds a warp's sums, kTilesM times 16 rows of 8 kChunks columns, as mma leaves them over the lanes: sum(i, j, e) is
+/// value e (0..3) of the lane's share of columns 8 j to 8 j + 7. Two neighbouring columns make a word, of the lane's
+/// first row and of its second, 8 rows on.
+template <int kTilesM, int kChunks, class Sum>
+AVID_DEVICE void round_fragments(std::uint32_t (&to)[kTilesM][kChunks][2], const Sum& sum) {
+#pragma unroll
+  for (int i = 0; i < kTilesM; ++i) {
+#pragma unroll
+    for (int j = 0; j < kChunks; ++j)
+      to[i][j][0] = pack_bf16x2(sum(i, j, 0), sum(i, j, 1)), to[i][j][1] = pack_bf16x2(sum(i, j, 2), sum(i, j, 3));
+  }
+}
+
+/// Writes 16 rows of rounded sums (round_fragments) to `staged`, 16 * kStagedWords<kColumns> words of the warp's own.
+template <int kColumns>
+AVID_DEVICE void stage_rounded_fragments(
+    std::uint32_t* staged, int lane, const std::uint32_t (&rounded)[kColumns / 8][2]) {
+  std::uint32_t* mine = staged + (lane >> 2) * kStagedWords<kColumns> + (lane & 3);
+#pragma unroll
+  for (int j = 0; j < kColumns / 8; ++j) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) mine[8 * half * kStagedWords<kColumns> + j * 4] = rounded[j][half];
+  }
+}
+
+/// Chunk `chunk` of staged row r.
+template <int kColumns>
+AVID_DEVICE Chunk8<bf16> load_rounded_chunk(const std::uint32_t* staged, int r, int chunk) {
+  return {*reinterpret_cast<const uint4*>(staged + r * kStagedWords<kColumns> + chunk * 4)};
+}
+
+/// Stores 16 rows of kColumns staged and rounded sums, a warp together: norms, FiLM, SiLU, adds the residual, rounds,
 /// writes. Rows with out_row < 0 are left out. L lanes hold a row, each K chunks.
-template <int kColumns, int kPitch, int L, int K>
+template <int kColumns, int L, int K>
 AVID_DEVICE void store_normed_rows(
-    const GatherGemm<bf16>& p, const float* staged, const int* out_row, const NormTable& table, int lane) {
-  constexpr int kChunks = kColumns / 8, kRows = 32 / L;
+    const GatherGemm<bf16>& p, const std::uint32_t* staged, const int* out_row, const NormTable& table, int lane) {
+  constexpr int kChunks = kColumns / 8, kRows = 32 / L, kNone = -1;
   const int C = p.norm.C, first_chunk = lane % L;
   const auto load_residual = [&](int r, Chunk8<bf16>(&to)[K]) {
     const int row = out_row[r];
@@ -65,20 +112,20 @@ AVID_DEVICE void store_normed_rows(
       to[j] = load_chunk(p.residual.data + at * 8, any ? C - chunk * 8 : 0);
     }
   };
+  float a[K][8], shift[K][8];  // of `frame`
+  int frame = kNone;
   Chunk8<bf16> next[K];
   load_residual(lane / L, next);
 #pragma unroll 1
   for (int r = lane / L; r < 16; r += kRows) {
     const int row = out_row[r];
-    Chunk8<bf16> u[K], residual[K];
+    Chunk8<bf16> u[K] = {}, residual[K];
     float squares = 0;
 #pragma unroll
     for (int j = 0; j < K; ++j) {
       const int chunk = first_chunk + j * L;
-      float v[8] = {};
-      if (chunk < kChunks) load_staged_chunk<bf16>(v, staged + r * kPitch + chunk * 8, lane);
-      u[j].bits = make_uint4(
-          pack_bf16x2(v[0], v[1]), pack_bf16x2(v[2], v[3]), pack_bf16x2(v[4], v[5]), pack_bf16x2(v[6], v[7]));
+      if (chunk < kChunks) u[j] = load_rounded_chunk<kColumns>(staged, r, chunk);
+      float v[8];
       unpack(u[j], v);
 #pragma unroll
       for (int e = 0; e < 8; ++e) squares = fmaf(v[e], v[e], squares);
@@ -87,24 +134,27 @@ AVID_DEVICE void store_normed_rows(
     if (r + kRows < 16) load_residual(r + kRows, next);  // on its way beside the arithmetic of these rows
     bool moves;
     const float rnorm = reciprocal_norm(lane_sum<L>(squares), moves);
-    // Rows that are not stored may lie past the last frame.
-    const int frame = p.norm.film.data != nullptr && row >= 0 ? row / p.norm.S - table.first_frame : 0;
-    const float4* coefficients = table.frames + frame * 4 * kChunks;
+    if (row < 0) continue;
+    const int of_row = p.norm.film.data != nullptr ? row / p.norm.S - table.first_frame : 0;
+    if (of_row != frame) {
+      frame = of_row;
+#pragma unroll
+      for (int j = 0; j < K; ++j)
+        get_coefficients<kChunks>(table.frames + frame * 4 * kChunks, first_chunk + j * L, a[j], shift[j]);
+    }
 #pragma unroll
     for (int j = 0; j < K; ++j) {
-      const int chunk = first_chunk + j * L, valid = row >= 0 ? C - chunk * 8 : 0;
+      const int chunk = first_chunk + j * L, valid = C - chunk * 8;
       if (valid <= 0) continue;
       const std::size_t at = std::size_t{static_cast<unsigned>(row)};
       if (p.norm.sums.data != nullptr)
         *reinterpret_cast<uint4*>(p.norm.sums.data + (at * p.norm.sums.pitch + chunk) * 8) = u[j].bits;
-      float v[8], a[8], shift[8], add[8];
+      float v[8], add[8];
       unpack(u[j], v);
       unpack(residual[j], add);
-      get_coefficients<kChunks>(coefficients, chunk, a);
-      get_coefficients<kChunks>(coefficients + 2 * kChunks, chunk, shift);
 #pragma unroll
       for (int e = 0; e < 8; ++e) {
-        const float z = fmaf(v[e] * rnorm, a[e], shift[e]);
+        const float z = fmaf(v[e] * rnorm, a[j][e], shift[j][e]);
         v[e] = fmaf(z, sigmoid<bf16>(z), add[e]);
       }
       store_chunk(p.out[0].data + (at * p.out[0].pitch + chunk) * 8, v, valid);
@@ -142,27 +192,41 @@ AVID_DEVICE void stage_fragments(float* staged, int lane, const Sum& sum) {
   }
 }
 
-/// Stores 16 rows of kColumns sums (stage_fragments) through `staged`. The table is that of fill_norm_table, read by
-/// NormedRows only.
-template <class End, class Elem, int kColumns, int kPitch, class Sum>
+/// Stores a warp's sums, kTilesM times 16 rows of kColumns, through `staged`, 16 * kPitch floats of the warp's own.
+/// rows_of(i) are the numbers of the i-th 16 rows, sum(i, j, e) is value e of stage_fragments there. The table is that
+/// of fill_norm_table, read by NormedRows only.
+template <class End, class Elem, int kColumns, int kPitch, int kTilesM, class RowsOf, class Sum>
 AVID_DEVICE void store_fragments(
-    const GatherGemm<Elem>& p, float* staged, const int* out_row, int first_chunk, int lane, const NormTable& table,
+    const GatherGemm<Elem>& p, float* staged, int first_chunk, int lane, const NormTable& table, const RowsOf& rows_of,
     const Sum& sum) {
-  stage_fragments<kColumns, kPitch>(staged, lane, sum);
-  __syncwarp();
   if constexpr (End::kNorm) {
-    // As many lanes as with_row_lanes gives a row. Chunks that a row does not have add zeros.
-    if constexpr (kColumns <= 192) {
-      store_normed_rows<kColumns, kPitch, 8, (kColumns + 63) / 64>(p, staged, out_row, table, lane);
-    } else if (p.norm.C <= 192) {
-      store_normed_rows<kColumns, kPitch, 8, 3>(p, staged, out_row, table, lane);
-    } else {
-      store_normed_rows<kColumns, kPitch, 16, 2>(p, staged, out_row, table, lane);
+    static_assert(kStagedWords<kColumns> <= kPitch);
+    std::uint32_t* const words = reinterpret_cast<std::uint32_t*>(staged);
+    std::uint32_t rounded[kTilesM][kColumns / 8][2];  // all at once: half as many registers from here on
+    round_fragments(rounded, sum);
+#pragma unroll
+    for (int i = 0; i < kTilesM; ++i) {
+      stage_rounded_fragments<kColumns>(words, lane, rounded[i]);
+      __syncwarp();
+      // As many lanes as with_row_lanes gives a row. Chunks that a row does not have add zeros.
+      if constexpr (kColumns <= 192) {
+        store_normed_rows<kColumns, 8, (kColumns + 63) / 64>(p, words, rows_of(i), table, lane);
+      } else if (p.norm.C <= 192) {
+        store_normed_rows<kColumns, 8, 3>(p, words, rows_of(i), table, lane);
+      } else {
+        store_normed_rows<kColumns, 16, 2>(p, words, rows_of(i), table, lane);
+      }
+      __syncwarp();
     }
   } else {
-    store_staged_rows<Elem, kColumns, kPitch>(p, staged, out_row, first_chunk, lane);
+#pragma unroll
+    for (int i = 0; i < kTilesM; ++i) {
+      stage_fragments<kColumns, kPitch>(staged, lane, [&](int j, int e) { return sum(i, j, e); });
+      __syncwarp();
+      store_staged_rows<Elem, kColumns, kPitch>(p, staged, rows_of(i), first_chunk, lane);
+      __syncwarp();
+    }
   }
-  __syncwarp();
 }
 
 }  // namespace avid::kernels::AVID_GPU

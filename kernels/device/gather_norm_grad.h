@@ -20,10 +20,6 @@ struct NormGradRows {
   static constexpr bool kNorm = false;
 };
 
-/// 32-bit words of a staged row of kColumns: 4 modulo 32 banks, so that eight rows of four words do not collide.
-template <int kColumns>
-inline constexpr int kStagedWords = (kColumns / 2 + 27) / 32 * 32 + 4;
-
 /// Of 16 rows of kColumns staged d_h those of one frame, a warp together: d_x is stored, the lane's share of the
 /// frame's sums added. L lanes hold a row, each K chunks. `coefficients` are the frame's; rows with out_row < 0 lie in
 /// no frame.
@@ -46,6 +42,12 @@ AVID_DEVICE void store_norm_grad_rows(
       to[j] = load_chunk(p.norm.x.data + at * 8, any ? C - chunk * 8 : 0);
     }
   };
+  constexpr bool kHeld = K <= 2;  // those of more chunks, beside their sums, do not fit into a lane's registers
+  float a[K][8], shift[K][8];
+  if constexpr (kHeld) {
+#pragma unroll
+    for (int j = 0; j < K; ++j) get_coefficients<kChunks>(coefficients, first_chunk + j * L, a[j], shift[j]);
+  }
   Chunk8<bf16> next[K];
   load_x(lane / L, next);
 #pragma unroll 1
@@ -70,15 +72,12 @@ AVID_DEVICE void store_norm_grad_rows(
     for (int j = 0; j < K; ++j) {
       const int chunk = first_chunk + j * L;
       Chunk8<bf16> d{};
-      float v[8], a[8] = {}, shift[8] = {};
-      if (chunk < kChunks) {
-        if (any) d.bits = *reinterpret_cast<const uint4*>(staged + r * kStagedWords<kColumns> + chunk * 4);
-        get_coefficients<kChunks>(coefficients, chunk, a);
-        get_coefficients<kChunks>(coefficients + 2 * kChunks, chunk, shift);
-      }
+      if (any && chunk < kChunks) d = load_rounded_chunk<kColumns>(staged, r, chunk);
+      if constexpr (!kHeld) get_coefficients<kChunks>(coefficients, chunk, a[j], shift[j]);
+      float v[8];
       unpack(x[j], v);
       unpack(d, q[j]);
-      add_gradient_of_z<bf16>(v, rnorm, a, shift, q[j], sum_zx[j], sum_z[j], dot);
+      add_gradient_of_z<bf16>(v, rnorm, a[j], shift[j], q[j], sum_zx[j], sum_z[j], dot);
     }
     dot = lane_sum<L>(dot);
     if (!any) continue;
@@ -101,7 +100,7 @@ template <int kColumns, int kTilesM, int L, int K, class RowsOf>
 AVID_DEVICE void norm_grad_of_warp(
     const GatherGemm<bf16>& p, const std::uint32_t (&d_h)[kTilesM][kColumns / 8][2], std::uint32_t* staged,
     const NormTable& table, float* warp_sums, int frame_sums, int lane, const RowsOf& rows_of) {
-  constexpr int kChunks = kColumns / 8, kWords = kStagedWords<kColumns>, kNone = -1;
+  constexpr int kChunks = kColumns / 8, kNone = -1;
   float sum_zx[K][8] = {}, sum_z[K][8] = {};
   const auto put = [&](float(&sums)[K][8], float* to) {
     store_sums_over_rows<kColumns, L>(sums, to, lane);
@@ -120,12 +119,7 @@ AVID_DEVICE void norm_grad_of_warp(
   };
 #pragma unroll
   for (int i = 0; i < kTilesM; ++i) {
-#pragma unroll
-    for (int j = 0; j < kChunks; ++j) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-        staged[((lane >> 2) + 8 * half) * kWords + j * 4 + (lane & 3)] = d_h[i][j][half];
-    }
+    stage_rounded_fragments<kColumns>(staged, lane, d_h[i]);
     __syncwarp();
     const int* out_row = rows_of(i);
     const int row = out_row[lane & 15], of_row = row < 0 ? kNone : row / p.norm.S;
@@ -160,12 +154,7 @@ AVID_DEVICE void end_in_norm_grad(
   constexpr std::size_t kStaged = staged_bytes(kWarps, kColumns);
   static_assert(kColumns <= 256 && kWarps * kRowWords * sizeof(std::uint32_t) <= kStaged);
   std::uint32_t d_h[kTilesM][kColumns / 8][2];
-#pragma unroll
-  for (int i = 0; i < kTilesM; ++i) {
-#pragma unroll
-    for (int j = 0; j < kColumns / 8; ++j)
-      d_h[i][j][0] = pack_bf16x2(sum(i, j, 0), sum(i, j, 1)), d_h[i][j][1] = pack_bf16x2(sum(i, j, 2), sum(i, j, 3));
-  }
+  round_fragments(d_h, sum);
   const int frames = p.norm.frames_per_block, warp = thread / 32;
   unsigned char* const behind = static_cast<unsigned char*>(memory) + kStaged;
   float* const sums = reinterpret_cast<float*>(behind + frames * norm_table_bytes(kColumns));  // [frames][kWarps][2][]

@@ -17,6 +17,9 @@ struct alignas(kHaloEntryBytes) HaloEntry {
   int weight[2];                // chunk in a row of weights; negative: none
 };
 
+/// `first` and `second` of an entry, in one read.
+AVID_DEVICE uint2 entry_places(const HaloEntry& entry) { return *reinterpret_cast<const uint2*>(&entry); }
+
 /// Entry i of a pass over `planes` planes from plane `first_plane` on. Past the end: no weights.
 template <class Elem>
 AVID_DEVICE HaloEntry halo_entry(const GatherGemm<Elem>& p, const HaloPlan& h, int first_plane, int planes, int i) {
