@@ -166,7 +166,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_kernel(GatherGe
   cp_async_wait<0>();
   __syncthreads();  // the stages are free for the epilogue
 
-  // Epilogue: 16 rows of a warp at a time through its own shared memory in f32, then whole chunks.
+  // Epilogue: 16 rows of a warp at a time through its own shared memory, then whole chunks.
   constexpr int kPitch = staged_pitch(Tile::WN);
   constexpr std::size_t kStagedBytes = staged_bytes(Tile::kThreads / 32, Tile::WN);
   static_assert(kStagedBytes <= gather_stage_bytes<Tile>(), "staging fits into the stages");

@@ -218,7 +218,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_kernel(Gat
   cp_async_wait<0>();
   __syncthreads();  // tile, stages and rows are free for the epilogue
 
-  // Epilogue: 16 rows of a warp at a time through its own shared memory in f32, then whole chunks.
+  // Epilogue: 16 rows of a warp at a time through its own shared memory, then whole chunks.
   constexpr int kPitch = staged_pitch(Tile::WN);
   int* out_row = source_row;
   const int M = p.B * p.t.source * h.y.extent * h.x.extent;
