@@ -24,10 +24,11 @@
 #define __shared__ AVID_ERROR_use_AVID_SHARED  // as nothing it would silently be one array per thread
 #define AVID_DEVICE inline __attribute__((always_inline))
 #if defined(__SANITIZE_THREAD__)
-#define AVID_SIM_QUIET \
-  __attribute__((no_sanitize("thread")))  // the simulator's own accesses are no business of the race hooks
+#define AVID_SIM_QUIET __attribute__((no_sanitize("thread")))  // the simulator's own accesses: not for the race hooks
+#define AVID_SIM_ARGUMENTS(call) (__builtin_clear_padding(&call), &call)  // compared by their bytes: launch_counter.h
 #else
 #define AVID_SIM_QUIET
+#define AVID_SIM_ARGUMENTS(call) &call
 #endif
 #define AVID_SITE ::avid::kernels::simulator::Site site = ::avid::kernels::simulator::Site::current()
 #define AVID_SHARED(T, name, ...)                                                \
@@ -35,7 +36,6 @@
   static constexpr ::avid::kernels::simulator::SharedKey name##_avid_key{#name}; \
   auto& name = *static_cast<name##_avid_type*>(                                  \
       ::avid::kernels::simulator::shared_static(name##_avid_key, sizeof(name##_avid_type), alignof(name##_avid_type)))
-
 #include "kernels/sim/intrinsics.h"
 
 namespace avid::kernels::sim {
@@ -342,7 +342,7 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shared_byte
         auto* c = static_cast<Call*>(p);
         std::apply(c->kernel, c->args);
       },
-      &call, sizeof call);
+      AVID_SIM_ARGUMENTS(call), sizeof call);
 }
 
 }  // namespace avid::kernels::sim

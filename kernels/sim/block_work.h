@@ -25,7 +25,8 @@ struct BlockWork {
   const std::vector<std::uintptr_t>* pieces = nullptr;
 
   /// Sectors of 32 bytes that go to the second-level cache, by the block of device memory that they lie in, or the
-  /// piece of it (null: none that is known). Loads that the first level would answer are not in it.
+  /// piece of it. Loads that the first level would answer are not in it, nor other memory than the device's: tables
+  /// that the compiler laid out, which are constant memory on a GPU.
   struct Sectors {
     std::uint64_t bytes_of_block = 0, read = 0, written = 0;
     std::uint64_t num_blocks = 0;  ///< of the launch, that touched it

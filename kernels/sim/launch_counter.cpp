@@ -16,7 +16,7 @@ namespace {
 
 // Blocks that take the simulator long are sampled twice, others until they have made so many accesses.
 constexpr std::uint64_t kFewestBlocks = 2, kMostBlocks = 32, kEnoughAccesses = 1500000;
-constexpr double kSectorBytes = 32;
+constexpr std::uint64_t kSectorBytes = 32;
 constexpr std::uint64_t kAloneBelow = 4;  // touched by a quarter of the samples, or fewer
 
 // Calls f(word, block) for every word of the arguments; the block of device memory that it points into, if any.
@@ -117,17 +117,25 @@ LaunchWork count_blocks(const Launch& launch, std::size_t* static_shared_bytes) 
   out.mma_instructions = total(work.mma_instructions);
   out.passes = total(work.passes);
   out.loads = total(work.loads);
+  // Whole numbers, in n-ths of a byte, so that sums do not depend on the order.
+  std::uint64_t cache_read = 0, cache_written = 0, memory_read = 0, memory_written = 0;
   for (const auto& [begin, sectors] : work.memory) {
-    const double read = kSectorBytes * total(sectors.read), written = kSectorBytes * total(sectors.written);
-    const auto bytes = static_cast<double>(sectors.bytes_of_block);
-    out.cache_read += read;
-    out.cache_written += written;
+    const std::uint64_t read = kSectorBytes * sectors.read * out.blocks;
+    const std::uint64_t written = kSectorBytes * sectors.written * out.blocks;
+    const std::uint64_t bytes = sectors.bytes_of_block * n;
+    cache_read += read;
+    cache_written += written;
     // Memory that few of the samples touched stands for more of its kind (the tensors of an optimiser), each of which
     // its blocks have for themselves: how large it is says nothing then.
     const bool alone = sectors.num_blocks * kAloneBelow <= n;
-    out.memory_read += alone ? read : std::min(read, bytes);
-    out.memory_written += alone ? written : std::min(written, bytes);
+    memory_read += alone ? read : std::min(read, bytes);
+    memory_written += alone ? written : std::min(written, bytes);
   }
+  const auto bytes_of = [&](std::uint64_t sum) { return static_cast<double>(sum) / static_cast<double>(n); };
+  out.cache_read = bytes_of(cache_read);
+  out.cache_written = bytes_of(cache_written);
+  out.memory_read = bytes_of(memory_read);
+  out.memory_written = bytes_of(memory_written);
   if (static_shared_bytes != nullptr) *static_shared_bytes = work.static_shared_bytes;
   return out;
 }

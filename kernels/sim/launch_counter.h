@@ -11,6 +11,11 @@
 //
 // Of every launch a few blocks, spread over the grid, are run and counted; times the number of blocks that is the
 // launch. Launches of the same kernel on the same sizes are counted once. Only in builds with race hooks.
+//
+// The same program gives the same counts, to the last bit, wherever the system put its memory: what is counted, and
+// what a first-level cache is said to hold, depends on which block of device memory an address lies in and where in it,
+// never on the address. Which words of the arguments are addresses is seen from their values, so launch() clears the
+// gaps between the arguments, where older calls leave addresses of theirs (gpu_sim.h).
 #pragma once
 
 #include <cstdint>
@@ -33,6 +38,7 @@ struct LaunchWork {
   double cache_read = 0, cache_written = 0;    ///< bytes between the multiprocessors and the second-level cache
   double memory_read = 0, memory_written = 0;  ///< of that, each piece of memory at most once: what DRAM has to move
   std::uint64_t sampled_blocks = 0, blocks = 1;
+  bool operator==(const LaunchWork&) const = default;
 };
 
 struct NotedLaunch {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <utility>
@@ -20,6 +21,7 @@ constexpr std::uintptr_t kSectorBytes = 32;
 /// Sectors that loads of a block find again in the first level: 32 KiB, about what a resident block has there beside
 /// the shared memory.
 constexpr std::size_t kFirstLevelSectors = 1024, kFirstLevelWays = 8;
+constexpr std::size_t kFirstLevelSets = kFirstLevelSectors / kFirstLevelWays;
 
 std::mutex totals_mutex;
 std::map<std::pair<const void*, std::uintptr_t>, TrafficLine> totals;
@@ -60,8 +62,9 @@ void TrafficRecorder::begin_block(std::uint32_t num_threads, BlockWork* work) {
   place_numbers_.clear();
   places_.clear();
   first_level_.assign(kFirstLevelSectors, 0);
+  touched_.clear();
+  block_numbers_.clear();
   last_ = nullptr;
-  last_begin_ = last_end_ = 0;
 }
 
 void TrafficRecorder::abandon_block() {
@@ -135,8 +138,10 @@ void TrafficRecorder::tensor_copy(const std::vector<Run>& runs, std::uint64_t sh
   work_->accesses += runs.size() + passes;
 }
 
-bool TrafficRecorder::first_level_has(std::uintptr_t sector) {
-  const std::size_t set = (sector * 0x9e3779b97f4a7c15ull >> 32) % (kFirstLevelSectors / kFirstLevelWays);
+bool TrafficRecorder::first_level_has(std::uint64_t sector) {
+  constexpr int kHashBits = std::bit_width(kFirstLevelSets) - 1;
+  static_assert(kFirstLevelSets == std::size_t{1} << kHashBits);
+  const std::size_t set = sector * 0x9e3779b97f4a7c15ull >> (64 - kHashBits);
   const auto ways = first_level_.begin() + static_cast<std::ptrdiff_t>(set * kFirstLevelWays);
   const auto found = std::find(ways, ways + kFirstLevelWays, sector + 1);
   const bool has = found != ways + kFirstLevelWays;
@@ -146,25 +151,37 @@ bool TrafficRecorder::first_level_has(std::uintptr_t sector) {
   return has;
 }
 
+const TrafficRecorder::Piece* TrafficRecorder::piece_at(std::uintptr_t address) {
+  const auto after = touched_.upper_bound(address);
+  if (after != touched_.begin() && std::prev(after)->second.holds(address)) return &std::prev(after)->second;
+  const auto block = block_at(reinterpret_cast<const void*>(address));
+  if (!block) return nullptr;
+  Piece piece;
+  piece.begin = piece.block_begin = reinterpret_cast<std::uintptr_t>(block->begin);
+  piece.end = piece.begin + block->bytes;
+  piece.block_number = block_numbers_.try_emplace(block->begin, block_numbers_.size()).first->second;
+  if (work_->pieces != nullptr) {
+    const auto next = std::upper_bound(work_->pieces->begin(), work_->pieces->end(), address);
+    if (next != work_->pieces->end()) piece.end = std::min(piece.end, *next);
+    if (next != work_->pieces->begin()) piece.begin = std::max(piece.begin, *std::prev(next));
+  }
+  piece.sectors = &work_->memory[reinterpret_cast<const std::byte*>(piece.begin)];
+  piece.sectors->bytes_of_block = piece.end - piece.begin;
+  piece.sectors->num_blocks = 1;
+  return &(touched_[piece.begin] = piece);
+}
+
 void TrafficRecorder::count_sectors(const Place& place) {
   const bool copy = (place.address & kPlaceIsSite) != 0;  // cp.async of 16 bytes passes the first level by
   for (const std::uintptr_t sector : sectors_) {
-    if (!place.write && !copy && first_level_has(sector)) continue;
     const std::uintptr_t address = sector * kSectorBytes;
-    if (last_ == nullptr || address + kSectorBytes <= last_begin_ || address >= last_end_) {
-      const auto block = block_at(reinterpret_cast<const void*>(address));
-      last_begin_ = block ? reinterpret_cast<std::uintptr_t>(block->begin) : address;
-      last_end_ = block ? last_begin_ + block->bytes : address + kSectorBytes;
-      if (block && work_->pieces != nullptr) {
-        const auto next = std::upper_bound(work_->pieces->begin(), work_->pieces->end(), address);
-        if (next != work_->pieces->end()) last_end_ = std::min(last_end_, *next);
-        if (next != work_->pieces->begin()) last_begin_ = std::max(last_begin_, *std::prev(next));
-      }
-      last_ = &work_->memory[block ? reinterpret_cast<const std::byte*>(last_begin_) : nullptr];
-      last_->bytes_of_block = block ? last_end_ - last_begin_ : ~std::uint64_t{0};
-      last_->num_blocks = 1;
-    }
-    ++(place.write ? last_->written : last_->read);
+    if (last_ == nullptr || !last_->holds(address)) last_ = piece_at(address);
+    if (last_ == nullptr) continue;  // a table of the compiler's: constant memory
+    // A sector's name says which block it lies in and where, not its address: what the first level holds is then the
+    // same wherever the system put the blocks.
+    const std::uint64_t name = last_->block_number << 44 | (address - last_->block_begin) / kSectorBytes;
+    if (!place.write && !copy && first_level_has(name)) continue;
+    ++(place.write ? last_->sectors->written : last_->sectors->read);
   }
   if (!place.write) ++(copy ? work_->copies : work_->loads);
 }

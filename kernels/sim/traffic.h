@@ -8,6 +8,7 @@
 #include <array>
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -63,10 +64,21 @@ class TrafficRecorder {
     std::uint64_t requests = 0, units = 0, ideal_units = 0;
   };
 
+  /// Device memory that counts into one entry of BlockWork::memory.
+  struct Piece {
+    std::uintptr_t begin = 0, end = 0;
+    std::uintptr_t block_begin = 0;
+    std::uint64_t block_number = 0;  ///< of the blocks of device memory, in the order in which they were touched
+    BlockWork::Sectors* sectors = nullptr;
+    bool holds(std::uintptr_t address) const { return address >= begin && address < end; }
+  };
+
   Place& place_at(std::uintptr_t place, bool shared);
   void account(Place& place, const Request& request);
   void count_sectors(const Place& place);
-  bool first_level_has(std::uintptr_t sector);
+  /// The piece that holds the address; null where no device memory is.
+  const Piece* piece_at(std::uintptr_t address);
+  bool first_level_has(std::uint64_t sector);
 
   bool recording_ = false;
   BlockWork* work_ = nullptr;
@@ -74,9 +86,10 @@ class TrafficRecorder {
   std::unordered_map<std::uintptr_t, std::uint32_t> place_numbers_;
   std::vector<Place> places_;
   std::vector<std::uintptr_t> sectors_;      ///< of a request
-  std::vector<std::uintptr_t> first_level_;  ///< sector + 1, in sets by a hash of its number
-  BlockWork::Sectors* last_ = nullptr;       ///< the memory that was touched last
-  std::uintptr_t last_begin_ = 0, last_end_ = 0;
+  std::vector<std::uint64_t> first_level_;   ///< what names a sector, plus 1; in sets by its hash
+  std::map<std::uintptr_t, Piece> touched_;  ///< by where they begin
+  std::map<const std::byte*, std::uint64_t> block_numbers_;
+  const Piece* last_ = nullptr;  ///< the piece that was touched last
 };
 
 /// Totals of one instruction. A sector is 32 bytes of global memory; a pass is one cycle of the 32 banks.

@@ -12,6 +12,18 @@ __global__ void add_table_kernel(const float* in, const float* table, float* out
   out[i] = in[i] + table[i % 64];
 }
 
+__global__ void sum_rounds_kernel(test::SumRounds p) {
+  const float* mine = p.in + blockIdx.x * p.floats;
+  float sum = 0;
+  for (int round = 0; round < p.rounds; ++round)
+    for (std::int64_t i = threadIdx.x; i < p.floats; i += 128) sum += mine[i];
+  for (int bits = 1; bits < 32; bits *= 2) sum += __shfl_xor_sync(~0u, sum, bits);
+  AVID_SHARED(float, sums, [4]);
+  sums[threadIdx.x / 32] = sum;
+  __syncthreads();
+  if (threadIdx.x == 0) p.out[blockIdx.x] = sums[0] + sums[1] + sums[2] + sums[3];
+}
+
 __global__ void products_kernel(float* out, int products) {
   const std::uint32_t a[4] = {}, b[2] = {}, a8[2] = {}, b8[1] = {};
   float c[4] = {1, 2, 3, 4};
@@ -50,6 +62,10 @@ using namespace kernels;
 
 void run_add_table(const float* in, const float* table, float* out, std::int64_t n) {
   sim::launch(sim::add_table_kernel, static_cast<unsigned>(n / 128), 128, 0, Stream{}, in, table, out);
+}
+
+void run_sum_rounds(const SumRounds& args, int blocks) {
+  sim::launch(sim::sum_rounds_kernel, static_cast<unsigned>(blocks), 128, 0, Stream{}, args);
 }
 
 void run_products(float* out, int blocks, int products) {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <vector>
@@ -20,6 +21,7 @@ using kernels::Sim;
 using kernels::Stream;
 using kernels::simulator::LaunchCounter;
 using kernels::simulator::LaunchNotes;
+using kernels::simulator::LaunchWork;
 using kernels::simulator::NotedLaunch;
 
 namespace {
@@ -278,6 +280,62 @@ TEST_CASE("launch_counter/repeated/the same work is counted once, other sizes ag
   }
   REQUIRE(counter.launches().size() == 4);
   CHECK(counter.launches()[0].work.memory_read == counter.launches()[1].work.memory_read);
+}
+
+TEST_CASE("launch_counter/addresses/the counts are the same wherever memory lies") {
+  if (!has_hooks()) return;
+  // 32.5 KiB a warp, read twice: half a KiB more than the first level holds. Which of its sets are too full for the
+  // second time depends on what a sector is called there.
+  constexpr int kBlocks = 40, kFloats = 4 * 65 * 128;
+  constexpr double kOnce = 4.0 * kBlocks * kFloats;
+  std::vector<LaunchWork> first;
+  for (std::size_t i = 0; i < 12; ++i) {
+    CAPTURE(i);
+    LaunchCounter counter;
+    counter.begin();
+    const Noting noting(counter);
+    std::vector<std::unique_ptr<Memory<float>>> between;  // other memory each time
+    const auto move = [&] { between.push_back(std::make_unique<Memory<float>>(1000 + 5003 * i * (i + 1))); };
+    move();
+    const Memory<float> in(std::size_t{kBlocks} * kFloats);
+    move();
+    const Memory<float> out(kBlocks);
+    test::run_sum_rounds({.in = in.data(), .out = out.data(), .rounds = 2, .floats = kFloats}, kBlocks);
+    run_conv(conv_size(2, 16, 16, 20, 24));
+    std::vector<LaunchWork> works;
+    for (const NotedLaunch& launch : counter.launches()) works.push_back(launch.work);
+    REQUIRE(works.size() >= 2);
+    CHECK(works[0].memory_read == kOnce);
+    CHECK(works[0].cache_read > kOnce);
+    CHECK(works[0].cache_read < 2 * kOnce);
+    if (i == 0) first = works;
+    CHECK(works == first);
+  }
+}
+
+TEST_CASE("launch_counter/arguments/what older calls left between them is no address") {
+  if (!has_hooks()) return;
+  constexpr int kBlocks = 1000, kFloats = 128;
+  int sampled = 0;
+  LaunchCounter counter([&](const std::string&) { ++sampled; });
+  counter.begin();
+  {
+    const Noting noting(counter);
+    const Memory<float> in(std::size_t{kBlocks} * kFloats), out(kBlocks);
+    for (const std::size_t eighth : {1u, 3u, 4u, 5u, 7u}) {  // a piece that begins there would part the tensor
+      const float* stale = in.data() + eighth * kBlocks * kFloats / 8;
+      test::SumRounds args;
+      auto* words = reinterpret_cast<std::byte*>(&args);
+      for (std::size_t at = 0; at < sizeof args; at += sizeof stale) std::memcpy(words + at, &stale, sizeof stale);
+      args.in = in.data();
+      args.out = out.data();
+      args.rounds = 1;
+      args.floats = kFloats;
+      test::run_sum_rounds(args, kBlocks);
+    }
+  }
+  CHECK(sampled == 1);
+  for (const NotedLaunch& launch : counter.launches()) CHECK(launch.work.memory_read == 4.0 * kBlocks * kFloats);
 }
 
 TEST_CASE("launch_counter/memory/zeros that take no memory, small copies are made, large ones noted") {
