@@ -30,24 +30,23 @@ struct Event {
 /// Zeros to read, given back at the end of the scope; none when memory is short: then the cache stays warm.
 class CacheFlush {
  public:
-  explicit CacheFlush(const Stream& stream) : stream_(stream), block_(device_allocate<Cuda>(stream, kBytes)) {
-    if (block_ != nullptr) device_zero<Cuda>(stream, block_, kBytes, kBytes, 1);
+  explicit CacheFlush(const Stream& stream) : stream_(stream), block_(device_allocate<Cuda>(stream, bytes_)) {
+    if (block_ != nullptr) device_zero<Cuda>(stream, block_, bytes_, bytes_, 1);
   }
   ~CacheFlush() {
-    if (block_ != nullptr) device_free<Cuda>(stream_, block_, kBytes);
+    if (block_ != nullptr) device_free<Cuda>(stream_, block_, bytes_);
   }
   CacheFlush(const CacheFlush&) = delete;
   CacheFlush& operator=(const CacheFlush&) = delete;
   void run() const {
     if (block_ == nullptr) return;
     auto* found = static_cast<std::int32_t*>(block_);  // stays zero, as the numbers behind it are finite
-    find_non_finite<Cuda, float>(stream_, static_cast<const float*>(block_), kFloats, found);
+    find_non_finite<Cuda, float>(
+        stream_, static_cast<const float*>(block_), static_cast<std::int64_t>(bytes_ / sizeof(float)), found);
   }
 
  private:
-  // More than the second-level cache of any GPU so far.
-  static constexpr std::size_t kBytes = std::size_t{128} << 20;
-  static constexpr std::int64_t kFloats = kBytes / sizeof(float);
+  std::size_t bytes_ = flush_bytes();
   Stream stream_;
   void* block_;
 };
@@ -74,6 +73,13 @@ class CudaOpClock final : public OpClock {
 };
 
 }  // namespace
+
+std::size_t flush_bytes() {
+  int device = 0, cache_bytes = 0;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  check_cuda(cudaDeviceGetAttribute(&cache_bytes, cudaDevAttrL2CacheSize, device), "cudaDeviceGetAttribute");
+  return flush_bytes(static_cast<std::size_t>(cache_bytes));
+}
 
 std::unique_ptr<OpClock> cuda_op_clock(const Stream& stream) { return std::make_unique<CudaOpClock>(stream); }
 

@@ -1,5 +1,6 @@
-// tests/cli/bench_kernels_test.cpp -- avid bench kernels where there is no GPU: the ops without products, and refusals
+// tests/cli/bench_kernels_test.cpp -- avid bench kernels without NVIDIA's libraries, on the CPU or a GPU; refusals
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "tests/doctest.h"
@@ -18,10 +19,30 @@ test::ProgramResult bench(const std::vector<std::string>& more) {
   return test::run_program(words);
 }
 
+/// What a forward pass at a row's sizes has to do, two FLOPs per multiply-add.
+double flops_of(const Json& row) {
+  const auto size = [&row](const char* name) { return row["sizes"].value(name, 0.0); };
+  double positions = size("clips") * size("frames") * size("height") * size("width");
+  if (row["sizes"].contains("heads")) {
+    const double inner = size("heads") * size("head_dim");
+    // Four projections, then two products per position: with all keys it sees, or with a head's matrix.
+    const std::map<std::string, double> seen = {
+        {"temporal_attention", size("frames")},
+        {"spatial_attention", size("height") * size("width")},
+        {"linear_attention", size("head_dim")}};
+    return 2 * positions * inner * (4 * size("channels") + 2 * seen.at(row["op"]));
+  }
+  if (row["op"] != "conv_transpose3d") positions /= size("stride_height") * size("stride_width");
+  return 2 * positions * size("outputs") * (size("channels") + size("channels2")) * size("kernel_height") *
+         size("kernel_width");
+}
+
 }  // namespace
 
-TEST_CASE("bench_kernels/cpu/ops without products beside a copy") {
-  const auto result = bench({"--json"});
+TEST_CASE("bench_kernels/step/every convolution and attention, ops without products beside a copy") {
+  const Device device = test::device_under_test();
+  const bool gpu = device.kind == DeviceKind::cuda;
+  const auto result = bench({"--json", "--no-libraries", "--device", gpu ? device.to_string() : "cpu"});
   CAPTURE(result.err);
   REQUIRE(result.exit_code == 0);
   const Json out = Json::parse(result.out);
@@ -39,35 +60,36 @@ TEST_CASE("bench_kernels/cpu/ops without products beside a copy") {
         doctest::Approx(row["gbyte_per_s"].get<double>() / out["copy_gbyte_per_s"].get<double>()));
   }
   CHECK(norm);
-  bool attention = false, kernel_7x7 = false;
+  std::map<std::string, double> calls;
   for (const Json& row : out["products"]) {
-    const Json& sizes = row["sizes"];
+    CAPTURE(row.dump());
     CHECK(row["tflop_per_s"].get<double>() == doctest::Approx(row["gflop"].get<double>() / row["ms"].get<double>()));
-    if (row["op"] == "temporal_attention" && sizes["height"] == 16) {
-      attention = true;
-      CHECK(row["calls"] == 3.0);
-      CHECK(
-          sizes == Json{
-                       {"clips", 1},
-                       {"frames", 8},
-                       {"height", 16},
-                       {"width", 16},
-                       {"channels", 8},
-                       {"heads", 1},
-                       {"head_dim", 8}});
-      // Of 2048 positions: four projections of 8 x 8, and 8 x 8 products with keys and with values.
-      CHECK(row["gflop"].get<double>() == doctest::Approx(2e-9 * 2048 * (4 * 64 + 2 * 64)));
-    }
-    if (row["op"] == "conv3d" && sizes["kernel_height"] == 7) {
-      kernel_7x7 = true;
-      CHECK(sizes["channels"] == 9);
+    CHECK(row["share_of_product"].get<double>() > 0);
+    CHECK(row["gflop"].get<double>() == doctest::Approx(1e-9 * flops_of(row)));
+    const Json& sizes = row["sizes"];
+    CHECK(sizes["clips"] == 1);
+    CHECK(sizes["frames"] == 8);
+    const std::string what = sizes.contains("heads") ? row["op"].get<std::string>()
+                                                     : sizes["kernel_height"].dump() + sizes["stride_height"].dump();
+    calls[what] += row["calls"].get<double>();
+    if (what == "71") {
+      CHECK(sizes["height"] == 16);
+      CHECK(sizes["channels"] == 9);  // three of the noisy frame, three of each of two known ones
       CHECK(sizes["outputs"] == 8);
-      CHECK(sizes["padding_width"] == 3);
       CHECK(sizes["fwd"] == 1);
     }
   }
-  CHECK(attention);
-  CHECK(kernel_7x7);
+  // Two residual blocks at each of two levels, down and up, two in the middle and one at the end, of two 3x3 each; a
+  // step down and one up. Linear attention at each level, down and up, spatial in the middle; through time in all these
+  // places and behind the first convolution.
+  CHECK(
+      calls == std::map<std::string, double>{
+                   {"71", 1},
+                   {"31", 22},
+                   {"42", 2},
+                   {"temporal_attention", 6},
+                   {"linear_attention", 4},
+                   {"spatial_attention", 1}});
 }
 
 TEST_CASE("bench_kernels/options/what cannot be timed is refused in one line") {

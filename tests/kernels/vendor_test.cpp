@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "kernels/vendor/conv_problem.h"
+#include "kernels/vendor/cuda_stopwatch.h"
 #include "kernels/vendor/linear_products.h"
 #include "kernels/vendor/route.h"
 #include "tests/doctest.h"
@@ -78,6 +79,17 @@ const LinearCase kLinear[] = {
     {{.P = 0, .I = 4, .O = 4}, false, true}};
 
 }  // namespace
+
+TEST_CASE("vendor/stopwatch/twice the second-level cache is read, or more") {
+  constexpr std::size_t kMiB = std::size_t{1} << 20;
+  CHECK(flush_bytes(40 * kMiB) == 128 * kMiB);   // A100
+  CHECK(flush_bytes(50 * kMiB) == 128 * kMiB);   // H100
+  CHECK(flush_bytes(126 * kMiB) == 256 * kMiB);  // B200
+  CHECK(flush_bytes(64 * kMiB) == 128 * kMiB);
+  CHECK(flush_bytes(64 * kMiB + 1) == 256 * kMiB);
+  CHECK(flush_bytes(32 << 10) == 64 << 10);  // kernels/ptx
+  CHECK(flush_bytes(0) == 128 * kMiB);
+}
 
 TEST_CASE("vendor/linear/forward products are linear's") {
   for (const LinearCase& c : kLinear) {

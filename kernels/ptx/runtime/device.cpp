@@ -1,8 +1,9 @@
 // kernels/ptx/runtime/device.cpp -- what the CUDA runtime says about the device, versions and errors, on the machine
 //
 // One device, of compute capability 8.0 or 9.0 (settings.h). Its numbers are those that programs are bound by: shared
-// memory, threads, grids. What only a clock would show (multiprocessors, caches) has the numbers of an A100 or H200,
-// where it is told at all.
+// memory, threads, grids. Of what only a clock would show, the number of multiprocessors is that of an A100 or H200,
+// by which programs cut their work. The second-level cache is a small one: programs that measure read a few times as
+// much to empty it.
 #include <cuda.h>
 
 #include <cstdio>
@@ -46,7 +47,7 @@ cudaDeviceProp properties() {
   p.maxGridSize[1] = p.maxGridSize[2] = 65535;
   p.totalConstMem = 64 << 10;
   p.multiProcessorCount = is_90() ? 132 : 108;
-  p.l2CacheSize = (is_90() ? 50 : 40) << 20;
+  p.l2CacheSize = 32 << 10;
   p.canMapHostMemory = p.unifiedAddressing = p.memoryPoolsSupported = p.hostRegisterSupported = 1;
   p.concurrentKernels = 1;
   return p;
@@ -61,6 +62,7 @@ int attribute_of(cudaDeviceAttr attribute) {
     case cudaDevAttrMaxSharedMemoryPerBlock: return static_cast<int>(p.sharedMemPerBlock);
     case cudaDevAttrMaxSharedMemoryPerBlockOptin: return static_cast<int>(p.sharedMemPerBlockOptin);
     case cudaDevAttrMultiProcessorCount: return p.multiProcessorCount;
+    case cudaDevAttrL2CacheSize: return p.l2CacheSize;
     case cudaDevAttrMaxThreadsPerBlock: return p.maxThreadsPerBlock;
     case cudaDevAttrWarpSize: return p.warpSize;
     default: return -1;
