@@ -28,6 +28,7 @@
 #include "kernels/device/row_lanes.h"
 #include "kernels/device/runtime.h"
 #include "kernels/device/warpgroup.h"
+#include "kernels/gather_gemm.h"
 #include "kernels/layer_norm.h"
 #include "kernels/linear.h"
 #include "kernels/linear_layer_norm.h"
@@ -239,7 +240,7 @@ class Block {
         .bias = at<float>(plan_.bias),
         .rotary = at<float>(plan_.rotary),
         .y = y,
-        .most_blocks = fused_blocks()};
+        .most_blocks = bwd_blocks()};
   }
 
   /// The whole forward pass, after prepare().
@@ -322,7 +323,7 @@ class Block {
 
   /// Rows of partial sums that a chunk makes.
   std::int64_t num_partials(std::int64_t chunk) const {
-    if (plan_.fused) return temporal_fused_partials(clips(chunk), p_.T, p_.S, fused_blocks());
+    if (plan_.fused) return temporal_fused_partials(clips(chunk), p_.T, p_.S, bwd_rows(), bwd_blocks());
     return temporal_core_plan({clips(chunk), p_.T, p_.S, p_.N, p_.D, plan_.num_pairs}, dtype_of<Elem>, true)
         .num_partials;
   }
@@ -360,7 +361,7 @@ class Block {
         .h = h_,
         .d_y = d_y,
         .prob = at<BFloat16>(plan_.prob),
-        .splits = temporal_value_splits(p_.N, fused_blocks()),
+        .splits = temporal_value_splits(p_.N, most_value_blocks(p_.fused_blocks, device_arch())),
         .sums = at<float>(plan_.value_sums),
         .first = chunk == 0};
   }
@@ -375,9 +376,13 @@ class Block {
   /// As many as run at a time, or twice that, so that each multiprocessor gets as many: 132 on compute capability 9.0,
   /// 108 on an A100. Another number would leave the last round of blocks without a partner; it only changes the order
   /// of the sums of d_bias.
-  std::int64_t fused_blocks() const {
-    return std::min<std::int64_t>(p_.fused_blocks, device_arch() >= 90 ? 2 * 132 : 2 * 108);
+  std::int64_t bwd_blocks() const {
+    const std::int64_t most = have_wgmma<Gpu>()     ? fused_bwd_wgmma_resident(p_.T, p_.C, p_.N) * 132
+                              : device_arch() >= 90 ? 2 * 132
+                                                    : 2 * 108;
+    return std::min(p_.fused_blocks, most);
   }
+  std::int64_t bwd_rows() const { return have_wgmma<Gpu>() ? kTemporalFusedBwdWgmmaRows : kTemporalFusedBwdRows; }
   void* linear() const { return at<void>(plan_.linear); }
   static int narrow(std::int64_t value) { return static_cast<int>(value); }
   template <class E>

@@ -41,9 +41,9 @@ struct TemporalAttentionDeviceArgs : AttentionBlockDeviceArgs<Elem> {
   std::int64_t R = 0;
   /// Clips worked on at a time, which bounds the workspace; 0 leaves the choice to temporal_attention_plan().
   std::int64_t clips_per_chunk = 0;
-  /// At most so many blocks run the fused backward kernel, each over several tiles: two on each multiprocessor of the
-  /// largest device. It is fewer on others.
-  std::int64_t fused_blocks = 264;
+  /// At most so many blocks run the fused backward kernel, each over several tiles: three on each multiprocessor of the
+  /// largest device. It is fewer where two fit.
+  std::int64_t fused_blocks = 396;
 };
 
 template <class Elem>

@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_fwd_kernel(Tempo
     };
     project(q, ring.template next<0>(p, head));
     project(k, ring.template next<1>(p, head));
-    const TokenLogits bias = bias_of_head<kFrames>(p, head, g, t);
+    const TokenLogits bias = bias_of_head<kFrames>(p.bias + (head * kFrames + g) * kFrames + 2 * t);
     std::uint32_t prob[2][4];
 #pragma unroll
     for (int i = 0; i < 2; ++i) attend<kPair, kHeadTiles>(prob[i], q[i], k[i], bias, scale * kFusedLog2E);

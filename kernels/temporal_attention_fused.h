@@ -76,11 +76,23 @@ struct TemporalFusedGrads {
   float* d_bias_partials = nullptr;   ///< [temporal_fused_partials()][N,T,T], every element written; or null
 };
 
-/// Blocks of the backward kernel, each of which writes one row of the partial sums; T is 8 or 16.
-std::int64_t temporal_fused_partials(std::int64_t B, std::int64_t T, std::int64_t S, std::int64_t most_blocks);
+/// Rows of a tile of the backward kernels, on mma.sync and on wgmma.
+inline constexpr std::int64_t kTemporalFusedBwdRows = 128, kTemporalFusedBwdWgmmaRows = 64;
+
+/// Blocks of the backward kernel on wgmma that a multiprocessor holds: their registers are bounded so, but the sums of
+/// d_bias of many heads can take the shared memory.
+constexpr int fused_bwd_wgmma_resident(std::int64_t T, std::int64_t C, std::int64_t N) {
+  return T == 8 && (C <= 56 || (C <= 96 && N <= 6)) ? 3 : 2;
+}
+
+/// Blocks of a backward kernel with tiles of `tile_rows` rows, each of which writes one row of the partial sums; T is 8
+/// or 16.
+std::int64_t temporal_fused_partials(
+    std::int64_t B, std::int64_t T, std::int64_t S, std::int64_t tile_rows, std::int64_t most_blocks);
 
 /// The backward pass but for the gradients of weights: h = prenorm(x), the probabilities and the gradients of q and k,
-/// from which products over the rows give those of the weights; d_x, and sums for gamma's and the bias's gradients.
+/// from which products over the rows give those of the weights; d_x, and sums for gamma's and the bias's gradients. By
+/// the kernel on wgmma where the device has it.
 template <class Backend>
 void temporal_fused_bwd(const Stream& stream, const TemporalFusedArgs& p, const TemporalFusedGrads& g);
 
@@ -88,8 +100,10 @@ void temporal_fused_bwd(const Stream& stream, const TemporalFusedArgs& p, const 
 template <class Backend>
 void temporal_fused_fwd(const Stream& stream, const TemporalFusedArgs& p);
 
-/// The kernel for compute capability 9.0. GpuError without have_wgmma() (kernels/gather_gemm.h).
+/// The kernels for compute capability 9.0. GpuError without have_wgmma() (kernels/gather_gemm.h).
 template <class Backend>
 void temporal_fused_fwd_wgmma(const Stream& stream, const TemporalFusedArgs& p);
+template <class Backend>
+void temporal_fused_bwd_wgmma(const Stream& stream, const TemporalFusedArgs& p, const TemporalFusedGrads& g);
 
 }  // namespace avid::kernels

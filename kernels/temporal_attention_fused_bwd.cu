@@ -30,7 +30,8 @@
 //            stored d_v took 15.6 and 8.5 ms, and the product from d_qkv to d_x behind it 14.3 and 4.8. All of the
 //            backward pass: 55.9 instead of 66.7 ms, and 25.7 instead of 27.0; of that 1.3 and 0.1 because the count
 //            of traffic now sees where h ends. 16 frames, an update of the base with 8 clips: 22.9 instead of 41.1 ms
-//            composed, and 10.8 instead of 14.9, for all of the backward pass; 8.3 and 4.7 of that here
+//            composed, and 10.8 instead of 14.9, for all of the backward pass; 8.3 and 4.7 of that here. An H200 now
+//            takes temporal_attention_fused_bwd_wgmma.cu, which shares what is between products with weights
 // Lost       d_h's part of values beside d_q and d_k in memory, added by that product: 3 ms less on an A100, not 9.5.
 //            Logits from fragments with the two pixels in the halves of a step (as d_P's are): quads of registers with
 //            zeros, which spill
@@ -45,6 +46,8 @@
 #include "kernels/device/gpu.h"
 #include "kernels/device/temporal_fragments.h"
 #include "kernels/device/temporal_fused.h"
+#include "kernels/device/temporal_fused_bwd.h"
+#include "kernels/gather_gemm.h"
 #include "kernels/temporal_attention_fused.h"
 
 namespace avid::kernels {
@@ -70,26 +73,10 @@ struct FusedBwdShape : FusedTiles<kTiles, kHeadTiles> {
 };
 
 /// 32 rows (two blocks i of 16) by 64 channels as bf16 pairs: [i][tile of 8 channels][row g or g + 8].
-using PackedRows = std::uint32_t[2][8][2];
+using PackedRows = RowTiles<8>[2];
 /// What the lane addresses in ldmatrix of 32 rows: in a step of 16 channels, and in one of 8.
 struct LeftRows {
   shared_address whole, half;
-};
-
-/// The rotary code of a lane's rows, channels of tiles j and j + 1. Both rows of a pair of pixels are of one frame.
-template <bool kPair>
-struct LaneAngles {
-  float4 of_row[kPair ? 1 : 2];  ///< cosine and sine in tile j, then in tile j + 1
-
-  /// `angles`: those of row g; of row g + 8 they lie 8 frames further on.
-  AVID_DEVICE void load(const float4* angles, int j) {
-#pragma unroll
-    for (int half = 0; half < (kPair ? 1 : 2); ++half) of_row[half] = angles[2 * j + half * 4 * kAnglePitch];
-  }
-  AVID_DEVICE float2 operator()(int tile, int half) const {
-    const float4& angle = of_row[kPair ? 0 : half];
-    return tile == 0 ? make_float2(angle.x, angle.y) : make_float2(angle.z, angle.w);
-  }
 };
 
 /// q or k of a head: 32 rows of h times its weights, the rotary code, bf16.
@@ -117,39 +104,6 @@ AVID_DEVICE void project_rotated(
       }
     }
   }
-}
-
-/// Logits of a block of 16 rows from its products with keys 0 - 7 and with keys 8 - 15. A pair of pixels has half of
-/// either.
-template <bool kPair>
-AVID_DEVICE TokenLogits block_logits(const float (&first)[4], const float (&second)[4]) {
-  TokenLogits s = {};
-#pragma unroll
-  for (int e = 0; e < 2; ++e) {
-    s.v[0][0][e] = first[e], s.v[1][1][e] = second[2 + e];
-    if (!kPair) s.v[1][0][e] = first[2 + e], s.v[0][1][e] = second[e];
-  }
-  return s;
-}
-
-/// a b^T of a block of 16 rows.
-template <bool kPair, int kHeadTiles>
-AVID_DEVICE TokenLogits packed_products(const std::uint32_t (&a)[8][2], const std::uint32_t (&b)[8][2]) {
-  float first[4] = {}, second[4] = {};
-#pragma unroll
-  for (int k = 0; k < kHeadTiles / 2; ++k) {
-    const std::uint32_t left[4] = {a[2 * k][0], a[2 * k][1], a[2 * k + 1][0], a[2 * k + 1][1]};
-    const std::uint32_t b0[2] = {b[2 * k][0], b[2 * k + 1][0]}, b1[2] = {b[2 * k][1], b[2 * k + 1][1]};
-    mma_bf16_16x8x16(first, left, b0, first);
-    mma_bf16_16x8x16(second, left, b1, second);
-  }
-  if constexpr (kHeadTiles % 2 == 1) {
-    constexpr int j = kHeadTiles - 1;
-    const std::uint32_t left[2] = {a[j][0], a[j][1]}, b0[1] = {b[j][0]}, b1[1] = {b[j][1]};
-    mma_bf16_16x8x8(first, left, b0, first);
-    mma_bf16_16x8x8(second, left, b1, second);
-  }
-  return block_logits<kPair>(first, second);
 }
 
 /// d_P of 32 rows: [i][keys 0 - 7, keys 8 - 15][C fragment]. A pair of pixels, whose rows have 8 keys of their own,
@@ -187,31 +141,17 @@ AVID_DEVICE void add_value_tiles(
         const float(&sum)[4] = r[i][j + v];
         std::uint32_t(&tile)[2] = packed[i][v];
         tile[0] = pack_bf16x2(sum[0], sum[1]), tile[1] = pack_bf16x2(sum[2], sum[3]);
-        if constexpr (Shape::kPair) {
-          // The channels of both pixels are two halves of a step of 16: no product is without use.
-          const std::uint32_t of_pixel[2] = {keys[i][2 * v], keys[i][2 * v + 1]};
-          const std::uint32_t apart[4] = {tile[0], 0u, 0u, tile[1]};
-          mma_bf16_16x8x16(d_p[i][0], apart, of_pixel, d_p[i][0]);
-        }
-        const std::uint32_t tokens[2] = {movmatrix(tile[0]), movmatrix(tile[1])};
-        mma_bf16_16x8x16(d_h[i][kFirst + j + v], prob_turned[i], tokens, d_h[i][kFirst + j + v]);
+        const std::uint32_t of_tile[2] = {keys[i][2 * v], keys[i][2 * v + 1]};
+        add_value_tile<Shape::kPair>(d_h[i][kFirst + j + v], d_p[i][0], prob_turned[i], tile, of_tile);
       }
     }
     if constexpr (!Shape::kPair) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-#pragma unroll
-        for (int of_keys = 0; of_keys < 2; ++of_keys) {
-          float(&sum)[4] = d_p[i][of_keys];
-          if (j + 1 < kCount) {
-            const std::uint32_t left[4] = {packed[i][0][0], packed[i][0][1], packed[i][1][0], packed[i][1][1]};
-            const std::uint32_t right[2] = {keys[i][of_keys], keys[i][2 + of_keys]};
-            mma_bf16_16x8x16(sum, left, right, sum);
-          } else {
-            const std::uint32_t left[2] = {packed[i][0][0], packed[i][0][1]}, right[1] = {keys[i][of_keys]};
-            mma_bf16_16x8x8(sum, left, right, sum);
-          }
-        }
+        if (j + 1 < kCount)
+          add_key_products<2>(d_p[i], packed[i], keys[i]);
+        else
+          add_key_products<1>(d_p[i], packed[i], keys[i]);
       }
     }
   }
@@ -228,40 +168,6 @@ AVID_DEVICE void add_value_gradients(
     constexpr int kStep = kNow * 8 * Shape::kRowPitch * 2;
     add_value_gradients<Shape, kFirst + kNow, kCount - kNow>(
         d_h, d_p, prob_turned, h, weights + kStep, weights_half + kStep);
-  }
-}
-
-/// Stands for the number of a row that does not exist.
-constexpr unsigned kNoRow = ~0u;
-
-/// Where a head's gradient of q or k lies in the lane's rows of `to`: whole groups of 16 channels from column whole_at
-/// on, what is left of `width` channels from rest_at on. (Row numbers: pointers would take four times the registers.)
-struct StoredGradient {
-  bf16* to;
-  unsigned pitch;
-  int whole_at, rest_at, width;
-};
-
-/// Stores tiles j and j + 1 of 8 channels (or tile j alone) of the lane's two rows of a block: [tile][row].
-template <int kHeadTiles>
-AVID_DEVICE void store_tiles(
-    const StoredGradient& at, int j, const std::uint32_t (&packed)[2][2], const unsigned* row, int t) {
-  const int to_rest = at.rest_at - at.whole_at - at.width / 16 * 16;  // from where a channel would lie among the groups
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const unsigned number = row[half * 8];
-    if (number == kNoRow) continue;
-    bf16* const group = at.to + (std::size_t{number} * at.pitch + at.whole_at + 4 * t) + j * 8;
-    if (j + 1 == kHeadTiles) {  // alone: the lane has channels 2 t and 2 t + 1
-      if (j * 8 + 2 * t < at.width) *reinterpret_cast<std::uint32_t*>(group + (to_rest - 2 * t)) = packed[0][half];
-    } else if (j * 8 + 16 <= fewest_channels(kHeadTiles) || j * 8 + 16 <= at.width) {
-      *reinterpret_cast<uint2*>(group) = make_uint2(packed[0][half], packed[1][half]);
-    } else {
-#pragma unroll
-      for (int v = 0; v < 2; ++v)
-        if (j * 8 + 4 * t + 2 * v < at.width)
-          *reinterpret_cast<std::uint32_t*>(group + (to_rest + 2 * v)) = packed[v][half];
-    }
   }
 }
 
@@ -282,22 +188,8 @@ AVID_DEVICE void add_head_gradient(
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
 #pragma unroll
-      for (int v = 0; v < 2 && j + v < kHeadTiles; ++v) {
-        const std::uint32_t b[2] = {movmatrix(x[i][j + v][0]), movmatrix(x[i][j + v][1])};
-        float c[4] = {};
-        mma_bf16_16x8x16(c, m[i], b, c);
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          float u = c[2 * half], w = c[2 * half + 1];
-          if (j < 4) {
-            const float2 turn = angle(v, half);
-            const float turned = u * turn.x + w * turn.y;
-            w = w * turn.x - u * turn.y;
-            u = turned;
-          }
-          packed[i][v][half] = pack_bf16x2(u, w);
-        }
-      }
+      for (int v = 0; v < 2 && j + v < kHeadTiles; ++v)
+        head_gradient<Shape::kPair>(packed[i][v], m[i], x[i][j + v], j < 4, angle, v);
       store_tiles<kHeadTiles>(stored, j, packed[i], row + i * 16, t);
     }
     if (j + 1 < kHeadTiles) {
@@ -334,165 +226,6 @@ AVID_DEVICE void add_head_gradient(
           }
         }
       }
-    }
-  }
-}
-
-/// Stores the probabilities of a head for the pixels of a block of 16 rows (TemporalFusedGrads::prob). `m`: as a left
-/// operand; `matrix`: the number of the first pixel's, that of a second one is `heads` more.
-template <class Shape>
-AVID_DEVICE void store_probabilities(
-    bf16* prob, const std::uint32_t (&m)[4], unsigned matrix, int heads, const unsigned* row, int lane) {
-  if constexpr (Shape::kPair) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-      if (row[half * 8] != kNoRow)
-        reinterpret_cast<std::uint32_t*>(prob)[std::size_t{matrix + half * heads} * 32 + lane] = m[3 * half];
-  } else if (row[0] != kNoRow) {
-    uint2* const to = reinterpret_cast<uint2*>(prob) + std::size_t{matrix} * 64 + lane;
-    to[0] = make_uint2(m[0], m[2]), to[32] = make_uint2(m[1], m[3]);
-  }
-}
-
-/// The sum over a block's warps, whose shares lie `width` apart.
-AVID_DEVICE float sum_of_warps(const float* from, int width) {
-  return ((from[0] + from[width]) + from[2 * width]) + from[3 * width];
-}
-
-/// Where the lane's logit of query g and key 2t lies among those of a pixel. (2 lane is the same for 8 frames.)
-template <class Shape>
-AVID_DEVICE int own_logit(int lane) {
-  return Shape::kPair ? lane * 2 : lane / 4 * Shape::kTokens + lane % 4 * 2;
-}
-
-/// Sums of the gradients of logits over a block's pixels, [head][query][key]. Of 8 frames every warp has its own; those
-/// of 16 are four times as many and the block's: its warps lay down their shares of one head, and all add them.
-template <class Shape>
-struct BiasSums {
-  static constexpr int kLogits = Shape::kLogits;
-  float* shares;  ///< of 16 frames: of a head, [warp][query][key]
-  float* sums;    ///< [warp][head][query][key], of 16 frames without warps
-  int N;
-
-  AVID_DEVICE BiasSums(SharedArena& arena, int N)
-      : shares(arena.take<float>(Shape::kPair ? 0 : 4 * kLogits, "d_bias of a head")),
-        sums(arena.take<float>(Shape::kBiasCopies * N * kLogits, "sums of d_bias")),
-        N(N) {
-    for (int e = threadIdx.x; e < Shape::kBiasCopies * N * kLogits; e += kFusedThreads) sums[e] = 0;
-  }
-
-  /// The lane's share of a head: [query g, g + 8][keys from 2t, from 2t + 8][key + 0, + 1], of 8 frames [0][0] only.
-  AVID_DEVICE void add(const float (&d)[2][2][2], int warp, int head, int own_logit) {
-    if constexpr (Shape::kPair) {
-      float* const own = sums + warp * N * kLogits + own_logit;
-      own[head * kLogits] += d[0][0][0];
-      own[head * kLogits + 1] += d[0][0][1];
-    } else {
-      float* const own = shares + warp * kLogits + own_logit;
-#pragma unroll
-      for (int query = 0; query < 2; ++query) {
-#pragma unroll
-        for (int key = 0; key < 2; ++key)
-          *reinterpret_cast<float2*>(own + query * 8 * Shape::kTokens + key * 8) =
-              make_float2(d[query][key][0], d[query][key][1]);
-      }
-    }
-  }
-  /// Behind a barrier: adds up what the warps laid down. Another barrier comes before they do so again.
-  AVID_DEVICE void collect(int head) {
-    if constexpr (!Shape::kPair) {
-#pragma unroll
-      for (int from = 0; from < kLogits; from += kFusedThreads) {
-        const int e = from + static_cast<int>(threadIdx.x);
-        sums[head * kLogits + e] += sum_of_warps(shares + e, kLogits);
-      }
-    }
-  }
-  /// Behind the last barrier: the block's sum of logit e of all heads'.
-  AVID_DEVICE float of_block(int e) const { return Shape::kPair ? sum_of_warps(sums + e, N * kLogits) : sums[e]; }
-};
-
-/// Zeros in a row of `to` from column `from` up to the next multiple of 16.
-AVID_DEVICE void zero_row_gaps(const Rows<bf16>& to, unsigned row, int from, int t) {
-#pragma unroll
-  for (int c = 2 * t; c < 16; c += 8)
-    if (row != kNoRow && c < (16 - from % 16) % 16) *reinterpret_cast<std::uint32_t*>(to.row(row) + from + c) = 0u;
-}
-
-/// Calls f(row of the warp's 32, chunk, number of the row, whether that chunk exists) for each of kChunks chunks of the
-/// lane's four rows that is the lane's own.
-template <int kChunks, class F>
-AVID_DEVICE void for_own_chunks(const unsigned* row, int chunks, int g, int t, const F& f) {
-#pragma unroll
-  for (int pass = 0; pass < 4; ++pass) {
-    const unsigned number = row[pass * 8];
-#pragma unroll
-    for (int c = 0; c < kChunks; c += 4) {
-      if (c + 4 > kChunks && c + t >= kChunks) break;
-      f(pass * 8 + g, c + t, number, number != kNoRow && (c + 4 <= fewest_tiles(kChunks) || c + t < chunks));
-    }
-  }
-}
-
-/// The first `count` channels of a chunk, zeros behind them.
-AVID_DEVICE uint4 first_channels(const uint4& chunk, int count) {
-  const auto keep = [&](std::uint32_t pair, int from) {
-    return from + 1 < count ? pair : from < count ? pair & 0xffffu : 0u;
-  };
-  return make_uint4(keep(chunk.x, 0), keep(chunk.y, 2), keep(chunk.z, 4), keep(chunk.w, 6));
-}
-
-/// Through the norm, in place of x in shared memory: d_x = rstd (q - mean(q) - xh mean(q xh)) + d_y with q = d_h gamma,
-/// and d_gamma += d_h xh over the warp's rows. `x`, `d_y`: the warp's first row; `moments`: mean and 1 / deviation.
-template <class Shape>
-AVID_DEVICE void norm_gradient(
-    const float (&d_h)[2][Shape::kChunks][4], bf16* x, const bf16* d_y, const float2* moments, const float* gamma,
-    float* d_gamma, float inverse_C, int g, int t) {
-  constexpr int kTiles = Shape::kChunks;
-  float shares[kTiles][2] = {};
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int r = i * 16 + half * 8 + g;
-      const float2 m = moments[r];
-      auto* const row = reinterpret_cast<std::uint32_t*>(x + r * Shape::kRowPitch) + t;
-      const auto* const d_row = reinterpret_cast<const std::uint32_t*>(d_y + r * Shape::kRowPitch) + t;
-      const auto normalised = [&](int j) {
-        const float2 v = unpack_bf16x2(row[4 * j]);
-        return make_float2((v.x - m.x) * m.y, (v.y - m.x) * m.y);
-      };
-      float sum_q = 0, sum_q_xh = 0;
-#pragma unroll
-      for (int j = 0; j < kTiles; ++j) {
-        const float2 xh = normalised(j), factor = *reinterpret_cast<const float2*>(gamma + j * 8 + 2 * t);
-        const float first = d_h[i][j][2 * half], second = d_h[i][j][2 * half + 1];
-        shares[j][0] = fmaf(first, xh.x, shares[j][0]);
-        shares[j][1] = fmaf(second, xh.y, shares[j][1]);
-        sum_q += first * factor.x + second * factor.y;
-        sum_q_xh += first * factor.x * xh.x + second * factor.y * xh.y;
-      }
-      const float mean_q = quad_sum(sum_q) * inverse_C, mean_q_xh = quad_sum(sum_q_xh) * inverse_C;
-#pragma unroll
-      for (int j = 0; j < kTiles; ++j) {
-        const float2 xh = normalised(j), factor = *reinterpret_cast<const float2*>(gamma + j * 8 + 2 * t);
-        const float2 residual = unpack_bf16x2(d_row[4 * j]);
-        const auto of = [&](float d, float gamma_c, float xh_c, float residual_c) {
-          return fmaf(m.y, d * gamma_c - mean_q - xh_c * mean_q_xh, residual_c);
-        };
-        row[4 * j] = pack_bf16x2(
-            of(d_h[i][j][2 * half], factor.x, xh.x, residual.x),
-            of(d_h[i][j][2 * half + 1], factor.y, xh.y, residual.y));
-      }
-    }
-  }
-#pragma unroll
-  for (int j = 0; j < kTiles; ++j) {
-#pragma unroll
-    for (int e = 0; e < 2; ++e) {
-#pragma unroll
-      for (int o = 4; o < 32; o <<= 1) shares[j][e] += __shfl_xor_sync(0xffffffffu, shares[j][e], o);
-      if (g == 0) d_gamma[j * 8 + 2 * t + e] += shares[j][e];
     }
   }
 }
@@ -536,7 +269,7 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_bwd_kernel(
     }
     __syncwarp();
     const auto copy_rows = [&](bf16* to, const Rows<const bf16>& rows) {
-      for_own_chunks<kTiles>(row, chunks, g, t, [&](int r, int c, unsigned from, bool exists) {
+      for_own_chunks<32, kTiles>(row, chunks, g, t, [&](int r, int c, unsigned from, bool exists) {
         cp_async_16(to + r * kPitch + c * 8, exists ? rows.row(from) + c * 8 : rows.data, exists);
       });
     };
@@ -557,22 +290,10 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_bwd_kernel(
       TokenLogits prob[2];
       std::uint32_t turned[2][4];  // P^T
       {
-        TokenLogits bias = {};
-        const float* const of_row = p.bias + head * kLogits + own_logit<Shape>(lane);
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          bias.v[0][0][e] = of_row[e] * kFusedLog2E;
-          if (kPair) {
-            bias.v[1][1][e] = bias.v[0][0][e];
-          } else {
-            bias.v[0][1][e] = of_row[8 + e] * kFusedLog2E;
-            bias.v[1][0][e] = of_row[8 * kFrames + e] * kFusedLog2E;
-            bias.v[1][1][e] = of_row[8 * kFrames + 8 + e] * kFusedLog2E;
-          }
-        }
+        const TokenLogits bias = bias_of_head<kFrames>(p.bias + head * kLogits + own_logit<Shape>(lane));
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          prob[i] = packed_products<kPair, kHeadTiles>(q[i], k[i]);
+          prob[i] = packed_products<kPair, kHeadTiles, 8>(q[i], k[i]);
           softmax_tokens<kPair, true>(prob[i], bias, scale * kFusedLog2E);
           std::uint32_t m[4];
           logits_fragment<kPair>(m, prob[i]);
@@ -593,24 +314,7 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_bwd_kernel(
       std::uint32_t m[2][4];  // the gradients of the logits
       float sum[2][2][2] = {};
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        TokenLogits d = block_logits<kPair>(d_p[i][0], d_p[i][kPair ? 0 : 1]);
-        softmax_tokens_bwd<kPair>(prob[i], d);
-#pragma unroll
-        for (int query = 0; query < 2; ++query) {
-#pragma unroll
-          for (int key = 0; key < 2; ++key) {
-#pragma unroll
-            for (int e = 0; e < 2; ++e) {
-              if (kPair && query != key) continue;
-              sum[kPair ? 0 : query][kPair ? 0 : key][e] += d.v[query][key][e];
-              d.v[query][key][e] *= scale;  // once here instead of on q and all of d_q and d_k
-            }
-          }
-        }
-        logits_fragment<kPair>(m[i], d);
-        transpose_fragment<kPair>(turned[i], m[i]);
-      }
+      for (int i = 0; i < 2; ++i) logit_gradients<kPair>(m[i], turned[i], sum, prob[i], d_p[i], scale);
       bias_sums.add(sum, warp, head, own_logit<Shape>(lane));
       const auto stored = [&](int at) {
         return StoredGradient{
@@ -628,10 +332,11 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_bwd_kernel(
     }
     cp_async_wait<0>();
     __syncwarp();
-    norm_gradient<Shape>(d_h, own_h, own_d_y, moments + warp * 32, gamma, d_gamma + warp * kTiles * 8, inverse_C, g, t);
+    norm_gradient<kPitch, 8>(
+        d_h, own_h, own_d_y, moments + warp * 32, gamma, d_gamma + warp * kTiles * 8, inverse_C, g, t);
     __syncwarp();
     if (grads.d_x)
-      for_own_chunks<kTiles>(row, chunks, g, t, [&](int r, int c, unsigned to, bool exists) {
+      for_own_chunks<32, kTiles>(row, chunks, g, t, [&](int r, int c, unsigned to, bool exists) {
         if (!exists) return;
         uint4 v = *reinterpret_cast<const uint4*>(own_h + r * kPitch + c * 8);
         if (c * 8 + 8 > C) v = first_channels(v, C - c * 8);
@@ -639,12 +344,7 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_bwd_kernel(
       });
   }
   __syncthreads();
-  if (grads.d_bias_partials)
-    for (int e = threadIdx.x; e < N * kLogits; e += kFusedThreads)
-      grads.d_bias_partials[std::int64_t{blockIdx.x} * N * kLogits + e] = bias_sums.of_block(e);
-  if (grads.d_gamma_partials)
-    for (int e = threadIdx.x; e < C; e += kFusedThreads)
-      grads.d_gamma_partials[std::int64_t{blockIdx.x} * C + e] = sum_of_warps(d_gamma + e, kTiles * 8);
+  write_partials<Shape>(grads, bias_sums, d_gamma, kTiles * 8, N, C);
 }
 
 template <int kFrames, int kTiles, int kHeadTiles>
@@ -655,15 +355,16 @@ void launch_fused_bwd(const Stream& stream, const TemporalFusedArgs& p, const Te
     throw std::invalid_argument("temporal_fused_bwd: expected fewer than 2^32 rows in a chunk");
   launch(
       temporal_fused_bwd_kernel<kFrames, kTiles, kHeadTiles>,
-      dim3(static_cast<unsigned>(temporal_fused_partials(p.B, p.T, p.S, p.most_blocks))), dim3(kFusedThreads),
-      static_cast<std::size_t>(Shape::shared_bytes(static_cast<int>(p.N))), stream, p, g, static_cast<unsigned>(tiles),
-      1.0f / std::sqrt(static_cast<float>(p.D)), 1.0f / static_cast<float>(p.C));
+      dim3(static_cast<unsigned>(temporal_fused_partials(p.B, p.T, p.S, kTemporalFusedBwdRows, p.most_blocks))),
+      dim3(kFusedThreads), static_cast<std::size_t>(Shape::shared_bytes(static_cast<int>(p.N))), stream, p, g,
+      static_cast<unsigned>(tiles), 1.0f / std::sqrt(static_cast<float>(p.D)), 1.0f / static_cast<float>(p.C));
 }
 
 }  // namespace AVID_GPU
 
 template <class Backend>
 void temporal_fused_bwd(const Stream& stream, const TemporalFusedArgs& p, const TemporalFusedGrads& g) {
+  if (have_wgmma<Backend>()) return temporal_fused_bwd_wgmma<Backend>(stream, p, g);
   AVID_GPU::with_fused_shape("temporal_fused_bwd", p.T, p.C, p.D, [&]<int kFrames, int kTiles, int kHeadTiles>() {
     AVID_GPU::launch_fused_bwd<kFrames, kTiles, kHeadTiles>(stream, p, g);
   });

@@ -33,20 +33,13 @@
 #include "kernels/device/gpu.h"
 #include "kernels/device/temporal_fused.h"
 #include "kernels/device/temporal_fused_fwd.h"
+#include "kernels/device/temporal_fused_wgmma.h"
 #include "kernels/device/warpgroup.h"
 #include "kernels/gather_gemm.h"
 #include "kernels/temporal_attention_fused.h"
 
 namespace avid::kernels {
 namespace AVID_GPU {
-
-/// Rows of kChunks chunks as wgmma takes them; kGap bytes between their planes.
-template <int kNumRows, int kNumChunks, int kGap>
-struct PlanesOf {
-  static constexpr int kRows = kNumRows, kChunks = kNumChunks;
-  static constexpr int kPlane = kNumRows * 16 + kGap;  ///< bytes
-  static constexpr int kElements = kNumChunks * kPlane / 2;
-};
 
 /// Tokens of kFrames frames, kTiles x 8 channels of a row, heads of kHeadTiles x 8 channels.
 template <int kFrames, int kTiles, int kHeadTiles>
@@ -62,39 +55,6 @@ struct WgmmaShape : FusedTiles<kTiles, kHeadTiles> {
   static constexpr int kSharedBytes =
       (kRowElements + HeadPlanes::kElements + ValuePlanes::kElements) * 2 + RotaryCode<kFrames>::kSharedBytes;
 };
-
-/// Begins d = 64 rows times Weights::kRows rows of weights. Where a step's second chunk of the rows is zeros, it meets
-/// the first chunk of the weights, which is finite if the sums are.
-template <class Shape, class Weights>
-AVID_DEVICE void begin_projection(float (&d)[Weights::kRows / 2], const bf16* rows, const bf16* weights) {
-  constexpr std::uint64_t kRowStep = Shape::RowPlanes::kPlane / 16, kWeightStep = Weights::kPlane / 16;
-  const std::uint64_t a = plain_tile(shared_address(rows), 128), b = plain_tile(shared_address(weights), 128);
-  wgmma_fence();
-#pragma unroll
-  for (int s = 0; s < Shape::kSteps; ++s) {
-    const std::uint64_t second = 2 * s + 1 < Weights::kChunks ? kWeightStep : 0;  // or the first once more
-    const std::uint64_t step_a = a + 2 * s * kRowStep + (kRowStep << kLeadingShift);
-    const std::uint64_t step_b = b + 2 * s * kWeightStep + (second << kLeadingShift);
-    if (s == 0)
-      wgmma_bf16_first<Weights::kRows>(d, step_a, step_b);
-    else
-      wgmma_bf16<Weights::kRows>(d, step_a, step_b);
-  }
-  wgmma_commit();
-}
-
-/// Until the product begun last is done.
-template <int R>
-AVID_DEVICE void wait_for(float (&d)[R]) {
-  wgmma_wait<0>();
-  wgmma_settle(d);
-}
-
-/// Tile j, half, of a product's sums.
-template <int R>
-AVID_DEVICE float2 pair_of(const float (&d)[R], int j, int half) {
-  return make_float2(d[4 * j + 2 * half], d[4 * j + 2 * half + 1]);
-}
 
 template <int kFrames, int kTiles, int kHeadTiles>
 __global__ void __launch_bounds__(kFusedThreads, 2) temporal_fused_fwd_wgmma_kernel(TemporalFusedArgs p, float factor) {
@@ -157,7 +117,8 @@ __global__ void __launch_bounds__(kFusedThreads, 2) temporal_fused_fwd_wgmma_ker
     cp_async_commit();
     take_heads();
     begin_projection<Shape, HeadPlanes>(qk, rows + 64 * 8, head_weights);
-    attend<kPair, kHeadTiles>(prob[0], q, k, bias_of_head<kFrames>(p, head, g, t), factor);
+    attend<kPair, kHeadTiles>(
+        prob[0], q, k, bias_of_head<kFrames>(p.bias + (head * kFrames + g) * kFrames + 2 * t), factor);
     take_heads();
 
     float values[ValuePlanes::kRows / 2];
@@ -169,7 +130,8 @@ __global__ void __launch_bounds__(kFusedThreads, 2) temporal_fused_fwd_wgmma_ker
     begin_projection<Shape, ValuePlanes>(values, rows, value_weights);
     load_heads(head + 1);
     cp_async_commit();
-    attend<kPair, kHeadTiles>(prob[1], q, k, bias_of_head<kFrames>(p, head, g, t), factor);
+    attend<kPair, kHeadTiles>(
+        prob[1], q, k, bias_of_head<kFrames>(p.bias + (head * kFrames + g) * kFrames + 2 * t), factor);
     take_values();
     begin_projection<Shape, ValuePlanes>(values, rows + 64 * 8, value_weights);
     add_values<kTiles>(y[0], prob[0], u);

@@ -33,8 +33,9 @@ int temporal_fused_kernel(DType dtype, std::int64_t T, std::int64_t C, std::int6
   return -1;
 }
 
-std::int64_t temporal_fused_partials(std::int64_t B, std::int64_t T, std::int64_t S, std::int64_t most_blocks) {
-  const std::int64_t pixels_of_tile = 128 / T;
+std::int64_t temporal_fused_partials(
+    std::int64_t B, std::int64_t T, std::int64_t S, std::int64_t tile_rows, std::int64_t most_blocks) {
+  const std::int64_t pixels_of_tile = tile_rows / T;
   return std::clamp<std::int64_t>((B * S + pixels_of_tile - 1) / pixels_of_tile, 1, most_blocks);
 }
 
@@ -71,7 +72,8 @@ TemporalAttentionPlan temporal_attention_plan(const TemporalAttentionDeviceArgs<
       temporal_core_plan({plan.clips_per_chunk, p.T, p.S, p.N, p.D, plan.num_pairs}, dtype_of<Elem>, backward);
   plan.num_partials =
       plan.num_chunks *
-      (plan.fused ? temporal_fused_partials(plan.clips_per_chunk, p.T, p.S, p.fused_blocks) : core.num_partials);
+      (plan.fused ? temporal_fused_partials(plan.clips_per_chunk, p.T, p.S, kTemporalFusedBwdWgmmaRows, p.fused_blocks)
+                  : core.num_partials);
 
   const auto take = [&plan](std::int64_t bytes) {
     const std::int64_t at = plan.total_bytes;
@@ -114,7 +116,7 @@ TemporalAttentionPlan temporal_attention_plan(const TemporalAttentionDeviceArgs<
   plan.d_w_qkv = take(plan.qkv_heads.columns() * plan.h_pitch * 4);
   if (stores_heads) {
     const std::int64_t of_split = p.N * p.C * plan.h_pitch * 4;
-    plan.value_sums = take(temporal_value_splits(p.N, p.fused_blocks) * of_split);
+    plan.value_sums = take(temporal_value_splits(p.N, most_value_blocks(p.fused_blocks, 90)) * of_split);
     plan.value_total = take(of_split);
   } else {
     plan.d_w_out = take(p.C * plan.o_pitch * 4);

@@ -21,6 +21,13 @@ constexpr std::int64_t temporal_value_splits(std::int64_t N, std::int64_t most_b
   return splits > 1 ? splits : 1;
 }
 
+/// Blocks of temporal_value_sums on a device of compute capability `arch` that may have `most`: two for each
+/// multiprocessor of an A100 (108), or of the largest device of 9.0 (132).
+constexpr std::int64_t most_value_blocks(std::int64_t most, int arch) {
+  const std::int64_t fit = arch >= 90 ? 2 * 132 : 2 * 108;
+  return most < fit ? most : fit;
+}
+
 /// Operands: what the fused backward pass read and wrote. T is 8 or 16; there is a pixel, B * S > 0.
 struct TemporalValueGradArgs {
   std::int64_t B = 0, T = 8, S = 0, C = 0, N = 0, D = 0;

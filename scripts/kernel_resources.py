@@ -18,7 +18,7 @@ MAXIMA = ["registers", "stack", "spills", "shared"]
 MINIMA = ["hmma", "ldsm", "ldgsts", "hgmma", "utmaldg"]
 # What a source that calls these promises: at least one of its kernels has the instruction.
 CLAIMS = {"hmma": r"\bmma_(?:bf16|tf32)_", "ldsm": r"\bldmatrix_x", "ldgsts": r"\bcp_async_(?:16|8|4|commit)\b",
-          "hgmma": r"\bwgmma_bf16(?:_first|_transposed)?<", "utmaldg": r"\b(?:begin_tile|copy_tile)\("}
+          "hgmma": r"\bwgmma_bf16(?:_first|_transposed|_fragment)?<", "utmaldg": r"\b(?:begin_tile|copy_tile)\("}
 # local: LDL and STL, instructions on local memory. loop_per_mma: machine_code.loop_per_tensor.
 COLUMNS = ["file", "kernel", "arch"] + MAXIMA + MINIMA + ["local", "loop_per_mma"]
 # Compiler versions differ by a few registers; a kernel that fits its budget by this much still runs as it did.

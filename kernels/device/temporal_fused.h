@@ -15,14 +15,14 @@ namespace avid::kernels::AVID_GPU {
 constexpr int kFusedRows = 128, kFusedThreads = 128;
 constexpr float kFusedLog2E = 1.4426950408889634f;
 
-/// Row `tile_row` of a tile of 16 pixels x 8 frames, or of 8 x 16: pixel tile_row / kFrames, frame tile_row % kFrames;
-/// pixels are counted over all clips.
-template <int kFrames>
+/// Row `tile_row` of a tile of kRows rows, 128 are 16 pixels x 8 frames, or 8 x 16: pixel tile_row / kFrames, frame
+/// tile_row % kFrames; pixels are counted over all clips.
+template <int kFrames, int kRows = kFusedRows>
 struct FusedRow {
   std::int64_t row;
   bool valid;
   AVID_DEVICE FusedRow(std::int64_t B, std::int64_t frame_rows, unsigned tile, unsigned tile_row) {
-    const unsigned pixel = tile * (kFusedRows / kFrames) + tile_row / kFrames, S = static_cast<unsigned>(frame_rows),
+    const unsigned pixel = tile * (kRows / kFrames) + tile_row / kFrames, S = static_cast<unsigned>(frame_rows),
                    clip = pixel / S;
     row = (std::int64_t{clip} * kFrames + tile_row % kFrames) * S + (pixel - clip * S);
     valid = clip < B;
@@ -44,18 +44,18 @@ AVID_DEVICE void fill_angles(float2* angles, const TemporalFusedArgs& p) {
   }
 }
 
-/// h = normalised rows of a warp into shared memory, kChunks chunks; kPitch elements from a row to the next,
-/// kChunkPitch from a chunk to the next. A quad of lanes per row. A copy goes to h_out, mean and 1 / deviation to
-/// moments, unless that is absent. Rows that do not exist become zero.
-template <int kFrames, int kChunks, int kPitch, int kChunkPitch = 8>
+/// h = normalised rows of a warp, kWarpRows of four times as many, into shared memory, kChunks chunks; kPitch elements
+/// from a row to the next, kChunkPitch from a chunk to the next. A quad of lanes per row. A copy goes to h_out, mean
+/// and 1 / deviation to moments, unless that is absent. Rows that do not exist become zero.
+template <int kFrames, int kChunks, int kPitch, int kChunkPitch = 8, int kWarpRows = 32>
 AVID_DEVICE void normalise_rows(
     bf16* rows, Rows<const bf16> x, const float* gamma, int C, std::int64_t B, std::int64_t S, unsigned tile,
     Rows<bf16> h_out, int warp, int g, int t, float2* moments = nullptr) {
   constexpr int kPerLane = (kChunks + 3) / 4;
   const int chunks = (C + 7) / 8;
-  for (int pass = 0; pass < 4; ++pass) {
-    const int r = warp * 32 + pass * 8 + g;
-    const FusedRow<kFrames> at(B, S, tile, r);
+  for (int pass = 0; pass < kWarpRows / 8; ++pass) {
+    const int r = warp * kWarpRows + pass * 8 + g;
+    const FusedRow<kFrames, 4 * kWarpRows> at(B, S, tile, r);
     const bf16* from = x.row(at.row);
     std::uint32_t v[kPerLane][4];
     float sum = 0, squares = 0;
@@ -102,6 +102,42 @@ AVID_DEVICE void normalise_rows(
         *reinterpret_cast<uint4*>(h_out.row(at.row) + chunk * 8) = make_uint4(h[0], h[1], h[2], h[3]);
     }
   }
+}
+
+/// 16 rows in bf16: of tile j the lane's pair of row g, and of row g + 8. Two tiles are a left operand over 16
+/// channels, one half of two tiles a right operand with the rows as columns.
+template <int kTiles>
+using RowTiles = std::uint32_t[kTiles][2];
+
+/// From the pairs pair(j, half).
+template <int kTiles, class Pair>
+AVID_DEVICE void round_tiles(RowTiles<kTiles>& rows, Pair&& pair) {
+#pragma unroll
+  for (int j = 0; j < kTiles; ++j) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float2 v = pair(j, half);
+      rows[j][half] = pack_bf16x2(v.x, v.y);
+    }
+  }
+}
+
+/// The lane's part of a head's bias, in units of log 2; `of_row`: of query g, from key 2t on.
+template <int kFrames>
+AVID_DEVICE TokenLogits bias_of_head(const float* of_row) {
+  TokenLogits bias = {};
+#pragma unroll
+  for (int e = 0; e < 2; ++e) {
+    bias.v[0][0][e] = of_row[e] * kFusedLog2E;
+    if (kFrames == 8) {
+      bias.v[1][1][e] = bias.v[0][0][e];
+    } else {
+      bias.v[0][1][e] = of_row[8 + e] * kFusedLog2E;
+      bias.v[1][0][e] = of_row[8 * kFrames + e] * kFusedLog2E;
+      bias.v[1][1][e] = of_row[8 * kFrames + 8 + e] * kFusedLog2E;
+    }
+  }
+  return bias;
 }
 
 constexpr int power_of_two_from(int n) { return n <= 1 ? 1 : 2 * power_of_two_from((n + 1) / 2); }

@@ -44,43 +44,6 @@ class RotaryCode {
   int g_, t_;
 };
 
-/// 16 rows in bf16: of tile j the lane's pair of row g, and of row g + 8. Two tiles are a left operand over 16
-/// channels, one half of two tiles a right operand with the rows as columns.
-template <int kTiles>
-using RowTiles = std::uint32_t[kTiles][2];
-
-/// From the pairs pair(j, half).
-template <int kTiles, class Pair>
-AVID_DEVICE void round_tiles(RowTiles<kTiles>& rows, Pair&& pair) {
-#pragma unroll
-  for (int j = 0; j < kTiles; ++j) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float2 v = pair(j, half);
-      rows[j][half] = pack_bf16x2(v.x, v.y);
-    }
-  }
-}
-
-/// The lane's part of a head's bias, in units of log 2.
-template <int kFrames>
-AVID_DEVICE TokenLogits bias_of_head(const TemporalFusedArgs& p, int head, int g, int t) {
-  TokenLogits bias = {};
-  const float* of_row = p.bias + (head * kFrames + g) * kFrames + 2 * t;
-#pragma unroll
-  for (int e = 0; e < 2; ++e) {
-    bias.v[0][0][e] = of_row[e] * kFusedLog2E;
-    if (kFrames == 8) {
-      bias.v[1][1][e] = bias.v[0][0][e];
-    } else {
-      bias.v[0][1][e] = of_row[8 + e] * kFusedLog2E;
-      bias.v[1][0][e] = of_row[8 * kFrames + e] * kFusedLog2E;
-      bias.v[1][1][e] = of_row[8 * kFrames + 8 + e] * kFusedLog2E;
-    }
-  }
-  return bias;
-}
-
 /// prob = softmax of factor q k^T + bias over the keys of a pixel, as a left operand; zero where pixels differ.
 template <bool kPair, int kTiles>
 AVID_DEVICE void attend(

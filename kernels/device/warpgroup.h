@@ -1,8 +1,9 @@
 // kernels/device/warpgroup.h -- what sm_90a adds to the device language: products of four warps, and mbarriers
 //
-// Beside gpu.h, for kernels of devices of compute capability 9.0. A product (wgmma) reads both operands from shared
-// memory and runs behind the program; docs/simulator.md tells the order of fences and waits. In a build for another
-// architecture these functions stop the kernel: hosts must ask device_arch() and kHaveSm90a first.
+// Beside gpu.h, for kernels of devices of compute capability 9.0. A product (wgmma) reads its operands from
+// shared memory, the left one from registers if asked to, and runs behind the program; docs/simulator.md tells the
+// order of fences and waits. In a build for another architecture these functions stop the kernel: hosts must ask
+// device_arch() and kHaveSm90a first.
 //
 //   device_arch()                                 host: 80, 90 ...: compute capability of the current device
 //   kHaveSm90a                                    was this file compiled for sm_90a (always true in the simulator)
@@ -18,7 +19,9 @@
 //   wgmma_bf16_first<N>(d, a, b)                  d[64][N] = a[64][16] b[N][16]^T, begun, whatever d held
 //   transposed_plain_tile(at, bytes)              the descriptor of a tile whose 16-byte chunks run across the rows
 //   wgmma_bf16_transposed<N>(d, a, b)             d[64][N] += a[16][64]^T b[16][N], begun
-//   wgmma_fence(), wgmma_commit(), wgmma_wait<K>(), wgmma_settle(d)
+//   wgmma_bf16_fragment<N>(d, a, b)               d[64][N] += a[64][16] b[16][N], begun; a is a fragment as of mma, of
+//                                                 each warp's 16 rows, b a transposed tile. Before each: wgmma_fence()
+//   wgmma_fence(), wgmma_commit(), wgmma_wait<K>(), wgmma_settle(d), wgmma_settle(a)
 //   fewer_registers<N>(), more_registers<N>()     a warpgroup gives registers back, or takes them
 #pragma once
 

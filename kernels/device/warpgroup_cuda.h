@@ -83,6 +83,12 @@ AVID_DEVICE void wgmma_settle(float (&d)[R]) {
 #pragma unroll
   for (int i = 0; i < R; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
+/// Behind the wait: until then a product's fragment stays where it is.
+template <int R>
+AVID_DEVICE void wgmma_settle(std::uint32_t (&a)[R]) {
+#pragma unroll
+  for (int i = 0; i < R; ++i) asm volatile("" : "+r"(a[i])::"memory");
+}
 
 template <int N>
 AVID_DEVICE void fewer_registers() {
@@ -159,6 +165,14 @@ AVID_DEVICE void more_registers() {
                   : AVID_SUMS_##k                                                             \
                   : "l"(desc_a), "l"(desc_b))
 
+/// With A in registers, whose places a0 to a3 are; b: transposed.
+#define AVID_WGMMA_FRAGMENT(n, k, a0, a1, a2, a3, b)                                          \
+  if constexpr (N == n)                                                                       \
+  AVID_SM90A_ONLY("wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" AVID_NAMES_##k \
+                  "}, {%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #b ", 1, 1, 1, 1;"         \
+                  : AVID_SUMS_##k                                                             \
+                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(desc_b))
+
 /// Begins d += a b^T on the warpgroup, of the columns that some tile has. The registers d are not to be touched until a
 /// wait covers this product.
 template <int N>
@@ -207,6 +221,18 @@ AVID_DEVICE void wgmma_bf16_transposed(float (&d)[N / 2], std::uint64_t desc_a, 
   AVID_WGMMA(160, 20, 80, 81, 1, 1);
   AVID_WGMMA(184, 23, 92, 93, 1, 1);
   AVID_WGMMA(208, 26, 104, 105, 1, 1);
+}
+
+/// Begins d += a b on the warpgroup, likewise, with a in registers, as mma has it, and a transposed tile. The registers
+/// a, too, are not to be touched until a wait covers this product, and a fence comes behind what wrote them.
+template <int N>
+AVID_DEVICE void wgmma_bf16_fragment(float (&d)[N / 2], const std::uint32_t (&a)[4], std::uint64_t desc_b) {
+  static_assert(N == 8 || N == 32 || N == 56 || N == 96 || N == 104, "add a line below");
+  AVID_WGMMA_FRAGMENT(8, 1, 4, 5, 6, 7, 8);
+  AVID_WGMMA_FRAGMENT(32, 4, 16, 17, 18, 19, 20);
+  AVID_WGMMA_FRAGMENT(56, 7, 28, 29, 30, 31, 32);
+  AVID_WGMMA_FRAGMENT(96, 12, 48, 49, 50, 51, 52);
+  AVID_WGMMA_FRAGMENT(104, 13, 52, 53, 54, 55, 56);
 }
 
 }  // namespace avid::kernels::cuda

@@ -55,6 +55,14 @@ void wgmma_bf16_transposed(float (&d)[N / 2], std::uint64_t a, std::uint64_t b, 
   simulator::WgmmaOperands x{d, a, b, N, true, true, site};
   simulator::warp_collective(simulator::wgmma_issue, ~0u, &x, site);
 }
+/// Begins d += a b on the warpgroup, likewise, with a in registers, as mma has it, and a transposed tile. The registers
+/// a, too, are not to be touched until a wait covers this product, and a fence comes behind what wrote them.
+template <int N>
+void wgmma_bf16_fragment(float (&d)[N / 2], const std::uint32_t (&a)[4], std::uint64_t b, AVID_SITE) {
+  static_assert(N % 8 == 0 && N >= 8 && N <= 256);
+  simulator::WgmmaOperands x{d, 0, b, N, true, true, site, a};
+  simulator::warp_collective(simulator::wgmma_issue, ~0u, &x, site);
+}
 /// Before the first product, and after the program used registers that the next products accumulate in.
 inline void wgmma_fence(AVID_SITE) { simulator::warp_collective(simulator::wgmma_fence, ~0u, nullptr, site); }
 /// Closes the group of products begun since the last commit.
@@ -68,6 +76,8 @@ void wgmma_wait(AVID_SITE) {
 /// Behind the wait: keeps the compiler from using the results before it.
 template <int R>
 AVID_DEVICE void wgmma_settle(float (&)[R]) {}
+template <int R>
+AVID_DEVICE void wgmma_settle(std::uint32_t (&)[R]) {}
 
 /// Registers are not counted here.
 template <int N>

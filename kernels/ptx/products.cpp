@@ -101,25 +101,38 @@ struct Matrix {
   }
 };
 
-/// d += a b of 64 x 16 and 16 x N elements, or d = a b; d has N / 2 registers. from: descriptors of a and b, the scales
-/// of d (0: d = a b), a and b, whether a and b are transposed.
+/// d += a b of 64 x 16 and 16 x N elements, or d = a b; d has N / 2 registers. from: descriptor or four registers of a,
+/// descriptor of b, the scales of d (0: d = a b), a and b, whether those that have a descriptor are transposed.
 void product_warpgroup(Warp& warp, const Instruction& i) {
   const int columns = i.num_to * 2;
   const std::uint32_t rank = warp.thread_of(0) / 32 % 4;
-  const Matrix a(warp.uniform<std::uint64_t>(i.from[0])), b(warp.uniform<std::uint64_t>(i.from[1]));
-  const std::uint32_t adds = warp.value<std::uint32_t>(i.from[2], 0);
-  if (adds > 1 || warp.value<std::uint32_t>(i.from[3], 0) != 1 || warp.value<std::uint32_t>(i.from[4], 0) != 1)
-    warp.fail("wgmma with scales other than 1, or 0 of the sums");
-  const bool transposed_a = warp.value<std::uint32_t>(i.from[5], 0) != 0,
-             transposed_b = warp.value<std::uint32_t>(i.from[6], 0) != 0;
+  constexpr int kWithFragment = 9;  // sources
+  const bool has_fragment = i.num_from == kWithFragment;
+  const Place* const from_b = i.from + (has_fragment ? 4 : 1);
+  const auto option = [&](int k) { return warp.value<std::uint32_t>(from_b[k], 0); };
+  const Matrix b(warp.uniform<std::uint64_t>(from_b[0]));
+  const std::uint32_t adds = option(1);
+  if (adds > 1 || option(2) != 1 || option(3) != 1) warp.fail("wgmma with scales other than 1, or 0 of the sums");
+  const bool transposed_b = option(has_fragment ? 4 : 5) != 0;
   const auto element = [&](const Matrix& m, std::uint64_t row, std::uint64_t k, bool transposed) {
     std::uint16_t bits;
     std::memcpy(&bits, warp.memory('s', m.address(row, k, transposed), 2, -1, false), 2);
     return bf16_value(bits);
   };
   float rows[16][16], sums[16][256], column[16][256];
-  for (std::uint64_t r = 0; r < 16; ++r)
-    for (std::uint64_t k = 0; k < 16; ++k) rows[r][k] = element(a, 16 * rank + r, k, transposed_a);
+  if (has_fragment) {
+    for (int r = 0; r < 4; ++r)
+      for (int l = 0; l < kLanes; ++l) {
+        const std::uint32_t pair = warp.value<std::uint32_t>(i.from[r], l);
+        float* const at = &rows[l / 4 + 8 * (r % 2)][2 * (l % 4) + 8 * (r / 2)];
+        at[0] = bf16_value(pair & 0xffff), at[1] = bf16_value(pair >> 16);
+      }
+  } else {
+    const Matrix a(warp.uniform<std::uint64_t>(i.from[0]));
+    const bool transposed_a = option(4) != 0;
+    for (std::uint64_t r = 0; r < 16; ++r)
+      for (std::uint64_t k = 0; k < 16; ++k) rows[r][k] = element(a, 16 * rank + r, k, transposed_a);
+  }
   for (std::uint64_t n = 0; n < static_cast<std::uint64_t>(columns); ++n)
     for (std::uint64_t k = 0; k < 16; ++k) column[k][n] = element(b, n, k, transposed_b);
   for (int r = 0; r < i.num_to; ++r)

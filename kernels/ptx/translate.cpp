@@ -451,7 +451,7 @@ class Translator {
         if (k < num_to)
           operand(to, operands[k], destination_is_wide(op));
         else
-          operand(from, operands[k], source_is_wide(op, k - num_to));
+          operand(from, operands[k], source_is_wide(op, k - num_to) && operands[k].front() != '{');
     }
     if (from.wide_address) out.flags |= kWideAddress;
     if (from.negated) {

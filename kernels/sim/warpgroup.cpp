@@ -26,6 +26,7 @@ namespace avid::kernels::simulator {
 namespace {
 
 constexpr int kRows = 16;                         // of D and A that one warp computes
+constexpr int kOfA = 16 * kRows;                  // elements
 constexpr std::uint32_t kInFlight = 0x7fdeadffu;  // NaN: what a program finds in an accumulator too early
 constexpr std::uint32_t kFenceBits = 20;
 
@@ -113,8 +114,8 @@ int Warpgroups::writer_without_proxy_fence(std::size_t offset, unsigned bytes) c
   return -1;
 }
 
-std::vector<std::uint16_t> Warpgroups::read_operands(
-    std::uint32_t warp, std::uint64_t a, std::uint64_t b, int n, bool transposed, Site site) {
+std::vector<std::uint16_t> Warpgroups::read_operands(std::uint32_t warp, const Sources& sources, int n, Site site) {
+  const bool transposed = sources.transposed;
   Engine& e = engine();
   const Thread& reader = e.thread(warp * 32);
   std::vector<std::uint16_t> rows(static_cast<std::size_t>(kRows + n) * 16);
@@ -154,9 +155,17 @@ std::vector<std::uint16_t> Warpgroups::read_operands(
         for (int r = 0; r < 8; ++r) to[16 * (8 * c + r) + k] = eight[r];
       }
   };
-  const Descriptor from_a(a, transposed, "A", site), from_b(b, transposed, "B", site);
-  read_rows(from_a, static_cast<int>(warp % 4) * kRows, kRows, rows.data());
-  read_rows(from_b, 0, n, rows.data() + 16 * kRows);
+  if (sources.fragments[0] != nullptr) {
+    for (int i = 0; i < 32; ++i)
+      for (int r = 0; r < 4; ++r) {
+        const std::uint32_t pair = sources.fragments[static_cast<std::size_t>(i)][r];
+        std::uint16_t* const to = rows.data() + 16 * (i / 4 + r % 2 * 8) + 2 * (i % 4) + r / 2 * 8;
+        to[0] = static_cast<std::uint16_t>(pair), to[1] = static_cast<std::uint16_t>(pair >> 16);
+      }
+  } else {
+    read_rows(Descriptor(sources.a, transposed, "A", site), static_cast<int>(warp % 4) * kRows, kRows, rows.data());
+  }
+  read_rows(Descriptor(sources.b, transposed, "B", site), 0, n, rows.data() + kOfA);
   return rows;
 }
 
@@ -199,20 +208,27 @@ void Warpgroups::issue(std::uint32_t number, const WgmmaOperands* const* lane) {
     const auto n = static_cast<std::uint64_t>(x.n);
     work->wgmma += 16 * 16 * n;
     ++work->mma_instructions;
-    work->passes += (16 * 32 + n * 32 / 4 + 127) / 128;
+    work->passes += ((x.fragment == nullptr ? 16 * 32 : 0) + n * 32 / 4 + 127) / 128;
     return;
   }
   Warp& w = warp(number);
   if (issued_.size() <= group) issued_.resize(8);
   std::vector<Issued>& all = issued_[group];
-  if (w.num_issued == all.size()) all.push_back({x.a, x.b, x.n, x.adds, x.transposed, x.site});
+  const bool has_fragment = x.fragment != nullptr;
+  if (w.num_issued == all.size()) all.push_back({x.a, x.b, x.n, x.adds, x.transposed, has_fragment, x.site});
   const Issued& same = all[w.num_issued];
-  if (same.a != x.a || same.b != x.b || same.n != x.n || same.adds != x.adds || same.transposed != x.transposed)
+  if (same.a != x.a || same.b != x.b || same.n != x.n || same.adds != x.adds || same.transposed != x.transposed ||
+      same.has_fragment != has_fragment)
     fail(
         ErrorKind::divergent_warp,
         "wgmma: warps of one warpgroup give different operands, another at " + text_of(same.site), x.site);
 
-  std::vector<std::uint16_t> rows = read_operands(number, x.a, x.b, x.n, x.transposed, x.site);
+  if (has_fragment && !w.fragment_ordered)
+    fail(ErrorKind::wgmma, "wgmma: no wgmma_fence since the program may have written the registers of A", x.site);
+  if (has_fragment) w.fragment_ordered = false;
+  Sources sources = {x.a, x.b, x.transposed, {}};
+  for (std::size_t i = 0; i < 32; ++i) sources.fragments[i] = lane[i]->fragment;
+  std::vector<std::uint16_t> rows = read_operands(number, sources, x.n, x.site);
   Accumulator& acc = accumulator_of(number, lane);
   if (!x.adds) std::fill(acc.value.begin(), acc.value.end(), 0.0f);
   const auto n = static_cast<std::size_t>(x.n);
@@ -232,10 +248,13 @@ void Warpgroups::issue(std::uint32_t number, const WgmmaOperands* const* lane) {
   }
   ++acc.num_pending;
   ++w.num_issued;
-  w.products.push_back({&acc, x.a, x.b, x.transposed, std::move(rows), x.site});
+  w.products.push_back({&acc, sources, std::move(rows), x.site});
 }
 
-void Warpgroups::fence(std::uint32_t number) { warp(number).registers_ordered = true; }
+void Warpgroups::fence(std::uint32_t number) {
+  Warp& w = warp(number);
+  w.registers_ordered = w.fragment_ordered = true;
+}
 
 void Warpgroups::commit(std::uint32_t number) {
   Warp& w = warp(number);
@@ -248,7 +267,16 @@ void Warpgroups::finish_oldest(std::uint32_t number, const Site& site) {
   w.products.pop_front();
   ++w.num_done;
   Accumulator& acc = *product.accumulator;
-  if (read_operands(number, product.a, product.b, acc.n, product.transposed, site) != product.operands)
+  const std::vector<std::uint16_t> now = read_operands(number, product.sources, acc.n, site);
+  const auto same = [&](std::ptrdiff_t from, std::ptrdiff_t to) {
+    return std::equal(now.begin() + from, now.begin() + to, product.operands.begin() + from);
+  };
+  if (product.sources.fragments[0] != nullptr && !same(0, kOfA))
+    fail(
+        ErrorKind::wgmma,
+        "wgmma_wait: the program wrote to the registers of A under the product issued at " + text_of(product.site),
+        site);
+  if (!same(0, std::ssize(now)))
     fail(
         ErrorKind::wgmma,
         "wgmma_wait: an operand in shared memory changed under the product issued at " + text_of(product.site), site);

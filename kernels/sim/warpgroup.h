@@ -1,8 +1,9 @@
 // kernels/sim/warpgroup.h -- wgmma: matrix products of four warps, from shared memory, behind the program's back
 //
-// A product takes effect at some moment between its issue and the wait that covers it. So its operands are read at the
-// issue and compared at the wait: they must not have changed. The accumulators leave the program's registers at the
-// issue (NaN stays) and come back at the wait. Each warp computes its 16 of the 64 rows by itself.
+// A product takes effect at some moment between its issue and the wait that covers it. So its operands, A's registers
+// among them, are read at the issue and compared at the wait: they must not have changed. The accumulators leave the
+// program's registers at the issue (NaN stays) and come back at the wait. Each warp computes its 16 of the 64 rows by
+// itself.
 #pragma once
 
 #include <array>
@@ -18,7 +19,7 @@ namespace avid::kernels::simulator {
 
 struct Thread;
 
-/// D[64][n] (+)= A[64][16] B[n][16]^T; both operands through matrix descriptors (docs/simulator.md).
+/// D[64][n] (+)= A[64][16] B[n][16]^T; operands through matrix descriptors (docs/simulator.md), or A in registers.
 struct WgmmaOperands {
   float* d;  ///< n/2 registers of a lane
   std::uint64_t a, b;
@@ -26,6 +27,7 @@ struct WgmmaOperands {
   bool adds;        ///< to what D held
   bool transposed;  ///< the tiles hold A^T and B^T: eight neighbours in memory belong to eight rows of A, or of B
   Site site;
+  const std::uint32_t* fragment = nullptr;  ///< four registers of a lane, in place of the tile a, as mma has A
 };
 
 class Warpgroups {
@@ -51,15 +53,21 @@ class Warpgroups {
     int n, num_pending;
     std::vector<float> value;  ///< [16][n]
   };
-  struct Product {
-    Accumulator* accumulator;
+  /// Where a product's operands are.
+  struct Sources {
     std::uint64_t a, b;
     bool transposed;
+    std::array<const std::uint32_t*, 32> fragments;  ///< of the lanes, or null: `a` it is
+  };
+  struct Product {
+    Accumulator* accumulator;
+    Sources sources;
     std::vector<std::uint16_t> operands;  ///< [16 + n][16] as read at the issue
     Site site;
   };
   struct Warp {
     bool registers_ordered = false;  ///< by wgmma_fence
+    bool fragment_ordered = false;   ///< likewise, since the last product with A in registers
     std::uint32_t num_issued = 0, num_done = 0;
     std::deque<Product> products;      ///< from num_done on
     std::deque<std::uint32_t> groups;  ///< num_issued at each commit
@@ -68,13 +76,12 @@ class Warpgroups {
   struct Issued {
     std::uint64_t a, b;
     int n;
-    bool adds, transposed;
+    bool adds, transposed, has_fragment;
     Site site;
   };
 
   Warp& warp(std::uint32_t number);
-  std::vector<std::uint16_t> read_operands(
-      std::uint32_t warp, std::uint64_t a, std::uint64_t b, int n, bool transposed, Site site);
+  std::vector<std::uint16_t> read_operands(std::uint32_t warp, const Sources& sources, int n, Site site);
   Accumulator& accumulator_of(std::uint32_t warp, const WgmmaOperands* const* lane);
   void finish_oldest(std::uint32_t warp, const Site& site);
 

@@ -358,6 +358,40 @@ TEST_CASE("ptx machine: sums of wgmma may be read behind the wait that covers th
   CHECK(has(error_of(scaled("1, -1, 1"), warpgroup), "wgmma with scales other than 1"));
 }
 
+TEST_CASE("ptx machine: wgmma takes A from registers as mma does, and B transposed") {
+  // Small whole numbers, exact in bf16 and in the sums.
+  const auto a = [](int row, int k) { return static_cast<float>((row * 5 + k * 3 + row * k) % 13 - 6); };
+  const auto b = [](int k, int n) { return static_cast<float>((k * 7 + n * 2 + k * n) % 11 - 5); };
+  const auto pair = [](float low, float high) { return bits(low) >> 16 | (bits(high) & 0xffff0000u); };
+  // Words 0 to 63: eight neighbours of a row of B, the next row 16 bytes behind. Then of each thread registers 0 to 3.
+  std::vector<std::uint32_t> in(5 * 128, 0);
+  for (int k = 0; k < 16; ++k)
+    for (int n = 0; n < 8; n += 2) in[static_cast<std::size_t>(k * 4 + n / 2)] = pair(b(k, n), b(k, n + 1));
+  for (int thread = 0; thread < 128; ++thread)
+    for (int r = 0; r < 4; ++r) {
+      const int row = thread / 32 * 16 + thread % 32 / 4 + r % 2 * 8, k = thread % 4 * 2 + r / 2 * 8;
+      in[static_cast<std::size_t>((1 + r) * 128 + thread)] = pair(a(row, k), a(row, k + 1));
+    }
+  for (int r = 0; r < 4; ++r) {
+    const std::vector<std::uint32_t> out = words_of(
+        R"(.shared .align 128 .b8 tile[512]; cvt.u32.u64 %r2, %rd3; ld.global.u32 %r3, [%rd5]; mov.u32 %r4, tile;
+        add.u32 %r4, %r4, %r2; st.shared.u32 [%r4], %r3; bar.sync 0; mov.u64 %rd6, 524288;
+        ld.global.u32 %r10, [%rd5+512]; ld.global.u32 %r11, [%rd5+1024]; ld.global.u32 %r12, [%rd5+1536];
+        ld.global.u32 %r13, [%rd5+2048]; mov.f32 %f1, 0f3f800000; mov.f32 %f2, %f1; mov.f32 %f3, %f1; mov.f32 %f4, %f1;
+        wgmma.fence.sync.aligned;
+        wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%f1,%f2,%f3,%f4}, {%r10,%r11,%r12,%r13}, %rd6, 1, 1, 1, 1;
+        wgmma.commit_group.sync.aligned; wgmma.wait_group.sync.aligned 0; st.global.f32 [%rd4], %f)" +
+            std::to_string(r + 1) + "; ret;",
+        in, {.blocks = 1, .threads = 128});
+    for (int thread = 0; thread < 128; ++thread) {
+      const int row = thread / 32 * 16 + thread % 32 / 4 + r / 2 * 8, column = thread % 4 * 2 + r % 2;
+      float sum = 1;
+      for (int k = 0; k < 16; ++k) sum += a(row, k) * b(k, column);
+      CHECK(std::bit_cast<float>(out[static_cast<std::size_t>(thread)]) == sum);
+    }
+  }
+}
+
 TEST_CASE("ptx machine: a text that is no PTX is refused with its line") {
   const auto error = [](const std::string& text) {
     try {

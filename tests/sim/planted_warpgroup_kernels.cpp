@@ -54,7 +54,10 @@ enum class Flaw {
   accumulator_overwritten,
   three_warps,
   off_its_alignment,
-  warps_disagree
+  warps_disagree,
+  fragment_without_fence,
+  fragment_overwritten,
+  fragment_turned
 };
 
 /// A^T and B^T in planes of eight rows; a plane is longer than its 16 steps of 16 bytes.
@@ -126,6 +129,38 @@ AVID_DEVICE void product(float* out, const float* in = nullptr) {
   report(out, too_early ? early : verdict(d));
 }
 
+/// Two products with A in registers, of half of A's rows each: the same sum in the end.
+template <Flaw kFlaw>
+AVID_DEVICE void fragment_products(float* out) {
+  SharedArena arena;
+  const Tiles t(arena);
+  fill_transposed(t);
+  fence_proxy_async();
+  __syncthreads();
+  const int lane = static_cast<int>(threadIdx.x & 31), g = lane / 4, k = 2 * (lane & 3);
+  // Ones at column row % 16 of rows g and g + 8: only registers 0 (rows and columns 0 to 7) and 3 (8 to 15) have them.
+  const std::uint32_t ones = pack_bf16x2(static_cast<float>(k == g), static_cast<float>(k + 1 == g));
+  std::uint32_t a[2][4] = {{ones, 0u, 0u, 0u}, {0u, 0u, 0u, ones}};
+  if (kFlaw == Flaw::fragment_turned) a[0][1] = ones, a[0][0] = 0u;
+  float d[4] = {};
+  const std::uint64_t b = transposed_plain_tile(shared_address(t.b), kPlane);
+  wgmma_fence();
+  wgmma_bf16_fragment<8>(d, a[0], b);
+  if (kFlaw == Flaw::fragment_overwritten) a[0][2] = ones;
+  if (kFlaw != Flaw::fragment_without_fence) wgmma_fence();
+  wgmma_bf16_fragment<8>(d, a[1], b);
+  wgmma_commit();
+  wgmma_wait<0>();
+  wgmma_settle(d);
+  wgmma_settle(a[0]);
+  wgmma_settle(a[1]);
+  report(out, verdict(d));
+}
+
+__global__ void wgmma_fragments(float* out) { fragment_products<Flaw::none>(out); }
+__global__ void wgmma_fragment_without_fence(float* out) { fragment_products<Flaw::fragment_without_fence>(out); }
+__global__ void wgmma_fragment_overwritten(float* out) { fragment_products<Flaw::fragment_overwritten>(out); }
+__global__ void wgmma_fragment_turned(float* out) { fragment_products<Flaw::fragment_turned>(out); }
 __global__ void wgmma_tile(float* out) { product<Flaw::none>(out); }
 __global__ void wgmma_transposed_tile(float* out) { product<Flaw::none, true>(out); }
 __global__ void wgmma_rows_not_swizzled(float* out) { product<Flaw::rows_not_swizzled>(out); }
@@ -249,6 +284,9 @@ const std::vector<Planted> planted_warpgroup_bugs = {
     {ONE(wgmma_never_waited_for, 128, kTiles), "wgmma", "wgmma", "wgmma"},
     {ONE(wgmma_operand_overwritten, 128, kTiles), "wgmma", "wgmma", "race"},
     {ONE(wgmma_accumulator_overwritten, 128, kTiles), "wgmma", "wgmma", "wgmma"},
+    {ONE(wgmma_fragment_without_fence, 128, kTiles), "wgmma", "wgmma", "wgmma"},
+    {ONE(wgmma_fragment_overwritten, 128, kTiles), "wgmma", "wgmma", "wgmma"},
+    {ONE(wgmma_fragment_turned, 128, kTiles), "nan", "nan", "nan"},
     {ONE(wgmma_in_half_a_warpgroup, 64, kTiles), "dead_lane", "dead_lane", "dead_lane"},
     {ONE(wgmma_in_three_warps, 128, kTiles), "wgmma", "wgmma", "wgmma"},
     {ONE(wgmma_tile_off_its_alignment, 128, kTiles), "bad_operand", "bad_operand", "bad_operand"},
@@ -266,6 +304,7 @@ const std::vector<Planted> planted_warpgroup_bugs = {
 
 const std::vector<Planted> innocent_warpgroup_kernels = {
     {ONE(wgmma_tile, 128, kTiles), "", "", ""},
+    {ONE(wgmma_fragments, 128, kTiles), "", "", ""},
     {ONE(wgmma_transposed_tile, 128, kTiles), "", "", ""},
     {ONE(mbarrier_hand_over, 64), "", "", ""},
     {ONE(wgmma_pipeline, 256, kPipeline), "", "", ""},

@@ -15,11 +15,12 @@ struct TileForm {
   std::uint32_t step;     ///< bytes from 16 columns to the next
   bool transposed = false;
   std::uint32_t start = 0;  ///< bytes from the image's first, at a multiple of 1024, to the tile's
+  int a_columns = 0;        ///< not 0: A comes through registers, from rows of so many elements
 };
 
 /// d[64][N] = c[64][N] + A B^T over num_steps steps of 16 columns, in groups of `in_flight`; tiles as images in bytes.
-/// N is 8, 56, 96, 104 or 200; of transposed tiles 56 or 104. Without c the first step begins the sum in registers that
-/// are NaN; N is then 32, 56, 64, 96, 104, 112 or 128.
+/// N is 8, 56, 96, 104 or 200; of transposed tiles 56 or 104; with A in registers 8, 32, 56, 96 or 104. Without c the
+/// first step begins the sum in registers that are NaN; N is then 32, 56, 64, 96, 104, 112 or 128.
 void run_wgmma(
     int N, const TileForm& form, int num_steps, int in_flight, const std::vector<std::uint8_t>& a,
     const std::vector<std::uint8_t>& b, const std::vector<float>& c, std::vector<float>& d);

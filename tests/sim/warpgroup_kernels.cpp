@@ -15,7 +15,7 @@ struct WgmmaTest {
   float* d;
 };
 
-enum class Kind { plain, first, transposed };
+enum class Kind { plain, first, transposed, fragment };
 
 template <int N, int kInFlight, Kind kKind>
 __global__ void wgmma_test_kernel(WgmmaTest p) {
@@ -39,6 +39,7 @@ __global__ void wgmma_test_kernel(WgmmaTest p) {
   float d[N / 2];
   for (int r = 0; r < N / 2; ++r) d[r] = kKind == Kind::first ? NAN : p.c[index(r)];
   int s = 0;
+  std::uint32_t fragments[2][4];  // of the product that is under way, and of the next
   if constexpr (kKind == Kind::first) {
     wgmma_fence();
     wgmma_bf16_first<N>(d, desc_a, desc_b);
@@ -49,7 +50,16 @@ __global__ void wgmma_test_kernel(WgmmaTest p) {
   for (; s < p.num_steps; ++s) {
     wgmma_fence();
     const std::uint64_t step = static_cast<std::uint64_t>(s) * p.form.step / 16;
-    if constexpr (kKind == Kind::transposed)
+    if constexpr (kKind == Kind::fragment) {
+      // A is rows of form.a_columns elements, as they lie: row g or g + 8 of the warp's 16, columns 2 t, or 8 behind.
+      const auto pair = [&](int r) {
+        const int row = warp * 16 + lane / 4 + r % 2 * 8, column = s * 16 + 2 * (lane & 3) + r / 2 * 8;
+        return *reinterpret_cast<const std::uint32_t*>(a + (row * p.form.a_columns + column) * 2);
+      };
+      for (int r = 0; r < 4; ++r) fragments[s % 2][r] = pair(r);
+      wgmma_fence();
+      wgmma_bf16_fragment<N>(d, fragments[s % 2], desc_b + step);
+    } else if constexpr (kKind == Kind::transposed)
       wgmma_bf16_transposed<N>(d, desc_a + step, desc_b + step);
     else
       wgmma_bf16<N>(d, desc_a + step, desc_b + step);
@@ -58,6 +68,10 @@ __global__ void wgmma_test_kernel(WgmmaTest p) {
   }
   wgmma_wait<0>();
   wgmma_settle(d);
+  if constexpr (kKind == Kind::fragment) {
+    wgmma_settle(fragments[0]);
+    wgmma_settle(fragments[1]);
+  }
   for (int r = 0; r < N / 2; ++r) p.d[index(r)] = d[r];
 }
 
@@ -78,6 +92,14 @@ void run_wgmma(
     in_flight == 0 ? run(AVID_GPU::wgmma_test_kernel<kN, 0, kKind>) : run(AVID_GPU::wgmma_test_kernel<kN, 1, kKind>);
   };
   using enum AVID_GPU::Kind;
+  if (form.a_columns > 0) {
+    if (N == 8) both.operator()<8, fragment>();
+    if (N == 32) both.operator()<32, fragment>();
+    if (N == 56) both.operator()<56, fragment>();
+    if (N == 96) both.operator()<96, fragment>();
+    if (N == 104) both.operator()<104, fragment>();
+    return;
+  }
   if (form.transposed) {
     if (N == 56) both.operator()<56, transposed>();
     if (N == 104) both.operator()<104, transposed>();

@@ -62,12 +62,15 @@ std::vector<std::uint8_t> image(const DeviceRows<bf16>& m, int rows, int columns
 
 double value(bf16 v) { return static_cast<double>(static_cast<float>(v)); }
 
-/// `front`: bytes before the tiles. `fresh`: the sums begin with the first product.
-void check(const Form& f, int N, int in_flight, bool transposed = false, int front = 0, bool fresh = false) {
+/// `front`: bytes before the tiles. `fresh`: the sums begin with the first product. `fragment`: A comes through
+/// registers; B is transposed.
+void check(
+    const Form& f, int N, int in_flight, bool transposed = false, int front = 0, bool fresh = false,
+    bool fragment = false) {
   const int K = transposed ? 32 : columns_of(f);
   INFO(
       std::string(f.name) << ", N " << N << ", in flight " << in_flight << (transposed ? ", transposed" : "")
-                          << ", front " << front << (fresh ? ", fresh" : ""));
+                          << ", front " << front << (fresh ? ", fresh" : "") << (fragment ? ", fragment" : ""));
   const auto a = DeviceRows<bf16>::random(64, K, 1), b = DeviceRows<bf16>::random(N, K, 2);
   const auto c = DeviceRows<float>::random(1, 64 * N, 3);
   std::vector<double> expected = fresh ? std::vector<double>(static_cast<std::size_t>(64 * N)) : c.values();
@@ -87,9 +90,11 @@ void check(const Form& f, int N, int in_flight, bool transposed = false, int fro
       return static_cast<std::size_t>(front) + (transposed ? transposed_place(f, K, r, k) : place(f, rows_apart, r, k));
     });
   };
+  if (fragment) form.a_columns = K;
+  const auto rows_of_a = image(a, 64, K, [&](int r, int k) { return static_cast<std::size_t>((r * K + k) * 2); });
   const std::vector<float> start(c.at(0), c.at(0) + (fresh ? 0 : 64 * N));
   std::vector<float> d(static_cast<std::size_t>(64 * N));
-  run_wgmma(N, form, K / 16, in_flight, tile(a, 64, 64), tile(b, N, rows_b), start, d);
+  run_wgmma(N, form, K / 16, in_flight, fragment ? rows_of_a : tile(a, 64, 64), tile(b, N, rows_b), start, d);
   CHECK(worst_error(std::vector<double>(d.begin(), d.end()), expected, kUnit<float>) < 1.0);
 }
 
@@ -129,6 +134,14 @@ TEST_CASE("warpgroup/wgmma/a sum begins with its first product whatever the regi
   const OnArch arch(90);
   for (const int N : {32, 56, 64, 96, 104, 112, 128})
     for (const int in_flight : {0, 1}) check(kForms[1], N, in_flight, false, 0, true);
+}
+
+TEST_CASE("warpgroup/wgmma/A in registers, every width and swizzle") {
+  const OnArch arch(90);
+  for (const int in_flight : {0, 1}) {
+    for (const int N : {8, 32, 56, 96, 104}) check(kForms[0], N, in_flight, true, 0, false, true);
+    for (const Form& f : kForms) check(f, 56, in_flight, true, 0, false, true);
+  }
 }
 
 TEST_CASE("warpgroup/wgmma/in every order") {
