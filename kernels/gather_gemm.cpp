@@ -59,13 +59,14 @@ double halo_cost(const GatherGemm<BFloat16>& p, std::int64_t N) {
   using Tile = typename Entry::Tile;
   const HaloPlan h = halo_plan(p, Tile::needs());
   if (h.pitch == 0) return std::numeric_limits<double>::infinity();
-  const std::int64_t blocks = (h.products + Tile::kTilesM - 1) / Tile::kTilesM * ((N + Tile::BN - 1) / Tile::BN);
+  const std::int64_t blocks =
+      (h.products + Tile::kTilesM - 1) / Tile::kTilesM * ((N + Tile::BN - 1) / Tile::BN) * phases_of(p);
   // A block that is alone on its multiprocessor has nothing to hide its loads and its end behind.
   constexpr std::int64_t kSlots = 2 * kHopperMultiprocessors;
   const double load = blocks <= kHopperMultiprocessors
                           ? kAloneOnHopper
                           : 2.0 * static_cast<double>((blocks + kSlots - 1) / kSlots);  // blocks of a multiprocessor
-  const double inner = p.y.taps * p.x.taps * (p.source[0].chunks + p.source[1].chunks) / 2.0;
+  const double inner = h.y.taps * h.x.taps * h.planes / 2.0;
   return load * Tile::BM * Tile::BN / Entry::share * h.used_entries / inner;
 }
 

@@ -114,8 +114,8 @@ void gather_gemm_wgmma(const Stream& stream, const GatherGemm<BFloat16>& p, std:
 /// large as its source, or the stride's part of it, and its halo fits (halo_ring_plan).
 template <class Backend>
 void gather_gemm_halo(const Stream& stream, const GatherGemm<BFloat16>& p, int tile);
-/// gather_gemm with tile `tile` of HaloTiles. Throws GpuError unless this is such a window with stride 1, its halo fits
-/// (halo_plan), and have_wgmma().
+/// gather_gemm with tile `tile` of HaloTiles. Throws GpuError unless this is such a window, its halo fits (halo_plan),
+/// and have_wgmma().
 template <class Backend>
 void gather_gemm_halo_wgmma(const Stream& stream, const GatherGemm<BFloat16>& p, int tile);
 /// For a device that has wgmma: the number of the tile that is predicted to be fastest for M rows and N columns, with a

@@ -1,9 +1,10 @@
 // kernels/gather_gemm_halo.cu -- the gathered product of a window in a plane, every input row read once, on mma.sync
 //                                (contract: gather_gemm.h; bf16)
 //
-// Math      as gather_gemm.cu, for windows of stride 1 whose result is as large as the source (3x3, 7x7, and their data
-//           gradients). The rows that a block's windows reach lie in shared memory as a padded raster (halo_raster.h),
-//           so that tap k of a result is a fixed number of positions away from its own
+// Math      as gather_gemm.cu, for windows whose result is as large as the source, or the stride's part of it (3x3,
+//           7x7, 4x4 with stride 2, and their data gradients). The rows that a block's windows reach lie in shared
+//           memory as a padded raster (halo_raster.h), so that tap k of a result is a fixed number of positions away
+//           from its own
 // Layout    planes of one chunk each, 16 bytes per position; a step of the inner dimension is two entries of two chunks
 //           each (halo_tile.h), and 64 bytes of every column's weights, which lie and are read as in gather_gemm.cu.
 //           Last chunks of up to four channels are no planes but words of 4 bytes, eight of which, of several taps,
@@ -222,8 +223,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2) gather_gemm_halo_kernel(Gat
   constexpr int kPitch = staged_pitch(Tile::WN);
   int* out_row = source_row;
   const int M = p.B * p.t.source * h.y.extent * h.x.extent;
-  for (int r = thread; r < Tile::BM; r += Tile::kThreads)
-    out_row[r] = m0 + r < M ? ring_result_row(p, h, phase, m0 + r) : -1;
+  for (int r = thread; r < Tile::BM; r += Tile::kThreads) out_row[r] = m0 + r < M ? phase_row(p, h, phase, m0 + r) : -1;
   if constexpr (std::is_same_v<End, NormGradRows>) {
     return end_in_norm_grad<Tile::BN, Tile::kThreads / 32, kTilesM>(
         p, stages, m0, thread, [&](int i) { return out_row + warp_m + i * 16; },
@@ -252,7 +252,7 @@ void gather_gemm_halo(const Stream& stream, const GatherGemm<BFloat16>& p, int t
     const std::int64_t M = std::int64_t{p.B} * p.t.source * h.y.extent * h.x.extent;
     const dim3 grid(
         static_cast<unsigned>((M + Tile::BM - 1) / Tile::BM), static_cast<unsigned>((N + Tile::BN - 1) / Tile::BN),
-        static_cast<unsigned>(p.adjoint ? p.y.stride * p.x.stride : 1));
+        static_cast<unsigned>(phases_of(p)));
     const auto run = [&]<class End>(End) {
       AVID_GPU::launch(
           AVID_GPU::gather_gemm_halo_kernel<Tile, End>, grid, dim3(Tile::kThreads), h.shared_bytes, stream, p, h);

@@ -1,20 +1,22 @@
 // kernels/gather_gemm_halo_wgmma.cu -- the gathered product of a window in a plane, every input row read once
 //                                      (contract: gather_gemm.h; compute capability 9.0, bf16)
 //
-// Math      as gather_gemm.cu, for windows of stride 1 whose result is as large as the source (3x3, 7x7, and their data
-//           gradients). Results and their halo are positions of a padded raster (halo_raster.h), so that tap k of a
-//           result is a fixed number of positions away from its own
+// Math      as gather_gemm.cu, for windows whose result is as large as the source, or the stride's part of it (3x3,
+//           7x7, 4x4 with stride 2, and their data gradients). Results and their windows are positions of a padded
+//           raster (halo_raster.h), so that tap k of a result is a fixed number of positions away from its own
 // Layout    the tile: planes of one chunk (8 channels) each, positions 16 bytes apart, as wgmma takes it without
 //           swizzle: a block of 8 positions and one chunk is 128 bytes in a row, at any position, and from 8 rows to
 //           the next 8 any distance. So the 64 rows of a product are a patch of 8x8 pixels where W and H are multiples
 //           of 8, and all of them results; else 64 positions in a row, of which some lie past the edges. A step of the
 //           inner dimension (16 columns) is two planes at one tap; a plane that is left over is taken at two taps. The
-//           table `entries` says where each step's two chunks begin, and where the weights of each lie. Channels that
-//           do not fit at once go in passes
-// Parallel  a block of two warpgroups owns kTilesM products of 64 rows x BN columns; grid (products, column tiles). One
-//           warpgroup loads, the tile first, then stages of weights, 64 columns each; the other multiplies. Two blocks
-//           run per multiprocessor: one loads its tile or stores its results while the other multiplies. That takes 24
-//           registers to load with where 232 multiply
+//           table `entries` says where each step's two chunks begin, and where the weights of each lie. Planes that do
+//           not fit at once go in passes. Forward with stride 2 there is a plane for every chunk at each of four
+//           classes of source positions, at which the window has steps of one; `source_row` has their rows, class
+//           after class
+// Parallel  a block of two warpgroups owns kTilesM products of 64 rows x BN columns; grid (products, column tiles,
+//           phases of the adjoint's results). One warpgroup loads, the tile first, then stages of weights, 64 columns
+//           each; the other multiplies. Two blocks run per multiprocessor: one loads its tile or stores its results
+//           while the other multiplies. That takes 24 registers to load with where 232 multiply
 // Pipeline  wgmma_stages.h; a stage is multiplied in two turns, the last one of all in one if that is enough. Before a
 //           pass the loader announces all that it loaded and waits until the tile is free. The tile comes by cp.async;
 //           so do weights, but where all planes are there at once and in pairs, and the weights of a row lie in that
@@ -53,8 +55,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
   static_assert(kStage % kTileAlignment == 0);
 
   const int n0 = static_cast<int>(blockIdx.y) * BN, product0 = static_cast<int>(blockIdx.x) * kTilesM;
-  const int position0 = product_position(h, product0);
-  const int planes = p.source[0].chunks + p.source[1].chunks;
+  const int position0 = product_position(h, product0), phase = static_cast<int>(blockIdx.z);  // of the adjoint
 
   SharedArena arena;
   unsigned char* stages = arena.take_aligned<unsigned char>(kStages * kStage, kTileAlignment, "stages");
@@ -62,7 +63,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
   mbarrier* memory = arena.take<mbarrier>(StageBarriers<kStages>::kCount + 2, "barriers");  // even, for the arena
   int* out_row = arena.take<int>(BM, "out_row");                                            // negative: none
   unsigned char* tile = arena.take<unsigned char>(h.tile_bytes, "tile");
-  int* source_row = arena.take<int>(h.needed, "source_row");  // of a position of the tile; negative: zero
+  int* source_row = arena.take<int>(h.classes * h.needed, "source_row");  // of a position of the tile; negative: zero
   HaloEntry* entries = arena.take<HaloEntry>(h.entries, "entries");
   const StageBarriers<kStages> barriers(memory);
   const shared_address tile_free(memory + StageBarriers<kStages>::kCount);
@@ -72,14 +73,18 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
     barriers.init(4, weights.used != 0);
     mbarrier_init(tile_free, 4);
   }
-  for (int i = thread; i < h.needed; i += Tile::kThreads) source_row[i] = raster_row(h, position0 - h.lead + i);
+  for (int i = thread; i < h.classes * h.needed; i += Tile::kThreads)
+    source_row[i] = window_row(p, h, phase, i / h.needed, position0 + i % h.needed);
   for (int r = thread; r < BM; r += Tile::kThreads) {
     const int group = r % kProductRows / kProductGroup;
-    out_row[r] = raster_row(h, product_position(h, product0 + r / kProductRows) + group * h.group + r % kProductGroup);
+    const int q = product_position(h, product0 + r / kProductRows) + group * h.group + r % kProductGroup;
+    const int row = raster_row(h, q);
+    out_row[r] = row < 0 ? -1 : phase_row(p, h, phase, row);
   }
   for (int i = thread; i < h.entries; i += Tile::kThreads) {
     const int pass = i / h.entries_per_pass, first = pass * h.planes_per_pass;
-    entries[i] = halo_entry(p, h, first, min(h.planes_per_pass, planes - first), i - pass * h.entries_per_pass);
+    entries[i] =
+        halo_entry(p, h, phase, first, min(h.planes_per_pass, h.planes - first), i - pass * h.entries_per_pass);
   }
   __syncthreads();
 
@@ -101,7 +106,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
         mbarrier_wait(tile_free, (pass - 1) & 1);
       }
       const int first_plane = pass * h.planes_per_pass;
-      load_halo<128>(p, h, tile, source_row, first_plane, min(h.planes_per_pass, planes - first_plane), t);
+      load_halo<128>(p, h, tile, source_row, first_plane, min(h.planes_per_pass, h.planes - first_plane), t);
       ++pass;
     };
     const bool by_tile = weights.used != 0;
@@ -174,12 +179,12 @@ __global__ void __launch_bounds__(Tile::kThreads, 2)
   static_assert(kStagedBytes <= kStages * kStage, "staging fits into the stages");
   // Of the frame that the block begins in.
   [[maybe_unused]] const int first_row = position0 / (h.strips * h.rows * h.pitch) * p.norm.S;
-  int phase = h.passes & 1;
+  int parity = h.passes & 1;
   [[maybe_unused]] const auto barrier = [&] {  // of the multiplying warps
     __syncwarp();
     if (lane == 0) mbarrier_arrive(tile_free);
-    mbarrier_wait(tile_free, phase);
-    phase ^= 1;
+    mbarrier_wait(tile_free, parity);
+    parity ^= 1;
   };
   const auto rows_of = [&](int i) { return out_row + i * kProductRows + warp * 16; };
   const auto sum = [&](int i, int j, int e) { return acc[i][4 * j + e]; };
@@ -206,7 +211,7 @@ void gather_gemm_halo_wgmma(const Stream& stream, const GatherGemm<BFloat16>& p,
     if (h.pitch == 0) throw GpuError(kNoHalo);
     const dim3 grid(
         static_cast<unsigned>((h.products + Tile::kTilesM - 1) / Tile::kTilesM),
-        static_cast<unsigned>((N + Tile::BN - 1) / Tile::BN));
+        static_cast<unsigned>((N + Tile::BN - 1) / Tile::BN), static_cast<unsigned>(phases_of(p)));
     const auto run = [&]<class End>(End) {
       AVID_GPU::launch(
           AVID_GPU::gather_gemm_halo_wgmma_kernel<Tile, End>, grid, dim3(Tile::kThreads), h.shared_bytes, stream, p, h,

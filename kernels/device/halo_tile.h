@@ -20,17 +20,41 @@ struct alignas(kHaloEntryBytes) HaloEntry {
 /// `first` and `second` of an entry, in one read.
 AVID_DEVICE uint2 entry_places(const HaloEntry& entry) { return *reinterpret_cast<const uint2*>(&entry); }
 
+/// A chunk of a source, at the source positions of a class: what a plane holds, or a tail.
+struct HaloChunk {
+  int of_class, source, chunk;
+};
+
+/// Weights of a chunk at a tap of an axis each: their chunk in a row of weights.
+template <class Elem>
+AVID_DEVICE int tap_weight(const GatherGemm<Elem>& p, const HaloChunk& c, int tap_y, int tap_x) {
+  return p.weight_source[c.source] + (tap_y * p.x.taps + tap_x) * p.weight_tap[c.source] + c.chunk;
+}
+
+/// What plane number `plane` of halo_plan holds.
+template <class Elem>
+AVID_DEVICE HaloChunk plane_chunk(const GatherGemm<Elem>& p, int plane) {
+  const int first = p.source[0].chunks, chunks = first + p.source[1].chunks, c = plane % chunks;
+  return {plane / chunks, c < first ? 0 : 1, c < first ? c : c - first};
+}
+
 /// Entry i of a pass over `planes` planes from plane `first_plane` on. Past the end: no weights.
 template <class Elem>
-AVID_DEVICE HaloEntry halo_entry(const GatherGemm<Elem>& p, const HaloPlan& h, int first_plane, int planes, int i) {
+AVID_DEVICE HaloEntry
+halo_entry(const GatherGemm<Elem>& p, const HaloPlan& h, int phase, int first_plane, int planes, int i) {
   const int taps = h.y.taps * h.x.taps, paired = planes / 2 * taps;
+  // Taps in the order of their numbers, which the adjoint's positions run against.
   const auto place = [&](int plane, int tap) {
-    const int y = h.y.first + h.y.direction * (tap / h.x.taps), x = h.x.first + h.x.direction * (tap % h.x.taps);
-    return static_cast<std::uint32_t>(plane * h.plane + h.lead + y * h.pitch + x);
+    const int y = tap / h.x.taps, x = tap % h.x.taps;
+    return static_cast<std::uint32_t>(
+        plane * h.plane + (p.adjoint ? h.y.taps - 1 - y : y) * h.pitch + (p.adjoint ? h.x.taps - 1 - x : x));
   };
   const auto weight = [&](int plane, int tap) {
-    const int c = first_plane + plane, source = c < p.source[0].chunks ? 0 : 1;
-    return p.weight_source[source] + tap * p.weight_tap[source] + c - source * p.source[0].chunks;
+    const HaloChunk c = plane_chunk(p, first_plane + plane);
+    const int which = p.adjoint ? phase : c.of_class;
+    const ClassAxis y = class_axis(p.y, p.adjoint, which / p.x.stride),
+                    x = class_axis(p.x, p.adjoint, which % p.x.stride);
+    return tap_weight(p, c, y.first_tap + y.tap_step * (tap / h.x.taps), x.first_tap + x.tap_step * (tap % h.x.taps));
   };
   if (i < paired) {
     // Neighbours in the inner dimension are neighbours in a row of weights: whole sectors of memory.
@@ -38,40 +62,92 @@ AVID_DEVICE HaloEntry halo_entry(const GatherGemm<Elem>& p, const HaloPlan& h, i
     return {place(plane, tap), static_cast<std::uint32_t>(h.plane), {weight(plane, tap), weight(plane + 1, tap)}};
   }
   const int plane = planes - 1, tap = (i - paired) * 2;
-  if (planes % 2 == 0 || tap >= taps) return {static_cast<std::uint32_t>(h.lead), 0, {-1, -1}};
+  if (planes % 2 == 0 || tap >= taps) return {0, 0, {-1, -1}};
   if (tap + 1 == taps) return {place(plane, tap), 0, {weight(plane, tap), -1}};
   const std::uint32_t a = place(plane, tap), b = place(plane, tap + 1);
   if (a < b) return {a, b - a, {weight(plane, tap), weight(plane, tap + 1)}};
   return {b, a - b, {weight(plane, tap + 1), weight(plane, tap)}};  // distances are not negative
 }
 
-/// The source's row, and the result's, at position q of the raster; -1 where there is none.
+/// A position of the raster: the frame, and the coordinates of its result in the phase, which may be past the edges.
+struct RasterPlace {
+  int frame, y, x;
+};
+AVID_DEVICE RasterPlace raster_place(const HaloPlan& h, int q) {
+  const int line = q / h.pitch, strip = line / h.rows;
+  return {strip / h.strips, line % h.rows, strip % h.strips * kProductGroup + q % h.pitch};
+}
+
+/// The row of the result at position q among those of a phase; -1 where there is none.
 AVID_DEVICE int raster_row(const HaloPlan& h, int q) {
-  const int line = q / h.pitch, y = line % h.rows, strip = line / h.rows;
-  const int x = strip % h.strips * kProductGroup + q % h.pitch - h.margin;
-  const bool inside = q >= 0 && q < static_cast<int>(h.M) && x >= 0 && x < h.x.extent && y < h.y.extent;
-  return inside ? (strip / h.strips * h.y.extent + y) * h.x.extent + x : -1;
+  const RasterPlace at = raster_place(h, q);
+  const bool inside = q >= 0 && q < static_cast<int>(h.M) && at.x < h.x.extent && at.y < h.y.extent;
+  return inside ? (at.frame * h.y.extent + at.y) * h.x.extent + at.x : -1;
+}
+
+/// The source's row, in a class, where the window of position q of the raster begins; -1 where there is none.
+template <class Elem>
+AVID_DEVICE int window_row(const GatherGemm<Elem>& p, const HaloPlan& h, int phase, int of_class, int q) {
+  const auto coordinate = [&](const GatherAxis& a, int which, int at) {
+    at += class_axis(a, p.adjoint, which).nearest();
+    return p.adjoint ? at : at * a.stride + which;
+  };
+  const int which = p.adjoint ? phase : of_class;
+  const RasterPlace at = raster_place(h, q);
+  const int y = coordinate(p.y, which / p.x.stride, at.y), x = coordinate(p.x, which % p.x.stride, at.x);
+  const bool inside = q < static_cast<int>(h.M) && y >= 0 && y < p.y.source && x >= 0 && x < p.x.source;
+  return inside ? (at.frame * p.y.source + y) * p.x.source + x : -1;
+}
+
+/// The result's row of row m of a phase.
+template <class Elem>
+AVID_DEVICE int phase_row(const GatherGemm<Elem>& p, const HaloPlan& h, int phase, int m) {
+  if (!p.adjoint) return m;
+  const int x = m % h.x.extent, line = m / h.x.extent;
+  return (line * p.y.stride + phase / p.x.stride) * p.x.result + x * p.x.stride + phase % p.x.stride;
 }
 
 /// The position of the first row of a product; row r is r / kProductGroup groups and r % kProductGroup positions on.
 AVID_DEVICE int product_position(const HaloPlan& h, int product) {
   if (h.patches == 0) return product * kProductRows;
   const int strip = product / h.patches, patch = product % h.patches;
-  return (strip * h.rows + patch * kProductGroup) * h.pitch + h.margin;
+  return (strip * h.rows + patch * kProductGroup) * h.pitch;
+}
+
+/// Starts the copies of `count` planes from plane `first_plane` on, by kThreads threads of which this is number t: each
+/// has a plane of its own, and neighbours copy the chunks of a row. source_row: of each class the rows of h.needed
+/// positions, negative where there is none.
+template <int kThreads, class Elem>
+AVID_DEVICE void load_halo(
+    const GatherGemm<Elem>& p, const HaloPlan& h, unsigned char* tile, const int* source_row, int first_plane,
+    int count, int t) {
+  const int at_a_time = kThreads / count, plane = t % count, chunks = p.source[0].chunks + p.source[1].chunks;
+  int chunk = first_plane + plane;
+  for (; chunk >= chunks; chunk -= chunks) source_row += h.needed;  // of this class
+  const bool second = chunk >= p.source[0].chunks;
+  if (second) chunk -= p.source[0].chunks;
+  tile += plane * h.plane * 16;
+  if (t >= at_a_time * count) return;  // fewer than another position takes
+#pragma unroll 1                       // the loading warps have 24 registers
+  for (int position = t / count; position < h.needed; position += at_a_time) {
+    const int row = source_row[position];
+    const std::uint32_t at = static_cast<std::uint32_t>(row) * (second ? p.source[1].pitch : p.source[0].pitch) +
+                             static_cast<std::uint32_t>(chunk);
+    const bool valid = row >= 0;
+    cp_async_16(
+        tile + position * 16,
+        (second ? p.source[1].data : p.source[0].data) + std::size_t{valid ? at : 0} * kChunk<Elem>, valid);
+  }
 }
 
 // ---- a ring (halo_ring_plan) ----
 
-/// A chunk of a source, at the source positions of a class: what a plane holds, or a tail.
-struct RingChunk {
-  int of_class, source, chunk;
-};
-AVID_DEVICE RingChunk ring_chunk(const HaloPlan& h, int plane) {
+AVID_DEVICE HaloChunk ring_chunk(const HaloPlan& h, int plane) {
   const int chunks = h.whole[0] + h.whole[1], c = plane % chunks, source = c < h.whole[0] ? 0 : 1;
   return {plane / chunks, source, c - source * h.whole[0]};
 }
 template <class Elem>
-AVID_DEVICE RingChunk tail_chunk(const GatherGemm<Elem>& p, const HaloPlan& h, int tail) {
+AVID_DEVICE HaloChunk tail_chunk(const GatherGemm<Elem>& p, const HaloPlan& h, int tail) {
   const bool first = h.whole[0] < p.source[0].chunks, both = first && h.whole[1] < p.source[1].chunks;
   const int source = both ? tail % 2 : first ? 0 : 1;
   return {both ? tail / 2 : tail, source, h.whole[source]};
@@ -82,13 +158,13 @@ struct RingTap {
   int distance, weight;
 };
 template <class Elem>
-AVID_DEVICE RingTap ring_tap(const GatherGemm<Elem>& p, const HaloPlan& h, int phase, const RingChunk& c, int tap) {
+AVID_DEVICE RingTap ring_tap(const GatherGemm<Elem>& p, const HaloPlan& h, int phase, const HaloChunk& c, int tap) {
   const int which = p.adjoint ? phase : c.of_class, iy = tap / h.x.taps, ix = tap % h.x.taps;
-  const RingAxis y = ring_axis(p.y, p.adjoint, which / p.x.stride), x = ring_axis(p.x, p.adjoint, which % p.x.stride);
-  const int number = (y.first_tap + y.tap_step * iy) * p.x.taps + x.first_tap + x.tap_step * ix;
+  const ClassAxis y = class_axis(p.y, p.adjoint, which / p.x.stride),
+                  x = class_axis(p.x, p.adjoint, which % p.x.stride);
   return {
       h.lead + (y.offset + y.direction * iy) * h.pitch + x.offset + x.direction * ix,
-      p.weight_source[c.source] + number * p.weight_tap[c.source] + c.chunk};
+      tap_weight(p, c, y.first_tap + y.tap_step * iy, x.first_tap + x.tap_step * ix)};
 }
 
 /// Positions from the beginning of the tile to that of a plane: groups take turns in its halves.
@@ -169,36 +245,9 @@ struct alignas(kRingPlaneBytes) RingPlane {
   int source;
 };
 template <class Elem>
-AVID_DEVICE RingPlane ring_plane(const GatherGemm<Elem>& p, const RingChunk& c) {
+AVID_DEVICE RingPlane ring_plane(const GatherGemm<Elem>& p, const HaloChunk& c) {
   const int row = c.of_class / p.x.stride * p.x.source + c.of_class % p.x.stride;
   return {static_cast<std::uint32_t>(row) * p.source[c.source].pitch + static_cast<std::uint32_t>(c.chunk), c.source};
-}
-
-/// The result's row of row m of a phase.
-template <class Elem>
-AVID_DEVICE int ring_result_row(const GatherGemm<Elem>& p, const HaloPlan& h, int phase, int m) {
-  if (!p.adjoint) return m;
-  const int x = m % h.x.extent, line = m / h.x.extent;
-  return (line * p.y.stride + phase / p.x.stride) * p.x.result + x * p.x.stride + phase % p.x.stride;
-}
-
-/// Starts the copies of `count` planes from plane `first_plane` on, by kThreads threads of which this is number t.
-template <int kThreads, class Elem>
-AVID_DEVICE void load_halo(
-    const GatherGemm<Elem>& p, const HaloPlan& h, unsigned char* tile, const int* source_row, int first_plane,
-    int count, int t) {
-  const int step_position = kThreads / count, step_plane = kThreads % count;
-  for (int position = t / count, plane = t % count; position < h.needed; position += step_position) {
-    const int c = first_plane + plane, row = source_row[position];
-    const bool second = c >= p.source[0].chunks, valid = row >= 0;
-    const std::uint32_t at = static_cast<std::uint32_t>(row) * (second ? p.source[1].pitch : p.source[0].pitch) +
-                             static_cast<std::uint32_t>(second ? c - p.source[0].chunks : c);
-    cp_async_16(
-        tile + (plane * h.plane + position) * 16,
-        (second ? p.source[1].data : p.source[0].data) + std::size_t{valid ? at : 0} * kChunk<Elem>, valid);
-    plane += step_plane;
-    if (plane >= count) plane -= count, ++position;
-  }
 }
 
 }  // namespace avid::kernels::AVID_GPU

@@ -24,9 +24,10 @@ inline bool weights_in_a_run(const GatherGemm<BFloat16>& p) {
 }
 
 /// Is (tap, chunk of both sources), the order of gather_gemm_halo_wgmma where all planes are in shared memory at once
-/// and none is left over, one run?
+/// and none is left over, one run? Of strides it is none: they take every other tap.
 inline bool halo_weights_in_a_run(const GatherGemm<BFloat16>& p, const HaloPlan& h) {
   const int first = p.source[0].chunks, second = p.source[1].chunks, planes = first + second;
+  if (p.y.stride != 1 || p.x.stride != 1) return false;
   if (h.passes != 1 || planes % 2 != 0 || p.weight_tap[0] != planes) return false;
   return second == 0 || (p.weight_tap[1] == planes && p.weight_source[1] == p.weight_source[0] + first);
 }

@@ -1,5 +1,6 @@
 // tests/sim/gather_gemm_halo_wgmma_test.cpp -- windows whose rows are read once, on compute capability 9.0
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/device/conv_tiles.h"
@@ -101,6 +102,82 @@ TEST_CASE("gather_gemm_halo_wgmma/convolutions") {
   check_conv(5, 4, 3, 1, 1, 320, 330, 20, kFirstHaloTile + 2);  // channels in several passes
 }
 
+TEST_CASE("gather_gemm_halo_wgmma/strides/the plan of classes and phases") {
+  kernels::GatherGemm<bf16> p;
+  p.B = 6;
+  p.y = p.x = {.source = 64, .result = 32, .taps = 4, .stride = 2, .padding = 1};
+  p.source[0].chunks = 13;
+  const auto plan = [&] { return kernels::halo_plan(p, kernels::HaloTile<104, 3, 3>::needs()); };
+  const kernels::HaloPlan down = plan();  // windows of 2x2 in four classes
+  CHECK(down.classes == 4);
+  CHECK(down.planes == 4 * 13);
+  CHECK(down.pitch == 9);
+  CHECK(down.rows == 33);
+  CHECK(down.products * 64 == 6 * 32 * 32);
+  CHECK(down.needed == (24 + 1) * 9 + 9);  // a block passes one end of strips of four patches
+  CHECK(down.passes == 3);
+  CHECK(down.used_entries == 4 * 4 * 13 / 2);
+  CHECK(down.entries == down.used_entries);
+  const std::size_t beside = kernels::HaloTile<104, 3, 3>::needs().other_bytes;
+  CHECK(down.shared_bytes == beside + 18 * 235 * 16 + 4 * 234 * 4 + 104 * 16);
+
+  std::swap(p.y.source, p.y.result), std::swap(p.x.source, p.x.result);
+  CHECK(plan().pitch == 0);
+  p.adjoint = true;
+  const kernels::HaloPlan up = plan();
+  CHECK(up.classes == 1);
+  CHECK(up.planes == 13);
+  CHECK(up.pitch == 9);
+  CHECK(up.rows == 33);
+  CHECK(up.products * 64 == 6 * 32 * 32);  // of each of four phases
+  CHECK(up.needed == down.needed);
+  CHECK(up.passes == 1);
+  CHECK(up.used_entries == 4 * 6 + 2);
+
+  p.y = p.x = {.source = 31, .result = 62, .taps = 4, .stride = 2, .padding = 1};
+  const kernels::HaloPlan odd = plan();
+  CHECK(odd.pitch == 32);
+  CHECK(odd.needed == 192 + 33);
+  CHECK(odd.products == (6 * 32 * 32 + 63) / 64);
+}
+
+TEST_CASE("gather_gemm_halo_wgmma/strides/classes of source positions, phases of the adjoint") {
+  const OnArch arch(90);
+  for (const int tile : {kFirstHaloTile, kFirstHaloTile + 1, kFirstHaloTile + 2, kFirstHaloTile + 6}) {
+    check_conv(16, 32, 4, 2, 1, 50, 0, 20, tile);  // patches
+    check_conv(48, 16, 4, 2, 1, 9, 12, 100, tile);
+    check_conv(10, 14, 4, 2, 1, 50, 0, 20, tile);  // positions in a row
+    check_conv(6, 34, 4, 2, 1, 9, 12, 100, tile);
+    check_conv(8, 8, 4, 2, 1, 3, 0, 8, tile);
+    check_conv(12, 10, 6, 2, 2, 20, 0, 10, tile);
+    check_conv(16, 16, 6, 2, 2, 20, 0, 10, tile);
+    check_conv(9, 12, 6, 3, 2, 8, 3, 10, tile);
+    check_conv(24, 24, 9, 3, 3, 8, 3, 10, tile);
+  }
+  check_conv(16, 16, 4, 2, 1, 200, 0, 20, kFirstHaloTile + 6);  // passes end within classes
+  check_conv(10, 6, 4, 2, 1, 90, 50, 180, kFirstHaloTile + 5);
+}
+
+TEST_CASE("gather_gemm_halo_wgmma/strides/chosen by the rule for layers of the networks") {
+  const auto chosen = [](std::int64_t clips, int side, int channels, bool adjoint) {
+    kernels::GatherGemm<bf16> p;
+    p.B = static_cast<int>(clips * 8);
+    p.y = p.x = {.source = 2 * side, .result = side, .taps = 4, .stride = 2, .padding = 1};
+    p.adjoint = adjoint;
+    if (adjoint) std::swap(p.y.source, p.y.result), std::swap(p.x.source, p.x.result);
+    p.source[0].chunks = (channels + 7) / 8;
+    return kernels::choose_hopper_tile(
+        p, clips * 8 * p.y.result * p.x.result, std::int64_t{p.source[0].chunks} * kernels::kChunk<bf16>);
+  };
+  for (const bool adjoint : {false, true})
+    for (const int width : {90, 100})
+      for (int level = 0; level < 3; ++level) {
+        const int tile = chosen(64, 32 >> level, width << level, adjoint);
+        CHECK(tile >= kFirstHaloTile);
+        CHECK(tile < kernels::kFirstHaloMmaTile);
+      }
+}
+
 TEST_CASE("gather_gemm_halo_wgmma/in_every_order") {
   const OnArch arch(90);
   with_and_without_tensor_copies([] { for_each_order([] { check_conv(5, 9, 3, 1, 1, 90, 0, 20, kFirstHaloTile); }); });
@@ -108,6 +185,8 @@ TEST_CASE("gather_gemm_halo_wgmma/in_every_order") {
     check_product<bf16>({.W = 129, .I = 100, .I2 = 3, .N = 8}, kFirstHaloTile);
     check_product<bf16>({.W = 20, .I = 700, .I2 = 3, .N = 8}, kFirstHaloTile);
     check_conv(8, 8, 3, 1, 1, 20, 0, 20, kFirstHaloTile + 1);
+    check_conv(16, 16, 4, 2, 1, 180, 20, 20, kFirstHaloTile + 6);  // 100 planes in several passes
+    check_conv(6, 8, 4, 2, 1, 50, 0, 20, kFirstHaloTile);
   });
 }
 
@@ -132,12 +211,16 @@ TEST_CASE("gather_gemm_halo_wgmma/weights/one run where all planes are there in 
   CHECK(run(4, 2, 6, 6, 4));
   CHECK(run(3, 3, 6, 6, 3));
   CHECK_FALSE(run(4, 2, 4, 2, 36));  // packed: all taps of the first source come first
+  p.y.source = p.x.source = 16, p.y.taps = p.x.taps = 4, p.y.stride = p.x.stride = 2;
+  CHECK_FALSE(run(2, 0, 2, 0, 0));  // every other tap
 }
 
 TEST_CASE("gather_gemm_halo_wgmma/refused where windows do not lie in a raster") {
   const OnArch arch(90);
   CHECK_THROWS_AS(check_conv(5, 6, 1, 1, 0, 8, 0, 8, kFirstHaloTile), kernels::GpuError);  // one tap
-  CHECK_THROWS_AS(check_conv(8, 6, 4, 2, 1, 8, 0, 8, kFirstHaloTile), kernels::GpuError);  // stride 2
+  CHECK_THROWS_AS(check_conv(8, 6, 3, 2, 1, 8, 0, 8, kFirstHaloTile), kernels::GpuError);  // one tap or two
+  CHECK_THROWS_AS(check_conv(8, 6, 2, 2, 0, 8, 0, 8, kFirstHaloTile), kernels::GpuError);  // one of every class
+  CHECK_THROWS_AS(check_conv(9, 6, 4, 2, 1, 8, 0, 8, kFirstHaloTile), kernels::GpuError);  // half a row is left
   CHECK_THROWS_AS(check_conv(8, 6, 3, 1, 0, 8, 0, 8, kFirstHaloTile), kernels::GpuError);  // a smaller result
 }
 
