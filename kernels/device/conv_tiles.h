@@ -172,7 +172,9 @@ struct HaloMmaTiles : TileList<
     TileEntry<75, 192, 120, 48, 120, 3>,  // C = 360, 720
     TileEntry<75, 128, 104, 32, 104, 3>,
     TileEntry<75, 128, 184, 32, 184, 3>,  // C = 180, whole rows
-    TileEntry<75, 128, 200, 32, 200, 3>   // C = 200, whole rows
+    TileEntry<75, 128, 200, 32, 200, 3>,  // C = 200, whole rows
+    TileEntry<75, 128,  56, 32,  56, 4>,  // few rows of many columns: deep levels of a clip or two
+    TileEntry<75,  64,  64, 32,  32, 4>
     > {};
 // clang-format on
 
@@ -257,7 +259,9 @@ struct HaloTiles : TileList<
     HaloEntryOfList<74,    128, 2, 3>,
     HaloEntryOfList<75,    160, 2, 3>,
     HaloEntryOfList<75,    184, 2, 3>,  // C = 180, 360, 720: whole rows of 180
-    HaloEntryOfList<75,    200, 2, 3>   // C = 200, 400, 800: whole rows of 200
+    HaloEntryOfList<75,    200, 2, 3>,  // C = 200, 400, 800: whole rows of 200
+    HaloEntryOfList<43,     64, 2, 4>,  // few rows of many columns: deep levels of a clip or two
+    HaloEntryOfList<33,     64, 1, 4>
     > {};
 // clang-format on
 

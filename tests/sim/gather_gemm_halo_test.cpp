@@ -323,8 +323,9 @@ TEST_CASE("gather_gemm_halo/rule/layers of the networks, and refused where windo
   CHECK(chosen(64, 32, 180, 180) == tile_of(128, 184));
   CHECK(chosen(64, 16, 360, 360) == tile_of(192, 120));
   CHECK(chosen(64, 16, 400, 400) == tile_of(256, 80));
-  CHECK(chosen(64, 64, 90, 90, 2) == kernels::kChooseTile);                                   // no raster
-  CHECK(chosen(1, 4, 720, 720) == kernels::kChooseTile);                                      // few positions
+  CHECK(chosen(64, 64, 90, 90, 2) == kernels::kChooseTile);  // no raster
+  CHECK(chosen(1, 8, 720, 720) == tile_of(64, 64));          // a clip's deepest level: blocks for more multiprocessors
+  CHECK(chosen(1, 2, 720, 720) == kernels::kChooseTile);     // few positions
   CHECK_THROWS_AS(check_conv(5, 6, 1, 1, 0, 8, 0, 8, kFirstHaloMmaTile), kernels::GpuError);  // one tap
   CHECK_THROWS_AS(check_conv(8, 6, 3, 2, 1, 8, 0, 8, kFirstHaloMmaTile), kernels::GpuError);  // one tap or two
   CHECK_THROWS_AS(check_conv(8, 6, 2, 2, 0, 8, 0, 8, kFirstHaloMmaTile), kernels::GpuError);  // one of every class

@@ -224,6 +224,22 @@ TEST_CASE("gather_gemm_halo_wgmma/refused where windows do not lie in a raster")
   CHECK_THROWS_AS(check_conv(8, 6, 3, 1, 0, 8, 0, 8, kFirstHaloTile), kernels::GpuError);  // a smaller result
 }
 
+TEST_CASE("gather_gemm_halo_wgmma/chosen by the rule for deep levels") {
+  const auto chosen = [](std::int64_t clips) {
+    kernels::GatherGemm<bf16> p;
+    p.B = static_cast<int>(clips * 8);
+    p.y = p.x = {.source = 8, .result = 8, .taps = 3, .stride = 1, .padding = 1};
+    p.source[0].chunks = 100;
+    const int tile = kernels::choose_hopper_tile(p, clips * 8 * 64, 800);
+    int rows = 0;
+    HaloTiles::with(tile - kFirstHaloTile, [&]<class Tile>() { rows = Tile::BM; });
+    return rows;
+  };
+  CHECK(chosen(1) == 64);  // 104 blocks where wider tiles make 28
+  CHECK(chosen(2) == 128);
+  CHECK(chosen(64) == 128);
+}
+
 TEST_CASE("gather_gemm_halo_wgmma/chosen by the rule for a batch of frames") {
   if (std::string(sim_suite()) != "sim") return;  // 41 thousand positions
   const OnArch arch(90);
