@@ -12,8 +12,8 @@
 //            device/linear_attention_contexts.h and linear_attention_two_pass.h, backward: linear_attention_bwd.cu);
 //            wider rows: norm, projections, and a core on tensor cores
 //            (device/linear_attention_head_kernels.h). f32 and other D <= 64: the core on FP32 units
-//            (device/linear_attention_core.h). Sums over positions are cut into slabs, which are combined in order (as
-//            split keys are in flash attention)
+//            (device/linear_attention_core.h). On compute capability 9.0 pass 2 is linear_attention_wgmma.cu. Sums over
+//            positions are cut into slabs, which are combined in order (as split keys are in flash attention)
 // Traffic    of the composed form, per position: C + 4C (norm, projections) + 11 N*D elements forward. The core on
 //            tensor cores reads and writes rows once, whole sectors; a head's matrix, 4 KB, once per 256 positions
 // Numerics   f32 sums, h, qkv, a, d_a, d_qkv, d_h rounded to Elem; bf16 tensors use the fast exponential. Tensor cores:
@@ -31,6 +31,7 @@
 #include "kernels/device/linear_attention_core.h"
 #include "kernels/device/linear_attention_head_kernels.h"
 #include "kernels/device/linear_attention_two_pass.h"
+#include "kernels/gather_gemm.h"
 #include "kernels/linear_attention_bwd.h"
 
 namespace avid::kernels {
@@ -185,6 +186,7 @@ void two_passes(const Stream& stream, const AttentionBlockDeviceArgs<BFloat16>& 
   t.K = (t.C + 15) / 16 * 16;
   t.pitch = t.K + 8;
   t.x = p.x, t.w_qkv = p.w_qkv, t.gamma = p.gamma, t.b_out = p.b_out, t.y = p.y, t.folded = sums.folded;
+  if (have_wgmma<Gpu>()) return linear_attention_pass_b_wgmma(stream, t, F);
   const std::size_t gamma_bytes = static_cast<std::size_t>(t.K) * 4, row_bytes = static_cast<std::size_t>(t.pitch) * 2;
   const int tiles = (t.S + 127) / 128;
   with_row_chunks(t.C8, [&]<int kWidth>() {

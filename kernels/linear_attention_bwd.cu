@@ -19,7 +19,8 @@
 //            head, two where C > 104, and as many again where the forward pass did not keep g; matrices
 //            (device/linear_attention_matrices.h): a block per (1/64 of the frames, head); pass 2
 //            (device/linear_attention_rows.h): a block per 128 positions, all heads; then d_w_q and d_w_k as one
-//            product (linear.h). d_b_out: column sums of d_y's tiles in pass 1
+//            product (linear.h). d_b_out: column sums of d_y's tiles in pass 1. On compute capability 9.0 pass 2 is
+//            linear_attention_bwd_wgmma.cu
 // Traffic    bytes per position, bf16, I = 32 N, counted from the launches. Here: pass 1 reads x, d_y: 4C (the second
 //            group of heads finds them in L2), its sums 2 (2 * 32 * C8 * 4 N) / 2048; pass 2 reads x, d_y, writes d_x,
 //            h, d_q and d_k: 8C + 4I; the product 2C + 4I. Together 14C + 8I + 0.25 N C8. Where g was kept, pass 1 sums
@@ -160,13 +161,17 @@ void linear_attention_fused_bwd(
         linear_bwd_weights_kernel<256>, dim3(static_cast<unsigned>((64 * p.N * p.width + 255) / 256)), dim3(256), 0,
         stream, p, static_cast<int>(plan.chunks), grads.d_w_qkv, grads.d_w_out);
   if (!row_gradients) return;
-  with_row_chunks(p.width, [&]<int kN>() {
-    launch(
-        linear_bwd_rows_kernel<kN>, dim3(static_cast<unsigned>(plan.frames * plan.tiles)), dim3(kRowsThreads<kN>),
-        tile_bytes(2 * kLinearBwdRows + 2 * 64, LinearBwdTile<kN>::kPitch) + kN * 32 +
-            static_cast<std::size_t>(p.N) * 256,
-        stream, p, static_cast<int>(plan.tiles));
-  });
+  if (have_wgmma<Backend>()) {
+    linear_bwd_rows_wgmma(stream, p, plan.frames, plan.tiles);
+  } else {
+    with_row_chunks(p.width, [&]<int kN>() {
+      launch(
+          linear_bwd_rows_kernel<kN>, dim3(static_cast<unsigned>(plan.frames * plan.tiles)), dim3(kRowsThreads<kN>),
+          tile_bytes(2 * kLinearBwdRows + 2 * 64, LinearBwdTile<kN>::kPitch) + kN * 32 +
+              static_cast<std::size_t>(p.N) * 256,
+          stream, p, static_cast<int>(plan.tiles));
+    });
+  }
   if (grads.d_gamma != nullptr) sum_frames(p.d_gamma, plan.tiles, grads.d_gamma);
   if (grads.d_w_qkv)
     linear_bwd_weight<Backend, BFloat16>(stream, plan.qk_size, p.d_qk, p.h, {}, grads.d_w_qkv, nullptr, linear);

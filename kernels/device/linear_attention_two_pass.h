@@ -27,10 +27,24 @@ struct LinearTwoPass {
   const BFloat16* folded;  ///< [F, C8, N*32]
 };
 
+/// Rows of chunks of eight channels in shared memory: elements from a row to the next, from a chunk to the next.
+template <int kRow, int kChunk>
+struct ChunkPlaces {
+  static constexpr int kRowStep = kRow, kChunkStep = kChunk;
+  static AVID_DEVICE int at(int row, int chunk) { return row * kRow + chunk * kChunk; }
+};
+/// The same with a pitch that is not a constant.
+struct PitchedPlaces {
+  int pitch;
+  AVID_DEVICE int at(int row, int chunk) const { return row * pitch + chunk * 8; }
+};
+
 /// xn[r] = prenorm of row r in bf16 for the warp's rows first_row .. first_row + count - 1 of a tile; zero from
 /// `rows` on and behind the last channel.
+template <class Places>
 AVID_DEVICE void normalise_rows(
-    const LinearTwoPass& p, const BFloat16* x, int rows, int first_row, int count, const float* gamma, BFloat16* xn) {
+    const LinearTwoPass& p, const BFloat16* x, int rows, int first_row, int count, const float* gamma, BFloat16* xn,
+    const Places& places) {
   constexpr int kL = 8, kK = 4;
   const int lane = threadIdx.x % 32, l = lane % kL;
   for (int r = first_row + lane / kL; r < first_row + count; r += 32 / kL) {
@@ -49,7 +63,7 @@ AVID_DEVICE void normalise_rows(
       unpack(chunks[j], v);
 #pragma unroll
       for (int e = 0; e < 8; ++e) v[e] = r < rows ? (v[e] - m.mean) * m.rstd * gamma[c + e] : 0.0f;
-      *reinterpret_cast<uint4*>(xn + r * p.pitch + c) = make_uint4(
+      *reinterpret_cast<uint4*>(xn + places.at(r, l + j * kL)) = make_uint4(
           pack_bf16x2(v[0], v[1]), pack_bf16x2(v[2], v[3]), pack_bf16x2(v[4], v[5]), pack_bf16x2(v[6], v[7]));
     }
   }
@@ -102,6 +116,65 @@ AVID_DEVICE float quad_max(float v) {
   return fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 2));
 }
 
+/// q becomes its softmax over a head's channels. q(m, n, e): block m of 16 rows, tile n of 8 channels, register e.
+template <int kM, class Q>
+AVID_DEVICE void query_softmax(Q&& q) {
+#pragma unroll
+  for (int m = 0; m < kM; ++m)
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      float top = q(m, 0, 2 * h), sum = 0;
+#pragma unroll
+      for (int n = 0; n < 4; ++n) top = fmaxf(top, fmaxf(q(m, n, 2 * h), q(m, n, 2 * h + 1)));
+      top = quad_max(top);
+#pragma unroll
+      for (int n = 0; n < 4; ++n) {
+        q(m, n, 2 * h) = __expf(q(m, n, 2 * h) - top);
+        q(m, n, 2 * h + 1) = __expf(q(m, n, 2 * h + 1) - top);
+        sum += q(m, n, 2 * h) + q(m, n, 2 * h + 1);
+      }
+      const float scale = __fdividef(1.0f, quad_sum(sum));
+#pragma unroll
+      for (int n = 0; n < 4; ++n) {
+        q(m, n, 2 * h) *= scale;
+        q(m, n, 2 * h + 1) *= scale;
+      }
+    }
+}
+
+/// y = x + b_out + out of a warp's rows first_row .. first_row + 16 kM - 1 of a tile that begins at row `row0`, rounded
+/// once, through the warp's own rows of xn for 16-byte stores.
+template <int kN, int kM, class Out, class Places>
+AVID_DEVICE void store_output(
+    const LinearTwoPass& p, std::int64_t row0, int rows, int first_row, Out&& out, BFloat16* xn, const Places& places) {
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const BFloat16* x = p.x.row(row0);
+#pragma unroll
+  for (int m = 0; m < kM; ++m)
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+      const int c = n * 8 + 2 * t;
+      if (c >= p.C8) continue;
+      const float b0 = c < p.C ? p.b_out[c] : 0.0f, b1 = c + 1 < p.C ? p.b_out[c + 1] : 0.0f;
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int r = first_row + m * 16 + h * 8 + g;
+        if (r >= rows) continue;
+        const float2 past = unpack_bf16x2(*reinterpret_cast<const std::uint32_t*>(x + r * p.x.pitch + c));
+        *reinterpret_cast<std::uint32_t*>(xn + places.at(r, n) + 2 * t) =
+            pack_bf16x2(out(m, n, 2 * h) + b0 + past.x, out(m, n, 2 * h + 1) + b1 + past.y);
+      }
+    }
+  __syncwarp();
+  const int chunks = p.C8 / 8;
+  for (int i = lane; i < 16 * kM * chunks; i += 32) {
+    const int r = first_row + i / chunks, chunk = i % chunks;
+    if (r < rows)
+      *reinterpret_cast<uint4*>(p.y.row(row0 + r) + chunk * 8) =
+          *reinterpret_cast<const uint4*>(xn + places.at(r, chunk));
+  }
+}
+
 constexpr int kFoldedPitch = 40;  ///< elements of a row of m in shared memory: 32 and one chunk
 
 /// Grid F * tiles of 128 positions; 8 / kM warps of 16 kM positions. kN tiles of eight output channels, kN * 8 >= C8.
@@ -115,8 +188,9 @@ __global__ void __launch_bounds__(256 / kM, kM) linear_attention_pass_b_kernel(L
   float* gamma = arena.take<float>(p.K, "gamma");
   const std::int64_t frame = blockIdx.x / tiles;
   const int t0 = static_cast<int>(blockIdx.x % tiles) * kRows, rows = min(kRows, p.S - t0);
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first_row = warp * 16 * kM;
+  const int first_row = static_cast<int>(threadIdx.x) / 32 * 16 * kM;
   const BFloat16* x = p.x.data + (frame * p.S + t0) * p.x.pitch;
+  const PitchedPlaces places{p.pitch};
   const auto stage = [&](int head, int buffer) {
     stage_weights(p, w_q + buffer * 32 * p.pitch, head * 32);
     for (int i = threadIdx.x; i < kFoldedRows * 4; i += blockDim.x) {
@@ -131,7 +205,7 @@ __global__ void __launch_bounds__(256 / kM, kM) linear_attention_pass_b_kernel(L
   stage(0, 0);
   for (int c = threadIdx.x; c < p.K; c += blockDim.x) gamma[c] = c < p.C ? p.gamma[c] : 0.0f;
   __syncthreads();
-  normalise_rows(p, x, rows, first_row, 16 * kM, gamma, xn);  // a warp reads only rows it wrote
+  normalise_rows(p, x, rows, first_row, 16 * kM, gamma, xn, places);  // a warp reads only rows it wrote
   float out[kM][kN][4] = {};
   for (int head = 0; head < p.N; ++head) {
     const int buffer = head & 1;
@@ -153,27 +227,7 @@ __global__ void __launch_bounds__(256 / kM, kM) linear_attention_pass_b_kernel(L
         w.add_product(q[m], a);
       }
     }
-#pragma unroll
-    for (int m = 0; m < kM; ++m)
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        float top = q[m][0][2 * h], sum = 0;
-#pragma unroll
-        for (int n = 0; n < 4; ++n) top = fmaxf(top, fmaxf(q[m][n][2 * h], q[m][n][2 * h + 1]));
-        top = quad_max(top);
-#pragma unroll
-        for (int n = 0; n < 4; ++n) {
-          q[m][n][2 * h] = __expf(q[m][n][2 * h] - top);
-          q[m][n][2 * h + 1] = __expf(q[m][n][2 * h + 1] - top);
-          sum += q[m][n][2 * h] + q[m][n][2 * h + 1];
-        }
-        const float scale = __fdividef(1.0f, quad_sum(sum));
-#pragma unroll
-        for (int n = 0; n < 4; ++n) {
-          q[m][n][2 * h] *= scale;
-          q[m][n][2 * h + 1] *= scale;
-        }
-      }
+    query_softmax<kM>([&](int m, int n, int e) -> float& { return q[m][n][e]; });
 #pragma unroll
     for (int u = 0; u < 2; ++u) {  // 16 channels of the head each
       std::uint32_t a[kM][4];
@@ -198,32 +252,12 @@ __global__ void __launch_bounds__(256 / kM, kM) linear_attention_pass_b_kernel(L
     }
     __syncthreads();  // this buffer is staged again in the next round
   }
-  // Bias and residual, rounded once, through the warp's own rows of xn for 16-byte stores.
-  const int g = lane / 4, t = lane % 4;
-#pragma unroll
-  for (int m = 0; m < kM; ++m)
-#pragma unroll
-    for (int n = 0; n < kN; ++n) {
-      const int c = n * 8 + 2 * t;
-      if (c >= p.C8) continue;
-      const float b0 = c < p.C ? p.b_out[c] : 0.0f, b1 = c + 1 < p.C ? p.b_out[c + 1] : 0.0f;
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int r = first_row + m * 16 + h * 8 + g;
-        if (r >= rows) continue;
-        const float2 past = unpack_bf16x2(*reinterpret_cast<const std::uint32_t*>(x + r * p.x.pitch + c));
-        *reinterpret_cast<std::uint32_t*>(xn + r * p.pitch + c) =
-            pack_bf16x2(out[m][n][2 * h] + b0 + past.x, out[m][n][2 * h + 1] + b1 + past.y);
-      }
-    }
-  __syncwarp();
-  const int chunks = p.C8 / 8;
-  for (int i = lane; i < 16 * kM * chunks; i += 32) {
-    const int r = first_row + i / chunks, c = i % chunks * 8;
-    if (r < rows)
-      *reinterpret_cast<uint4*>(p.y.data + (frame * p.S + t0 + r) * p.y.pitch + c) =
-          *reinterpret_cast<const uint4*>(xn + r * p.pitch + c);
-  }
+  store_output<kN, kM>(
+      p, frame * p.S + t0, rows, first_row, [&](int m, int n, int e) { return out[m][n][e]; }, xn, places);
 }
+
+/// Queues pass 2 on wgmma, a block per 128 positions, instead of linear_attention_pass_b_kernel
+/// (linear_attention_wgmma.cu). Hosts ask have_wgmma() first.
+void linear_attention_pass_b_wgmma(const Stream& stream, const LinearTwoPass& p, std::int64_t frames);
 
 }  // namespace avid::kernels::AVID_GPU

@@ -1,0 +1,48 @@
+// kernels/device/linear_attention_planes.h -- rows and matrices of linear attention as wgmma takes them without swizzle
+//
+// Planes of one chunk (8 channels), rows 16 bytes apart, and 16 bytes between planes, so that eight chunks of a row lie
+// in different banks. For linear_attention_wgmma.cu and linear_attention_bwd_wgmma.cu, whose blocks own 128 positions,
+// two warpgroups 64 each, a warp 16.
+#pragma once
+
+#include "kernels/device/linear_attention_two_pass.h"
+#include "kernels/device/warpgroup.h"
+
+namespace avid::kernels::AVID_GPU {
+
+/// Bytes of a plane: of 128 rows; of 64 rows of matrices; of 64 rows that a warpgroup puts there itself, which come a
+/// plane at a time and need nothing between.
+constexpr int kRowPlane = 128 * 16 + 16, kMatrixPlane = 64 * 16 + 16, kOwnPlane = 64 * 16;
+using RowPlaces = ChunkPlaces<8, kRowPlane / 2>;
+using MatrixPlaces = ChunkPlaces<8, kMatrixPlane / 2>;
+
+/// Begins d = 64 rows of kN chunks times kColumns rows of matrices. `rows`: where the 64 lie in the plane of chunk 0.
+/// If kN is odd there is a plane of zeros behind the rows' last one, or, with kZerosFirst, in front of their first.
+template <int kN, int kColumns, bool kZerosFirst = false>
+AVID_DEVICE void begin_projection(float (&d)[kColumns / 2], shared_address rows, shared_address matrices) {
+  constexpr std::uint64_t kRowStep = kRowPlane / 16, kMatrixStep = kMatrixPlane / 16;
+  const std::uint64_t a = plain_tile(rows, 128), b = plain_tile(matrices, 128);
+#pragma unroll
+  for (int s = 0; s < (kN + 1) / 2; ++s) {
+    std::uint64_t step_a = a + 2 * s * kRowStep + (kRowStep << kLeadingShift);
+    std::uint64_t step_b = b + 2 * s * kMatrixStep + (kMatrixStep << kLeadingShift);
+    if (2 * s + 1 == kN) {
+      // The zeros meet the other chunk of the matrices once more, which is finite if the sums are.
+      if (kZerosFirst) step_a = a - kRowStep + (kN * kRowStep << kLeadingShift);
+      step_b = b + 2 * s * kMatrixStep;
+    }
+    if (s == 0)
+      wgmma_bf16_first<kColumns>(d, step_a, step_b);
+    else
+      wgmma_bf16<kColumns>(d, step_a, step_b);
+  }
+}
+
+/// Keeps what hangs on an address from being computed before a loop and kept: there are no registers for it.
+AVID_DEVICE void compute_again(shared_address& at) {
+  float bits[1] = {__uint_as_float(at.bytes)};
+  wgmma_settle(bits);
+  at.bytes = __float_as_uint(bits[0]);
+}
+
+}  // namespace avid::kernels::AVID_GPU

@@ -1,0 +1,165 @@
+// kernels/linear_attention_wgmma.cu -- pass 2 of linear attention forward on a device of compute capability 9.0
+//                                      (contract: linear_attention.h; its sibling on mma.sync:
+//                                      device/linear_attention_two_pass.h)
+//
+// Math       device/linear_attention_two_pass.h. A stage is two heads: q = h w_q^T, 64 columns, and y += softmax(q) m^T
+//            over the 64 channels of both. A head that is not there has zeros for weights and for m
+// Layout     device/linear_attention_planes.h; m in planes of eight channels of the head
+// Parallel   a block is two warpgroups of 64 positions each, two blocks to a multiprocessor (one where C > 104). A
+//            warp's softmax, in bf16 the left operand of the second product, goes through shared memory
+// Pipeline   two buffers each of weights and of m, and one barrier in a stage, behind which its second product and the
+//            first one of the next stage begin. What a warpgroup waits for, the others of the multiprocessor fill
+// Traffic    as device/linear_attention_two_pass.h
+// Numerics   as there (the order of the sums is the hardware's)
+// Limits     as there. Compiled for sm_90a only: hosts ask have_wgmma() first
+// Assumes    as linear_attention_bwd_wgmma.cu
+// Compiled   nvcc 13, sm_90a, no spills: 205, 196, 128, 128, 125 registers for up to 200, 184, 104, 96, 56 channels;
+//            products not serialised
+// Measured   never run on a GPU yet
+// Predicted  H200: 4.1 in place of 5.0 ms of an update of 64 clips of AVID 71M, 1.04 in place of 1.26 ms of a sampling
+//            step of 16, at 0.47 of the ceiling of wgmma
+// Open       at 104 and 96 channels instructions bind before the tensor cores do: the copies, a division for each chunk
+// Oracle     linear_attention_cpu.cpp in f64, tests/sim/linear_attention_wgmma_test.cpp
+#include "kernels/device/gpu.h"
+#include "kernels/device/linear_attention_planes.h"
+#include "kernels/device/linear_attention_sums.h"
+
+namespace avid::kernels {
+namespace AVID_GPU {
+
+/// Sizes for rows of up to 8 kN channels: elements of buffers.
+template <int kN>
+struct WgmmaPassB {
+  static constexpr int kSteps = (kN + 1) / 2;  ///< of 16 channels
+  static constexpr int kRows = 2 * kSteps * kRowPlane / 2;
+  static constexpr int kWeights = kN * kMatrixPlane / 2;
+  static constexpr int kFoldedPlane = kN * 8 * 16 + 16;  ///< bytes
+  static constexpr int kFolded = 8 * kFoldedPlane / 2;
+  static constexpr int kFactors = 8 * kOwnPlane / 2;  ///< of a warpgroup
+  static constexpr int kBlocks = kN <= 13 ? 2 : 1;    ///< of a multiprocessor
+  static constexpr int kThreads = 256;
+  static constexpr std::size_t kSharedBytes =
+      (kRows + 2 * (kWeights + kFolded + kFactors)) * sizeof(BFloat16) + kSteps * 16 * sizeof(float);
+};
+
+/// Grid F * tiles of 128 positions. p.K is 16 steps of the kernel.
+template <int kN>
+__global__ void __launch_bounds__(WgmmaPassB<kN>::kThreads, WgmmaPassB<kN>::kBlocks)
+    linear_attention_pass_b_wgmma_kernel(LinearTwoPass p, int tiles) {
+  using Shape = WgmmaPassB<kN>;
+  SharedArena arena;
+  bf16* const xn = arena.take<bf16>(Shape::kRows, "xn");
+  bf16* const weights = arena.take<bf16>(2 * Shape::kWeights, "w_q");
+  bf16* const folded = arena.take<bf16>(2 * Shape::kFolded, "folded");
+  const int warpgroup = static_cast<int>(threadIdx.x) / 128;
+  bf16* const factors = arena.take<bf16>(2 * Shape::kFactors, "softmax") + warpgroup * Shape::kFactors;
+  float* const gamma = arena.take<float>(p.K, "gamma");
+  const std::int64_t frame = blockIdx.x / tiles;
+  const int t0 = static_cast<int>(blockIdx.x % tiles) * 128, rows = min(128, p.S - t0);
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const int first_row = warp * 16, stages = (p.N + 1) / 2;
+
+  const auto copy_weights = [&](int stage) {
+    bf16* const to = weights + stage % 2 * Shape::kWeights;
+    for (int i = threadIdx.x; i < 64 * kN; i += Shape::kThreads) {
+      const int r = i / kN, chunk = i % kN, row = stage * 64 + r;
+      const bool exists = row < p.N * 32 && chunk * 8 < p.C;
+      cp_async_16(to + MatrixPlaces::at(r, chunk), exists ? p.w_qkv.row(row) + chunk * 8 : p.w_qkv.data, exists);
+    }
+  };
+  const auto copy_folded = [&](int stage) {
+    bf16* const to = folded + stage % 2 * Shape::kFolded;
+    for (int i = threadIdx.x; i < kN * 64; i += Shape::kThreads) {
+      const int c = i / 8, chunk = i % 8, channel = stage * 64 + chunk * 8;
+      const bool exists = c < p.C8 && channel < p.N * 32;
+      cp_async_16(
+          to + chunk * (Shape::kFoldedPlane / 2) + c * 8,
+          p.folded + (exists ? (frame * p.C8 + c) * p.N * 32 + channel : 0), exists);
+    }
+  };
+  copy_weights(0);
+  cp_async_commit();
+  copy_folded(0);
+  if (stages > 1) copy_weights(1);
+  cp_async_commit();
+  for (int c = threadIdx.x; c < p.K; c += blockDim.x) gamma[c] = c < p.C ? p.gamma[c] : 0.0f;
+  __syncthreads();
+  normalise_rows(p, p.x.row(frame * p.S + t0), rows, first_row, 16, gamma, xn, RowPlaces{});
+
+  shared_address of_xn = shared_address(xn + RowPlaces::at(64 * warpgroup, 0));
+  shared_address of_factors = shared_address(factors);
+  float y[kN * 4] = {}, q[32];
+  wgmma_settle(y);  // zeros before any product is under way
+  const auto begin_q = [&](int stage) {
+    compute_again(of_xn);
+    wgmma_fence();
+    begin_projection<kN, 64>(q, of_xn, shared_address(weights + stage % 2 * Shape::kWeights));
+  };
+  const auto begin_y = [&](int stage) {
+    compute_again(of_factors);
+    constexpr std::uint64_t kStep = kOwnPlane / 16, kFoldedStep = Shape::kFoldedPlane / 16;
+    const std::uint64_t a = plain_tile(of_factors, 128) + (kStep << kLeadingShift);
+    const std::uint64_t b = plain_tile(shared_address(folded + stage % 2 * Shape::kFolded), 128);
+    wgmma_fence();
+#pragma unroll
+    for (int s = 0; s < 4; ++s)
+      wgmma_bf16<kN * 8>(y, a + 2 * s * kStep, b + 2 * s * kFoldedStep + (kFoldedStep << kLeadingShift));
+  };
+  // Everybody's rows and copies are there for the products.
+  const auto exchange = [] {
+    fence_proxy_async();
+    __syncthreads();
+  };
+
+  const auto wait_for_all = [&] {
+    wgmma_wait<0>();
+    __syncwarp();  // what the warp's products read may be written
+    wgmma_settle(q), wgmma_settle(y);
+  };
+
+  cp_async_wait<1>();
+  exchange();
+  begin_q(0);
+  wgmma_commit();
+#pragma unroll 1
+  for (int stage = 0; stage < stages; ++stage) {
+    wait_for_all();
+#pragma unroll
+    for (int head = 0; head < 2; ++head) {
+      const auto of_head = [&](int, int n, int e) -> float& { return q[16 * head + 4 * n + e]; };
+      query_softmax<1>(of_head);
+#pragma unroll
+      for (int n = 0; n < 4; ++n)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+          *reinterpret_cast<std::uint32_t*>(
+              factors + (head * 4 + n) * (kOwnPlane / 2) + (warp % 4 * 16 + half * 8 + g) * 8 + 2 * t) =
+              pack_bf16x2(of_head(0, n, 2 * half), of_head(0, n, 2 * half + 1));
+    }
+    cp_async_wait<0>();
+    exchange();
+    if (stage + 1 < stages) begin_q(stage + 1);
+    begin_y(stage);
+    wgmma_commit();
+    if (stage + 1 < stages) copy_folded(stage + 1);
+    if (stage + 2 < stages) copy_weights(stage + 2);
+    cp_async_commit();
+  }
+  wait_for_all();
+  store_output<kN, 1>(
+      p, frame * p.S + t0, rows, first_row, [&](int, int n, int e) { return y[4 * n + e]; }, xn, RowPlaces{});
+}
+
+void linear_attention_pass_b_wgmma(const Stream& stream, const LinearTwoPass& args, std::int64_t frames) {
+  const int tiles = (args.S + 127) / 128;
+  with_row_chunks(args.C8, [&]<int kN>() {
+    LinearTwoPass p = args;
+    p.K = WgmmaPassB<kN>::kSteps * 16;
+    launch(
+        linear_attention_pass_b_wgmma_kernel<kN>, dim3(static_cast<unsigned>(frames * tiles)),
+        dim3(WgmmaPassB<kN>::kThreads), WgmmaPassB<kN>::kSharedBytes, stream, p, tiles);
+  });
+}
+
+}  // namespace AVID_GPU
+}  // namespace avid::kernels
