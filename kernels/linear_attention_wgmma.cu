@@ -13,12 +13,13 @@
 // Numerics   as there (the order of the sums is the hardware's)
 // Limits     as there. Compiled for sm_90a only: hosts ask have_wgmma() first
 // Assumes    as linear_attention_bwd_wgmma.cu
-// Compiled   nvcc 13, sm_90a, no spills: 205, 196, 128, 128, 125 registers for up to 200, 184, 104, 96, 56 channels;
+// Compiled   nvcc 13, sm_90a, no spills: 168, 160, 119, 119, 93 registers for up to 200, 184, 104, 96, 56 channels;
 //            products not serialised
 // Measured   never run on a GPU yet
-// Predicted  H200: 4.1 in place of 5.0 ms of an update of 64 clips of AVID 71M, 1.04 in place of 1.26 ms of a sampling
+// Predicted  H200: 3.6 in place of 5.0 ms of an update of 64 clips of AVID 71M, 0.91 in place of 1.26 ms of a sampling
 //            step of 16, at 0.47 of the ceiling of wgmma
-// Open       at 104 and 96 channels instructions bind before the tensor cores do: the copies, a division for each chunk
+// Counted    instructions per product in the loop at 104 channels: 50.8; 82.5 with copies that divided for each chunk,
+//            which bound the kernel (1.88 in place of 1.64 ms of the base, predicted)
 // Oracle     linear_attention_cpu.cpp in f64, tests/sim/linear_attention_wgmma_test.cpp
 #include "kernels/device/gpu.h"
 #include "kernels/device/linear_attention_planes.h"
@@ -61,21 +62,28 @@ __global__ void __launch_bounds__(WgmmaPassB<kN>::kThreads, WgmmaPassB<kN>::kBlo
 
   const auto copy_weights = [&](int stage) {
     bf16* const to = weights + stage % 2 * Shape::kWeights;
-    for (int i = threadIdx.x; i < 64 * kN; i += Shape::kThreads) {
-      const int r = i / kN, chunk = i % kN, row = stage * 64 + r;
-      const bool exists = row < p.N * 32 && chunk * 8 < p.C;
-      cp_async_16(to + MatrixPlaces::at(r, chunk), exists ? p.w_qkv.row(row) + chunk * 8 : p.w_qkv.data, exists);
-    }
+    constexpr int kColumns = kN <= 16 ? 16 : 32, kStep = Shape::kThreads / kColumns;
+    const int r = static_cast<int>(threadIdx.x) / kColumns, chunk = static_cast<int>(threadIdx.x) % kColumns;
+    if (chunk >= kN) return;
+    const int left = chunk * 8 < p.C ? p.N * 32 - stage * 64 - r : 0;  // rows from this thread's first on
+    const BFloat16* from = p.w_qkv.row(stage * 64 + r) + chunk * 8;
+    const unsigned pitch = static_cast<unsigned>(p.w_qkv.pitch);
+    const shared_address at = shared_address(to) + MatrixPlaces::at(r, chunk) * 2;
+#pragma unroll
+    for (int i = 0; i < 64 / kStep; ++i)
+      cp_async_16(at + i * kStep * 16, from + std::size_t{pitch} * (i * kStep), i * kStep < left);
   };
   const auto copy_folded = [&](int stage) {
     bf16* const to = folded + stage % 2 * Shape::kFolded;
-    for (int i = threadIdx.x; i < kN * 64; i += Shape::kThreads) {
-      const int c = i / 8, chunk = i % 8, channel = stage * 64 + chunk * 8;
-      const bool exists = c < p.C8 && channel < p.N * 32;
-      cp_async_16(
-          to + chunk * (Shape::kFoldedPlane / 2) + c * 8,
-          p.folded + (exists ? (frame * p.C8 + c) * p.N * 32 + channel : 0), exists);
-    }
+    const int c = static_cast<int>(threadIdx.x) / 8, chunk = threadIdx.x % 8, channel = stage * 64 + chunk * 8;
+    const int left = channel < p.N * 32 ? p.C8 - c : 0;  // channels from this thread's first on
+    const std::int64_t row = p.N * 32;
+    const BFloat16* from = p.folded + (frame * p.C8 + c) * row + channel;
+    const shared_address at = shared_address(to) + (chunk * Shape::kFoldedPlane + c * 16);
+#pragma unroll
+    for (int i = 0; i < (kN * 8 + 31) / 32; ++i)
+      if ((i + 1) * 32 <= kN * 8 || c + i * 32 < kN * 8)
+        cp_async_16(at + i * 32 * 16, from + i * 32 * row, i * 32 < left);
   };
   copy_weights(0);
   cp_async_commit();
