@@ -75,15 +75,16 @@ __global__ void __launch_bounds__(WgmmaPassB<kN>::kThreads, WgmmaPassB<kN>::kBlo
   };
   const auto copy_folded = [&](int stage) {
     bf16* const to = folded + stage % 2 * Shape::kFolded;
+    constexpr int kStep = Shape::kThreads / 8;
     const int c = static_cast<int>(threadIdx.x) / 8, chunk = threadIdx.x % 8, channel = stage * 64 + chunk * 8;
     const int left = channel < p.N * 32 ? p.C8 - c : 0;  // channels from this thread's first on
     const std::int64_t row = p.N * 32;
     const BFloat16* from = p.folded + (frame * p.C8 + c) * row + channel;
     const shared_address at = shared_address(to) + (chunk * Shape::kFoldedPlane + c * 16);
 #pragma unroll
-    for (int i = 0; i < (kN * 8 + 31) / 32; ++i)
-      if ((i + 1) * 32 <= kN * 8 || c + i * 32 < kN * 8)
-        cp_async_16(at + i * 32 * 16, from + i * 32 * row, i * 32 < left);
+    for (int i = 0; i < (kN * 8 + kStep - 1) / kStep; ++i)
+      if ((i + 1) * kStep <= kN * 8 || c + i * kStep < kN * 8)
+        cp_async_16(at + i * kStep * 16, from + i * kStep * row, i * kStep < left);
   };
   copy_weights(0);
   cp_async_commit();
