@@ -260,8 +260,8 @@ struct HaloTiles : TileList<
     HaloEntryOfList<75,    160, 2, 3>,
     HaloEntryOfList<75,    184, 2, 3>,  // C = 180, 360, 720: whole rows of 180
     HaloEntryOfList<75,    200, 2, 3>,  // C = 200, 400, 800: whole rows of 200
-    HaloEntryOfList<43,     64, 2, 4>,  // few rows of many columns: deep levels of a clip or two
-    HaloEntryOfList<33,     64, 1, 4>
+    HaloEntryOfList<57,     64, 2, 4>,  // few rows of many columns: deep levels of a clip or two
+    HaloEntryOfList<37,     64, 1, 4>
     > {};
 // clang-format on
 
