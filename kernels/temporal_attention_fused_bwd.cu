@@ -39,8 +39,6 @@
 //            again and again: 0.7 MOV per product. On an A100 one block has a multiprocessor to itself
 // Oracle     kernels/temporal_attention_cpu.cpp in f64, compared in tests/sim/temporal_attention_test.cpp
 #include <algorithm>
-#include <cmath>
-#include <stdexcept>
 #include <type_traits>
 
 #include "kernels/device/gpu.h"
@@ -347,26 +345,14 @@ __global__ void __launch_bounds__(kFusedThreads) temporal_fused_bwd_kernel(
   write_partials<Shape>(grads, bias_sums, d_gamma, kTiles * 8, N, C);
 }
 
-template <int kFrames, int kTiles, int kHeadTiles>
-void launch_fused_bwd(const Stream& stream, const TemporalFusedArgs& p, const TemporalFusedGrads& g) {
-  using Shape = FusedBwdShape<kFrames, kTiles, kHeadTiles>;
-  const std::int64_t tiles = (p.B * p.S + Shape::kPixels - 1) / Shape::kPixels;
-  if (p.B * p.S * kFrames >= kNoRow)
-    throw std::invalid_argument("temporal_fused_bwd: expected fewer than 2^32 rows in a chunk");
-  launch(
-      temporal_fused_bwd_kernel<kFrames, kTiles, kHeadTiles>,
-      dim3(static_cast<unsigned>(temporal_fused_partials(p.B, p.T, p.S, kTemporalFusedBwdRows, p.most_blocks))),
-      dim3(kFusedThreads), static_cast<std::size_t>(Shape::shared_bytes(static_cast<int>(p.N))), stream, p, g,
-      static_cast<unsigned>(tiles), 1.0f / std::sqrt(static_cast<float>(p.D)), 1.0f / static_cast<float>(p.C));
-}
-
 }  // namespace AVID_GPU
 
 template <class Backend>
 void temporal_fused_bwd(const Stream& stream, const TemporalFusedArgs& p, const TemporalFusedGrads& g) {
   if (have_wgmma<Backend>()) return temporal_fused_bwd_wgmma<Backend>(stream, p, g);
   AVID_GPU::with_fused_shape("temporal_fused_bwd", p.T, p.C, p.D, [&]<int kFrames, int kTiles, int kHeadTiles>() {
-    AVID_GPU::launch_fused_bwd<kFrames, kTiles, kHeadTiles>(stream, p, g);
+    AVID_GPU::launch_fused_bwd<AVID_GPU::FusedBwdShape<kFrames, kTiles, kHeadTiles>>(
+        "temporal_fused_bwd", AVID_GPU::temporal_fused_bwd_kernel<kFrames, kTiles, kHeadTiles>, stream, p, g);
   });
 }
 

@@ -31,8 +31,6 @@
 //            kernels: products one by one (C7511)
 // Oracle     kernels/temporal_attention_cpu.cpp in f64: tests/sim/temporal_attention_fused_bwd_wgmma_test.cpp
 #include <algorithm>
-#include <cmath>
-#include <stdexcept>
 
 #include "kernels/device/gpu.h"
 #include "kernels/device/temporal_fused.h"
@@ -299,26 +297,15 @@ __global__ void __launch_bounds__(kFusedThreads, (WgmmaBwdShape<kFrames, kTiles,
   write_partials<Shape>(grads, bias_sums, d_gamma, kTiles * 8, N, C);
 }
 
-template <int kFrames, int kTiles, int kHeadTiles>
-void launch_fused_bwd_wgmma(const Stream& stream, const TemporalFusedArgs& p, const TemporalFusedGrads& g) {
-  using Shape = WgmmaBwdShape<kFrames, kTiles, kHeadTiles>;
-  const std::int64_t tiles = (p.B * p.S + Shape::kPixels - 1) / Shape::kPixels;
-  if (p.B * p.S * kFrames >= kNoRow)
-    throw std::invalid_argument("temporal_fused_bwd_wgmma: expected fewer than 2^32 rows in a chunk");
-  launch(
-      temporal_fused_bwd_wgmma_kernel<kFrames, kTiles, kHeadTiles>,
-      dim3(static_cast<unsigned>(temporal_fused_partials(p.B, p.T, p.S, Shape::kRows, p.most_blocks))),
-      dim3(kFusedThreads), static_cast<std::size_t>(Shape::shared_bytes(static_cast<int>(p.N))), stream, p, g,
-      static_cast<unsigned>(tiles), 1.0f / std::sqrt(static_cast<float>(p.D)), 1.0f / static_cast<float>(p.C));
-}
-
 }  // namespace AVID_GPU
 
 template <class Backend>
 void temporal_fused_bwd_wgmma(const Stream& stream, const TemporalFusedArgs& p, const TemporalFusedGrads& g) {
   if (!have_wgmma<Backend>()) throw GpuError("temporal_fused_bwd_wgmma: needs a device of compute capability 9.0");
   AVID_GPU::with_fused_shape("temporal_fused_bwd_wgmma", p.T, p.C, p.D, [&]<int kFrames, int kTiles, int kHeadTiles>() {
-    AVID_GPU::launch_fused_bwd_wgmma<kFrames, kTiles, kHeadTiles>(stream, p, g);
+    AVID_GPU::launch_fused_bwd<AVID_GPU::WgmmaBwdShape<kFrames, kTiles, kHeadTiles>>(
+        "temporal_fused_bwd_wgmma", AVID_GPU::temporal_fused_bwd_wgmma_kernel<kFrames, kTiles, kHeadTiles>, stream, p,
+        g);
   });
 }
 

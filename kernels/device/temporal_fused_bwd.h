@@ -6,6 +6,10 @@
 // kBiasCopies (of the sums of d_bias: a warp's own for 8 frames, or the block's).
 #pragma once
 
+#include <cmath>
+#include <stdexcept>
+#include <string>
+
 #include "kernels/device/gpu.h"
 #include "kernels/device/temporal_fragments.h"
 #include "kernels/device/temporal_fused.h"
@@ -348,6 +352,21 @@ AVID_DEVICE void write_partials(
   if (grads.d_gamma_partials)
     for (int e = threadIdx.x; e < C; e += kFusedThreads)
       grads.d_gamma_partials[std::int64_t{blockIdx.x} * C + e] = sum_of_warps(d_gamma + e, channels);
+}
+
+/// Launches a backward kernel, whose tiles are Shape::kPixels pixels. std::invalid_argument, which begins with `name`,
+/// for more rows than their numbers can count.
+template <class Shape, class Kernel>
+void launch_fused_bwd(
+    const char* name, Kernel kernel, const Stream& stream, const TemporalFusedArgs& p, const TemporalFusedGrads& g) {
+  const std::int64_t tiles = (p.B * p.S + Shape::kPixels - 1) / Shape::kPixels;
+  if (p.B * p.S * Shape::kTokens >= kNoRow)
+    throw std::invalid_argument(std::string(name) + ": expected fewer than 2^32 rows in a chunk");
+  constexpr std::int64_t kTileRows = Shape::kPixels * Shape::kTokens;
+  launch(
+      kernel, dim3(static_cast<unsigned>(temporal_fused_partials(p.B, p.T, p.S, kTileRows, p.most_blocks))),
+      dim3(kFusedThreads), static_cast<std::size_t>(Shape::shared_bytes(static_cast<int>(p.N))), stream, p, g,
+      static_cast<unsigned>(tiles), 1.0f / std::sqrt(static_cast<float>(p.D)), 1.0f / static_cast<float>(p.C));
 }
 
 }  // namespace avid::kernels::AVID_GPU

@@ -78,11 +78,10 @@ struct BlockTensors {
 /// Bits of which gradients are asked for: d_x, d_gamma, d_w_qkv, d_w_out, d_b_out.
 inline constexpr unsigned kAllGradients = 31;
 
-/// fwd(args) and bwd(args, grads) with bytes(args, backward) of workspace.
-template <class Elem, class Bytes, class Fwd, class Bwd>
-BlockTensors<Elem> run_block(const BlockCase& c, unsigned wanted, Bytes&& bytes, Fwd&& fwd, Bwd&& bwd) {
-  BlockTensors<Elem> t(c);
-  kernels::AttentionBlockDeviceArgs<Elem> p{
+/// What a block takes, without its workspace.
+template <class Elem>
+kernels::AttentionBlockDeviceArgs<Elem> block_args(const BlockCase& c, BlockTensors<Elem>& t) {
+  return {
       .B = c.B,
       .T = c.T,
       .S = c.S,
@@ -95,6 +94,13 @@ BlockTensors<Elem> run_block(const BlockCase& c, unsigned wanted, Bytes&& bytes,
       .w_out = t.w_out.view(),
       .b_out = c.bias ? t.b_out.values.data() : nullptr,
       .y = t.y.view()};
+}
+
+/// fwd(args) and bwd(args, grads) with bytes(args, backward) of workspace.
+template <class Elem, class Bytes, class Fwd, class Bwd>
+BlockTensors<Elem> run_block(const BlockCase& c, unsigned wanted, Bytes&& bytes, Fwd&& fwd, Bwd&& bwd) {
+  BlockTensors<Elem> t(c);
+  kernels::AttentionBlockDeviceArgs<Elem> p = block_args(c, t);
   Workspace workspace(bytes(p, false));
   p.workspace = workspace.data<void>();
   fwd(p);

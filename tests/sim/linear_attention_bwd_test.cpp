@@ -11,7 +11,7 @@
 #include "kernels/linear_attention.h"
 #include "kernels/sim/traffic.h"
 #include "tests/doctest.h"
-#include "tests/sim/attention_block_cases.h"
+#include "tests/sim/linear_attention_case.h"
 
 using namespace avid;
 using namespace avid::test;
@@ -54,11 +54,9 @@ BlockTensors<Elem> run_with_key_sums(
       backward);
 }
 
-constexpr auto run_reference =
-    run_block_reference<kernels::linear_attention_fwd_reference, kernels::linear_attention_bwd_reference>;
-
 void check(const BlockCase& c, bool all_orders = false) {
-  check_block<BFloat16>(c, all_orders, run_device<BFloat16>, run_reference, 8e-3);  // at most 6.5e-3 here
+  check_block<BFloat16>(
+      c, all_orders, run_device<BFloat16>, run_linear_attention_reference, 8e-3);  // at most 6.5e-3 here
 }
 
 /// Relative errors of what is computed of the sums of a frame and head, against f64 from these very sums.
@@ -245,7 +243,7 @@ TEST_CASE("linear_attention_bwd/sim/sums_that_the_forward_pass_kept") {
     return run_with_key_sums<BFloat16>(c, wanted, [](float*, float*) {});
   };
   const auto check_kept = [&](const BlockCase& c, bool all_orders = false) {
-    check_block<BFloat16>(c, all_orders, run, run_reference, 8e-3);
+    check_block<BFloat16>(c, all_orders, run, run_linear_attention_reference, 8e-3);
   };
   check_kept({1, 2, 40, 12, 2, 32, true}, true);
   check_kept({1, 1, 545, 106, 3, 32, true}, true);

@@ -7,7 +7,7 @@
 #include "kernels/linear_attention_bwd.h"
 #include "tests/doctest.h"
 #include "tests/sim/arch.h"
-#include "tests/sim/attention_block_cases.h"
+#include "tests/sim/linear_attention_case.h"
 
 using namespace avid;
 using namespace avid::test;
@@ -15,21 +15,11 @@ using kernels::Sim, kernels::Stream;
 
 namespace {
 
-template <class Elem>
-BlockTensors<Elem> run_device(const BlockCase& c, unsigned wanted) {
-  return run_block<Elem>(
-      c, wanted, [](auto& p, bool backward) { return kernels::linear_attention_workspace_bytes(p, backward); },
-      [](auto& p) { kernels::linear_attention_fwd<Sim>(Stream{}, p); },
-      [](auto& p, auto&& g) { kernels::linear_attention_bwd<Sim>(Stream{}, p, g); });
-}
-
-constexpr auto run_reference =
-    run_block_reference<kernels::linear_attention_fwd_reference, kernels::linear_attention_bwd_reference>;
-
 void check(const BlockCase& c, bool all_orders = false) {
   CAPTURE(c.C);
   CAPTURE(c.S);
-  check_block<BFloat16>(c, all_orders, run_device<BFloat16>, run_reference, 8e-3);  // as on mma.sync
+  check_block<BFloat16>(
+      c, all_orders, run_linear_attention<BFloat16>, run_linear_attention_reference, 8e-3);  // as on mma.sync
 }
 
 /// Blocks of the pass over rows on wgmma, and of the one on mma.sync.
@@ -39,7 +29,7 @@ struct RowBlocks {
 };
 RowBlocks row_blocks(const BlockCase& c) {
   RowBlocks found;
-  for (const ListedLaunch& launch : launches_of([&] { run_device<BFloat16>(c, kAllGradients); })) {
+  for (const ListedLaunch& launch : launches_of([&] { run_linear_attention<BFloat16>(c, kAllGradients); })) {
     if (launch.kernel.find("linear_bwd_rows_wgmma_kernel") == 0) found.wgmma += launch.blocks;
     if (launch.kernel.find("linear_bwd_rows_kernel") == 0) found.mma += launch.blocks;
   }
@@ -88,7 +78,7 @@ TEST_CASE("linear_attention_bwd_wgmma/equal_positions_give_the_keys_no_gradient"
        {BlockCase{1, 2, 64, 50, 3, 32, true, 1.0, BlockRows::equal},
         {1, 1, 512, 150, 3, 32, true, 1.0, BlockRows::equal}}) {
     check(c);
-    const auto t = run_device<BFloat16>(c, kAllGradients);
+    const auto t = run_linear_attention<BFloat16>(c, kAllGradients);
     const auto norm_of_rows = [&](std::int64_t first) {
       double sum = 0;
       for (std::int64_t r = first; r < first + 96; ++r)
@@ -101,7 +91,7 @@ TEST_CASE("linear_attention_bwd_wgmma/equal_positions_give_the_keys_no_gradient"
 
 TEST_CASE("linear_attention_bwd_wgmma/gradients_that_nobody_wants_are_skipped") {
   const OnArch arch(90);
-  check_block_gradients_alone({1, 2, 35, 6, 2, 32, true}, run_device<BFloat16>);
+  check_block_gradients_alone({1, 2, 35, 6, 2, 32, true}, run_linear_attention<BFloat16>);
 }
 
 TEST_CASE("linear_attention_bwd_wgmma/runs where the device has wgmma and it is allowed") {

@@ -8,7 +8,7 @@
 #include "kernels/attention_block_plan.h"
 #include "kernels/sim/traffic.h"
 #include "tests/doctest.h"
-#include "tests/sim/attention_block_cases.h"
+#include "tests/sim/linear_attention_case.h"
 
 using namespace avid;
 using namespace avid::test;
@@ -17,26 +17,16 @@ using kernels::Sim, kernels::Stream;
 namespace {
 
 template <class Elem>
-BlockTensors<Elem> run_device(const BlockCase& c, unsigned wanted) {
-  return run_block<Elem>(
-      c, wanted, [](auto& p, bool backward) { return kernels::linear_attention_workspace_bytes(p, backward); },
-      [](auto& p) { kernels::linear_attention_fwd<Sim>(Stream{}, p); },
-      [](auto& p, auto&& g) { kernels::linear_attention_bwd<Sim>(Stream{}, p, g); });
-}
-
-constexpr auto run_reference =
-    run_block_reference<kernels::linear_attention_fwd_reference, kernels::linear_attention_bwd_reference>;
-
-template <class Elem>
 void check(const BlockCase& c, bool all_orders = false) {
-  check_block<Elem>(c, all_orders, run_device<Elem>, run_reference);
+  check_block<Elem>(c, all_orders, run_linear_attention<Elem>, run_linear_attention_reference);
 }
 
 /// The composed form on tensor cores: bf16, heads of 32, rows wider than the two-pass form takes.
 void check_composed(std::int64_t F, std::int64_t S, std::int64_t N, bool all_orders = false) {
   const std::int64_t C = S < kernels::kTwoPassWidePositions ? 105 : 201;
   check_block<BFloat16>(
-      {1, F, S, C, N, 32, true}, all_orders, run_device<BFloat16>, run_reference, 1e-2);  // about 5e-3
+      {1, F, S, C, N, 32, true}, all_orders, run_linear_attention<BFloat16>, run_linear_attention_reference,
+      1e-2);  // about 5e-3
 }
 
 /// Norm of rows first .. first + count - 1.
@@ -83,7 +73,7 @@ TEST_CASE("linear_attention/sim/wide_rows_of_small_frames_are_composed") {
   if (!lists_launches()) return;
   const auto launched = [](const BlockCase& c, const char* kernel) {
     int found = 0;
-    for (const ListedLaunch& launch : launches_of([&] { run_device<BFloat16>(c, kAllGradients); }))
+    for (const ListedLaunch& launch : launches_of([&] { run_linear_attention<BFloat16>(c, kAllGradients); }))
       found += launch.kernel.find(kernel) == 0;
     return found;
   };
@@ -117,7 +107,7 @@ TEST_CASE("linear_attention/sim/composed/slabs_and_many_frames") {
 TEST_CASE("linear_attention/sim/composed/large_logits") {
   // Beyond 88 the exponential of an f32 is infinite; maxima grow by 160 on the way.
   const auto check_peaks = [](const BlockCase& c, bool all_orders) {
-    check_block<BFloat16>(c, all_orders, run_device<BFloat16>, run_reference);
+    check_block<BFloat16>(c, all_orders, run_linear_attention<BFloat16>, run_linear_attention_reference);
   };
   check_peaks({1, 1, 90, 106, 1, 32, true, 1.0, BlockRows::peaks}, true);
   check_peaks({1, 1, 1100, 202, 1, 32, true, 1.0, BlockRows::peaks}, false);
@@ -126,15 +116,15 @@ TEST_CASE("linear_attention/sim/composed/large_logits") {
 TEST_CASE("linear_attention/sim/composed/equal_positions_give_the_keys_no_gradient") {
   // The gradient of a key is the difference of two equal numbers: contexts are the one value of v.
   const BlockCase c{1, 2, 64, 106, 3, 32, true, 1.0, BlockRows::equal};
-  check_block<BFloat16>(c, false, run_device<BFloat16>, run_reference);
-  const auto t = run_device<BFloat16>(c, kAllGradients);
+  check_block<BFloat16>(c, false, run_linear_attention<BFloat16>, run_linear_attention_reference);
+  const auto t = run_linear_attention<BFloat16>(c, kAllGradients);
   CHECK(norm_of_rows(t.d_w_qkv, 96, 96) < 1e-4 * norm_of_rows(t.d_w_qkv, 192, 96));
 }
 
 TEST_CASE("linear_attention/sim/composed/traffic") {
   if (std::string(sim_suite()) != "sim_race") return;  // only kernels with race hooks tell of their accesses
   kernels::simulator::options().profile = true;
-  run_device<BFloat16>({1, 1, 256, 202, 4, 32, true}, kAllGradients);
+  run_linear_attention<BFloat16>({1, 1, 256, 202, 4, 32, true}, kAllGradients);
   kernels::simulator::options().profile = false;
   double units[2] = {}, ideal[2] = {};  // of global and of shared memory
   for (const kernels::simulator::TrafficLine& line : kernels::simulator::take_traffic_lines()) {
@@ -150,7 +140,7 @@ TEST_CASE("linear_attention/sim/composed/traffic") {
 
 TEST_CASE("linear_attention/sim/as_many_tiles_as_there_are_positions") {
   if (!lists_launches()) return;
-  const auto launches = launches_of([] { run_device<float>({1, 2, 128, 6, 3, 32, true}, kAllGradients); });
+  const auto launches = launches_of([] { run_linear_attention<float>({1, 2, 128, 6, 3, 32, true}, kAllGradients); });
   int found = 0;
   for (const ListedLaunch& launch : launches) {
     if (launch.kernel.find("linear_attention_apply") != 0 && launch.kernel.find("linear_attention_d_qkv") != 0)
@@ -172,7 +162,7 @@ TEST_CASE("linear_attention/sim/a_position_more_than_a_slab_takes_another_block"
   for (const std::int64_t more : {0, 1}) {
     const BlockCase c{1, 3, kernels::kTwoPassSlab + more, 4, 1, 32, true};
     int found = 0;
-    for (const ListedLaunch& launch : launches_of([&] { run_device<BFloat16>(c, 0); })) {
+    for (const ListedLaunch& launch : launches_of([&] { run_linear_attention<BFloat16>(c, 0); })) {
       if (launch.kernel.find("linear_attention_sums_kernel") != 0) continue;
       ++found;
       CHECK(launch.blocks == static_cast<unsigned>(3 * (1 + more)));
@@ -187,10 +177,10 @@ TEST_CASE("linear_attention/sim/large_logits") {
 }
 
 TEST_CASE("linear_attention/sim/gradients_that_nobody_wants_are_skipped") {
-  check_block_gradients_alone({1, 2, 35, 6, 2, 32, true}, run_device<float>);
-  check_block_gradients_alone({1, 2, 35, 6, 2, 32, true}, run_device<BFloat16>);
-  check_block_launches_what_is_wanted({1, 2, 35, 6, 2, 32, true}, run_device<float>);
-  check_block_launches_what_is_wanted({1, 2, 35, 105, 2, 32, true}, run_device<BFloat16>);
+  check_block_gradients_alone({1, 2, 35, 6, 2, 32, true}, run_linear_attention<float>);
+  check_block_gradients_alone({1, 2, 35, 6, 2, 32, true}, run_linear_attention<BFloat16>);
+  check_block_launches_what_is_wanted({1, 2, 35, 6, 2, 32, true}, run_linear_attention<float>);
+  check_block_launches_what_is_wanted({1, 2, 35, 105, 2, 32, true}, run_linear_attention<BFloat16>);
 }
 
 TEST_CASE("linear_attention/sim/a_backward_pass_for_nobody_launches_nothing") {
@@ -205,6 +195,6 @@ TEST_CASE("linear_attention/sim/a_backward_pass_for_nobody_launches_nothing") {
 
 TEST_CASE("linear_attention/sim/one_position_and_none") {
   check<float>({1, 3, 1, 7, 2, 32, true});
-  check_block_without_positions(run_device<float>);
-  check_block_without_positions(run_device<BFloat16>);
+  check_block_without_positions(run_linear_attention<float>);
+  check_block_without_positions(run_linear_attention<BFloat16>);
 }

@@ -9,7 +9,7 @@
 #include "kernels/linear_attention.h"
 #include "tests/doctest.h"
 #include "tests/sim/arch.h"
-#include "tests/sim/attention_block_cases.h"
+#include "tests/sim/linear_attention_case.h"
 
 using namespace avid;
 using namespace avid::test;
@@ -22,19 +22,7 @@ template <class Change>
 BlockTensors<BFloat16> run_forward(const BlockCase& c, Change&& change) {
   BlockTensors<BFloat16> t(c);
   change(t);
-  kernels::AttentionBlockDeviceArgs<BFloat16> p{
-      .B = c.B,
-      .T = c.T,
-      .S = c.S,
-      .C = c.C,
-      .N = c.N,
-      .D = c.D,
-      .x = t.x.view(),
-      .gamma = t.gamma.values.data(),
-      .w_qkv = t.w_qkv.view(),
-      .w_out = t.w_out.view(),
-      .b_out = t.b_out.values.data(),
-      .y = t.y.view()};
+  kernels::AttentionBlockDeviceArgs<BFloat16> p = block_args(c, t);
   Workspace workspace(kernels::linear_attention_workspace_bytes(p, false));
   p.workspace = workspace.data<void>();
   kernels::linear_attention_fwd<Sim>(Stream{}, p);
@@ -48,8 +36,7 @@ void check(const BlockCase& c, bool all_orders = false) {
   CAPTURE(c.C);
   CAPTURE(c.S);
   CAPTURE(c.N);
-  const auto exact =
-      run_block_reference<kernels::linear_attention_fwd_reference, kernels::linear_attention_bwd_reference>(c);
+  const auto exact = run_linear_attention_reference(c);
   std::vector<Pitched<BFloat16>> runs;
   const auto run = [&] {
     runs.push_back(run_forward(c).y);
