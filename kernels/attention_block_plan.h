@@ -70,12 +70,15 @@ constexpr int linear_attention_slabs(std::int64_t S) { return static_cast<int>((
 
 /// Of the two-pass forward form of linear attention (device/linear_attention_two_pass.h).
 inline constexpr int kTwoPassSlab = 1024;
-inline constexpr std::int64_t kTwoPassMaxChannels = 104, kTwoPassWideChannels = 200, kTwoPassWidePositions = 256;
+inline constexpr std::int64_t kTwoPassMaxChannels = 104, kTwoPassWideChannels = 200;
 
-/// Wide rows only where frames are large enough for the work that is done once per frame.
+/// Positions of a frame from which the fused forms of linear attention, forward and backward, take wide rows: enough
+/// for the work that is done once per frame.
+inline constexpr std::int64_t kLinearWidePositions = 256;
+
 template <class Elem>
 bool linear_attention_in_two_passes(const AttentionBlockDeviceArgs<Elem>& p) {
-  const std::int64_t most = p.S < kTwoPassWidePositions ? kTwoPassMaxChannels : kTwoPassWideChannels;
+  const std::int64_t most = p.S < kLinearWidePositions ? kTwoPassMaxChannels : kTwoPassWideChannels;
   return sizeof(Elem) == 2 && p.D == 32 && p.C <= most && p.b_out != nullptr;
 }
 

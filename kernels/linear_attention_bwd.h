@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "kernels/attention_block.h"
+#include "kernels/attention_block_plan.h"
 #include "kernels/device/backend.h"
 #include "kernels/linear.h"
 
@@ -13,7 +13,7 @@ namespace avid::kernels {
 /// Heads of 32 channels, rows of up to 104 channels, or, where frames are large enough for the work that is done once
 /// per frame, 200; sizes of the kernels.
 inline constexpr std::int64_t kLinearBwdHead = 32, kLinearBwdMaxChannels = 104, kLinearBwdMaxHeads = 64;
-inline constexpr std::int64_t kLinearBwdWideChannels = 200, kLinearBwdWideHeads = 32, kLinearBwdWidePositions = 256;
+inline constexpr std::int64_t kLinearBwdWideChannels = 200, kLinearBwdWideHeads = 32;
 /// Positions that a block sums over, positions of a tile whose rows get their gradients, chunks of frames.
 inline constexpr int kLinearBwdSlab = 2048, kLinearBwdRows = 128, kLinearBwdMaxChunks = 64;
 
@@ -21,7 +21,7 @@ inline constexpr int kLinearBwdSlab = 2048, kLinearBwdRows = 128, kLinearBwdMaxC
 template <class Elem>
 bool linear_attention_bwd_is_fused(const AttentionBlockDeviceArgs<Elem>& p) {
   const bool narrow = p.C <= kLinearBwdMaxChannels && p.N <= kLinearBwdMaxHeads;
-  const bool wide = p.C <= kLinearBwdWideChannels && p.N <= kLinearBwdWideHeads && p.S >= kLinearBwdWidePositions;
+  const bool wide = p.C <= kLinearBwdWideChannels && p.N <= kLinearBwdWideHeads && p.S >= kLinearWidePositions;
   return sizeof(Elem) == 2 && p.B * p.T * p.S > 0 && p.D == kLinearBwdHead && (narrow || wide);
 }
 

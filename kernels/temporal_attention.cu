@@ -382,7 +382,7 @@ class Block {
                                                     : 2 * 108;
     return std::min(p_.fused_blocks, most);
   }
-  std::int64_t bwd_rows() const { return have_wgmma<Gpu>() ? kTemporalFusedBwdWgmmaRows : kTemporalFusedBwdRows; }
+  std::int64_t bwd_rows() const { return have_wgmma<Gpu>() ? kFusedBwdWgmmaRows : kFusedRows; }
   void* linear() const { return at<void>(plan_.linear); }
   static int narrow(std::int64_t value) { return static_cast<int>(value); }
   template <class E>

@@ -76,8 +76,8 @@ struct TemporalFusedGrads {
   float* d_bias_partials = nullptr;   ///< [temporal_fused_partials()][N,T,T], every element written; or null
 };
 
-/// Rows of a tile of the backward kernels, on mma.sync and on wgmma.
-inline constexpr std::int64_t kTemporalFusedBwdRows = 128, kTemporalFusedBwdWgmmaRows = 64;
+/// Rows of a tile of the fused kernels, and of the backward kernel on wgmma.
+inline constexpr int kFusedRows = 128, kFusedBwdWgmmaRows = 64;
 
 /// Blocks of the backward kernel on wgmma that a multiprocessor holds: their registers are bounded so, but the sums of
 /// d_bias of many heads can take the shared memory.

@@ -47,7 +47,7 @@ template <int kFrames, int kTiles, int kHeadTiles>
 struct WgmmaBwdShape {
   static constexpr bool kPair = kFrames == 8;                           ///< two pixels in 16 rows
   static constexpr int kTokens = kFrames, kLogits = kFrames * kFrames;  ///< of a pixel
-  static constexpr int kRows = kTemporalFusedBwdWgmmaRows;              ///< of a tile
+  static constexpr int kRows = kFusedBwdWgmmaRows;                      ///< of a tile
   static constexpr int kPixels = kRows / kFrames;                       ///< of a tile
   static constexpr int kBlockPixels = 16 / kFrames;                     ///< of a warp's 16 rows
   static constexpr int kBiasCopies = kPair ? 4 : 1;                     ///< of the sums of d_bias (BiasSums)

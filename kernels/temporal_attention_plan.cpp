@@ -72,7 +72,7 @@ TemporalAttentionPlan temporal_attention_plan(const TemporalAttentionDeviceArgs<
       temporal_core_plan({plan.clips_per_chunk, p.T, p.S, p.N, p.D, plan.num_pairs}, dtype_of<Elem>, backward);
   plan.num_partials =
       plan.num_chunks *
-      (plan.fused ? temporal_fused_partials(plan.clips_per_chunk, p.T, p.S, kTemporalFusedBwdWgmmaRows, p.fused_blocks)
+      (plan.fused ? temporal_fused_partials(plan.clips_per_chunk, p.T, p.S, kFusedBwdWgmmaRows, p.fused_blocks)
                   : core.num_partials);
 
   const auto take = [&plan](std::int64_t bytes) {

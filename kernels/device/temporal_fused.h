@@ -12,7 +12,7 @@
 
 namespace avid::kernels::AVID_GPU {
 
-constexpr int kFusedRows = 128, kFusedThreads = 128;
+constexpr int kFusedThreads = 128;
 constexpr float kFusedLog2E = 1.4426950408889634f;
 
 /// Row `tile_row` of a tile of kRows rows, 128 are 16 pixels x 8 frames, or 8 x 16: pixel tile_row / kFrames, frame

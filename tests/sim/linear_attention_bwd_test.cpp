@@ -199,7 +199,7 @@ TEST_CASE("linear_attention_bwd/sim/positions") {
 
 TEST_CASE("linear_attention_bwd/sim/wide_rows") {
   // Two warps a head, at least so many positions; widths around those of the kernels.
-  const std::int64_t S = kernels::kLinearBwdWidePositions;
+  const std::int64_t S = kernels::kLinearWidePositions;
   check({1, 1, S + 33, 106, 3, 32, true}, true);  // groups of 2 + 1 heads
   for (const std::int64_t C : {105, 180, 184, 185, 200}) check({1, 1, S, C, 1, 32, true});
   for (const std::int64_t more : {1, 31, 64, 127}) check({1, 2, S + more, 110, 1, 32, false});

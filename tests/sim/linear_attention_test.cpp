@@ -23,7 +23,7 @@ void check(const BlockCase& c, bool all_orders = false) {
 
 /// The composed form on tensor cores: bf16, heads of 32, rows wider than the two-pass form takes.
 void check_composed(std::int64_t F, std::int64_t S, std::int64_t N, bool all_orders = false) {
-  const std::int64_t C = S < kernels::kTwoPassWidePositions ? 105 : 201;
+  const std::int64_t C = S < kernels::kLinearWidePositions ? 105 : 201;
   check_block<BFloat16>(
       {1, F, S, C, N, 32, true}, all_orders, run_linear_attention<BFloat16>, run_linear_attention_reference,
       1e-2);  // about 5e-3
