@@ -24,41 +24,25 @@
 
 namespace avid::kernels {
 namespace {
-
 constexpr const char* kOp = "norm_film_silu_conv3d_bwd";
+}
 
 template <class Backend>
-NormSumBlocks blocks_of(const Conv3dSize& s) {
+NormSumBlocks norm_film_silu_conv3d_bwd_blocks(const Conv3dSize& s) {
   if (s.I2 > 0 || s.in_positions() == 0 || s.out_positions() == 0 || s.I == 0) return {};
   GatherGemm<BFloat16> shape = conv_products::adjoint_shape<BFloat16>(kOp, s);
   shape.norm = conv_products::row_norm_grad<BFloat16>(s);
   return norm_blocks<Backend>(shape);
 }
 
-std::int64_t row_width(const Conv3dSize& s) { return chunks_of<BFloat16>(s.I) * kChunk<BFloat16>; }
-
-}  // namespace
-
-template <class Backend>
-bool norm_film_silu_conv3d_bwd_is_one_kernel(const Conv3dSize& s) {
-  return blocks_of<Backend>(s).count > 0;
-}
-
-template <class Backend>
-std::int64_t norm_film_silu_conv3d_bwd_sums(const Conv3dSize& s) {
-  const NormSumBlocks blocks = blocks_of<Backend>(s);
-  return (blocks.count * blocks.frames * 2 + s.B * s.in[0]) * row_width(s);
-}
-
 template <class Backend>
 void norm_film_silu_conv3d_bwd(
-    const Stream& stream, const Conv3dSize& s, const RmsNormFilmSiluDeviceArgs<BFloat16>& norm,
-    const NormFilmSiluConv3dGrads& grads) {
-  const NormSumBlocks blocks = blocks_of<Backend>(s);
+    const Stream& stream, const Conv3dSize& s, const NormSumBlocks& blocks,
+    const RmsNormFilmSiluDeviceArgs<BFloat16>& norm, const NormFilmSiluConv3dGrads& grads) {
   if (blocks.count == 0)
     throw GpuError(
         std::string(kOp) + ": expected a block that holds rows of " + std::to_string(s.I) +
-        " channels | ask norm_film_silu_conv3d_bwd_is_one_kernel first");
+        " channels | ask norm_film_silu_conv3d_bwd_blocks first");
   RowNorm<BFloat16> end = conv_products::row_norm_grad<BFloat16>(s);
   end.gamma = norm.gamma;
   end.film = norm.film;
@@ -67,14 +51,15 @@ void norm_film_silu_conv3d_bwd(
   conv_products::adjoint<Backend, BFloat16>(
       kOp, stream, s, grads.d_out, grads.w, nullptr, {}, {}, grads.d_x, {}, grads.workspace, kChooseTile, {}, end);
   if (grads.d_gamma == nullptr && !grads.d_film) return;
+  const std::int64_t width = chunks_of<BFloat16>(s.I) * kChunk<BFloat16>;
   rms_norm_film_silu_bwd_sums<Backend, BFloat16>(
       stream, norm, blocks, grads.sums, grads.d_gamma, grads.d_film,
-      grads.sums + blocks.count * blocks.frames * 2 * row_width(s));
+      grads.sums + blocks.count * blocks.frames * 2 * width);
 }
 
-template bool norm_film_silu_conv3d_bwd_is_one_kernel<Gpu>(const Conv3dSize&);
-template std::int64_t norm_film_silu_conv3d_bwd_sums<Gpu>(const Conv3dSize&);
+template NormSumBlocks norm_film_silu_conv3d_bwd_blocks<Gpu>(const Conv3dSize&);
 template void norm_film_silu_conv3d_bwd<Gpu>(
-    const Stream&, const Conv3dSize&, const RmsNormFilmSiluDeviceArgs<BFloat16>&, const NormFilmSiluConv3dGrads&);
+    const Stream&, const Conv3dSize&, const NormSumBlocks&, const RmsNormFilmSiluDeviceArgs<BFloat16>&,
+    const NormFilmSiluConv3dGrads&);
 
 }  // namespace avid::kernels

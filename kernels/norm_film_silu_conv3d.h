@@ -19,20 +19,23 @@ struct NormFilmSiluConv3dGrads {
   void* workspace = nullptr;   ///< conv3d_bwd_data_workspace_bytes<BFloat16>
 };
 
-/// Does the block that the data gradient runs with hold whole rows, and one input, and can it end in the norm's
-/// gradient? By the sizes and the kind of device alone. Throws GpuError past conv3d's limits.
+/// The blocks that the data gradient runs with, if they hold whole rows, there is one input, and they can end in the
+/// norm's gradient; else none (count 0). By the sizes and the kind of device alone. Throws GpuError past conv3d's
+/// limits.
 template <class Backend>
-bool norm_film_silu_conv3d_bwd_is_one_kernel(const Conv3dSize&);
+NormSumBlocks norm_film_silu_conv3d_bwd_blocks(const Conv3dSize&);
 
 /// f32 elements of working memory for sums over rows: two rows per frame of each block, one row per frame.
-template <class Backend>
-std::int64_t norm_film_silu_conv3d_bwd_sums(const Conv3dSize&);
+inline std::int64_t norm_film_silu_conv3d_bwd_sums(const Conv3dSize& s, const NormSumBlocks& blocks) {
+  return (blocks.count * blocks.frames * 2 + s.B * s.in[0]) * ((s.I + 7) / 8 * 8);
+}
 
 /// d_h = conv3d_bwd_data; d_x, d_gamma, d_film = rms_norm_film_silu_bwd of d_h rounded to bf16: d_x has the bits of
-/// these two, the others are added in another order. `norm` is that of x; its residual and out are not used. The same
-/// bits in every run. Throws GpuError where norm_film_silu_conv3d_bwd_is_one_kernel says no.
+/// these two, the others are added in another order. `blocks` from norm_film_silu_conv3d_bwd_blocks, at least one: else
+/// GpuError. `norm` is that of x; its residual and out are not used. The same bits in every run.
 template <class Backend>
 void norm_film_silu_conv3d_bwd(
-    const Stream&, const Conv3dSize&, const RmsNormFilmSiluDeviceArgs<BFloat16>& norm, const NormFilmSiluConv3dGrads&);
+    const Stream&, const Conv3dSize&, const NormSumBlocks& blocks, const RmsNormFilmSiluDeviceArgs<BFloat16>& norm,
+    const NormFilmSiluConv3dGrads&);
 
 }  // namespace avid::kernels

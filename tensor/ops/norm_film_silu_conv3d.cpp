@@ -12,23 +12,29 @@ namespace {
 constexpr const char* kOp = "norm_film_silu_conv3d";
 constexpr double kNormFlops = 30;  // per element, as op_timer.cpp counts rms_norm_film_silu_bwd
 
-}  // namespace
-
-bool norm_film_silu_conv3d_bwd_is_one_kernel(const Tensor& x, const Tensor& w, const Conv3dOptions& options) {
-  if (!x.defined() || !x.device().is_gpu() || x.dtype() != DType::bf16) return false;
+/// None where the gradient is not one kernel.
+kernels::NormSumBlocks blocks_of(const Tensor& x, const Tensor& w, const Conv3dOptions& options) {
+  if (!x.defined() || !x.device().is_gpu() || x.dtype() != DType::bf16) return {};
   check_args("conv3d", {{"x", x}, {"w", w}});
   const kernels::Conv3dSize s = detail::size_of_conv("conv3d", x.shape(), {}, w.shape(), options);
   return on_device(x.device(), kOp, [&]<class Backend>(const kernels::Stream&) {
-    return detail::takes_native<Backend>(detail::Family::conv) &&
-           kernels::norm_film_silu_conv3d_bwd_is_one_kernel<Backend>(s);
+    return detail::takes_native<Backend>(detail::Family::conv) ? kernels::norm_film_silu_conv3d_bwd_blocks<Backend>(s)
+                                                               : kernels::NormSumBlocks{};
   });
+}
+
+}  // namespace
+
+bool norm_film_silu_conv3d_bwd_is_one_kernel(const Tensor& x, const Tensor& w, const Conv3dOptions& options) {
+  return blocks_of(x, w, options).count > 0;
 }
 
 RmsNormFilmSiluGradients norm_film_silu_conv3d_bwd(
     const Tensor& d_out, const Tensor& w, const Conv3dOptions& options, const Tensor& x_any, const Tensor& gamma,
     const Tensor& film, const RmsNormFilmSiluNeeds& needs) {
+  const kernels::NormSumBlocks blocks = blocks_of(x_any, w, options);
   check<DeviceError>(
-      norm_film_silu_conv3d_bwd_is_one_kernel(x_any, w, options),
+      blocks.count > 0,
       "{}: expected bf16 operands on a device whose kernel for this data gradient holds whole rows | call "
       "conv3d_bwd_data, then rms_norm_film_silu_bwd",
       kOp);
@@ -55,9 +61,9 @@ RmsNormFilmSiluGradients norm_film_silu_conv3d_bwd(
   p.d_gamma = device_mutable_data<float>(grads.d_gamma), p.d_film = device_mutable_rows_of<float>(grads.d_film);
   on_device(x.device(), kOp, [&]<class Backend>(const kernels::Stream& stream) {
     Tensor workspace = device_workspace(kernels::conv3d_bwd_data_workspace_bytes<BFloat16>(s), x);
-    Tensor sums = device_workspace(4 * kernels::norm_film_silu_conv3d_bwd_sums<Backend>(s), x);
+    Tensor sums = device_workspace(4 * kernels::norm_film_silu_conv3d_bwd_sums(s, blocks), x);
     p.workspace = device_mutable_data<float>(workspace), p.sums = device_mutable_data<float>(sums);
-    kernels::norm_film_silu_conv3d_bwd<Backend>(stream, s, norm, p);
+    kernels::norm_film_silu_conv3d_bwd<Backend>(stream, s, blocks, norm, p);
   });
   if (grads.d_film.defined() && film.dtype() != DType::f32) grads.d_film = grads.d_film.to(film.dtype());
   return grads;

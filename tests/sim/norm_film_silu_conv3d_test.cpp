@@ -84,9 +84,10 @@ Outputs run(const Case& c, const Operands& in, int tile) {
   Outputs o(c);
   Workspace product(kernels::conv3d_bwd_data_workspace_bytes<bf16>(s));
   if (tile == kTheOp) {
-    Workspace sums(4 * kernels::norm_film_silu_conv3d_bwd_sums<Sim>(s));
+    const NormSumBlocks blocks = kernels::norm_film_silu_conv3d_bwd_blocks<Sim>(s);
+    Workspace sums(4 * kernels::norm_film_silu_conv3d_bwd_sums(s, blocks));
     kernels::norm_film_silu_conv3d_bwd<Sim>(
-        Stream{}, s, in.norm(c),
+        Stream{}, s, blocks, in.norm(c),
         {.d_out = in.d_out.rows(),
          .w = in.w.rows(),
          .d_x = o.d_x.rows(),
@@ -182,7 +183,7 @@ int halo_mma_tile(int rows, int columns) {
   return found;
 }
 
-bool is_one(const Conv3dSize& s) { return kernels::norm_film_silu_conv3d_bwd_is_one_kernel<Sim>(s); }
+bool is_one(const Conv3dSize& s) { return kernels::norm_film_silu_conv3d_bwd_blocks<Sim>(s).count > 0; }
 
 }  // namespace
 
@@ -273,7 +274,7 @@ TEST_CASE("norm_film_silu_conv3d/the op") {
     CHECK_THROWS_WITH_AS(
         check({.B = 1, .T = 1, .H = 4, .W = 4, .I = 300, .O = 8}, kTheOp),
         "norm_film_silu_conv3d_bwd: expected a block that holds rows of 300 channels | ask "
-        "norm_film_silu_conv3d_bwd_is_one_kernel first",
+        "norm_film_silu_conv3d_bwd_blocks first",
         kernels::GpuError);
   }
 }
