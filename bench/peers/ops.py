@@ -151,10 +151,16 @@ def check_flops(row, device, dtype):
         raise SystemExit(f"ops: {row['op']} {row['size']}: {row['gflop']:.4f} GFLOP, but PyTorch's has {1e-9 * counted:.4f}")
 
 
+def flush_bytes(cache_bytes):
+    """As ours (kernels/vendor/cuda_stopwatch.h): a power of two, twice a second-level cache of so many bytes, or more."""
+    return 1 << (2 * cache_bytes - 1).bit_length() if cache_bytes > 0 else 128 << 20
+
+
 class Timer:
     def __init__(self, device):
         self.on_gpu = device.type == "cuda"
-        self.other = torch.zeros((128 if self.on_gpu else 64) << 18, device=device)  # 128 or 64 MiB, read before every start
+        other = flush_bytes(torch.cuda.get_device_properties(device).L2_cache_size) if self.on_gpu else 64 << 20
+        self.other = torch.zeros(other // 4, device=device)  # read before every start
 
     def __call__(self, f):
         """Milliseconds of f()."""
