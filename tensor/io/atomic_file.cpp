@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <charconv>
 #include <cstring>
+#include <utility>
 
 #include "tensor/error.h"
 
@@ -45,19 +46,36 @@ std::filesystem::path temporary_name(const std::filesystem::path& path) {
   return folder_of(path) / fmt::format(".{}{}{}-{}", path.filename().string(), kTemporaryMark, getpid(), counter++);
 }
 
+/// A link's end, if it has one: a rename would put the file in the link's place.
+std::filesystem::path behind_links(std::filesystem::path path) {
+  std::error_code error;
+  if (!std::filesystem::is_symlink(path, error)) return path;
+  std::filesystem::path end = std::filesystem::canonical(path, error);
+  return error ? path : end;
+}
+
 }  // namespace
 
 AtomicFile::AtomicFile(std::filesystem::path path, Writer writer)
-    : path_(std::move(path)), temporary_path_(temporary_name(path_)), writer_(writer) {
+    : path_(behind_links(std::move(path))), temporary_path_(temporary_name(path_)), writer_(writer) {
   check<FileError>(
       path_.has_filename(), "write: {}: expected a file name, got a folder | add a file name", path_.string());
   struct stat status {};
-  if (stat(path_.c_str(), &status) == 0 && S_ISDIR(status.st_mode)) fail_here("write", EISDIR);
-  if (writer_ == Writer::external) return;
+  if (stat(path_.c_str(), &status) == 0) {
+    if (S_ISDIR(status.st_mode)) fail_here("write", EISDIR);
+    check<FileError>(
+        S_ISREG(status.st_mode), "write: {}: expected the name of a file, this is a device or a pipe | choose another",
+        path_.string());
+  }
   // O_EXCL: a file or link that somebody put under this name (a dead process with our id, or worse) is never followed.
   while ((file_ = open(temporary_path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666)) < 0) {
     if (errno != EEXIST) fail_here("write", errno);
     temporary_path_ = temporary_name(path_);
+  }
+  if (writer_ == Writer::external) {  // it makes the file itself; that one can be made here is known now
+    close(std::exchange(file_, -1));
+    unlink(temporary_path_.c_str());
+    return;
   }
   buffer_.reserve(kBufferBytes);
 }

@@ -19,8 +19,9 @@ namespace avid {
 ///   file.commit();                   // fsync, rename, fsync of the folder
 ///
 /// Abandoned (destroyed without commit): the temporary file is removed. A killed process leaves one behind, see
-/// remove_abandoned_temporaries().
-/// Errors   FileError with the path, the system's reason, the bytes written so far and what to do. Not thread-safe.
+/// remove_abandoned_temporaries(). Behind a link the file that it names is replaced, and the link stays.
+/// Errors   FileError with the path, the system's reason, the bytes written so far and what to do; where a folder, a
+///          device or a pipe has the name, it stays. All that can be known is known at once. Not thread-safe.
 class AtomicFile {
  public:
   /// ours: through write(). external: a library (HDF5, libzip) makes the file temporary_path() by itself and has closed

@@ -2,6 +2,7 @@
 #include "tensor/io/atomic_file.h"
 
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -118,6 +119,43 @@ TEST_CASE("atomic_file/temporary/a_link_under_its_name_is_not_followed") {
   CHECK(read_text(dir / "a.bin") == "new");
   CHECK(read_text(dir / "victim") == "precious");
   CHECK(std::filesystem::is_symlink(next));
+}
+
+TEST_CASE("atomic_file/commit/a_link_stays_and_the_file_behind_it_is_replaced") {
+  const TempDir dir;
+  std::filesystem::create_directory(dir / "there");
+  write_text_atomic(dir / "there/a", "old");
+  std::filesystem::create_symlink("there/a", dir / "link");
+  write_text_atomic(dir / "link", "new");
+  CHECK(std::filesystem::is_symlink(dir / "link"));
+  CHECK(read_text(dir / "there/a") == "new");
+  CHECK(num_files(dir / "there") == 1);
+  std::filesystem::create_symlink("nowhere/a", dir / "dangling");
+  write_text_atomic(dir / "dangling", "new");  // nothing is behind it: it gives way
+  CHECK(read_text(dir / "dangling") == "new");
+}
+
+TEST_CASE("atomic_file/error/what_is_no_file_stays") {
+  const TempDir dir;
+  REQUIRE(mkfifo((dir / "pipe").c_str(), 0600) == 0);
+  std::filesystem::create_symlink("pipe", dir / "link");
+  for (const char* name : {"pipe", "link"})
+    for (const auto writer : {AtomicFile::Writer::ours, AtomicFile::Writer::external})
+      CHECK(
+          message_of([&] { AtomicFile(dir / name, writer); }) ==
+          "write: " + (dir / "pipe").string() +
+              ": expected the name of a file, this is a device or a pipe | choose another");
+  CHECK(std::filesystem::is_fifo(dir / "pipe"));
+  CHECK(num_files(dir.path()) == 2);
+}
+
+TEST_CASE("atomic_file/external/a_place_where_no_file_can_be_made_is_known_before_the_library_writes") {
+  const TempDir dir;
+  CHECK(message_of([&] {
+          AtomicFile(dir / "no/a.h5", AtomicFile::Writer::external);
+        }).find("make the folder first") != std::string::npos);
+  const AtomicFile file(dir / "a.h5", AtomicFile::Writer::external);
+  CHECK_FALSE(std::filesystem::exists(file.temporary_path()));  // HDF5 makes it, and may want it not to exist
 }
 
 TEST_CASE("atomic_file/error/unwritable_places") {
