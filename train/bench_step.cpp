@@ -233,6 +233,9 @@ BenchResult bench_step(const BenchRequest& request) {
   check<UsageError>(
       !request.config.empty() || (!request.base.empty() && !request.input.empty()),
       "bench: expected --base and --input, or --config");
+  check<UsageError>(
+      request.config.empty() || (request.base.empty() && request.adapter.empty() && request.input.empty()),
+      "bench: --config makes up weights and clips | leave out --base, --adapter and --input, or --config");
   const Prepared prepared = request.config.empty() ? from_files(request) : made_up(request);
   prepared.trainee->place(request.device, request.activations);
   const UseGraph graph = request.graph.value_or(prepared.graph);

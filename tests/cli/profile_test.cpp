@@ -126,6 +126,9 @@ TEST_CASE("profile/config/made-up weights and clips at a configuration's sizes")
   const auto nothing = profile_of({});
   CHECK(nothing.exit_code == 2);
   CHECK(nothing.err == "error: bench: expected --base and --input, or --config\n");
+  const auto both = profile_of({"--config", tiny + "base.toml", "--adapter", "adapter.safetensors"});
+  CHECK(both.exit_code == 2);
+  CHECK(both.err.starts_with("error: bench: --config makes up weights and clips | leave out --base"));
 }
 
 TEST_CASE("profile/graph/steps are recorded and repeated as training and sampling do it, and it says so") {
@@ -220,11 +223,18 @@ TEST_CASE("profile/libraries/on the CPU one line each") {
   }
 }
 
-TEST_CASE("profile/errors/a folder that is not there, before any work") {
-  const auto result = test::run_program(profile({"--trace", "/nowhere/at/all/t.json"}));
-  CHECK(result.exit_code == 2);
-  CHECK(result.err.find("there is no folder /nowhere/at/all") != std::string::npos);
-  CHECK(result.out == "");
+TEST_CASE("profile/errors/a file that cannot be written, before any work") {
+  const test::TempDir dir;
+  for (const char* option : {"--trace", "--roofline"}) {
+    const auto missing = test::run_program(profile({option, "/nowhere/at/all/t.json"}));
+    CHECK(missing.exit_code == 1);
+    CHECK(missing.err.starts_with("error: write: /nowhere/at/all/t.json: No such file or directory"));
+    CHECK(missing.out == "");
+    const auto folder = test::run_program(profile({option, dir.path().string()}));
+    CHECK(folder.exit_code == 1);
+    CHECK(folder.err.find("choose a file name, not a folder") != std::string::npos);
+    CHECK(folder.out == "");
+  }
 }
 
 }  // namespace avid

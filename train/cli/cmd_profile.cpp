@@ -13,11 +13,8 @@ struct ProfileFiles {
 };
 
 void run(BenchOptions& options, const ProfileFiles& files) {
-  // Before the work, not after it.
   for (const auto& file : {files.trace, files.roofline})
-    check<UsageError>(
-        file.empty() || file.parent_path().empty() || std::filesystem::is_directory(file.parent_path()),
-        "profile: {}: there is no folder {}", file.string(), file.parent_path().string());
+    if (!file.empty()) AtomicFile{file};  // that it cannot be written shows now, not after the work
   options.request.collect = files.trace.empty() ? kernels::Collect::sums : kernels::Collect::events;
   const TimedStep step = time_step(options);
   print_step(options, step);
