@@ -1,12 +1,11 @@
 // train/config_toml.cpp -- TOML and --set overrides in: every value of the right type and within its range
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 #include <sstream>
 
 #include <toml++/toml.h>
 
 #include "tensor/error.h"
+#include "tensor/io/atomic_file.h"
 #include "train/config_keys.h"
 
 namespace avid::train {
@@ -208,11 +207,13 @@ TrainConfig TrainConfig::parse(
 
 TrainConfig TrainConfig::load(
     const std::filesystem::path& file, const std::vector<std::string>& overrides, Files files) {
-  std::ifstream in(file, std::ios::binary);
-  check<FileError>(
-      in.good() && !std::filesystem::is_directory(file), "config: {}: cannot be read | give a TOML file, see configs/",
-      file.string());
-  const std::string text{std::istreambuf_iterator<char>(in), {}};
+  constexpr std::size_t kMostBytes = std::size_t{1} << 20;
+  std::string text;
+  try {
+    text = read_text(file, kMostBytes);
+  } catch (const FileError& error) {
+    fail<FileError>("config: {}; give a TOML file, see configs/", error.what());
+  }
   return parse(text, file.string(), overrides, files);
 }
 

@@ -3,6 +3,7 @@
 
 #include <httplib.h>
 
+#include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -41,6 +42,20 @@ ServedOptions ServedOptions::from_environment() {
 bool is_served(const std::string& place) { return place.starts_with("http://"); }
 
 std::string httplib_version() { return CPPHTTPLIB_VERSION; }
+
+namespace {
+
+/// httplib takes any number for a port, and asks it in vain.
+bool has_port_or_none(const std::string& url) {
+  const std::size_t colon = url.find_last_of(":]");
+  if (url[colon] != ':' || url.substr(colon).starts_with("://")) return true;
+  const char *first = url.data() + colon + 1, *last = url.data() + url.size();
+  int port = 0;
+  const auto [end, error] = std::from_chars(first, last, port);
+  return error == std::errc{} && end == last && port > 0 && port < 65536;
+}
+
+}  // namespace
 
 struct ServedDenoiser::Connection {
   explicit Connection(const std::string& url) : client(url) {}
@@ -94,7 +109,9 @@ struct ServedDenoiser::Connection {
 
 ServedDenoiser::ServedDenoiser(const std::string& url, const ServedOptions& options) : url_(url), options_(options) {
   while (is_served(url_) && url_.ends_with('/')) url_.pop_back();
-  check<UsageError>(is_served(url_), "{}: expected http://host:port", printable(url));
+  check<UsageError>(
+      is_served(url_) && has_port_or_none(url_), "{}: expected http://host:port, the port from 1 to 65535",
+      printable(url));
   connection_ = std::make_unique<Connection>(url_);
   httplib::Client& client = connection_->client;
   check<UsageError>(client.is_valid(), "{}: expected http://host:port", printable(url_));

@@ -22,7 +22,8 @@ namespace avid::eval {
 #if !AVID_HAVE_AV
 
 std::string mp4_problem() {
-  return "this build has no video encoder | install libavcodec-dev and libavformat-dev and build again, or use .gif";
+  return "this build has no video encoder | install libavcodec-dev and libavformat-dev and build again, or write PNG "
+         "files or an .npz";
 }
 std::string mp4_encoder() { return {}; }
 void write_mp4(const std::filesystem::path& path, const std::vector<Image>&, const Mp4Options&) {
@@ -172,7 +173,9 @@ class Encoder {
 }  // namespace
 
 std::string mp4_problem() {
-  return find_encoder() != nullptr ? "" : "libavcodec has no video encoder here | install one with H.264, or use .gif";
+  return find_encoder() != nullptr
+             ? ""
+             : "libavcodec has no video encoder here | install one with H.264, or write PNG files or an .npz";
 }
 
 std::string mp4_encoder() {

@@ -10,6 +10,7 @@ namespace avid {
 namespace fs = std::filesystem;
 
 NewFolder::NewFolder(const fs::path& path) {
+  check<FileError>(!path.empty(), "expected a folder, got an empty name");
   std::error_code error, ignored;
   for (fs::path p = fs::absolute(path); p.has_relative_path() && !fs::exists(p, ignored); p = p.parent_path())
     made_.push_back(p);

@@ -190,7 +190,10 @@ TEST_CASE("served/token/wanted_and_given") {
 
 TEST_CASE("served/errors/dead_late_and_broken_servers") {
   CHECK(has(message([] { ServedDenoiser served("http://127.0.0.1:1", {.patience_s = 0.1}); }), "nobody answers"));
-  CHECK(has(message([] { ServedDenoiser served("http://", {}); }), "expected http://host:port"));
+  for (const char* url :
+       {"http://", "http://127.0.0.1:", "http://127.0.0.1:0", "http://127.0.0.1:65536", "http://127.0.0.1:99999999999",
+        "http://127.0.0.1:-1", "http://[::1]:x", "http://a:80/path"})
+    CHECK(has(message([&] { ServedDenoiser served(url, {}); }), "expected http://host:port"));
   Known network;
   DenoiserServer server(network, card(), {});
   server.start();

@@ -37,7 +37,7 @@ TEST_CASE("program/errors/one_clear_line") {
   fails(command({"--resume", (dir / "none").string()}), 1, "no such folder");
   fs::create_directory(dir / "empty");
   fails(command({"--resume", (dir / "empty").string()}), 1, "is this a folder that avid train made?");
-  fails(begun("none.toml", dir / "r"), 1, "cannot be read");
+  fails(begun("none.toml", dir / "r"), 1, "none.toml: No such file or directory | check the path; give a TOML file");
   fails(begun("base.toml", dir / "r", {"train.lrr=1"}), 1, "did you mean train.lr?");
   fails(begun("avid.toml", dir / "r"), 1, "base.checkpoint: missing");
   fails(begun("avid.toml", dir / "r", {"base.checkpoint=" + kConfigs + "base.toml"}), 1, "base.toml");

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
+#include <regex>
 #include <type_traits>
 
 #include "tensor/device_name.h"
@@ -46,6 +47,12 @@ std::string usage_line(const CLI::App& app, const CLI::ParseError& error, int ar
       what = fmt::format("expected a command: {}", fmt::join(known, ", "));
     }
   }
+  // CLI11 says "At Most 1 required but received 2" and "1 required INT missing".
+  std::smatch found;
+  if (std::regex_match(what, found, std::regex("(.*): At Most 1 required but received ([0-9]+)")))
+    what = fmt::format("{}: expected once, got it {} times", found.str(1), found.str(2));
+  else if (std::regex_match(what, found, std::regex("(.*): 1 required .* missing")))
+    what = fmt::format("{}: its value is missing", found.str(1));
   std::replace(what.begin(), what.end(), '\n', ' ');
   return fmt::format("{}: {} | see {} --help", name, what, name);
 }
