@@ -4,6 +4,10 @@
 # Usage: scripts/demo.sh [RUN_DIR]            (default: runs/demo; made anew if it is there and finished or stopped)
 #   AVID_DEMO_MINUTES=6   minutes of adapter training
 set -euo pipefail
+case ${1:-} in
+  --help | -h) sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 0 ;;
+  -*) echo "demo: unknown option $1 | see --help" >&2; exit 2 ;;
+esac
 cd "$(dirname "$0")/.."
 run=${1:-runs/demo}
 minutes=${AVID_DEMO_MINUTES:-6}

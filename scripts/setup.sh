@@ -1,7 +1,12 @@
 #!/usr/bin/env bash
 # Installs what the build needs from scripts/packages.txt. Silent and quick when nothing is missing.
-# As root or through sudo; otherwise it prints the command to run and stops.
+# As root or through sudo; otherwise it prints the command to run and stops. Usage: scripts/setup.sh
 set -euo pipefail
+case ${1:-} in
+  "") ;;
+  --help | -h) sed -n '2,3s/^# \{0,1\}//p' "$0"; exit 0 ;;
+  *) echo "setup: unknown argument $1 | see --help" >&2; exit 2 ;;
+esac
 cd "$(dirname "$0")/.."
 
 packages=$(sed 's/#.*//' scripts/packages.txt | xargs)

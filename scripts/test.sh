@@ -11,6 +11,7 @@ level=${1:-all}
 case $level in
   quick) labels=(-L quick) ;;
   all) labels=(-LE nvcc) ;;
+  --help | -h) sed -n '2,7s/^# \{0,1\}//p' scripts/test.sh; exit 0 ;;
   *) echo "usage: scripts/test.sh [quick|all]" >&2; exit 2 ;;
 esac
 have_toolkit() {  # the PTX machine knows the runtime of CUDA 13
