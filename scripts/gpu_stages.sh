@@ -1,5 +1,5 @@
 # gpu_stages.sh -- what the stages of gpu_check.sh run; sourced by it, which has limited, note, number, usable and the
-# names root, bin, tests, out, device.
+# names root, bin, tests, out, device, rehearse.
 #
 # A stage prints what people should see, and fails by its exit code: 3 says that it cannot run here.
 stage_info() {
@@ -81,10 +81,11 @@ stage_parity() {
 how() { case $1 in 0) echo passed ;; 124) echo "hangs, killed" ;; *) echo "failed (code $1)" ;; esac; }
 # Tensors, autograd, networks (also those of the paper, for which the CPU takes a while) and training on the device.
 stage_tests() {
-  local failed=0 code test
+  local failed=0 code test left_out=()
+  [ $rehearse = no ] || left_out=("-sfe=*full_size_device_test.cpp")  # hours without a GPU
   for test in test_tensor test_autograd test_models test_train; do
     [ -x "$tests/$test" ] || { echo "no $test in this build"; failed=1; continue; }
-    limited 140 "$tests/$test" -sf='*device_test.cpp,*device_ops_test.cpp'
+    limited 140 "$tests/$test" -sf='*device_test.cpp,*device_ops_test.cpp' "${left_out[@]}"
     code=$?
     echo "== $test $(how $code)"
     [ $code -eq 0 ] || failed=1
@@ -106,39 +107,50 @@ stage_sanitizer() {
   limited 90 "$tool" --tool memcheck --error-exitcode 9 "$tests/test_models" -tc='device/golden*' || failed=1
   return $failed
 }
-# The demo's base on the samples: run FOLDER SETTING...
+# The demo's base on the samples, in a rehearsal the tiny one: run FOLDER SETTING...
 short_run() {
-  local run=$1 data setting settings
+  local run=$1 config=demo_base data setting settings
   shift
+  [ $rehearse = no ] || config=tiny/base
   data=$(ls "$root"/data/samples/*train.h5 2>/dev/null | head -n 1)
   [ -n "$data" ] || { echo "no data/samples/*train.h5 here" >&2; return 3; }
   rm -rf "$run"
   settings=(--set "data.train=[\"$data\"]" --set "data.validation=[]" --set validation.every=0)
   for setting in "$@"; do settings+=(--set "$setting"); done
-  limited 60 "$bin/avid" train --config "$root/configs/demo_base.toml" --run "$run" --device "$device" \
+  limited 60 "$bin/avid" train --config "$root/configs/$config.toml" --run "$run" --device "$device" \
     "${settings[@]}" --json
 }
 stage_graphs() {  # an update that is repeated as a graph computes the same bits; runs are repeatable
-  local digests=() graph
+  local digests=() graph updates=12
+  [ $rehearse = no ] || updates=3
   for graph in off on on; do
-    short_run "$out/run-graph" train.updates=12 train.graph="\"$graph\"" >"$out/graph-$graph.json" || return $?
+    short_run "$out/run-graph" train.updates=$updates train.graph="\"$graph\"" >"$out/graph-$graph.json" || return $?
     digests+=("$("$bin/avid" inspect --sha "$out/run-graph" | awk '{print $1}' | tr '\n' ' ')")
     echo "train.graph = $graph: $(number "$out/graph-$graph.json" train_seconds) s, ${digests[-1]}"
-    note graphs "12 updates, graph $graph" "$(number "$out/graph-$graph.json" train_seconds)" s
+    note graphs "$updates updates, graph $graph" "$(number "$out/graph-$graph.json" train_seconds)" s
   done
   [ "${digests[1]}" = "${digests[2]}" ] || { echo "two runs with graphs differ"; return 1; }
   [ "${digests[0]}" = "${digests[1]}" ] || { echo "runs with and without graphs differ"; return 1; }
 }
 # The networks that are timed: sizes of the paper, weights and clips made up. NAME CONFIG CLIPS
 networks() {
+  if [ $rehearse = yes ]; then
+    echo "tiny-avid tiny/avid.toml 1"
+    echo "tiny-base tiny/base.toml 1"
+    return
+  fi
   echo "avid71m avid_71m.toml 64"
   echo "base97m base.toml 32"
   echo "avid22m avid_22m.toml 64"
 }
 step_inputs() {
+  local base=base.toml
+  [ $rehearse = no ] || base=tiny/base.toml
   echo "--config $root/configs/$1 --clips $2"
-  [ "$1" = base.toml ] || echo "--base-config $root/configs/base.toml"
+  [ "$1" = $base ] || echo "--base-config $root/configs/$base"
 }
+# How often a step is repeated: COUNT, in a rehearsal once.
+steps() { [ $rehearse = no ] && echo "--steps $1 --warmup $2" || echo "--steps 1 --warmup 1"; }
 stage_step() {  # whole updates and sampling steps at the paper's sizes
   local failed=0 name config clips kind json what
   while read -r name config clips; do
@@ -146,7 +158,7 @@ stage_step() {  # whole updates and sampling steps at the paper's sizes
       json=$out/step-$name-$kind.json
       what="$name, $clips clips, $([ $kind = sample ] && echo sampling step || echo update)"
       if limited 60 "$bin/avid" bench step --kind $kind $(step_inputs "$config" "$clips") --dtype bf16 \
-        --device "$device" --steps 5 --warmup 3 --json >"$json"; then
+        --device "$device" $(steps 5 3) --json >"$json"; then
         printf '%-44s %s s, %s of the matrix product\n' "$what" "$(number "$json" median_s)" \
           "$(number "$json" share_of_gemm)"
         note step "$what" "$(number "$json" median_s)" s
@@ -166,29 +178,32 @@ stage_profile() {  # where the time of an update goes; open the SVG, and the tra
   local failed=0 name config clips
   while read -r name config clips; do
     limited 60 "$bin/avid" profile --kind base $(step_inputs "$config" "$clips") --dtype bf16 --device "$device" \
-      --steps 2 --warmup 2 --trace "$out/trace-$name.json" --roofline "$out/roofline-$name.svg" || failed=1
+      $(steps 2 2) --trace "$out/trace-$name.json" --roofline "$out/roofline-$name.svg" || failed=1
   done < <(networks)
   return $failed
 }
 stage_scaling() {  # an update's time for twice the frames, and for twice the height and width: per frame, and per pixel
-  local name frames size more json first= seconds ratio failed=0
-  while read -r name frames size more; do
+  local network=base97m config=base.toml clips=8 frames=8 size=64
+  local name longer wider more json first= seconds ratio failed=0
+  [ $rehearse = no ] || network=tiny-base config=tiny/base.toml clips=1 frames=2 size=16
+  while read -r name longer wider more; do
     json=$out/scaling-$name.json
-    sed "/^\[data\]/a frames = $frames\nsize = $size" "$root/configs/base.toml" >"$out/scaling-$name.toml"
-    limited 40 "$bin/avid" bench step --kind base --config "$out/scaling-$name.toml" --clips 8 --dtype bf16 \
-      --device "$device" --steps 5 --warmup 3 --json >"$json" || { failed=1; echo "$name: failed"; continue; }
+    sed "/^\(frames\|size\) = /d; /^\[data\]/a frames = $((longer * frames))\nsize = $((wider * size))" \
+      "$root/configs/$config" >"$out/scaling-$name.toml"
+    limited 40 "$bin/avid" bench step --kind base --config "$out/scaling-$name.toml" --clips $clips --dtype bf16 \
+      --device "$device" $(steps 5 3) --json >"$json" || { failed=1; echo "$name: failed"; continue; }
     seconds=$(number "$json" median_s)
-    echo "base97m, 8 clips of 2 + $frames frames of ${size}x$size: $seconds s"
+    echo "$network, $clips clips of 2 + $((longer * frames)) frames of $((wider * size))x$((wider * size)): $seconds s"
     if [ "$name" = once ]; then
       first=$seconds
     elif [ -n "$first" ]; then
-      ratio=$(awk -v a="$first" -v b="$seconds" -v by="$((frames * size * size / 32768))" \
+      ratio=$(awk -v a="$first" -v b="$seconds" -v by=$((longer * wider * wider)) \
         'BEGIN { printf "%.3f", b / (by * a) }')
-      note scaling "base97m, 8 clips, $more" "$ratio" "of linear"
+      note scaling "$network, $clips clips, $more" "$ratio" "of linear"
     fi
-  done <<<"once 8 64
-frames 16 64 twice the frames
-pixels 8 128 four times the pixels"
+  done <<<"once 1 1
+frames 2 1 twice the frames
+pixels 1 2 four times the pixels"
   return $failed
 }
 # Every convolution, product, attention and layer norm of an update against cuDNN and cuBLASLt, all else against a copy.
@@ -227,16 +242,17 @@ peer_python() {
   }
 }
 stage_ops() {  # PyTorch's convolutions and attention at every size of an update, beside ours in one run
-  local python name only modes json failed=0
+  local python network=avid71m config=avid_71m.toml clips=8 name only modes json failed=0
+  [ $rehearse = no ] || network=tiny-avid config=tiny/avid.toml clips=1
   local -x LD_LIBRARY_PATH=$library_path
   peer_python || return $?
   while read -r name only modes; do  # of 8 clips: more than 65,535 pixels are too many for PyTorch's fused attention
     json=$out/ops-$name.json
     if AVID_PEER_PYTHON=$python AVID_PEER_PROGRAM=$bin/avid limited 100 "$root/bench/peers/run.sh" ops --kind base \
-      $(step_inputs avid_71m.toml 8) --dtype bf16 --device "${device%%:*}" --threads "$(nproc)" --only "$only" \
+      $(step_inputs $config $clips) --dtype bf16 --device "${device%%:*}" --threads "$(nproc)" --only "$only" \
       --modes "$modes" --rounds 2 --seconds 60 --json "$json"; then
-      note ops "avid71m, 8 clips, $only: PyTorch's time / ours, $modes" "$(number "$json" "${only}_ratio")" ""
-      note ops "avid71m, 8 clips, $only: the slowest of them, $modes" "$(number "$json" slowest_ratio)" ""
+      note ops "$network, $clips clips, $only: PyTorch's time / ours, $modes" "$(number "$json" "${only}_ratio")" ""
+      note ops "$network, $clips clips, $only: the slowest of them, $modes" "$(number "$json" slowest_ratio)" ""
     else
       failed=1
     fi
@@ -265,7 +281,9 @@ stage_peers() {  # PyTorch on the same GPU in the same run, the best of its ways
   return $failed
 }
 stage_train() {
-  short_run "$out/run" train.updates=20 >"$out/train.json" || return $?
+  local updates=20 what="the demo's base"
+  [ $rehearse = no ] || updates=2 what=tiny-base
+  short_run "$out/run" train.updates=$updates >"$out/train.json" || return $?
   cat "$out/train.json"
-  note train "20 updates of the demo's base" "$(number "$out/train.json" train_seconds)" s
+  note train "$updates updates of $what" "$(number "$out/train.json" train_seconds)" s
 }

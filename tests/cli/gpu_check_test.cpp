@@ -59,6 +59,8 @@ constexpr const char* kTests = R"sh(#!/bin/bash
 here=$(dirname "$0")
 echo "wgmma ${AVID_WGMMA:-on} tma ${AVID_TMA:-on}: tests" >>"$here/calls"
 [ ! -e "$here/tma-traps" ] || [ "${AVID_TMA:-on}" = off ] || exit 1
+[ ! -e "$here/no-cudnn" ] || echo "skipped: device: no cuDNN: libcudnn.so.9 cannot be loaded"
+[ ! -e "$here/finds-no-device" ] || echo "skipped: device: cuda:0: no NVIDIA driver"
 )sh";
 
 // A bundle of pretending programs; `behaviour`: names of the empty files.
@@ -72,6 +74,8 @@ class Bundle {
     write_text_atomic(dir_ / "data/samples/x-train.h5", "");
     fs::create_directories(dir_ / "configs");
     write_text_atomic(dir_ / "configs/base.toml", "[data]\ntrain = []\n");
+    fs::create_directories(dir_ / "configs/tiny");
+    write_text_atomic(dir_ / "configs/tiny/base.toml", "[data]\ntrain = []\nsize = 16\n\n[train]\nbatch = 2\n");
     program("avid", kAvid);
     program("test_gpu", kKernelTests);
     for (const char* name : {"test_tensor", "test_autograd", "test_models", "test_train"}) program(name, kTests);
@@ -95,7 +99,9 @@ class Bundle {
     command.insert(command.end(), words.begin(), words.end());
     return run_program(command);
   }
-  Json report() const { return Json::parse(read_text(fs::path(out()) / "gpu_check.json")); }
+  Json report(const std::string& in = "") const {
+    return Json::parse(read_text(fs::path(out()) / in / "gpu_check.json"));
+  }
   std::string stage(const std::string& name) const { return report().at("stages").at(name).get<std::string>(); }
   std::string calls() const { return read_text(fs::path(dir_ / "bin/calls")); }
   std::string out() const { return dir_ / "out"; }
@@ -128,6 +134,7 @@ TEST_CASE("gpu_check/everything_passes_and_is_not_run_again") {
   CHECK(first.out.find("avid71m, 64 clips, update ") != std::string::npos);
   bool found = false;
   const Json report = bundle.report();
+  CHECK_FALSE(report.contains("rehearsal"));
   for (const Json& row : report.at("results"))
     if (row.at("what") == "base97m, 32 clips, sampling step") found = row.at("value") == 0.25 && row.at("unit") == "s";
   CHECK(found);
@@ -150,6 +157,39 @@ TEST_CASE("gpu_check/scaling/times_are_divided_by_what_there_is_more_of") {
   CHECK(value("base97m, 8 clips, four times the pixels") == 0.25);
   const std::string config = Bundle::read_text(fs::path(bundle.out()) / "scaling-pixels.toml");
   CHECK(config.find("[data]\nframes = 8\nsize = 128\ntrain") != std::string::npos);
+}
+
+TEST_CASE("gpu_check/tests/a_library_that_is_not_there_is_no_failure_and_a_device_is_one") {
+  const Bundle without_cudnn({"no-cudnn"});
+  CHECK(without_cudnn.check({"tests"}).exit_code == 0);
+  CHECK(without_cudnn.stage("tests").starts_with("passed "));
+  const Bundle without_device({"no-cudnn", "finds-no-device"});
+  CHECK(without_device.check({"tests"}).exit_code == 1);
+  CHECK(without_device.stage("tests").starts_with("failed "));
+}
+
+TEST_CASE("gpu_check/rehearse/tiny_networks_in_the_place_of_the_papers") {
+  const Bundle bundle;
+  const ProgramResult result = bundle.check({"--rehearse", "step", "graphs", "profile", "scaling", "train"});
+  CAPTURE(result.err);
+  CHECK(result.exit_code == 0);
+  CHECK(result.out.starts_with("a rehearsal with tiny networks: no number here means anything\n"));
+  const std::string calls = bundle.calls();
+  CHECK(calls.find("configs/tiny/avid.toml --clips 1 --base-config ") != std::string::npos);
+  for (const char* of_the_paper : {"configs/avid_", "configs/base.toml", "configs/demo_base.toml", "--steps 5"})
+    CHECK(calls.find(of_the_paper) == std::string::npos);
+  CHECK(
+      Bundle::read_text(fs::path(bundle.out()) / "rehearsal/scaling-pixels.toml") ==
+      "[data]\nframes = 2\nsize = 32\ntrain = []\n\n[train]\nbatch = 2\n");
+  const Json report = bundle.report("rehearsal");
+  CHECK(report.at("rehearsal") == true);
+  std::map<std::string, double> found;
+  for (const Json& row : report.at("results"))
+    if (row.at("value").is_number()) found[row.at("what").get<std::string>()] = row.at("value").get<double>();
+  CHECK(found.at("tiny-base, 1 clips, four times the pixels") == 0.25);
+  CHECK(found.at("3 updates, graph on") == 1.5);
+  CHECK(found.at("2 updates of tiny-base") == 1.5);
+  CHECK_FALSE(fs::exists(fs::path(bundle.out()) / "train.passed"));  // on a GPU nothing has passed yet
 }
 
 TEST_CASE("gpu_check/ops/ratios_of_both_families") {
