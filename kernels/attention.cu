@@ -5,19 +5,21 @@
 // Parallel   a block is 64 rows of one head of one sequence, 4 warps of 16 rows, and walks over tiles of 64 rows of the
 //            other side, the next tile copied (cp.async) behind the products. fwd and d_q: the block owns queries; d_k
 //            and d_v: keys, with transposed products, so that every sum stays in the registers of one warp. Products
-//            never pass through shared memory (flash_tiles.h). One text for bf16 and f32.
-// Traffic    each block reads all tiles of the other side: (rows / 64) times through L2
+//            never pass through shared memory (flash_tiles.h). One text for bf16 and f32. Of more than 64 queries,
+//            bf16 fwd takes 128 to a block: a warp has 32, in registers, and reads a fragment of keys or values for
+//            both halves at once
+// Traffic    each block reads all tiles of the other side: (rows / 64, or 128) times through L2
 // Numerics   running maximum and sum in base 2, one division at the end. bf16: P and d_S are rounded to bf16 for their
 //            products, sums in f32. f32: three TF32 products each, 64 terms in the tensor core, which cuts; sums over
 //            tiles are rounded: 2e-6 over 1000 rows of one sign. P is 0 in masked tails.
 // Exact      no atomics: 7 products in bwd instead of 5
-// Limits     D <= 64; D not a multiple of 16 bytes loads element by element
+// Limits     D <= 64; D not a multiple of 16 bytes loads element by element. scale is not 0
 // Measured   never run on a GPU yet
-// Counted    instructions per product in the loop at 64 channels, bf16, sm_80: forward 14.9 (16.3 with masks in every
-//            tile and an exp2f that keeps denormals), d_q 9.7 (12.1), d_k and d_v 7.4 (8.2)
-// Open       128 queries per block and q kept in registers; few queries leave warps idle. About 200 instructions of the
-//            loop copy heads that do not start at 16 bytes, and are jumped over elsewhere; addresses of a tile's rows
-//            are multiplied again for every tile
+// Counted    instructions per product in the loop at 64 channels, bf16, sm_80: forward 6.9 (of 64 queries 9.1), d_q
+//            6.0, d_k and d_v 4.7. About 200 in every loop are seldom or never done: columns behind the last key,
+//            heads that do not begin at 16 bytes, a new largest logit. Lost: a branch for the columns of each 16 rows,
+//            which doubled the loop (9.8); addresses multiplied anew for every tile, and copies of odd heads unrolled
+//            (14.9)
 // Oracle     kernels/attention_cpu.cpp in f64, compared in tests/sim/attention_test.cpp
 #include "kernels/attention.h"
 
@@ -30,15 +32,13 @@
 namespace avid::kernels {
 namespace AVID_GPU {
 
-constexpr float kFlashLog2E = 1.4426950408889634f;
-
-/// Which 64 rows of which head: from the flat block index.
+/// Which rows of which head, so many to a block: from the flat block index.
 struct FlashPlace {
   std::int64_t b, first;
   int n;
-  AVID_DEVICE FlashPlace(std::int64_t num_rows, std::int64_t N) {
-    const std::int64_t tiles = (num_rows + kFlashRows - 1) / kFlashRows, item = blockIdx.x / tiles;
-    first = (blockIdx.x - item * tiles) * kFlashRows;
+  AVID_DEVICE FlashPlace(std::int64_t num_rows, std::int64_t N, int rows) {
+    const std::int64_t tiles = (num_rows + rows - 1) / rows, item = blockIdx.x / tiles;
+    first = (blockIdx.x - item * tiles) * rows;
     b = item / N;
     n = static_cast<int>(item - b * N);
   }
@@ -55,53 +55,60 @@ AVID_DEVICE Elem* head_of(Rows<Elem> rows, std::int64_t b, std::int64_t length, 
 template <class Elem, int kD>
 struct FlashTilePair {
   using Tile = FlashTile<Elem, kD>;
-  const Elem *from_a, *from_b;
-  std::int64_t pitch_a, pitch_b, length;
+  FlashRows<Elem, kD> rows_a, rows_b;
   Elem *tiles_a, *tiles_b;
-  int D, count;
+  std::int64_t length;
+  int count, loaded = 0;
 
   AVID_DEVICE FlashTilePair(
-      Rows<const Elem> rows_a, Rows<const Elem> rows_b, const FlashPlace& at, std::int64_t length_, std::int64_t width,
+      Rows<const Elem> a, Rows<const Elem> b, const FlashPlace& at, std::int64_t num_rows, std::int64_t D,
       Elem* shared_a, Elem* shared_b)
-      : from_a(head_of(rows_a, at.b, length_, at.n, width)),
-        from_b(head_of(rows_b, at.b, length_, at.n, width)),
-        pitch_a(rows_a.pitch),
-        pitch_b(rows_b.pitch),
-        length(length_),
+      : rows_a(head_of(a, at.b, num_rows, at.n, D), a.pitch, 0, static_cast<int>(D)),
+        rows_b(head_of(b, at.b, num_rows, at.n, D), b.pitch, 0, static_cast<int>(D)),
         tiles_a(shared_a),
         tiles_b(shared_b),
-        D(static_cast<int>(width)),
-        count(static_cast<int>((length_ + kFlashRows - 1) / kFlashRows)) {}
+        length(num_rows),
+        count(static_cast<int>((num_rows + kFlashRows - 1) / kFlashRows)) {}
 
   AVID_DEVICE Elem* a(int tile) const { return tiles_a + tile % 2 * Tile::kElems; }
   AVID_DEVICE Elem* b(int tile) const { return tiles_b + tile % 2 * Tile::kElems; }
 
-  /// Starts the copies of a tile. Behind the last one the group is empty, so that waits count the same there.
-  AVID_DEVICE void load(int tile) const {
-    load(tile, [](std::int64_t) {});
+  /// Starts the copies of the next tile, if there is one.
+  AVID_DEVICE void load() {
+    load([](int) {});
   }
-  /// with_rows(first row) loads what else belongs to the tile's rows.
+  /// with_rows(tile) loads what else belongs to the tile's rows.
   template <class WithRows>
-  AVID_DEVICE void load(int tile, WithRows&& with_rows) const {
-    if (tile < count) {
-      const std::int64_t first = std::int64_t{tile} * kFlashRows;
-      load_flash_tile<Elem, kD>(a(tile), from_a, pitch_a, first, length, D);
-      load_flash_tile<Elem, kD>(b(tile), from_b, pitch_b, first, length, D);
-      with_rows(first);
+  AVID_DEVICE void load(WithRows&& with_rows) {
+    if (loaded < count) {
+      const std::int64_t exist = length - std::int64_t{loaded} * kFlashRows;
+      rows_a.load(a(loaded), exist);
+      rows_b.load(b(loaded), exist);
+      with_rows(loaded);
     }
+    ++loaded;
     cp_async_commit();
+  }
+  /// All that was loaded is there for all threads, and they are done with the tile before it.
+  AVID_DEVICE void exchange() const {
+    cp_async_wait<0>();
+    __syncthreads();
   }
 };
 
 /// Columns from `exist` on of a result of 64 become what has no weight once `scale` is on it. Seldom: the last tile.
-AVID_DEVICE void hide_columns(float (&s)[8][4], std::int64_t exist, float scale, int t) {
+template <int kBlocks>
+AVID_DEVICE void hide_columns(FlashSums<64> (&s)[kBlocks], std::int64_t exist, float scale, int t) {
   if (exist >= kFlashRows) return;
   const int columns = static_cast<int>(exist);
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
 #pragma unroll
-    for (int e = 0; e < 4; ++e)
-      if (j * 8 + 2 * t + (e & 1) >= columns) s[j][e] = scale < 0 ? INFINITY : -INFINITY;
+    for (int e = 0; e < 4; ++e) {
+      if (j * 8 + 2 * t + (e & 1) < columns) continue;
+#pragma unroll
+      for (int i = 0; i < kBlocks; ++i) s[i][j][e] = scale < 0 ? INFINITY : -INFINITY;
+    }
   }
 }
 
@@ -110,80 +117,158 @@ AVID_DEVICE float quad_sum_of(float v) {
   return v + __shfl_xor_sync(0xffffffffu, v, 2);
 }
 
-template <class Elem, int kD>
-__global__ void __launch_bounds__(kFlashThreads, 2) attention_fwd_kernel(AttentionArgs<Elem> p) {
-  using Tile = FlashTile<Elem, kD>;
-  SharedArena arena;
-  Elem* q_tile = arena.take<Elem>(Tile::kElems, "q");
-  Elem* k_tiles = arena.take<Elem>(2 * Tile::kElems, "k");
-  Elem* v_tiles = arena.take<Elem>(2 * Tile::kElems, "v");
-  const FlashPlace at(p.Q, p.N);
-  const int D = static_cast<int>(p.D), lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
-  const FlashTilePair<Elem, kD> keys_values(p.k, p.v, at, p.K, p.D, k_tiles, v_tiles);
-  load_flash_tile<Elem, kD>(q_tile, head_of(p.q, at.b, p.Q, at.n, p.D), p.q.pitch, at.first, p.Q, D);
-  keys_values.load(0);
+/// Largest logit of 16 rows so far, and sum of the weights relative to it: of this lane's rows g and g + 8, the sum of
+/// its columns alone.
+struct FlashSoftmax {
+  float largest[2] = {-INFINITY, -INFINITY}, sum[2] = {};
 
-  const float scale = static_cast<float>(p.scale) * kFlashLog2E;
-  float out[kD / 8][4] = {}, largest[2] = {-INFINITY, -INFINITY}, sum[2] = {};
-  for (int tile = 0; tile < keys_values.count; ++tile) {
-    keys_values.load(tile + 1);
-    cp_async_wait<1>();
-    __syncthreads();
-    float s[8][4];
-    multiply_rows<Elem, kD>(s, q_tile, warp * 16, keys_values.a(tile), lane);
-    hide_columns(s, p.K - std::int64_t{tile} * kFlashRows, scale, t);
+  /// Logits s / scale of another tile, scale > 0, to weights. `out` becomes relative to the new largest as well.
+  template <int kTiles>
+  AVID_DEVICE void take(FlashSums<64>& s, float (&out)[kTiles][4], float scale) {
     float top[2] = {largest[0], largest[1]};
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        s[j][e] *= scale;
-        top[e >> 1] = fmaxf(top[e >> 1], s[j][e]);
-      }
+      for (int e = 0; e < 4; ++e) top[e >> 1] = fmaxf(top[e >> 1], s[j][e]);
     }
 #pragma unroll
     for (int h = 0; h < 2; ++h) {  // the first key of a tile exists: top is finite
       top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 1));
       top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 2));
-      const float shrink = exp2_flushed(largest[h] - top[h]);
-      largest[h] = top[h];
-      sum[h] *= shrink;
-#pragma unroll
-      for (int j = 0; j < kD / 8; ++j) out[j][2 * h] *= shrink, out[j][2 * h + 1] *= shrink;
     }
+    if (__any_sync(0xffffffffu, top[0] > largest[0] || top[1] > largest[1])) {  // seldom after the first tiles
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const float shrink = exp2_flushed((largest[h] - top[h]) * scale);
+        largest[h] = top[h];
+        sum[h] *= shrink;
+#pragma unroll
+        for (int j = 0; j < kTiles; ++j) out[j][2 * h] *= shrink, out[j][2 * h + 1] *= shrink;
+      }
+    }
+    const float zero[2] = {largest[0] * scale, largest[1] * scale};
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) sum[e >> 1] += s[j][e] = exp2_flushed(s[j][e] - largest[e >> 1]);
+      for (int e = 0; e < 4; ++e) sum[e >> 1] += s[j][e] = exp2_flushed(fmaf(s[j][e], scale, -zero[e >> 1]));
     }
-    multiply_columns<Elem, kD>(out, s, keys_values.b(tile), lane);
-    __syncthreads();  // the next round overwrites this tile's buffers
   }
-  const float total[2] = {quad_sum_of(sum[0]), quad_sum_of(sum[1])};
-  const std::int64_t row0 = at.first + warp * 16;
-  store_rows<Elem, kD>(
-      head_of(p.out, at.b, p.Q, at.n, p.D), p.out.pitch, row0, p.Q, D, out, 1.0f / total[0], 1.0f / total[1], lane);
-  if (t > 0 || p.log_sum == nullptr) return;
-  float* log_sum = static_cast<float*>(p.log_sum) + (at.b * p.N + at.n) * p.Q;
+};
+
+/// Of bf16 a warp keeps its queries in registers; f32 has none for them, and reads the tile again for every product.
+template <class Elem, int kD, int kBlocks>
+struct FlashQueries {
+  using Tile = FlashTile<Elem, kD>;
+  static constexpr bool kKept = sizeof(Elem) == 2;
+  Fragment<Elem, 4> kept[kKept ? kBlocks : 1][kKept ? Tile::kSteps : 1];
+  const Elem* tile;
+  int row0, lane;
+
+  AVID_DEVICE FlashQueries(const Elem* from, int first_row, int of_lane) : tile(from), row0(first_row), lane(of_lane) {
+    if constexpr (kKept) {
 #pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const std::int64_t row = row0 + g + 8 * h;
-    if (row < p.Q) log_sum[row] = (largest[h] + log2f(total[h])) * (1.0f / kFlashLog2E);
+      for (int i = 0; i < kBlocks; ++i)
+#pragma unroll
+        for (int s = 0; s < Tile::kSteps; ++s)
+          left_from_rows<Tile::kPitch>(kept[i][s], tile, row0 + i * 16, s * Tile::kStep, lane);
+    }
+  }
+  AVID_DEVICE Fragment<Elem, 4> operator()(int i, int s) const {
+    if constexpr (kKept) return kept[i][s];
+    return rows_of_tile<Elem, kD>(tile, row0, lane)(i, s);
+  }
+};
+
+/// kBlocks tiles of queries become negative.
+template <class Elem, int kD, int kBlocks>
+AVID_DEVICE void negate_tiles(Elem* tiles) {
+  for (int e = static_cast<int>(threadIdx.x); e < kBlocks * kFlashRows * kD; e += kFlashThreads) {
+    Elem& v = tiles[e / kD * FlashTile<Elem, kD>::kPitch + e % kD];
+    store_pair(&v, -to_float(v), 0, false);
   }
 }
 
-/// delta[b,n,i] = sum_d d_out out; a thread per element.
-template <class Elem>
-__global__ void attention_delta_kernel(AttentionArgs<Elem> p, Rows<const Elem> d_out, float* delta) {
-  const std::int64_t e = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (e >= p.B * p.N * p.Q) return;
-  const std::int64_t head = e / p.Q, i = e - head * p.Q, b = head / p.N;
-  const int n = static_cast<int>(head - b * p.N);
-  const Elem* out = head_of(p.out, b, p.Q, n, p.D) + i * p.out.pitch;
-  const Elem* d = head_of(d_out, b, p.Q, n, p.D) + i * d_out.pitch;
+template <class Elem, int kD, int kBlocks>
+__global__ void __launch_bounds__(kFlashThreads, 2) attention_fwd_kernel(AttentionArgs<Elem> p) {
+  using Tile = FlashTile<Elem, kD>;
+  SharedArena arena;
+  Elem* q_tiles = arena.take<Elem>(kBlocks * Tile::kElems, "q");
+  Elem* k_tiles = arena.take<Elem>(2 * Tile::kElems, "k");
+  Elem* v_tiles = arena.take<Elem>(2 * Tile::kElems, "v");
+  const FlashPlace at(p.Q, p.N, kBlocks * kFlashRows);
+  const int D = static_cast<int>(p.D), lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+  const int row0 = warp * 16 * kBlocks;  // of the block's
+  FlashTilePair<Elem, kD> keys_values(p.k, p.v, at, p.K, p.D, k_tiles, v_tiles);
+  FlashRows<Elem, kD> queries(head_of(p.q, at.b, p.Q, at.n, p.D), p.q.pitch, at.first, D);
+#pragma unroll
+  for (int i = 0; i < kBlocks; ++i) queries.load(q_tiles + i * Tile::kElems, p.Q - at.first - i * kFlashRows);
+  keys_values.load();
+  keys_values.exchange();
+  if (p.scale < 0) {
+    negate_tiles<Elem, kD, kBlocks>(q_tiles);
+    __syncthreads();
+  }
+  const FlashQueries<Elem, kD, kBlocks> q(q_tiles, row0, lane);
+
+  const float scale = fabsf(static_cast<float>(p.scale)) * kLog2E;
+  FlashSums<kD> out[kBlocks] = {};
+  FlashSoftmax softmax[kBlocks];
+  for (int tile = 0; tile < keys_values.count; ++tile) {
+    keys_values.load();
+    FlashSums<64> s[kBlocks];
+    multiply_rows<Elem, kD, kBlocks>(s, q, keys_values.a(tile), lane);
+    hide_columns<kBlocks>(s, p.K - std::int64_t{tile} * kFlashRows, scale, t);
+#pragma unroll
+    for (int i = 0; i < kBlocks; ++i) softmax[i].take(s[i], out[i], scale);
+    multiply_columns<Elem, kD, kBlocks>(out, s, keys_values.b(tile), lane);
+    keys_values.exchange();
+  }
+#pragma unroll
+  for (int i = 0; i < kBlocks; ++i) {
+    const float total[2] = {quad_sum_of(softmax[i].sum[0]), quad_sum_of(softmax[i].sum[1])};
+    const std::int64_t first = at.first + row0 + i * 16;
+    store_rows<Elem, kD>(
+        head_of(p.out, at.b, p.Q, at.n, p.D), p.out.pitch, first, p.Q, D, out[i], 1.0f / total[0], 1.0f / total[1],
+        lane);
+    if (t > 0 || p.log_sum == nullptr) continue;
+    float* log_sum = static_cast<float*>(p.log_sum) + (at.b * p.N + at.n) * p.Q;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const std::int64_t row = first + g + 8 * h;
+      if (row < p.Q) log_sum[row] = (softmax[i].largest[h] * scale + log2f(total[h])) * (1.0f / kLog2E);
+    }
+  }
+}
+
+/// delta[b,n,i] = sum_d d_out out; a row of a head takes as many lanes as chunks fit into kD channels.
+template <class Elem, int kD>
+__global__ void __launch_bounds__(256)
+    attention_delta_kernel(AttentionArgs<Elem> p, Rows<const Elem> d_out, float* delta) {
+  constexpr int kChunk = FlashTile<Elem, kD>::kChunk, kLanes = kD / kChunk;
+  const std::int64_t e = (std::int64_t{blockIdx.x} * 256 + threadIdx.x) / kLanes;
+  const int D = static_cast<int>(p.D), lane = static_cast<int>(threadIdx.x) % kLanes;
   float sum = 0;
-  for (int c = 0; c < p.D; ++c) sum = fmaf(to_float(out[c]), to_float(d[c]), sum);
-  delta[e] = sum;
+  if (e < p.B * p.N * p.Q) {
+    const std::int64_t head = e / p.Q, i = e - head * p.Q, b = head / p.N;
+    const int n = static_cast<int>(head - b * p.N);
+    const Elem* out = head_of(p.out, b, p.Q, n, p.D) + i * p.out.pitch + lane * kChunk;
+    const Elem* d = head_of(d_out, b, p.Q, n, p.D) + i * d_out.pitch + lane * kChunk;
+    const int valid = min(kChunk, D - lane * kChunk);
+    if (D % kChunk == 0) {
+      if (valid > 0) {
+        float v[kChunk], w[kChunk];
+        load_chunk(v, out);
+        load_chunk(w, d);
+#pragma unroll
+        for (int c = 0; c < kChunk; ++c) sum = fmaf(v[c], w[c], sum);
+      }
+    } else {  // heads that do not begin at 16 bytes
+      for (int c = 0; c < valid; ++c) sum = fmaf(to_float(out[c]), to_float(d[c]), sum);
+    }
+  }
+#pragma unroll
+  for (int step = kLanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+  if (lane == 0 && e < p.B * p.N * p.Q) delta[e] = sum;
 }
 
 /// Of 64 queries, into shared memory: log sums in base 2 and deltas. Queries that do not exist get P = 0.
@@ -195,7 +280,7 @@ AVID_DEVICE void load_row_numbers(
   if (r >= kFlashRows) return;
   const std::int64_t index = (at.b * p.N + at.n) * p.Q + first + r;
   const bool exists = first + r < p.Q;
-  log_sums[r] = exists ? static_cast<const float*>(p.log_sum)[index] * kFlashLog2E : INFINITY;
+  log_sums[r] = exists ? static_cast<const float*>(p.log_sum)[index] * kLog2E : INFINITY;
   deltas[r] = exists ? all_deltas[index] : 0.0f;
 }
 
@@ -210,40 +295,44 @@ __global__ void __launch_bounds__(kFlashThreads, 2)
   Elem* v_tiles = arena.take<Elem>(2 * Tile::kElems, "v");
   float* log_sums = arena.take<float>(kFlashRows, "log_sums");
   float* deltas = arena.take<float>(kFlashRows, "deltas");
-  const FlashPlace at(p.Q, p.N);
+  const FlashPlace at(p.Q, p.N, kFlashRows);
   const int D = static_cast<int>(p.D), lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
-  const FlashTilePair<Elem, kD> keys_values(p.k, p.v, at, p.K, p.D, k_tiles, v_tiles);
-  load_flash_tile<Elem, kD>(q_tile, head_of(p.q, at.b, p.Q, at.n, p.D), p.q.pitch, at.first, p.Q, D);
-  load_flash_tile<Elem, kD>(
-      d_out_tile, head_of(grads.d_out, at.b, p.Q, at.n, p.D), grads.d_out.pitch, at.first, p.Q, D);
+  FlashTilePair<Elem, kD> keys_values(p.k, p.v, at, p.K, p.D, k_tiles, v_tiles);
+  FlashRows<Elem, kD>(head_of(p.q, at.b, p.Q, at.n, p.D), p.q.pitch, at.first, D).load(q_tile, p.Q - at.first);
+  FlashRows<Elem, kD>(head_of(grads.d_out, at.b, p.Q, at.n, p.D), grads.d_out.pitch, at.first, D)
+      .load(d_out_tile, p.Q - at.first);
   load_row_numbers(log_sums, deltas, p, grads.workspace, at, at.first);
-  keys_values.load(0);
+  keys_values.load();
+  keys_values.exchange();
+  const auto q = rows_of_tile<Elem, kD>(q_tile, warp * 16, lane),
+             d_out = rows_of_tile<Elem, kD>(d_out_tile, warp * 16, lane);
+  float log_sum[2], delta[2];
+#pragma unroll
+  for (int h = 0; h < 2; ++h) log_sum[h] = log_sums[warp * 16 + g + 8 * h], delta[h] = deltas[warp * 16 + g + 8 * h];
 
   const float scale = static_cast<float>(p.scale);
-  float d_q[kD / 8][4] = {};
+  FlashSums<kD> d_q[1] = {};
   for (int tile = 0; tile < keys_values.count; ++tile) {
-    keys_values.load(tile + 1);
-    cp_async_wait<1>();
-    __syncthreads();
+    keys_values.load();
     const Elem* k_tile = keys_values.a(tile);
-    float s[8][4], d_p[8][4];
-    multiply_rows<Elem, kD>(s, q_tile, warp * 16, k_tile, lane);
-    hide_columns(s, p.K - std::int64_t{tile} * kFlashRows, scale, t);
-    multiply_rows<Elem, kD>(d_p, d_out_tile, warp * 16, keys_values.b(tile), lane);
+    FlashSums<64> s[1], d_p[1];
+    multiply_rows<Elem, kD, 1>(s, q, k_tile, lane);
+    hide_columns<1>(s, p.K - std::int64_t{tile} * kFlashRows, scale, t);
+    multiply_rows<Elem, kD, 1>(d_p, d_out, keys_values.b(tile), lane);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const int row = warp * 16 + g + 8 * (e >> 1);
-        const float prob = exp2_flushed(fmaf(s[j][e], scale * kFlashLog2E, -log_sums[row]));
-        s[j][e] = prob * (d_p[j][e] - deltas[row]);
+        const float prob = exp2_flushed(fmaf(s[0][j][e], scale * kLog2E, -log_sum[e >> 1]));
+        s[0][j][e] = prob * (d_p[0][j][e] - delta[e >> 1]);
       }
     }
-    multiply_columns<Elem, kD>(d_q, s, k_tile, lane);
-    __syncthreads();
+    multiply_columns<Elem, kD, 1>(d_q, s, k_tile, lane);
+    keys_values.exchange();
   }
   store_rows<Elem, kD>(
-      head_of(grads.d_q, at.b, p.Q, at.n, p.D), grads.d_q.pitch, at.first + warp * 16, p.Q, D, d_q, scale, scale, lane);
+      head_of(grads.d_q, at.b, p.Q, at.n, p.D), grads.d_q.pitch, at.first + warp * 16, p.Q, D, d_q[0], scale, scale,
+      lane);
 }
 
 template <class Elem, int kD>
@@ -257,53 +346,57 @@ __global__ void __launch_bounds__(kFlashThreads, 2)
   Elem* d_out_tiles = arena.take<Elem>(2 * Tile::kElems, "d_out");
   float* log_sums = arena.take<float>(2 * kFlashRows, "log_sums");
   float* deltas = arena.take<float>(2 * kFlashRows, "deltas");
-  const FlashPlace at(p.K, p.N);
+  const FlashPlace at(p.K, p.N, kFlashRows);
   const int D = static_cast<int>(p.D), lane = threadIdx.x % 32, warp = threadIdx.x / 32, t = lane % 4;
-  const FlashTilePair<Elem, kD> queries(p.q, grads.d_out, at, p.Q, p.D, q_tiles, d_out_tiles);
-  const auto load = [&](int tile) {
-    queries.load(tile, [&](std::int64_t first) {
+  FlashTilePair<Elem, kD> queries(p.q, grads.d_out, at, p.Q, p.D, q_tiles, d_out_tiles);
+  const auto load = [&] {
+    queries.load([&](int tile) {
       const int row = tile % 2 * kFlashRows;
-      load_row_numbers(log_sums + row, deltas + row, p, grads.workspace, at, first);
+      load_row_numbers(log_sums + row, deltas + row, p, grads.workspace, at, std::int64_t{tile} * kFlashRows);
     });
   };
-  load_flash_tile<Elem, kD>(k_tile, head_of(p.k, at.b, p.K, at.n, p.D), p.k.pitch, at.first, p.K, D);
-  load_flash_tile<Elem, kD>(v_tile, head_of(p.v, at.b, p.K, at.n, p.D), p.v.pitch, at.first, p.K, D);
-  load(0);
+  FlashRows<Elem, kD>(head_of(p.k, at.b, p.K, at.n, p.D), p.k.pitch, at.first, D).load(k_tile, p.K - at.first);
+  FlashRows<Elem, kD>(head_of(p.v, at.b, p.K, at.n, p.D), p.v.pitch, at.first, D).load(v_tile, p.K - at.first);
+  load();
+  queries.exchange();
+  const auto k = rows_of_tile<Elem, kD>(k_tile, warp * 16, lane), v = rows_of_tile<Elem, kD>(v_tile, warp * 16, lane);
 
   const float scale = static_cast<float>(p.scale);
-  float d_k[kD / 8][4] = {}, d_v[kD / 8][4] = {};
+  FlashSums<kD> d_k[1] = {}, d_v[1] = {};
   for (int tile = 0; tile < queries.count; ++tile) {
-    load(tile + 1);
-    cp_async_wait<1>();
-    __syncthreads();
+    load();
     const Elem *q_tile = queries.a(tile), *d_out_tile = queries.b(tile);
     const int numbers = tile % 2 * kFlashRows;
-    float prob[8][4], d_s[8][4];  // [16 keys, 64 queries]
-    multiply_rows<Elem, kD>(prob, k_tile, warp * 16, q_tile, lane);
+    const auto of_columns = [&](const float* of_rows, int j) {
+      return *reinterpret_cast<const float2*>(of_rows + numbers + j * 8 + 2 * t);
+    };
+    FlashSums<64> prob[1], d_s[1];  // [16 keys, 64 queries]
+    multiply_rows<Elem, kD, 1>(prob, k, q_tile, lane);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
+      const float2 log_sum = of_columns(log_sums, j);
 #pragma unroll
       for (int e = 0; e < 4; ++e)
-        prob[j][e] = exp2_flushed(fmaf(prob[j][e], scale * kFlashLog2E, -log_sums[numbers + j * 8 + 2 * t + (e & 1)]));
+        prob[0][j][e] = exp2_flushed(fmaf(prob[0][j][e], scale * kLog2E, (e & 1) == 0 ? -log_sum.x : -log_sum.y));
     }
-    multiply_columns<Elem, kD>(d_v, prob, d_out_tile, lane);
-    multiply_rows<Elem, kD>(d_s, v_tile, warp * 16, d_out_tile, lane);
+    multiply_columns<Elem, kD, 1>(d_v, prob, d_out_tile, lane);
+    multiply_rows<Elem, kD, 1>(d_s, v, d_out_tile, lane);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
+      const float2 delta = of_columns(deltas, j);
 #pragma unroll
-      for (int e = 0; e < 4; ++e) d_s[j][e] = prob[j][e] * (d_s[j][e] - deltas[numbers + j * 8 + 2 * t + (e & 1)]);
+      for (int e = 0; e < 4; ++e) d_s[0][j][e] = prob[0][j][e] * (d_s[0][j][e] - ((e & 1) == 0 ? delta.x : delta.y));
     }
-    multiply_columns<Elem, kD>(d_k, d_s, q_tile, lane);
-    __syncthreads();
+    multiply_columns<Elem, kD, 1>(d_k, d_s, q_tile, lane);
+    queries.exchange();
   }
-  cp_async_wait<0>();  // of keys that meet no query
   const std::int64_t row0 = at.first + warp * 16;
   if (grads.d_k)
     store_rows<Elem, kD>(
-        head_of(grads.d_k, at.b, p.K, at.n, p.D), grads.d_k.pitch, row0, p.K, D, d_k, scale, scale, lane);
+        head_of(grads.d_k, at.b, p.K, at.n, p.D), grads.d_k.pitch, row0, p.K, D, d_k[0], scale, scale, lane);
   if (grads.d_v)
     store_rows<Elem, kD>(
-        head_of(grads.d_v, at.b, p.K, at.n, p.D), grads.d_v.pitch, row0, p.K, D, d_v, 1.0f, 1.0f, lane);
+        head_of(grads.d_v, at.b, p.K, at.n, p.D), grads.d_v.pitch, row0, p.K, D, d_v[0], 1.0f, 1.0f, lane);
 }
 
 /// Calls f.operator()<kD>() with the capacity for heads of D channels.
@@ -312,17 +405,26 @@ void with_flash_head(std::int64_t D, F&& f) {
   D <= 32 ? f.template operator()<32>() : f.template operator()<64>();
 }
 
+/// Blocks of so many rows each, for every head.
 template <class Elem>
-dim3 flash_grid(const AttentionArgs<Elem>& p, std::int64_t rows) {
-  return dim3(static_cast<unsigned>((rows + kFlashRows - 1) / kFlashRows * p.N * p.B));
+dim3 flash_grid(const AttentionArgs<Elem>& p, std::int64_t num_rows, int rows) {
+  return dim3(static_cast<unsigned>((num_rows + rows - 1) / rows * p.N * p.B));
 }
 
 template <class Elem>
 void launch_attention_fwd(const Stream& stream, const AttentionArgs<Elem>& p) {
   if (p.B * p.Q * p.N == 0) return;
   with_flash_head(p.D, [&]<int kD>() {
-    const std::size_t bytes = 5 * FlashTile<Elem, kD>::kElems * sizeof(Elem);
-    launch(attention_fwd_kernel<Elem, kD>, flash_grid(p, p.Q), dim3(kFlashThreads), bytes, stream, p);
+    const auto run = [&]<int kBlocks>() {
+      const std::size_t bytes = (kBlocks + 4) * FlashTile<Elem, kD>::kElems * sizeof(Elem);
+      launch(
+          attention_fwd_kernel<Elem, kD, kBlocks>, flash_grid(p, p.Q, kBlocks * kFlashRows), dim3(kFlashThreads), bytes,
+          stream, p);
+    };
+    if constexpr (sizeof(Elem) == 2) {
+      if (p.Q > kFlashRows) return run.template operator()<2>();
+    }
+    run.template operator()<1>();
   });
 }
 
@@ -330,19 +432,23 @@ template <class Elem>
 void launch_attention_bwd(const Stream& stream, const AttentionArgs<Elem>& p, const AttentionGrads<Elem>& g) {
   if (p.B * p.N == 0) return;
   const std::int64_t queries = p.B * p.N * p.Q;
-  if (queries > 0)
-    launch(
-        attention_delta_kernel<Elem>, dim3(static_cast<unsigned>((queries + 255) / 256)), dim3(256), 0, stream, p,
-        g.d_out, g.workspace);
   with_flash_head(p.D, [&]<int kD>() {
-    const std::size_t tiles = 6 * FlashTile<Elem, kD>::kElems * sizeof(Elem), numbers = 2 * kFlashRows * sizeof(float);
+    using Tile = FlashTile<Elem, kD>;
+    if (queries > 0) {
+      const std::int64_t rows = 256 / (kD / Tile::kChunk);  // of a block
+      launch(
+          attention_delta_kernel<Elem, kD>, dim3(static_cast<unsigned>((queries + rows - 1) / rows)), dim3(256), 0,
+          stream, p, g.d_out, g.workspace);
+    }
+    const std::size_t tiles = 6 * Tile::kElems * sizeof(Elem), numbers = 2 * kFlashRows * sizeof(float);
     if (g.d_q && queries > 0)
       launch(
-          attention_bwd_query_kernel<Elem, kD>, flash_grid(p, p.Q), dim3(kFlashThreads), tiles + numbers, stream, p, g);
+          attention_bwd_query_kernel<Elem, kD>, flash_grid(p, p.Q, kFlashRows), dim3(kFlashThreads), tiles + numbers,
+          stream, p, g);
     if (g.d_k || g.d_v)
       launch(
-          attention_bwd_key_kernel<Elem, kD>, flash_grid(p, p.K), dim3(kFlashThreads), tiles + 2 * numbers, stream, p,
-          g);
+          attention_bwd_key_kernel<Elem, kD>, flash_grid(p, p.K, kFlashRows), dim3(kFlashThreads), tiles + 2 * numbers,
+          stream, p, g);
   });
 }
 

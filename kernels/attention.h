@@ -14,9 +14,9 @@ namespace avid::kernels {
 template <class Elem>
 struct AttentionArgs {
   std::int64_t B = 0, Q = 0, K = 0, N = 0, D = 0;  ///< K > 0
-  double scale = 1;
+  double scale = 1;                                ///< not 0
   Rows<const Elem> q = {}, k = {}, v = {};
-  Rows<Elem> out = {};      ///< written by fwd (its gaps stay as they are), read by bwd on a device
+  Rows<Elem> out = {};  ///< written by fwd (its gaps stay as they are), read by bwd on a device
   /// [B,N,Q], written by fwd, read by bwd; Elem on the CPU, f32 on a device, where fwd can do without.
   void* log_sum = nullptr;
 };

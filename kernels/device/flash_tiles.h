@@ -12,7 +12,7 @@
 namespace avid::kernels::AVID_GPU {
 
 inline constexpr int kFlashRows = 64;  ///< rows of a tile, queries or keys
-inline constexpr int kFlashWarps = 4;  ///< each owns 16 rows of the block's tile
+inline constexpr int kFlashWarps = 4;  ///< each owns 16 rows of a block's tile, or of two tiles
 inline constexpr int kFlashThreads = 32 * kFlashWarps;
 
 /// Tiles of 64 rows of kD channels (D .. kD-1 zero).
@@ -27,31 +27,49 @@ struct FlashTile {
   static constexpr int kTiles = kD / 8;                 ///< n8 tiles of the channels
 };
 
-/// Starts copying rows first .. of one head into a tile; rows from num_rows on and channels from D on become zero.
-/// Commit, wait and a barrier follow.
+/// Copies the rows of one head into tiles, kFlashRows after kFlashRows, this thread's share of them. Rows that do not
+/// exist and channels from D on become zero. Commit, wait and a barrier follow.
 template <class Elem, int kD>
-AVID_DEVICE void load_flash_tile(
-    Elem* tile, const Elem* head, std::int64_t pitch, std::int64_t first, std::int64_t num_rows, int D) {
+class FlashRows {
   using Tile = FlashTile<Elem, kD>;
-  constexpr int kChunks = kD / Tile::kChunk;
-  if (D % Tile::kChunk == 0) {
-    // One address that steps: an address of every chunk, kept over the walk, costs wide heads in f32 their registers.
-    constexpr int kRowsAtOnce = kFlashThreads / kChunks;
-    const int r0 = threadIdx.x / kChunks, c = threadIdx.x % kChunks * Tile::kChunk;
-    const std::int64_t rows = c < D ? num_rows - first : 0, step = kRowsAtOnce * pitch;
-    const Elem* from = head + (first + r0) * pitch + c;
-    Elem* to = tile + r0 * Tile::kPitch + c;
+  static constexpr int kChunks = kD / Tile::kChunk, kRowsAtOnce = kFlashThreads / kChunks;
+
+ public:
+  /// From row `first` of the head on.
+  AVID_DEVICE FlashRows(const Elem* head, std::int64_t pitch, std::int64_t first, int D)
+      : from_(head + (first + row()) * pitch + channel()), pitch_(pitch), D_(D) {}
+
+  /// Starts to copy the next rows, of which `num_rows` exist.
+  AVID_DEVICE void load(Elem* tile, std::int64_t num_rows) {
+    const int rows = num_rows < kFlashRows ? static_cast<int>(num_rows) : kFlashRows;
+    if (D_ % Tile::kChunk != 0) return load_elements(tile, rows);
+    const int valid = channel() < D_ ? rows : 0;
+    const std::int64_t step = kRowsAtOnce * pitch_;
+    Elem* to = tile + row() * Tile::kPitch + channel();
 #pragma unroll
-    for (int r = r0; r < kFlashRows; r += kRowsAtOnce, from += step, to += kRowsAtOnce * Tile::kPitch)
-      cp_async_16(to, r < rows ? from : head, r < rows);
-    return;
+    for (int r = 0; r < kFlashRows; r += kRowsAtOnce, from_ += step)
+      cp_async_16(to + r * Tile::kPitch, from_, r + row() < valid);  // nothing is read past the rows
   }
-  for (int e = threadIdx.x; e < kFlashRows * kD; e += kFlashThreads) {  // heads that do not start at 16 bytes
-    const int r = e / kD, c = e % kD;
-    const bool valid = first + r < num_rows && c < D;
-    tile[r * Tile::kPitch + c] = valid ? head[(first + r) * pitch + c] : Elem{};
+
+ private:
+  AVID_DEVICE static int row() { return static_cast<int>(threadIdx.x) / kChunks; }
+  AVID_DEVICE static int channel() { return static_cast<int>(threadIdx.x) % kChunks * Tile::kChunk; }
+
+  /// Of heads that do not begin at 16 bytes.
+  AVID_DEVICE void load_elements(Elem* tile, int rows) {
+    const Elem* first = from_ - row() * pitch_ - channel();
+#pragma unroll 1
+    for (int e = static_cast<int>(threadIdx.x); e < kFlashRows * kD; e += kFlashThreads) {
+      const int r = e / kD, c = e % kD;
+      tile[r * Tile::kPitch + c] = r < rows && c < D_ ? first[r * pitch_ + c] : Elem{};
+    }
+    from_ += kFlashRows * pitch_;
   }
-}
+
+  const Elem* from_;  // this thread's first chunk
+  std::int64_t pitch_;
+  int D_;
+};
 
 /// A[m][k] = tile[row0 + m][k0 + k], 16 rows.
 template <int kPitch>
@@ -112,46 +130,74 @@ AVID_DEVICE void left_from_result(Fragment<float, 4>& a, const float (&c)[kTiles
   a.set(3, c[step][3]);
 }
 
-/// acc[16 rows, 64] = A B^T: rows row0 .. of tile `a` with all rows of tile `b`, over the channels.
-template <class Elem, int kD>
-AVID_DEVICE void multiply_rows(float (&acc)[8][4], const Elem* a, int row0, const Elem* b, int lane) {
+/// 16 rows of a result of kColumns, as mma leaves them over the lanes.
+template <int kColumns>
+using FlashSums = float[kColumns / 8][4];
+
+/// acc[kBlocks x 16 rows, 64] = A B^T with all rows of tile `b`, over the channels: left(i, s) is the fragment of the
+/// i-th 16 rows over step s.
+template <class Elem, int kD, int kBlocks, class Left>
+AVID_DEVICE void multiply_rows(FlashSums<64> (&acc)[kBlocks], const Left& left, const Elem* b, int lane) {
   using Tile = FlashTile<Elem, kD>;
 #pragma unroll
-  for (int j = 0; j < 8; ++j)
+  for (int i = 0; i < kBlocks; ++i)
 #pragma unroll
-    for (int e = 0; e < 4; ++e) acc[j][e] = 0;
+    for (int j = 0; j < 8; ++j)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) acc[i][j][e] = 0;
 #pragma unroll
   for (int s = 0; s < Tile::kSteps; ++s) {
-    Fragment<Elem, 4> left;
-    left_from_rows<Tile::kPitch>(left, a, row0, s * Tile::kStep, lane);
+    Fragment<Elem, 4> rows[kBlocks];
+#pragma unroll
+    for (int i = 0; i < kBlocks; ++i) rows[i] = left(i, s);
 #pragma unroll
     for (int j = 0; j < 8; j += 2) {
       Fragment<Elem, 2> right[2];
       right_from_rows<Tile::kPitch>(right, b, j * 8, s * Tile::kStep, lane);
-      multiply_add_short(acc[j], left, right[0]);
-      multiply_add_short(acc[j + 1], left, right[1]);
+#pragma unroll
+      for (int i = 0; i < kBlocks; ++i) {
+        multiply_add_short(acc[i][j], rows[i], right[0]);
+        multiply_add_short(acc[i][j + 1], rows[i], right[1]);
+      }
     }
   }
 }
 
-/// acc[16 rows, kD] += M B: a result of 64 columns with the 64 rows of tile `b`.
+/// `left` of multiply_rows from the rows row0 .. of a tile, whenever they are asked for.
 template <class Elem, int kD>
-AVID_DEVICE void multiply_columns(float (&acc)[kD / 8][4], const float (&m)[8][4], const Elem* b, int lane) {
+AVID_DEVICE auto rows_of_tile(const Elem* tile, int row0, int lane) {
+  return [tile, row0, lane](int i, int s) {
+    using Tile = FlashTile<Elem, kD>;
+    Fragment<Elem, 4> rows;
+    left_from_rows<Tile::kPitch>(rows, tile, row0 + i * 16, s * Tile::kStep, lane);
+    return rows;
+  };
+}
+
+/// acc[kBlocks x 16 rows, kD] += M B: results of 64 columns with the 64 rows of tile `b`.
+template <class Elem, int kD, int kBlocks>
+AVID_DEVICE void multiply_columns(
+    FlashSums<kD> (&acc)[kBlocks], const FlashSums<64> (&m)[kBlocks], const Elem* b, int lane) {
   using Tile = FlashTile<Elem, kD>;
   if constexpr (sizeof(Elem) == 2) {
 #pragma unroll
     for (int s = 0; s < Tile::kRowSteps; ++s) {
-      Fragment<Elem, 4> left;
-      left_from_result(left, m, s);
+      Fragment<Elem, 4> left[kBlocks];
+#pragma unroll
+      for (int i = 0; i < kBlocks; ++i) left_from_result(left[i], m[i], s);
 #pragma unroll
       for (int j = 0; j < Tile::kTiles; j += 2) {
         Fragment<Elem, 2> right[2];
         right_from_columns<Tile::kPitch>(right, b, s * Tile::kStep, j * 8, lane);
-        multiply_add_short(acc[j], left, right[0]);
-        multiply_add_short(acc[j + 1], left, right[1]);
+#pragma unroll
+        for (int i = 0; i < kBlocks; ++i) {
+          multiply_add_short(acc[i][j], left[i], right[0]);
+          multiply_add_short(acc[i][j + 1], left[i], right[1]);
+        }
       }
     }
   } else {  // the tile's 64 terms from zero in the tensor core, which cuts, then added rounded: acc sums many tiles
+    static_assert(kBlocks == 1);
 #pragma unroll
     for (int j = 0; j < Tile::kTiles; j += 2) {
       float sum[2][4] = {};
@@ -159,13 +205,13 @@ AVID_DEVICE void multiply_columns(float (&acc)[kD / 8][4], const float (&m)[8][4
       for (int s = 0; s < Tile::kRowSteps; ++s) {
         Fragment<Elem, 4> left;
         Fragment<Elem, 2> right[2];
-        left_from_result(left, m, s);
+        left_from_result(left, m[0], s);
         right_from_columns<Tile::kPitch>(right, b, s * Tile::kStep, j * 8, lane);
         multiply_add_short(sum[0], left, right[0]);
         multiply_add_short(sum[1], left, right[1]);
       }
 #pragma unroll
-      for (int e = 0; e < 4; ++e) acc[j][e] += sum[0][e], acc[j + 1][e] += sum[1][e];
+      for (int e = 0; e < 4; ++e) acc[0][j][e] += sum[0][e], acc[0][j + 1][e] += sum[1][e];
       __syncwarp();  // no loads for the next columns before this: there are no registers for them
     }
   }

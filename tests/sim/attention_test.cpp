@@ -21,6 +21,7 @@ template <class Elem>
 struct AttentionCase {
   Size size;
   Pitched<Elem> q, k, v, d_out;
+  double sign = 1;  // of the logits' scale
 
   AttentionCase(const Size& s, unsigned seed, double factor)
       : size(s),
@@ -33,7 +34,7 @@ struct AttentionCase {
   kernels::AttentionArgs<E> sizes() const {
     kernels::AttentionArgs<E> p;
     p.B = size.B, p.Q = size.Q, p.K = size.K, p.N = size.N, p.D = size.D;
-    p.scale = 1 / std::sqrt(static_cast<double>(size.D));
+    p.scale = sign / std::sqrt(static_cast<double>(size.D));
     return p;
   }
 };
@@ -150,6 +151,8 @@ TEST_CASE("attention/sim/bf16 equals loops in f64 up to rounding") {
            {2, 5, 77, 1, 32},
            {1, 66, 3, 2, 50},
            {1, 129, 93, 1, 64},
+           {2, 200, 150, 2, 32},
+           {1, 130, 70, 2, 50},
            {1, 7, 9, 1, 13}}) {
     const AttentionCase<BFloat16> c(s, seed += 10, 2.6);
     check_attention(c, 8e-3);
@@ -169,6 +172,15 @@ TEST_CASE("attention/sim/2560 queries of width 64 across 77 keys") {
 TEST_CASE("attention/sim/large logits stay finite and a later tile may hold the largest") {
   const AttentionCase<float> c({1, 3, 130, 1, 8}, 900, 70.0);
   check_attention(c, 3e-4);  // logits of some hundred carry an absolute error near 3e-5
+}
+
+TEST_CASE("attention/sim/a negative scale prefers the keys that are least alike") {
+  AttentionCase<float> c({1, 5, 70, 2, 32}, 1000, 2.6);
+  c.sign = -1;
+  check_attention(c, 5e-6);
+  AttentionCase<BFloat16> wide({1, 130, 70, 2, 64}, 1010, 2.6);
+  wide.sign = -1;
+  check_attention(wide, 8e-3);
 }
 
 TEST_CASE("attention/sim/keys without queries have no gradient") {
