@@ -76,6 +76,12 @@ bool cast_on_device(Tensor& to, const Tensor& from) {
 }  // namespace
 
 Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
+  Tensor t = uninitialised(shape, dtype, device);
+  if (device.is_gpu()) t.zero_gaps();
+  return t;
+}
+
+Tensor Tensor::uninitialised(const Shape& shape, DType dtype, Device device) {
   Tensor t;
   t.shape_ = shape;
   t.dtype_ = dtype;
@@ -86,19 +92,22 @@ Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
     if (!device.is_gpu()) throw;
     fail<OutOfMemoryError>("{} {}: {}", name_of(dtype), shape, error.what());
   }
-  if (t.pitch_ != shape.cols()) {
-    const std::size_t item = size_of(dtype), row_bytes = static_cast<std::size_t>(shape.cols()) * item;
-    const std::size_t pitch_bytes = static_cast<std::size_t>(t.pitch_) * item;
-    std::byte* row = t.storage_->data();
-    if (device.is_gpu())
-      on_device(device, "tensor", [&]<class Backend>(const kernels::Stream& stream) {
-        kernels::device_zero<Backend>(stream, row + row_bytes, pitch_bytes, pitch_bytes - row_bytes, shape.rows());
-      });
-    else
-      for (std::int64_t r = shape.rows(); r > 0; --r, row += pitch_bytes)
-        std::memset(row + row_bytes, 0, pitch_bytes - row_bytes);
-  }
+  if (!device.is_gpu()) t.zero_gaps();
   return t;
+}
+
+void Tensor::zero_gaps() {
+  if (pitch_ == cols()) return;
+  const std::size_t item = size_of(dtype_), row_bytes = static_cast<std::size_t>(cols()) * item;
+  const std::size_t pitch_bytes = static_cast<std::size_t>(pitch_) * item;
+  std::byte* row = storage_->data() + offset_bytes_;
+  if (device().is_gpu())
+    on_device(device(), "tensor", [&]<class Backend>(const kernels::Stream& stream) {
+      kernels::device_zero<Backend>(stream, row + row_bytes, pitch_bytes, pitch_bytes - row_bytes, rows());
+    });
+  else
+    for (std::int64_t r = rows(); r > 0; --r, row += pitch_bytes)
+      std::memset(row + row_bytes, 0, pitch_bytes - row_bytes);
 }
 
 Tensor Tensor::zeros(const Shape& shape, DType dtype, Device device) {

@@ -28,6 +28,9 @@ class Tensor {
 
   /// Uninitialised elements, zeroed gaps. Throws OutOfMemoryError.
   static Tensor empty(const Shape& shape, DType dtype = DType::f32, Device device = {});
+  /// The same, but on a GPU backend gaps are uninitialised, too: for results of a kernel that writes rows with their
+  /// gaps, as the tests of kernels check whose outputs begin with NaNs. It saves a launch.
+  static Tensor uninitialised(const Shape& shape, DType dtype, Device device);
   static Tensor zeros(const Shape& shape, DType dtype = DType::f32, Device device = {});
   static Tensor full(const Shape& shape, double value, DType dtype = DType::f32, Device device = {});
   static Tensor scalar(double value, DType dtype = DType::f32, Device device = {}) {
@@ -96,6 +99,8 @@ class Tensor {
   /// devices; between two GPU backends is refused).
   void copy_from(const Tensor& source);
   void fill(double value);
+  /// Writes zeros into the gaps behind rows.
+  void zero_gaps();
 
   /// Dense row-major host copies, for tests, files and printing.
   std::vector<double> to_doubles() const;

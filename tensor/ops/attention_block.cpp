@@ -73,14 +73,14 @@ AttentionGrads allocate_attention_grads(
     const Tensor& x, const Tensor& norm_gamma, const Tensor& w_qkv, const Tensor& w_out, const Tensor& b_out,
     const AttentionNeeds& needs) {
   AttentionGrads out;
-  const auto allocate = [&](const Tensor& like, bool needed, DType dtype, Tensor& grad) {
-    if (needed) grad = Tensor::empty(like.shape(), dtype, x.device());
+  const auto allocate = [&](const Tensor& like, bool needed, Tensor& grad) {
+    if (needed) grad = Tensor::empty(like.shape(), parameter_dtype(x), x.device());
   };
-  allocate(x, needs.x, x.dtype(), out.d_x);
-  allocate(norm_gamma, needs.norm_gamma, parameter_dtype(x), out.d_norm_gamma);
-  allocate(w_qkv, needs.w_qkv, parameter_dtype(x), out.d_w_qkv);
-  allocate(w_out, needs.w_out, parameter_dtype(x), out.d_w_out);
-  allocate(b_out, needs.b_out, parameter_dtype(x), out.d_b_out);
+  if (needs.x) out.d_x = Tensor::uninitialised(x.shape(), x.dtype(), x.device());
+  allocate(norm_gamma, needs.norm_gamma, out.d_norm_gamma);
+  allocate(w_qkv, needs.w_qkv, out.d_w_qkv);
+  allocate(w_out, needs.w_out, out.d_w_out);
+  allocate(b_out, needs.b_out, out.d_b_out);
   return out;
 }
 

@@ -111,7 +111,7 @@ Tensor attention_fwd_on_device(
     const Tensor& x, const Tensor& norm_gamma, const Tensor& w_qkv, const Tensor& w_out, const Tensor& b_out,
     const AttentionOptions& options, Tensor* kept = nullptr) {
   check_core_head(Block::kOp, options);
-  Tensor out = Tensor::empty(x.shape(), x.dtype(), x.device());
+  Tensor out = Tensor::uninitialised(x.shape(), x.dtype(), x.device());
   dispatch_f32_bf16(x.dtype(), Block::kOp, [&]<class Elem>() {
     kernels::AttentionBlockDeviceArgs<Elem> args;
     set_device_attention_operands(args, x, norm_gamma, w_qkv, w_out, b_out, options);

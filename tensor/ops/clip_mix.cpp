@@ -103,7 +103,7 @@ Tensor clip_mix(
     const Tensor& x, const ClipFactor& of_x, const Tensor& y, const ClipFactor& of_y, const Tensor& t,
     const ClipFactor& divisor) {
   check_videos(x, y);
-  Tensor out = Tensor::empty(x.shape(), x.dtype(), x.device());
+  Tensor out = Tensor::uninitialised(x.shape(), x.dtype(), x.device());
   mix(detail::usual_pitch(x), of_x, detail::usual_pitch(y), of_y, t, divisor, out);
   return out;
 }

@@ -88,7 +88,7 @@ Tensor conv3d(const Tensor& x, const Tensor& w, const Tensor& bias, const Conv3d
   const Conv3dSize s = detail::size_of_conv("conv3d", x.shape(), shape_or_none(x2), w.shape(), options);
   if (bias.defined()) detail::check_parameter(bias, {s.O}, x, "conv3d", "bias");
   detail::note_conv("fwd", s);
-  Tensor out = Tensor::empty(out_shape(s), x.dtype(), x.device());  // [B,T',H',W',O]
+  Tensor out = Tensor::uninitialised(out_shape(s), x.dtype(), x.device());  // [B,T',H',W',O]
   if (x.device().is_gpu()) {
     dispatch_f32_bf16(x.dtype(), "conv3d", [&]<class Elem>() {
       const auto x_rows = device_rows_of<Elem>(x), x2_rows = device_rows_of<Elem>(x2), w_rows = device_rows_of<Elem>(w);
@@ -105,6 +105,7 @@ Tensor conv3d(const Tensor& x, const Tensor& w, const Tensor& bias, const Conv3d
             return conv_either<Elem>(
                 stream, x, ConvPass::fwd, s, {x_rows.pitch, w_rows.pitch, out_rows.pitch}, native,
                 [&](void* workspace) {
+                  out.zero_gaps();
                   kernels::vendor::library_conv3d_fwd<Elem>(
                       stream, s, x_rows, x2_rows, w_rows, bias_data, out_rows, workspace);
                 });
@@ -137,8 +138,8 @@ Conv3dInputGrads conv3d_bwd_data(
   if (add_x2.defined()) check_shape(add_x2, x2_shape, "conv3d_bwd_data", "add_x2");
   detail::note_conv("data", s);
   Conv3dInputGrads grads;
-  if (needs_x) grads.d_x = Tensor::empty(x_shape, d_out.dtype(), d_out.device());
-  if (needs_x2 && x2_shape.rank() > 0) grads.d_x2 = Tensor::empty(x2_shape, d_out.dtype(), d_out.device());
+  if (needs_x) grads.d_x = Tensor::uninitialised(x_shape, d_out.dtype(), d_out.device());
+  if (needs_x2 && x2_shape.rank() > 0) grads.d_x2 = Tensor::uninitialised(x2_shape, d_out.dtype(), d_out.device());
   if (d_out.device().is_gpu()) {
     const Tensor added = needs_x && add_x.defined() ? detail::usual_pitch(add_x) : Tensor();
     const Tensor added2 = needs_x2 && add_x2.defined() ? detail::usual_pitch(add_x2) : Tensor();
@@ -160,6 +161,8 @@ Conv3dInputGrads conv3d_bwd_data(
                 stream, d_out, ConvPass::bwd_data, s,
                 kernels::vendor::bwd_data_pitches(d_x_rows, w_rows.pitch, d_out_rows.pitch), native,
                 [&](void* workspace) {
+                  for (Tensor* d : {&grads.d_x, &grads.d_x2})
+                    if (d->defined()) d->zero_gaps();
                   kernels::vendor::library_conv3d_bwd_data<Elem>(
                       stream, s, d_out_rows, w_rows, d_x_rows, d_x2_rows, workspace);
                   if (added.defined()) add_in_place(grads.d_x, added);

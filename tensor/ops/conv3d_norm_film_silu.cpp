@@ -50,8 +50,8 @@ Conv3dNormFilmSilu conv3d_norm_film_silu_fwd(
   const Tensor residual = residual_any.defined() ? detail::usual_pitch(residual_any) : Tensor();
   const Tensor film_f32 = film.defined() && film.dtype() != DType::f32 ? film.to(DType::f32) : film;
   Conv3dNormFilmSilu result;
-  result.out = Tensor::empty(shape, x.dtype(), x.device());
-  if (with_u) result.u = Tensor::empty(shape, x.dtype(), x.device());
+  result.out = Tensor::uninitialised(shape, x.dtype(), x.device());
+  if (with_u) result.u = Tensor::uninitialised(shape, x.dtype(), x.device());
   detail::note_conv("fwd", s, kNormFlops * static_cast<double>(result.out.numel()));
   kernels::note_sizes({{"film", film.defined()}, {"residual", residual.defined()}});
   kernels::Conv3dNormFilmSiluArgs p;

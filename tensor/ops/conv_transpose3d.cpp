@@ -49,7 +49,7 @@ Tensor conv_transpose3d(const Tensor& x, const Tensor& w, const Tensor& bias, co
   if (bias.defined()) detail::check_parameter(bias, {s.O}, x, "conv_transpose3d", "bias");
   kernels::note_flops(s.flops());
   detail::note_conv_sizes("fwd", s);
-  Tensor out = Tensor::empty(out_shape(s), x.dtype(), x.device());  // [B,T',H',W',O]
+  Tensor out = Tensor::uninitialised(out_shape(s), x.dtype(), x.device());  // [B,T',H',W',O]
   if (x.device().is_gpu()) {
     dispatch_f32_bf16(x.dtype(), "conv_transpose3d", [&]<class Elem>() {
       Tensor workspace = device_workspace(kernels::conv_transpose3d_fwd_workspace_bytes<Elem>(s), x);
@@ -77,7 +77,7 @@ Tensor conv_transpose3d_bwd_data(
   check_shape(d_out, out_shape(s), "conv_transpose3d_bwd_data", "d_out");
   kernels::note_flops(s.flops());
   detail::note_conv_sizes("data", s);
-  Tensor d_x = Tensor::empty(x_shape, d_out.dtype(), d_out.device());
+  Tensor d_x = Tensor::uninitialised(x_shape, d_out.dtype(), d_out.device());
   if (d_out.device().is_gpu()) {
     dispatch_f32_bf16(d_out.dtype(), "conv_transpose3d_bwd_data", [&]<class Elem>() {
       on_device(d_out.device(), "conv_transpose3d_bwd_data", [&]<class Backend>(const kernels::Stream& stream) {

@@ -10,7 +10,7 @@ namespace avid {
 Tensor frames_from_u8(const Tensor& u, DType dtype) {
   check_dtype(u, DType::u8, "frames_from_u8", "u");
   if (u.device().is_gpu()) {
-    Tensor out = Tensor::empty(u.shape(), dtype, u.device());
+    Tensor out = Tensor::uninitialised(u.shape(), dtype, u.device());
     dispatch_f32_bf16(dtype, "frames_from_u8", [&]<class Elem>() {
       on_device(u.device(), "frames_from_u8", [&]<class Backend>(const kernels::Stream& stream) {
         kernels::frames_from_u8<Backend, Elem>(

@@ -31,7 +31,7 @@ void layer_norm_either(NormPass pass, const kernels::Stream& stream, const Tenso
 }
 
 Tensor fwd_on_device(const Tensor& x, const Tensor& gamma, const Tensor& beta, double eps) {
-  Tensor out = Tensor::empty(x.shape(), x.dtype(), x.device());
+  Tensor out = Tensor::uninitialised(x.shape(), x.dtype(), x.device());
   dispatch_f32_bf16(x.dtype(), kOp, [&]<class Elem>() {
     const kernels::LayerNormDeviceArgs<Elem> args{
         .num_rows = x.rows(),
@@ -59,7 +59,7 @@ Tensor fwd_on_device(const Tensor& x, const Tensor& gamma, const Tensor& beta, d
 LayerNormGradients bwd_on_device(
     const Tensor& d_out, const Tensor& x, const Tensor& gamma, double eps, const LayerNormNeeds& needs) {
   LayerNormGradients grads;
-  if (needs.x) grads.d_x = Tensor::empty(x.shape(), x.dtype(), x.device());
+  if (needs.x) grads.d_x = Tensor::uninitialised(x.shape(), x.dtype(), x.device());
   if (needs.gamma) grads.d_gamma = Tensor::empty(gamma.shape(), DType::f32, x.device());
   if (needs.beta) grads.d_beta = Tensor::empty(gamma.shape(), DType::f32, x.device());
   Tensor own = Tensor::empty({kernels::layer_norm_bwd_workspace(x.rows(), x.cols())}, DType::f32, x.device());

@@ -43,7 +43,7 @@ Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor
   kernels::note_flops(s.flops());
   const Shape out_shape = x.shape().with_cols(s.O);
   if (residual.defined()) check_shape(residual, out_shape, "linear", "residual");
-  Tensor out = Tensor::empty(out_shape, x.dtype(), x.device());  // [...,O]
+  Tensor out = Tensor::uninitialised(out_shape, x.dtype(), x.device());  // [...,O]
   if (x.device().is_gpu()) {
     dispatch_f32_bf16(x.dtype(), "linear", [&]<class Elem>() {
       const auto x_rows = device_rows_of<Elem>(x), x2_rows = device_rows_of<Elem>(x2), w_rows = device_rows_of<Elem>(w),
@@ -98,8 +98,8 @@ LinearInputGrads linear_bwd_data(
   if (add_x2.defined()) check_shape(add_x2, x2_shape, "linear_bwd_data", "add_x2");
   kernels::note_flops(s.flops());
   LinearInputGrads grads;
-  if (needs_x) grads.d_x = Tensor::empty(x_shape, d_out.dtype(), d_out.device());
-  if (needs_x2 && x2_shape.rank() > 0) grads.d_x2 = Tensor::empty(x2_shape, d_out.dtype(), d_out.device());
+  if (needs_x) grads.d_x = Tensor::uninitialised(x_shape, d_out.dtype(), d_out.device());
+  if (needs_x2 && x2_shape.rank() > 0) grads.d_x2 = Tensor::uninitialised(x2_shape, d_out.dtype(), d_out.device());
   if (d_out.device().is_gpu()) {
     const Tensor added = needs_x && add_x.defined() ? detail::usual_pitch(add_x) : Tensor();
     const Tensor added2 = needs_x2 && add_x2.defined() ? detail::usual_pitch(add_x2) : Tensor();

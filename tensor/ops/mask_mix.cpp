@@ -21,8 +21,8 @@ void check_inputs(const Tensor& base, const Tensor& adapter, const Tensor& w) {
 MaskMixResult fwd_on_device(const Tensor& base, const Tensor& adapter, const Tensor& w, const Tensor& b) {
   const Device device = base.device();
   MaskMixResult result{
-      .out = Tensor::empty(base.shape(), base.dtype(), device),
-      .mask = Tensor::empty(base.shape().with_cols(1), DType::f32, device)};
+      .out = Tensor::uninitialised(base.shape(), base.dtype(), device),
+      .mask = Tensor::uninitialised(base.shape().with_cols(1), DType::f32, device)};
   dispatch_f32_bf16(base.dtype(), kOp, [&]<class Elem>() {
     const kernels::MaskMixDeviceArgs<Elem> args{
         .P = base.rows(),
@@ -45,8 +45,8 @@ MaskMixGradients bwd_on_device(
     const MaskMixNeeds& needs) {
   const Device device = base.device();
   MaskMixGradients grads;
-  if (needs.base) grads.d_base = Tensor::empty(base.shape(), base.dtype(), device);
-  if (needs.adapter) grads.d_adapter = Tensor::empty(adapter.shape(), base.dtype(), device);
+  if (needs.base) grads.d_base = Tensor::uninitialised(base.shape(), base.dtype(), device);
+  if (needs.adapter) grads.d_adapter = Tensor::uninitialised(adapter.shape(), base.dtype(), device);
   if (needs.w) grads.d_w = Tensor::empty({1}, DType::f32, device);
   if (needs.b) grads.d_b = Tensor::empty({1}, DType::f32, device);
   Tensor workspace = Tensor::empty({kernels::mask_mix_bwd_workspace(base.rows())}, DType::f32, device);

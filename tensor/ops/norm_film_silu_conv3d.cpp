@@ -48,7 +48,7 @@ RmsNormFilmSiluGradients norm_film_silu_conv3d_bwd(
   const Tensor x = detail::usual_pitch(x_any);
   const Tensor film_f32 = film.defined() && film.dtype() != DType::f32 ? film.to(DType::f32) : film;
   RmsNormFilmSiluGradients grads;
-  grads.d_x = Tensor::empty(x.shape(), x.dtype(), x.device());  // also where only sums over it are asked for
+  grads.d_x = Tensor::uninitialised(x.shape(), x.dtype(), x.device());  // also where only sums over it are asked for
   if (needs.gamma) grads.d_gamma = Tensor::empty(gamma.shape(), DType::f32, x.device());
   if (needs.film && film.defined()) grads.d_film = Tensor::empty(film.shape(), DType::f32, x.device());
   kernels::RmsNormFilmSiluDeviceArgs<BFloat16> norm;

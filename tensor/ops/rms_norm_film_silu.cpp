@@ -48,7 +48,7 @@ kernels::RmsNormFilmSiluDeviceArgs<Elem> device_operands(const Tensor& x, const 
 Tensor in_f32(const Tensor& film) { return film.defined() && film.dtype() != DType::f32 ? film.to(DType::f32) : film; }
 
 Tensor fwd_on_device(const Tensor& x, const Tensor& gamma, const Tensor& film, const Tensor& residual) {
-  Tensor out = Tensor::empty(x.shape(), x.dtype(), x.device());
+  Tensor out = Tensor::uninitialised(x.shape(), x.dtype(), x.device());
   const Tensor film_f32 = in_f32(film);
   dispatch_f32_bf16(x.dtype(), kOp, [&]<class Elem>() {
     auto args = device_operands<Elem>(x, gamma, film_f32);
@@ -64,7 +64,7 @@ Tensor fwd_on_device(const Tensor& x, const Tensor& gamma, const Tensor& film, c
 RmsNormFilmSiluGradients bwd_on_device(
     const Tensor& d_out, const Tensor& x, const Tensor& gamma, const Tensor& film, const RmsNormFilmSiluNeeds& needs) {
   RmsNormFilmSiluGradients grads;
-  if (needs.x) grads.d_x = Tensor::empty(x.shape(), x.dtype(), x.device());
+  if (needs.x) grads.d_x = Tensor::uninitialised(x.shape(), x.dtype(), x.device());
   if (needs.gamma) grads.d_gamma = Tensor::empty(gamma.shape(), DType::f32, x.device());
   if (needs.film && film.defined()) grads.d_film = Tensor::empty(film.shape(), DType::f32, x.device());
   const Tensor film_f32 = in_f32(film);

@@ -20,7 +20,8 @@ Tensor unet_input_fwd(const Tensor& cond, const Tensor& x_t, const Tensor& base)
   detail::check_operand(cond, {B, K, H, W, C}, x_t.dtype(), kOp, "cond");
   detail::check_same_device(cond, x_t, kOp, "cond");
   if (base.defined()) detail::check_like(base, x_t, kOp, "base");
-  Tensor out = Tensor::empty(x_t.shape().with_cols(C * K + C + (base.defined() ? C : 0)), x_t.dtype(), x_t.device());
+  Tensor out =
+      Tensor::uninitialised(x_t.shape().with_cols(C * K + C + (base.defined() ? C : 0)), x_t.dtype(), x_t.device());
   if (x_t.device().is_gpu()) {
     dispatch_f32_bf16(x_t.dtype(), kOp, [&]<class Elem>() {
       on_device(x_t.device(), kOp, [&]<class Backend>(const kernels::Stream& stream) {
