@@ -6,8 +6,8 @@
 //            Per frame only two column sums: G = sum d_z sqrt(C) x/n, H = sum d_z. Then d_scale = gamma G,
 //            d_shift = H, d_gamma = sum over frames of (1 + scale) G
 // Layout     rows of channels, 16-byte pitched; chunks of 8 channels (device/row_lanes.h)
-// Parallel   C <= 1024: a block owns up to 256 rows of one frame, 8 to 32 lanes a row, the row in registers; a and
-//            shift of the frame in shared memory. Wider: a block per row, the row read twice.
+// Parallel   C <= 1024: a block owns up to 256 rows of one frame, forward of few frames fewer, 8 to 32 lanes a row, the
+//            row in registers; a and shift of the frame in shared memory. Wider: a block per row, the row read twice.
 // Traffic    forward 2C (3C with residual) elements per row, backward 3C, each once; wider rows up to 6C
 // Numerics   f32 from load to store, one rounding. f32 tensors use expf and a true division, bf16 tensors the fast
 //            ones (2 ULP of f32, far below the rounding). Column sums: lanes, warps, blocks, frames in a fixed order:
@@ -271,6 +271,15 @@ __global__ void __launch_bounds__(kRowBlock) rms_norm_film_silu_frame_sums_kerne
     scaled[frame * W + c] = (p.film.data != nullptr ? 1.0f + p.film.data[frame * p.film.pitch + c] : 1.0f) * sum_zx;
 }
 
+/// Rows of a block of the forward pass: a slab's, or of few rows no more than leave every multiprocessor a block, in
+/// whole rounds of `round` rows.
+int fwd_rows(std::int64_t F, std::int64_t S, std::int64_t C, int round) {
+  constexpr std::int64_t kEnoughBlocks = 256;
+  int rows = RmsNormSlabs(S, C).rows;
+  while (rows > round && F * ((S + rows - 1) / rows) < kEnoughBlocks) rows /= 2;
+  return rows;
+}
+
 }  // namespace AVID_GPU
 
 template <class Backend, class Elem>
@@ -283,11 +292,11 @@ void rms_norm_film_silu_fwd(const Stream& stream, const RmsNormFilmSiluDeviceArg
         p);
     return;
   }
-  const RmsNormSlabs slabs(p.S, p.C);
   with_row_lanes<Elem>(p.C, [&]<int L, int K>() {
+    const int rows = fwd_rows(p.F, p.S, p.C, kRowBlock / L), slabs = static_cast<int>((p.S + rows - 1) / rows);
     launch(
-        rms_norm_film_silu_fwd_kernel<Elem, L, K>, dim3(static_cast<unsigned>(p.F * slabs.count)), dim3(kRowBlock), 0,
-        stream, p, slabs.count, slabs.rows);
+        rms_norm_film_silu_fwd_kernel<Elem, L, K>, dim3(static_cast<unsigned>(p.F * slabs)), dim3(kRowBlock), 0, stream,
+        p, slabs, rows);
   });
 }
 

@@ -84,15 +84,18 @@ __global__ void order_heads_kernel(
 }
 
 /// values[n*C + c, k] = sum over d of w_out[c, n*D + d] w_v[n*D + d, k]: what channel k of a row of h adds to channel c
-/// of y for each unit of a probability of head n; transposed (kBackward): values[n*C + k, c]. A thread per 8 columns.
+/// of y for each unit of a probability of head n; transposed (kBackward): values[n*C + k, c]. kFoldLanes threads take 8
+/// columns, each every kFoldLanes-th d: it is the loads of one thread behind each other that take time.
+constexpr int kFoldLanes = 4;
 template <bool kBackward>
 __global__ void fold_values_kernel(
     Rows<const BFloat16> w_qkv, Rows<const BFloat16> w_out, int N, int D, int C, Rows<BFloat16> values) {
-  const int chunks = (C + 7) / 8, e = blockIdx.x * blockDim.x + threadIdx.x;
-  if (e >= N * C * chunks) return;
+  const int chunks = (C + 7) / 8, e = (blockIdx.x * blockDim.x + threadIdx.x) / kFoldLanes;
+  const int lane = threadIdx.x % kFoldLanes;
+  const bool exists = e < N * C * chunks;
   const int row = e / chunks, first = (e - row * chunks) * 8, n = row / C, r = row - n * C;
   float sum[8] = {};
-  for (int d = n * D; d < (n + 1) * D; ++d) {
+  for (int d = n * D + lane; d < (exists ? (n + 1) * D : 0); d += kFoldLanes) {
     const BFloat16* const v = w_qkv.row(2 * N * D + d);
     float columns[8] = {};
     if constexpr (kBackward) {
@@ -105,7 +108,9 @@ __global__ void fold_values_kernel(
 #pragma unroll
     for (int i = 0; i < 8; ++i) sum[i] = fmaf(factor, columns[i], sum[i]);
   }
-  store_chunk(values.row(row) + first, sum, 8);  // gaps are sums of zeros
+#pragma unroll
+  for (int i = 0; i < 8; ++i) sum[i] = lane_sum<kFoldLanes>(sum[i]);
+  if (exists && lane == 0) store_chunk(values.row(row) + first, sum, 8);  // gaps are sums of zeros
 }
 
 /// total (=, or += after the first chunk) the gradient of one chunk, whose rows or columns are heads as `stored` says.
@@ -161,8 +166,9 @@ class Block {
     if constexpr (std::is_same_v<Elem, BFloat16>) {
       if (plan_.values >= 0)
         launch(
-            backward_ ? fold_values_kernel<true> : fold_values_kernel<false>, blocks_for(p_.N * C * (pitch / 8)),
-            dim3(kBlock), 0, stream_, p_.w_qkv, p_.w_out, N, D, C, Rows<Elem>{at<Elem>(plan_.values), pitch});
+            backward_ ? fold_values_kernel<true> : fold_values_kernel<false>,
+            blocks_for(p_.N * C * (pitch / 8) * kFoldLanes), dim3(kBlock), 0, stream_, p_.w_qkv, p_.w_out, N, D, C,
+            Rows<Elem>{at<Elem>(plan_.values), pitch});
     }
     if (plan_.w_qkv < 0) return;
     const int slices = plan_.values >= 0 ? 2 : 3;  // q and k, or v as well

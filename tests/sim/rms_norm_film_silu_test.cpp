@@ -157,6 +157,15 @@ TEST_CASE("rms_norm_film_silu/sim/several_slabs_and_empty") {
   }
 }
 
+TEST_CASE("rms_norm_film_silu/sim/blocks of many frames go round several times") {
+  const Case c{256, 40, 12, true, true};  // of few frames a block has one round of rows
+  const Inputs<BFloat16> in(c);
+  const Outputs<double> exact = run_reference(c);
+  const Outputs<BFloat16> o = run_device<BFloat16>(c, in);
+  CHECK(rel_l2(o.out, exact.out) < 1.8e-3);
+  CHECK(rel_l2(o.d_x, exact.d_x) < 1.8e-3);
+}
+
 TEST_CASE("rms_norm_film_silu/sim/zero_input_and_nan") {
   const Case c{1, 9, 12, true, false};
   Inputs<float> in(c);
