@@ -217,7 +217,7 @@ AVID_DEVICE void multiply_columns(
   }
 }
 
-/// Two neighbouring elements of a row as Elem, the second only if it exists. `aligned`: both in one word.
+/// Two neighbouring elements of a row as Elem, the second only if it exists.
 AVID_DEVICE void store_pair(float* to, float a, float b, bool second) {
   to[0] = a;
   if (second) to[1] = b;
