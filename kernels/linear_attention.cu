@@ -12,8 +12,9 @@
 //            device/linear_attention_contexts.h and linear_attention_two_pass.h, backward: linear_attention_bwd.cu);
 //            wider rows: norm, projections, and a core on tensor cores
 //            (device/linear_attention_head_kernels.h). f32 and other D <= 64: the core on FP32 units
-//            (device/linear_attention_core.h). On compute capability 9.0 pass 2 is linear_attention_wgmma.cu. Sums over
-//            positions are cut into slabs, which are combined in order (as split keys are in flash attention)
+//            (device/linear_attention_core.h). On compute capability 9.0 the passes are in
+//            linear_attention_sums_wgmma.cu and linear_attention_wgmma.cu. Sums over positions are cut into slabs,
+//            which are combined in order (as split keys are in flash attention)
 // Traffic    of the composed form, per position: C + 4C (norm, projections) + 11 N*D elements forward. The core on
 //            tensor cores reads and writes rows once, whole sectors; a head's matrix, 4 KB, once per 256 positions
 // Numerics   f32 sums, h, qkv, a, d_a, d_qkv, d_h rounded to Elem; bf16 tensors use the fast exponential. Tensor cores:
@@ -167,16 +168,20 @@ void two_passes(const Stream& stream, const AttentionBlockDeviceArgs<BFloat16>& 
   sums.folded = reinterpret_cast<BFloat16*>(workspace + plan.folded);
   sums.key_sums = p.key_sums;
   const std::int64_t F = p.B * p.T;
-  with_row_chunks(sums.width, [&]<int kN>() {
-    constexpr int kShares = LinearBwdTile<kN>::kShares, kMostHeads = kContextWarps / kShares;
-    const int groups = (sums.N + kMostHeads - 1) / kMostHeads, heads = (sums.N + groups - 1) / groups;
-    launch(
-        linear_attention_sums_kernel<kN>, dim3(static_cast<unsigned>(F * sums.slabs * groups)),
-        dim3(static_cast<unsigned>(32 * kShares * heads)),
-        static_cast<std::size_t>(2 * kSumsTile * LinearBwdTile<kN>::kPitch) * sizeof(BFloat16) + kN * 32 +
-            (contexts_spare<kN> ? kSpareWords * kSpareThreads * sizeof(float) : 0),
-        stream, sums, heads, groups);
-  });
+  if (have_wgmma<Gpu>()) {
+    linear_attention_sums_wgmma(stream, sums, F);
+  } else {
+    with_row_chunks(sums.width, [&]<int kN>() {
+      constexpr int kShares = LinearBwdTile<kN>::kShares, kMostHeads = kContextWarps / kShares;
+      const int groups = (sums.N + kMostHeads - 1) / kMostHeads, heads = (sums.N + groups - 1) / groups;
+      launch(
+          linear_attention_sums_kernel<kN>, dim3(static_cast<unsigned>(F * sums.slabs * groups)),
+          dim3(static_cast<unsigned>(32 * kShares * heads)),
+          static_cast<std::size_t>(2 * kSumsTile * LinearBwdTile<kN>::kPitch) * sizeof(BFloat16) + kN * 32 +
+              (contexts_spare<kN> ? kSpareWords * kSpareThreads * sizeof(float) : 0),
+          stream, sums, heads, groups);
+    });
+  }
   launch(
       linear_attention_fold_kernel<4>, dim3(static_cast<unsigned>((F * sums.N + 3) / 4)), dim3(128), 0, stream, sums,
       F);

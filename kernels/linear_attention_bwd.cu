@@ -20,7 +20,7 @@
 //            (device/linear_attention_matrices.h): a block per (1/64 of the frames, head); pass 2
 //            (device/linear_attention_rows.h): a block per 128 positions, all heads; then d_w_q and d_w_k as one
 //            product (linear.h). d_b_out: column sums of d_y's tiles in pass 1. On compute capability 9.0 pass 2 is
-//            linear_attention_bwd_wgmma.cu
+//            linear_attention_bwd_wgmma.cu, and pass 1, where g was kept, linear_attention_sums_wgmma.cu
 // Traffic    bytes per position, bf16, I = 32 N, counted from the launches. Here: pass 1 reads x, d_y: 4C (the second
 //            group of heads finds them in L2), its sums 2 (2 * 32 * C8 * 4 N) / 2048; pass 2 reads x, d_y, writes d_x,
 //            h, d_q and d_k: 8C + 4I; the product 2C + 4I. Together 14C + 8I + 0.25 N C8. Where g was kept, pass 1 sums
@@ -127,20 +127,24 @@ void linear_attention_fused_bwd(
   if (!row_gradients && !grads.d_w_out && grads.d_b_out == nullptr) return;
 
   const auto tile_bytes = [](int rows, int pitch) { return static_cast<std::size_t>(rows * pitch) * sizeof(BFloat16); };
-  with_row_chunks(p.width, [&]<int kN>() {
-    constexpr int kShares = LinearBwdTile<kN>::kShares;
-    const int warps = p.key_sums != nullptr ? kShares : 2 * kShares, most_heads = 8 / warps;  // of a head; of a block
-    const int groups = (p.N + most_heads - 1) / most_heads, heads = (p.N + groups - 1) / groups;
-    const int threads = 32 * warps * heads;
-    launch(
-        linear_bwd_sums_kernel<kN>, dim3(static_cast<unsigned>(plan.frames * plan.slabs * groups)),
-        dim3(static_cast<unsigned>(threads)),
-        tile_bytes(4 * kSumsTile, LinearBwdTile<kN>::kPitch) + kN * 32 +
-            (static_cast<std::size_t>(ColumnSums<kN>::floats(threads)) +
-             (kShares > 1 ? PairSums::floats(threads / 32) : 0)) *
-                4,
-        stream, p, heads, groups);
-  });
+  if (have_wgmma<Backend>() && p.key_sums != nullptr) {
+    linear_bwd_sums_wgmma(stream, p, plan.frames);
+  } else {
+    with_row_chunks(p.width, [&]<int kN>() {
+      constexpr int kShares = LinearBwdTile<kN>::kShares;
+      const int warps = p.key_sums != nullptr ? kShares : 2 * kShares, most_heads = 8 / warps;  // of a head; of a block
+      const int groups = (p.N + most_heads - 1) / most_heads, heads = (p.N + groups - 1) / groups;
+      const int threads = 32 * warps * heads;
+      launch(
+          linear_bwd_sums_kernel<kN>, dim3(static_cast<unsigned>(plan.frames * plan.slabs * groups)),
+          dim3(static_cast<unsigned>(threads)),
+          tile_bytes(4 * kSumsTile, LinearBwdTile<kN>::kPitch) + kN * 32 +
+              (static_cast<std::size_t>(ColumnSums<kN>::floats(threads)) +
+               (kShares > 1 ? PairSums::floats(threads / 32) : 0)) *
+                  4,
+          stream, p, heads, groups);
+    });
+  }
   // Over frames, then over the slabs or tiles of one.
   const auto sum_frames = [&](float* partial, std::int64_t parts, float* out) {
     float* of_parts = partial + plan.frames * parts * plan.width;

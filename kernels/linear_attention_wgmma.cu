@@ -13,13 +13,14 @@
 // Numerics   as there (the order of the sums is the hardware's)
 // Limits     as there. Compiled for sm_90a only: hosts ask have_wgmma() first
 // Assumes    as linear_attention_bwd_wgmma.cu
-// Compiled   nvcc 13, sm_90a, no spills: 168, 160, 119, 119, 93 registers for up to 200, 184, 104, 96, 56 channels;
+// Compiled   nvcc 13, sm_90a, no spills: 168, 160, 119, 117, 95 registers for up to 200, 184, 104, 96, 56 channels;
 //            products not serialised
 // Measured   never run on a GPU yet
 // Predicted  H200: 3.6 in place of 5.0 ms of an update of 64 clips of AVID 71M, 0.91 in place of 1.26 ms of a sampling
 //            step of 16, at 0.47 of the ceiling of wgmma
-// Counted    instructions per product in the loop at 104 channels: 50.8; 82.5 with copies that divided for each chunk,
-//            which bound the kernel (1.88 in place of 1.64 ms of the base, predicted)
+// Counted    instructions per product in the loop at 104 channels: 39.5; 50.8 with exponentials that keep what lies
+//            below 2^-126; 82.5 with copies that divided for each chunk, which bound the kernel (1.88 in place of 1.64
+//            ms of the base, predicted)
 // Oracle     linear_attention_cpu.cpp in f64, tests/sim/linear_attention_wgmma_test.cpp
 #include "kernels/device/gpu.h"
 #include "kernels/device/linear_attention_planes.h"

@@ -9,6 +9,7 @@
 // Fold    per frame and head: context = (g / sum) w_v^T, and m[c, i] = D^-1/2 sum_j w_out[c, j] context[i, j], by which
 //         the second pass multiplies. A warp a head, everything in registers; g and the context as two bf16 (2^-17)
 //         Where a backward pass is to come, g / sum and the log of the sums are kept for it
+//         On a device of compute capability 9.0 linear_attention_sums_wgmma.cu does the sums
 // Traffic x once for eight heads; per head and 1024 positions 13 KB of g at 100 channels, written and read
 // Shared  28 KB at 100 channels, 50 KB at 200
 #pragma once
@@ -82,7 +83,7 @@ __global__ void __launch_bounds__(32 * kContextWarps, 1)
     cp_async_wait<0>();
     __syncwarp();
     for (int four = warp; four < kSumsTile / 4; four += warps)
-      normalise_copied_rows<kN>(p.C, h + four * 4 * Tile::kPitch, gamma);
+      normalise_copied_row<kN>(p.C, lane % 8, h + (four * 4 + lane / 8) * Tile::kPitch, gamma);
     __syncthreads();  // the other buffer is free once all warps are here
     if (t0 + kSumsTile < end) copy_tile(t0 + kSumsTile, buffer ^ 1);
     if (head >= p.N) continue;
@@ -186,5 +187,9 @@ __global__ void __launch_bounds__(128, kBlocks) linear_attention_fold_kernel(Lin
             pack_bf16x2(m[2][2 * half], m[2][2 * half + 1]), pack_bf16x2(m[3][2 * half], m[3][2 * half + 1]));
   }
 }
+
+/// Queues pass 1 on wgmma instead of linear_attention_sums_kernel (linear_attention_sums_wgmma.cu). Hosts ask
+/// have_wgmma() first.
+void linear_attention_sums_wgmma(const Stream& stream, const LinearContexts& p, std::int64_t frames);
 
 }  // namespace avid::kernels::AVID_GPU

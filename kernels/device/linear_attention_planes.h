@@ -2,7 +2,7 @@
 //
 // Planes of one chunk (8 channels), rows 16 bytes apart, and 16 bytes between planes, so that eight chunks of a row lie
 // in different banks. For linear_attention_wgmma.cu and linear_attention_bwd_wgmma.cu, whose blocks own 128 positions,
-// two warpgroups 64 each, a warp 16.
+// two warpgroups 64 each, a warp 16, and for linear_attention_sums_wgmma.cu.
 #pragma once
 
 #include "kernels/device/linear_attention_two_pass.h"
@@ -38,11 +38,12 @@ AVID_DEVICE void begin_projection(float (&d)[kColumns / 2], shared_address rows,
   }
 }
 
-/// Keeps what hangs on an address from being computed before a loop and kept: there are no registers for it.
-AVID_DEVICE void compute_again(shared_address& at) {
-  float bits[1] = {__uint_as_float(at.bytes)};
+/// v. Keeps what hangs on it from being computed before a loop and kept: there are no registers for it.
+AVID_DEVICE std::uint32_t compute_again(std::uint32_t v) {
+  float bits[1] = {__uint_as_float(v)};
   wgmma_settle(bits);
-  at.bytes = __float_as_uint(bits[0]);
+  return __float_as_uint(bits[0]);
 }
+AVID_DEVICE void compute_again(shared_address& at) { at.bytes = compute_again(at.bytes); }
 
 }  // namespace avid::kernels::AVID_GPU

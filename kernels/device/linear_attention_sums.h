@@ -14,6 +14,8 @@
 //
 // Rows of more than 104 channels leave a warp registers for 16 channels of the head: two warps share one. The softmax
 // over q's channels then goes over both: each tells the other its maxima and sums (PairSums).
+//
+// On a device of compute capability 9.0 linear_attention_sums_wgmma.cu does the same where g was kept.
 #pragma once
 
 #include "kernels/device/exponential.h"
@@ -111,6 +113,90 @@ AVID_DEVICE float column_sum(float v) {
   v += __shfl_xor_sync(0xffffffffu, v, 4);
   v += __shfl_xor_sync(0xffffffffu, v, 8);
   return v + __shfl_xor_sync(0xffffffffu, v, 16);
+}
+
+/// k(m, n, e), 16 kM channels by 8 kTiles positions of which `valid` exist, become exponentials of what they lie below
+/// the largest of their channel so far, and are added to total(m, half), a lane's own. Where a maximum grows, what was
+/// summed before shrinks: shrink(m, half, factor) does so to the products.
+template <int kM, int kTiles, class K, class Total, class Shrink>
+AVID_DEVICE void key_exponentials(K&& k, int valid, float (&largest)[kM][2], Total&& total, Shrink&& shrink) {
+  if (valid < 8 * kTiles) {
+    const int t = threadIdx.x % 4;
+#pragma unroll
+    for (int m = 0; m < kM; ++m)
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+          if (n * 8 + 2 * t + e % 2 >= valid) k(m, n, e) = -INFINITY;
+  }
+  float top[kM][2];
+  bool grew = false;
+#pragma unroll
+  for (int m = 0; m < kM; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float v = largest[m][half];
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) v = fmaxf(v, fmaxf(k(m, n, 2 * half), k(m, n, 2 * half + 1)));
+      top[m][half] = quad_max(v);
+      grew = grew || top[m][half] > largest[m][half];
+    }
+  if (__any_sync(0xffffffffu, grew)) {  // seldom after the first tiles
+#pragma unroll
+    for (int m = 0; m < kM; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float factor = exp2_flushed((largest[m][half] - top[m][half]) * kLog2E);
+        largest[m][half] = top[m][half];
+        total(m, half) *= factor;
+        shrink(m, half, factor);
+      }
+  }
+#pragma unroll
+  for (int m = 0; m < kM; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float from = -kLog2E * largest[m][half];
+      float so_far = total(m, half);
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) {
+        float &a = k(m, n, 2 * half), &b = k(m, n, 2 * half + 1);
+        a = exp2_flushed(fmaf(a, kLog2E, from));
+        b = exp2_flushed(fmaf(b, kLog2E, from));
+        so_far += a + b;
+      }
+      total(m, half) = so_far;
+    }
+}
+
+/// A warp's sums acc(m, n, e) to [16 kM, width].
+template <int kN, int kM, class Acc>
+AVID_DEVICE void store_sums(Acc&& acc, float* out, int width) {
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+  for (int m = 0; m < kM; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+      for (int n = 0; n < kN; ++n)
+        if (n * 8 < width)
+          *reinterpret_cast<float2*>(out + (m * 16 + half * 8 + g) * width + n * 8 + 2 * t) =
+              make_float2(acc(m, n, 2 * half), acc(m, n, 2 * half + 1));
+}
+/// Maxima of a warp's channels of k; sums, 32 floats further.
+template <int kM, class Total>
+AVID_DEVICE void store_key_softmax(const float (&largest)[kM][2], Total&& total, float* out) {
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+  for (int m = 0; m < kM; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float sum = quad_sum(total(m, half));
+      if (t != 0) continue;
+      out[m * 16 + half * 8 + g] = largest[m][half];
+      out[32 + m * 16 + half * 8 + g] = sum;
+    }
 }
 
 /// What the two warps of a head tell each other of q: maximum and sum of exponentials over their 16 channels, of 32
@@ -230,59 +316,15 @@ struct HeadSums {
       if constexpr (kSpare) return spare_word(spare, 4 + 2 * m + half);
       return sum[m][half];
     };
-    if (valid < 32) {
-      const int t = threadIdx.x % 4;
-#pragma unroll
-      for (int m = 0; m < kM; ++m)
-#pragma unroll
-        for (int n = 0; n < 4; ++n)
-#pragma unroll
-          for (int e = 0; e < 4; ++e)
-            if (n * 8 + 2 * t + e % 2 >= valid) k[m][n][e] = -INFINITY;
-    }
-    float top[kM][2];
-    bool grew = false;
-#pragma unroll
-    for (int m = 0; m < kM; ++m)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float v = largest[m][half];
-#pragma unroll
-        for (int n = 0; n < 4; ++n) v = fmaxf(v, fmaxf(k[m][n][2 * half], k[m][n][2 * half + 1]));
-        top[m][half] = quad_max(v);
-        grew = grew || top[m][half] > largest[m][half];
-      }
-    if (__any_sync(0xffffffffu, grew)) {  // seldom after the first tiles
-#pragma unroll
-      for (int m = 0; m < kM; ++m)
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const float shrink = exp2_flushed((largest[m][half] - top[m][half]) * kLog2E);
-          largest[m][half] = top[m][half];
-          total(m, half) *= shrink;
+    key_exponentials<kM, 4>(
+        [&](int m, int n, int e) -> float& { return k[m][n][e]; }, valid, largest, total,
+        [&](int m, int half, float factor) {
 #pragma unroll
           for (int n = 0; n < kN; ++n) {
-            acc[m][n][2 * half] *= shrink;
-            acc[m][n][2 * half + 1] *= shrink;
+            acc[m][n][2 * half] *= factor;
+            acc[m][n][2 * half + 1] *= factor;
           }
-        }
-    }
-#pragma unroll
-    for (int m = 0; m < kM; ++m)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float from = -kLog2E * largest[m][half];
-        float so_far = total(m, half);
-#pragma unroll
-        for (int n = 0; n < 4; ++n) {
-          float& a = k[m][n][2 * half];
-          float& b = k[m][n][2 * half + 1];
-          a = exp2_flushed(fmaf(a, kLog2E, from));
-          b = exp2_flushed(fmaf(b, kLog2E, from));
-          so_far += a + b;
-        }
-        total(m, half) = so_far;
-      }
+        });
     add(k, h);
   }
 
@@ -340,29 +382,12 @@ struct HeadSums {
 
   /// acc to [16 kM, width].
   AVID_DEVICE void store(float* out, int width) const {
-    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-#pragma unroll
-    for (int m = 0; m < kM; ++m)
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-#pragma unroll
-        for (int n = 0; n < kN; ++n)
-          if (n * 8 < width)
-            *reinterpret_cast<float2*>(out + (m * 16 + half * 8 + g) * width + n * 8 + 2 * t) =
-                make_float2(acc[m][n][2 * half], acc[m][n][2 * half + 1]);
+    store_sums<kN, kM>([&](int m, int n, int e) { return acc[m][n][e]; }, out, width);
   }
   /// Maxima of the warp's channels of k; sums, 32 floats further.
   AVID_DEVICE void store_softmax(float* out, float* spare = nullptr) const {
-    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-#pragma unroll
-    for (int m = 0; m < kM; ++m)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float total = quad_sum(kSpare ? spare_word(spare, 4 + 2 * m + half) : sum[m][half]);
-        if (t != 0) continue;
-        out[m * 16 + half * 8 + g] = largest[m][half];
-        out[32 + m * 16 + half * 8 + g] = total;
-      }
+    store_key_softmax<kM>(
+        largest, [&](int m, int half) { return kSpare ? spare_word(spare, 4 + 2 * m + half) : sum[m][half]; }, out);
   }
 };
 
@@ -375,37 +400,35 @@ struct SlabSoftmax {
   }
 };
 
-/// Rows 4 i .. 4 i + 3 of a tile, raw channels in shared memory, become h in place; the warp that copied them calls.
-template <int kN>
-AVID_DEVICE void normalise_copied_rows(int C, bf16* rows, const float4* gamma) {
-  using Tile = LinearBwdTile<kN>;
-  constexpr int kK = Tile::kLaneChunks;
-  const int l = threadIdx.x % 8;
-  bf16* row = rows + threadIdx.x % 32 / 8 * Tile::kPitch;
+/// A row of raw channels in shared memory, chunks kChunkStep elements apart, becomes h in place; kL lanes, of which
+/// this is the l-th, call.
+template <int kN, int kL = 8, int kChunkStep = 8>
+AVID_DEVICE void normalise_copied_row(int C, int l, bf16* row, const float4* gamma) {
+  constexpr int kK = (kN + kL - 1) / kL;
   Chunk8<BFloat16> chunks[kK];
 #pragma unroll
   for (int j = 0; j < kK; ++j) {
-    const int chunk = l + 8 * j;
-    chunks[j] = {chunk < kN ? *reinterpret_cast<const uint4*>(row + chunk * 8) : make_uint4(0, 0, 0, 0)};
+    const int chunk = l + kL * j;
+    chunks[j] = {chunk < kN ? *reinterpret_cast<const uint4*>(row + chunk * kChunkStep) : make_uint4(0, 0, 0, 0)};
   }
-  const RowMoments moments = row_moments<8, kK, BFloat16>(chunks, l, C, static_cast<float>(kPrenormEps));
+  const RowMoments moments = row_moments<kL, kK, BFloat16>(chunks, l, C, static_cast<float>(kPrenormEps));
 #pragma unroll
   for (int j = 0; j < kK; ++j) {
-    const int chunk = l + 8 * j;
+    const int chunk = l + kL * j;
     if (chunk >= kN) continue;
     float v[8], factors[8];
     unpack(chunks[j], v);
     get_coefficients<kN>(gamma, chunk, factors);
 #pragma unroll
     for (int e = 0; e < 8; ++e) v[e] = (v[e] - moments.mean) * moments.rstd * factors[e];
-    *reinterpret_cast<uint4*>(row + chunk * 8) =
+    *reinterpret_cast<uint4*>(row + chunk * kChunkStep) =
         make_uint4(pack_bf16x2(v[0], v[1]), pack_bf16x2(v[2], v[3]), pack_bf16x2(v[4], v[5]), pack_bf16x2(v[6], v[7]));
   }
 }
 
 /// Sums of the columns of d_y in tiles of kSumsTile rows, which all threads of a block share: a thread two columns of
 /// every few rows. Kept in shared memory, [threads / (4 kN)] rows of 8 kN floats: there are no registers for more.
-template <int kN>
+template <int kN, class Places = ChunkPlaces<LinearBwdTile<kN>::kPitch, 8>>
 struct ColumnSums {
   static constexpr int kPairs = 4 * kN;  ///< of columns
   float2* mine;
@@ -422,10 +445,11 @@ struct ColumnSums {
   AVID_DEVICE void add(const bf16* d_y) const {
     if (group >= groups) return;
     float2 sum = *mine;
-    const bf16* at = d_y + static_cast<int>(threadIdx.x) % kPairs * 2;
+    const int pair = static_cast<int>(threadIdx.x) % kPairs;
+    const bf16* at = d_y + Places::at(0, pair / 4) + pair % 4 * 2;
 #pragma unroll 4
     for (int r = group; r < kSumsTile; r += groups) {
-      const float2 v = unpack_bf16x2(*reinterpret_cast<const std::uint32_t*>(at + r * LinearBwdTile<kN>::kPitch));
+      const float2 v = unpack_bf16x2(*reinterpret_cast<const std::uint32_t*>(at + Places::at(r, 0)));
       sum.x += v.x, sum.y += v.y;
     }
     *mine = sum;
@@ -488,7 +512,7 @@ __global__ void __launch_bounds__(256, 1) linear_bwd_sums_kernel(LinearBwd p, in
     cp_async_wait<0>();
     __syncwarp();
     for (int four = warp; four < kSumsTile / 4; four += warps)
-      normalise_copied_rows<kN>(p.C, h + four * 4 * Tile::kPitch, gamma);
+      normalise_copied_row<kN>(p.C, lane % 8, h + (four * 4 + lane / 8) * Tile::kPitch, gamma);
     __syncthreads();  // the other buffer is free once all warps are here
     if (t0 + kSumsTile < end) copy_tile(t0 + kSumsTile, buffer ^ 1);
     if (sums_columns) columns.add(d_y);
@@ -524,5 +548,9 @@ __global__ void __launch_bounds__(256, 1) linear_bwd_sums_kernel(LinearBwd p, in
   sums.store(out + ((of_k ? 0 : 32) + first_channel) * p.width, p.width);
   if (of_k) sums.store_softmax(out + 64 * p.width + first_channel);
 }
+
+/// Queues pass 1 on wgmma instead of linear_bwd_sums_kernel, for sums that the forward pass kept (p.key_sums;
+/// linear_attention_sums_wgmma.cu). Hosts ask have_wgmma() first.
+void linear_bwd_sums_wgmma(const Stream& stream, const LinearBwd& p, std::int64_t frames);
 
 }  // namespace avid::kernels::AVID_GPU

@@ -12,6 +12,7 @@
 #pragma once
 
 #include "kernels/attention_block_plan.h"
+#include "kernels/device/exponential.h"
 #include "kernels/device/row_lanes.h"
 
 namespace avid::kernels::AVID_GPU {
@@ -126,11 +127,11 @@ AVID_DEVICE void query_softmax(Q&& q) {
       float top = q(m, 0, 2 * h), sum = 0;
 #pragma unroll
       for (int n = 0; n < 4; ++n) top = fmaxf(top, fmaxf(q(m, n, 2 * h), q(m, n, 2 * h + 1)));
-      top = quad_max(top);
+      const float from = -kLog2E * quad_max(top);
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
-        q(m, n, 2 * h) = __expf(q(m, n, 2 * h) - top);
-        q(m, n, 2 * h + 1) = __expf(q(m, n, 2 * h + 1) - top);
+        q(m, n, 2 * h) = exp2_flushed(fmaf(q(m, n, 2 * h), kLog2E, from));
+        q(m, n, 2 * h + 1) = exp2_flushed(fmaf(q(m, n, 2 * h + 1), kLog2E, from));
         sum += q(m, n, 2 * h) + q(m, n, 2 * h + 1);
       }
       const float scale = __fdividef(1.0f, quad_sum(sum));

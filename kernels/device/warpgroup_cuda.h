@@ -213,13 +213,15 @@ AVID_DEVICE void wgmma_bf16_first(float (&d)[N / 2], std::uint64_t desc_a, std::
 /// Begins d += a^T b on the warpgroup, likewise.
 template <int N>
 AVID_DEVICE void wgmma_bf16_transposed(float (&d)[N / 2], std::uint64_t desc_a, std::uint64_t desc_b) {
-  static_assert(N == 56 || N == 96 || N == 104 || N == 128 || N == 160 || N == 184 || N == 208, "add a line below");
+  static_assert(
+      N == 56 || N == 96 || N == 104 || N == 128 || N == 160 || N == 184 || N == 200 || N == 208, "add a line below");
   AVID_WGMMA(56, 7, 28, 29, 1, 1);
   AVID_WGMMA(96, 12, 48, 49, 1, 1);
   AVID_WGMMA(104, 13, 52, 53, 1, 1);
   AVID_WGMMA(128, 16, 64, 65, 1, 1);
   AVID_WGMMA(160, 20, 80, 81, 1, 1);
   AVID_WGMMA(184, 23, 92, 93, 1, 1);
+  AVID_WGMMA(200, 25, 100, 101, 1, 1);
   AVID_WGMMA(208, 26, 104, 105, 1, 1);
 }
 
@@ -227,12 +229,14 @@ AVID_DEVICE void wgmma_bf16_transposed(float (&d)[N / 2], std::uint64_t desc_a, 
 /// a, too, are not to be touched until a wait covers this product, and a fence comes behind what wrote them.
 template <int N>
 AVID_DEVICE void wgmma_bf16_fragment(float (&d)[N / 2], const std::uint32_t (&a)[4], std::uint64_t desc_b) {
-  static_assert(N == 8 || N == 32 || N == 56 || N == 96 || N == 104, "add a line below");
+  static_assert(N == 8 || N == 32 || N == 56 || N == 96 || N == 104 || N == 184 || N == 200, "add a line below");
   AVID_WGMMA_FRAGMENT(8, 1, 4, 5, 6, 7, 8);
   AVID_WGMMA_FRAGMENT(32, 4, 16, 17, 18, 19, 20);
   AVID_WGMMA_FRAGMENT(56, 7, 28, 29, 30, 31, 32);
   AVID_WGMMA_FRAGMENT(96, 12, 48, 49, 50, 51, 52);
   AVID_WGMMA_FRAGMENT(104, 13, 52, 53, 54, 55, 56);
+  AVID_WGMMA_FRAGMENT(184, 23, 92, 93, 94, 95, 96);
+  AVID_WGMMA_FRAGMENT(200, 25, 100, 101, 102, 103, 104);
 }
 
 }  // namespace avid::kernels::cuda
