@@ -241,7 +241,6 @@ Json write_files(
 void sample(const Options& options) {
   check<UsageError>(
       options.data.empty() != options.start_from.empty(), "sample: expected either --data or --start-from");
-  check<UsageError>(options.clips >= 1, "sample: --clips: expected at least 1, got {}", options.clips);
   check<UsageError>(
       options.start_from.empty() || (options.size == 0 && options.resets.empty()),
       "sample: --size, --resets: they are about --data, frames of --start-from are taken as they are | leave them out");
@@ -290,7 +289,7 @@ const CommandRegistrar registrar(
               "--actions", options->actions,
               "data, a file with one line per clip, or a string such as \"right*4,jump*4\"")
           ->capture_default_str();
-      command->add_option("--clips", options->clips, "how many clips")->capture_default_str();
+      command->add_option("--clips", options->clips, "how many clips")->range(1, 100'000)->capture_default_str();
       add_sampling_options(command, options->sampling);
       command->add_option("--frames", options->frames, "generated frames (default: as trained, else 8)")->positive();
       command->add_option("--size", options->size, "height and width (default: as trained, else as stored)")

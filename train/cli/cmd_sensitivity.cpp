@@ -187,7 +187,7 @@ const CommandRegistrar registrar(
           ->required();
       command->add_option("--other", options->other, "episodes of something else, mixed in at rising shares")
           ->type_name("DATA");
-      command->add_option("--clips", options->clips, "how many clips")->positive()->capture_default_str();
+      command->add_option("--clips", options->clips, "how many clips")->range(1, 100'000)->capture_default_str();
       command->add_option("--frames", options->frames, "frames of a clip")->capture_default_str();
       command->add_option("--size", options->size, "height and width (default: as stored)")->positive();
       command->add_option("--seed", options->seed, "which clips, and the damage to them")->capture_default_str();
