@@ -391,6 +391,8 @@ def main():
             print("%s:%d: %s\n  - %s\n  + %s" % (m.file, m.line, m.kind, m.before, m.after))
         print("%d bugs in %d files" % (len(mutants), len(plan)))
         return 0
+    if not args.report and not os.path.exists(os.path.join(args.build, "build.ninja")):
+        sys.exit("mutate_kernels: --build: no build for Ninja in %s | cmake -S . -B %s -G Ninja" % (args.build, args.build))
     os.makedirs(os.path.join(args.build, "mutants"), exist_ok=True)
     results = Results(os.path.join(args.build, "mutants", "results.tsv"))
     if not args.report:

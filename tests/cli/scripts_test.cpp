@@ -52,4 +52,15 @@ TEST_CASE("scripts/errors/an option that there is none") {
   CHECK_FALSE(fs::exists(fs::path(AVID_SOURCE_DIR) / "--nonsense"));
 }
 
+TEST_CASE("scripts/mutate_kernels/a folder without a build is said, and left as it is") {
+  if (run_program({"/usr/bin/env", "python3", "-c", ""}).exit_code != 0) return;
+  const TempDir dir;
+  const ProgramResult result = run_program(
+      {"/bin/bash", (fs::path(AVID_SOURCE_DIR) / "scripts/mutate_kernels.sh").string(), "--file", "mask_mix", "--build",
+       dir.path().string()});
+  CHECK(result.exit_code == 1);
+  CHECK(result.err.starts_with("mutate_kernels: --build: no build for Ninja in " + dir.path().string()));
+  CHECK(fs::is_empty(dir.path()));
+}
+
 }  // namespace avid::test
