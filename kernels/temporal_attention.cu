@@ -367,7 +367,8 @@ class Block {
         .h = h_,
         .d_y = d_y,
         .prob = at<BFloat16>(plan_.prob),
-        .splits = temporal_value_splits(p_.N, most_value_blocks(p_.fused_blocks, device_arch())),
+        .splits =
+            temporal_value_splits(p_.N, most_value_blocks(p_.fused_blocks, device_arch(), p_.C, have_wgmma<Gpu>())),
         .sums = at<float>(plan_.value_sums),
         .first = chunk == 0};
   }

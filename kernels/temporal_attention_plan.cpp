@@ -116,7 +116,7 @@ TemporalAttentionPlan temporal_attention_plan(const TemporalAttentionDeviceArgs<
   plan.d_w_qkv = take(plan.qkv_heads.columns() * plan.h_pitch * 4);
   if (stores_heads) {
     const std::int64_t of_split = p.N * p.C * plan.h_pitch * 4;
-    plan.value_sums = take(temporal_value_splits(p.N, most_value_blocks(p.fused_blocks, 90)) * of_split);
+    plan.value_sums = take(temporal_value_splits(p.N, most_value_blocks(p.fused_blocks, 90, p.C, false)) * of_split);
     plan.value_total = take(of_split);
   } else {
     plan.d_w_out = take(p.C * plan.o_pitch * 4);

@@ -21,10 +21,14 @@ constexpr std::int64_t temporal_value_splits(std::int64_t N, std::int64_t most_b
   return splits > 1 ? splits : 1;
 }
 
-/// Blocks of temporal_value_sums on a device of compute capability `arch` that may have `most`: two for each
-/// multiprocessor of an A100 (108), or of the largest device of 9.0 (132).
-constexpr std::int64_t most_value_blocks(std::int64_t most, int arch) {
-  const std::int64_t fit = arch >= 90 ? 2 * 132 : 2 * 108;
+/// Blocks of the kernel on wgmma that a multiprocessor holds.
+constexpr int value_wgmma_resident(std::int64_t C) { return C <= 56 ? 2 : 1; }
+
+/// Blocks of temporal_value_sums for rows of C channels on a device of compute capability `arch` that may have `most`:
+/// two for each multiprocessor of an A100 (108), or of the largest device of 9.0 (132), or as many as the kernel on
+/// wgmma has there.
+constexpr std::int64_t most_value_blocks(std::int64_t most, int arch, std::int64_t C, bool wgmma) {
+  const std::int64_t fit = wgmma ? value_wgmma_resident(C) * 132 : arch >= 90 ? 2 * 132 : 2 * 108;
   return most < fit ? most : fit;
 }
 
@@ -38,10 +42,14 @@ struct TemporalValueGradArgs {
   bool first = true;               ///< sums are set; else they are added to
 };
 
-/// The sums over the pixels of these clips. The same bits in every run. Throws std::invalid_argument for sizes without
-/// a fused kernel (temporal_fused_kernel).
+/// The sums over the pixels of these clips, by the kernel on wgmma where the device has it. The same bits in every run.
+/// Throws std::invalid_argument for sizes without a fused kernel (temporal_fused_kernel).
 template <class Backend>
 void temporal_value_sums(const Stream& stream, const TemporalValueGradArgs& p);
+
+/// The same by the kernel for compute capability 9.0. GpuError without have_wgmma() (kernels/gather_gemm.h).
+template <class Backend>
+void temporal_value_sums_wgmma(const Stream& stream, const TemporalValueGradArgs& p);
 
 /// d_w_v [N*D,C] and d_w_o [C,N*D], either of which may be absent, from p.sums. w_v [N*D,C] and w_o [C,N*D] are the
 /// weights in their own order; total: [N][C][C rounded up to 8], working memory.

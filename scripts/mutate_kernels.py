@@ -37,7 +37,8 @@ MORE_TESTS = {"gather_gemm": ["conv3d", "conv3d_norm_film_silu", "linear_layer_n
               "gather_gemm_wgmma": ["conv3d_norm_film_silu_wgmma", "linear_layer_norm", "norm_film_silu_conv3d"],
               "gather_gemm_halo_wgmma": ["conv3d_norm_film_silu_wgmma", "norm_film_silu_conv3d"],
               "gather_weight_grad": ["gather_gemm", "conv3d"], "conv3d": ["offsets", "empty"],
-              "gather_weight_grad_wgmma": ["gather_weight_grad"], "temporal_attention_core": ["temporal_attention"]}
+              "gather_weight_grad_wgmma": ["gather_weight_grad"], "temporal_attention_core": ["temporal_attention"],
+              "temporal_attention_value_grad_wgmma": ["temporal_attention_value_grad"]}
 
 
 COMPILED = {}  # object of a test: the changed header that it was compiled with
