@@ -128,6 +128,9 @@ void copy_tile(Warp& warp, const Instruction& i) {
     EncodedTensorMap map;
     const auto map_address = warp.value<std::uint64_t>(i.from[1], lane);
     if (map_address % 64 != 0) warp.fail("a tensor map that does not lie at a multiple of 64 bytes", lane);
+    if (const std::uint64_t window = map_address & kWindowMask; window == kLocalWindow || window == kSharedWindow)
+      warp.fail(
+          "a tensor map in local or shared memory: it is an argument, or lies in constant or device memory", lane);
     for (std::size_t half = 0; half < 128; half += 64)
       std::memcpy(bytes_of_map + half, warp.memory(' ', map_address + half, 64, lane, false), 64);
     std::memcpy(&map, bytes_of_map, sizeof map);

@@ -333,6 +333,22 @@ TEST_CASE("ptx machine: mistakes are reported with block, thread and line") {
   CHECK(has(short_of_one, "warp 1: 32 at an mbarrier"));
 }
 
+// A kernel that takes its map by value and lets the compiler copy it would copy from where the hardware does not read.
+TEST_CASE("ptx machine: a tensor map lies in memory that the unit of tensor copies reads") {
+  const auto error = [](const std::string& address_of_map) {
+    return error_of(
+        ".shared .align 128 .b8 tile[1024]; .shared .align 8 .b8 full[8]; .local .align 128 .b8 map[128];" +
+        address_of_map +
+        R"(mov.u32 %r2, tile; mov.u32 %r3, full; mov.u32 %r4, 0;
+        cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes
+          [%r2], [%rd6, {%r4, %r4}], [%r3]; ret;)");
+  };
+  const std::string elsewhere = "a tensor map in local or shared memory";
+  CHECK(has(error("mov.u64 %rd6, map; cvta.local.u64 %rd6, %rd6;"), elsewhere));
+  CHECK(has(error("mov.u64 %rd6, tile; cvta.shared.u64 %rd6, %rd6;"), elsewhere));
+  CHECK(has(error("add.s64 %rd6, %rd1, 63; and.b64 %rd6, %rd6, -64;"), "not a tensor map"));  // device memory is read
+}
+
 TEST_CASE("ptx machine: sums of wgmma may be read behind the wait that covers them") {
   const Launch warpgroup{.blocks = 1, .threads = 128};
   const std::string begin =
