@@ -17,7 +17,7 @@
 // Assumes    a tile without swizzle may begin at any multiple of 16 bytes, as gather_gemm_halo_wgmma.cu does; and a
 //            warp's part of a product reads only its own 16 rows of the left operand, so that the warp may write the
 //            next ones when its own part is done
-// Compiled   nvcc 13, sm_90a, no spills: 213, 197, 128, 128, 126 registers for up to 200, 184, 104, 96, 56 channels;
+// Compiled   nvcc 13, sm_90a, no spills: 212, 196, 128, 128, 126 registers for up to 200, 184, 104, 96, 56 channels;
 //            products not serialised
 // Measured   never run on a GPU yet
 // Predicted  H200: 4.9 in place of 6.4 ms of an update of 64 clips of AVID 71M, at 0.47 of the ceiling of wgmma
@@ -39,9 +39,9 @@ namespace AVID_GPU {
 /// Sizes for rows of up to 8 kN channels: elements of buffers.
 template <int kN>
 struct WgmmaRows {
-  /// An odd number of chunks of a row is one of zeros more, which h and d_y share: it lies between them.
-  static constexpr int kFirstOfD_y = (kN + 1) / 2 * 2;
-  static constexpr int kRows = (kFirstOfD_y + kN) * kRowPlane / 2;
+  /// An odd number of chunks of a row is one of zeros more, which h and d_y share: it lies in front of h, d_y behind.
+  static constexpr int kZeros = kN % 2;
+  static constexpr int kRows = (kZeros + 2 * kN) * kRowPlane / 2;
   /// Chunks of d_h: as many columns as there is a product for.
   static constexpr int kOut = kN == 25 ? 26 : kN;
   static constexpr int kSlice = kOut * kMatrixPlane / 2;  ///< the two matrices of a stage
@@ -86,13 +86,13 @@ __global__ void __launch_bounds__(WgmmaRows<kN>::kThreads, WgmmaRows<kN>::kBlock
     linear_bwd_rows_wgmma_kernel(LinearBwd p, int tiles) {
   using Rows = WgmmaRows<kN>;
   SharedArena arena;
-  bf16* const h_rows = arena.take<bf16>(Rows::kRows, "h and d_y");
+  bf16* const h_rows = arena.take<bf16>(Rows::kRows, "h and d_y") + RowPlaces::at(0, Rows::kZeros);
   bf16* const slices = arena.take<bf16>(3 * Rows::kSlice, "matrices");
   const int warpgroup = static_cast<int>(threadIdx.x) / 128;
   bf16* const turned = arena.take<bf16>(2 * Rows::kTurned, "turned rows") + warpgroup * Rows::kTurned;
   float4* const gamma = arena.take<float4>(kN * 2, "gamma");
   float* const softmax = arena.take<float>(p.N * 64, "log sums and corrections");
-  bf16* const d_y_rows = h_rows + RowPlaces::at(0, Rows::kFirstOfD_y);
+  bf16* const d_y_rows = h_rows + RowPlaces::at(0, kN);
   const std::int64_t frame = blockIdx.x / tiles;
   const GradientRows<kN, 1, RowPlaces> rows(
       p, frame, static_cast<int>(blockIdx.x % tiles) * kLinearBwdRows, h_rows, d_y_rows, gamma);
@@ -108,8 +108,8 @@ __global__ void __launch_bounds__(WgmmaRows<kN>::kThreads, WgmmaRows<kN>::kBlock
   copy_stage(1, Rows::kSlice);
   for (int c = threadIdx.x; c < kN * 8; c += blockDim.x) put_coefficient<kN>(gamma, c, c < p.C ? p.gamma[c] : 0.0f);
   load_softmax(p, frame, softmax);
-  if (kN % 2 == 1 && threadIdx.x < kLinearBwdRows)
-    *reinterpret_cast<uint4*>(h_rows + RowPlaces::at(threadIdx.x, kN)) = make_uint4(0, 0, 0, 0);
+  if (Rows::kZeros > 0 && threadIdx.x < kLinearBwdRows)
+    *reinterpret_cast<uint4*>(h_rows + RowPlaces::at(threadIdx.x, -1)) = make_uint4(0, 0, 0, 0);
   if (Rows::kOut > kN) {
     for (int i = threadIdx.x; i < 3 * 64; i += Rows::kThreads)
       *reinterpret_cast<uint4*>(slices + i / 64 * Rows::kSlice + MatrixPlaces::at(i % 64, kN)) = make_uint4(0, 0, 0, 0);
@@ -135,7 +135,7 @@ __global__ void __launch_bounds__(WgmmaRows<kN>::kThreads, WgmmaRows<kN>::kBlock
     compute_again(of_h), compute_again(of_d_y), compute_again(of_turned);
     wgmma_fence();
     begin_projection<kN, 32>(one, of_h, w_q);
-    begin_projection<kN, 32, true>(two, of_d_y, m);
+    begin_projection<kN, 32, 1 + kN>(two, of_d_y, m);
   };
   const auto begin_k = [&](int slice) {
     const shared_address w_k = shared_address(slices + slice), r = w_k + 32 * 16;

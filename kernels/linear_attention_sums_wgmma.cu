@@ -40,9 +40,10 @@ namespace AVID_GPU {
 /// Sizes for rows of up to 8 kN channels: elements of buffers.
 template <int kN>
 struct WgmmaSums {
-  static constexpr int kTile = kN * kMatrixPlane / 2;                   ///< 64 positions
-  static constexpr int kWeights = (kN + 1) / 2 * 2 * kMatrixPlane / 2;  ///< of a warpgroup: an even number of chunks
-  static constexpr int kFactors = 8 * kOwnPlane / 2;                    ///< of a warpgroup: softmax(q) of a tile
+  static constexpr int kTile = kN * kMatrixPlane / 2;                ///< 64 positions
+  static constexpr int kZeros = kN % 2;                              ///< planes of zeros, in front of weights
+  static constexpr int kWeights = (kZeros + kN) * kMatrixPlane / 2;  ///< of a warpgroup
+  static constexpr int kFactors = 8 * kOwnPlane / 2;                 ///< of a warpgroup: softmax(q) of a tile
   /// Pairs of heads of a block at most: as registers allow, and shared memory with 200 channels.
   static constexpr int kMostPairs = kN <= 13 ? 4 : kN <= 23 ? 3 : 2, kThreads = 128 * kMostPairs;
 };
@@ -105,11 +106,11 @@ AVID_DEVICE void arrive(shared_address at) {
 /// Begins the copy of 64 rows of w_qkv from row `first` on, of which `rows` count, to a warpgroup's weights.
 template <int kN>
 AVID_DEVICE void copy_pair_weights(const Rows<const BFloat16>& w_qkv, int first, int rows, int C, bf16* to) {
-  constexpr int kPlanes = (kN + 1) / 2 * 2;
+  constexpr int kZeros = WgmmaSums<kN>::kZeros, kPlanes = kZeros + kN;
   for (int i = threadIdx.x % 128; i < 64 * kPlanes; i += 128) {
-    const int r = i / kPlanes, chunk = i % kPlanes;
-    const bool exists = r < rows && chunk * 8 < C;
-    cp_async_16(to + MatrixPlaces::at(r, chunk), exists ? w_qkv.row(first + r) + chunk * 8 : w_qkv.data, exists);
+    const int r = i / kPlanes, plane = i % kPlanes, chunk = plane - kZeros;
+    const bool exists = r < rows && chunk >= 0 && chunk * 8 < C;
+    cp_async_16(to + MatrixPlaces::at(r, plane), exists ? w_qkv.row(first + r) + chunk * 8 : w_qkv.data, exists);
   }
 }
 
@@ -117,13 +118,18 @@ AVID_DEVICE void copy_pair_weights(const Rows<const BFloat16>& w_qkv, int first,
 template <int kN, bool kQueries>
 AVID_DEVICE void begin_pair_projection(float (&d)[32], shared_address weights, shared_address h) {
   constexpr std::uint64_t kStep = kMatrixPlane / 16;
-  const std::uint64_t of_weights = plain_tile(weights, 128) + (kStep << kLeadingShift), of_h = plain_tile(h, 128);
+  const std::uint64_t zeros = plain_tile(weights, 128), of_weights = zeros + WgmmaSums<kN>::kZeros * kStep;
+  const std::uint64_t of_h = plain_tile(h, 128);
   wgmma_fence();
 #pragma unroll
   for (int s = 0; s < (kN + 1) / 2; ++s) {
-    // The last one of an odd number of chunks of h comes twice, and meets zeros the second time.
-    const std::uint64_t w = of_weights + 2 * s * kStep;
-    const std::uint64_t x = of_h + 2 * s * kStep + (2 * s + 1 < kN ? kStep << kLeadingShift : 0);
+    std::uint64_t w = of_weights + 2 * s * kStep + (kStep << kLeadingShift);
+    std::uint64_t x = of_h + 2 * s * kStep + (kStep << kLeadingShift);
+    if (2 * s + 1 == kN) {
+      // Zeros and the last chunk of weights meet the last two of h. The first of these is finite if the sums are.
+      w = zeros + (kN * kStep << kLeadingShift);
+      x -= kStep;
+    }
     if (s == 0)
       wgmma_bf16_first<64>(d, kQueries ? x : w, kQueries ? w : x);
     else

@@ -32,8 +32,8 @@ namespace AVID_GPU {
 /// Sizes for rows of up to 8 kN channels: elements of buffers.
 template <int kN>
 struct WgmmaPassB {
-  static constexpr int kSteps = (kN + 1) / 2;  ///< of 16 channels
-  static constexpr int kRows = 2 * kSteps * kRowPlane / 2;
+  static constexpr int kZeros = kN % 2;  ///< planes of zeros, in front of the rows
+  static constexpr int kRows = (kZeros + kN) * kRowPlane / 2;
   static constexpr int kWeights = kN * kMatrixPlane / 2;
   static constexpr int kFoldedPlane = kN * 8 * 16 + 16;  ///< bytes
   static constexpr int kFolded = 8 * kFoldedPlane / 2;
@@ -41,16 +41,16 @@ struct WgmmaPassB {
   static constexpr int kBlocks = kN <= 13 ? 2 : 1;    ///< of a multiprocessor
   static constexpr int kThreads = 256;
   static constexpr std::size_t kSharedBytes =
-      (kRows + 2 * (kWeights + kFolded + kFactors)) * sizeof(BFloat16) + kSteps * 16 * sizeof(float);
+      (kRows + 2 * (kWeights + kFolded + kFactors)) * sizeof(BFloat16) + kN * 8 * sizeof(float);
 };
 
-/// Grid F * tiles of 128 positions. p.K is 16 steps of the kernel.
+/// Grid F * tiles of 128 positions. p.K is 8 kN.
 template <int kN>
 __global__ void __launch_bounds__(WgmmaPassB<kN>::kThreads, WgmmaPassB<kN>::kBlocks)
     linear_attention_pass_b_wgmma_kernel(LinearTwoPass p, int tiles) {
   using Shape = WgmmaPassB<kN>;
   SharedArena arena;
-  bf16* const xn = arena.take<bf16>(Shape::kRows, "xn");
+  bf16* const xn = arena.take<bf16>(Shape::kRows, "xn") + RowPlaces::at(0, Shape::kZeros);
   bf16* const weights = arena.take<bf16>(2 * Shape::kWeights, "w_q");
   bf16* const folded = arena.take<bf16>(2 * Shape::kFolded, "folded");
   const int warpgroup = static_cast<int>(threadIdx.x) / 128;
@@ -93,6 +93,8 @@ __global__ void __launch_bounds__(WgmmaPassB<kN>::kThreads, WgmmaPassB<kN>::kBlo
   if (stages > 1) copy_weights(1);
   cp_async_commit();
   for (int c = threadIdx.x; c < p.K; c += blockDim.x) gamma[c] = c < p.C ? p.gamma[c] : 0.0f;
+  if (Shape::kZeros > 0 && threadIdx.x < 128)
+    *reinterpret_cast<uint4*>(xn + RowPlaces::at(threadIdx.x, -1)) = make_uint4(0, 0, 0, 0);
   __syncthreads();
   normalise_rows(p, p.x.row(frame * p.S + t0), rows, first_row, 16, gamma, xn, RowPlaces{});
 
@@ -164,7 +166,7 @@ void linear_attention_pass_b_wgmma(const Stream& stream, const LinearTwoPass& ar
   const int tiles = (args.S + 127) / 128;
   with_row_chunks(args.C8, [&]<int kN>() {
     LinearTwoPass p = args;
-    p.K = WgmmaPassB<kN>::kSteps * 16;
+    p.K = kN * 8;
     launch(
         linear_attention_pass_b_wgmma_kernel<kN>, dim3(static_cast<unsigned>(frames * tiles)),
         dim3(WgmmaPassB<kN>::kThreads), WgmmaPassB<kN>::kSharedBytes, stream, p, tiles);

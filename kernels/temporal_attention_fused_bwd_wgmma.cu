@@ -20,10 +20,10 @@
 // Numerics   as temporal_attention_fused_bwd.cu (the order of the sums is the hardware's)
 // Limits     as temporal_attention_fused_bwd.cu. Compiled for sm_90a only: hosts ask have_wgmma() first
 // Assumes    a tile without swizzle may begin at any multiple of 16 bytes, as gather_gemm_halo_wgmma.cu does
-// Work       as temporal_attention_fused_wgmma.cu: a row of an odd number of chunks has one of zeros behind it. d_q and
+// Work       as temporal_attention_fused_wgmma.cu: a row of an odd number of chunks has one of zeros before it. d_q and
 //            d_k of heads of an odd number of tiles end in no half step: they are one row
-// Compiled   nvcc 13, sm_90a, no spills: 203, 168, 157, 92 registers at 104, 96, 56, 32 channels (16 frames: 222, 206,
-//            139, 107)
+// Compiled   nvcc 13, sm_90a, no spills: 204, 168, 159, 92 registers at 104, 96, 56, 32 channels (16 frames: 223, 206,
+//            141, 107)
 // Measured   never run on a GPU yet
 // Predicted  H200: 9.5 in place of 12.1 ms of an update of 64 clips of AVID 71M, at 0.47 of the ceiling of wgmma
 //            (docs/kernels/attention.md)
@@ -97,8 +97,9 @@ __global__ void __launch_bounds__(kFusedThreads, (WgmmaBwdShape<kFrames, kTiles,
   constexpr bool kPair = Shape::kPair;
   constexpr int kRowPlane = RowPlanes::kPlane / 2;
   SharedArena arena;
-  bf16* const h_rows = arena.take<bf16>(RowPlanes::kElements, "h");
-  bf16* const d_y_rows = arena.take<bf16>(RowPlanes::kElements, "d_y");
+  constexpr int kZeros = kTiles % 2 * kRowPlane;  // of a plane in front of h, and of d_y
+  bf16* const h_rows = arena.take<bf16>(RowPlanes::kElements, "h") + kZeros;
+  bf16* const d_y_rows = arena.take<bf16>(RowPlanes::kElements, "d_y") + kZeros;
   bf16* const head_weights = arena.take<bf16>(HeadPlanes::kElements, "weights of q and k");
   bf16* const value_weights = arena.take<bf16>(ValuePlanes::kElements, "values");
   const int N = static_cast<int>(p.N), C = static_cast<int>(p.C), chunks = (C + 7) / 8;
@@ -113,9 +114,9 @@ __global__ void __launch_bounds__(kFusedThreads, (WgmmaBwdShape<kFrames, kTiles,
   float* const d_gamma = gamma + kTiles * 8;  // [warp][channel]
   for (int e = threadIdx.x; e < 5 * kTiles * 8; e += kFusedThreads) gamma[e] = e < C ? p.gamma[e] : 0.0f;
   BiasSums<Shape> bias_sums(arena, N);
-  if constexpr (kTiles % 2 == 1) {  // the second chunk of the last step, of h and of d_y
-    bf16* const last = (threadIdx.x < 64 ? h_rows : d_y_rows) + kTiles * kRowPlane;
-    *reinterpret_cast<uint4*>(last + threadIdx.x % 64 * 8) = make_uint4(0, 0, 0, 0);
+  if constexpr (kZeros > 0) {
+    bf16* const zeros = (threadIdx.x < 64 ? h_rows : d_y_rows) - kZeros;
+    *reinterpret_cast<uint4*>(zeros + threadIdx.x % 64 * 8) = make_uint4(0, 0, 0, 0);
   }
   // Two tiles of the lane, j and j + 1, turn by angles[2 j].
   const float4* const angles = reinterpret_cast<const float4*>(all_angles + g * kAnglePitch + 2 * t);

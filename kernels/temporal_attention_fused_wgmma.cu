@@ -18,7 +18,7 @@
 // Numerics   as temporal_attention_fused.cu (the order of the sums is the hardware's)
 // Limits     as temporal_attention_fused.cu. Compiled for sm_90a only: hosts ask have_wgmma() first
 // Assumes    a tile without swizzle may begin at any multiple of 16 bytes, as gather_gemm_halo_wgmma.cu does
-// Work       products of 16 channels: a row of an odd number of chunks has one of zeros behind it, at 104 channels
+// Work       products of 16 channels: a row of an odd number of chunks has one of zeros in front of it, at 104 channels
 //            8 % more
 // Compiled   nvcc 13, sm_90a, no spills: 254 registers at 104 and 96 channels, 179 at 56, 137 at 32 (16 frames: 255,
 //            253, 183, 141). Lost: 28 to 412 bytes spilled with first products whose registers the compiler knew to be
@@ -64,7 +64,8 @@ __global__ void __launch_bounds__(kFusedThreads, 2) temporal_fused_fwd_wgmma_ker
   constexpr bool kPair = kFrames == 8;  // two pixels in 16 rows
   constexpr int kRowPlane = Shape::RowPlanes::kPlane / 2;
   SharedArena arena;
-  bf16* const rows = arena.take<bf16>(Shape::kRowElements, "rows");
+  bf16* const all_rows = arena.take<bf16>(Shape::kRowElements, "rows");
+  bf16* const rows = all_rows + kTiles % 2 * kRowPlane;  // behind the plane of zeros
   bf16* const head_weights = arena.take<bf16>(HeadPlanes::kElements, "weights of q and k");
   bf16* const value_weights = arena.take<bf16>(ValuePlanes::kElements, "values");
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
@@ -91,8 +92,7 @@ __global__ void __launch_bounds__(kFusedThreads, 2) temporal_fused_fwd_wgmma_ker
   load_heads(0);
   cp_async_commit();
   normalise_rows<kFrames, kTiles, 8, kRowPlane>(rows, p.x, p.gamma, C, p.B, p.S, blockIdx.x, {}, warp, g, t);
-  if constexpr (kTiles % 2 == 1)
-    *reinterpret_cast<uint4*>(rows + kTiles * kRowPlane + threadIdx.x * 8) = make_uint4(0, 0, 0, 0);
+  if constexpr (kTiles % 2 == 1) *reinterpret_cast<uint4*>(all_rows + threadIdx.x * 8) = make_uint4(0, 0, 0, 0);
   const RotaryCode<kFrames> rotary(arena, p, g, t);  // the first exchange is behind it
 
   float y[2][kTiles][4] = {};
@@ -141,7 +141,7 @@ __global__ void __launch_bounds__(kFusedThreads, 2) temporal_fused_fwd_wgmma_ker
 
   __syncthreads();  // all products are done with the rows, which stage the output
   store_rows<kFrames, kTiles, Shape::kRowPitch>(
-      p, y, rows + warp * 32 * Shape::kRowPitch, lane, [&](int r) { return r / 16 * 64 + warp * 16 + r % 16; });
+      p, y, all_rows + warp * 32 * Shape::kRowPitch, lane, [&](int r) { return r / 16 * 64 + warp * 16 + r % 16; });
 }
 
 template <int kFrames, int kTiles, int kHeadTiles>

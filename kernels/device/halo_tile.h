@@ -38,7 +38,8 @@ AVID_DEVICE HaloChunk plane_chunk(const GatherGemm<Elem>& p, int plane) {
   return {plane / chunks, c < first ? 0 : 1, c < first ? c : c - first};
 }
 
-/// Entry i of a pass over `planes` planes from plane `first_plane` on. Past the end: no weights.
+/// Entry i of a pass over `planes` planes from plane `first_plane` on. Past the end: no weights. No two chunks of an
+/// entry are the same one.
 template <class Elem>
 AVID_DEVICE HaloEntry
 halo_entry(const GatherGemm<Elem>& p, const HaloPlan& h, int phase, int first_plane, int planes, int i) {
@@ -61,12 +62,13 @@ halo_entry(const GatherGemm<Elem>& p, const HaloPlan& h, int phase, int first_pl
     const int plane = i % (planes / 2) * 2, tap = i / (planes / 2);
     return {place(plane, tap), static_cast<std::uint32_t>(h.plane), {weight(plane, tap), weight(plane + 1, tap)}};
   }
-  const int plane = planes - 1, tap = (i - paired) * 2;
-  if (planes % 2 == 0 || tap >= taps) return {0, 0, {-1, -1}};
-  if (tap + 1 == taps) return {place(plane, tap), 0, {weight(plane, tap), -1}};
-  const std::uint32_t a = place(plane, tap), b = place(plane, tap + 1);
-  if (a < b) return {a, b - a, {weight(plane, tap), weight(plane, tap + 1)}};
-  return {b, a - b, {weight(plane, tap + 1), weight(plane, tap)}};  // distances are not negative
+  // What is not used is a number that this row is made of in any case, times zero.
+  const int plane = planes - 1, left = planes % 2 * taps - (i - paired) * 2;  // taps
+  const int tap = left > 0 ? taps - left : 0, other = left == 1 ? tap - 1 : tap + 1;
+  const std::uint32_t a = place(plane, tap), b = place(plane, other);
+  const int of_a = left > 0 ? weight(plane, tap) : -1, of_b = left > 1 ? weight(plane, other) : -1;
+  if (a < b) return {a, b - a, {of_a, of_b}};
+  return {b, a - b, {of_b, of_a}};  // distances are not negative
 }
 
 /// A position of the raster: the frame, and the coordinates of its result in the phase, which may be past the edges.

@@ -17,8 +17,8 @@ using RowPlaces = ChunkPlaces<8, kRowPlane / 2>;
 using MatrixPlaces = ChunkPlaces<8, kMatrixPlane / 2>;
 
 /// Begins d = 64 rows of kN chunks times kColumns rows of matrices. `rows`: where the 64 lie in the plane of chunk 0.
-/// If kN is odd there is a plane of zeros behind the rows' last one, or, with kZerosFirst, in front of their first.
-template <int kN, int kColumns, bool kZerosFirst = false>
+/// If kN is odd there is a plane of zeros in front of them, kZeros planes from that of chunk 0.
+template <int kN, int kColumns, int kZeros = 1>
 AVID_DEVICE void begin_projection(float (&d)[kColumns / 2], shared_address rows, shared_address matrices) {
   constexpr std::uint64_t kRowStep = kRowPlane / 16, kMatrixStep = kMatrixPlane / 16;
   const std::uint64_t a = plain_tile(rows, 128), b = plain_tile(matrices, 128);
@@ -27,9 +27,9 @@ AVID_DEVICE void begin_projection(float (&d)[kColumns / 2], shared_address rows,
     std::uint64_t step_a = a + 2 * s * kRowStep + (kRowStep << kLeadingShift);
     std::uint64_t step_b = b + 2 * s * kMatrixStep + (kMatrixStep << kLeadingShift);
     if (2 * s + 1 == kN) {
-      // The zeros meet the other chunk of the matrices once more, which is finite if the sums are.
-      if (kZerosFirst) step_a = a - kRowStep + (kN * kRowStep << kLeadingShift);
-      step_b = b + 2 * s * kMatrixStep;
+      // Zeros and the last chunk meet the last two of the matrices. The first of these is finite if the sums are.
+      step_a = a - kZeros * kRowStep + ((kZeros + 2 * s) * kRowStep << kLeadingShift);
+      step_b -= kMatrixStep;
     }
     if (s == 0)
       wgmma_bf16_first<kColumns>(d, step_a, step_b);

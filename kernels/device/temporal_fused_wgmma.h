@@ -19,8 +19,8 @@ struct PlanesOf {
   static constexpr int kElements = kNumChunks * kPlane / 2;
 };
 
-/// Begins d = 64 rows times Weights::kRows rows of weights. Where a step's second chunk of the rows is zeros, it meets
-/// the first chunk of the weights, which is finite if the sums are.
+/// Begins d = 64 rows times Weights::kRows rows of weights. If these have an odd number of chunks there is a plane of
+/// zeros in front of the rows.
 template <class Shape, class Weights>
 AVID_DEVICE void begin_projection(float (&d)[Weights::kRows / 2], const bf16* rows, const bf16* weights) {
   constexpr std::uint64_t kRowStep = Shape::RowPlanes::kPlane / 16, kWeightStep = Weights::kPlane / 16;
@@ -28,9 +28,13 @@ AVID_DEVICE void begin_projection(float (&d)[Weights::kRows / 2], const bf16* ro
   wgmma_fence();
 #pragma unroll
   for (int s = 0; s < Shape::kSteps; ++s) {
-    const std::uint64_t second = 2 * s + 1 < Weights::kChunks ? kWeightStep : 0;  // or the first once more
-    const std::uint64_t step_a = a + 2 * s * kRowStep + (kRowStep << kLeadingShift);
-    const std::uint64_t step_b = b + 2 * s * kWeightStep + (second << kLeadingShift);
+    std::uint64_t step_a = a + 2 * s * kRowStep + (kRowStep << kLeadingShift);
+    std::uint64_t step_b = b + 2 * s * kWeightStep + (kWeightStep << kLeadingShift);
+    if (2 * s + 1 == Weights::kChunks) {
+      // Zeros and the last chunk meet the last two of the weights. The first of these is finite if the sums are.
+      step_a = a - kRowStep + ((1 + 2 * s) * kRowStep << kLeadingShift);
+      step_b -= kWeightStep;
+    }
     if (s == 0)
       wgmma_bf16_first<Weights::kRows>(d, step_a, step_b);
     else

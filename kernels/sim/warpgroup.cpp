@@ -41,6 +41,7 @@ struct Descriptor {
     if ((bits & 0x3fffc000c000c000ull) != 0)
       wrong("bits set that have no meaning here (base offsets are not modelled)");
     if (const auto mode = bits >> 62; mode != 0) width = 256u >> mode;
+    if (width == 16 && leading == 0) wrong("two chunks in one place (leading offset 0)");
     // The pattern of a swizzle repeats every 8 rows and follows address bits: a tile starts where a pattern does.
     if (width > 16 && start % (8 * width) >= width)
       wrong("the tile does not start at a multiple of its swizzle pattern");

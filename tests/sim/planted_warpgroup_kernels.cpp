@@ -44,6 +44,7 @@ enum class Flaw {
   swizzle_of_64_bytes,
   offsets_swapped,
   transposition_not_said,
+  chunk_met_twice,
   no_proxy_fence,
   copies_without_proxy_fence,
   no_register_fence,
@@ -77,6 +78,7 @@ AVID_DEVICE std::uint64_t descriptor(unsigned char* tile, bool of_a) {
   const shared_address at(tile);
   if constexpr (kFlaw == Flaw::offsets_swapped)
     return plain_tile(at, 128) | std::uint64_t{kPlane / 16} << kLeadingShift;
+  if constexpr (kFlaw == Flaw::chunk_met_twice) return plain_tile(at, kPlane);  // the leading offset stays 0
   if constexpr (kTransposed) return transposed_plain_tile(at, kPlane);
   std::uint64_t bits = swizzled_tile(at);
   if (kFlaw == Flaw::swizzle_of_64_bytes) bits ^= std::uint64_t{3} << 62;  // 1 becomes 2
@@ -167,6 +169,7 @@ __global__ void wgmma_rows_not_swizzled(float* out) { product<Flaw::rows_not_swi
 __global__ void wgmma_swizzle_of_64_bytes(float* out) { product<Flaw::swizzle_of_64_bytes>(out); }
 __global__ void wgmma_transposed_offsets_swapped(float* out) { product<Flaw::offsets_swapped, true>(out); }
 __global__ void wgmma_transposition_not_said(float* out) { product<Flaw::transposition_not_said, true>(out); }
+__global__ void wgmma_chunk_met_twice(float* out) { product<Flaw::chunk_met_twice, true>(out); }
 __global__ void wgmma_without_proxy_fence(float* out) { product<Flaw::no_proxy_fence>(out); }
 __global__ void wgmma_of_copies_without_proxy_fence(const float* in, float* out) {
   product<Flaw::copies_without_proxy_fence>(out, in);
@@ -276,6 +279,7 @@ const std::vector<Planted> planted_warpgroup_bugs = {
     {ONE(wgmma_swizzle_of_64_bytes, 128, kTiles), "nan", "nan", "nan or uninitialised"},
     {ONE(wgmma_transposed_offsets_swapped, 128, kTiles), "nan", "nan", "nan or uninitialised"},
     {ONE(wgmma_transposition_not_said, 128, kTiles), "nan", "nan", "nan or uninitialised"},
+    {ONE(wgmma_chunk_met_twice, 128, kTiles), "bad_operand", "bad_operand", "bad_operand"},
     {ONE(wgmma_without_proxy_fence, 128, kTiles), "unnoticed", "unnoticed", "proxy_fence"},
     {ONE(wgmma_of_copies_without_proxy_fence, 128, kTiles), "proxy_fence", "proxy_fence", "proxy_fence or race"},
     {ONE(wgmma_without_register_fence, 128, kTiles), "wgmma", "wgmma", "wgmma"},

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/dtype.h"
+
 namespace avid::test {
 
 /// How a tile lies in shared memory, as its matrix descriptor tells.
@@ -16,6 +18,7 @@ struct TileForm {
   bool transposed = false;
   std::uint32_t start = 0;  ///< bytes from the image's first, at a multiple of 1024, to the tile's
   int a_columns = 0;        ///< not 0: A comes through registers, from rows of so many elements
+  std::uint32_t leading_of_a = 0, step_of_a = 0;  ///< not 0: of A, where it has other ones than B
 };
 
 /// d[64][N] = c[64][N] + A B^T over num_steps steps of 16 columns, in groups of `in_flight`; tiles as images in bytes.
@@ -24,5 +27,14 @@ struct TileForm {
 void run_wgmma(
     int N, const TileForm& form, int num_steps, int in_flight, const std::vector<std::uint8_t>& a,
     const std::vector<std::uint8_t>& b, const std::vector<float>& c, std::vector<float>& d);
+
+/// Rows and columns of B, and columns of A, in run_wgmma_rounds.
+inline constexpr int kRoundRows = 56, kRoundColumns = 64;
+
+/// d[64][kRoundRows] = the sum over `rounds` of A_round B^T; a: [rounds][64][kRoundColumns]. All A lie in the same
+/// place one after another: a warp writes its 16 rows of the next one as soon as its own part of the products is done,
+/// and the warps are made to be early and late by turns.
+void run_wgmma_rounds(
+    bool transposed, int rounds, const std::vector<BFloat16>& a, const std::vector<BFloat16>& b, std::vector<float>& d);
 
 }  // namespace avid::test

@@ -27,11 +27,13 @@ __global__ void wgmma_test_kernel(WgmmaTest p) {
   for (int i = thread; i < p.b_bytes; i += 128) b[i] = p.b[i];
   fence_proxy_async();
   __syncthreads();
-  const auto descriptor = [&](unsigned char* tile) {
-    return std::uint64_t{shared_address(tile).bytes + p.form.start} >> 4 | std::uint64_t{p.form.leading >> 4} << 16 |
+  const auto descriptor = [&](unsigned char* tile, std::uint32_t leading) {
+    return std::uint64_t{shared_address(tile).bytes + p.form.start} >> 4 | std::uint64_t{leading >> 4} << 16 |
            std::uint64_t{p.form.stride >> 4} << 32 | static_cast<std::uint64_t>(p.form.swizzle_bits) << 62;
   };
-  const std::uint64_t desc_a = descriptor(a), desc_b = descriptor(b);
+  const bool apart = p.form.leading_of_a > 0;
+  const std::uint64_t desc_a = descriptor(a, apart ? p.form.leading_of_a : p.form.leading);
+  const std::uint64_t desc_b = descriptor(b, p.form.leading);
   // Register r: block of eight columns r / 4, then row and column as in the result of mma.
   const auto index = [&](int r) {
     return (warp * 16 + lane / 4 + 8 * (r >> 1 & 1)) * N + r / 4 * 8 + 2 * (lane & 3) + (r & 1);
@@ -50,6 +52,7 @@ __global__ void wgmma_test_kernel(WgmmaTest p) {
   for (; s < p.num_steps; ++s) {
     wgmma_fence();
     const std::uint64_t step = static_cast<std::uint64_t>(s) * p.form.step / 16;
+    const std::uint64_t step_a = static_cast<std::uint64_t>(s) * (apart ? p.form.step_of_a : p.form.step) / 16;
     if constexpr (kKind == Kind::fragment) {
       // A is rows of form.a_columns elements, as they lie: row g or g + 8 of the warp's 16, columns 2 t, or 8 behind.
       const auto pair = [&](int r) {
@@ -60,9 +63,9 @@ __global__ void wgmma_test_kernel(WgmmaTest p) {
       wgmma_fence();
       wgmma_bf16_fragment<N>(d, fragments[s % 2], desc_b + step);
     } else if constexpr (kKind == Kind::transposed)
-      wgmma_bf16_transposed<N>(d, desc_a + step, desc_b + step);
+      wgmma_bf16_transposed<N>(d, desc_a + step_a, desc_b + step);
     else
-      wgmma_bf16<N>(d, desc_a + step, desc_b + step);
+      wgmma_bf16<N>(d, desc_a + step_a, desc_b + step);
     wgmma_commit();
     wgmma_wait<kInFlight>();
   }
@@ -73,6 +76,69 @@ __global__ void wgmma_test_kernel(WgmmaTest p) {
     wgmma_settle(fragments[1]);
   }
   for (int r = 0; r < N / 2; ++r) p.d[index(r)] = d[r];
+}
+
+struct WgmmaRounds {
+  int rounds, turns;  ///< turns of a loop that takes time, for a warp that is late by one place
+  float zero;
+  const bf16 *a, *b;
+  float* d;
+};
+
+/// Planes without swizzle, of one chunk of columns or, transposed, of eight rows.
+template <bool kTransposed>
+__global__ void wgmma_rounds_kernel(WgmmaRounds p) {
+  constexpr int N = test::kRoundRows, K = test::kRoundColumns, kPerLane = 16 * K / 32;
+  SharedArena arena;
+  bf16* a = arena.take<bf16>(64 * K, "a");
+  bf16* b = arena.take<bf16>(N * K, "b");
+  const int thread = static_cast<int>(threadIdx.x), lane = thread & 31, warp = thread >> 5;
+  const auto place = [](int rows, int row, int k) {
+    return kTransposed ? (row / 8 * K + k) * 8 + row % 8 : (k / 8 * rows + row) * 8 + k % 8;
+  };
+  for (int i = thread; i < N * K; i += 128) b[place(N, i / K, i % K)] = p.b[i];
+  bf16 next[kPerLane];  // of the warp's own rows
+  const auto read = [&](int round) {
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) next[i] = p.a[(round * 64 + warp * 16) * K + i * 32 + lane];
+  };
+  const auto write = [&] {
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) a[place(64, warp * 16 + (i * 32 + lane) / K, (i * 32 + lane) % K)] = next[i];
+  };
+  float d[N / 2] = {};
+  read(0);
+  for (int round = 0; round < p.rounds; ++round) {
+    write();
+    fence_proxy_async();
+    __syncthreads();
+    if (round + 1 < p.rounds) read(round + 1);
+    float late = p.zero;
+    for (int i = 0; i < p.turns * ((warp + round) % 4); ++i) late = fmaf(late, late, p.zero);
+    d[0] += late;
+    wgmma_settle(d);
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < K; k += 16) {
+      if constexpr (kTransposed) {
+        wgmma_bf16_transposed<N>(
+            d, transposed_plain_tile(shared_address(a), K * 16) + k,
+            transposed_plain_tile(shared_address(b), K * 16) + k);
+      } else {
+        const auto tile = [&](const bf16* rows, std::uint64_t chunk) {  // in steps of 16 bytes
+          return plain_tile(shared_address(rows), 128) + (chunk << kLeadingShift) + k / 8 * chunk;
+        };
+        wgmma_bf16<N>(d, tile(a, 64), tile(b, N));
+      }
+    }
+    wgmma_commit();
+    wgmma_wait<0>();
+    __syncwarp();
+    wgmma_settle(d);
+  }
+#pragma unroll
+  for (int r = 0; r < N / 2; ++r)
+    p.d[(warp * 16 + lane / 4 + 8 * (r >> 1 & 1)) * N + r / 4 * 8 + 2 * (lane & 3) + (r & 1)] = d[r];
 }
 
 }  // namespace AVID_GPU
@@ -120,6 +186,17 @@ void run_wgmma(
   if (N == 96) both.operator()<96, plain>();
   if (N == 104) both.operator()<104, plain>();
   if (N == 200) both.operator()<200, plain>();
+}
+
+void run_wgmma_rounds(
+    bool transposed, int rounds, const std::vector<BFloat16>& a, const std::vector<BFloat16>& b,
+    std::vector<float>& d) {
+  using namespace kernels;
+  const AVID_GPU::WgmmaRounds p{rounds, 256, 0.0f, a.data(), b.data(), d.data()};
+  const std::size_t bytes = (64 + kRoundRows) * kRoundColumns * sizeof(BFloat16);
+  AVID_GPU::launch(
+      transposed ? AVID_GPU::wgmma_rounds_kernel<true> : AVID_GPU::wgmma_rounds_kernel<false>, 1, 128, bytes, Stream{},
+      p);
 }
 
 }  // namespace avid::test

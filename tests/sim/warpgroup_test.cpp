@@ -5,7 +5,10 @@
 // tile is such an image with columns for rows; one behind the other where it has more rows than the swizzle holds.
 #include "tests/sim/warpgroup.h"
 
+#include <cmath>
+#include <random>
 #include <string>
+#include <vector>
 
 #include "kernels/dtype.h"
 #include "tests/sim/arch.h"
@@ -21,17 +24,18 @@ struct Form {
   const char* name;
   int swizzle_bits, row_bytes;
   int group_bytes = 8 * row_bytes;  // from 8 rows to the next, not transposed
+  int chunk_bytes_of_a = 0;         // not 0: from a chunk of A to the next, without swizzle
 };
 const Form kForms[] = {{"none", 0, 16}, {"128 bytes", 1, 128}, {"64 bytes", 2, 64}, {"32 bytes", 3, 32}};
 
 /// Columns of one tile in this form: what a row of the swizzle holds, or any number without one.
 int columns_of(const Form& f) { return f.swizzle_bits == 0 ? 32 : f.row_bytes / 2; }
 
-/// Where element (row, k) of a tile of `rows` rows lies, in bytes.
-std::size_t place(const Form& f, int rows, int row, int k) {
+/// Where element (row, k) of a tile lies, in bytes; without swizzle its chunks are chunk_bytes apart.
+std::size_t place(const Form& f, int chunk_bytes, int row, int k) {
   const int chunk = k / 8, within = row % 8;
   if (f.swizzle_bits == 0)  // blocks of 8 rows x 16 bytes; all blocks of one chunk, then those of the next
-    return static_cast<std::size_t>((chunk * (rows / 8) + row / 8) * f.group_bytes + within * 16 + k % 8 * 2);
+    return static_cast<std::size_t>(chunk * chunk_bytes + row / 8 * f.group_bytes + within * 16 + k % 8 * 2);
   const int moved = chunk ^ (within / (128 / f.row_bytes));
   return static_cast<std::size_t>(row / 8 * 8 * f.row_bytes + within * f.row_bytes + moved * 16 + k % 8 * 2);
 }
@@ -78,23 +82,26 @@ void check(
     for (int n = 0; n < N; ++n)
       for (int k = 0; k < K; ++k)
         expected[static_cast<std::size_t>(m * N + n)] += value(a.at(m)[k]) * value(b.at(n)[k]);
-  // Without swizzle a chunk of A and one of B are different distances apart; the test's N = 64 rows apart needs one.
-  const int rows_b = f.swizzle_bits == 0 ? 64 : N;
+  const int chunks_of_b = 64 / 8 * f.group_bytes;  // from one to the next, without swizzle: as if B had 64 rows
+  const int chunks_of_a = f.chunk_bytes_of_a > 0 ? f.chunk_bytes_of_a : chunks_of_b;
   const auto bytes = [](int n) { return static_cast<std::uint32_t>(n); };
   TileForm form{f.swizzle_bits, bytes(f.group_bytes), 0, 32, transposed, bytes(front)};
-  if (f.swizzle_bits == 0) form.leading = bytes(64 / 8 * f.group_bytes), form.step = 2 * form.leading;
+  if (f.swizzle_bits == 0) form.leading = bytes(chunks_of_b), form.step = 2 * form.leading;
   if (transposed) form.step = bytes(16 * f.row_bytes), form.leading = bytes(K * f.row_bytes);
   if (transposed && f.swizzle_bits == 0) form.leading = 8 * 16, form.stride = bytes((K + 1) * 16);
-  const auto tile = [&](const DeviceRows<bf16>& m, int rows, int rows_apart) {
+  const auto tile = [&](const DeviceRows<bf16>& m, int rows, int chunk_bytes) {
     return image(m, rows, K, [&](int r, int k) {
-      return static_cast<std::size_t>(front) + (transposed ? transposed_place(f, K, r, k) : place(f, rows_apart, r, k));
+      return static_cast<std::size_t>(front) +
+             (transposed ? transposed_place(f, K, r, k) : place(f, chunk_bytes, r, k));
     });
   };
   if (fragment) form.a_columns = K;
+  form.leading_of_a = bytes(f.chunk_bytes_of_a), form.step_of_a = 2 * form.leading_of_a;
   const auto rows_of_a = image(a, 64, K, [&](int r, int k) { return static_cast<std::size_t>((r * K + k) * 2); });
   const std::vector<float> start(c.at(0), c.at(0) + (fresh ? 0 : 64 * N));
   std::vector<float> d(static_cast<std::size_t>(64 * N));
-  run_wgmma(N, form, K / 16, in_flight, fragment ? rows_of_a : tile(a, 64, 64), tile(b, N, rows_b), start, d);
+  run_wgmma(
+      N, form, K / 16, in_flight, fragment ? rows_of_a : tile(a, 64, chunks_of_a), tile(b, N, chunks_of_b), start, d);
   CHECK(worst_error(std::vector<double>(d.begin(), d.end()), expected, kUnit<float>) < 1.0);
 }
 
@@ -123,6 +130,42 @@ TEST_CASE("warpgroup/wgmma/without swizzle a tile begins at any multiple of 16 b
 TEST_CASE("warpgroup/wgmma/without swizzle eight rows and the next eight are any multiple of 16 bytes apart") {
   const OnArch arch(90);
   for (const int group_bytes : {144, 160, 224}) check({"none, 8 rows and a gap", 0, 16, group_bytes}, 56, 1);
+}
+
+// And rows of an odd number of chunks, whose last one is taken with a plane of zeros far in front of it.
+TEST_CASE("warpgroup/wgmma/without swizzle chunks of A may be further apart than those of B") {
+  const OnArch arch(90);
+  for (const int chunk_bytes : {1040, 2064, 51600}) check({"none, chunks apart", 0, 16, 128, chunk_bytes}, 56, 1);
+}
+
+// What linear_attention_wgmma.cu and, transposed, linear_attention_bwd_wgmma.cu rely on. Whole numbers: exact sums.
+TEST_CASE("warpgroup/wgmma/a warp may write its rows of A once its own part of the products is done") {
+  const OnArch arch(90);
+  const auto run = [](int rounds) {
+    std::mt19937 random(5);
+    const auto numbers = [&](int count) {
+      std::vector<BFloat16> v(static_cast<std::size_t>(count));
+      for (BFloat16& x : v) x = BFloat16(static_cast<float>(random() % 7) - 3.0f);
+      return v;
+    };
+    const auto a = numbers(rounds * 64 * kRoundColumns), b = numbers(kRoundRows * kRoundColumns);
+    for (const bool transposed : {false, true}) {
+      std::vector<float> d(64 * kRoundRows, NAN);
+      run_wgmma_rounds(transposed, rounds, a, b, d);
+      int wrong = 0;
+      for (std::size_t m = 0; m < 64; ++m)
+        for (std::size_t n = 0; n < kRoundRows; ++n) {
+          double expected = 0;
+          for (std::size_t round = 0; round < static_cast<std::size_t>(rounds); ++round)
+            for (std::size_t k = 0; k < kRoundColumns; ++k)
+              expected += value(a[(round * 64 + m) * kRoundColumns + k]) * value(b[n * kRoundColumns + k]);
+          wrong += static_cast<double>(d[m * kRoundRows + n]) != expected;
+        }
+      CHECK_MESSAGE(wrong == 0, (transposed ? "transposed, " : "") << rounds << " rounds");
+    }
+  };
+  run(24);
+  for_each_order([&] { run(3); });
 }
 
 TEST_CASE("warpgroup/wgmma/every width") {
