@@ -70,6 +70,12 @@ constexpr int linear_attention_slabs(std::int64_t S) { return static_cast<int>((
 
 /// Of the two-pass forward form of linear attention (device/linear_attention_two_pass.h).
 inline constexpr int kTwoPassSlab = 1024;
+/// Positions of a slab: fewer where F frames have so few slabs that most multiprocessors would have none.
+constexpr int two_pass_slab(std::int64_t F, std::int64_t S) {
+  int slab = kTwoPassSlab;
+  while (slab > kTwoPassSlab / 4 && F * ((S + slab - 1) / slab) < 64) slab /= 2;
+  return slab;
+}
 inline constexpr std::int64_t kTwoPassMaxChannels = 104, kTwoPassWideChannels = 200;
 
 /// Positions of a frame from which the fused forms of linear attention, forward and backward, take wide rows: enough
@@ -92,7 +98,7 @@ AttentionBlockPlan linear_attention_plan(const AttentionBlockDeviceArgs<Elem>& p
   const std::int64_t matrix = p.D * p.D + 2 * p.D, F = p.B * p.T;
   if (!backward && linear_attention_in_two_passes(p)) {
     AttentionBlockPlan plan;
-    const std::int64_t slabs = (p.S + kTwoPassSlab - 1) / kTwoPassSlab, width = (p.C + 7) / 8 * 8;
+    const std::int64_t slab = two_pass_slab(F, p.S), slabs = (p.S + slab - 1) / slab, width = (p.C + 7) / 8 * 8;
     plan.core = 0;
     plan.folded = (F * p.N * slabs * (32 * width + 64) * 4 + 255) / 256 * 256;
     plan.total_bytes = plan.folded + F * width * p.N * p.D * 2;

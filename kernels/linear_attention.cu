@@ -160,7 +160,8 @@ void two_passes(const Stream& stream, const AttentionBlockDeviceArgs<BFloat16>& 
   sums.S = static_cast<int>(p.S);
   sums.C = static_cast<int>(p.C);
   sums.N = static_cast<int>(p.N);
-  sums.slabs = (sums.S + kTwoPassSlab - 1) / kTwoPassSlab;
+  sums.slab = two_pass_slab(p.B * p.T, p.S);
+  sums.slabs = (sums.S + sums.slab - 1) / sums.slab;
   sums.width = (sums.C + 7) / 8 * 8;
   sums.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(p.D)));
   sums.x = p.x, sums.w_qkv = p.w_qkv, sums.w_out = p.w_out, sums.gamma = p.gamma;
@@ -183,8 +184,7 @@ void two_passes(const Stream& stream, const AttentionBlockDeviceArgs<BFloat16>& 
     });
   }
   launch(
-      linear_attention_fold_kernel<4>, dim3(static_cast<unsigned>((F * sums.N + 3) / 4)), dim3(128), 0, stream, sums,
-      F);
+      linear_attention_fold_kernel<4>, dim3(static_cast<unsigned>(F * sums.N)), dim3(32 * kFoldWarps), 0, stream, sums);
 
   LinearTwoPass t;
   t.S = sums.S, t.C = sums.C, t.N = sums.N, t.C8 = sums.width;

@@ -149,10 +149,10 @@ __global__ void __launch_bounds__(WgmmaSums<kN>::kThreads, 1)
   float4* const gamma = arena.take<float4>(kN * 2, "gamma");
   mbarrier* const barriers = arena.take<mbarrier>(2, "barriers");
   const int block = static_cast<int>(blockIdx.x), slab_of_all = block / groups;
-  const int frame = slab_of_all / p.slabs, begin = slab_of_all % p.slabs * kTwoPassSlab;
+  const int frame = slab_of_all / p.slabs, begin = slab_of_all % p.slabs * p.slab;
   const int first_head = (block % groups * pairs + warpgroup) * 2;
   const shared_address full(barriers), empty = full + sizeof(mbarrier);
-  const SlabTiles<kN> rows{p.C, std::int64_t{frame} * p.S + begin, min(p.S - begin, kTwoPassSlab), gamma};
+  const SlabTiles<kN> rows{p.C, std::int64_t{frame} * p.S + begin, min(p.S - begin, p.slab), gamma};
   const auto h_of = [&](int tile) { return h_tiles + tile % 4 * Shape::kTile; };
 
   rows.copy(p.x, 0, h_of(0));

@@ -7,10 +7,11 @@
 //         block has a slab of a frame and up to eight heads, a warp one of them (HeadSums), or four with two warps each
 //         (more than 104 channels); h in tiles of 64 positions
 // Fold    per frame and head: context = (g / sum) w_v^T, and m[c, i] = D^-1/2 sum_j w_out[c, j] context[i, j], by which
-//         the second pass multiplies. A warp a head, everything in registers; g and the context as two bf16 (2^-17)
+//         the second pass multiplies. A block a head, everything but the warps' shares of the context in registers; g
+//         and the context as two bf16 (2^-17)
 //         Where a backward pass is to come, g / sum and the log of the sums are kept for it
 //         On a device of compute capability 9.0 linear_attention_sums_wgmma.cu does the sums
-// Traffic x once for eight heads; per head and 1024 positions 13 KB of g at 100 channels, written and read
+// Traffic x once for eight heads; per head and slab 13 KB of g at 100 channels, written and read
 // Shared  28 KB at 100 channels, 50 KB at 200
 #pragma once
 
@@ -22,8 +23,9 @@ namespace avid::kernels::AVID_GPU {
 constexpr int kContextWarps = 8;  ///< of a block of pass 1, at most
 
 struct LinearContexts {
-  int S, C, N, slabs;
-  int width;  ///< C rounded up to 8
+  int S, C, N;
+  int slab, slabs;  ///< positions of a slab, slabs of a frame
+  int width;        ///< C rounded up to 8
   float scale;
   Rows<const BFloat16> x, w_qkv, w_out;
   const float* gamma;
@@ -57,7 +59,7 @@ __global__ void __launch_bounds__(32 * kContextWarps, 1)
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
   const int head = static_cast<int>(blockIdx.x % groups) * heads + warp / Tile::kShares;
   const int first_channel = warp % Tile::kShares * 16;  // of the head
-  const int begin = slab * kTwoPassSlab, end = min(p.S, begin + kTwoPassSlab);
+  const int begin = slab * p.slab, end = min(p.S, begin + p.slab);
 
   // A warp copies the rows that it will normalise: four at a time.
   const auto copy_tile = [&](int t0, int buffer) {
@@ -97,16 +99,20 @@ __global__ void __launch_bounds__(32 * kContextWarps, 1)
   sums.store_softmax(out + 32 * p.width + first_channel, spare);
 }
 
-/// A warp a head of a frame: context, then m. Grid ceil(F * N / 4).
+constexpr int kFoldWarps = 4;
+
+/// A block a head of a frame: context, then m. Grid F * N. A warp has a quarter of the columns that the context is
+/// summed over, and then of the rows of m; what the warps have of the context is added in their order.
 ///
 /// Both products are of tensor cores, with the f32 operand as two bf16 (linear_attention_head.h); the other is weights,
 /// which are bf16. Row 8 q + g of the context, and column 8 q + 2t + e of either product, is head_channel of it: so the
 /// context lies as the right operand of the second, and a lane gets eight neighbouring channels of a row of m.
 template <int kBlocks>
-__global__ void __launch_bounds__(128, kBlocks) linear_attention_fold_kernel(LinearContexts p, std::int64_t frames) {
-  const std::int64_t task = std::int64_t{blockIdx.x} * 4 + threadIdx.x / 32, frame = task / p.N;
-  if (frame >= frames) return;
-  const int head = static_cast<int>(task % p.N), g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+__global__ void __launch_bounds__(128, kBlocks) linear_attention_fold_kernel(LinearContexts p) {
+  AVID_SHARED(float, shares, [kFoldWarps][32][32]);
+  const std::int64_t task = blockIdx.x, frame = task / p.N;
+  const int head = static_cast<int>(task % p.N), warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int g = lane / 4, t = lane % 4;
   const std::int64_t step = std::int64_t{p.N} * (32 * p.width + 64);
   const float *const partial = p.partial_of(frame, 0, head), *const maxima = partial + 32 * p.width;
   float* const kept = p.key_sums != nullptr ? p.key_sums + task * linear_attention_sums_of_head(p.C) : nullptr;
@@ -116,11 +122,11 @@ __global__ void __launch_bounds__(128, kBlocks) linear_attention_fold_kernel(Lin
     const int i = head_channel(8 * q + g);
     const SlabSoftmax softmax(maxima + i, maxima + 32 + i, step, p.slabs);
     top[q] = softmax.top, factor[q] = 1.0f / softmax.total;
-    if (kept != nullptr && t == 0) kept[32 * p.width + i] = softmax.top + logf(softmax.total);
+    if (kept != nullptr && warp == 0 && t == 0) kept[32 * p.width + i] = softmax.top + logf(softmax.total);
   }
   float context[2][4][4] = {};
 #pragma unroll 1
-  for (int c = 4 * t; c < p.width + 4 * t; c += 16) {  // the lane's four of 16 columns
+  for (int c = 16 * warp + 4 * t; c < p.width + 4 * t; c += 16 * kFoldWarps) {  // the lane's four of 16 columns
     std::uint32_t high[2][4] = {}, low[2][4] = {};
     uint2 w_v[4] = {};
     if (c < p.width) {
@@ -153,6 +159,24 @@ __global__ void __launch_bounds__(128, kBlocks) linear_attention_fold_kernel(Lin
         mma_bf16_16x8x16(context[m][n], high[m], b, context[m][n]);
       }
   }
+#pragma unroll
+  for (int m = 0; m < 2; ++m)
+#pragma unroll
+    for (int n = 0; n < 4; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) shares[warp][16 * m + 4 * n + e][lane] = context[m][n][e];
+  __syncthreads();
+#pragma unroll
+  for (int m = 0; m < 2; ++m)
+#pragma unroll
+    for (int n = 0; n < 4; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        float sum = 0;
+#pragma unroll
+        for (int w = 0; w < kFoldWarps; ++w) sum += shares[w][16 * m + 4 * n + e][lane];
+        context[m][n][e] = sum;
+      }
   std::uint32_t high[4][4], low[4][4];  // right operands: [tile of m's columns][two of the inner dimension's eights]
 #pragma unroll
   for (int q = 0; q < 4; ++q)
@@ -162,7 +186,7 @@ __global__ void __launch_bounds__(128, kBlocks) linear_attention_fold_kernel(Lin
       split_bf16x2(pair[0] * p.scale, pair[1] * p.scale, high[q][n], low[q][n]);
     }
 #pragma unroll 1
-  for (int c = g; c < p.width + g; c += 16) {  // rows c and c + 8 of m
+  for (int c = 16 * warp + g; c < p.width + g; c += 16 * kFoldWarps) {  // rows c and c + 8 of m
     uint4 w_o[2] = {};
 #pragma unroll
     for (int half = 0; half < 2; ++half)

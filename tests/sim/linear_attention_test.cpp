@@ -159,16 +159,18 @@ TEST_CASE("linear_attention/sim/several_slabs") {
 TEST_CASE("linear_attention/sim/a_position_more_than_a_slab_takes_another_block") {
   // One position of so many changes a context by less than bf16 shows.
   if (!lists_launches()) return;
-  for (const std::int64_t more : {0, 1}) {
-    const BlockCase c{1, 3, kernels::kTwoPassSlab + more, 4, 1, 32, true};
-    int found = 0;
-    for (const ListedLaunch& launch : launches_of([&] { run_linear_attention<BFloat16>(c, 0); })) {
-      if (launch.kernel.find("linear_attention_sums_kernel") != 0) continue;
-      ++found;
-      CHECK(launch.blocks == static_cast<unsigned>(3 * (1 + more)));
+  // 64 frames have slabs of 1024 positions, three of 256.
+  for (const auto& [frames, slabs] : {std::pair<std::int64_t, std::int64_t>{64, 1}, {3, 4}})
+    for (const std::int64_t more : {0, 1}) {
+      const BlockCase c{1, frames, kernels::kTwoPassSlab + more, 4, 1, 32, true};
+      int found = 0;
+      for (const ListedLaunch& launch : launches_of([&] { run_linear_attention<BFloat16>(c, 0); })) {
+        if (launch.kernel.find("linear_attention_sums_kernel") != 0) continue;
+        ++found;
+        CHECK(launch.blocks == static_cast<unsigned>(frames * (slabs + more)));
+      }
+      CHECK(found == 1);
     }
-    CHECK(found == 1);
-  }
 }
 
 TEST_CASE("linear_attention/sim/large_logits") {
