@@ -1,6 +1,7 @@
 """Helper of kernel_resources.sh: compiles kernels/*.cu to cubins, reads ptxas's report and the machine code."""
 import argparse
 import concurrent.futures
+import functools
 import glob
 import json
 import os
@@ -147,6 +148,12 @@ def write_budget(path, budget, compiler):
             out.write("\t".join(list(key) + [str(budget[key][c]) for c in COLUMNS[3:]]) + "\n")
 
 
+@functools.cache
+def hands_out_registers(file):
+    """Do warpgroups of its kernels take registers from each other (setmaxnreg), and so count on what a launch has?"""
+    return any("more_registers<" in open(path).read() for path in glob.glob("kernels/**/" + file, recursive=True))
+
+
 def complaints(row, budget, same_compiler):
     wrong = []
     if row["spills"] > 0:
@@ -158,6 +165,9 @@ def complaints(row, budget, same_compiler):
         slack = SLACK_REGISTERS if c == "registers" else 0
         if row[c] > limit[c] + slack:
             wrong.append("%s %d, budget %d" % (c, row[c], limit[c]))
+    if row["registers"] < limit["registers"] and row["hgmma"] > 0 and hands_out_registers(row["file"]):
+        wrong.append("registers %d, not %d: a warpgroup would wait for ever for those that it asks for" %
+                     (row["registers"], limit["registers"]))
     for c in MINIMA:
         if row[c] == 0 and limit[c] > 0:
             wrong.append("no %s instruction any more, had %d" % (c.upper(), limit[c]))
