@@ -7,6 +7,7 @@ of the time; `-`: no such row there. The totals are those of all rows."""
 import argparse
 import json
 import pathlib
+import signal
 import sys
 
 STEP = ("gpu", "kind", "config", "clips", "dtype", "model")  # what is the same where two predictions can be compared
@@ -77,6 +78,7 @@ def print_table(before, after):
 
 
 def main():
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends behind `| head` without a word
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", metavar="BEFORE.json")
     parser.add_argument("after", metavar="AFTER.json")
