@@ -28,6 +28,7 @@
 #include "kernels/device/exponential.h"
 #include "kernels/device/flash_tiles.h"
 #include "kernels/device/gpu.h"
+#include "kernels/device/row_chunks.h"
 
 namespace avid::kernels {
 namespace AVID_GPU {
@@ -110,11 +111,6 @@ AVID_DEVICE void hide_columns(FlashSums<64> (&s)[kBlocks], std::int64_t exist, f
       for (int i = 0; i < kBlocks; ++i) s[i][j][e] = scale < 0 ? INFINITY : -INFINITY;
     }
   }
-}
-
-AVID_DEVICE float quad_sum_of(float v) {
-  v += __shfl_xor_sync(0xffffffffu, v, 1);
-  return v + __shfl_xor_sync(0xffffffffu, v, 2);
 }
 
 /// Largest logit of 16 rows so far, and sum of the weights relative to it: of this lane's rows g and g + 8, the sum of
@@ -225,7 +221,7 @@ __global__ void __launch_bounds__(kFlashThreads, 2) attention_fwd_kernel(Attenti
   }
 #pragma unroll
   for (int i = 0; i < kBlocks; ++i) {
-    const float total[2] = {quad_sum_of(softmax[i].sum[0]), quad_sum_of(softmax[i].sum[1])};
+    const float total[2] = {lane_sum<4>(softmax[i].sum[0]), lane_sum<4>(softmax[i].sum[1])};
     const std::int64_t first = at.first + row0 + i * 16;
     store_rows<Elem, kD>(
         head_of(p.out, at.b, p.Q, at.n, p.D), p.out.pitch, first, p.Q, D, out[i], 1.0f / total[0], 1.0f / total[1],
@@ -266,8 +262,7 @@ __global__ void __launch_bounds__(256)
       for (int c = 0; c < valid; ++c) sum = fmaf(to_float(out[c]), to_float(d[c]), sum);
     }
   }
-#pragma unroll
-  for (int step = kLanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+  sum = lane_sum<kLanes>(sum);
   if (lane == 0 && e < p.B * p.N * p.Q) delta[e] = sum;
 }
 

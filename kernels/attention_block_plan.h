@@ -8,6 +8,7 @@
 #include "kernels/attention_block.h"
 #include "kernels/layer_norm.h"
 #include "kernels/linear.h"
+#include "kernels/slabs.h"
 
 namespace avid::kernels {
 
@@ -72,9 +73,7 @@ constexpr int linear_attention_slabs(std::int64_t S) { return static_cast<int>((
 inline constexpr int kTwoPassSlab = 1024;
 /// Positions of a slab: fewer where F frames have so few slabs that most multiprocessors would have none.
 constexpr int two_pass_slab(std::int64_t F, std::int64_t S) {
-  int slab = kTwoPassSlab;
-  while (slab > kTwoPassSlab / 4 && F * ((S + slab - 1) / slab) < 64) slab /= 2;
-  return slab;
+  return slab_rows(F, S, kTwoPassSlab, kTwoPassSlab / 4, 64);
 }
 inline constexpr std::int64_t kTwoPassMaxChannels = 104, kTwoPassWideChannels = 200;
 

@@ -249,7 +249,6 @@ __global__ void __launch_bounds__(WgmmaSums<kN>::kThreads, 1) linear_bwd_sums_wg
   const auto h_of = [&](int tile) { return h_tiles + tile % 3 * Shape::kTile; };
   const auto d_y_of = [&](int tile) { return h_tiles + (3 + tile % 2) * Shape::kTile; };
   const Columns columns(column_memory);
-  const int warp = static_cast<int>(threadIdx.x) / 32 % 4, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 
   rows.copy(p.x, 0, h_of(0));
   copy_pair_weights<kN>(p.w_qkv, first_head * 32, (p.N - first_head) * 32, p.C, weights);
@@ -289,18 +288,7 @@ __global__ void __launch_bounds__(WgmmaSums<kN>::kThreads, 1) linear_bwd_sums_wg
 
     wgmma_wait<0>();
     wgmma_settle(q);
-#pragma unroll
-    for (int head = 0; head < 2; ++head) {
-      const auto of_head = [&](int, int n, int e) -> float& { return q[16 * head + 4 * n + e]; };
-      query_softmax<1>(of_head);
-#pragma unroll
-      for (int n = 0; n < 4; ++n)
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-          *reinterpret_cast<std::uint32_t*>(
-              factors + (head * 4 + n) * (kOwnPlane / 2) + (warp * 16 + half * 8 + g) * 8 + 2 * t) =
-              pack_bf16x2(of_head(0, n, 2 * half), of_head(0, n, 2 * half + 1));
-    }
+    put_query_softmax(q, factors);
     fence_proxy_async();
     arrive(written);
     mbarrier_wait(full, (tile + 1) & 1);  // d_y of this tile, h of the next one
@@ -319,7 +307,7 @@ __global__ void __launch_bounds__(WgmmaSums<kN>::kThreads, 1) linear_bwd_sums_wg
     __syncthreads();
     columns.store(column_memory, p.d_b_out + std::int64_t{slab_of_all} * p.width, p.width);
   }
-  const int head = first_head + warp / 2, channel = warp % 2 * 16;
+  const int warp = static_cast<int>(threadIdx.x) / 32 % 4, head = first_head + warp / 2, channel = warp % 2 * 16;
   if (head >= p.N) return;
   store_sums<kN, 1>(
       [&](int, int n, int e) { return acc[4 * n + e]; }, p.partial_of(0, slab_of_all, head) + (32 + channel) * p.width,

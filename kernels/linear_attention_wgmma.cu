@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(WgmmaPassB<kN>::kThreads, WgmmaPassB<kN>::kBlo
   float* const gamma = arena.take<float>(p.K, "gamma");
   const std::int64_t frame = blockIdx.x / tiles;
   const int t0 = static_cast<int>(blockIdx.x % tiles) * 128, rows = min(128, p.S - t0);
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
   const int first_row = warp * 16, stages = (p.N + 1) / 2;
 
   const auto copy_weights = [&](int stage) {
@@ -136,18 +136,7 @@ __global__ void __launch_bounds__(WgmmaPassB<kN>::kThreads, WgmmaPassB<kN>::kBlo
 #pragma unroll 1
   for (int stage = 0; stage < stages; ++stage) {
     wait_for_all();
-#pragma unroll
-    for (int head = 0; head < 2; ++head) {
-      const auto of_head = [&](int, int n, int e) -> float& { return q[16 * head + 4 * n + e]; };
-      query_softmax<1>(of_head);
-#pragma unroll
-      for (int n = 0; n < 4; ++n)
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-          *reinterpret_cast<std::uint32_t*>(
-              factors + (head * 4 + n) * (kOwnPlane / 2) + (warp % 4 * 16 + half * 8 + g) * 8 + 2 * t) =
-              pack_bf16x2(of_head(0, n, 2 * half), of_head(0, n, 2 * half + 1));
-    }
+    put_query_softmax(q, factors);
     cp_async_wait<0>();
     exchange();
     if (stage + 1 < stages) begin_q(stage + 1);

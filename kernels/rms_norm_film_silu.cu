@@ -23,6 +23,7 @@
 
 #include "kernels/device/rms_norm_steps.h"
 #include "kernels/device/row_lanes.h"
+#include "kernels/slabs.h"
 
 namespace avid::kernels {
 namespace AVID_GPU {
@@ -271,15 +272,6 @@ __global__ void __launch_bounds__(kRowBlock) rms_norm_film_silu_frame_sums_kerne
     scaled[frame * W + c] = (p.film.data != nullptr ? 1.0f + p.film.data[frame * p.film.pitch + c] : 1.0f) * sum_zx;
 }
 
-/// Rows of a block of the forward pass: a slab's, or of few rows no more than leave every multiprocessor a block, in
-/// whole rounds of `round` rows.
-int fwd_rows(std::int64_t F, std::int64_t S, std::int64_t C, int round) {
-  constexpr std::int64_t kEnoughBlocks = 256;
-  int rows = RmsNormSlabs(S, C).rows;
-  while (rows > round && F * ((S + rows - 1) / rows) < kEnoughBlocks) rows /= 2;
-  return rows;
-}
-
 }  // namespace AVID_GPU
 
 template <class Backend, class Elem>
@@ -293,7 +285,9 @@ void rms_norm_film_silu_fwd(const Stream& stream, const RmsNormFilmSiluDeviceArg
     return;
   }
   with_row_lanes<Elem>(p.C, [&]<int L, int K>() {
-    const int rows = fwd_rows(p.F, p.S, p.C, kRowBlock / L), slabs = static_cast<int>((p.S + rows - 1) / rows);
+    constexpr int kRound = kRowBlock / L;
+    const int rows = slab_rows(p.F, p.S, RmsNormSlabs(p.S, p.C).rows, kRound, 256),
+              slabs = static_cast<int>((p.S + rows - 1) / rows);
     launch(
         rms_norm_film_silu_fwd_kernel<Elem, L, K>, dim3(static_cast<unsigned>(p.F * slabs)), dim3(kRowBlock), 0, stream,
         p, slabs, rows);

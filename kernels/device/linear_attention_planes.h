@@ -38,6 +38,24 @@ AVID_DEVICE void begin_projection(float (&d)[kColumns / 2], shared_address rows,
   }
 }
 
+/// q, a warpgroup's 64 positions by the 64 channels of two heads as wgmma leaves them, to its softmax over each head's
+/// channels, rounded, in planes of kOwnPlane at `to`: a left operand.
+AVID_DEVICE void put_query_softmax(float (&q)[32], bf16* to) {
+  const int warp = threadIdx.x / 32 % 4, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+  for (int head = 0; head < 2; ++head) {
+    const auto of_head = [&](int, int n, int e) -> float& { return q[16 * head + 4 * n + e]; };
+    query_softmax<1>(of_head);
+#pragma unroll
+    for (int n = 0; n < 4; ++n)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        *reinterpret_cast<std::uint32_t*>(
+            to + (head * 4 + n) * (kOwnPlane / 2) + (warp * 16 + half * 8 + g) * 8 + 2 * t) =
+            pack_bf16x2(of_head(0, n, 2 * half), of_head(0, n, 2 * half + 1));
+  }
+}
+
 /// v. Keeps what hangs on it from being computed before a loop and kept: there are no registers for it.
 AVID_DEVICE std::uint32_t compute_again(std::uint32_t v) {
   float bits[1] = {__uint_as_float(v)};
